@@ -1,0 +1,1 @@
+"""Statistics on images and samples; distances come in as callables."""

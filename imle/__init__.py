@@ -1,0 +1,1 @@
+"""Conditional and unconditional IMLE: KorKMinusOne, CIMLEDataLoader, CAM-Net, code search, losses."""

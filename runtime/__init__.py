@@ -1,0 +1,1 @@
+"""What exists because a process runs: folders, locks, checkpoints, logs. No maths of any method."""
