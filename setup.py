@@ -1,0 +1,24 @@
+"""Editable install: `pip install -e .` makes the house's packages importable from anywhere."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+REQUIREMENTS = [
+    line
+    for line in (HERE / "requirements.txt").read_text().splitlines()
+    if line and not line.startswith(("#", "-"))
+]
+
+setup(
+    name="imle-lab",
+    version="0.1.0",
+    description="Training toolkit for image synthesis: conditional IMLE, SimCLR, EDM2, omnigan, DDPM",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    install_requires=REQUIREMENTS,
+    packages=["data", "evaluation", "imle", "runtime"],
+)
