@@ -1,0 +1,118 @@
+"""Statistics of several samples per input: fidelity, best-of-k, diversity, and both in one figure.
+
+Nothing here knows a network: whatever needs a perceptual distance takes it as a callable
+`distance(a [M, ...], b [M, ...]) -> [M]` (row i against row i), so a script may pass LPIPS, MSE,
+or anything else. Images are `[..., C, H, W]` in [0, 1]; `N` inputs, `K` samples of each. Every
+function returns one value per input (or per bandwidth) and leaves averaging to the caller.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def psnr(a: Tensor, b: Tensor, *, peak: float = 1.0) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each row: 10 log10(peak^2 / MSE).
+
+    a, b: [N, ...] of one shape -> [N] float64; inf where the two are equal. No clamping, no
+    quantisation: pass images as they will be shown.
+    """
+    _same_shape(a, b)
+    mse = (a.double() - b.double()).square().flatten(1).mean(1)
+    return 10.0 * torch.log10(peak**2 / mse)
+
+
+def best_of_k(distances: Tensor) -> Tensor:
+    """The distance of the best of the K samples of each input: [N, K] -> [N].
+
+    This is what IMLE minimises (each real image has *some* sample near it), so it is the figure to
+    follow, a kind of recall. It falls with K by itself: only compare equal K. NaN counts as inf.
+    """
+    if distances.ndim != 2 or distances.shape[1] == 0:
+        raise ValueError(f"best_of_k needs distances [N, K >= 1], got {list(distances.shape)}")
+    return torch.nan_to_num(distances, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).amin(1)
+
+
+def distance_to_target(samples: Tensor, targets: Tensor, distance: Distance) -> Tensor:
+    """Distance of each sample to its input's target: [N, K, ...] and [N, ...] -> [N, K]."""
+    _sample_axes(samples, targets)
+    return torch.stack([_rows(distance, s, targets) for s in samples.unbind(1)], dim=1)
+
+
+def pairwise_diversity(samples: Tensor, distance: Distance) -> Tensor:
+    """Mean distance over the K(K-1)/2 pairs of samples of each input: [N, K, ...] -> [N].
+
+    With LPIPS as the distance this is the usual "LPIPS diversity". A pair is measured once, so the
+    distance is taken to be symmetric. K >= 2, otherwise ValueError.
+    """
+    _sample_axes(samples)
+    k = samples.shape[1]
+    if k < 2:
+        raise ValueError(f"diversity needs at least 2 samples per input, got {k}")
+    total = None
+    for i in range(k):
+        for j in range(i + 1, k):
+            d = _rows(distance, samples[:, i], samples[:, j])
+            total = d if total is None else total + d
+    return total / (k * (k - 1) / 2)
+
+
+def faithfulness_weighted_variance(
+    samples: Tensor,
+    targets: Tensor,
+    distance: Distance,
+    sigmas: Sequence[float] = (0.15, 0.2, 0.25, 0.3),
+) -> Tensor:
+    """Variety among the samples, counted only as far as they are faithful (cIMLE; CAM-Net uses it).
+
+    FwV(sigma) = mean_i mean_j w_ij d(y_ij, mean_j y_ij),  w_ij = exp(-d(y_ij, y_i) / (2 sigma^2)),
+
+    with y_ij sample j of input i, y_i its target, d = `distance` (LPIPS in the papers) and the mean
+    image taken in pixels. The papers sum over i and j; the *average* is used here so that figures
+    of different N and K compare. samples [N, K, ...], targets [N, ...] -> [len(sigmas)].
+    """
+    _sample_axes(samples, targets)
+    if not sigmas or min(sigmas) <= 0:
+        raise ValueError(f"bandwidths must be positive, got {list(sigmas)}")
+    spread = distance_to_target(samples, samples.mean(1), distance)
+    far = distance_to_target(samples, targets, distance)
+    return torch.stack([(torch.exp(-far / (2 * s**2)) * spread).mean() for s in sigmas])
+
+
+def bicubic(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """The baseline of super-resolution: antialiased bicubic resize, clamped to [0, 1].
+
+    images [N, C, h, w] in [0, 1] -> [N, C, *size]. Antialiasing only acts when shrinking; the clamp
+    is there because the cubic kernel overshoots at edges.
+    """
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    out = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return out.clamp(0.0, 1.0)
+
+
+def _rows(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
+    """Call the distance and check that it kept one value a row (a squeeze() would lose N = 1)."""
+    d = distance(a, b)
+    if d.shape != (a.shape[0],):
+        raise ValueError(
+            f"the distance must give one value a row: shape [{a.shape[0]}], not {list(d.shape)}"
+        )
+    return d
+
+
+def _same_shape(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: {list(a.shape)} and {list(b.shape)}")
+
+
+def _sample_axes(samples: Tensor, targets: Tensor | None = None) -> None:
+    if samples.ndim < 2:
+        raise ValueError(f"samples must be [N, K, ...], got {list(samples.shape)}")
+    if targets is not None and samples.shape[:1] + samples.shape[2:] != targets.shape:
+        raise ValueError(
+            f"samples [N, K, ...] {list(samples.shape)} do not fit targets {list(targets.shape)}"
+        )
