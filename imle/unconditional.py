@@ -8,17 +8,17 @@ CVPR 2020) without what only its discriminator needs:
 - a learned constant at the coarsest side (4..7 pixels), then one block for each doubling, every
   convolution modulated by w and demodulated (their eq. 1-3);
 - an RGB output at every resolution, upsampled and *summed*. The skips give a new resolution
-  something sensible to start from, so the whole pyramid trains at once: the progressive growing with
-  fade-in of the first StyleGAN, with its learning rates and loop counts for every depth, is not
+  something sensible to start from, so the whole pyramid trains at once: the first StyleGAN's
+  progressive growing with fade-in, with learning rates and loop counts for every depth, is not
   needed.
 
 Where does the randomness come from? Only from the code, so a candidate is its code: the same code
 gives the same picture, and the pool search (`imle.pool`) can keep candidate numbers and draw the
-winners again. By default the code is z alone. Noise planes of full resolution, as StyleGAN adds them,
-are an option (`noise=True`, the code then is [z | planes]) and off for a reason: IMLE has no critic
-that would reward texture for its own sake. A plane of thousands of numbers cannot be searched with a
-pool of thousands of candidates, so to the squared distance it is only blur that the network learns
-to mute, while the code grows from z_nc to thousands of floats.
+winners again. By default the code is z alone. Noise planes of full resolution, as StyleGAN adds
+them, are an option (`noise=True`, the code then is [z | planes]) and off for a reason: IMLE has no
+critic that would reward texture for its own sake. A plane of thousands of numbers cannot be
+searched with a pool of thousands of candidates, so to the distance it is only an error that the
+network learns to mute, while the code grows from z_nc to thousands of floats.
 
 Truncation and style mixing exist at sampling time only (`sample`). Training with mixed styles would
 separate a picture from the code that was found for it.
@@ -55,12 +55,12 @@ def resolutions(resolution: int) -> list[int]:
 
 
 def default_channels(resolution: int, *, base: int = 1024, cap: int = 128) -> list[int]:
-    """Channels of each side of `resolutions(resolution)`: base / side, at most `cap`, at least 16."""
-    return [max(16, min(cap, base // side)) for side in resolutions(resolution)]
+    """Channels of each side of `resolutions(resolution)`: base / side in [16, cap], in eights."""
+    return [max(16, min(cap, base // side) // 8 * 8) for side in resolutions(resolution)]
 
 
 class Start(NamedTuple):
-    """State before the only level: nothing but the batch size ([B, 0], so that it indexes by row)."""
+    """State before the only level: nothing but the batch size, as [B, 0] so that it has rows."""
 
     rows: Tensor
 
@@ -122,9 +122,8 @@ class UnconditionalGenerator(nn.Module):
             )
             for i, (b, c) in enumerate(zip(before, channels, strict=True))
         )
-        for (
-            block
-        ) in self.blocks:  # the sum over the sides starts at unit variance, tanh unsaturated
+        for block in self.blocks:
+            # the sum over the sides starts at unit variance, where tanh is not saturated
             block.to_rgb.weight.data.mul_(1.0 / math.sqrt(len(self.sides)))
 
     @property
@@ -316,6 +315,8 @@ class SynthesisBlock(nn.Module):
             # the gain keeps the second moment at one through the activation
             x = F.leaky_relu(conv.add_bias(x), 0.2) * math.sqrt(2.0)
         here = self.to_rgb.add_bias(self.to_rgb(x, w))
+        # the picture is summed in at least fp32: in bf16 it would have 8 bits at best
+        here = here.to(torch.promote_types(here.dtype, torch.float32))
         return x, here if rgb is None else rgb + here
 
 
