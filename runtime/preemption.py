@@ -1,0 +1,70 @@
+"""Signals that ask a run to stop: SIGTERM, SIGUSR1 and Ctrl-C become a flag that `Run` reads.
+
+The handler does nothing but set the flag, so it cannot corrupt what it interrupts, a save least of
+all.  The step is finished, the state saved, and the process exits 75.
+"""
+
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class PreemptionFlag:
+    """Set by the first of SIGTERM, SIGUSR1 or SIGINT after `install`.
+
+    Further SIGTERM and SIGUSR1 change nothing (schedulers and torchrun send several).  A second
+    Ctrl-C, at least a second after the first and not during a save, raises KeyboardInterrupt, for
+    the impatient.  Forked children inherit the handler, which knows that it is not theirs.
+    """
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self.saving = False
+        self._first_time = 0.0
+        self._pid = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def is_set(self) -> bool:
+        return self.signal is not None
+
+    def install(self) -> None:
+        """Take over the signals; outside the main thread python forbids it and nothing is done."""
+        self._pid = os.getpid()
+        try:
+            for signum in SIGNALS:
+                self._previous[signum] = signal.signal(signum, self._handle)
+        except ValueError:
+            self._previous.clear()
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        if os.getpid() != self._pid:
+            return
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self._previous.clear()
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            return
+        if self.signal is None:
+            self.signal = signal.Signals(signum).name
+            self._first_time = time.monotonic()
+        elif signum == signal.SIGINT and not self.saving:
+            if time.monotonic() - self._first_time >= 1.0:
+                raise KeyboardInterrupt
+
+
+def shield_worker() -> None:
+    """Make a data worker deaf to the signals of its group.
+
+    A scheduler signals every process of the job.  A worker that died of it would turn a preemption
+    into "worker killed" in the parent; workers end when their parent closes them or is gone.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
