@@ -1,0 +1,189 @@
+"""What a data set is to the rest of the toolkit: numbered pictures with a label, a path and a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from data.errors import DataError
+
+SPLITS = ("train", "val", "test")
+# What people call the splits, by the name used here.
+SPLIT_ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+CROPS = ("squash", "center")
+IMAGE_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jpeg",
+    ".jpg",
+    ".pbm",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Numbered images. `image(i)` is uint8 [H, W, 3] RGB; bad bytes raise DataError naming the file.
+
+    A source that can give some resolutions itself also has `native(i, size) -> uint8 [size, size, 3]`
+    and, unless it can give every size, `has_native(size, crop="squash") -> bool`.
+    """
+
+    name: str
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> np.ndarray: ...
+
+    def label(self, i: int) -> int: ...
+
+    def path(self, i: int) -> str: ...
+
+
+def has_native(source: Source, size: int, crop: str = "squash") -> bool:
+    """Whether `source.native(i, size)` may be called for pictures framed as `crop` says."""
+    if not hasattr(source, "native"):
+        return False
+    ask = getattr(source, "has_native", None)
+    return True if ask is None else bool(ask(size, crop))
+
+
+def is_image_name(name: str) -> bool:
+    """True for the file names read as images: a known suffix, not hidden, not macOS litter."""
+    base = name.rsplit("/", 1)[-1]
+    return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith(".")
+
+
+class PathTable(Sequence[str]):
+    """Many strings in one bytes object and one offset array.
+
+    A Python list of a million paths is copied page by page into every worker, because reading an
+    element writes its reference count (pytorch#13246); two big objects are not.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        encoded = [os.fsencode(p) for p in paths]
+        self._bytes = b"".join(encoded)
+        self._offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum([len(e) for e in encoded], out=self._offsets[1:])
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, i: int) -> str:  # type: ignore[override]
+        n = len(self)
+        if not -n <= i < n:
+            raise IndexError(f"index {i} of {n} paths")
+        i %= n
+        return os.fsdecode(self._bytes[self._offsets[i] : self._offsets[i + 1]])
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+
+class Subset:
+    """Some images of a source, in the order of `indices`; labels, classes and paths stay."""
+
+    def __init__(self, source: Source, indices: Sequence[int], name: str | None = None) -> None:
+        self.source = source
+        self.indices = np.asarray(indices, dtype=np.int64)
+        if self.indices.size and not (0 <= self.indices.min() and self.indices.max() < len(source)):
+            raise DataError(
+                f"a subset of {source.name} asks for image {int(self.indices.max())}, "
+                f"it has {len(source)}"
+            )
+        self.name = source.name if name is None else name
+        self.classes = list(source.classes)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return self.source.image(int(self.indices[i]))
+
+    def label(self, i: int) -> int:
+        """Class index as in the whole set."""
+        return self.source.label(int(self.indices[i]))
+
+    def path(self, i: int) -> str:
+        """Where the picture came from."""
+        return self.source.path(int(self.indices[i]))
+
+    def has_native(self, size: int, crop: str = "squash") -> bool:
+        """Whether the whole set holds this size."""
+        return has_native(self.source, size, crop)
+
+    def native(self, i: int, size: int) -> np.ndarray:
+        """uint8 [size, size, 3] as the whole set gives it."""
+        return self.source.native(int(self.indices[i]), size)  # type: ignore[attr-defined]
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """All labels, int64 [N]; reads no image."""
+    return np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
+
+
+def keyed_order(n: int, *key: int) -> np.ndarray:
+    """A permutation of range(n), int64 [n], that depends on the integers of `key` alone.
+
+    Sorting raw Philox output rather than calling `permutation`: numpy promises the bits of a bit
+    generator for ever, the algorithms on top of it only within a version.
+    """
+    seed = np.random.SeedSequence([k & 0xFFFFFFFFFFFFFFFF for k in key])
+    return np.argsort(np.random.Philox(seed).random_raw(n), kind="stable")
+
+
+def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Indices (sorted) of about `fraction` of every class, at least one of each class.
+
+    The picks of a smaller fraction are among those of a larger one with the same seed.
+    """
+    picked = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        k = min(len(members), max(1, round(len(members) * fraction)))
+        picked.append(members[keyed_order(len(members), seed, int(label))[:k]])
+    return np.sort(np.concatenate(picked)) if picked else np.zeros(0, np.int64)
+
+
+def split_of(name: str) -> str | None:
+    """The split a folder name stands for (`validation` -> `val`), or None."""
+    lowered = name.lower()
+    for split, names in SPLIT_ALIASES.items():
+        if lowered in names:
+            return split
+    return None
+
+
+def check_split(split: str) -> str:
+    """`split` in this package's words, or DataError."""
+    known = split_of(split)
+    if known is None:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    return known
+
+
+def resolution_name(name: str, size: int) -> str:
+    """`camnet3`, 64 -> `camnet3_64x64`."""
+    return f"{name}_{size}x{size}"
+
+
+def short_path(path: str | Path, parts: int = 4) -> str:
+    """The last parts of a path, for messages."""
+    return "/".join(Path(path).parts[-parts:])
