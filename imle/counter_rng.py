@@ -1,9 +1,9 @@
-"""Counter-based random numbers: a value is a function of its keys, never of what was drawn before.
+"""Counter-based random numbers: a value is a function of its keys, not of what was drawn before.
 
-Words come from Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2,
-3", SC 2011) evaluated with int64 tensor arithmetic, so the integer streams are bit-identical on CPU
-and CUDA and do not depend on batching, chunking, workers or world size. Gaussians are Box-Muller in
-float32 and agree between devices to a few ulp (sin, cos and log differ there).
+Words come from Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as
+1, 2, 3", SC 2011) evaluated with int64 tensor arithmetic, so the integer streams are bit-identical
+on CPU and CUDA and do not depend on batching, chunking, workers or world size. Gaussians are
+Box-Muller in float32 and agree between devices to a few ulp (sin, cos and log differ there).
 
 Layout: row seed word s (64 bits) and element e of stream t use the counter
 (e // 4, t, s mod 2^32, s >> 32) under a fixed key and the (e mod 4)-th of the four output words.
@@ -42,7 +42,7 @@ def _fmix_int(x: int) -> int:
 
 
 def _fmix_tensor(x: Tensor) -> Tensor:
-    # int64 products wrap, which leaves the right low 64 bits; the mask makes the shift a logical one
+    # int64 products wrap, which leaves the right low 64 bits; the mask makes the shift logical
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
     return x ^ ((x >> 31) & ((1 << 33) - 1))
@@ -164,7 +164,10 @@ def uniform(seed_words: Tensor, n: int, *, stream: int = 0) -> Tensor:
 
 
 def randint(seed_words: Tensor, n: int, high: int, *, stream: int = 0) -> Tensor:
-    """Integers int64 [B, n] in [0, high), 1 <= high < 2^31, by multiply-shift (bias < high / 2^32)."""
+    """Integers int64 [B, n] in [0, high), 1 <= high < 2^31.
+
+    By multiply-shift; the bias of a value is below high / 2^32.
+    """
     if not 1 <= high < 1 << 31:
         raise ValueError(f"high must be in [1, 2^31), got {high}")
     return (words(seed_words, n, stream=stream) * high) >> 32
