@@ -1,0 +1,189 @@
+"""The search of unconditional IMLE: one pool of samples a loop, the nearest of them to every image.
+
+Implicit maximum likelihood (Li & Malik, "Implicit Maximum Likelihood Estimation", 2018): draw a pool
+of samples, find for every *real image* its nearest sample, and pull that sample towards the image.
+The other direction (for every sample its nearest image) would allow modes to be dropped, and a score
+that is averaged over several images picks the sample nearest to their mean. Here each image chooses
+alone, among all samples of the pool, exactly.
+
+The pool is streamed. Candidate c of a loop is a function of (seed, loop, c) alone, so nothing of it
+is kept: a chunk is generated, turned into features, compared and dropped; what stays is each image's
+best distance and candidate number, from which its code is drawn again. Memory: the features of the
+images [S, D] in fp32, one chunk of the generator, and a block of distances of about 16 MB.
+
+A sample may be chosen by several images. A quota on its use would break the estimator (the image
+that comes too late gets a sample that is not its nearest); the remedy for blur by sharing is a
+larger pool. `used_fraction` says how far it is: log it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from runtime import distributed
+
+POOL_IMAGE_ID = -1
+"""The image id a pool's codes are drawn with: its noise must not depend on who will choose it."""
+
+_BLOCK = 1 << 22  # elements of a block of distances, and of a piece of differences
+_NONE = torch.iinfo(torch.int64).max  # no finite candidate so far; larger than any id
+
+
+class PoolError(ValueError):
+    """No sample of the pool was finite, or the images are not: the run has diverged."""
+
+    exit_code = 5
+
+
+class PoolWinners(NamedTuple):
+    """What a pool search found, in the order of the images."""
+
+    candidates: Tensor  # [S, 1] int64: number of the nearest candidate, 0 .. pool_size - 1
+    distances: Tensor  # [S] float64: its squared distance in feature space
+
+    @property
+    def used_fraction(self) -> float:
+        """Different winners over images: 1 is one sample each, 1/S everybody the same."""
+        return self.candidates.unique().numel() / max(1, self.candidates.shape[0])
+
+
+def pixel_features(images: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C*H*W] whose squared distance is the mean squared error of the pixels."""
+    flat = images.flatten(1)
+    return flat * flat.shape[1] ** -0.5
+
+
+def pool_codes(z, loop: int, candidates: Tensor, device: torch.device | None = None) -> Tensor:
+    """Codes [K, d] of pool candidates [K] or [K, 1]; `z` is a CodeGenerator of one level."""
+    candidates = candidates.reshape(1, -1)
+    device = candidates.device if device is None else device
+    image = torch.tensor([POOL_IMAGE_ID], device=device)
+    return z.draw(0, loop, image, candidates.to(device), device)
+
+
+@torch.no_grad()
+def pool_search(
+    model,
+    z,
+    targets: Iterable[Tensor],
+    loop: int,
+    *,
+    pool_size: int,
+    chunk: int = 256,
+    features: Callable[[Tensor], Tensor] = pixel_features,
+    device: torch.device | str | None = None,
+    on_chunk: Callable[[int, int], None] | None = None,
+) -> PoolWinners:
+    """For every image the nearest of `pool_size` samples; ties go to the smaller candidate number.
+
+    model: callable `model(None, [code], loi=-1) -> images`. z: `draw(level, loop, image_ids,
+    candidate_ids, device)`. targets: chunks of images [b, C, H, W] (any sizes of b), read once.
+    chunk: samples generated at a time on one rank. features: `[N, C, H, W] -> [N, D]`, applied to
+    images and samples alike; distances are squared Euclidean in there, in fp32 whatever autocast
+    says. on_chunk(done, total) is called after each chunk, equally often on every rank, and may
+    raise to abandon the search.
+
+    Several ranks share the pool: all must pass the same images, all get the same winners. Winners do
+    not depend on chunk, rank or target chunking (but for the last bits of the generator, whose
+    convolutions may round differently in batches of another size).
+    ValueError: nothing to search. PoolError: an image, or all of the pool, is not finite.
+    """
+    if pool_size < 1 or chunk < 1:
+        raise ValueError(f"pool_size and chunk must be at least 1, got {pool_size} and {chunk}")
+    device = torch.device(device) if device is not None else _device_of(model)
+    nearest = Nearest(torch.cat([features(t.to(device)).float() for t in targets]))
+    world, rank = distributed.world_size(), distributed.rank()
+    chunk = min(chunk, -(-pool_size // world))
+    rounds = -(-pool_size // (chunk * world))
+    for i in range(rounds):
+        first = (i * world + rank) * chunk
+        ids = torch.arange(first, min(first + chunk, pool_size), device=device)
+        if len(ids):  # the last round may have nothing for this rank, but its callback must come
+            images = model(None, [pool_codes(z, loop, ids)], loi=-1)
+            nearest.update(features(images), ids)
+        if on_chunk is not None:
+            on_chunk(i + 1, rounds)
+    return nearest.result()
+
+
+class Nearest:
+    """Exact nearest neighbour of each query among rows that come in chunks.
+
+    queries [S, D]. ||a||^2 + ||b||^2 - 2ab costs one matrix product, but cancels: its error is
+    relative to the norms, not to the distance. So it only screens. What it cannot exclude against
+    the best known, given its error bound, is measured as sum((a - b)^2) in float64, and that decides.
+    Few pairs remain, because the origin is moved to the queries' mean and only record breakers pass.
+    """
+
+    def __init__(self, queries: Tensor):
+        if queries.ndim != 2 or 0 in queries.shape:
+            raise ValueError(f"need features [S >= 1, D >= 1], got {list(queries.shape)}")
+        self.queries = queries.float()
+        self.center = self.queries.mean(0)
+        if not bool(torch.isfinite(self.center).all()):
+            raise PoolError("the features of the images are not finite; look at the images")
+        s, device = queries.shape[0], queries.device
+        self.best = torch.full((s,), torch.inf, dtype=torch.float64, device=device)
+        self.ids = torch.full((s,), _NONE, dtype=torch.int64, device=device)
+        # Relative error of the screen: each factor of the product rounded once if the device may
+        # use TF32 (11 bits), and fp32 sums of D terms, for which sqrt(D) is generous
+        product = 2.0**-10 if queries.is_cuda else 0.0
+        self.slack = product + 4 * (queries.shape[1] ** 0.5 + 4) * 2.0**-24
+
+    def update(self, rows: Tensor, ids: Tensor) -> None:
+        """Offer rows [c, D] with their numbers ids [c] int64 (>= 0). Non-finite rows never win."""
+        rows = rows.float()
+        if rows.ndim != 2 or rows.shape[1] != self.queries.shape[1]:
+            raise ValueError(
+                f"features of samples {list(rows.shape)} do not fit those of the images "
+                f"{list(self.queries.shape)}"
+            )
+        with torch.autocast(rows.device.type, enabled=False):
+            moved = rows - self.center
+            norms = moved.square().sum(1)
+            keep = torch.isfinite(norms)
+            if not bool(keep.all()):
+                rows, moved, norms, ids = rows[keep], moved[keep], norms[keep], ids[keep]
+            if not len(rows):
+                return
+            step = max(1, _BLOCK // max(rows.shape))
+            for top in range(0, len(self.queries), step):
+                self._block(slice(top, top + step), rows, moved, norms, ids)
+
+    def _block(self, at: slice, rows: Tensor, moved: Tensor, norms: Tensor, ids: Tensor) -> None:
+        a = self.queries[at] - self.center
+        size = a.square().sum(1)[:, None] + norms
+        low = (1.0 - self.slack) * size - 2.0 * (a @ moved.T)  # a lower bound of each distance
+        bound = torch.minimum((low + 2.0 * self.slack * size).amin(1).double(), self.best[at])
+        query, row = (low <= bound[:, None]).nonzero(as_tuple=True)
+        d = torch.empty(len(query), dtype=torch.float64, device=rows.device)
+        step = max(1, _BLOCK // rows.shape[1])
+        for i in range(0, len(query), step):
+            q, r = query[i : i + step], row[i : i + step]
+            d[i : i + step] = (self.queries[at][q].double() - rows[r].double()).square().sum(1)
+        # amin has no order, so neither chunks nor atomics can change the winner or a tie
+        best = self.best[at].scatter_reduce(0, query, d, "amin")
+        kept = torch.where(best < self.best[at], _NONE, self.ids[at])
+        wins = d == best[query]
+        self.ids[at] = kept.scatter_reduce(0, query[wins], ids[row[wins]], "amin")
+        self.best[at] = best
+
+    def result(self) -> PoolWinners:
+        """The winners over everything offered, on all ranks; every rank must call it."""
+        best, ids = self.best[None], self.ids[None]
+        if distributed.world_size() > 1:
+            best, ids = distributed.gather(best), distributed.gather(ids)
+        distance = best.amin(0)
+        winner = torch.where(best == distance, ids, _NONE).amin(0)
+        if bool((winner == _NONE).any()):
+            raise PoolError("no sample of the pool is finite; lower the learning rate")
+        return PoolWinners(winner[:, None], distance)
+
+
+def _device_of(model) -> torch.device:
+    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
+    return torch.device("cpu") if parameter is None else parameter.device
