@@ -1,15 +1,15 @@
-"""The search of unconditional IMLE: one pool of samples a loop, the nearest of them to every image.
+"""The search of unconditional IMLE: one pool of samples a loop, the nearest of them to each image.
 
-Implicit maximum likelihood (Li & Malik, "Implicit Maximum Likelihood Estimation", 2018): draw a pool
-of samples, find for every *real image* its nearest sample, and pull that sample towards the image.
-The other direction (for every sample its nearest image) would allow modes to be dropped, and a score
-that is averaged over several images picks the sample nearest to their mean. Here each image chooses
+Implicit maximum likelihood (Li & Malik, "Implicit Maximum Likelihood Estimation", 2018): draw a
+pool of samples, find for every *real image* its nearest sample, and pull that sample towards the
+image. The other direction (for every sample its nearest image) would allow modes to be dropped, and
+a score averaged over several images picks the sample nearest to their mean. Here each image chooses
 alone, among all samples of the pool, exactly.
 
 The pool is streamed. Candidate c of a loop is a function of (seed, loop, c) alone, so nothing of it
-is kept: a chunk is generated, turned into features, compared and dropped; what stays is each image's
-best distance and candidate number, from which its code is drawn again. Memory: the features of the
-images [S, D] in fp32, one chunk of the generator, and a block of distances of about 16 MB.
+is kept: a chunk is generated, turned into features, compared and dropped; what stays is each
+image's best distance and candidate number, from which its code is drawn again. Memory: the features
+of the images [S, D] in fp32, one chunk of the generator, and a block of distances of about 16 MB.
 
 A sample may be chosen by several images. A quota on its use would break the estimator (the image
 that comes too late gets a sample that is not its nearest); the remedy for blur by sharing is a
@@ -87,8 +87,8 @@ def pool_search(
     says. on_chunk(done, total) is called after each chunk, equally often on every rank, and may
     raise to abandon the search.
 
-    Several ranks share the pool: all must pass the same images, all get the same winners. Winners do
-    not depend on chunk, rank or target chunking (but for the last bits of the generator, whose
+    Several ranks share the pool: all must pass the same images, all get the same winners. Winners
+    do not depend on chunk, rank or target chunking (but for the last bits of the generator, whose
     convolutions may round differently in batches of another size).
     ValueError: nothing to search. PoolError: an image, or all of the pool, is not finite.
     """
@@ -114,9 +114,9 @@ class Nearest:
     """Exact nearest neighbour of each query among rows that come in chunks.
 
     queries [S, D]. ||a||^2 + ||b||^2 - 2ab costs one matrix product, but cancels: its error is
-    relative to the norms, not to the distance. So it only screens. What it cannot exclude against
-    the best known, given its error bound, is measured as sum((a - b)^2) in float64, and that decides.
-    Few pairs remain, because the origin is moved to the queries' mean and only record breakers pass.
+    relative to the norms, not to the distance. So it only screens: whatever its error bound cannot
+    exclude against the best known is measured as sum((a - b)^2) in float64, and that decides. Few
+    pairs remain, because the origin is moved to the queries' mean and only record breakers pass.
     """
 
     def __init__(self, queries: Tensor):
