@@ -1,0 +1,158 @@
+"""Weights for use: one safetensors file with what is needed to build the network again.
+
+A snapshot holds tensors, the kind of network, its constructor arguments and where it came from,
+all under one SHA-256 that is checked on load.  Foreign `.pt` files are read here too, weights only.
+"""
+
+import hashlib
+import json
+import os
+import re
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from runtime.errors import CheckpointError, DiskError
+
+_FORMAT = "imle-lab-snapshot"
+_VERSION = 1
+
+
+class Snapshot(NamedTuple):
+    """What `load_snapshot` returns; `config` are the constructor's arguments."""
+
+    state_dict: dict[str, torch.Tensor]
+    kind: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def save_snapshot(
+    path: Path,
+    state_dict: dict[str, torch.Tensor],
+    kind: str,
+    config: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Path:
+    """Write a snapshot atomically; `config` and `provenance` must be JSON values.
+
+    Raises CheckpointError for an entry that is not a tensor, DiskError when it cannot be written.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    tensors = {}
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"snapshot {path.name}: entry {name!r} is a {type(value).__name__}, not a tensor"
+            )
+        # A copy each: safetensors refuses tensors that share memory (tied weights).
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+    try:
+        header = {
+            "format": _FORMAT,
+            "version": str(_VERSION),
+            "kind": kind,
+            "config": json.dumps(config, sort_keys=True),
+            "provenance": json.dumps(provenance, sort_keys=True),
+        }
+    except TypeError as error:
+        raise CheckpointError(f"snapshot {path.name}: config or provenance: {error}") from None
+    header["sha256"] = _content_hash(tensors, header)
+    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(tmp, "wb") as fh:
+            fh.write(save(tensors, metadata=header))
+            fh.flush()
+            os.fsync(fh.fileno())
+        os.replace(tmp, path)
+    except OSError as error:
+        raise DiskError(f"cannot write snapshot {path}: {error}") from error
+    finally:
+        if tmp.exists():
+            tmp.unlink()
+    return path
+
+
+def load_snapshot(path: Path) -> Snapshot:
+    """Read and verify a snapshot, onto the CPU; CheckpointError if damaged, foreign or missing."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"snapshot {path}: no such file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            if header.get("format") != _FORMAT:
+                raise CheckpointError(f"{path} is not a snapshot of this toolkit")
+            if int(header["version"]) > _VERSION:
+                raise CheckpointError(
+                    f"{path}: written by a newer version (format {header['version']}, "
+                    f"this one reads {_VERSION})"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _content_hash(tensors, header) != header["sha256"]:
+            raise CheckpointError(f"snapshot {path}: sha256 mismatch, the file is damaged")
+        return Snapshot(
+            tensors, header["kind"], json.loads(header["config"]), json.loads(header["provenance"])
+        )
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"snapshot {path}: damaged or foreign ({error})") from error
+
+
+def _content_hash(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
+    sha = hashlib.sha256()
+    for key in ("format", "version", "kind", "config", "provenance"):
+        sha.update(f"{key}\0{header[key]}\0".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        if tensor.numel():
+            sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def load_foreign(path: Path) -> dict[str, Any]:
+    """Read a `.pt`, `.pth` or `.safetensors` file of another program, onto the CPU.
+
+    Only tensors and plain containers come in; a file that would need anything else is refused
+    ("refused: global X in FILE") and nothing of it runs.  Raises CheckpointError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    value = load_torch(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a dict of weights")
+    return value
+
+
+def load_torch(path: Path) -> Any:
+    """`torch.load` with weights only, onto the CPU, with errors of one line (CheckpointError)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats; the result is what counts
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # any parser error there is: the bytes come from outside
+        text = re.sub(r"\x1b\[\d*m", "", str(error))
+        if culprit := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)\S*", text):
+            name = culprit[1] or "of a kind that is not plain data"
+            raise CheckpointError(f"refused: global {name} in {path}") from None
+        line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f"{path}: not a readable weights file ({line.strip()})") from None
