@@ -245,6 +245,29 @@ def add_bool(
     return parser.add_argument(name, action=_BoolAction, default=default, help=help)
 
 
+def add_table(
+    parser: argparse.ArgumentParser,
+    title: str,
+    rows: Sequence[tuple[str, Any, Any, str]],
+) -> None:
+    """Add a group of options, one row each: (name, kind, default, help); --help shows the default.
+
+    kind: a type of this module, a list action (`IntList`), `bool`, or a tuple of allowed words.
+    """
+    group = parser.add_argument_group(title)
+    for name, kind, default, help_ in rows:
+        if default is not None:
+            help_ = f"{help_} (default: %(default)s)"
+        if kind is bool:
+            add_bool(group, name, default, help_)
+        elif isinstance(kind, tuple):
+            group.add_argument(name, choices=kind, default=default, help=help_)
+        elif isinstance(kind, type) and issubclass(kind, argparse.Action):
+            group.add_argument(name, action=kind, default=default, help=help_)
+        else:
+            group.add_argument(name, type=kind, default=default, help=help_, metavar="VALUE")
+
+
 # ---------------------------------------------------------------------------------- shared options
 
 
@@ -268,8 +291,8 @@ def add_run_args(parser: argparse.ArgumentParser, *, save_every: int = 500) -> N
         "--resume",
         type=text,
         metavar="auto|N|PATH",
-        help="auto (default): newest good checkpoint of the run's folder, if any; N: go on from the "
-        "end of loop N-1 (0 = from scratch); PATH: a checkpoint or another run's folder",
+        help="auto (default): newest good checkpoint of the run's folder, if any; N: go on from "
+        "the end of loop N-1 (0 = from scratch); PATH: a checkpoint or another run's folder",
     )
     g.add_argument(
         "--save_every",
