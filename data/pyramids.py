@@ -116,7 +116,7 @@ class Pyramid(Dataset):
                 if original is None:
                     original = self.source.image(i)
                 image = resize_rgb(original, size, self.crop)
-            picture[size] = np.ascontiguousarray(image.transpose(2, 0, 1))
+            picture[size] = np.array(image.transpose(2, 0, 1), order="C")
         return picture
 
     def _stand_in(self, i: int, attempt: int) -> int:
