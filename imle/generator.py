@@ -1,0 +1,480 @@
+"""CAM-Net: a cascade of generators, one latent code and one image per resolution.
+
+Peng, Moazeni and Li, "CAM-Net: Cascading Modular Network" (2022), in the form of the CIMLE
+refactor; the original's four tasks are reached through `feedback`, `rgb_from` and `head`
+(`load_reference` sets them). Level i, at resolution r_i, computes from the image x_i `[B, in_nc,
+r_i, r_i]`, the code z_i = (z_map `[B, map_nc]`, noise `[B, code_nc, r_i, r_i]`) and the previous feature F_{i-1}:
+
+    c = concat(x_i, noise, s_i * F_{i-1})          w = mapping(z_map)
+    h = conv(c);  h = h + style(h, w)              (imle.rrdb.StyleBlock)
+    F_i = up(h)                                     (doubles the resolution if r_{i+1} = 2 r_i)
+    t = tanh(conv(F_i)), or tanh(conv(h)) where nothing is doubled
+    x_{i+1} = (t + 1) / 2, the output of the level and the input of the next
+
+Deviations from the refactor, each with a switch back: `init` (its own was silently undone by weight
+norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could not leave [0, 1]).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from imle.color import LabRange, lab_to_rgb, rgb_to_lab
+from imle.rrdb import (
+    SLOPE,
+    MappingNet,
+    StyleBlock,
+    Upsample,
+    WNConv2d,
+    conv_act,
+    freeze,
+)
+
+Feedback = Literal["reranged", "raw", "none"]
+RgbFrom = Literal["auto", "up", "trunk", "trunk_but_last"]
+Head = Literal["rgb", "ab"]
+
+
+class CascadeState(NamedTuple):
+    """What level i hands to level i + 1; every tensor has the running batch as dim 0.
+
+    image: input of the next level in the network's colour space. feature: F_i, None before level 0.
+    pending: with feedback="none" the conditioning images of later levels, flattened, one row an
+    input (so that rows can be gathered like any other tensor); None otherwise.
+    """
+
+    image: Tensor
+    feature: Tensor | None
+    pending: Tensor | None
+
+
+class Level(nn.Module):
+    """One resolution of the cascade.
+
+    Args: in_nc channels of its image; code_nc spatial noise channels; prev_nc channels of the
+    previous feature (0 at level 0); nc residual and gc dense channels; double: enlarges x2;
+    rgb_from_trunk: image from h (before `up`) instead of from `up(h)`.
+    """
+
+    def __init__(
+        self,
+        in_nc: int,
+        code_nc: int,
+        prev_nc: int,
+        out_nc: int,
+        map_nc: int,
+        latent_nc: int,
+        nc: int,
+        gc: int,
+        n_blocks: int,
+        *,
+        double: bool,
+        rgb_from_trunk: bool,
+        feat_scale: float,
+        is_last: bool,
+    ) -> None:
+        super().__init__()
+        self.map_nc, self.code_nc = map_nc, code_nc
+        self.double, self.rgb_from_trunk, self.is_last = double, rgb_from_trunk, is_last
+        self.feat_scale = feat_scale
+        self.mapping_net = MappingNet(map_nc, latent_nc)
+        self.feat_net = conv_act(in_nc + code_nc + prev_nc, nc, act=False)
+        self.style_block = StyleBlock(nc, gc, latent_nc, n_blocks)
+        self.upsample_block = Upsample(nc, double=double)
+        self.out_conv = conv_act(nc, out_nc, act=False)
+        self.out_conv.keep_fp32 = True
+
+    def forward(self, image: Tensor, feature: Tensor | None, code: Tensor) -> tuple[Tensor, Tensor]:
+        """(tanh image `[B, out_nc, ..]` in float32, feature `[B, nc, ..]`); batches already equal."""
+        z, noise = code[:, : self.map_nc], code[:, self.map_nc :]
+        noise = noise.reshape(-1, self.code_nc, *image.shape[2:])
+        parts = [image, noise] if feature is None else [image, noise, self.feat_scale * feature]
+        h = self.feat_net(torch.cat(parts, 1))
+        h = self.style_block(h, self.mapping_net(z))
+        if not self.rgb_from_trunk:
+            feature = self.upsample_block(h)
+            return self._image(feature), feature
+        # A last level that shows its trunk has no use for `up` (parameters without gradient)
+        return self._image(h), h if self.is_last else self.upsample_block(h)
+
+    def _image(self, feature: Tensor) -> Tensor:
+        # float32 whatever the autocast: bf16 steps of 1/256 in the image would hide the candidates
+        with torch.autocast(feature.device.type, enabled=False):
+            return torch.tanh(self.out_conv(feature.float()))
+
+
+class CAMNet(nn.Module):
+    """The cascade: (cx, one code per level) -> one image per level.
+
+    Args:
+        res: r_0, .., r_L; each next is equal or double. L = len(res) - 1 levels.
+        in_nc, out_nc: channels of input and output (equal when an output is fed to the next level).
+        code_nc, map_nc: spatial noise channels and mapping-network inputs of a code.
+        latent_nc: width of the mapping network. resid_nc, dense_nc: per level, extra entries
+        ignored. n_blocks: RRDBs per level.
+        color_space: "rgb" or "lab" (inside; inputs and outputs are RGB). lab_range: "correct" gives
+            a, b in [-1, 1]; "reference" is the refactor's, a, b in [0, 1] and b divided by 127
+            twice. LAB outputs may slightly exceed 1 (out of gamut).
+        feat_scales: s_0, .., s_{L-1} (s_0 unused), default s_i = 0.1 * i.
+        feedback: next image is the re-ranged output in [0, 1] ("reranged"), the tanh output
+            ("raw"), or a fresh conditioning image, cx being a list of L images ("none").
+        rgb_from: where the output convolution sits: "up" after the enlargement, "trunk" before it,
+            "trunk_but_last", or "auto" (after it where the resolution doubles, else before it).
+        head: "rgb", or "ab": two raw tanh channels behind the input's lightness.
+        init: "default" (kaiming or normal, see `reset_parameters`), or "reference": what the
+            original really started from. mapping_init: "default" unit-scale styles or "reference".
+
+    Raises ValueError with the offending value for settings or inputs that do not fit together.
+    """
+
+    def __init__(
+        self,
+        res: Sequence[int],
+        *,
+        in_nc: int = 3,
+        out_nc: int = 3,
+        code_nc: int = 5,
+        map_nc: int = 128,
+        latent_nc: int = 512,
+        resid_nc: Sequence[int] = (128, 64, 64, 64),
+        dense_nc: Sequence[int] = (256, 192, 128, 64),
+        n_blocks: int = 6,
+        act_type: str = "leakyrelu",
+        color_space: Literal["rgb", "lab"] = "rgb",
+        lab_range: LabRange = "correct",
+        feat_scales: Sequence[float] | None = None,
+        feedback: Feedback = "reranged",
+        rgb_from: RgbFrom = "auto",
+        head: Head = "rgb",
+        init: Literal["default", "reference"] = "default",
+        init_type: Literal["kaiming", "normal"] = "kaiming",
+        init_scale: float = 0.1,
+        mapping_init: Literal["default", "reference"] = "default",
+    ) -> None:
+        super().__init__()
+        levels = len(res) - 1
+        _check_res(res)
+        _check_choice("act_type", act_type, ("leakyrelu",))
+        _check_choice("color_space", color_space, ("rgb", "lab"))
+        _check_choice("lab_range", lab_range, ("correct", "reference"))
+        _check_choice("feedback", feedback, ("reranged", "raw", "none"))
+        _check_choice("rgb_from", rgb_from, ("auto", "up", "trunk", "trunk_but_last"))
+        _check_choice("head", head, ("rgb", "ab"))
+        _check_choice("init", init, ("default", "reference"))
+        _check_choice("init_type", init_type, ("kaiming", "normal"))
+        _check_choice("mapping_init", mapping_init, ("default", "reference"))
+        sizes = dict(in_nc=in_nc, out_nc=out_nc, map_nc=map_nc, latent_nc=latent_nc)
+        for name, value in {**sizes, "n_blocks": n_blocks}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if code_nc < 0:
+            raise ValueError(f"code_nc must be at least 0, got {code_nc}")
+        if not (math.isfinite(init_scale) and init_scale > 0):
+            raise ValueError(f"init_scale must be positive and finite, got {init_scale}")
+        for name, widths in (("resid_nc", resid_nc), ("dense_nc", dense_nc)):
+            if len(widths) < levels or min(widths[:levels], default=1) < 1:
+                raise ValueError(
+                    f"{name} needs {levels} positive widths for res {list(res)}, got {list(widths)}"
+                )
+        if levels > 1 and feedback != "none" and in_nc != out_nc:
+            raise ValueError(
+                f"in_nc {in_nc} and out_nc {out_nc} must be equal: "
+                "level i takes the image of level i-1 as its input"
+            )
+        if color_space == "lab" and (in_nc, out_nc, head, feedback) != (3, 3, "rgb", "reranged"):
+            raise ValueError(
+                "color_space lab needs in_nc 3, out_nc 3, head rgb and feedback reranged"
+            )
+        if head == "ab" and (in_nc, out_nc, feedback) != (1, 2, "none"):
+            raise ValueError(
+                "head ab needs in_nc 1, out_nc 2 and feedback none (one L image a level)"
+            )
+        if feat_scales is None:
+            feat_scales = [0.1 * i for i in range(levels)]
+        if len(feat_scales) < levels:
+            raise ValueError(f"feat_scales needs {levels} values, got {list(feat_scales)}")
+
+        self.config: dict[str, Any] = dict(
+            res=[int(r) for r in res],
+            in_nc=in_nc,
+            out_nc=out_nc,
+            code_nc=code_nc,
+            map_nc=map_nc,
+            latent_nc=latent_nc,
+            resid_nc=[int(n) for n in resid_nc[:levels]],
+            dense_nc=[int(n) for n in dense_nc[:levels]],
+            n_blocks=n_blocks,
+            act_type=act_type,
+            color_space=color_space,
+            lab_range=lab_range,
+            feat_scales=[float(s) for s in feat_scales[:levels]],
+            feedback=feedback,
+            rgb_from=rgb_from,
+            head=head,
+            init=init,
+            init_type=init_type,
+            init_scale=init_scale,
+            mapping_init=mapping_init,
+        )
+        self.res = self.config["res"]
+        self.color_space, self.lab_range = color_space, lab_range
+        self.feedback, self.head, self.in_nc = feedback, head, in_nc
+        # State-dict keys are `levels.I...` (the refactor's) while `.levels` is the count that a
+        # code search asks for; hence the registration by hand, and `stages` to reach the modules
+        self._modules["levels"] = nn.ModuleList(
+            Level(
+                in_nc,
+                code_nc,
+                resid_nc[i - 1] if i else 0,
+                out_nc,
+                map_nc,
+                latent_nc,
+                resid_nc[i],
+                dense_nc[i],
+                n_blocks,
+                double=res[i + 1] == 2 * res[i],
+                rgb_from_trunk=rgb_from == "trunk"
+                or (rgb_from == "trunk_but_last" and i < levels - 1)
+                or (rgb_from == "auto" and res[i + 1] == res[i]),
+                feat_scale=float(feat_scales[i]),
+                is_last=i == levels - 1,
+            )
+            for i in range(levels)
+        )
+        self.reset_parameters()
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The `Level` modules."""
+        return self._modules["levels"]
+
+    @property
+    def levels(self) -> int:
+        """Number of levels L."""
+        return len(self.stages)
+
+    @property
+    def code_sizes(self) -> list[int]:
+        """Length of the code of each level: map_nc + code_nc * r_i^2, row-major noise at the end."""
+        c = self.config
+        return [c["map_nc"] + c["code_nc"] * r * r for r in self.res[:-1]]
+
+    def forward(
+        self, cx: Tensor | Sequence[Tensor], codes: Sequence[Tensor], loi: int | None = None
+    ) -> list[Tensor] | Tensor:
+        """Images of all levels, or of level `loi` only (negative counts from the last).
+
+        cx `[B, in_nc, r_0, r_0]` in [0, 1] (a list of L images for feedback="none"); codes: per
+        level `[n * b, d_i]`, where b is the running batch; with n > 1 the running batch is
+        repeated n times, row b * n + k. Returns `[rows, 3, r_{i+1}, r_{i+1}]` images (the
+        original colorization: L, a, b).
+        """
+        last = self.levels - 1
+        if loi is not None:
+            if not -self.levels <= loi < self.levels:
+                raise ValueError(f"loi {loi} names no level: there are {self.levels}")
+            last = loi % self.levels
+        if len(codes) <= last:
+            raise ValueError(f"level {last} needs {last + 1} codes, got {len(codes)}")
+        state = self.start(cx)
+        images = []
+        for i in range(last + 1):
+            rgb, state = self.advance(state, codes[i], i)
+            images.append(rgb)
+        return images if loi is None else images[-1]
+
+    def start(self, cx: Tensor | Sequence[Tensor]) -> CascadeState:
+        """The state before level 0. cx as in `forward`."""
+        if self.feedback == "none":
+            images = [cx] if isinstance(cx, Tensor) else list(cx)
+            if len(images) != self.levels:
+                raise ValueError(
+                    f"feedback none needs {self.levels} input images, got {len(images)}"
+                )
+            pending = (
+                torch.cat([image.flatten(1) for image in images[1:]], 1) if images[1:] else None
+            )
+            return CascadeState(self._check_image(images[0]), None, pending)
+        if not isinstance(cx, Tensor):
+            if len(cx) != 1:
+                raise ValueError(f"one input image is needed, got {len(cx)}")
+            cx = cx[0]
+        cx = self._check_image(cx)
+        if self.color_space == "lab":
+            cx = rgb_to_lab(cx.float(), lab_range=self.lab_range)
+        return CascadeState(cx, None, None)
+
+    def advance(self, state: CascadeState, code: Tensor, level: int) -> tuple[Tensor, CascadeState]:
+        """Run one level: (image as returned by `forward`, state for the next level).
+
+        code `[n * b, d_level]` for a state of b rows; the state given is not changed, so it can
+        serve any number of candidate batches.
+        """
+        stage = self.stages[level]
+        image, feature, pending = self._expand(state, code, level)
+        tanh, feature = stage(image, feature, code)
+        rgb, internal = self._output(tanh, image)
+        if self.feedback == "none" and not stage.is_last:
+            size = [2 * s if stage.double else s for s in image.shape[2:]]
+            count = self.in_nc * size[0] * size[1]
+            if pending.shape[1] < count:
+                raise ValueError(f"input image {level + 1} is smaller than {size[0]} x {size[1]}")
+            internal = pending[:, :count].reshape(-1, self.in_nc, *size)
+            pending = pending[:, count:]
+        return rgb, CascadeState(internal, feature, pending)
+
+    def scorer(
+        self,
+        *,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = True,
+    ) -> CAMNet:
+        """A frozen copy for one search phase: same start / advance / forward, no gradient.
+
+        Weight norm is folded once; convolutions run in `dtype` (codes, mapping, statistics, output
+        convolution and tanh stay float32), in channels_last unless told otherwise. It does not
+        follow later updates of this model.
+        """
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        frozen = freeze(self, dtype, memory_format)
+        frozen.advance = torch.no_grad()(frozen.advance)
+        return frozen
+
+    def _check_image(self, image: Tensor) -> Tensor:
+        if image.ndim != 4 or image.shape[1] != self.in_nc:
+            raise ValueError(f"an input image is [B, {self.in_nc}, H, W], got {list(image.shape)}")
+        return image
+
+    def _expand(self, state: CascadeState, code: Tensor, level: int) -> CascadeState:
+        stage, batch = self.stages[level], state.image.shape[0]
+        height, width = state.image.shape[2:]
+        length = stage.map_nc + stage.code_nc * height * width
+        if code.ndim != 2 or code.shape[1] != length:
+            raise ValueError(
+                f"code of level {level} must be [rows, {length}] for an input of {height} x {width} "
+                f"(model built for res {self.res}), got {list(code.shape)}"
+            )
+        rows = code.shape[0]
+        if rows < batch or rows % batch:
+            raise ValueError(
+                f"code of level {level} has {rows} rows, which is no multiple of the batch of {batch}"
+            )
+        if rows == batch:
+            return state
+        return CascadeState(
+            *(None if t is None else t.repeat_interleave(rows // batch, 0) for t in state)
+        )
+
+    def _output(self, tanh: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(returned image, input of the next level) from the level's tanh image and its own input."""
+        if self.head == "ab":
+            return torch.cat([image.float(), tanh], 1), tanh
+        if self.color_space == "lab":
+            if self.lab_range == "correct":
+                internal = torch.cat([(tanh[:, :1] + 1) / 2, tanh[:, 1:]], 1)
+            else:
+                internal = (tanh + 1) / 2
+            return lab_to_rgb(internal), internal
+        image = (tanh + 1) / 2
+        return image, tanh if self.feedback == "raw" else image
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew from torch's global generator; biases 0.
+
+        init="default": convolutions N(0, gain^2 / fan_in) with gain sqrt(2) before an activation and
+        1 elsewhere (kaiming), or N(0, 0.02^2) (normal), set through g and v so that they take effect.
+        Those inside residual dense blocks (as in ESRGAN) and the output convolutions (so that tanh
+        starts unsaturated: images with a standard deviation of about 0.1) are multiplied by
+        init_scale; the rest of the trunk is not, or nothing would come through.
+        init="reference": what remains of the original's initialisation, which weight norm undid:
+        torch's default convolution weights, U(+-1/sqrt(fan_in)), whatever init_type and init_scale.
+
+        mapping_init="default": gains that keep E[w^2] = 1 through the mapping network and styles of
+        unit variance. "reference": Linear weights N(0, 2 / fan_in) * 0.1 (normal: N(0, 0.02^2)),
+        which leave std(w) at 1e-8 and styles without influence.
+        """
+        c = self.config
+        for name, module in self.named_modules():
+            if isinstance(module, WNConv2d):
+                self._init_conv(name, module)
+            elif isinstance(module, nn.Linear):
+                fan_in = module.in_features
+                if c["mapping_init"] == "default":
+                    gain = math.sqrt(2 / (1 + SLOPE**2)) if ".mapping_net." in name else 1.0
+                    std = gain / math.sqrt(fan_in)
+                elif c["init_type"] == "normal":
+                    std = 0.02
+                else:
+                    std = c["init_scale"] * math.sqrt(2 / fan_in)
+                module.weight.normal_(0, std)
+                module.bias.zero_()
+
+    def _init_conv(self, name: str, conv: WNConv2d) -> None:
+        c = self.config
+        weight = torch.empty_like(conv.weight_v)
+        if c["init"] == "reference":
+            bound = 1 / math.sqrt(conv.fan_in)  # kaiming_uniform with a = sqrt(5)
+            weight.uniform_(-bound, bound)
+        else:
+            linear = any(part in name for part in (".conv5.", ".lr_conv.", ".feat_net.", ".out_conv."))
+            gain = 1.0 if linear else math.sqrt(2)
+            std = 0.02 if c["init_type"] == "normal" else gain / math.sqrt(conv.fan_in)
+            scaled = ".RDB" in name or ".out_conv." in name
+            weight.normal_(0, std * (c["init_scale"] if scaled else 1.0))
+        conv.set_weight_(weight)
+        conv.bias.zero_()
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, mapping_lr_mult: float = 1.0
+) -> list[dict[str, Any]]:
+    """Optimizer groups: everything at `lr`, mapping networks at `lr * mapping_lr_mult`.
+
+    The original CAM-Net used 0.01; the refactor lost it. The style transforms are not mapping
+    networks.
+    """
+    if not (math.isfinite(mapping_lr_mult) and mapping_lr_mult > 0):
+        raise ValueError(f"mapping_lr_mult must be positive and finite, got {mapping_lr_mult}")
+    mapping, rest = [], []
+    for name, parameter in model.named_parameters():
+        (mapping if ".mapping_net." in f".{name}" else rest).append(parameter)
+    groups = [{"params": rest, "lr": lr}]
+    if mapping:
+        groups.append({"params": mapping, "lr": lr * mapping_lr_mult})
+    return groups
+
+
+@torch.no_grad()
+def style_std(model: CAMNet, codes: Sequence[Tensor]) -> list[float]:
+    """Standard deviation of w = mapping(z_map) per level, over rows and channels; codes as in forward.
+
+    Near 0 means that only the spatial noise makes samples differ (the original's state at the
+    start).
+    """
+    return [
+        stage.mapping_net(code[:, : stage.map_nc]).std().item()
+        for stage, code in zip(model.stages, codes, strict=True)
+    ]
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_res(res: Sequence[int]) -> None:
+    if len(res) < 2:
+        raise ValueError(f"res needs at least two resolutions, got {list(res)}")
+    if res[0] < 1:
+        raise ValueError(f"res must be positive, got {list(res)}")
+    for low, high in zip(res[:-1], res[1:], strict=True):
+        if high not in (low, 2 * low):
+            raise ValueError(
+                f"res {list(res)}: {high} after {low} must be {low} (equal) or {2 * low} (double)"
+            )
