@@ -1,0 +1,561 @@
+"""Hierarchical code search: for every image and level the best of many candidate codes.
+
+Level by level (Peng et al. 2021, "Generating Unobserved Alternatives", section 3.3: hierarchical
+sampling): candidates of level l are judged by the loss of level l's output with the codes of the
+levels below already chosen; the best is frozen and the next level is searched.
+
+What makes it fast and small:
+
+- cascade cache: the state after the chosen code of a level (picture and features) is gathered from
+  the candidates' own forward pass, so no earlier level ever runs again, whatever the chunk size;
+- the target's features are computed once per level, not once per chunk;
+- candidate codes are drawn on the device from their numbers, chunk by chunk, and forgotten: what is
+  kept is the best number and loss so far. Memory depends on images x `sp`, not on `ns`;
+- nothing is fetched from the device inside the loop over chunks;
+- optionally candidates are scored in bf16 or fp16, and the best m of each image again in fp32.
+
+Ties go to the smaller candidate number. A candidate whose loss is not finite is never accepted and
+hides no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LARGE = torch.iinfo(torch.int64).max
+
+
+class NonFiniteSearchError(ValueError):
+    """Some image has no candidate of finite loss: the model or its input has diverged."""
+
+    exit_code = 5
+
+
+class Draw(Protocol):
+    """Codes of candidates: level, ids [K] or [B, K] -> [B*K, d_level], row b*K + k."""
+
+    def __call__(self, level: int, candidate_ids: Tensor) -> Tensor: ...
+
+
+class SearchResult(NamedTuple):
+    """What a search chose for B images and L levels, on the images' device."""
+
+    winners: Tensor  # [B, L] int64: candidate numbers, -1 where no candidate was finite
+    losses: Tensor  # [B, L] float32: the winners' losses, inf where there is none
+    codes: list[Tensor]  # per level [B, d_l]: the winners' codes
+    all_losses: list[Tensor] | None  # per level [B, ns_l], in candidate order, if asked for
+
+    @property
+    def failed(self) -> Tensor:
+        """Images without a finite candidate at some level: bool [B]."""
+        return (self.winners < 0).any(1)
+
+
+def per_level(value: int | Sequence[int], levels: int, name: str) -> list[int]:
+    """Broadcast one number, or one number a level, to `levels` positive integers."""
+    values = [value] if isinstance(value, int) else list(value)
+    if len(values) == 1:
+        values = values * levels
+    if len(values) != levels:
+        raise ValueError(f"{name} has {len(values)} values for {levels} levels: give 1 or {levels}")
+    for v in values:
+        if int(v) != v or v < 1:
+            raise ValueError(f"{name} must be positive whole numbers, got {values}")
+    return [int(v) for v in values]
+
+
+def resolve_dtype(precision: str | torch.dtype) -> torch.dtype:
+    """fp32 | bf16 | fp16, or the torch dtype itself."""
+    dtype = _DTYPES.get(precision, precision) if isinstance(precision, str) else precision
+    if dtype not in _DTYPES.values():
+        raise ValueError(f"search precision must be one of {', '.join(_DTYPES)}, got {precision}")
+    return dtype
+
+
+def keyed_draw(z: Any, loop: int, image_ids: Tensor) -> Draw:
+    """The candidates of a counter-based generator (`z.draw`) for given images [B] in a loop."""
+
+    def draw(level: int, candidate_ids: Tensor) -> Tensor:
+        return z.draw(level, loop, image_ids, candidate_ids, image_ids.device)
+
+    return draw
+
+
+def pool_draw(pools: Sequence[Tensor]) -> Draw:
+    """Supplied candidates: one tensor [B, ns_l, d_l] a level."""
+
+    def draw(level: int, candidate_ids: Tensor) -> Tensor:
+        pool = pools[level]
+        if candidate_ids.dim() == 1:
+            return pool[:, candidate_ids].flatten(0, 1)
+        rows = torch.arange(len(pool), device=pool.device)[:, None]
+        return pool[rows, candidate_ids].flatten(0, 1)
+
+    return draw
+
+
+def plain_draw(z_gen: Callable[..., Any], batch: int, device: torch.device) -> Draw:
+    """A plain `z_gen(bs, level=int)`: every call gives new codes, so it can be asked only once."""
+
+    def draw(level: int, candidate_ids: Tensor) -> Tensor:
+        rows = batch * candidate_ids.shape[-1]
+        code = z_gen(rows, level=level)
+        if not isinstance(code, Tensor) or code.shape[0] != rows:
+            got = list(code.shape) if isinstance(code, Tensor) else type(code).__name__
+            raise ValueError(f"z_gen({rows}, level={level}) must give {rows} codes, got {got}")
+        return code.to(device)
+
+    draw.once = True  # type: ignore[attr-defined]
+    return draw
+
+
+# ------------------------------------------------------------------ models and losses, one shape
+
+
+class _PlainModel:
+    """The cascade interface for any `model(x, codes, loi=level)`, by running all levels again.
+
+    Everything is expanded to the candidates' rows, so the model need not know about candidates.
+    """
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model = model
+
+    def start(self, cx: Tensor) -> tuple[Tensor, ...]:
+        return (cx,)
+
+    def advance(self, state: tuple[Tensor, ...], code: Tensor, level: int):
+        times = code.shape[0] // state[0].shape[0]
+        state = tuple(t.repeat_interleave(times, 0) for t in state)
+        return self.model(state[0], [*state[1:], code], loi=level), (*state, code)
+
+
+def _as_cascade(model: Any) -> Any:
+    return model if hasattr(model, "start") and hasattr(model, "advance") else _PlainModel(model)
+
+
+class _Scorer:
+    """A model and a loss at one precision."""
+
+    def __init__(self, model: Any, loss_fn: Any, dtype: torch.dtype, channels_last: bool) -> None:
+        self.dtype = dtype
+        self.loss_fn = loss_fn
+        # a model's own scorer looks after its precision; anything else runs under autocast
+        self.own = hasattr(model, "scorer")
+        self.net = (
+            model.scorer(dtype=dtype, channels_last=channels_last)
+            if self.own
+            else _as_cascade(model)
+        )
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        low = self.dtype != torch.float32
+        return torch.autocast(device.type, self.dtype if low else torch.bfloat16, enabled=low)
+
+    def _model_context(self, device: torch.device):
+        if self.own:
+            return torch.autocast(device.type, torch.bfloat16, enabled=False)
+        return self._autocast(device)
+
+    def start(self, cx: Tensor) -> Any:
+        with self._model_context(cx.device):
+            return self.net.start(cx)
+
+    def prepare(self, y: Tensor) -> Any:
+        if not hasattr(self.loss_fn, "prepare"):
+            return y
+        with self._autocast(y.device):
+            return self.loss_fn.prepare(y)
+
+    def losses(self, state: Any, code: Tensor, level: int, target: Any) -> tuple[Tensor, Any]:
+        """Losses of the candidates [rows] in fp32, inf where not finite, and their states."""
+        rows = code.shape[0]
+        with self._model_context(code.device):
+            rgb, state = self.net.advance(state, code, level)
+        if not hasattr(self.loss_fn, "prepare"):
+            target = target.repeat_interleave(rows // target.shape[0], 0)
+        with self._autocast(code.device):
+            loss = self.loss_fn(rgb, target)
+        if not isinstance(loss, Tensor) or loss.numel() != rows:
+            got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"loss_fn must give one value per row ({rows} of them), got {got}")
+        loss = loss.detach().reshape(rows).float()
+        return torch.where(torch.isfinite(loss), loss, torch.inf), state
+
+
+def _map(fn: Callable[..., Any], *trees: Any) -> Any:
+    """Apply fn to the tensors of equally built nests of tuples, lists, dicts and None."""
+    head = trees[0]
+    if head is None:
+        return None
+    if isinstance(head, Tensor):
+        return fn(*trees)
+    if isinstance(head, dict):
+        return {k: _map(fn, *(t[k] for t in trees)) for k in head}
+    parts = [_map(fn, *part) for part in zip(*trees, strict=True)]
+    return type(head)(*parts) if hasattr(head, "_fields") else type(head)(parts)
+
+
+def _where(mask: Tensor, new: Any, old: Any) -> Any:
+    if old is None:
+        return new
+    return _map(lambda n, o: torch.where(mask.view(-1, *[1] * (n.dim() - 1)), n, o), new, old)
+
+
+# ------------------------------------------------------------------------------------- the search
+
+
+class _Best(NamedTuple):
+    loss: Tensor  # [B]
+    ids: Tensor  # [B]
+    code: Tensor  # [B, d]
+    state: Any
+
+
+class CodeSearch:
+    """A search phase: use as a context manager around searches with unchanged weights.
+
+    Inside, the model is in eval mode (every submodule's mode is restored at the end, whatever
+    happens) and its scorer, if it has one, is built once.
+
+    model: `start`/`advance` (see the README of the package's interfaces) or any plain callable
+        `model(x, codes, loi=level) -> image`.
+    loss_fn: `loss_fn(fx [R, ...], y [R, ...]) -> [R]`; one with `prepare(y) -> target` is called
+        as `loss_fn(fx [B*K, ...], target)` with the target prepared once a level.
+    num_samples, sample_parallelism: candidates of a level, and how many of them at a time.
+    precision: fp32, or bf16 / fp16 for scoring with the best `rescore` of each image and level
+        scored again in fp32 (without TF32), which decides.
+    channels_last: memory format handed to `model.scorer`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss_fn: Any,
+        num_samples: int | Sequence[int],
+        sample_parallelism: int | Sequence[int],
+        *,
+        precision: str | torch.dtype = torch.float32,
+        rescore: int = 4,
+        channels_last: bool = True,
+    ) -> None:
+        if rescore < 1:
+            raise ValueError(f"rescore must be at least 1, got {rescore}")
+        self.model, self.loss_fn = model, loss_fn
+        self.num_samples, self.sample_parallelism = num_samples, sample_parallelism
+        self.dtype = resolve_dtype(precision)
+        self.rescore = rescore
+        self.channels_last = channels_last
+        self._modes: list[tuple[nn.Module, bool]] | None = None
+
+    def __enter__(self) -> CodeSearch:
+        modules = [m for m in (self.model, self.loss_fn) if isinstance(m, nn.Module)]
+        self._modes = [(m, m.training) for top in modules for m in top.modules()]
+        for top in modules:
+            top.eval()
+        try:
+            with torch.no_grad():
+                make = (self.model, self.loss_fn)
+                self._exact = _Scorer(*make, torch.float32, self.channels_last)
+                low = self.dtype != torch.float32
+                self._fast = _Scorer(*make, self.dtype, self.channels_last) if low else None
+        except BaseException:
+            self._restore_modes()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exact = self._fast = None
+        self._restore_modes()
+
+    def _restore_modes(self) -> None:
+        for module, training in self._modes or []:
+            module.training = training
+        self._modes = None
+
+    def plan(self, levels: int) -> list[list[tuple[int, int]]]:
+        """Candidate ranges [first, last) of each chunk of each level; together exactly ns."""
+        ns = per_level(self.num_samples, levels, "num_samples")
+        sp = per_level(self.sample_parallelism, levels, "sample_parallelism")
+        return [[(i, min(i + s, n)) for i in range(0, n, s)] for n, s in zip(ns, sp, strict=True)]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        cx: Tensor,
+        ys: Sequence[Tensor],
+        draw: Draw,
+        *,
+        on_chunk: Callable[[], None] | None = None,
+        return_losses: bool = False,
+    ) -> SearchResult:
+        """Search codes for inputs cx [B, ...] and the targets of every level.
+
+        draw: where candidates come from (`keyed_draw`, `pool_draw`, `plain_draw`).
+        on_chunk: called after every chunk, equally often for every batch; what it raises ends
+            the search and passes through.
+        """
+        if self._modes is None:
+            raise RuntimeError("CodeSearch is used inside `with`")
+        if len(cx) == 0:
+            raise ValueError("nothing to search: the batch of inputs is empty")
+        plan = self.plan(len(ys))
+        state = self._exact.start(cx)
+        fast_state = self._fast.start(cx) if self._fast else None
+        best: list[_Best] = []
+        table: list[Tensor] | None = [] if return_losses else None
+        for level, (y, chunks) in enumerate(zip(ys, plan, strict=True)):
+            ids = [torch.arange(*c, device=cx.device) for c in chunks]
+            row: list[Tensor] | None = [] if return_losses else None
+            if self._fast is None:
+                target = self._exact.prepare(y)
+                found = self._argmin(state, target, level, ids, draw, on_chunk, row)
+            else:
+                found, fast_state = self._two_stage(
+                    state, fast_state, y, level, ids, draw, on_chunk, row
+                )
+            state = found.state
+            best.append(found._replace(state=None))
+            if table is not None:
+                table.append(torch.cat(row, 1))
+        return SearchResult(
+            torch.stack([b.ids for b in best], 1),
+            torch.stack([b.loss for b in best], 1),
+            [b.code for b in best],
+            table,
+        )
+
+    def _argmin(
+        self,
+        state: Any,
+        target: Any,
+        level: int,
+        chunks: Iterable[Tensor],
+        draw: Draw,
+        on_chunk: Callable[[], None] | None = None,
+        row: list[Tensor] | None = None,
+    ) -> _Best:
+        """Streaming first argmin in fp32; chunks of ids [K], or [B, K] ascending along K.
+
+        An id of -1 stands for no candidate.
+        """
+        best: _Best | None = None
+        for ids in chunks:
+            code = draw(level, ids.clamp_min(0))
+            loss, new = self._exact.losses(state, code, level, target)
+            loss = loss.view(-1, ids.shape[-1])
+            loss = torch.where(ids < 0, torch.inf, loss)
+            best = _keep_better(best, loss, ids, code, new)
+            del new
+            if row is not None:
+                row.append(loss)
+            if on_chunk is not None:
+                on_chunk()
+        return best
+
+    def _two_stage(
+        self,
+        state: Any,
+        fast_state: Any,
+        y: Tensor,
+        level: int,
+        chunks: list[Tensor],
+        draw: Draw,
+        on_chunk: Callable[[], None] | None,
+        row: list[Tensor] | None,
+    ) -> tuple[_Best, Any]:
+        """Score all in low precision, the best few again in fp32; the fp32 state is the truth."""
+        keep = min(self.rescore, int(chunks[-1][-1]) + 1)
+        width = max(len(c) for c in chunks)
+        target = self._fast.prepare(y)
+        top_loss = torch.full((len(y), keep), torch.inf, device=y.device)
+        top_ids = torch.full((len(y), keep), -1, device=y.device)
+        codes = None  # only for sources that cannot draw a candidate a second time
+        for ids in chunks:
+            code = draw(level, ids)
+            loss, new = self._fast.losses(fast_state, code, level, target)
+            template = _map(lambda t: t[:1], new)
+            del new
+            loss = loss.view(-1, len(ids))
+            # earlier candidates stand first and the sort is stable: ties go to the smaller number
+            top_loss, order = torch.cat([top_loss, loss], 1).sort(1, stable=True)
+            top_loss, order = top_loss[:, :keep], order[:, :keep]
+            top_ids = torch.cat([top_ids, ids.expand(len(y), -1)], 1).gather(1, order)
+            if getattr(draw, "once", False):
+                fresh = code.view(len(y), len(ids), -1)
+                if codes is None:
+                    codes = fresh.new_zeros(len(y), keep, fresh.shape[2])
+                index = order[:, :, None].expand(-1, -1, fresh.shape[2])
+                codes = torch.cat([codes, fresh], 1).gather(1, index)
+            if row is not None:
+                row.append(loss)
+            if on_chunk is not None:
+                on_chunk()
+        top_ids = torch.where(torch.isfinite(top_loss), top_ids, -1)
+
+        target = self._exact.prepare(y)
+        # in ascending order of their numbers, absent ones last, so that the first minimum is right
+        top_ids, order = torch.where(top_ids < 0, _LARGE, top_ids).sort(1)
+        top_ids = torch.where(top_ids == _LARGE, -1, top_ids)
+        again = draw
+        if codes is not None:
+            codes = codes.gather(1, order[:, :, None].expand(-1, -1, codes.shape[2]))
+            again = _listed(top_ids, codes)
+        with _no_tf32(y.device):
+            found = self._argmin(state, target, level, top_ids.split(width, 1), again)
+        if codes is None and not bool(torch.isfinite(found.loss).all()):
+            # nothing finite in low precision (fp16 overflows early): fp32 has the last word
+            with _no_tf32(y.device):
+                full = self._argmin(state, target, level, chunks, draw)
+            bad = ~torch.isfinite(found.loss)
+            found = _Best(*(_where(bad, n, o) for n, o in zip(full, found, strict=True)))
+        fast_state = _map(
+            lambda t, like: t.to(like.dtype, memory_format=_format(like)), found.state, template
+        )
+        return found, fast_state
+
+
+def _keep_better(best: _Best | None, loss: Tensor, ids: Tensor, code: Tensor, state: Any) -> _Best:
+    """Merge a chunk [B, K] into the best so far; strictly better wins, the first of equals."""
+    rows, width = loss.shape
+    low = loss.amin(1)
+    # argmin of equal values is unspecified, the smallest position among the minima is not
+    column = torch.arange(width, device=loss.device)
+    column = torch.where(loss == low[:, None], column, width).amin(1)
+    index = torch.arange(rows, device=loss.device) * width + column
+    finite = torch.isfinite(low)
+    new_ids = ids[column] if ids.dim() == 1 else ids.gather(1, column[:, None])[:, 0]
+    new = _Best(low, torch.where(finite, new_ids, -1), code[index], _map(lambda t: t[index], state))
+    if best is None:
+        return new
+    better = low < best.loss
+    return _Best(*(_where(better, n, o) for n, o in zip(new, best, strict=True)))
+
+
+def _listed(ids: Tensor, codes: Tensor) -> Draw:
+    """Codes [B, m, d] that were kept for ids [B, m]."""
+
+    def draw(level: int, candidate_ids: Tensor) -> Tensor:
+        hit = candidate_ids[:, :, None] == ids.clamp_min(0)[:, None, :]  # [B, K, m]
+        column = hit.to(torch.uint8).argmax(2)
+        return codes.gather(1, column[:, :, None].expand(-1, -1, codes.shape[2])).flatten(0, 1)
+
+    return draw
+
+
+def _format(t: Tensor) -> torch.memory_format:
+    if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.preserve_format
+
+
+@contextlib.contextmanager
+def _no_tf32(device: torch.device) -> Iterator[None]:
+    """fp32 means fp32: TF32 keeps as few mantissa bits as fp16."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = conv
+
+
+def check_found(failed: Tensor, image_ids: Sequence[int]) -> None:
+    """NonFiniteSearchError naming the images [B] marked in `failed`."""
+    bad = [i for i, f in zip(image_ids, failed.tolist(), strict=True) if f]
+    if bad:
+        shown = ", ".join(map(str, bad[:10])) + (" ..." if len(bad) > 10 else "")
+        raise NonFiniteSearchError(
+            f"no candidate code has a finite loss for {len(bad)} of {len(failed)} images (ids "
+            f"{shown}): look at these images, or lower the learning rate"
+        )
+
+
+def search(
+    model: Any,
+    loss_fn: Any,
+    z: Any,
+    cx: Tensor,
+    ys: Sequence[Tensor],
+    image_ids: Tensor,
+    loop: int,
+    num_samples: int | Sequence[int],
+    sample_parallelism: int | Sequence[int],
+    *,
+    code_bs: int | None = None,
+    precision: str | torch.dtype = torch.float32,
+    rescore: int = 4,
+    channels_last: bool = True,
+    on_chunk: Callable[[int, int], None] | None = None,
+    return_losses: bool = False,
+) -> SearchResult:
+    """One search over images that are all in memory.
+
+    z: a CodeGenerator (`z.draw`), a plain `z_gen(bs, level=int)`, or supplied candidates as a list
+        of tensors [B, ns_l, d_l], one a level.
+    cx [B, ...], ys: list of [B, ...], image_ids: int64 [B], loop: keys of the candidates' noise.
+    code_bs: images at a time, default all. on_chunk(done, total) after each chunk.
+    The remaining arguments are those of CodeSearch. NonFiniteSearchError: see `check_found`.
+    """
+    engine = CodeSearch(
+        model,
+        loss_fn,
+        num_samples,
+        sample_parallelism,
+        precision=precision,
+        rescore=rescore,
+        channels_last=channels_last,
+    )
+    code_bs = len(cx) if code_bs is None else code_bs
+    if code_bs < 1:
+        raise ValueError(f"code_bs must be at least 1 (and the batch not empty), got {code_bs}")
+    image_ids = image_ids.to(cx.device)
+    parts: list[SearchResult] = []
+    total = -(-len(cx) // code_bs) * sum(len(c) for c in engine.plan(len(ys)))
+    done = 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if on_chunk is not None:
+            on_chunk(done, total)
+
+    with engine:
+        for i in range(0, len(cx), code_bs):
+            at = slice(i, i + code_bs)
+            if hasattr(z, "draw"):
+                draw = keyed_draw(z, loop, image_ids[at])
+            elif isinstance(z, (list, tuple)):
+                draw = pool_draw([p[at] for p in z])
+            else:
+                draw = plain_draw(z, len(cx[at]), cx.device)
+            parts.append(
+                engine(
+                    cx[at],
+                    [y[at] for y in ys],
+                    draw,
+                    on_chunk=report,
+                    return_losses=return_losses,
+                )
+            )
+    result = SearchResult(
+        torch.cat([p.winners for p in parts]),
+        torch.cat([p.losses for p in parts]),
+        [torch.cat(c) for c in zip(*(p.codes for p in parts), strict=True)],
+        [torch.cat(c) for c in zip(*(p.all_losses for p in parts), strict=True)]
+        if return_losses
+        else None,
+    )
+    check_found(result.failed, image_ids.tolist())
+    return result
