@@ -1,0 +1,128 @@
+"""A progress bar for people and a line every half minute for logs.
+
+On a terminal this is a tqdm bar; in a SLURM log, a pipe or a notebook's file it is one plain line
+about every 30 s, because a bar would fill the log with thousands of half-lines. Only rank 0 shows
+either.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TextIO
+
+from runtime import distributed
+
+EVERY_S = 30.0
+
+
+class Progress:
+    """Counts steps from `initial` to `total`: `update(n)`, `postfix(figures)`, `close()`.
+
+    `total` None = unknown. `main` None asks `runtime.distributed.is_main()`; `stream` None = stderr.
+    `every_s`: seconds between lines where there is no terminal.
+    """
+
+    def __init__(
+        self,
+        total: int | None = None,
+        *,
+        desc: str = "",
+        unit: str = "step",
+        initial: int = 0,
+        main: bool | None = None,
+        stream: TextIO | None = None,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.desc, self.unit, self.n = total, desc, unit, initial
+        self._stream = sys.stderr if stream is None else stream
+        self._main = distributed.is_main() if main is None else main
+        self._every, self._clock, self._initial = every_s, clock, initial
+        self._start = self._said = clock()
+        self._values: dict[str, str] = {}
+        self._bar = None
+        self._last_n = -1
+        if self._main and _is_terminal(self._stream):
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total,
+                desc=desc or None,
+                unit=unit,
+                initial=initial,
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+
+    def update(self, n: int = 1) -> None:
+        """`n` more are done."""
+        self.n += n
+        if self._bar is not None:
+            self._bar.update(n)
+        elif self._main and self._clock() - self._said >= self._every:
+            self._say()
+
+    def postfix(self, values: Mapping[str, float | int | str]) -> None:
+        """The figures shown beside the bar, replacing those shown before."""
+        self._values = {
+            k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()
+        }
+        if self._bar is not None:
+            self._bar.set_postfix(self._values, refresh=False)
+
+    def write(self, line: str) -> None:
+        """Print a line without tearing the bar; other ranks stay silent."""
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        elif self._main:
+            print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Finish the bar; without a terminal, say the last count if it was not said yet."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        elif self._main and self.n not in (self._last_n, self._initial):
+            self._say()
+        self._main = False
+
+    def _say(self) -> None:
+        now = self._clock()
+        done = self.n - self._initial
+        rate = done / (now - self._start) if now > self._start else 0.0
+        parts = [f"{self.desc}: " if self.desc else "", f"{self.unit} {self.n}"]
+        if self.total is not None:
+            parts.append(f"/{self.total}")
+        if rate > 0:
+            parts.append(f", {rate:.3g} {self.unit}/s")
+            if self.total is not None:
+                parts.append(f", {_duration((self.total - self.n) / rate)} left")
+        parts += [f", {k} {v}" for k, v in self._values.items()]
+        print("".join(parts), file=self._stream, flush=True)
+        self._said, self._last_n = now, self.n
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # not a real file, or already closed
+        return False
+
+
+def _duration(seconds: float) -> str:
+    s = max(0, int(seconds))
+    return f"{s // 3600}:{s % 3600 // 60:02d}:{s % 60:02d}"
