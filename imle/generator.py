@@ -387,17 +387,17 @@ class CAMNet(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew from torch's global generator; biases 0.
 
-        init="default": convolutions N(0, gain^2 / fan_in) with gain sqrt(2) before an activation and
-        1 elsewhere (kaiming), or N(0, 0.02^2) (normal), set through g and v so that they take effect.
-        Those inside residual dense blocks (as in ESRGAN) and the output convolutions (so that tanh
-        starts unsaturated: images with a standard deviation of about 0.1) are multiplied by
-        init_scale; the rest of the trunk is not, or nothing would come through.
+        init="default": convolutions N(0, gain^2 / fan_in) with gain sqrt(2) before an activation
+        and 1 elsewhere (kaiming), or N(0, 0.02^2) (normal), set through g and v so that they take
+        effect. Those inside residual dense blocks (as in ESRGAN) and the output convolutions (so
+        that tanh starts unsaturated: images with a standard deviation of about 0.1) are
+        multiplied by init_scale; the rest of the trunk is not, or nothing would come through.
         init="reference": what remains of the original's initialisation, which weight norm undid:
         torch's default convolution weights, U(+-1/sqrt(fan_in)), whatever init_type and init_scale.
 
-        mapping_init="default": gains that keep E[w^2] = 1 through the mapping network and styles of
-        unit variance. "reference": Linear weights N(0, 2 / fan_in) * 0.1 (normal: N(0, 0.02^2)),
-        which leave std(w) at 1e-8 and styles without influence.
+        mapping_init="default": gains that keep E[w^2] = 1 through the mapping network; style shifts b
+        of variance 1 and gains g of variance 1/16. "reference": Linear weights N(0, 2 / fan_in) *
+        0.1 (normal: N(0, 0.02^2)), which leave std(w) at 1e-8 and styles without influence.
         """
         c = self.config
         for name, module in self.named_modules():
@@ -413,6 +413,9 @@ class CAMNet(nn.Module):
                 else:
                     std = c["init_scale"] * math.sqrt(2 / fan_in)
                 module.weight.normal_(0, std)
+                if c["mapping_init"] == "default" and ".transform_" in name:
+                    # A gain 1 + g near 0 would leave the next instance norm only rounding noise
+                    module.weight[: module.out_features // 2] *= 0.25
                 module.bias.zero_()
 
     def _init_conv(self, name: str, conv: WNConv2d) -> None:
