@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from imle.search import NonFiniteSearchError
 from runtime import distributed
 
 POOL_IMAGE_ID = -1
@@ -31,12 +32,6 @@ POOL_IMAGE_ID = -1
 
 _BLOCK = 1 << 22  # elements of a block of distances, and of a piece of differences
 _NONE = torch.iinfo(torch.int64).max  # no finite candidate so far; larger than any id
-
-
-class PoolError(ValueError):
-    """No sample of the pool was finite, or the images are not: the run has diverged."""
-
-    exit_code = 5
 
 
 class PoolWinners(NamedTuple):
@@ -90,7 +85,7 @@ def pool_search(
     Several ranks share the pool: all must pass the same images, all get the same winners. Winners
     do not depend on chunk, rank or target chunking (but for the last bits of the generator, whose
     convolutions may round differently in batches of another size).
-    ValueError: nothing to search. PoolError: an image, or all of the pool, is not finite.
+    ValueError: nothing to search. NonFiniteSearchError: an image, or the whole pool, is not finite.
     """
     if pool_size < 1 or chunk < 1:
         raise ValueError(f"pool_size and chunk must be at least 1, got {pool_size} and {chunk}")
@@ -100,7 +95,7 @@ def pool_search(
     chunk = min(chunk, -(-pool_size // world))
     rounds = -(-pool_size // (chunk * world))
     for i in range(rounds):
-        first = (i * world + rank) * chunk
+        first = min((i * world + rank) * chunk, pool_size)
         ids = torch.arange(first, min(first + chunk, pool_size), device=device)
         if len(ids):  # the last round may have nothing for this rank, but its callback must come
             images = model(None, [pool_codes(z, loop, ids)], loi=-1)
@@ -125,7 +120,7 @@ class Nearest:
         self.queries = queries.float()
         self.center = self.queries.mean(0)
         if not bool(torch.isfinite(self.center).all()):
-            raise PoolError("the features of the images are not finite; look at the images")
+            raise NonFiniteSearchError("the images' features are not finite: look at the images")
         s, device = queries.shape[0], queries.device
         self.best = torch.full((s,), torch.inf, dtype=torch.float64, device=device)
         self.ids = torch.full((s,), _NONE, dtype=torch.int64, device=device)
@@ -174,13 +169,11 @@ class Nearest:
 
     def result(self) -> PoolWinners:
         """The winners over everything offered, on all ranks; every rank must call it."""
-        best, ids = self.best[None], self.ids[None]
-        if distributed.world_size() > 1:
-            best, ids = distributed.gather(best), distributed.gather(ids)
+        best, ids = distributed.gather(self.best[None]), distributed.gather(self.ids[None])
         distance = best.amin(0)
         winner = torch.where(best == distance, ids, _NONE).amin(0)
         if bool((winner == _NONE).any()):
-            raise PoolError("no sample of the pool is finite; lower the learning rate")
+            raise NonFiniteSearchError("no sample of the pool is finite; lower the learning rate")
         return PoolWinners(winner[:, None], distance)
 
 

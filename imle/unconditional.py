@@ -26,7 +26,6 @@ separate a picture from the code that was found for it.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,6 +33,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from imle.rrdb import SLOPE, MappingNet
 
 
 def resolutions(resolution: int) -> list[int]:
@@ -113,7 +114,11 @@ class UnconditionalGenerator(nn.Module):
             "out_nc": out_nc,
         }
         self.resolution, self.z_nc, self.noise = int(resolution), z_nc, noise
-        self.mapping = MappingNetwork(z_nc, latent_nc, map_layers)
+        self.mapping_net = MappingNet(z_nc, latent_nc, map_layers)
+        for module in self.mapping_net.modules():
+            if isinstance(module, nn.Linear):  # keeps E[w^2] at 1 through any number of layers
+                nn.init.kaiming_normal_(module.weight, a=SLOPE)
+                nn.init.zeros_(module.bias)
         self.const = nn.Parameter(torch.randn(1, channels[0], self.sides[0], self.sides[0]))
         before = [channels[0], *channels[:-1]]
         self.blocks = nn.ModuleList(
@@ -154,28 +159,18 @@ class UnconditionalGenerator(nn.Module):
         """One level: code [n*B, d] -> (image [n*B, ...], state of n*B rows)."""
         return self(None, [code], loi=level), Start(code.new_empty(code.shape[0], 0))
 
-    def scorer(
-        self, *, dtype: torch.dtype | None = None, channels_last: bool = False
-    ) -> UnconditionalGenerator:
-        """A frozen copy for a search phase, in another dtype or memory format if asked."""
-        out = copy.deepcopy(self).requires_grad_(False).eval()
-        out = out if dtype is None else out.to(dtype)
-        return out.to(memory_format=torch.channels_last) if channels_last else out
-
-    def parameter_groups(self, lr: float, mapping_lr_mult: float = 1.0) -> list[dict]:
-        """Two optimizer groups: the mapping network at lr * mapping_lr_mult, the rest at lr."""
-        mapping = list(self.mapping.parameters())
-        known = {id(p) for p in mapping}
-        rest = [p for p in self.parameters() if id(p) not in known]
-        return [{"params": rest, "lr": lr}, {"params": mapping, "lr": lr * mapping_lr_mult}]
-
     # -- sampling ----------------------------------------------------------------------------------
 
     def style(self, code: Tensor) -> Tensor:
-        """w [N, latent_nc] of codes [N, d]; d must be code_sizes[0]."""
+        """w [N, latent_nc] of codes [N, d]; d must be code_sizes[0].
+
+        z is scaled to unit RMS first (StyleGAN), so that a Gaussian mixture with far-apart means is
+        as good an input as a single Gaussian.
+        """
         if code.ndim != 2 or code.shape[1] != self.code_sizes[0]:
             raise ValueError(f"codes must be [N, {self.code_sizes[0]}], got {list(code.shape)}")
-        return self.mapping(code[:, : self.z_nc])
+        z = code[:, : self.z_nc]
+        return self.mapping_net(z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8))
 
     @torch.no_grad()
     def mean_style(self, codes: Tensor) -> Tensor:
@@ -223,30 +218,6 @@ class UnconditionalGenerator(nn.Module):
                 noise = noise.unflatten(1, (len(block.convs), side, side))
             x, rgb = block(x, rgb, w, noise)
         return (torch.tanh(rgb) + 1.0) / 2.0
-
-
-class MappingNetwork(nn.Module):
-    """z [N, z_nc] -> w [N, latent_nc]: z scaled to unit RMS, then Linear + LeakyReLU(0.2) layers.
-
-    He initialisation for that slope keeps the scale through every layer. The scaling of z makes a
-    Gaussian mixture with far-apart means as good an input as a single Gaussian.
-    """
-
-    def __init__(self, z_nc: int, latent_nc: int, layers: int):
-        super().__init__()
-        widths = [z_nc] + [latent_nc] * layers
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
-        for layer in self.layers:
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, z: Tensor) -> Tensor:
-        w = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        for layer in self.layers:
-            w = F.leaky_relu(layer(w), 0.2)
-        return w
 
 
 class ModulatedConv2d(nn.Module):
@@ -313,11 +284,12 @@ class SynthesisBlock(nn.Module):
             if noise is not None:
                 x = x + self.noise_strength[i] * noise[:, i : i + 1]
             # the gain keeps the second moment at one through the activation
-            x = F.leaky_relu(conv.add_bias(x), 0.2) * math.sqrt(2.0)
-        here = self.to_rgb.add_bias(self.to_rgb(x, w))
-        # the picture is summed in at least fp32: in bf16 it would have 8 bits at best
-        here = here.to(torch.promote_types(here.dtype, torch.float32))
-        return x, here if rgb is None else rgb + here
+            x = F.leaky_relu(conv.add_bias(x), SLOPE) * math.sqrt(2.0)
+        # the picture is made in fp32 even under autocast: bf16 would leave it 8 bits at best
+        with torch.autocast(x.device.type, enabled=False):
+            full = torch.promote_types(x.dtype, self.to_rgb.weight.dtype)
+            here = self.to_rgb.add_bias(self.to_rgb(x.to(full), w.to(full)))
+            return x, here if rgb is None else rgb + here
 
 
 def _double(x: Tensor) -> Tensor:
