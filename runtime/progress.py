@@ -21,7 +21,7 @@ EVERY_S = 30.0
 class Progress:
     """Counts steps from `initial` to `total`: `update(n)`, `postfix(figures)`, `close()`.
 
-    `total` None = unknown. `main` None asks `runtime.distributed.is_main()`; `stream` None = stderr.
+    `total` None = unknown. `main` None asks `distributed.is_main()`; `stream` None is stderr.
     `every_s`: seconds between lines where there is no terminal.
     """
 
