@@ -51,7 +51,7 @@ def test_nearest_equals_brute_force(chunk):
 
 
 def test_nearest_is_exact_where_the_expanded_form_cancels():
-    """Far from the origin, or nearly equal rows: fp32 |a|^2 + |b|^2 - 2ab would choose by chance."""
+    """Far from the origin, rows nearly equal: fp32 |a|^2 + |b|^2 - 2ab chooses by chance."""
     g = torch.Generator().manual_seed(0)
     base = torch.randn(1, 64, generator=g) * 3
     queries = base + 1e-3 * torch.randn(20, 64, generator=g)
