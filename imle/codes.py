@@ -1,7 +1,7 @@
 """Latent codes as functions of keys.
 
-A candidate code is a function of (seed, loop, image id, level, candidate id): it does not depend on
-how candidates are batched, and a search keeps the winner's number instead of its thousands of values.
+A candidate code is a function of (seed, loop, image id, level, candidate id): it does not depend
+on how candidates are batched, and a search keeps the winner's number instead of its values.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class CodeGenerator:
 
     method "normal": z ~ N(0, I).
     method "mixture": z = m_k + sqrt(1 - s^2) e with e ~ N(0, I), k uniform over `num_components`.
-        The component means are Gaussian draws standardised per dimension over the components (mean 0,
-        mean square s^2), so that the marginal has zero mean and unit variance in every dimension
-        and two means lie about s sqrt(2 d) apart: for a code of d = 1408 values and s = 0.5 that is
-        26 against a spread of 0.87 along the line between them. (The refactor's means had norm 1 in
-        all of the d dimensions, which is lost in noise of norm sqrt(d).)
+        The component means are Gaussian draws standardised per dimension over the components
+        (mean 0, mean square s^2), so that the marginal has zero mean and unit variance in every
+        dimension and two means lie about s sqrt(2 d) apart: for a code of d = 1408 values and
+        s = 0.5 that is 26 against a spread of 0.87 along the line between them. (The refactor's
+        means had norm 1 in all of the d dimensions, lost in noise of norm sqrt(d).)
 
     code_sizes: length d_l of each level's code.
     mixture_scale: s in (0, 1).

@@ -1,0 +1,598 @@
+"""CIMLEDataLoader: subsample, search codes, and yield batches of (input, codes, targets).
+
+One iteration over the loader is one outer loop of conditional IMLE: a subsample is popped from
+KorKMinusOne, a code is searched for each of its images, and exactly `num_iteration` batches of it
+are yielded, so that training is two loops:
+
+    for loop in range(outer_loops):
+        for cx, codes, ys in loader:
+            ...
+
+Everything random is a function of keys: candidate codes of (seed, loop, image, level, candidate),
+flip and corruption of (seed, loop, image), the order of pass p of (seed, loop, p). So the result
+does not depend on workers, chunk sizes or ranks, and the state is small and exact: which loop, how
+many batches, which images, and the numbers of the winning candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from imle.counter_rng import mix, permutation
+from imle.search import CodeSearch, check_found, keyed_draw, per_level, plain_draw, resolve_dtype
+from runtime import distributed
+
+_TAG_ORDER = 0x6F72646572  # "order"
+_TAG_WORKERS = 0x776F726B  # "work"
+_STATE_VERSION = 1
+
+Batch = tuple[Tensor, list[Tensor], list[Tensor]]  # cx, codes, ys
+Read = tuple[Tensor, Tensor, list[Tensor]]  # image ids, x, ys on the CPU
+Item = tuple[Tensor, list[Tensor]]  # x, ys of one image
+
+
+class SearchReport(NamedTuple):
+    """What the search of a loop found."""
+
+    loop: int
+    image_ids: Tensor  # [U] int64, different images of the subsample
+    winners: Tensor  # [U, L] int64
+    losses: Tensor  # [U, L] float32, of the winners
+    seconds: float
+
+
+class Searcher(Protocol):
+    """Replaces the search per image (keyword `searcher`), e.g. by one over a shared pool.
+
+    `search` gets the model, `z_gen`, batches of (image_ids [b], cx, ys) of *all* images of the
+    subsample on every rank, the loop and a callback (done, total); it returns the winners [U, L]
+    int64 and their losses [U, L], the same on all ranks, in the order of the batches.
+    `codes` gives the codes of given winners [b, L], a list of [b, d_l].
+    """
+
+    def search(
+        self,
+        model: Any,
+        z_gen: Any,
+        batches: Iterable[tuple[Tensor, Tensor, list[Tensor]]],
+        loop: int,
+        on_chunk: Callable[[int, int], None] | None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def codes(self, z_gen: Any, loop: int, image_ids: Tensor, winners: Tensor) -> list[Tensor]: ...
+
+
+class _Loop(NamedTuple):
+    """An outer loop whose codes are known."""
+
+    number: int
+    ids: list[int]  # [S] the subsample, in the order popped
+    kkm: dict[str, Any] | None  # state after popping it
+    row: dict[int, int]  # image id -> row of the tensors below
+    winners: Tensor  # [U, L] int64, CPU
+    codes: list[Tensor] | None  # per level [U, d_l], when they cannot be drawn again
+    inputs: Tensor | None  # [U, ...] corrupted inputs, when the corruption cannot be repeated
+
+
+class CIMLEDataLoader:
+    """Iterating yields `num_iteration` tuples (cx, codes, ys) on the device.
+
+    cx [b, C, r_0, r_0]: corrupted inputs. codes: per level [b, d_l]. ys: per level
+    [b, C, r_l, r_l]. Each `iter()` is the next outer loop; iterators are independent of one
+    another. `forever()` goes from loop to loop without end.
+
+    Batches are full. The stream of a loop is passes over the subsample, one after the other;
+    `drop_last=False` lets a batch reach into the next pass, `drop_last=True` drops what is left of
+    each pass (unless the subsample is smaller than a batch: then the stream wraps all the same).
+
+    Under several ranks (runtime.distributed) every rank constructs the same loader; all pop the
+    same subsample, the search is shared, and each rank gets its slice of each batch.
+
+    dataset: item i is (x, [y_1, .., y_L]) of tensors, uint8 (divided by 255 on the device) or
+        float (taken as is). Items are decoded by the DataLoader's workers: once for the search and
+        once for every use in a batch, unless `cache_images`.
+    kkm: KorKMinusOne over the dataset's indices.
+    model: see `imle.search`. Only used to search.
+    corruptor: None; an object with `keyed(x, loop, image_ids)`; or a plain `corruptor(x)`, which is
+        applied once per image and loop and whose results are kept (and saved) for the loop.
+    z_gen: an object with `draw` (CodeGenerator) or a plain `z_gen(bs, level="all"|int)`, whose
+        winning codes are kept and saved.
+    loss_fn: see `imle.search`; one value a row. Only used to search.
+    num_samples, sample_parallelism: candidates, and how many at a time; one number or one a level.
+    code_bs: images searched at a time on each rank.
+    subsample_size: images of an outer loop, default all that kkm has. May exceed their number.
+    num_iteration: batches of an outer loop; `len(loader)`.
+    pin_memory: copy through pinned memory (GPU only).
+    shuffle: None or True: a fresh order each pass; False: the order popped.
+    batch_size: images of a batch, all ranks together.
+    num_workers, drop_last: as torch's DataLoader, see above. Workers live as long as the loop.
+
+    seed: key of pass order. device: default the model's. augment: `(images, loop, image_ids) ->
+    images`, applied to [x, *ys] before the corruption (KeyedFlip). on_chunk(done, total): called
+    after each chunk of the search, equally often on all ranks; raising abandons the search, and
+    then the state is still that of the last batch yielded. precision, rescore, channels_last: see
+    CodeSearch. cache_images: keep the decoded subsample in memory for the loop. prefetch_factor:
+    batches each worker decodes ahead. worker_init_fn: handed to torch's DataLoader. searcher: see
+    Searcher.
+
+    last_ids: ids of the images of the last yielded (local) batch. last_search: a SearchReport.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | Sequence[Any],
+        kkm: Any,
+        model: Any,
+        corruptor: Any,
+        z_gen: Any,
+        loss_fn: Any,
+        num_samples: int | Sequence[int],
+        sample_parallelism: int | Sequence[int],
+        code_bs: int,
+        subsample_size: int | None = None,
+        num_iteration: int = 1,
+        pin_memory: bool = False,
+        shuffle: bool | None = None,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        *,
+        seed: int = 0,
+        augment: Callable[[list[Tensor], int, Tensor], list[Tensor]] | None = None,
+        device: torch.device | str | None = None,
+        on_chunk: Callable[[int, int], None] | None = None,
+        precision: str | torch.dtype = torch.float32,
+        rescore: int = 4,
+        channels_last: bool = True,
+        cache_images: bool = False,
+        prefetch_factor: int = 2,
+        worker_init_fn: Callable[[int], None] | None = None,
+        searcher: Searcher | None = None,
+    ) -> None:
+        available = len(kkm) if hasattr(kkm, "__len__") else len(dataset)
+        subsample_size = available if subsample_size is None else subsample_size
+        for name, value, least in (
+            ("code_bs", code_bs, 1),
+            ("subsample_size", subsample_size, 1),
+            ("num_iteration", num_iteration, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("prefetch_factor", prefetch_factor, 1),
+            ("rescore", rescore, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+        if batch_size % distributed.world_size():
+            raise ValueError(
+                f"batch_size {batch_size} cannot be divided among {distributed.world_size()} "
+                "ranks; use a multiple of it"
+            )
+        levels = len(model.code_sizes) if hasattr(model, "code_sizes") else None
+        for name, value in (
+            ("num_samples", num_samples),
+            ("sample_parallelism", sample_parallelism),
+        ):
+            single = isinstance(value, int)
+            per_level(value, levels or (1 if single else len(value)), name)
+        resolve_dtype(precision)
+
+        self.dataset, self.kkm, self.model, self.corruptor = dataset, kkm, model, corruptor
+        self.z_gen, self.loss_fn = z_gen, loss_fn
+        self.num_samples, self.sample_parallelism = num_samples, sample_parallelism
+        self.code_bs, self.subsample_size = code_bs, subsample_size
+        self.num_iteration, self.batch_size = num_iteration, batch_size
+        self.pin_memory, self.num_workers = pin_memory, num_workers
+        self.shuffle = shuffle is None or bool(shuffle)
+        self.drop_last = bool(drop_last)
+        self.seed, self.augment, self.on_chunk = int(seed), augment, on_chunk
+        self.device = torch.device(device) if device is not None else _device_of(model)
+        self.precision, self.rescore, self.channels_last = precision, rescore, channels_last
+        self.cache_images, self.prefetch_factor = bool(cache_images), prefetch_factor
+        self.worker_init_fn, self.searcher = worker_init_fn, searcher
+
+        self.last_ids: list[int] = []
+        self.last_search: SearchReport | None = None
+        self._begun = -1  # number of the loop begun last
+        self._current: tuple[_Loop, int] | None = None  # loop and batches yielded of it
+        self._resume: tuple[_Loop, int] | None = None
+        self._fresh: dict[str, Any] | None = None  # kkm's state before the very first search
+        self._order_cache: tuple[tuple[int, int], list[int]] | None = None
+
+    def __len__(self) -> int:
+        """Batches of one iteration: `num_iteration`."""
+        return self.num_iteration
+
+    def __iter__(self) -> Iterator[Batch]:
+        # a generator: nothing happens before the first batch is asked for
+        resume, self._resume = self._resume, None
+        if resume is not None and resume[1] < self.num_iteration:
+            loop, first = resume
+            reader = self._read(loop.ids, loop.number, first)
+            yield from self._train(loop, first, reader, {})
+            return
+        number, before = self._begun + 1, self._kkm_state()
+        if self._current is None:
+            self._fresh = before
+        self._begun = number
+        try:
+            ids = self._pop()
+            reader = self._read(ids, number, None)
+            store: dict[int, Item] = {}
+            batches = self._train(self._search(number, ids, reader, store), 0, reader, store)
+            batch = next(batches)
+        except BaseException:
+            if self._begun == number and before is not None:
+                # abandoned: the next iteration does exactly the same again
+                self._begun, self._fresh = number - 1, None
+                self.kkm.load_state_dict(before)
+            raise
+        yield batch
+        yield from batches
+
+    def forever(self) -> Iterator[Batch]:
+        """Batches without end, outer loop after outer loop."""
+        while True:
+            yield from self
+
+    # ---------------------------------------------------------------------------------- order
+
+    def positions(self, loop: int, batch: int) -> list[int]:
+        """Positions in the subsample that batch `batch` of `loop` consists of, over all ranks."""
+        size, bs = self.subsample_size, self.batch_size
+        if self.drop_last and size >= bs:
+            passes, index = divmod(batch, size // bs)
+            first = passes * size + index * bs
+        else:
+            first = batch * bs
+        result: list[int] = []
+        while len(result) < bs:
+            passes, offset = divmod(first + len(result), size)
+            result += self._order(loop, passes)[offset : offset + bs - len(result)]
+        return result
+
+    def _order(self, loop: int, passes: int) -> list[int]:
+        """Order of a pass over the subsample."""
+        if not self.shuffle:
+            return list(range(self.subsample_size))
+        key = (loop, passes)
+        if self._order_cache is None or self._order_cache[0] != key:
+            order = permutation(self.subsample_size, _TAG_ORDER, self.seed, *key).tolist()
+            self._order_cache = (key, order)
+        return self._order_cache[1]
+
+    def _batch_ids(self, ids: list[int], loop: int, batch: int) -> list[int]:
+        """Image ids of this rank's slice of a batch."""
+        share = self.batch_size // distributed.world_size()
+        first = distributed.rank() * share
+        return [ids[p] for p in self.positions(loop, batch)[first : first + share]]
+
+    def _pop(self) -> list[int]:
+        if hasattr(self.kkm, "pop_many"):
+            return [int(i) for i in self.kkm.pop_many(self.subsample_size)]
+        return [int(self.kkm.pop()) for _ in range(self.subsample_size)]
+
+    def _kkm_state(self) -> dict[str, Any] | None:
+        return self.kkm.state_dict() if hasattr(self.kkm, "state_dict") else None
+
+    # --------------------------------------------------------------------------------- images
+
+    def _share(self, ids: list[int]) -> list[int]:
+        """Images this rank searches: each image once, equally many on every rank.
+
+        The last ranks repeat images when the number cannot be divided.
+        """
+        unique = list(dict.fromkeys(ids))
+        if self.searcher is not None:
+            return unique
+        world, rank = distributed.world_size(), distributed.rank()
+        size = -(-len(unique) // world)
+        return [unique[i % len(unique)] for i in range(rank * size, (rank + 1) * size)]
+
+    def _plan(self, ids: list[int], loop: int, first: int | None) -> Iterator[list[int]]:
+        """Ids of everything this rank reads in a loop, read by read.
+
+        first: number of the first training batch when the codes are known; None begins with the
+        chunks of the search. With `cache_images` what the batches need comes once, without order.
+        """
+        share = self._share(ids) if first is None else []
+        yield from _chunks(share, self.code_bs)
+        rest = (self._batch_ids(ids, loop, b) for b in range(first or 0, self.num_iteration))
+        if self.cache_images:
+            known = set(share)
+            needed = dict.fromkeys(i for batch in rest for i in batch if i not in known)
+            rest = _chunks(list(needed), self.code_bs)
+        yield from rest
+
+    def _read(self, ids: list[int], loop: int, first: int | None) -> Iterator[Read]:
+        """One DataLoader for all reads of a loop, so that workers start once and stay."""
+        # its own generator: torch's DataLoader would draw from the global one
+        word = int(mix(_TAG_WORKERS, self.seed, loop)) & (2**63 - 1)
+        loader = DataLoader(
+            _Numbered(self.dataset),
+            batch_sampler=_Plan(lambda: self._plan(ids, loop, first)),
+            num_workers=self.num_workers,
+            collate_fn=_collate,
+            pin_memory=self.pin_memory and self.device.type == "cuda",
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            worker_init_fn=self.worker_init_fn,
+            generator=torch.Generator().manual_seed(word),
+        )
+        return iter(loader)
+
+    def _prepare(self, image_ids: Tensor, x: Tensor, ys: list[Tensor], loop: int):
+        """On the device, augmented, as floats: image_ids, x and ys, not yet corrupted."""
+        image_ids = image_ids.to(self.device, non_blocking=True)
+        images = [t.to(self.device, non_blocking=True) for t in (x, *ys)]
+        if self.augment is not None:
+            images = self.augment(images, loop, image_ids)
+        images = [t.float().div_(255) if t.dtype == torch.uint8 else t for t in images]
+        return image_ids, images[0], images[1:]
+
+    @property
+    def _keeps_inputs(self) -> bool:
+        return self.corruptor is not None and not hasattr(self.corruptor, "keyed")
+
+    def _corrupt(self, x: Tensor, loop: int, image_ids: Tensor) -> Tensor:
+        if self.corruptor is None:
+            return x
+        if self._keeps_inputs:
+            return self.corruptor(x)
+        return self.corruptor.keyed(x, loop, image_ids)
+
+    # --------------------------------------------------------------------------------- search
+
+    def _search(
+        self, number: int, ids: list[int], reader: Iterator[Read], store: dict[int, Item]
+    ) -> _Loop:
+        began = time.perf_counter()
+        share = self._share(ids)
+        unique = list(dict.fromkeys(ids))
+        kept_inputs: list[Tensor] = []
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+            for _ in range(-(-len(share) // self.code_bs)):
+                read = next(reader)
+                self._keep(read, store)
+                image_ids, x, ys = self._prepare(*read, number)
+                cx = self._corrupt(x, number, image_ids)
+                if self._keeps_inputs:
+                    kept_inputs.append(cx)
+                yield image_ids, cx, ys
+
+        codes: list[Tensor] | None = None
+        if self.searcher is not None:
+            winners, losses = self.searcher.search(
+                self.model, self.z_gen, batches(), number, self.on_chunk
+            )
+        else:
+            winners, losses, codes = self._search_each(number, len(share), batches())
+            # every rank has searched equally many; repeated ones of the last rank fall off the end
+            winners, losses = self._gather(winners, unique), self._gather(losses, unique)
+            if codes is not None:
+                codes = [self._gather(c, unique) for c in codes]
+        inputs = torch.cat(kept_inputs) if kept_inputs else None
+        if inputs is not None:
+            inputs = inputs[: len(unique)] if self.searcher else self._gather(inputs, unique)
+        check_found((winners < 0).any(1), unique)
+        winners = winners.cpu()
+        self.last_search = SearchReport(
+            number, torch.tensor(unique), winners, losses.cpu(), time.perf_counter() - began
+        )
+        return self._loop(number, ids, self._kkm_state(), winners, codes, inputs)
+
+    def _search_each(
+        self, number: int, images: int, batches: Iterator[tuple[Tensor, Tensor, list[Tensor]]]
+    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        """Winners, losses and, where they cannot be drawn again, codes of this rank's images."""
+        engine = CodeSearch(
+            self.model,
+            self.loss_fn,
+            self.num_samples,
+            self.sample_parallelism,
+            precision=self.precision,
+            rescore=self.rescore,
+            channels_last=self.channels_last,
+        )
+        results = []
+        done = total = 0
+
+        def report() -> None:
+            nonlocal done
+            done += 1
+            if self.on_chunk is not None:
+                self.on_chunk(done, total)
+
+        keyed = hasattr(self.z_gen, "draw")
+        with engine:
+            for image_ids, cx, ys in batches:
+                total = -(-images // self.code_bs) * sum(len(c) for c in engine.plan(len(ys)))
+                draw = (
+                    keyed_draw(self.z_gen, number, image_ids)
+                    if keyed
+                    else plain_draw(self.z_gen, len(cx), self.device)
+                )
+                found = engine(cx, ys, draw, on_chunk=report)
+                results.append(found._replace(codes=[]) if keyed else found)
+        codes = None
+        if not keyed:
+            codes = [torch.cat(c) for c in zip(*(r.codes for r in results), strict=True)]
+        return (
+            torch.cat([r.winners for r in results]),
+            torch.cat([r.losses for r in results]),
+            codes,
+        )
+
+    @staticmethod
+    def _gather(t: Tensor, unique: list[int]) -> Tensor:
+        return distributed.gather(t)[: len(unique)]
+
+    @staticmethod
+    def _loop(number, ids, kkm, winners, codes, inputs) -> _Loop:
+        row = {image: r for r, image in enumerate(dict.fromkeys(ids))}
+        return _Loop(number, ids, kkm, row, winners, codes, inputs)
+
+    def _keep(self, read: Read, store: dict[int, Item]) -> None:
+        if self.cache_images:
+            image_ids, x, ys = read
+            for k, image in enumerate(image_ids.tolist()):
+                store[image] = (x[k], [y[k] for y in ys])
+
+    # ------------------------------------------------------------------------------- training
+
+    def _train(
+        self, loop: _Loop, first: int, reader: Iterator[Read], store: dict[int, Item]
+    ) -> Iterator[Batch]:
+        if self.cache_images:
+            for read in reader:
+                self._keep(read, store)
+        winners = loop.winners.to(self.device)
+        for b in range(first, self.num_iteration):
+            if self.cache_images:
+                read = _collate([(i, store[i]) for i in self._batch_ids(loop.ids, loop.number, b)])
+            else:
+                read = next(reader)
+            ids = read[0].tolist()
+            rows = torch.tensor([loop.row[i] for i in ids], device=self.device)
+            image_ids, x, ys = self._prepare(*read, loop.number)
+            if self._keeps_inputs:
+                cx = loop.inputs[rows]
+            else:
+                cx = self._corrupt(x, loop.number, image_ids)
+            codes = self._codes(loop, image_ids, rows, winners[rows])
+            self._current, self._fresh, self.last_ids = (loop, b + 1), None, ids
+            yield cx, codes, ys
+
+    def _codes(self, loop: _Loop, image_ids: Tensor, rows: Tensor, won: Tensor) -> list[Tensor]:
+        if self.searcher is not None:
+            return self.searcher.codes(self.z_gen, loop.number, image_ids, won)
+        if loop.codes is not None:
+            return [c[rows] for c in loop.codes]
+        return [
+            self.z_gen.draw(level, loop.number, image_ids, won[:, level : level + 1], self.device)
+            for level in range(won.shape[1])
+        ]
+
+    # ---------------------------------------------------------------------------------- state
+
+    def _settings(self) -> dict[str, Any]:
+        """What the order of the stream depends on."""
+        return {
+            "seed": self.seed,
+            "subsample_size": self.subsample_size,
+            "num_iteration": self.num_iteration,
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state after the last batch yielded, whatever has been begun since.
+
+        Tensors and plain values: kkm's and z_gen's state, number of the loop, batches yielded of
+        it, the subsample's ids, the winners' numbers [U, L] of its U different images; with a
+        plain z_gen or corruptor also their codes or corrupted inputs. The same on all ranks.
+        """
+        state: dict[str, Any] = {"version": _STATE_VERSION, "settings": self._settings()}
+        state["z"] = self.z_gen.state_dict() if hasattr(self.z_gen, "state_dict") else None
+        if self._current is None:
+            kkm = self._fresh if self._fresh is not None else self._kkm_state()
+            return {**state, "kkm": kkm, "loop": -1, "batch": 0}
+        loop, batch = self._current
+        return {
+            **state,
+            "kkm": loop.kkm,
+            "loop": loop.number,
+            "batch": batch,
+            "ids": torch.tensor(loop.ids),
+            "winners": loop.winners,
+            "codes": None if loop.codes is None else [c.cpu() for c in loop.codes],
+            "inputs": None if loop.inputs is None else loop.inputs.cpu(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next iteration goes on after the saved batch. ValueError if the stream would differ.
+
+        World size, workers, code_bs, sample_parallelism and caching may differ from the saving run.
+        """
+        if state["version"] != _STATE_VERSION:
+            raise ValueError(
+                f"the loader state has version {state['version']}, this code reads {_STATE_VERSION}"
+            )
+        here = self._settings()
+        differing = [
+            f"{k} {state['settings'].get(k)} -> {v}"
+            for k, v in here.items()
+            if state["settings"].get(k) != v
+        ]
+        if differing:
+            raise ValueError(
+                f"the loader state was saved with other values: {', '.join(differing)}"
+            )
+        if state["kkm"] is not None:
+            self.kkm.load_state_dict(state["kkm"])
+        if state["z"] is not None:
+            self.z_gen.load_state_dict(state["z"])
+        self._begun, self._fresh, self.last_ids = int(state["loop"]), None, []
+        if self._begun < 0:
+            self._current = self._resume = None
+            return
+        codes, inputs = state["codes"], state["inputs"]
+        loop = self._loop(
+            self._begun,
+            state["ids"].tolist(),
+            state["kkm"],
+            state["winners"],
+            None if codes is None else [c.to(self.device) for c in codes],
+            None if inputs is None else inputs.to(self.device),
+        )
+        self._current = self._resume = (loop, int(state["batch"]))
+
+
+class _Numbered(Dataset):
+    """Items with their numbers."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return index, self.dataset[index]
+
+
+class _Plan:
+    """A batch sampler that makes its lists as they are asked for."""
+
+    def __init__(self, make: Callable[[], Iterator[list[int]]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.make()
+
+
+def _collate(items: list[tuple[int, Any]]) -> Read:
+    ids = torch.tensor([i for i, _ in items])
+    pairs = [item for _, item in items]
+    for i, pair in items:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"item {i} of the data set must be (x, [y_1, ..., y_L])")
+    ys = [[y] if isinstance(y, Tensor) else list(y) for _, y in pairs]
+    return (
+        ids,
+        torch.stack([x for x, _ in pairs]),
+        [torch.stack(level) for level in zip(*ys, strict=True)],
+    )
+
+
+def _chunks(ids: list[int], size: int) -> Iterator[list[int]]:
+    return (ids[i : i + size] for i in range(0, len(ids), size))
+
+
+def _device_of(model: Any) -> torch.device:
+    parameters = model.parameters() if hasattr(model, "parameters") else iter(())
+    first = next(iter(parameters), None)
+    return torch.device("cpu") if first is None else first.device
