@@ -246,12 +246,10 @@ def save_state(
         os.replace(staged, final)
         failpoint("post-rename")
         fsync_dir(directory)
-        verify(final)  # read back: the disk has what was meant
-    except (OSError, RuntimeError, CheckpointError) as error:
+        _read_back(final)
+    except (OSError, RuntimeError) as error:
         shutil.rmtree(staged, ignore_errors=True)
-        if isinstance(error, CheckpointError):
-            _set_aside(final, "bad")
-        elif isinstance(error, RuntimeError) and not _is_write_failure(error):
+        if isinstance(error, RuntimeError) and not _is_write_failure(error):
             raise
         free = _gigabytes(_free_bytes(directory))
         older = [s for s in steps_of(directory) if s < step]
@@ -267,6 +265,8 @@ def save_state(
 def _still_good(path: Path, milestone: bool, say: Callable[[str], None]) -> bool:
     try:
         manifest = verify(path)
+    except _Foreign:
+        raise
     except CheckpointError as error:
         say(f"{error}; renamed {_set_aside(path, 'bad').name}")
         return False
@@ -293,6 +293,15 @@ def _stage(
     _write_file(staged / "manifest.json", _bytes_writer(text))
     fsync_dir(staged)
     failpoint("post-manifest")
+
+
+def _read_back(path: Path) -> None:
+    """Check that the disk has what was meant; EIO if not."""
+    try:
+        verify(path)
+    except CheckpointError as error:
+        _set_aside(path, "bad")
+        raise OSError(errno.EIO, f"read back wrong: {error}") from error
 
 
 def _torch_writer(value: Any) -> Callable[[_HashingFile], None]:

@@ -151,7 +151,9 @@ def load_torch(path: Path) -> Any:
         raise
     except Exception as error:  # any parser error there is: the bytes come from outside
         text = re.sub(r"\x1b\[\d*m", "", str(error))
-        if culprit := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)\S*", text):
+        if culprit := re.search(
+            r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)\S*", text
+        ):
             name = culprit[1] or "of a kind that is not plain data"
             raise CheckpointError(f"refused: global {name} in {path}") from None
         line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,102 @@
+"""Where a run came from: command, code, packages, machine."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_DIFF_LIMIT = 20_000_000  # bytes; a larger diff is data, not code
+
+
+def collect(run_dir: Path) -> dict[str, Any]:
+    """Describe this launch; uncommitted changes are saved to `run_dir/provenance/*.patch`."""
+    return {
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "cwd": os.getcwd(),
+        "git": _git(run_dir),
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "pid": os.getpid(),
+        "slurm": {k: v for k, v in sorted(os.environ.items()) if _is_slurm_id(k)},
+    }
+
+
+def job() -> str | None:
+    """SLURM's name for this job (`array_task` form for arrays), None outside SLURM."""
+    env = os.environ
+    if "SLURM_ARRAY_JOB_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env.get('SLURM_ARRAY_TASK_ID', '')}"
+    return env.get("SLURM_JOB_ID")
+
+
+def _is_slurm_id(name: str) -> bool:
+    return name in {
+        "SLURM_JOB_ID",
+        "SLURM_JOB_NAME",
+        "SLURM_ARRAY_JOB_ID",
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_RESTART_COUNT",
+        "SLURM_NODELIST",
+        "SLURM_JOB_NODELIST",
+        "SLURM_NNODES",
+        "SLURM_NTASKS",
+        "SLURM_JOB_PARTITION",
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for dist in importlib.metadata.distributions():
+        name = dist.metadata["Name"]
+        if name:
+            found[name] = dist.version
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _git(run_dir: Path) -> dict[str, Any] | None:
+    """Commit and state of the checkout this file is in; None without git or a checkout."""
+    commit = _ask_git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    status = _ask_git("status", "--porcelain", "--untracked-files=normal") or b""
+    diff = _ask_git("diff", "HEAD", "--binary") or b""
+    name = None
+    if diff and len(diff) <= _DIFF_LIMIT:
+        folder = run_dir / "provenance"
+        folder.mkdir(parents=True, exist_ok=True)
+        short = commit.decode().strip()[:8]
+        file = folder / f"{short}-{hashlib.sha256(diff).hexdigest()[:8]}.patch"
+        if not file.exists():
+            file.write_bytes(diff)
+        name = f"provenance/{file.name}"
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": bool(diff),
+        "diff": name,
+        "untracked": sum(line.startswith(b"??") for line in status.splitlines()),
+    }
+
+
+def _ask_git(*words: str) -> bytes | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words],
+            capture_output=True,
+            timeout=20,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

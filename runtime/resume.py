@@ -1,0 +1,125 @@
+"""What `--resume` means: which checkpoint a process goes on from.
+
+    auto (default)  the newest good one of the run's directory, if any
+    N               the end of loop N-1, i.e. the milestone of step N * milestone_every; 0: scratch
+    PATH            that checkpoint directory, or a run directory (its newest good one)
+
+N and PATH rewind: later checkpoints are renamed `*.superseded`.  But a command that is simply run
+again after a preemption must go on rather than rewind, so every checkpoint remembers the `--resume`
+it was made under, and if the newest good one was made under the same, it is taken.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from runtime import checkpoint
+from runtime.errors import CheckpointError, UsageError
+
+Say = Callable[[str], None]
+
+
+class Resume:
+    """Parsed `--resume` and `--run-dir`.
+
+    run_dir: the directory they name, None if it follows from the flags.
+    lineage: what checkpoints of this process remember.
+    Errors: CheckpointError for a path that is no checkpoint, UsageError for N without milestones.
+    """
+
+    def __init__(
+        self, value: str | None, run_dir: str | Path | None, milestone_every: int | None
+    ) -> None:
+        self.run_dir = None if run_dir is None else _absolute(run_dir)
+        self.lineage = "auto"
+        self._loop: int | None = None
+        self._loop_step = 0
+        self._source: Path | None = None  # checkpoint directory
+        self._source_run: Path | None = None  # run directory other than this one
+        value = "auto" if value is None else str(value)
+        if value == "auto":
+            return
+        if re.fullmatch(r"[0-9]+", value):
+            if milestone_every is None:
+                raise UsageError(f"--resume {value}: this script has no loops; give a path or auto")
+            self._loop, self.lineage = int(value), str(int(value))
+            self._loop_step = self._loop * milestone_every
+            return
+        self._parse_path(value)
+
+    def _parse_path(self, value: str) -> None:
+        path = _absolute(value)
+        if not path.exists():
+            raise CheckpointError(f"--resume {value}: no such file or directory")
+        if re.fullmatch(r"step-\d+.*", path.name) and path.is_dir():
+            self._source, self.lineage = path, f"path {path}"
+            if self.run_dir is None and path.parent.name == "checkpoints":
+                self.run_dir = path.parent.parent
+        elif (path / "checkpoints").is_dir():
+            if self.run_dir in (None, path):
+                self.run_dir = path
+            else:
+                self._source_run, self.lineage = path, f"path {path}"
+        else:
+            raise CheckpointError(
+                f"--resume {value}: neither a checkpoint (step-...) nor a run directory"
+            )
+
+    def choose(self, checkpoints: Path, say: Say) -> Path | None:
+        """Verified checkpoint to load, None for a fresh start; renames what is rewound over."""
+        if self.lineage == "auto":
+            return checkpoint.newest_good(checkpoints, say)
+        try:
+            newest = checkpoint.newest_good(checkpoints, say)
+        except CheckpointError:
+            if self._loop != 0 and self._source is None and self._source_run is None:
+                raise
+            newest = None  # all damaged, but scratch or another source was asked for
+        if newest is not None and _lineage_of(newest) == self.lineage:
+            return newest
+        if self._loop is not None:
+            return self._rewind_to_loop(checkpoints, say)
+        source = self._source
+        if self._source_run is not None:
+            source = _newest_elsewhere(self._source_run / "checkpoints")
+        step = checkpoint.verify(source)["step"]
+        same = source.parent == checkpoints
+        checkpoint.supersede(checkpoints, step if same else -1, say)
+        return source
+
+    def _rewind_to_loop(self, checkpoints: Path, say: Say) -> Path | None:
+        if self._loop == 0:
+            checkpoint.supersede(checkpoints, -1, say)
+            return None
+        path = checkpoints / f"step-{self._loop_step:09d}"
+        if not path.is_dir():
+            there = ", ".join(map(str, checkpoint.steps_of(checkpoints))) or "none"
+            raise CheckpointError(
+                f"--resume {self._loop}: no checkpoint of the end of loop {self._loop - 1} "
+                f"(step {self._loop_step}) in {checkpoints} (steps there: {there})"
+            )
+        checkpoint.verify(path)
+        checkpoint.supersede(checkpoints, self._loop_step, say)
+        return path
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.realpath(Path(path).expanduser()))
+
+
+def _lineage_of(path: Path) -> str:
+    return json.loads((path / "meta.json").read_text(encoding="utf-8"))["lineage"]
+
+
+def _newest_elsewhere(checkpoints: Path) -> Path:
+    """Newest good checkpoint of a run that is not ours, so nothing is renamed there."""
+    for step in reversed(checkpoint.steps_of(checkpoints)):
+        path = checkpoints / f"step-{step:09d}"
+        try:
+            checkpoint.verify(path)
+        except CheckpointError:
+            continue
+        return path
+    raise CheckpointError(f"no intact checkpoint in {checkpoints}")

@@ -1,0 +1,167 @@
+"""One optimizer update: accumulate, average over ranks, check, clip, apply.
+
+The guard: a loss or gradient that is NaN or infinite on any rank skips the update on every rank.
+It costs one number fetched from the device an update, the norm of the gradients; a bad loss shows
+in it because `backward` keeps loss * 0, which is NaN for a bad loss, and adds it to a gradient.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from runtime import distributed
+from runtime.errors import NonFiniteError, UsageError
+from runtime.precision import LossScaler
+
+LIMIT = 3
+_SHOWN = 32  # sample ids in a message
+
+Ids = torch.Tensor | Iterable[int | str] | None
+
+
+class Updater:
+    """Gradients from `backward` to the optimizer, under the non-finite guard.
+
+    `streak` counts turns in a row in which an update was skipped; at LIMIT NonFiniteError is raised.
+    `grad_norm` is that of the last update, before clipping.
+    """
+
+    def __init__(self, scaler: LossScaler | None, say: Callable[[str], None]) -> None:
+        self.scaler = scaler
+        self.streak = 0
+        self.skipped = 0
+        self.grad_norm = 0.0
+        self.applied = False
+        self._say = say
+        self._pending: list[tuple[torch.Tensor, Ids]] = []
+        self._used = False
+        self._complete = True
+        self._turn_bad = False
+        self._overflow = False
+
+    def begin_turn(self) -> None:
+        """Forget what the last turn left, gradients apart."""
+        self._pending, self._used, self._complete = [], False, True
+        self._turn_bad = self._overflow = self.applied = False
+
+    def end_turn(self) -> None:
+        """Count the turn for the streak and the loss scale."""
+        if not self._turn_bad:
+            self.streak = 0
+        if self.scaler is not None and (self.applied or self._overflow):
+            self.scaler.update(self._overflow)
+
+    def backward(self, loss: torch.Tensor, ids: Ids, last: bool) -> None:
+        """Add the gradients of the scalar `loss`; see Run.backward."""
+        if loss.ndim:
+            raise UsageError(f"run.backward wants a scalar loss, not shape {tuple(loss.shape)}")
+        if self._used:  # the first after an update: a new set of gradients
+            self._pending, self._used = [], False
+        self._pending.append((loss.detach() * 0, ids))
+        self._complete = last
+        (loss if self.scaler is None else loss * self.scaler.scale).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer, clip: float | None, step: int) -> bool:
+        """Update unless something is not finite; `step` is for the message."""
+        if not self._complete:
+            raise UsageError(
+                "run.step after run.backward(..., last=False): the last part is missing"
+            )
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self._used = True
+        poison = self._poison(params)
+        several = distributed.world_size() > 1
+        own_norm = _norm(params) if several else None
+        distributed.average_gradients(params)
+        norm = _norm(params)
+        scale = 1.0 if self.scaler is None else self.scaler.scale
+        self.grad_norm = (norm + poison.to(norm)).item() / scale
+        good = abs(self.grad_norm) < float("inf")  # False for NaN too
+        if good:
+            factor = 1.0 / scale
+            if clip is not None and self.grad_norm > clip:
+                factor *= clip / self.grad_norm
+            if factor != 1.0:
+                torch._foreach_mul_([p.grad for p in params if p.grad is not None], factor)
+            optimizer.step()
+            self.applied = True
+        else:
+            self._skip(own_norm if several else norm, step)
+        optimizer.zero_grad(set_to_none=True)
+        return good
+
+    def _poison(self, params: list[torch.nn.Parameter]) -> torch.Tensor:
+        """0 if all pending losses are finite, else NaN; also added to one gradient.
+
+        Through the gradient it reaches the other ranks with the average, for nothing.
+        """
+        if not self._pending:
+            return torch.zeros(())
+        poison = torch.stack([zero.float() for zero, _ in self._pending]).sum()
+        if distributed.world_size() > 1:
+            filled = [p for p in params if p.numel()]
+            # One that has a gradient already, so that no unused parameter gets one.
+            filled.sort(key=lambda p: p.grad is None)
+            target = filled[0] if filled else None
+            if target is not None:
+                if target.grad is None:
+                    target.grad = torch.zeros_like(target)
+                target.grad[(0,) * target.ndim].add_(poison.to(target.grad))
+        return poison
+
+    def _skip(self, own_norm: torch.Tensor, step: int) -> None:
+        """Count, report and possibly give up; every rank comes here together."""
+        bad_losses = [not bool(zero == 0) for zero, _ in self._pending]
+        bad_grad = not bool(torch.isfinite(own_norm))
+        wanted = bad_losses if any(bad_losses) else [bad_grad] * len(self._pending)
+        ids = [
+            i
+            for (_, ids), bad in zip(self._pending, wanted, strict=True)
+            if bad
+            for i in _listed(ids)
+        ]
+        reports = distributed.gather_object((any(bad_losses), bad_grad, ids))
+        loss_is_bad = any(report[0] for report in reports)
+        if self.scaler is not None and not loss_is_bad and not self.scaler.exhausted:
+            self._overflow = True  # fp16: the scale was too high, which is how it is found
+            return
+        self._overflow = True
+        self.skipped += 1
+        if not self._turn_bad:
+            self._turn_bad = True
+            self.streak += 1
+        culprits = [(r, rep[2]) for r, rep in enumerate(reports) if rep[0] or rep[1]]
+        where = "; ".join(_culprit(r, ids) for r, ids in culprits) or "sum over ranks"
+        what = "loss" if loss_is_bad else "grad"
+        text = f"non-finite {what} ({where}, step {step}); skipped {self.streak}/{LIMIT}"
+        self._say(text)
+        if self.streak >= LIMIT:
+            raise NonFiniteError(
+                f"{text}: giving up after {LIMIT} in a row, nothing was saved since; look at these "
+                "samples, or lower the learning rate or clip gradients and resume"
+            )
+
+
+def largest(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Largest magnitude in non-empty lists of tensors, as a scalar; NaN if there is one."""
+    norms = torch._foreach_norm([t.detach() for t in tensors], float("inf"))
+    return torch.stack([n.to(norms[0].device) for n in norms]).max()
+
+
+def _norm(params: list[torch.nn.Parameter]) -> torch.Tensor:
+    grads = [p.grad for p in params if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+
+
+def _listed(ids: Ids) -> list[Any]:
+    if ids is None:
+        return []
+    return ids.reshape(-1).tolist() if isinstance(ids, torch.Tensor) else list(ids)
+
+
+def _culprit(rank: int, ids: list[Any]) -> str:
+    if not ids:
+        return f"rank {rank}"
+    more = f",... {len(ids)} in all" if len(ids) > _SHOWN else ""
+    return f"rank {rank}, samples {','.join(str(i) for i in ids[:_SHOWN])}{more}"
