@@ -14,6 +14,10 @@ of the images [S, D] in fp32, one chunk of the generator, and a block of distanc
 A sample may be chosen by several images. A quota on its use would break the estimator (the image
 that comes too late gets a sample that is not its nearest); the remedy for blur by sharing is a
 larger pool. `used_fraction` says how far it is: log it.
+
+`PoolSearch` is the `searcher` of a CIMLEDataLoader:
+
+    loader = CIMLEDataLoader(..., searcher=PoolSearch(4096))
 """
 
 from __future__ import annotations
@@ -24,8 +28,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imle.search import NonFiniteSearchError
+from imle.search import NonFiniteSearchError, resolve_dtype
 from runtime import distributed
+
+Features = Callable[[Tensor], Tensor]
+"""images [N, C, H, W] -> [N, D]; near in there should mean alike."""
 
 POOL_IMAGE_ID = -1
 """The image id a pool's codes are drawn with: its noise must not depend on who will choose it."""
@@ -40,10 +47,10 @@ class PoolWinners(NamedTuple):
     candidates: Tensor  # [S, 1] int64: number of the nearest candidate, 0 .. pool_size - 1
     distances: Tensor  # [S] float64: its squared distance in feature space
 
-    @property
-    def used_fraction(self) -> float:
-        """Different winners over images: 1 is one sample each, 1/S everybody the same."""
-        return self.candidates.unique().numel() / max(1, self.candidates.shape[0])
+
+def used_fraction(winners: Tensor) -> float:
+    """Different winners over images, of winners [S, ...]: 1 is a sample each, 1/S one for all."""
+    return winners.unique().numel() / max(1, winners.shape[0])
 
 
 def pixel_features(images: Tensor) -> Tensor:
@@ -60,6 +67,53 @@ def pool_codes(z, loop: int, candidates: Tensor, device: torch.device | None = N
     return z.draw(0, loop, image, candidates.to(device), device)
 
 
+class PoolSearch:
+    """A pool as the `searcher` of a CIMLEDataLoader: see `pool_search` for what is searched.
+
+    pool_size, chunk, features, precision: as there. The losses it reports are the squared distances
+    in feature space (for `pixel_features` the mean squared error), in float32.
+    """
+
+    def __init__(
+        self,
+        pool_size: int,
+        *,
+        chunk: int = 256,
+        features: Features = pixel_features,
+        precision: str | torch.dtype = torch.float32,
+    ) -> None:
+        if pool_size < 1 or chunk < 1:
+            raise ValueError(f"pool_size and chunk must be at least 1, got {pool_size} and {chunk}")
+        self.pool_size, self.chunk = int(pool_size), int(chunk)
+        self.features, self.dtype = features, resolve_dtype(precision)
+
+    def search(
+        self,
+        model,
+        z_gen,
+        batches: Iterable[tuple[Tensor, Tensor, list[Tensor]]],
+        loop: int,
+        on_chunk: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Winners [S, 1] int64 and losses [S, 1] of the images ys[-1] of (image_ids, cx, ys)."""
+        found = pool_search(
+            model,
+            z_gen,
+            (ys[-1] for _, _, ys in batches),
+            loop,
+            pool_size=self.pool_size,
+            chunk=self.chunk,
+            features=self.features,
+            precision=self.dtype,
+            on_chunk=on_chunk,
+        )
+        return found.candidates, found.distances[:, None].float()
+
+    def codes(self, z_gen, loop: int, image_ids: Tensor, winners: Tensor) -> list[Tensor]:
+        """[codes [b, d]] of winners [b, 1], on the winners' device; image_ids do not matter."""
+        return [pool_codes(z_gen, loop, winners)]
+
+
 @torch.no_grad()
 def pool_search(
     model,
@@ -69,7 +123,8 @@ def pool_search(
     *,
     pool_size: int,
     chunk: int = 256,
-    features: Callable[[Tensor], Tensor] = pixel_features,
+    features: Features = pixel_features,
+    precision: str | torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
 ) -> PoolWinners:
@@ -79,7 +134,8 @@ def pool_search(
     candidate_ids, device)`. targets: chunks of images [b, C, H, W] (any sizes of b), read once.
     chunk: samples generated at a time on one rank. features: `[N, C, H, W] -> [N, D]`, applied to
     images and samples alike; distances are squared Euclidean in there, in fp32 whatever autocast
-    says. on_chunk(done, total) is called after each chunk, equally often on every rank, and may
+    says. precision: bf16 or fp16 generates the pool under autocast; its images are compared as they
+    come. on_chunk(done, total) is called after each chunk, equally often on every rank, and may
     raise to abandon the search.
 
     Several ranks share the pool: all must pass the same images, all get the same winners. Winners
@@ -90,6 +146,8 @@ def pool_search(
     if pool_size < 1 or chunk < 1:
         raise ValueError(f"pool_size and chunk must be at least 1, got {pool_size} and {chunk}")
     device = torch.device(device) if device is not None else _device_of(model)
+    dtype = resolve_dtype(precision)
+    low = dtype != torch.float32
     nearest = Nearest(torch.cat([features(t.to(device)).float() for t in targets]))
     world, rank = distributed.world_size(), distributed.rank()
     chunk = min(chunk, -(-pool_size // world))
@@ -98,7 +156,8 @@ def pool_search(
         first = min((i * world + rank) * chunk, pool_size)
         ids = torch.arange(first, min(first + chunk, pool_size), device=device)
         if len(ids):  # the last round may have nothing for this rank, but its callback must come
-            images = model(None, [pool_codes(z, loop, ids)], loi=-1)
+            with torch.autocast(device.type, dtype if low else torch.bfloat16, enabled=low):
+                images = model(None, [pool_codes(z, loop, ids)], loi=-1)
             nearest.update(features(images), ids)
         if on_chunk is not None:
             on_chunk(i + 1, rounds)

@@ -7,7 +7,16 @@ import torch
 import torch.multiprocessing as mp
 
 from imle.codes import CodeGenerator
-from imle.pool import Nearest, pixel_features, pool_codes, pool_search
+from imle.kkm import KorKMinusOne
+from imle.loader import CIMLEDataLoader
+from imle.pool import (
+    Nearest,
+    PoolSearch,
+    pixel_features,
+    pool_codes,
+    pool_search,
+    used_fraction,
+)
 from imle.search import NonFiniteSearchError
 from imle.unconditional import UnconditionalGenerator
 
@@ -76,7 +85,7 @@ def test_a_collapsed_pool_and_ties_go_to_the_smallest_number():
         nearest.update(rows[ids], ids)
     found = nearest.result()
     assert found.candidates.unique().tolist() == [0]
-    assert found.used_fraction == pytest.approx(1 / 5)
+    assert used_fraction(found.candidates) == pytest.approx(1 / 5)
 
 
 def test_blocks_of_queries_and_pairs_do_not_change_the_result(monkeypatch):
@@ -210,6 +219,77 @@ def test_a_pool_without_samples_is_refused():
         pool_search(net, CodeGenerator(net.code_sizes), [images(2)], 0, pool_size=0)
 
 
+# -- in the loader ---------------------------------------------------------------------------------
+
+
+def loader_of(net, z, y, **options):
+    data = [(y[i], [y[i]]) for i in range(len(y))]
+    return CIMLEDataLoader(
+        data,
+        KorKMinusOne(range(len(y)), shuffle=True, seed=1),
+        net,
+        None,
+        z,
+        None,
+        1,
+        1,
+        4,
+        subsample_size=6,
+        num_iteration=5,
+        batch_size=3,
+        searcher=PoolSearch(40, chunk=16),
+        **options,
+    )
+
+
+def test_the_loader_trains_on_the_winners_of_the_pool():
+    net = small()
+    z = CodeGenerator(net.code_sizes, seed=2, method="mixture")
+    y = images(10)
+    loader = loader_of(net, z, y)
+    for loop in range(2):
+        with torch.no_grad():
+            pool = net.sample(pool_codes(z, loop, torch.arange(40)))
+        ids, d = brute(pixel_features(y), pixel_features(pool))
+        count = 0
+        for _, codes, ys in loader:
+            assert torch.equal(ys[0], y[loader.last_ids])
+            assert torch.equal(codes[0], pool_codes(z, loop, ids[loader.last_ids]))
+            count += 1
+        assert count == 5
+        report = loader.last_search
+        assert torch.equal(report.winners[:, 0], ids[report.image_ids])
+        assert torch.allclose(report.losses[:, 0], d[report.image_ids].float(), rtol=1e-4)
+
+
+def test_the_loader_resumes_a_pool_loop_without_another_search():
+    net = small()
+    z = CodeGenerator(net.code_sizes, seed=2)
+    y = images(10)
+    whole, cut = loader_of(net, z, y), loader_of(net, z, y)
+    want = list(whole)
+    stream = iter(cut)
+    next(stream), next(stream)
+    state = cut.state_dict()
+    again = loader_of(net, z, y)
+    again.load_state_dict(state)
+    net.const.data.add_(1.0)  # a search now would find others
+    got = list(again)
+    assert len(got) == 3
+    for (_, a, b), (_, c, d) in zip(want[2:], got, strict=True):
+        assert torch.equal(a[0], c[0]) and torch.equal(b[0], d[0])
+
+
+def test_a_low_precision_pool_is_compared_in_fp32():
+    net = small()
+    z = CodeGenerator(net.code_sizes)
+    y = images(4)
+    found = pool_search(net, z, [y], 0, pool_size=32, chunk=32, precision="bf16")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pool = net.sample(pool_codes(z, 0, torch.arange(32)))
+    assert torch.equal(found.candidates[:, 0], brute(pixel_features(y), pixel_features(pool))[0])
+
+
 # -- ranks -----------------------------------------------------------------------------------------
 
 
@@ -262,5 +342,5 @@ def test_imle_on_a_pool_memorises_a_few_images():
             loss.backward()
             optimizer.step()
     final = pool_search(net, z, [y], 99, pool_size=64, chunk=64)
-    assert final.used_fraction == 1.0
+    assert used_fraction(final.candidates) == 1.0
     assert final.distances.max() < 0.1 * first
