@@ -36,7 +36,7 @@ def constant(decay: float) -> Profile:
 
 
 def half_life(images: float, ramp: float | None = 0.05) -> Profile:
-    """Half of the memory is gone after `images` images, or after `ramp` of all seen if that is less.
+    """Half of the memory is gone after `images` images, or `ramp` of all seen if that is less.
 
     `ramp` None: no ramp-up. Errors: ValueError.
     """
