@@ -23,6 +23,10 @@ from data.sources import (
 
 # Written next to the files of a resolution when every one of them is there.
 COMPLETE = "complete-{split}.json"
+# There while they are being made.
+BUILDING = "building-{split}.json"
+# Beside the originals: what the last look at all of them found.
+INDEX = "index-{split}.json"
 
 
 def list_files(root: str | os.PathLike, keep=is_image_name) -> list[str]:
@@ -169,7 +173,10 @@ class FolderSource:
             f"run `python data/SetupDataset.py --data {self.base.name} --sizes {size}` again, or "
             f"remove {folder}"
         )
-        note = _read_note(folder / COMPLETE.format(split=self.split or "all"))
+        name = self.split or "all"
+        if (folder / BUILDING.format(split=name)).exists():
+            raise DataError(f"{root} is unfinished; {again}")
+        note = _read_note(folder / COMPLETE.format(split=name))
         if note is None:
             if crop != "squash":
                 return False  # only squashed folders were ever made by other tools
@@ -182,6 +189,9 @@ class FolderSource:
                     f"{root} was made from {note['count']} files, {self.root} now has other ones "
                     f"({len(self)}); {again}"
                 )
+            index = _read_note(self.base / INDEX.format(split=name))
+            if index is not None and index.get("content") != note.get("content"):
+                raise DataError(f"{root} was made before {self.root} changed; {again}")
             form = str(note.get("format", "keep"))
         self._prebuilt[size] = (str(root), form)
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import mmap
 import multiprocessing
 import os
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset
 
 from data.decode import resize_rgb
 from data.errors import DataError
-from data.sources import CROPS, Source, has_native
+from data.sources import CROPS, Source, allowed_bad, has_native
 
 _ATTEMPTS = 64
 
@@ -59,7 +58,7 @@ class Pyramid(Dataset):
         self.sizes = sorted(set(self.res))
         self._native = {size: has_native(source, size, crop) for size in self.sizes}
         n = len(source)
-        self.max_bad = min(100, max(3, math.ceil(n / 1000))) if max_bad is None else max_bad
+        self.max_bad = allowed_bad(n) if max_bad is None else max_bad
         self._bad = multiprocessing.RawArray("B", n)
         self._bad_count = multiprocessing.Value("q", 0)
         self._cache = _Cache(n, self.sizes) if cache == "memory" else None

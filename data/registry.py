@@ -15,7 +15,6 @@ from data.errors import DataError
 from data.folders import FolderSource, resolutions_of, split_folder, splits_in
 from data.lmdb_store import FULL, LmdbSource, find_envs, parse_env
 from data.sources import (
-    SPLIT_ALIASES,
     Source,
     Subset,
     check_split,
@@ -120,7 +119,6 @@ def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> So
 
 def _open_path(place: Path, split: str) -> Source | None:
     """The source at an existing path, None if nothing is there."""
-    archive = place if place.suffix.lower() == ".zip" else place.with_name(place.name + ".zip")
     if place.is_dir():
         if (place / "data.mdb").exists():
             return _one_env(place)
@@ -128,6 +126,7 @@ def _open_path(place: Path, split: str) -> Source | None:
         if envs:
             return _envs(place, envs, check_split(split))
         return _folder(place, check_split(split))
+    archive = _archive(place)
     if archive.is_file():
         splits = zip_splits(archive)
         return ZipSource(archive, split=check_split(split) if splits else None)
@@ -137,6 +136,11 @@ def _open_path(place: Path, split: str) -> Source | None:
             f"`python data/SetupDataset.py --data NAME --source {place}`"
         )
     return None
+
+
+def _archive(place: Path) -> Path:
+    """The zip a path means: itself, or NAME.zip for NAME."""
+    return place if place.suffix.lower() == ".zip" else Path(f"{place}.zip")
 
 
 def _folder(place: Path, split: str) -> Source:
@@ -211,7 +215,7 @@ def one_class(whole: Source, wanted: tuple[str, ...], name: str) -> Subset:
 
 
 def _is_there(name: str, data_path: Path) -> bool:
-    if any((data_path / name).exists() or Path(f"{data_path / name}.zip").exists() for _ in "."):
+    if (data_path / name).exists() or (data_path / f"{name}.zip").exists():
         return True
     known = KNOWN.get(name)
     return bool(known and known.base and known.classes and _is_there(known.base, data_path))
@@ -249,8 +253,8 @@ def train_val_sources(
     """Training and validation pictures.
 
     data_val: a spec like data_tr; "cv" cuts the validation part off data_tr; None means data_tr's own
-    val split. A set without one (or the same folder given twice) is cut too: once, from the full
-    training set, by class, disjoint, a function of (set, val_fraction, seed) alone.
+    val split. A set without one is cut too: once, from the full training set, by class, disjoint, a
+    function of (set, val_fraction, seed) alone.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction {val_fraction} must lie between 0 and 1")
@@ -307,23 +311,10 @@ def _splits_of(spec: str, data_path: Path) -> list[str] | None:
             if (place / "data.mdb").exists():
                 return []
             return sorted(find_envs(place)) or list(splits_in(place))
-        archive = place if place.suffix.lower() == ".zip" else place.with_name(place.name + ".zip")
+        archive = _archive(place)
         if archive.is_file():
             return zip_splits(archive)
     known = KNOWN.get(spec)
     base = known.base if known and known.classes else None
     base = base or (fraction_of(spec)[0] if fraction_of(spec)[1] is not None else None)
     return _splits_of(base, data_path) if base else []
-
-
-__all__ = [
-    "KNOWN",
-    "SPLIT_ALIASES",
-    "Known",
-    "cut",
-    "fraction_of",
-    "names",
-    "one_class",
-    "open_source",
-    "train_val_sources",
-]

@@ -162,6 +162,11 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(picked)) if picked else np.zeros(0, np.int64)
 
 
+def allowed_bad(n: int) -> int:
+    """How many unreadable pictures of n are let pass: 0.1 %, at least 3, at most 100."""
+    return min(100, max(3, -(-n // 1000)))
+
+
 def split_of(name: str) -> str | None:
     """The split a folder name stands for (`validation` -> `val`), or None."""
     lowered = name.lower()

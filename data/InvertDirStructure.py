@@ -1,0 +1,115 @@
+"""Turn `split/class/picture` into `class/split/picture`, by links, beside the data set.
+
+    python data/InvertDirStructure.py --folder DATA/miniImagenet
+        -> DATA/camnet_data/miniImagenet/{class}/{split}/...
+    python data/InvertDirStructure.py --folder DATA/camnet_data/miniImagenet --reverse --out DATA/again
+
+Hard links where the file system allows, else symbolic ones; nothing is copied, moved or deleted.
+Running it again adds what is new. If another file stands where a link should go nothing is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.errors import DataDiskError, DataError
+from data.folders import list_files, splits_in
+from data.sources import split_of
+
+INVERTED = "camnet_data"
+
+
+def invert(folder: Path, out: Path, *, reverse: bool = False) -> tuple[int, int]:
+    """Link every `a/b/rest` under `folder` as `out/b/a/rest`. Returns (links made, already there).
+
+    `reverse` says that the classes come first; otherwise the splits must.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    splits = {f.name for f in splits_in(folder).values()}
+    if reverse == bool(splits):
+        raise DataError(
+            f"{folder} has the splits first ({', '.join(sorted(splits))}); leave out --reverse"
+            if splits
+            else f"{folder} has no split folders (train, val, test) inside; "
+            "is it class-first already? then add --reverse"
+        )
+    out_real, folder_real = out.resolve(), folder.resolve()
+    if out_real == folder_real or folder_real in out_real.parents:
+        raise DataError(f"--out {out} lies inside {folder}; choose a place beside it")
+    wanted = []
+    for path in list_files(folder):
+        parts = path.split("/")
+        if parts[0] not in splits and not reverse:
+            continue
+        if len(parts) < 3:
+            raise DataError(f"{folder / path} is not in split/class/picture; nothing done")
+        if reverse and split_of(parts[1]) is None:
+            raise DataError(f"{folder / path} is not in class/split/picture; nothing done")
+        wanted.append((folder / path, out / "/".join([parts[1], parts[0], *parts[2:]])))
+    if not wanted:
+        raise DataError(f"no images under {folder}")
+    missing = []
+    for original, link in wanted:  # all collisions are known before the first link is made
+        if not os.path.lexists(link):
+            missing.append((original, link))
+        elif not (link.exists() and os.path.samefile(original, link)):
+            raise DataError(f"{link} is another file than {original}; nothing done")
+    try:
+        for original, link in missing:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            _link(os.path.realpath(original), link)
+    except OSError as error:
+        raise DataDiskError(f"cannot link into {out}: {error.strerror}; run again") from None
+    return len(missing), len(wanted) - len(missing)
+
+
+def _link(original: str, link: Path) -> None:
+    try:
+        os.link(original, link)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without hard links, or not our file
+        os.symlink(original, link)
+
+
+def default_out(folder: Path, reverse: bool, parent: str = INVERTED) -> Path:
+    """`DATA/NAME` -> `DATA/camnet_data/NAME`, and back."""
+    folder = folder.absolute()
+    if not reverse:
+        return folder.parent / parent / folder.name
+    if folder.parent.name in (INVERTED, "cls_first"):
+        return folder.parent.parent / folder.name
+    return folder.parent / "split_first" / folder.name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="the data set: split/class/picture"
+    )
+    parser.add_argument("--out", type=Path, help=f"default: {INVERTED}/NAME beside the folder")
+    parser.add_argument("--reverse", action="store_true", help="from class/split to split/class")
+    args = parser.parse_args(argv)
+    out = args.out or default_out(args.folder, args.reverse)
+    try:
+        made, there = invert(args.folder, out, reverse=args.reverse)
+    except DataError as error:
+        print(f"InvertDirStructure: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{out}: {made} links made, {there} there already")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Prepare a data set: fetch or link it, check every picture, make the resolutions CAM-Net trains on.
+
+    python data/SetupDataset.py --data camnet3 --sizes 16 32 64 128 256
+    python data/SetupDataset.py --data mine --source ~/pictures.zip --sizes 16 32 64
+    python data/SetupDataset.py --data camnet3_deci_lmdb --sizes 64 128
+    python data/SetupDataset.py fetch-weights
+
+Afterwards `--data_tr NAME` works. Running it again continues or does nothing; sizes can be added later.
+--source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied, so
+keep it), a .zip or .tar of one, or MNIST's four idx files; NAME is then free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.errors import DataError
+from data.registry import KNOWN, fraction_of
+from data.sources import CROPS, resolution_name, split_of
+from data.weights import LPIPS_BACKBONES
+
+SIZES = (16, 32, 64, 128, 256)
+MAX_SIZE = 8192
+
+
+class _Sizes(argparse.Action):
+    """`16 32 64`, `[16, 32, 64]` or `16,32,64`."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        words = [w for w in re.split(r"[\s,\[\]]+", " ".join(values)) if w]
+        try:
+            sizes = [int(w) for w in words]
+        except ValueError:
+            parser.error(f"--sizes: {' '.join(values)!r} is not a list of whole numbers")
+        if not sizes:
+            parser.error("--sizes: give at least one number (0: no resizing)")
+        if len(sizes) == 1 and sizes[0] <= 0:
+            sizes = []
+        if any(not 1 <= s <= MAX_SIZE for s in sizes):
+            parser.error(f"--sizes: {sizes} must lie in 1..{MAX_SIZE} (a single 0: no resizing)")
+        setattr(namespace, self.dest, sorted(set(sizes)))
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", text) or split_of(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be a data set's name (letters, digits, . _ + -; not train, val, test)"
+        )
+    return text
+
+
+def _workers(text: str) -> int:
+    if not text.isdigit() or not 0 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (0..1024)")
+    return int(text)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        type=_name,
+        metavar="NAME",
+        help=f"what to prepare: {', '.join(KNOWN)}; these with _deci, _centi, _milli (a tenth, ...); "
+        "or any name, with --source",
+    )
+    add(
+        "--source",
+        type=Path,
+        help="a folder, .zip, .tar.* or folder of idx files to make NAME from",
+    )
+    add(
+        "--use_existing",
+        type=Path,
+        metavar="DIR",
+        help="a copy of the data set that is on disk already, instead of downloading (as --source)",
+    )
+    add(
+        "--sizes",
+        nargs="+",
+        action=_Sizes,
+        default=list(SIZES),
+        metavar="R",
+        help="side lengths to make, [16, 32] works too; a single value <= 0: no resizing (16 .. 256)",
+    )
+    add("--lmdb", action="store_true", help="make NAME_lmdb, an LMDB a split and size, instead")
+    add(
+        "--also_cls_first",
+        action="store_true",
+        help="link class-first trees too: cls_first/NAME/class/split/picture",
+    )
+    add(
+        "--crop", choices=CROPS, default="squash", help="squash to a square, or cut the central one"
+    )
+    add(
+        "--format",
+        choices=("png", "keep"),
+        default="png",
+        help="png: lossless, equals resizing on the fly; keep: the original's own format (JPEG re-coded)",
+    )
+    add("--data_path", type=Path, help="where data sets live (default: DATA_HOME or dirs.json)")
+    add("--workers", type=_workers, help="processes (default: the cores there are, at most 16)")
+    add("--fetch-weights", action="store_true", help="fetch LPIPS weights too (see fetch-weights)")
+    return parser
+
+
+def setup(args: argparse.Namespace) -> None:
+    """Do what the command line says. DataError on anything wrong with the data."""
+    from data.files import locked, make_folder
+    from data.InvertDirStructure import default_out, invert
+    from data.prepare import acquire, lmdb_sources, prepare_folders, prepare_lmdb, say
+
+    data_path = make_folder(args.data_path or _home("data")).absolute()
+    name = args.data
+    known = KNOWN.get(name)
+    # camnet3_deci_lmdb is made from camnet3; NAME_lmdb of any other set from that set
+    lmdb = args.lmdb or name.endswith("_lmdb")
+    plain = name.removesuffix("_lmdb")
+    base, fraction = fraction_of(plain)
+    original = base if lmdb and fraction is not None and known and known.lmdb else plain
+    workers = min(16, len(os.sched_getaffinity(0))) if args.workers is None else args.workers
+    with locked(data_path / f".{original}.lock", wait=False, what=original):
+        root = acquire(original, data_path, args.source or args.use_existing)
+        prepare_folders(
+            root, [] if lmdb else args.sizes, workers=workers, crop=args.crop, form=args.format
+        )
+        if lmdb:
+            prepare_lmdb(
+                lmdb_sources(root, plain),
+                root,
+                data_path / f"{plain}_lmdb",
+                plain,
+                args.sizes,
+                workers=workers,
+                crop=args.crop,
+            )
+        if args.also_cls_first:
+            folders = (
+                [original] + [] if lmdb else [resolution_name(original, s) for s in args.sizes]
+            )
+            for folder in dict.fromkeys([original, *folders]):
+                out = default_out(data_path / folder, False, "cls_first")
+                made, there = invert(data_path / folder, out)
+                say(f"{out}: {made} links made, {there} there already")
+    done = f"{plain}_lmdb" if lmdb else name
+    say(f"ready: {data_path / done}; train with --data_tr {done} --data_path {data_path}")
+
+
+def weights(argv: Sequence[str]) -> None:
+    """`SetupDataset.py fetch-weights`."""
+    parser = argparse.ArgumentParser(
+        prog="SetupDataset.py fetch-weights",
+        description="Fetch the networks under LPIPS into the models directory, for jobs without "
+        "internet (set TORCH_HOME to that directory, as the training scripts do).",
+    )
+    parser.add_argument(
+        "--nets", nargs="+", choices=list(LPIPS_BACKBONES), default=["vgg"], help="which (vgg)"
+    )
+    parser.add_argument("--models_path", type=Path, help="default: MODELS_HOME or dirs.json")
+    parser.add_argument("--mirror", action="append", help="folder URL to try first (repeatable)")
+    args = parser.parse_args(argv)
+    _fetch_weights(args.nets, args.models_path, args.mirror or [])
+
+
+def _fetch_weights(nets: Sequence[str], models_path: Path | None, mirrors: Sequence[str]) -> None:
+    from data.weights import PYTORCH, fetch_weights
+
+    for file in fetch_weights(models_path or _home("models"), nets, mirrors=[*mirrors, PYTORCH]):
+        print(f"ready: {file}", file=sys.stderr)
+
+
+def _home(kind: str) -> Path:
+    from runtime import dirs
+
+    return dirs.data_home() if kind == "data" else dirs.models_home()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv and argv[0] in ("fetch-weights", "fetch_weights"):
+            weights(argv[1:])
+            return 0
+        parser = get_parser()
+        args = parser.parse_args(argv)
+        if args.source and args.use_existing:
+            parser.error("give --source or --use_existing, not both")
+        if not args.data and not args.fetch_weights:
+            parser.error("--data NAME is needed (or: fetch-weights)")
+        if args.fetch_weights:
+            _fetch_weights(["vgg"], None, [])
+        if args.data:
+            setup(args)
+        return 0
+    except KeyboardInterrupt:
+        print("SetupDataset: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code = getattr(error, "exit_code", None)  # ours and runtime's errors carry one
+        if code is None or os.environ.get("IMLE_LAB_TRACEBACK"):
+            raise
+        print(f"SetupDataset: {error}", file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
