@@ -83,7 +83,7 @@ def rgb_to_lab(rgb: Tensor, *, lab_range: LabRange = "correct") -> Tensor:
 def lab_to_rgb(lab: Tensor, *, convention: Literal["plain", "albl"] = "plain") -> Tensor:
     """Normalised LAB -> sRGB, not clamped above 1.
 
-    convention "albl" is the original CAM-Net's: L is clamped to >= 0.01 and a, b divided by it first.
+    convention "albl" is the original CAM-Net's: L clamped to >= 0.01 and a, b divided by it first.
     """
     if convention == "albl":
         light = lab[:, :1].clamp(min=0.01)

@@ -2,8 +2,9 @@
 
 Peng, Moazeni and Li, "CAM-Net: Cascading Modular Network" (2022), in the form of the CIMLE
 refactor; the original's four tasks are reached through `feedback`, `rgb_from` and `head`
-(`load_reference` sets them). Level i, at resolution r_i, computes from the image x_i `[B, in_nc,
-r_i, r_i]`, the code z_i = (z_map `[B, map_nc]`, noise `[B, code_nc, r_i, r_i]`) and the previous feature F_{i-1}:
+(`load_reference` sets them). Level i, at resolution r_i, computes from the image x_i
+`[B, in_nc, r_i, r_i]`, the code z_i = (z_map `[B, map_nc]`, noise `[B, code_nc, r_i, r_i]`) and the
+previous feature F_{i-1}:
 
     c = concat(x_i, noise, s_i * F_{i-1})          w = mapping(z_map)
     h = conv(c);  h = h + style(h, w)              (imle.rrdb.StyleBlock)
@@ -90,7 +91,7 @@ class Level(nn.Module):
         self.out_conv.keep_fp32 = True
 
     def forward(self, image: Tensor, feature: Tensor | None, code: Tensor) -> tuple[Tensor, Tensor]:
-        """(tanh image `[B, out_nc, ..]` in float32, feature `[B, nc, ..]`); batches already equal."""
+        """(tanh image `[B, out_nc, ..]` in float32, feature `[B, nc, ..]`) of equal batches."""
         z, noise = code[:, : self.map_nc], code[:, self.map_nc :]
         noise = noise.reshape(-1, self.code_nc, *image.shape[2:])
         parts = [image, noise] if feature is None else [image, noise, self.feat_scale * feature]
@@ -260,7 +261,7 @@ class CAMNet(nn.Module):
 
     @property
     def code_sizes(self) -> list[int]:
-        """Length of the code of each level: map_nc + code_nc * r_i^2, row-major noise at the end."""
+        """Length of the code of each level: map_nc + code_nc * r_i^2, noise row-major last."""
         c = self.config
         return [c["map_nc"] + c["code_nc"] * r * r for r in self.res[:-1]]
 
@@ -356,13 +357,13 @@ class CAMNet(nn.Module):
         length = stage.map_nc + stage.code_nc * height * width
         if code.ndim != 2 or code.shape[1] != length:
             raise ValueError(
-                f"code of level {level} must be [rows, {length}] for an input of {height} x {width} "
+                f"code of level {level} must be [rows, {length}] at {height} x {width} "
                 f"(model built for res {self.res}), got {list(code.shape)}"
             )
         rows = code.shape[0]
         if rows < batch or rows % batch:
             raise ValueError(
-                f"code of level {level} has {rows} rows, which is no multiple of the batch of {batch}"
+                f"code of level {level} has {rows} rows, no multiple of the batch of {batch}"
             )
         if rows == batch:
             return state
@@ -371,7 +372,7 @@ class CAMNet(nn.Module):
         )
 
     def _output(self, tanh: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(returned image, input of the next level) from the level's tanh image and its own input."""
+        """(returned image, input of the next level) from the tanh image and the level's input."""
         if self.head == "ab":
             return torch.cat([image.float(), tanh], 1), tanh
         if self.color_space == "lab":
@@ -395,7 +396,7 @@ class CAMNet(nn.Module):
         init="reference": what remains of the original's initialisation, which weight norm undid:
         torch's default convolution weights, U(+-1/sqrt(fan_in)), whatever init_type and init_scale.
 
-        mapping_init="default": gains that keep E[w^2] = 1 through the mapping network; style shifts b
+        mapping_init="default": gains that keep E[w^2] = 1 through the mapping network; shifts b
         of variance 1 and gains g of variance 1/16. "reference": Linear weights N(0, 2 / fan_in) *
         0.1 (normal: N(0, 0.02^2)), which leave std(w) at 1e-8 and styles without influence.
         """
@@ -425,7 +426,9 @@ class CAMNet(nn.Module):
             bound = 1 / math.sqrt(conv.fan_in)  # kaiming_uniform with a = sqrt(5)
             weight.uniform_(-bound, bound)
         else:
-            linear = any(part in name for part in (".conv5.", ".lr_conv.", ".feat_net.", ".out_conv."))
+            linear = any(
+                part in name for part in (".conv5.", ".lr_conv.", ".feat_net.", ".out_conv.")
+            )
             gain = 1.0 if linear else math.sqrt(2)
             std = 0.02 if c["init_type"] == "normal" else gain / math.sqrt(conv.fan_in)
             scaled = ".RDB" in name or ".out_conv." in name
@@ -455,7 +458,7 @@ def parameter_groups(
 
 @torch.no_grad()
 def style_std(model: CAMNet, codes: Sequence[Tensor]) -> list[float]:
-    """Standard deviation of w = mapping(z_map) per level, over rows and channels; codes as in forward.
+    """Standard deviation of w = mapping(z_map) per level; codes as in `CAMNet.forward`.
 
     Near 0 means that only the spatial noise makes samples differ (the original's state at the
     start).

@@ -116,7 +116,7 @@ def conv_act(in_nc: int, out_nc: int, *, act: bool = True) -> nn.Sequential:
 
 
 class RDB(nn.Module):
-    """Residual dense block: x + 0.2 * conv5(concat(x, x1..x4)), x_k = lrelu(conv_k(concat(x, ..)))."""
+    """x + 0.2 * conv5(concat(x, x1, .., x4)) with x_k = lrelu(conv_k(concat(x, .., x_{k-1})))."""
 
     def __init__(self, nc: int, gc: int) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class FrozenRDB(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Residual in residual: x + 0.2 * RDB3(RDB2(RDB1(x))). x `[B, nc, H, W]`; gc growth channels."""
+    """x + 0.2 * RDB3(RDB2(RDB1(x))), x `[B, nc, H, W]`; gc growth channels."""
 
     def __init__(self, nc: int, gc: int) -> None:
         super().__init__()
