@@ -209,9 +209,6 @@ class Card:
         return n
 
 
-_Blobs = lru_cache(maxsize=0)(lambda b: b)
-
-
 def _a(rows: object) -> np.ndarray:
     return np.array(rows, dtype=_f)
 
@@ -274,11 +271,12 @@ def _palm(c: Card, t: Thing, s: Look) -> None:
     p = _a(fronds)[:, :, None, None]
     side, rise, fall, length = p[:, 0], p[:, 1], p[:, 2], p[:, 3]
     d = (c.x - x0) * side
-    arc = d * (rise - (rise + fall * 2.2) / length * d * 0.75)
     k = d / length
-    thick = (0.085 * h) * np.sqrt(np.maximum(k * (1.0 - k) * 4.0, 0.0)) * (1.0 - 0.4 * k)
-    cover = _unit((thick - np.abs(c.y - y0 - arc + thick * 0.5)) * c.inv + 0.5) * (thick > 0)
-    for cut, shade in ((slice(0, 3), 0.75), (slice(3, 7), 1.0)):
+    arc = d * (rise - fall * k)
+    thick = (0.036 * h) * np.sqrt(np.maximum(k * (1.0 - k) * 4.0, 0.0)) * (1.3 - 0.5 * k)
+    thick = thick * np.sqrt(1.0 + (rise - 2.0 * fall * k) ** 2)  # measured along y on a slope
+    cover = _unit((thick - np.abs(c.y - y0 - arc)) * c.inv + 0.5) * (thick > 0)
+    for cut, shade in ((slice(0, 4), 0.72), (slice(4, 8), 1.05)):
         c.paint(cover[cut].max(0), s.lit(t.colour, shade))
     c.paint(c.blobs(_a([(x0, y0, 0.045 * h, 0.05 * h)])), s.lit((0.34, 0.22, 0.10)))
     if s.real:
@@ -622,14 +620,20 @@ class Picture:
             k *= 0.13 * ridge.rough * fade
             if n > 100 and ridge.rough > 0:
                 k += (0.10 * ridge.rough * min(1.0, n / 100.0 - 1.0)) * _lookup(y * 3.0, x * 3.1)
-            if ridge.segment == "mountain":
-                lean = np.empty_like(top)
-                lean[:, 1:-1] = top[:, 2:] - top[:, :-2]
-                lean[:, 0], lean[:, -1] = lean[:, 1], lean[:, -2]
-                if n < 3:
-                    lean[:] = 0
-                lean = lean * (0.5 * n)  # dv/du of the skyline
-                k += np.maximum(np.minimum(lean * (-0.16 * look.lx * ridge.rough), 0.16), -0.16)
+            if ridge.centre is not None:
+                # Two faces to a summit, parted by a ragged crest that runs down from it.
+                warp = _lookup(v * 420.0 + s.shift[0], g.u * 230.0 + s.shift[1])
+                at = g.u + warp * 0.012
+                at *= 512.0
+                np.minimum(np.maximum(at, 0.0, out=at), 511.0, out=at)
+                face = g.u - ridge.centre.take(at.astype(np.int32))
+                face /= down + 0.03
+                face += 0.35 * warp
+                face += 0.35 * _lookup(v * 150.0 + s.shift[1], g.u * 60.0)
+                face *= 5.0
+                np.minimum(np.maximum(face, -1.0, out=face), 1.0, out=face)
+                face *= 0.24 if look.lx > 0 else -0.24
+                k += face
             k += 1.0
             c = c * k
             # Haze lies deeper in the valleys.
@@ -718,10 +722,9 @@ class Picture:
         haze = 1.0 - np.exp(z * (-1.0 / s.mood.haze)) if look.real else np.zeros_like(z)
         haze *= 0.85
         colour += (_col(self.haze_colour) - colour) * haze
-        image = self.image[:, r0:]
-        colour -= image
-        colour *= seen
-        image += colour
+        image = self.image
+        image[:, r0 + 1 :] = colour[:, 1:]
+        image[:, r0] += (colour[:, 0] - image[:, r0]) * float(seen[0, 0])
         solid = seen[:, 0] >= 0.5
         k = r0 + int(np.argmax(solid)) if solid.any() else n
         self.segment[k:] = segment[k - r0 :]
@@ -1139,7 +1142,7 @@ class Picture:
         n = g.size
         for t in s.things:
             if t.kind == "lamp":
-                x, y, reach, power, c = t.x + t.parts[0] * 0.95, t.foot + t.h - 0.25, 2.2, 0.5, t.accent
+                x, y, reach, power, c = t.x + t.parts[0] * 0.95, t.foot + t.h - 0.25, 1.5, 0.4, t.accent
             elif t.kind == "car" and t.variant:
                 c = (1.0, 0.95, 0.8) if t.variant == 2 else (0.9, 0.15, 0.1)
                 x, y, reach, power = t.x, t.foot + 0.46 * t.h, 1.6, 0.35 if t.variant == 2 else 0.2

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -206,6 +207,7 @@ class Ridge:
     peak_v: float = 0.0
     rough: float = 0.0
     windows: float = 0.0
+    centre: np.ndarray | None = None  # u of the summit each column belongs to, [512]
 
 
 @dataclass
@@ -296,50 +298,70 @@ class Scene:
 
 
 # -- ridges ----------------------------------------------------------------------------------------
-_U = np.linspace(0.0, 1.0, 512, dtype=np.float64)
+_U = (np.arange(512) + 0.5) / 512.0
 
 
-def _profile(draw: Draw, kind: str, height: float) -> np.ndarray:
-    """Heights of a skyline above the horizon, in image heights, [512]."""
-    if kind == "blocks":
-        edges, values, u = [], [], 0.0
-        while u < 1.0:
-            step = draw(0.02, 0.075)
-            edges.append(u)
-            values.append(height * draw(0.25, 1.0) ** 1.3 * (0.15 if draw.chance(0.12) else 1.0))
-            u += step
-        at = np.searchsorted(np.array(edges), _U, side="right") - 1
-        return np.array(values)[at]
-    count, gain, power = {"peaks": (4, 0.5, 1), "hills": (2, 0.35, 1), "trees": (9, 0.75, 1)}[kind]
-    total = np.zeros(512)
-    weight, norm = 1.0, 0.0
-    knots = count
-    for octave in range(6 if kind == "peaks" else 5 if kind == "trees" else 3):
-        values = draw.rng.random(knots + 2)
-        x = _U * knots + draw() * 0.9
-        if kind == "peaks":
-            total += weight * np.interp(x, np.arange(knots + 2), values)
-        else:
-            k = x.astype(np.int64)
-            t = x - k
+@lru_cache(maxsize=4)
+def _skyline(kind: str) -> np.ndarray:
+    """A long fractal line with values about 0..1, from which skylines are cut, [8192]."""
+    knots, gain, octaves, sharp = {
+        "rough": (96, 0.58, 6, True),
+        "hills": (40, 0.36, 4, False),
+        "trees": (150, 0.75, 5, False),
+    }[kind]
+    rng = np.random.Generator(np.random.PCG64(knots))
+    x = np.arange(8192) / 8192.0
+    total, weight, norm = np.zeros(8192), 1.0, 0.0
+    for _ in range(octaves):
+        values = rng.random(knots)
+        k = (x * knots).astype(int)
+        t = x * knots - k
+        if not sharp:
             t = t * t * (3 - 2 * t)
-            total += weight * (values[k] * (1 - t) + values[k + 1] * t)
+        total += weight * (values[k] * (1 - t) + values[(k + 1) % knots] * t)
         norm += weight
         weight *= gain
         knots *= 2
-    return height * (0.25 + 0.95 * total / norm)
+    total = 0.5 + (total / norm - 0.5) * 1.5
+    total.setflags(write=False)
+    return total
+
+
+def _profile(draw: Draw, kind: str, height: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Heights of a skyline above the horizon, in image heights, [512]; of peaks also each column's summit."""
+    if kind == "blocks":
+        edges, values, u = [], [], 0.0
+        while u < 1.0:
+            edges.append(u)
+            values.append(height * draw(0.25, 1.0) ** 1.3 * (0.15 if draw.chance(0.12) else 1.0))
+            u += draw(0.02, 0.075)
+        return np.array(values)[np.searchsorted(np.array(edges), _U, side="right") - 1], None
+    at = draw.integer(0, 8192 - 512)
+    if kind == "peaks":
+        count = draw.integer(3, 5)
+        u = [(k + draw(-0.1, 1.1)) / count for k in range(count)]
+        tall = np.array([height * draw(0.6, 1.05) for _ in u])
+        slope = np.array([draw(0.45, 0.85) for _ in u])
+        centre = np.array(u)
+        each = tall[:, None] - np.abs(_U - centre[:, None]) * slope[:, None]
+        best = each.argmax(0)
+        h = np.maximum(each[best, np.arange(512)], 0.18 * height)
+        h *= 0.80 + 0.34 * _skyline("rough")[at : at + 512]
+        return h, centre[best].astype(np.float32)
+    line = _skyline(kind)[at : at + 512]
+    return height * (0.25 + 0.95 * line), None
 
 
 def _ridge(
     draw: Draw, scene: Scene, kind: str, height: float, z: float, colour: Colour, segment: str,
     peak: Colour | None = None, snow: float = 0.55, rough: float = 0.0, windows: float = 0.0,
 ) -> None:  # fmt: skip
-    h = _profile(draw, kind, height)
+    h, centre = _profile(draw, kind, height)
     top = scene.horizon - h
     summed = np.concatenate(([0.0], np.cumsum(top))) / 512.0
     scene.ridges.append(
         Ridge(z, summed, float(top.min()), colour, segment, peak,
-              scene.horizon - height * snow, rough, windows)
+              scene.horizon - height * snow, rough, windows, centre)
     )  # fmt: skip
 
 
@@ -437,9 +459,11 @@ class Planner:
         d = self.draw
         lean = d(-0.22, 0.22) * height
         fronds = []
-        for k in range(7):
+        for k in range(8):
             side = 1.0 if k % 2 else -1.0
-            fronds.append((side, d(0.2, 1.3), d(0.16, 0.42), d(0.26, 0.40) * height))
+            fronds.append((side, (0.1, 0.75, 1.5, 2.6)[k // 2] * d(0.75, 1.25),
+                           (1.5, 1.9, 2.4, 3.2)[k // 2] * d(0.9, 1.1),
+                           (0.26, 0.38, 0.38, 0.24)[k // 2] * d(0.85, 1.15) * height))  # fmt: skip
         self.add(Thing("palm", x, z, height * 1.1, height, 0.0, d.colour((0.20, 0.42, 0.14)),
                        d.colour((0.46, 0.35, 0.22)), 0.0, 0, (lean, tuple(fronds))))  # fmt: skip
 
@@ -753,16 +777,16 @@ def _forest(d: Draw, s: Scene, p: Planner) -> None:
     elif d.chance(0.6):
         s.relief = ("river", (d(-2.0, 2.0), d(-0.1, 0.1), d(2.0, 5.0), d(0, 6.0), d(0.8, 1.5)))
     pine = d.chance(0.35)
-    for _ in range(d.integer(12, 17)):
-        z = 8.0 * math.exp(d(0.0, 1.9))
-        u = d.pick((d(-0.05, 0.36), d(0.64, 1.05)))
+    for _ in range(d.integer(15, 21)):
+        z = 11.0 * math.exp(d(0.0, 1.7))
+        u = d.pick((d(-0.02, 0.38), d(0.62, 1.02), d(0.0, 1.0)))
         x = p.x_at(u, z)
         if s.elevation(x, z) < 0.05:
             continue
         if d.chance(0.75 if pine else 0.25):
-            p.conifer(x, z, d(6.0, 11.0))
+            p.conifer(x, z, d(5.5, 9.5))
         else:
-            p.tree(x, z, d(6.0, 10.0), tones)
+            p.tree(x, z, d(5.0, 8.0), tones)
     for _ in range(d.integer(2, 5)):
         z = d(5.5, 18.0)
         x = p.x_at(d(0.0, 1.0), z)
