@@ -32,7 +32,7 @@ from imle.search import NonFiniteSearchError, resolve_dtype
 from runtime import distributed
 
 Features = Callable[[Tensor], Tensor]
-"""images [N, C, H, W] -> [N, D]; near in there should mean alike."""
+"""images [N, C, H, W] -> [N, D], e.g. `pixel_features` or the `project` of a ProjectedDistance."""
 
 POOL_IMAGE_ID = -1
 """The image id a pool's codes are drawn with: its noise must not depend on who will choose it."""
@@ -61,6 +61,10 @@ def pixel_features(images: Tensor) -> Tensor:
 
 def pool_codes(z, loop: int, candidates: Tensor, device: torch.device | None = None) -> Tensor:
     """Codes [K, d] of pool candidates [K] or [K, 1]; `z` is a CodeGenerator of one level."""
+    if not hasattr(z, "draw"):
+        raise ValueError(
+            "a pool is drawn by number, twice: z_gen must be a CodeGenerator, not a plain callable"
+        )
     candidates = candidates.reshape(1, -1)
     device = candidates.device if device is None else device
     image = torch.tensor([POOL_IMAGE_ID], device=device)

@@ -9,6 +9,8 @@ import torch.multiprocessing as mp
 from imle.codes import CodeGenerator
 from imle.kkm import KorKMinusOne
 from imle.loader import CIMLEDataLoader
+from imle.losses import ProjectedDistance
+from imle.perceptual import VGG16Features
 from imle.pool import (
     Nearest,
     PoolSearch,
@@ -157,6 +159,20 @@ def test_the_search_may_use_any_features():
     assert torch.equal(found.candidates[:, 0], brute(mean_colour(y), mean_colour(pool))[0])
 
 
+def test_the_projected_features_of_the_loss_serve_as_features():
+    features = VGG16Features(random_seed=0)
+    projected = ProjectedDistance(features, proj_dim=50)
+    net = small(16)
+    z = CodeGenerator(net.code_sizes)
+    y = images(2, 16)
+    found = pool_search(net, z, [y], 0, pool_size=6, chunk=4, features=projected.project)
+    with torch.no_grad():
+        pool = net.sample(pool_codes(z, 0, torch.arange(6)))
+        d = projected(pool.repeat(2, 1, 1, 1), y).view(2, 6)
+    assert torch.equal(found.candidates[:, 0], d.argmin(1))
+    assert torch.allclose(found.distances.float(), d.amin(1), rtol=1e-3)
+
+
 def test_winners_depend_neither_on_chunks_nor_on_the_batching_of_images():
     net = small()
     z = CodeGenerator(net.code_sizes, seed=1)
@@ -217,6 +233,8 @@ def test_a_pool_without_samples_is_refused():
     net = small()
     with pytest.raises(ValueError, match="pool_size"):
         pool_search(net, CodeGenerator(net.code_sizes), [images(2)], 0, pool_size=0)
+    with pytest.raises(ValueError, match="CodeGenerator"):
+        pool_search(net, lambda bs, level: torch.randn(bs, 6), [images(2)], 0, pool_size=4)
 
 
 # -- in the loader ---------------------------------------------------------------------------------
