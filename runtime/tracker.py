@@ -1,0 +1,437 @@
+"""Where figures go: `metrics.jsonl` always, Weights & Biases when it can, `curves.png` from the former.
+
+`metrics.jsonl` is the truth: one JSON object a line, {"step": 120, "time": 1.7e9, "loss": 0.31}, in
+order of step, one line per step (figures of the same step are merged; nan and infinities are null).
+A line cut short by a kill is removed at the next start, and so are the lines after the step that a
+run resumes from, so that nothing is there twice.
+
+W&B is an ornament: no failure of it, of its key or of the network stops, stalls or prompts. One run
+directory has one W&B id for life, kept in `DIR/wandb_id`. Only rank 0 tracks anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import netrc
+import os
+import re
+import secrets
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+# Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
+_PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
+_FINISH_S = 20.0
+_STEP = "trainer/step"
+
+
+class Tracker:
+    """Figures and pictures of one run directory.
+
+    `mode`: "online" | "offline" | "disabled" (WANDB_MODE can only lower it). `config`: the options,
+    shown by W&B. `wandb_id`: the id from a checkpoint, used if the directory has none of its own.
+    `resume_step`: figures of later steps are forgotten. Does nothing where `is_main` is False.
+    """
+
+    def __init__(
+        self,
+        dir: str | Path,
+        mode: str,
+        *,
+        project: str = "imle-lab",
+        name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        is_main: bool = True,
+        wandb_id: str | None = None,
+        resume_step: int | None = None,
+    ) -> None:
+        if mode not in ("online", "offline", "disabled"):
+            raise ValueError(f"wandb mode {mode!r} is not online, offline or disabled")
+        self.dir = Path(dir)
+        self.metrics = self.dir / "metrics.jsonl"
+        self.id = wandb_id
+        self._run: Any = None
+        self._main = is_main
+        if not is_main:
+            return
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self.rewind(math.inf if resume_step is None else resume_step)
+        lowered = os.environ.get("WANDB_MODE", "")
+        rank = ("disabled", "offline", "online")
+        if lowered in rank and rank.index(lowered) < rank.index(mode):
+            mode = lowered
+        self.mode = mode
+        if mode == "disabled":
+            return
+        self.id = _keep_id(self.dir / "wandb_id", wandb_id)
+        with _nobody_at_the_keyboard():
+            self._start(mode, project, name, dict(config or {}))
+
+    # ------------------------------------------------------------------------------------- figures
+
+    def rewind(self, step: float) -> None:
+        """Remove what is not a whole line, and the lines of steps after `step`."""
+        if not self._main:
+            return
+        kept, text, damaged, later = [], _read(self.metrics), 0, 0
+        for line in text.splitlines():
+            record = _record(line)
+            if record is None:
+                damaged += 1
+            elif record["step"] > step:
+                later += 1
+            else:
+                kept.append(line)
+        self._last: dict[str, Any] | None = _record(kept[-1]) if kept else None
+        if damaged or later or (text and not text.endswith("\n")):
+            _replace(self.metrics, "".join(line + "\n" for line in kept).encode())
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """Write figures (numbers, 0-d tensors) of `step`; several calls for one step make one line."""
+        if not self._main:
+            return
+        plain = {k: _number(v) for k, v in values.items()}
+        record = {"step": step, "time": round(time.time(), 3)}
+        same = self._last is not None and self._last["step"] == step
+        record = (self._last | {"time": record["time"]} if same else record) | plain
+        try:
+            self._write(json.dumps(record, allow_nan=False), over_last=same)
+            self._last = record
+        except OSError as error:
+            print(f"metrics.jsonl: step {step} not written: {error.strerror}", file=sys.stderr)
+        finite = {k: v for k, v in plain.items() if v is not None}
+        self._send(lambda run: run.log({**finite, _STEP: step}))
+
+    def _write(self, line: str, *, over_last: bool) -> None:
+        with open(self.metrics, "r+b" if self.metrics.exists() else "w+b") as f:
+            end = f.seek(0, os.SEEK_END)
+            start = self._offset if over_last else end
+            f.seek(start)
+            try:
+                f.write(line.encode() + b"\n")
+                f.truncate()
+                f.flush()
+            except OSError:
+                # A full disk: half a line must not swallow the next one.
+                with contextlib.suppress(OSError):
+                    os.truncate(self.metrics, start)
+                raise
+        self._offset = start
+
+    def image(self, name: str, image: Any, step: int, caption: str | None = None) -> None:
+        """Show a picture in W&B: the path of a PNG, or an array [H, W, 3] uint8."""
+        if self._run is None:
+            return
+
+        def send(run: Any) -> None:
+            import wandb
+
+            data = str(image) if isinstance(image, str | Path) else image
+            run.log({name: wandb.Image(data, caption=caption), _STEP: step})
+
+        self._send(send)
+
+    def curves(self) -> Path:
+        """Draw every figure of metrics.jsonl over steps into DIR/curves.png; returns its path.
+
+        A figure whose values are all positive and span more than two decades gets a log scale.
+        Without figures no file is written.
+        """
+        path = self.dir / "curves.png"
+        series = read_series(self.metrics) if self._main else {}
+        if series:
+            _draw(series, path)
+            self.image("curves", path, max(steps[-1] for steps, _ in series.values()))
+        return path
+
+    def finish(self, exit_code: int = 0) -> None:
+        """End the W&B run; waits at most 20 s for its uploads."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        done, _ = _bounded(lambda: run.finish(exit_code=exit_code, quiet=True), _FINISH_S)
+        if done != "ok":
+            print(f"wandb: not everything was uploaded. {self._how_to_sync()}", flush=True)
+
+    # ----------------------------------------------------------------------------------------- W&B
+
+    def _start(self, mode: str, project: str, name: str | None, config: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            print(f"wandb cannot be imported ({error}): figures are in {self.metrics}", flush=True)
+            return
+        config = json.loads(json.dumps(config, default=str))
+
+        def start(how: str, timeout: float) -> Any:
+            known = {"init_timeout": timeout, "finish_timeout": _FINISH_S - 5}
+            fields = getattr(wandb.Settings, "model_fields", {})
+            settings = wandb.Settings(
+                silent=True, console="off", **{k: v for k, v in known.items() if k in fields}
+            )
+            run = wandb.init(
+                mode=how,
+                id=self.id,
+                resume="allow",
+                project=project,
+                name=name,
+                config=config,
+                dir=str(self.dir),
+                settings=settings,
+                reinit=True,
+            )
+            run.define_metric(_STEP)
+            run.define_metric("*", step_metric=_STEP)
+            return run
+
+        if mode == "online":
+            why = _why_offline()
+            if why is None:
+                done, result = _bounded(lambda: start("online", _ONLINE_S - 1), _ONLINE_S, _discard)
+                if done == "ok":
+                    self._run = result
+                    print(f"wandb: {result.url}", flush=True)
+                    return
+                why = _first_line(result) if done == "error" else f"no answer in {_ONLINE_S:g} s"
+                # Without it, a second init says that the run id is in use.
+                _bounded(lambda: wandb.teardown(exit_code=1), _TEARDOWN_S)
+            self.mode = "offline"
+            print(f"wandb unreachable ({why}): offline. {self._how_to_sync()}", flush=True)
+        done, result = _bounded(lambda: start("offline", _OFFLINE_S), _OFFLINE_S, _discard)
+        if done == "ok":
+            self._run = result
+            if mode == "offline":
+                print(f"wandb: offline. {self._how_to_sync()}", flush=True)
+        else:
+            said = _first_line(result) if done == "error" else f"no answer in {_OFFLINE_S:g} s"
+            print(f"wandb: not recording ({said}); figures are in {self.metrics}", flush=True)
+
+    def _how_to_sync(self) -> str:
+        folder = shlex.quote(str(self.dir.resolve() / "wandb"))
+        return f"Later: wandb sync --id {self.id} {folder}/*run-*-{self.id}"
+
+    def _send(self, send: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            send(self._run)
+        except Exception as error:  # whatever W&B raises, training goes on
+            self._run = None
+            print(
+                f"wandb stopped ({_first_line(error)}): figures go on in {self.metrics}", flush=True
+            )
+
+
+def _keep_id(file: Path, given: str | None) -> str:
+    """The W&B id of a run directory: what the file says, else `given`, else a new one, written."""
+    if file.exists():
+        kept = file.read_text().strip()
+        if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", kept):
+            return kept
+    new = given or secrets.token_hex(4)
+    _replace(file, (new + "\n").encode())
+    return new
+
+
+def _why_offline() -> str | None:
+    """A reason not even to try online, found in three seconds at most; None if it is worth trying."""
+    url = os.environ.get("WANDB_BASE_URL") or _from_wandb_settings("base_url")
+    url = url or "https://api.wandb.ai"
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not _has_key(host):
+        return "no API key; `wandb login` stores one"
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(host):
+        return None  # the proxy decides what is reachable
+
+    def connect() -> None:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((host, port), timeout=_PROBE_S).close()
+
+    # In a thread, because a name lookup without a network knows no timeout.
+    done, error = _bounded(connect, _PROBE_S + 0.5)
+    if done == "ok":
+        return None
+    return f"{host}: {_first_line(error) if done == 'error' else 'no answer'}"
+
+
+def _has_key(host: str) -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    files = [Path(os.environ["NETRC"])] if os.environ.get("NETRC") else []
+    for file in files or [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        with contextlib.suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            if netrc.netrc(str(file.expanduser())).authenticators(host):
+                return True
+    return bool(_from_wandb_settings("api_key"))
+
+
+def _from_wandb_settings(key: str) -> str | None:
+    """A value of the settings file that `wandb login --host` and `wandb init` write, if any."""
+    folder = os.environ.get("WANDB_CONFIG_DIR") or str(Path.home() / ".config" / "wandb")
+    for file in (Path("wandb") / "settings", Path(folder) / "settings"):
+        found = re.search(rf"^\s*{key}\s*[=:]\s*(\S+)", _read(file), re.MULTILINE)
+        if found:
+            return found.group(1)
+    return None
+
+
+@contextlib.contextmanager
+def _nobody_at_the_keyboard() -> Iterator[None]:
+    """wandb asks for a key when stdin is a terminal; a training run must never wait for an answer."""
+    before = sys.stdin
+    with open(os.devnull) as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = before
+
+
+def _bounded(
+    work: Callable[[], Any], seconds: float, discard: Callable[[Any], None] | None = None
+) -> tuple[str, Any]:
+    """("ok", result), ("error", exception) or, after `seconds`, ("late", None); `work` then goes on.
+
+    `discard` gets the result that nobody waits for any more.
+    """
+    lock = threading.Lock()
+    box: list[tuple[str, Any]] = []
+    late = []
+
+    def body() -> None:
+        try:
+            answer = ("ok", work())
+        except BaseException as error:
+            answer = ("error", error)
+        with lock:
+            box.append(answer)
+            unwanted = bool(late)
+        if unwanted and answer[0] == "ok" and discard is not None:
+            with contextlib.suppress(Exception):
+                discard(answer[1])
+
+    thread = threading.Thread(target=body, daemon=True, name="tracker")
+    thread.start()
+    thread.join(seconds)
+    with lock:
+        if box:
+            return box[0]
+        late.append(True)
+    return "late", None
+
+
+def _discard(run: Any) -> None:
+    run.finish(exit_code=1, quiet=True)
+
+
+def _first_line(error: Any) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+# -------------------------------------------------------------------------------------- files, plots
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8", errors="replace")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+        return ""
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a small file whole or not at all."""
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        with open(draft, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return record
+
+
+def _number(value: Any) -> int | float | None:
+    """A JSON number of a figure; None for what is not finite. Errors: TypeError."""
+    if isinstance(value, bool | int):
+        return int(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"a figure must be one number, got {type(value).__name__}") from error
+    return number if math.isfinite(number) else None
+
+
+def read_series(metrics: str | Path) -> dict[str, tuple[list[int], list[float]]]:
+    """{name: (steps, values)} of a metrics.jsonl, damaged lines and nulls left out."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for line in _read(Path(metrics)).splitlines():
+        record = _record(line) or {}
+        for key, value in record.items():
+            if key not in ("step", "time") and isinstance(value, int | float):
+                steps, values = series.setdefault(key, ([], []))
+                steps.append(record["step"])
+                values.append(value)
+    return series
+
+
+def _draw(series: Mapping[str, tuple[list[int], list[float]]], path: Path) -> None:
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = sorted(series)
+    ncol = min(len(names), max(2, math.ceil(math.sqrt(len(names)))), 6)
+    nrow = -(-len(names) // ncol)
+    # Figure and canvas directly, not pyplot: that keeps global state and wants a display.
+    figure = Figure(figsize=(3.6 * ncol, 2.5 * nrow), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, name in enumerate(names):
+        steps, values = (np.asarray(v, dtype=float) for v in series[name])
+        axes = figure.add_subplot(nrow, ncol, i + 1)
+        many = len(values) > 100
+        few = len(values) < 3
+        style = {"linewidth": 0.8, "alpha": 0.35 if many else 1.0, "color": "C0"}
+        axes.plot(steps, values, marker="o" if few else None, markersize=3, **style)
+        if many:  # the trend: mean of windows of about a fiftieth
+            width = max(2, len(values) // 50)
+            whole = len(values) // width * width
+            trend = values[:whole].reshape(-1, width).mean(1)
+            axes.plot(steps[:whole].reshape(-1, width).mean(1), trend, linewidth=1.4, color="C0")
+        if values.min() > 0 and values.max() / values.min() > 100:
+            axes.set_yscale("log")
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.locator_params(axis="x", nbins=5)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        figure.savefig(draft, format="png", dpi=100)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
