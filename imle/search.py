@@ -371,7 +371,7 @@ class CodeSearch:
         row: list[Tensor] | None,
     ) -> tuple[_Best, Any]:
         """Score all in low precision, the best few again in fp32; the fp32 state is the truth."""
-        keep = min(self.rescore, int(chunks[-1][-1]) + 1)
+        keep = min(self.rescore, sum(len(c) for c in chunks))
         width = max(len(c) for c in chunks)
         target = self._fast.prepare(y)
         top_loss = torch.full((len(y), keep), torch.inf, device=y.device)
@@ -384,7 +384,7 @@ class CodeSearch:
             del new
             loss = loss.view(-1, len(ids))
             # earlier candidates stand first and the sort is stable: ties go to the smaller number
-            top_loss, order = torch.cat([top_loss, loss], 1).sort(1, stable=True)
+            top_loss, order = torch.cat([top_loss, loss], 1).sort(dim=1, stable=True)
             top_loss, order = top_loss[:, :keep], order[:, :keep]
             top_ids = torch.cat([top_ids, ids.expand(len(y), -1)], 1).gather(1, order)
             if getattr(draw, "once", False):
@@ -401,7 +401,7 @@ class CodeSearch:
 
         target = self._exact.prepare(y)
         # in ascending order of their numbers, absent ones last, so that the first minimum is right
-        top_ids, order = torch.where(top_ids < 0, _LARGE, top_ids).sort(1)
+        top_ids, order = torch.where(top_ids < 0, _LARGE, top_ids).sort(dim=1)
         top_ids = torch.where(top_ids == _LARGE, -1, top_ids)
         again = draw
         if codes is not None:
