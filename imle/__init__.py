@@ -5,17 +5,27 @@ from imle.codes import CodeGenerator
 from imle.corruption import Corruption
 from imle.generator import CAMNet, parameter_groups
 from imle.kkm import KorKMinusOne
-from imle.losses import ProjectedDistance, ResolutionLoss
+from imle.loader import CIMLEDataLoader
+from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
+from imle.pool import PoolSearch, pixel_features
 from imle.reference import load_reference
+from imle.sampling import draw_samples
+from imle.unconditional import UnconditionalGenerator
 
 __all__ = [
     "CAMNet",
+    "CIMLEDataLoader",
     "CodeGenerator",
     "Corruption",
     "KeyedFlip",
     "KorKMinusOne",
+    "PixelLoss",
+    "PoolSearch",
     "ProjectedDistance",
     "ResolutionLoss",
+    "UnconditionalGenerator",
+    "draw_samples",
     "load_reference",
     "parameter_groups",
+    "pixel_features",
 ]

@@ -124,6 +124,22 @@ class ResolutionLoss(nn.Module):
         return 1 / (5 * CHANNELS[layer] * height * width)
 
 
+class PixelLoss(nn.Module):
+    """Mean squared pixel error per row, the loss of unconditional IMLE; interface as above."""
+
+    name = "mse"
+
+    def prepare(self, y: Tensor) -> LossTarget:
+        """Targets as they are: there are no features."""
+        return LossTarget(y, ())
+
+    def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
+        """fx `[B * K, C, H, W]` against B targets -> `[B * K]`."""
+        y = target.y if isinstance(target, LossTarget) else target
+        _check_pair(fx, y)
+        return _against(fx.float(), y.float()).square().mean((2, 3, 4)).flatten()
+
+
 class ProjectedDistance(nn.Module):
     """Squared distance of projected VGG16 features: a cheap stand-in for search (CAM-Net, section
     4).

@@ -1,0 +1,47 @@
+"""Several samples for each input, as validation and `generate_images.py` show them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from imle.codes import CodeGenerator
+
+
+@torch.no_grad()
+def draw_samples(
+    model: torch.nn.Module,
+    z: CodeGenerator,
+    cx: Tensor,
+    image_ids: Tensor,
+    num_samples: int,
+    *,
+    loop: int,
+    first: int = 0,
+    parallel: int = 32,
+) -> Tensor:
+    """Last-level images [B, num_samples, C, H, W] in [0, 1], sample k of image b by its own key.
+
+    Sample k has the codes (loop, image id, level, candidate first + k), so it does not depend on
+    what else is drawn beside it. A mixture shows its components in turn, k mod their number. cx
+    [B, C, h, w] corrupted inputs, on the model's device. parallel: rows evaluated at a time.
+    """
+    rows = []
+    for k in range(num_samples):
+        ids = torch.full((1,), first + k, dtype=torch.int64, device=cx.device)
+        shown = None
+        if z.num_components:
+            shown = torch.full_like(image_ids, (first + k) % z.num_components)
+        rows.append(
+            [
+                z.draw(level, loop, image_ids, ids, cx.device, components=shown)
+                for level in range(z.levels)
+            ]
+        )
+    codes = [torch.stack(level, 1).flatten(0, 1) for level in zip(*rows, strict=True)]
+    inputs = cx.repeat_interleave(num_samples, 0)
+    images = [
+        model(inputs[i : i + parallel], [c[i : i + parallel] for c in codes], loi=-1)
+        for i in range(0, len(inputs), parallel)
+    ]
+    return torch.cat(images).unflatten(0, (len(cx), num_samples))
