@@ -29,6 +29,7 @@ from data.scene_plan import (
 )
 
 _f = np.float32
+_KNOTS = np.arange(513) / 512.0
 _LIT = {name: SEGMENT[SEGMENT_OF[name]] for name in SEGMENT_OF}
 
 
@@ -531,6 +532,7 @@ class Picture:
         self.depth = np.full((n, n), FAR, _f)
         self.height = np.full((n, n), TOP, _f)
         self.layers: list[tuple[int, np.ndarray, np.ndarray]] | None = [] if trace else None
+        self.far = np.zeros((n, n), _f)  # how much of the sky the ridges hide
         m = scene.mood
         self.haze_colour = mix(m.horizon, m.middle, 0.25)
         self._sky()
@@ -539,6 +541,11 @@ class Picture:
         self._ground()
         for k, thing in enumerate(scene.things):
             self._thing(k, thing)
+        # Water is, by definition, where the height is below the level.
+        self.water = self.height < self.level
+        if self.water.any():
+            np.copyto(self.segment, SEGMENT["water"], where=self.water)
+            np.copyto(self.instance, -1, where=self.water)
         if self.look.real and m.dark:
             self._lights()
 
@@ -603,7 +610,7 @@ class Picture:
         r0, r1 = max(int(ridge.highest * n) - 1, 0), min(int(math.ceil(foot * n)), n)
         if r0 >= r1:
             return
-        edge = np.interp(g.edges, np.linspace(0.0, 1.0, 513), ridge.top)
+        edge = np.interp(g.edges, _KNOTS, ridge.top)
         top = (np.diff(edge) * n).astype(_f)[None, :]
         v = g.v[r0:r1]
         cover = _unit((v - top) * n + 0.5)
@@ -662,6 +669,7 @@ class Picture:
         c = c - image
         c *= cover
         image += c
+        np.maximum(self.far[r0:r1], cover, out=self.far[r0:r1])
         m = cover >= 0.5
         np.copyto(self.segment[r0:r1], SEGMENT[ridge.segment], where=m)
         np.copyto(self.depth[r0:r1], ridge.z, where=m)
@@ -675,8 +683,7 @@ class Picture:
         zr = min([r.z for r in s.ridges], default=EDGE)
         start = s.horizon + s.camera / zr
         r0 = self.r0 = min(int(start * n), n)
-        self.wet = np.zeros((0, n), _f)
-        self.fresnel = np.zeros((0, 1), _f)
+        self.wet: np.ndarray | None = None
         if r0 >= n:
             return
         v = g.v[r0:]
@@ -716,8 +723,6 @@ class Picture:
             colour += water
             self.wet = wet
             np.copyto(segment, SEGMENT["water"], where=land < level)
-        else:
-            self.wet = np.zeros(land.shape, _f)
         self._shadows(colour, v)
         haze = 1.0 - np.exp(z * (-1.0 / s.mood.haze)) if look.real else np.zeros_like(z)
         haze *= 0.85
@@ -1073,38 +1078,47 @@ class Picture:
         r0, c0 = card.r0, card.c0
         rows, cols = slice(r0, r0 + h), slice(c0, c0 + w)
         alpha = rgba[3]
-        whole = alpha
-        drowned = y is not None and not t.floats and self.level > t.foot
-        if drowned:
-            pixel = z * self.g.step
-            above = _unit((y - self.level) / pixel + 0.5)
-            whole = alpha.copy()
-            rgba *= above
-        if look.real and y is not None:
-            haze = look.haze(t.z) * 0.85
-            if haze > 0.01:
-                rgba[:3] *= 1.0 - haze
-                rgba[:3] += _col(tuple(q * haze for q in self.haze_colour)) * alpha
-            if len(self.fresnel) and r0 + h > self.r0:
-                self._mirror(t, card, cols)
-        image = self.image[:, rows, cols]
-        image *= 1.0 - alpha
-        image += rgba[:3]
+        if y is None:
+            rgba *= 1.0 - self.far[rows, cols]
+        else:
+            y = np.maximum(y, self.level if t.floats else t.foot)
         mine = alpha >= 0.5
+        solid = mine
+        if y is not None and not t.floats and self.level > t.foot:
+            rgba *= _unit((y - self.level) / (z * self.g.step) + 0.5) * (not self.gone(t))
+            mine = mine & (y >= self.level) & (not self.gone(t))
         if self.layers is not None:
             full = np.zeros((n, n), bool)
             full[rows, cols] = mine
             depth = np.full((n, n), np.inf, _f)
             depth[rows, cols] = z
             self.layers.append((k, full, depth))
+        if t.z_end:
+            # A block reaches back: what stands beside it, nearer than its wall, stays in front.
+            hidden = (self.depth[rows, cols] < z) & (self.instance[rows, cols] >= 0)
+            if hidden.any():
+                rgba *= ~hidden
+                mine = mine & ~hidden
+                solid = solid & ~hidden
+        if look.real and y is not None:
+            haze = look.haze(t.z) * 0.85
+            if haze > 0.01:
+                rgba[:3] *= 1.0 - haze
+                rgba[:3] += _col(tuple(q * haze for q in self.haze_colour)) * alpha
+            if self.wet is not None and r0 + h > self.r0:
+                self._mirror(t, card, cols)
+        image = self.image[:, rows, cols]
+        image *= 1.0 - alpha
+        image += rgba[:3]
         np.copyto(self.instance[rows, cols], k, where=mine)
         np.copyto(self.segment[rows, cols], _LIT[t.kind], where=mine)
         np.copyto(self.depth[rows, cols], z, where=mine)
-        if y is None:
-            np.copyto(self.height[rows, cols], TOP, where=mine)
-        else:
-            solid = (whole >= 0.5) if drowned else mine
-            np.copyto(self.height[rows, cols], np.minimum(y, TOP), where=solid)
+        tall = TOP if y is None else np.minimum(y, TOP)
+        np.copyto(self.height[rows, cols], tall, where=solid)
+
+    def gone(self, t: Thing) -> bool:
+        """Is a thing wholly under water?"""
+        return not t.floats and t.kind not in IN_SKY and t.foot + t.h <= self.level + 0.08
 
     def _mirror(self, t: Thing, card: Card, cols: slice) -> None:
         """The window upside down about its waterline, into whatever water lies in front of it."""

@@ -130,8 +130,16 @@ class Draw:
 
     def colour(self, base: Colour, spread: float = 0.05) -> Colour:
         """`base` with a common change of brightness and a smaller one per channel."""
-        k = 1.0 + self(-1.6, 1.6) * spread
-        return tuple(min(max(c * k + self(-0.5, 0.5) * spread, 0.0), 1.0) for c in base)
+        if self.at + 4 > len(self.pool):
+            self.pool, self.at = self.rng.random(512).tolist(), 0
+        a, b, c, d = self.pool[self.at : self.at + 4]
+        self.at += 4
+        k = 1.0 + (a * 3.2 - 1.6) * spread
+        return (
+            min(max(base[0] * k + (b - 0.5) * spread, 0.0), 1.0),
+            min(max(base[1] * k + (c - 0.5) * spread, 0.0), 1.0),
+            min(max(base[2] * k + (d - 0.5) * spread, 0.0), 1.0),
+        )
 
 
 def mix(a: Colour, b: Colour, t: float) -> Colour:
@@ -348,6 +356,14 @@ def _profile(draw: Draw, kind: str, height: float) -> tuple[np.ndarray, np.ndarr
         h = np.maximum(each[best, np.arange(512)], 0.18 * height)
         h *= 0.80 + 0.34 * _skyline("rough")[at : at + 512]
         return h, centre[best].astype(np.float32)
+    if kind == "pines":
+        # Pointed tops, each a steep wedge, in front of a rolling edge.
+        count = draw.integer(26, 40)
+        u = (np.arange(count) + 0.5 + draw.rng.uniform(-0.45, 0.45, count)) / count
+        tall = height * (0.55 + 0.5 * draw.rng.random(count))
+        each = tall[:, None] - np.abs(_U - u[:, None]) * (height * 22.0)
+        floor = height * (0.42 + 0.25 * _skyline("trees")[at : at + 512])
+        return np.maximum(each.max(0), floor), None
     line = _skyline(kind)[at : at + 512]
     return height * (0.25 + 0.95 * line), None
 
@@ -549,7 +565,7 @@ class Planner:
 
     def free(self, keep: float = 0.35) -> None:
         """Drop the things that nearer ones hide, and put the rest in painting order (far to near)."""
-        things = sorted(self.scene.things, key=lambda t: (not t.wall, -t.z))
+        things = sorted(self.scene.things, key=lambda t: (t.kind not in IN_SKY, not t.wall, -t.z))
         kept: list[Thing] = []
         for thing in reversed(things):
             if not thing.wall:
@@ -557,9 +573,8 @@ class Planner:
                 hidden = 0.0
                 for other in kept:
                     c0, d0, c1, d1 = other.box
-                    w, h = min(a1, c1) - max(a0, c0), min(b1, d1) - max(b0, d0)
-                    if w > 0 and h > 0:
-                        hidden += w * h
+                    if c0 < a1 and a0 < c1 and d0 < b1 and b0 < d1:
+                        hidden += (min(a1, c1) - max(a0, c0)) * (min(b1, d1) - max(b0, d0))
                 if hidden > (1 - keep) * (a1 - a0) * (b1 - b0):
                     continue
             kept.append(thing)
@@ -769,8 +784,9 @@ def _forest(d: Draw, s: Scene, p: Planner) -> None:
     autumn = d.chance(0.35)
     tones = AUTUMN if autumn else LEAVES
     dark = d.colour((0.40, 0.26, 0.12) if autumn else (0.12, 0.22, 0.11))
-    _ridge(d, s, "trees", d(0.20, 0.30), 160.0, mix(dark, (0.35, 0.45, 0.45), 0.35), "vegetation", rough=1.0)
-    _ridge(d, s, "trees", d(0.10, 0.17), 90.0, dark, "vegetation", rough=1.0)
+    kinds = ("trees", "pines") if not autumn and d.chance(0.6) else ("hills", "trees")
+    _ridge(d, s, kinds[1] if kinds[0] == "trees" else "hills", d(0.20, 0.30), 160.0, mix(dark, (0.35, 0.45, 0.45), 0.35), "vegetation", rough=1.0)
+    _ridge(d, s, kinds[1], d(0.10, 0.17), 90.0, dark, "vegetation", rough=1.0)
     if d.chance(0.65):
         s.strips.append(Strip("soil", d.colour((0.42, 0.32, 0.20)), d(0.8, 1.5),
                               (d(-1.5, 1.5), d(-0.1, 0.1), d(1.0, 4.0), d(0, 6.0))))  # fmt: skip
@@ -876,10 +892,10 @@ def _night_city(d: Draw, s: Scene, p: Planner) -> None:
 def _beach(d: Draw, s: Scene, p: Planner) -> None:
     s.horizon, s.camera = d(0.36, 0.48), d(3.0, 5.0)
     s.ground, s.colours = "sand", (d.colour((0.90, 0.80, 0.60)), d.colour((0.86, 0.76, 0.56)))
-    s.rough, s.base, s.amplitude = 0.16, 0.55, 0.10
+    s.rough, s.base, s.amplitude = 0.16, 0.45, 0.10
     s.water = d.colour(((0.06, 0.42, 0.52), (0.08, 0.34, 0.48), (0.10, 0.48, 0.50))[d.integer(0, 2)])
     s.relief = ("sea", (d(14.0, 26.0), d(-0.9, 0.9), d(0.4, 1.2)))
-    s.rise = d(0.3, 0.6)
+    s.rise = d(0.4, 0.75)
     if d.chance(0.6):
         _ridge(d, s, "hills", d(0.03, 0.10), 900.0, d.colour((0.30, 0.42, 0.36)), "mountain", rough=0.6)
         ridge = s.ridges[-1]
@@ -998,6 +1014,6 @@ def plan(seed: int, split: str, index: int) -> Scene:
         s.sun = (s.sun[0], min(s.sun[1], max(ceiling + 0.02, 0.05)))
         p.add_sky(Thing("sun", s.sun[0], 1900.0, 2 * r, 2 * r, s.sun[1] + r, mood.sun, mood.sun))
     for _ in range(d.integer(1, 4) if hour != "night" else d.integer(0, 1)):
-        p.cloud(0.07, max(s.horizon - 0.16, 0.1))
+        p.cloud(0.07, max(min(s.horizon - 0.16, ceiling + 0.05), 0.13))
     p.free()
     return s
