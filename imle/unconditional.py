@@ -225,10 +225,20 @@ class ModulatedConv2d(nn.Module):
 
     Demodulation (eq. 3) divides output channel o of row n by sqrt(sum_ik (s_ni W_oik)^2). Scaling
     the input and the output of one shared convolution is the same as convolving every row with its
-    own weights, and spares the grouped convolution of N weight copies.
+    own weights, and spares the grouped convolution of N weight copies. With `demodulate` the output
+    has a second moment of gain^2, before the bias.
     """
 
-    def __init__(self, in_nc: int, out_nc: int, kernel: int, latent_nc: int, *, demodulate: bool):
+    def __init__(
+        self,
+        in_nc: int,
+        out_nc: int,
+        kernel: int,
+        latent_nc: int,
+        *,
+        demodulate: bool,
+        gain: float = 1.0,
+    ):
         super().__init__()
         self.weight = nn.Parameter(
             torch.randn(out_nc, in_nc, kernel, kernel) / math.sqrt(in_nc * kernel**2)
@@ -237,18 +247,14 @@ class ModulatedConv2d(nn.Module):
         self.affine = nn.Linear(latent_nc, in_nc)
         nn.init.normal_(self.affine.weight, std=1.0 / math.sqrt(latent_nc))
         nn.init.ones_(self.affine.bias)
-        self.demodulate = demodulate
+        self.demodulate, self.gain = demodulate, gain
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         s = self.affine(w)
         y = F.conv2d(x * s[:, :, None, None], self.weight, padding=self.weight.shape[-1] // 2)
         if self.demodulate:
             norm = F.linear(s.square(), self.weight.square().sum((2, 3)))
-            y = y * torch.rsqrt(norm + 1e-8)[:, :, None, None]
-        return y
-
-    def add_bias(self, y: Tensor) -> Tensor:
-        """The bias is apart because noise comes between the convolution and it."""
+            y = y * (self.gain * torch.rsqrt(norm + 1e-8))[:, :, None, None]
         return y + self.bias[:, None, None]
 
 
@@ -269,7 +275,15 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         self.upsample = upsample
         self.convs = nn.ModuleList(
-            ModulatedConv2d(in_nc if i == 0 else out_nc, out_nc, 3, latent_nc, demodulate=True)
+            # the gain makes up for what the activation takes from the second moment
+            ModulatedConv2d(
+                in_nc if i == 0 else out_nc,
+                out_nc,
+                3,
+                latent_nc,
+                demodulate=True,
+                gain=math.sqrt(2.0 / (1.0 + SLOPE**2)),
+            )
             for i in range(convs)
         )
         self.to_rgb = ModulatedConv2d(out_nc, rgb_nc, 1, latent_nc, demodulate=False)
@@ -283,12 +297,11 @@ class SynthesisBlock(nn.Module):
             x = conv(x, w)
             if noise is not None:
                 x = x + self.noise_strength[i] * noise[:, i : i + 1]
-            # the gain keeps the second moment at one through the activation
-            x = F.leaky_relu(conv.add_bias(x), SLOPE) * math.sqrt(2.0)
+            x = F.leaky_relu(x, SLOPE)
         # the picture is made in fp32 even under autocast: bf16 would leave it 8 bits at best
         with torch.autocast(x.device.type, enabled=False):
             full = torch.promote_types(x.dtype, self.to_rgb.weight.dtype)
-            here = self.to_rgb.add_bias(self.to_rgb(x.to(full), w.to(full)))
+            here = self.to_rgb(x.to(full), w.to(full))
             return x, here if rgb is None else rgb + here
 
 
