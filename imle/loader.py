@@ -561,7 +561,12 @@ class _Numbered(Dataset):
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> tuple[int, Any]:
-        return index, self.dataset[index]
+        try:
+            return index, self.dataset[index]
+        except StopIteration as error:  # on its way up it would pass for the end of the data
+            raise RuntimeError(
+                f"item {index} of the data set raised StopIteration: {error}"
+            ) from error
 
 
 class _Plan:
