@@ -117,21 +117,30 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 class _HashingFile:
-    """Binary file that keeps the size and SHA-256 of what it was asked to write."""
+    """Binary file that keeps the size and SHA-256 of what it was asked to write.
+
+    torch.save turns an error of the file into one of its own ("unexpected pos"), so the first real
+    one is kept in `error`.
+    """
 
     def __init__(self, fh: IO[bytes]) -> None:
         self._fh = fh
         self._sha = hashlib.sha256()
         self.size = 0
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         data = bytes(data)
         half = len(data) // 2
-        self._fh.write(data[:half])
-        if os.environ.get("IMLE_LAB_FAILPOINT"):
-            self._fh.flush()
-            failpoint("half-file")
-        self._fh.write(data[half:])
+        try:
+            self._fh.write(data[:half])
+            if os.environ.get("IMLE_LAB_FAILPOINT"):
+                self._fh.flush()
+                failpoint("half-file")
+            self._fh.write(data[half:])
+        except OSError as error:
+            self.error = self.error or error
+            raise
         self._sha.update(data)
         self.size += len(data)
         return len(data)
@@ -147,7 +156,12 @@ def _write_file(path: Path, fill: Callable[[_HashingFile], None]) -> dict[str, A
     failpoint("pre-write")
     with open(path, "wb") as fh:
         out = _HashingFile(fh)
-        fill(out)
+        try:
+            fill(out)
+        except Exception:
+            if out.error is not None:
+                raise out.error from None
+            raise
         fh.flush()
         failpoint("pre-fsync")
         os.fsync(fh.fileno())
@@ -247,10 +261,7 @@ def save_state(
         failpoint("post-rename")
         fsync_dir(directory)
         _read_back(final)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        if isinstance(error, RuntimeError) and not _is_write_failure(error):
-            raise
+    except OSError as error:
         free = _gigabytes(_free_bytes(directory))
         older = [s for s in steps_of(directory) if s < step]
         keeping = f"keeping step {older[-1]}" if older else "nothing is saved yet"
@@ -258,6 +269,8 @@ def save_state(
             f"cannot save step {step}: {error}; {_gigabytes(needed)} needed, {free} free in "
             f"{directory}; {keeping}"
         ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     _prune(directory, say)
     return final
 
@@ -310,11 +323,6 @@ def _torch_writer(value: Any) -> Callable[[_HashingFile], None]:
 
 def _bytes_writer(data: bytes) -> Callable[[_HashingFile], None]:
     return lambda out: (out.write(data), None)[1]
-
-
-def _is_write_failure(error: RuntimeError) -> bool:
-    text = str(error)
-    return any(word in text for word in ("PytorchStreamWriter", "unexpected pos", "inline_contain"))
 
 
 def _check_space(directory: Path, needed: int) -> None:

@@ -7,6 +7,7 @@ all under one SHA-256 that is checked on load.  Foreign `.pt` files are read her
 import hashlib
 import json
 import os
+import pickletools
 import re
 import uuid
 import warnings
@@ -19,6 +20,7 @@ from runtime.errors import CheckpointError, DiskError
 
 _FORMAT = "imle-lab-snapshot"
 _VERSION = 1
+_BOILERPLATE = ("Weights only load failed", "Please file an issue", "Check the documentation")
 
 
 class Snapshot(NamedTuple):
@@ -151,10 +153,28 @@ def load_torch(path: Path) -> Any:
         raise
     except Exception as error:  # any parser error there is: the bytes come from outside
         text = re.sub(r"\x1b\[\d*m", "", str(error))
-        if culprit := re.search(
-            r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)\S*", text
-        ):
-            name = culprit[1] or "of a kind that is not plain data"
+        culprit = re.search(r"GLOBAL (\w[\w.]*)", text)
+        name = culprit[1] if culprit else _first_global(path)
+        if name:
             raise CheckpointError(f"refused: global {name} in {path}") from None
-        line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(f"{path}: not a readable weights file ({line.strip()})") from None
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith(_BOILERPLATE)]
+        said = lines[0] if lines else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable weights file ({said})") from None
+
+
+def _first_global(path: Path) -> str | None:
+    """First thing that a plain pickle (no zip) would import, found without running it."""
+    words: list[str] = []
+    try:
+        with open(path, "rb") as fh:
+            for code, value, _ in pickletools.genops(fh):
+                if code.name == "GLOBAL":
+                    return str(value).replace(" ", ".")
+                if code.name == "STACK_GLOBAL" and len(words) >= 2:
+                    return ".".join(words[-2:])
+                if isinstance(value, str):
+                    words.append(value)
+    except Exception:  # not a pickle
+        return None
+    return None
