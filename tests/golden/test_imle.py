@@ -1,0 +1,27 @@
+"""Golden vectors of conditional IMLE and CAM-Net: `<golden-dir>/imle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.golden.imle_checks import FAMILIES
+from tests.golden.support import check_file, files_of
+
+pytestmark = pytest.mark.golden
+SYSTEM = "imle"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "path" in metafunc.fixturenames:
+        files = files_of(metafunc.config.getoption("--golden-dir") / SYSTEM)
+        metafunc.parametrize("path", files, ids=[p.name for p in files])
+
+
+def test_folder_has_vectors(golden_dir: Path):
+    assert files_of(golden_dir / SYSTEM), f"no golden vectors in {golden_dir / SYSTEM}"
+
+
+def test_file(path: Path):
+    check_file(path, FAMILIES)
