@@ -1,4 +1,4 @@
-"""Where figures go: `metrics.jsonl` always, Weights & Biases when it can, `curves.png` from the former.
+"""Where figures go: `metrics.jsonl` always, Weights & Biases when it can, and `curves.png`.
 
 `metrics.jsonl` is the truth: one JSON object a line, {"step": 120, "time": 1.7e9, "loss": 0.31}, in
 order of step, one line per step (figures of the same step are merged; nan and infinities are null).
@@ -99,7 +99,7 @@ class Tracker:
         self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
-        """Write figures (numbers, 0-d tensors) of `step`; several calls for one step make one line."""
+        """Write figures (numbers, 0-d tensors) of `step`; calls for the same step share a line."""
         if not self._main:
             return
         plain = {k: _number(v) for k, v in values.items()}
@@ -161,13 +161,16 @@ class Tracker:
         run, self._run = self._run, None
         if run is None:
             return
-        done, _ = _bounded(lambda: run.finish(exit_code=exit_code, quiet=True), _FINISH_S)
+        done, _ = _bounded(lambda: run.finish(exit_code=exit_code), _FINISH_S)
         if done != "ok":
             print(f"wandb: not everything was uploaded. {self._how_to_sync()}", flush=True)
 
     # ----------------------------------------------------------------------------------------- W&B
 
     def _start(self, mode: str, project: str, name: str | None, config: dict[str, Any]) -> None:
+        # wandb reports its own errors to its makers at exit, and waits half a minute for a server
+        # that does not answer. Read at import, so it is set before.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             import wandb
         except ImportError as error:
@@ -190,7 +193,7 @@ class Tracker:
                 config=config,
                 dir=str(self.dir),
                 settings=settings,
-                reinit=True,
+                reinit="finish_previous",
             )
             run.define_metric(_STEP)
             run.define_metric("*", step_metric=_STEP)
@@ -220,7 +223,8 @@ class Tracker:
 
     def _how_to_sync(self) -> str:
         folder = shlex.quote(str(self.dir.resolve() / "wandb"))
-        return f"Later: wandb sync --id {self.id} {folder}/*run-*-{self.id}"
+        kind = "offline-run" if self.mode == "offline" else "run"
+        return f"Later: wandb sync --id {self.id} {folder}/{kind}-*-{self.id}"
 
     def _send(self, send: Callable[[Any], None]) -> None:
         if self._run is None:
@@ -246,7 +250,7 @@ def _keep_id(file: Path, given: str | None) -> str:
 
 
 def _why_offline() -> str | None:
-    """A reason not even to try online, found in three seconds at most; None if it is worth trying."""
+    """A reason not even to try online, found within four seconds; None if it is worth a try."""
     url = os.environ.get("WANDB_BASE_URL") or _from_wandb_settings("base_url")
     url = url or "https://api.wandb.ai"
     parts = urlsplit(url)
@@ -291,7 +295,7 @@ def _from_wandb_settings(key: str) -> str | None:
 
 @contextlib.contextmanager
 def _nobody_at_the_keyboard() -> Iterator[None]:
-    """wandb asks for a key when stdin is a terminal; a training run must never wait for an answer."""
+    """wandb may ask for a key when stdin is a terminal; a run must never wait for an answer."""
     before = sys.stdin
     with open(os.devnull) as nothing:
         sys.stdin = nothing
@@ -304,7 +308,7 @@ def _nobody_at_the_keyboard() -> Iterator[None]:
 def _bounded(
     work: Callable[[], Any], seconds: float, discard: Callable[[Any], None] | None = None
 ) -> tuple[str, Any]:
-    """("ok", result), ("error", exception) or, after `seconds`, ("late", None); `work` then goes on.
+    """("ok", result), ("error", exception) or, after `seconds`, ("late", None) while it goes on.
 
     `discard` gets the result that nobody waits for any more.
     """
@@ -335,7 +339,7 @@ def _bounded(
 
 
 def _discard(run: Any) -> None:
-    run.finish(exit_code=1, quiet=True)
+    run.finish(exit_code=1)
 
 
 def _first_line(error: Any) -> str:
@@ -343,7 +347,7 @@ def _first_line(error: Any) -> str:
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-# -------------------------------------------------------------------------------------- files, plots
+# ------------------------------------------------------------------------------- files and plots
 
 
 def _read(file: Path) -> str:
