@@ -22,7 +22,6 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.errors import DataError
 from data.registry import KNOWN, fraction_of
 from data.sources import CROPS, resolution_name, split_of
 from data.weights import LPIPS_BACKBONES
@@ -117,7 +116,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def setup(args: argparse.Namespace) -> None:
-    """Do what the command line says. DataError on anything wrong with the data."""
+    """Do what the command line says. DataError for anything wrong with the data."""
     from data.files import locked, make_folder
     from data.InvertDirStructure import default_out, invert
     from data.prepare import acquire, lmdb_sources, prepare_folders, prepare_lmdb, say

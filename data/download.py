@@ -161,7 +161,9 @@ def _get_drive(file_id: str, part: Path, bar: bool) -> None:
     except Exception as error:  # gdown raises its own, requests' and plain ones
         text = _one_line(error)
         if "quota" in text.lower() or "too many users" in str(error).lower():
-            text = "Google Drive quota exceeded"
+            text = "quota exceeded"
+        elif "Max retries exceeded" in text or "NameResolution" in text:
+            text = "no connection"
         raise OSError(f"Google Drive: {text}") from None
     if result is None or not part.exists():
         raise OSError("Google Drive gave no file")

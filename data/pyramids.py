@@ -59,8 +59,9 @@ class Pyramid(Dataset):
         self._native = {size: has_native(source, size, crop) for size in self.sizes}
         n = len(source)
         self.max_bad = allowed_bad(n) if max_bad is None else max_bad
+        # One byte a picture, shared with workers however they are started; no lock: each byte is
+        # only ever set, and the count is taken after setting.
         self._bad = multiprocessing.RawArray("B", n)
-        self._bad_count = multiprocessing.Value("q", 0)
         self._cache = _Cache(n, self.sizes) if cache == "memory" else None
 
     def __len__(self) -> int:
@@ -69,7 +70,7 @@ class Pyramid(Dataset):
     @property
     def bad_count(self) -> int:
         """Distinct pictures found unreadable so far, over all workers."""
-        return int(self._bad_count.value)
+        return int(np.count_nonzero(np.frombuffer(self._bad, np.uint8)))
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         i = int(i)
@@ -123,12 +124,8 @@ class Pyramid(Dataset):
         return int.from_bytes(word, "little") % len(self.source)
 
     def _count(self, j: int, error: DataError) -> None:
-        with self._bad_count.get_lock():
-            if self._bad[j]:
-                return
-            self._bad[j] = 1
-            self._bad_count.value += 1
-            count = self._bad_count.value
+        self._bad[j] = 1
+        count = self.bad_count
         line = f"{error}: substituted #{self._stand_in(j, 1)}; {count}/{len(self.source)}"
         print(line, file=sys.stderr, flush=True)
         if count > self.max_bad:

@@ -1,0 +1,107 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.decode import decode, resize_rgb
+from data.errors import DataError
+from tests.data.pictures import encoded, noise
+
+
+def save(image: Image.Image, kind: str, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_rgb_is_exact_and_writable_shape():
+    assert (decode(encoded(1)) == noise(1)).all()
+    assert decode(encoded(1)).dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA", "RGBA"])
+def test_modes_become_rgb(mode):
+    image = Image.fromarray(noise(2)).convert(mode)
+    kind = {"CMYK": "JPEG"}.get(mode, "PNG")
+    got = decode(save(image, kind))
+    assert got.shape == (24, 30, 3)
+    want = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(got.astype(int) - want).mean() < (3 if kind == "JPEG" else 0.01)
+
+
+def test_16_bit_is_scaled_not_clipped():
+    values = np.linspace(0, 65535, 24 * 30).reshape(24, 30).astype(np.uint16)
+    for kind in ("PNG", "TIFF"):
+        got = decode(save(Image.fromarray(values), kind))
+        want = np.rint(values / 257.0)
+        assert np.abs(got[..., 0] - want).max() <= 1, kind
+        assert (got[..., 0] == got[..., 2]).all()
+
+
+def test_float_tiff():
+    values = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
+    got = decode(save(Image.fromarray(values), "TIFF"))
+    assert np.abs(got[..., 1] - values * 255).max() <= 0.51
+    values[3, 3] = np.nan
+    with pytest.raises(DataError, match="non-finite"):
+        decode(save(Image.fromarray(values), "TIFF"), "f.tif")
+
+
+def test_transparency_is_laid_over_white():
+    rgba = np.zeros((4, 6, 4), np.uint8)
+    rgba[..., 0] = 255
+    rgba[:2, :, 3] = 255
+    got = decode(save(Image.fromarray(rgba), "PNG"))
+    assert (got[:2] == (255, 0, 0)).all() and (got[2:] == 255).all()
+    palette = Image.new("P", (6, 4), 0)
+    palette.putpalette([10, 20, 30] * 256)
+    assert (decode(save(palette, "PNG", transparency=0)) == 255).all()
+
+
+def test_orientation_is_applied():
+    image = Image.fromarray(noise(3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    got = decode(save(image, "PNG", exif=exif))
+    assert (got == np.rot90(noise(3), -1)).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<!DOCTYPE html><html>quota</html>", "web page"),
+        (encoded(1, "JPEG")[:300], "truncated|damaged"),
+        (encoded(1, "JPEG")[:-200], "truncated"),
+        (encoded(1, "PNG")[:-300], "truncated|damaged|broken|incomplete"),
+        (b"no picture at all" * 20, "not an image"),
+    ],
+)
+def test_damage_is_named(data, reason):
+    with pytest.raises(DataError, match=f"bad image train/n01/x.jpg .*({reason})") as caught:
+        decode(data, "train/n01/x.jpg")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_200_megapixel_image_is_refused_before_decoding():
+    header = bytearray(save(Image.new("1", (8, 8)), "PNG"))
+    header[16:24] = (20000).to_bytes(4, "big") + (10000).to_bytes(4, "big")
+    import zlib
+
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    with pytest.raises(DataError, match="too large"):
+        decode(bytes(header), "huge.png")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        decode(tmp_path / "x.png")
+
+
+def test_center_crop_against_slicing():
+    image = noise(5, 20, 31)
+    want = np.asarray(Image.fromarray(image[:, 5:25]).resize((8, 8), Image.Resampling.BICUBIC))
+    assert (resize_rgb(image, 8, "center") == want).all()
+    squash = np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.BICUBIC))
+    assert (resize_rgb(image, 8) == squash).all()
