@@ -21,6 +21,7 @@ from data.scene_plan import (
     SEGMENT_OF,
     TOP,
     Colour,
+    Draw,
     Ridge,
     Scene,
     Strip,
@@ -37,10 +38,10 @@ _LIT = {name: SEGMENT[SEGMENT_OF[name]] for name in SEGMENT_OF}
 @lru_cache(maxsize=1)
 def _noise() -> np.ndarray:
     """A smooth periodic noise in [-1, 1], 256 x 256 texels, cells of 8 texels; flat, row-major."""
-    rng = np.random.Generator(np.random.PCG64(20240607))
+    draw = Draw("noise")
     total = np.zeros((256, 256))
     for cells, weight in ((32, 1.0), (64, 0.35)):
-        values = rng.standard_normal((cells, cells))
+        values = draw.block(4 * cells * cells).reshape(4, cells, cells).sum(0) - 2.0
         t = np.arange(256) * cells / 256.0
         k = t.astype(int)
         s = t - k
@@ -56,7 +57,7 @@ def _noise() -> np.ndarray:
 @lru_cache(maxsize=1)
 def _dice() -> np.ndarray:
     """4096 fixed uniform numbers, for windows that are lit or not."""
-    table = np.random.Generator(np.random.PCG64(7)).random(4096).astype(_f)
+    table = Draw("dice").block(4096).astype(_f)
     table.setflags(write=False)
     return table
 
@@ -637,7 +638,7 @@ class Picture:
                 face /= down + 0.03
                 face += 0.35 * warp
                 face += 0.35 * _lookup(v * 150.0 + s.shift[1], g.u * 60.0)
-                face *= 5.0
+                face *= min(5.0, 0.08 * n)
                 np.minimum(np.maximum(face, -1.0, out=face), 1.0, out=face)
                 face *= 0.24 if look.lx > 0 else -0.24
                 k += face

@@ -108,13 +108,18 @@ class Draw:
 
     def __init__(self, *key: object) -> None:
         digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=16).digest()
-        self.rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+        # The raw bits: numpy keeps those for ever, and not what a Generator makes of them.
+        self.bits = np.random.PCG64(int.from_bytes(digest, "little"))
         self.pool: list[float] = []
         self.at = 0
 
+    def block(self, count: int) -> np.ndarray:
+        """`count` uniform numbers in [0, 1), float64."""
+        return (self.bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
+
     def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
         if self.at == len(self.pool):
-            self.pool, self.at = self.rng.random(512).tolist(), 0
+            self.pool, self.at = self.block(512).tolist(), 0
         self.at += 1
         return low + (high - low) * self.pool[self.at - 1]
 
@@ -131,7 +136,7 @@ class Draw:
     def colour(self, base: Colour, spread: float = 0.05) -> Colour:
         """`base` with a common change of brightness and a smaller one per channel."""
         if self.at + 4 > len(self.pool):
-            self.pool, self.at = self.rng.random(512).tolist(), 0
+            self.pool, self.at = self.block(512).tolist(), 0
         a, b, c, d = self.pool[self.at : self.at + 4]
         self.at += 4
         k = 1.0 + (a * 3.2 - 1.6) * spread
@@ -317,11 +322,11 @@ def _skyline(kind: str) -> np.ndarray:
         "hills": (40, 0.36, 4, False),
         "trees": (150, 0.75, 5, False),
     }[kind]
-    rng = np.random.Generator(np.random.PCG64(knots))
+    draw = Draw("skyline", kind)
     x = np.arange(8192) / 8192.0
     total, weight, norm = np.zeros(8192), 1.0, 0.0
     for _ in range(octaves):
-        values = rng.random(knots)
+        values = draw.block(knots)
         k = (x * knots).astype(int)
         t = x * knots - k
         if not sharp:
@@ -359,8 +364,8 @@ def _profile(draw: Draw, kind: str, height: float) -> tuple[np.ndarray, np.ndarr
     if kind == "pines":
         # Pointed tops, each a steep wedge, in front of a rolling edge.
         count = draw.integer(26, 40)
-        u = (np.arange(count) + 0.5 + draw.rng.uniform(-0.45, 0.45, count)) / count
-        tall = height * (0.55 + 0.5 * draw.rng.random(count))
+        u = (np.arange(count) + 0.5 + 0.9 * (draw.block(count) - 0.5)) / count
+        tall = height * (0.55 + 0.5 * draw.block(count))
         each = tall[:, None] - np.abs(_U - u[:, None]) * (height * 22.0)
         floor = height * (0.42 + 0.25 * _skyline("trees")[at : at + 512])
         return np.maximum(each.max(0), floor), None
