@@ -59,7 +59,7 @@ class Level(nn.Module):
 
     Args: in_nc channels of its image; code_nc spatial noise channels; prev_nc channels of the
     previous feature (0 at level 0); nc residual and gc dense channels; double: enlarges x2;
-    rgb_from_trunk: image from h (before `up`) instead of from `up(h)`.
+    rgb_from_trunk: image from h (before `up`) instead of from `up(h)`; skip_up: nobody needs F.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class Level(nn.Module):
         double: bool,
         rgb_from_trunk: bool,
         feat_scale: float,
-        is_last: bool,
+        skip_up: bool,
     ) -> None:
         super().__init__()
         self.map_nc, self.code_nc = map_nc, code_nc
-        self.double, self.rgb_from_trunk, self.is_last = double, rgb_from_trunk, is_last
+        self.double, self.rgb_from_trunk, self.skip_up = double, rgb_from_trunk, skip_up
         self.feat_scale = feat_scale
         self.mapping_net = MappingNet(map_nc, latent_nc)
         self.feat_net = conv_act(in_nc + code_nc + prev_nc, nc, act=False)
@@ -100,8 +100,7 @@ class Level(nn.Module):
         if not self.rgb_from_trunk:
             feature = self.upsample_block(h)
             return self._image(feature), feature
-        # A last level that shows its trunk has no use for `up` (parameters without gradient)
-        return self._image(h), h if self.is_last else self.upsample_block(h)
+        return self._image(h), h if self.skip_up else self.upsample_block(h)
 
     def _image(self, feature: Tensor) -> Tensor:
         # float32 whatever the autocast: bf16 steps of 1/256 in the image would hide the candidates
@@ -243,7 +242,8 @@ class CAMNet(nn.Module):
                 or (rgb_from == "trunk_but_last" and i < levels - 1)
                 or (rgb_from == "auto" and res[i + 1] == res[i]),
                 feat_scale=float(feat_scales[i]),
-                is_last=i == levels - 1,
+                # the original decompression's last `up` is never run
+                skip_up=rgb_from == "trunk" and i == levels - 1,
             )
             for i in range(levels)
         )
@@ -320,7 +320,7 @@ class CAMNet(nn.Module):
         image, feature, pending = self._expand(state, code, level)
         tanh, feature = stage(image, feature, code)
         rgb, internal = self._output(tanh, image)
-        if self.feedback == "none" and not stage.is_last:
+        if self.feedback == "none" and level < self.levels - 1:
             size = [2 * s if stage.double else s for s in image.shape[2:]]
             count = self.in_nc * size[0] * size[1]
             if pending.shape[1] < count:

@@ -106,7 +106,8 @@ def check_original(v: Vectors) -> None:
     inputs, codes, expected = v.numbered("input"), v.numbered("code"), v.numbered("out")
     rgb_from = None
     if "synthesis" in cfg["task"].lower() and expected[0].shape[2:] == inputs[0].shape[2:]:
-        rgb_from = "trunk" if any(".up.1." in k for k in v.tree("sd")) else "trunk_but_last"
+        enlarges_last = f"level_{len(codes)}_up.1.bias" in v.tree("sd")
+        rgb_from = "trunk" if enlarges_last else "trunk_but_last"
     model = load_reference(v.tree("sd"), cfg, rgb_from=rgb_from)
     assert len(codes) == len(expected) == model.levels
     with torch.no_grad():

@@ -79,7 +79,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def check_file(path: Path, families: Mapping[str, Check]) -> None:
-    """Run the check of the family that the file's name belongs to, and see that it read everything."""
+    """Run the check of the family that the name belongs to, and see that it read everything."""
     assert path.suffix == ".npz", f"{path.name} is no vector file (.npz) and no document"
     matching = [pattern for pattern in families if fnmatch(path.stem, pattern)]
     assert len(matching) == 1, (
