@@ -351,6 +351,8 @@ class CIMLEDataLoader:
         self, number: int, ids: list[int], reader: Iterator[Read], store: dict[int, Item]
     ) -> _Loop:
         began = time.perf_counter()
+        if hasattr(self.loss_fn, "set_round"):  # ProjectedDistance: new matrices each loop
+            self.loss_fn.set_round(number)
         share = self._share(ids)
         unique = list(dict.fromkeys(ids))
         kept_inputs: list[Tensor] = []
