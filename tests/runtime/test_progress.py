@@ -1,0 +1,76 @@
+"""Bars on a terminal, sparse lines elsewhere, silence on other ranks."""
+
+import io
+
+from runtime.progress import Progress
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_are_sparse_where_there_is_no_terminal():
+    out, clock = io.StringIO(), Clock()
+    bar = Progress(1000, desc="train", initial=100, main=True, stream=out, clock=clock)
+    for _ in range(90):
+        clock.now += 1
+        bar.update()
+    bar.postfix({"loss": 0.123456})
+    bar.close()
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3  # at 30, 60 and 90 s; close has nothing new to say
+    assert lines[0] == "train: step 130/1000, 1 step/s, 0:14:30 left"
+    assert bar.n == 190
+
+
+def test_close_says_the_last_count_once():
+    out, clock = io.StringIO(), Clock()
+    with Progress(5, main=True, stream=out, clock=clock) as bar:
+        bar.postfix({"loss": 0.5, "lr": "1e-4"})
+        bar.update(5)
+    assert out.getvalue() == "step 5/5, loss 0.5, lr 1e-4\n"
+    bar.close()
+    assert out.getvalue().count("\n") == 1
+
+
+def test_nothing_done_says_nothing():
+    out = io.StringIO()
+    Progress(5, initial=5, main=True, stream=out).close()
+    assert out.getvalue() == ""
+
+
+def test_unknown_total():
+    out, clock = io.StringIO(), Clock()
+    bar = Progress(main=True, stream=out, clock=clock, every_s=0, unit="image")
+    clock.now += 2
+    bar.update(8)
+    assert out.getvalue() == "image 8, 4 image/s\n"
+
+
+def test_a_terminal_gets_a_bar():
+    out = Terminal()
+    bar = Progress(3, desc="go", main=True, stream=out)
+    bar.update()
+    bar.postfix({"loss": 1.0})
+    bar.write("a line")
+    bar.update(2)
+    bar.close()
+    assert "3/3" in out.getvalue() and "loss=1" in out.getvalue()
+    assert "a line\n" in out.getvalue()
+
+
+def test_other_ranks_are_silent():
+    for stream in (io.StringIO(), Terminal()):
+        bar = Progress(3, main=False, stream=stream, every_s=0)
+        bar.update(3)
+        bar.write("x")
+        bar.close()
+        assert stream.getvalue() == "" and bar.n == 3
