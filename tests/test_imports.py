@@ -1,7 +1,7 @@
 """The import rules of the house, read from the source of every file.
 
-Imports go downhill only, third-party plumbing stays in its home and is lazy, and what could run code
-from a file happens in one guarded place.
+Imports go downhill only, third-party plumbing stays in its home and is lazy, and what could run
+code from a file happens in one guarded place.
 """
 
 from __future__ import annotations
