@@ -56,7 +56,8 @@ def test_workers_while_the_parent_has_it_open(tmp_path):
     there = [b[1][0][0] for b in DataLoader(pyramid, num_workers=2)]
     assert all((a == b).all() for a, b in zip(here, there, strict=True))
     assert (source.image(0) == noise(0, 8, 8)).all()  # and the parent still reads
-    spawned = DataLoader(pyramid, num_workers=1, multiprocessing_context="spawn")
+    cached = Pyramid(source, [4, 8], cache="memory")
+    spawned = DataLoader(cached, num_workers=1, multiprocessing_context="spawn")
     assert (next(iter(spawned))[1][0][0] == here[0]).all()
 
 
