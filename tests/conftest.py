@@ -6,17 +6,11 @@ from pathlib import Path
 
 import pytest
 
-DEFAULT_GOLDEN_DIR = Path(__file__).parent / "golden" / "vectors"
+from tests import golden_option
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--golden-dir",
-        type=Path,
-        default=DEFAULT_GOLDEN_DIR,
-        metavar="DIR",
-        help="golden vectors, one subfolder per system (imle, ...); default tests/golden/vectors",
-    )
+    golden_option.pytest_addoption(parser)
 
 
 @pytest.fixture
