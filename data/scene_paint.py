@@ -90,6 +90,28 @@ def _lookup(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     return _noise().take((r << 8) + c)
 
 
+def _smooth(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Noise between the texels (bilinear), for where a texel is wider than a pixel."""
+    r, c = np.floor(rows), np.floor(cols)
+    fr, fc = rows - r, cols - c
+    r, c = r.astype(np.int32), c.astype(np.int32)
+    top, low = (r & 255) << 8, (r + 1 & 255) << 8
+    left, right = c & 255, c + 1 & 255
+    noise = _noise()
+    a, b = noise.take(top + left), noise.take(top + right)
+    b -= a
+    b *= fc
+    a += b
+    d, e = noise.take(low + left), noise.take(low + right)
+    e -= d
+    e *= fc
+    d += e
+    d -= a
+    d *= fr
+    a += d
+    return a
+
+
 def _unit(a: np.ndarray) -> np.ndarray:
     """Clip to [0, 1], in place."""
     np.maximum(a, 0.0, out=a)
@@ -411,9 +433,11 @@ def _boat(c: Card, t: Thing, s: Look) -> None:
 
 def _lamp(c: Card, t: Thing, s: Look) -> None:
     h, side = t.h, t.parts[0]
-    a, b = min(0.0, side * 1.1), max(0.0, side * 1.1)
-    c.paint(c.bars(_a([(-0.07, 0.07, 0.0, h), (-0.13, 0.13, 0.0, 0.7), (a, b, h - 0.22, h - 0.08)])), s.lit(t.colour))
-    head = c.bar(side * 0.95 - 0.3, side * 0.95 + 0.3, h - 0.34, h - 0.12)
+    at = side * -0.56  # the pole; the head is on the other side of the middle
+    a, b = min(at, at + side * 1.1), max(at, at + side * 1.1)
+    pole = _a([(at - 0.07, at + 0.07, 0.0, h), (at - 0.13, at + 0.13, 0.0, 0.7), (a, b, h - 0.12, h)])
+    c.paint(c.bars(pole), s.lit(t.colour))
+    head = c.bar(side * 0.39 - 0.3, side * 0.39 + 0.3, h - 0.28, h - 0.06)
     c.paint(head, t.accent if s.mood.dark else s.lit((0.85, 0.85, 0.80)))
 
 
@@ -533,6 +557,7 @@ class Picture:
         self.depth = np.full((n, n), FAR, _f)
         self.height = np.full((n, n), TOP, _f)
         self.layers: list[tuple[int, np.ndarray, np.ndarray]] | None = [] if trace else None
+        self.front = np.full((n, n), np.inf, _f)  # depth of the nearest thing, drowned or not
         self.far = np.zeros((n, n), _f)  # how much of the sky the ridges hide
         m = scene.mood
         self.haze_colour = mix(m.horizon, m.middle, 0.25)
@@ -744,8 +769,8 @@ class Picture:
         step = g.step
         near, far = (_col(look.lit(c)) for c in s.colours)
         t = np.minimum(z * (1.0 / 60.0), 1.0)
-        colour = near + (far - near) * t
-        colour = np.ascontiguousarray(np.broadcast_to(colour, (3, *x.shape)))
+        colour = np.empty((3, *x.shape), _f)
+        colour[:] = near + (far - near) * t
         segment = np.full(x.shape, SEGMENT[s.ground], np.uint8)
         foot = z * z * (step / s.camera)  # metres along z in one pixel
         self._foot = foot
@@ -757,7 +782,8 @@ class Picture:
                 if k >= len(fade):
                     continue
                 q = 8.0 / wave
-                nz = _lookup(z[k:] * q + s.shift[a], x[k:] * q + (8192.0 + s.shift[b]))
+                read = _smooth if wave > 1.0 else _lookup
+                nz = read(z[k:] * q + s.shift[a], x[k:] * q + (8192.0 + s.shift[b]))
                 nz *= fade[k:, None] * (amount * s.rough)
                 if bump is None:
                     bump = np.ones_like(x)
@@ -825,13 +851,15 @@ class Picture:
         self.fresnel = 0.30 + 0.58 * np.exp(fall * -3.2)
         if not look.real:
             tint = mix(own, look.sky(s.mood.middle), 0.35)
-            return np.ascontiguousarray(np.broadcast_to(_col(tint), (3, *x.shape)))
+            flat = np.empty((3, *x.shape), _f)
+            flat[:] = _col(tint)
+            return flat
         foot = self._foot
         wave = None
         for length, amount, turn in ((3.0, 1.0, 0.25), (0.8, 0.6, -0.3)):
             fade = _unit(1.5 - foot * (1.4 / length))
             q = 8.0 / length
-            w = _lookup(z * q + s.shift[1], (x * 0.35 + turn * z) * q + (8192.0 + s.shift[0]))
+            w = _smooth(z * q + s.shift[1], (x * 0.35 + turn * z) * q + (8192.0 + s.shift[0]))
             w *= fade * amount
             wave = w if wave is None else wave + w
         # Mirror row of every pixel, moved by the waves, read between two rows.
@@ -1096,7 +1124,7 @@ class Picture:
             self.layers.append((k, full, depth))
         if t.z_end:
             # A block reaches back: what stands beside it, nearer than its wall, stays in front.
-            hidden = (self.depth[rows, cols] < z) & (self.instance[rows, cols] >= 0)
+            hidden = self.front[rows, cols] < z
             if hidden.any():
                 rgba *= ~hidden
                 mine = mine & ~hidden
@@ -1116,6 +1144,7 @@ class Picture:
         np.copyto(self.depth[rows, cols], z, where=mine)
         tall = TOP if y is None else np.minimum(y, TOP)
         np.copyto(self.height[rows, cols], tall, where=solid)
+        np.copyto(self.front[rows, cols], z, where=solid)
 
     def gone(self, t: Thing) -> bool:
         """Is a thing wholly under water?"""
@@ -1157,7 +1186,7 @@ class Picture:
         n = g.size
         for t in s.things:
             if t.kind == "lamp":
-                x, y, reach, power, c = t.x + t.parts[0] * 0.95, t.foot + t.h - 0.25, 1.5, 0.4, t.accent
+                x, y, reach, power, c = t.x + t.parts[0] * 0.39, t.foot + t.h - 0.2, 1.5, 0.4, t.accent
             elif t.kind == "car" and t.variant:
                 c = (1.0, 0.95, 0.8) if t.variant == 2 else (0.9, 0.15, 0.1)
                 x, y, reach, power = t.x, t.foot + 0.46 * t.h, 1.6, 0.35 if t.variant == 2 else 0.2

@@ -483,7 +483,7 @@ class Planner:
         for k in range(8):
             side = 1.0 if k % 2 else -1.0
             fronds.append((side, (0.1, 0.75, 1.5, 2.6)[k // 2] * d(0.75, 1.25),
-                           (1.5, 1.9, 2.4, 3.2)[k // 2] * d(0.9, 1.1),
+                           (0.75, 1.15, 1.65, 2.4)[k // 2] * d(0.9, 1.1),
                            (0.26, 0.38, 0.38, 0.24)[k // 2] * d(0.85, 1.15) * height))  # fmt: skip
         self.add(Thing("palm", x, z, height * 1.1, height, 0.0, d.colour((0.20, 0.42, 0.14)),
                        d.colour((0.46, 0.35, 0.22)), 0.0, 0, (lean, tuple(fronds))))  # fmt: skip
@@ -492,7 +492,7 @@ class Planner:
         d = self.draw
         arms = ((-1.0, d(0.35, 0.5), d(0.66, 0.85)), (1.0, d(0.3, 0.55), d(0.7, 0.95)))
         self.add(Thing("cactus", x, z, height * 0.62, height, 0.0, d.colour((0.25, 0.45, 0.22)),
-                       (0, 0, 0), 0.0, 0, arms[: d.integer(1, 2)]))  # fmt: skip
+                       (0, 0, 0), 0.0, 0, arms))  # fmt: skip
 
     def bush(self, x: float, z: float, height: float, tones: Sequence[Colour] = LEAVES) -> None:
         d = self.draw
@@ -534,7 +534,7 @@ class Planner:
 
     def lamp(self, x: float, z: float, height: float) -> None:
         side = -1.0 if x > 0 else 1.0
-        self.add(Thing("lamp", x, z, 2.6, height, 0.0, (0.26, 0.28, 0.30), (1.0, 0.93, 0.72), 0.0, 0, (side,)))
+        self.add(Thing("lamp", x + side * 0.56, z, 1.4, height, 0.0, (0.26, 0.28, 0.30), (1.0, 0.93, 0.72), 0.0, 0, (side,)))
 
     def parasol(self, x: float, z: float) -> None:
         d = self.draw
@@ -784,11 +784,11 @@ def _softened(ridge: Ridge) -> Ridge:
 
 def _forest(d: Draw, s: Scene, p: Planner) -> None:
     s.horizon, s.camera = d(0.46, 0.60), d(2.2, 3.6)
-    s.colours = (d.colour((0.24, 0.30, 0.12)), d.colour((0.22, 0.28, 0.13)))
+    s.colours = (d.colour((0.28, 0.36, 0.14)), d.colour((0.26, 0.34, 0.15)))
     s.rough = 0.4
     autumn = d.chance(0.35)
     tones = AUTUMN if autumn else LEAVES
-    dark = d.colour((0.40, 0.26, 0.12) if autumn else (0.12, 0.22, 0.11))
+    dark = d.colour((0.52, 0.34, 0.13) if autumn else (0.12, 0.22, 0.11))
     kinds = ("trees", "pines") if not autumn and d.chance(0.6) else ("hills", "trees")
     _ridge(d, s, kinds[1] if kinds[0] == "trees" else "hills", d(0.20, 0.30), 160.0, mix(dark, (0.35, 0.45, 0.45), 0.35), "vegetation", rough=1.0)
     _ridge(d, s, kinds[1], d(0.10, 0.17), 90.0, dark, "vegetation", rough=1.0)
@@ -798,16 +798,17 @@ def _forest(d: Draw, s: Scene, p: Planner) -> None:
     elif d.chance(0.6):
         s.relief = ("river", (d(-2.0, 2.0), d(-0.1, 0.1), d(2.0, 5.0), d(0, 6.0), d(0.8, 1.5)))
     pine = d.chance(0.35)
-    for _ in range(d.integer(15, 21)):
-        z = 11.0 * math.exp(d(0.0, 1.7))
-        u = d.pick((d(-0.02, 0.38), d(0.62, 1.02), d(0.0, 1.0)))
+    for _ in range(d.integer(24, 32)):
+        z = 13.0 * math.exp(d(0.0, 1.5))
+        # Sparser around the path.
+        u = d.pick((d(-0.02, 0.36), d(0.64, 1.02), d(-0.02, 0.36), d(0.64, 1.02), d(0.0, 1.0)))
         x = p.x_at(u, z)
-        if s.elevation(x, z) < 0.05:
+        if s.elevation(x, z) < 0.05 or any(abs(t.x - x) < 1.2 and abs(t.z - z) < 2.0 for t in s.things):
             continue
-        if d.chance(0.75 if pine else 0.25):
-            p.conifer(x, z, d(5.5, 9.5))
+        if d.chance(0.75 if pine else 0.3):
+            p.conifer(x, z, d(6.5, 11.5))
         else:
-            p.tree(x, z, d(5.0, 8.0), tones)
+            p.tree(x, z, d(6.0, 10.0), tones)
     for _ in range(d.integer(2, 5)):
         z = d(5.5, 18.0)
         x = p.x_at(d(0.0, 1.0), z)
@@ -1020,5 +1021,5 @@ def plan(seed: int, split: str, index: int) -> Scene:
         p.add_sky(Thing("sun", s.sun[0], 1900.0, 2 * r, 2 * r, s.sun[1] + r, mood.sun, mood.sun))
     for _ in range(d.integer(1, 4) if hour != "night" else d.integer(0, 1)):
         p.cloud(0.07, max(min(s.horizon - 0.16, ceiling + 0.05), 0.13))
-    p.free()
+    p.free(0.2 if name == "forest" else 0.35)
     return s
