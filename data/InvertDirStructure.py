@@ -2,7 +2,7 @@
 
     python data/InvertDirStructure.py --folder DATA/miniImagenet
         -> DATA/camnet_data/miniImagenet/{class}/{split}/...
-    python data/InvertDirStructure.py --folder DATA/camnet_data/miniImagenet --reverse --out DATA/again
+    python data/InvertDirStructure.py --folder DATA/camnet_data/miniImagenet --reverse --out DATA/x
 
 Hard links where the file system allows, else symbolic ones; nothing is copied, moved or deleted.
 Running it again adds what is new. If another file stands where a link should go nothing is done.

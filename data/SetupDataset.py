@@ -1,13 +1,13 @@
-"""Prepare a data set: fetch or link it, check every picture, make the resolutions CAM-Net trains on.
+"""Prepare a data set: fetch or link it, check every picture, make the resolutions to train on.
 
     python data/SetupDataset.py --data camnet3 --sizes 16 32 64 128 256
     python data/SetupDataset.py --data mine --source ~/pictures.zip --sizes 16 32 64
     python data/SetupDataset.py --data camnet3_deci_lmdb --sizes 64 128
     python data/SetupDataset.py fetch-weights
 
-Afterwards `--data_tr NAME` works. Running it again continues or does nothing; sizes can be added later.
---source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied, so
-keep it), a .zip or .tar of one, or MNIST's four idx files; NAME is then free.
+Afterwards `--data_tr NAME` works. Running it again goes on or does nothing; sizes can be added.
+--source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied,
+so keep it), a .zip or .tar of one, or MNIST's four idx files; NAME is then free.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--data",
         type=_name,
         metavar="NAME",
-        help=f"what to prepare: {', '.join(KNOWN)}; these with _deci, _centi, _milli (a tenth, ...); "
-        "or any name, with --source",
+        help=f"what to prepare: {', '.join(KNOWN)}; these with _deci, _centi, _milli "
+        "(a tenth, ...); or any name, with --source",
     )
     add(
         "--source",
@@ -92,7 +92,7 @@ def get_parser() -> argparse.ArgumentParser:
         action=_Sizes,
         default=list(SIZES),
         metavar="R",
-        help="side lengths to make, [16, 32] works too; a single value <= 0: no resizing (16 .. 256)",
+        help="side lengths, [16, 32] works too; one value <= 0: no resizing (16 .. 256)",
     )
     add("--lmdb", action="store_true", help="make NAME_lmdb, an LMDB a split and size, instead")
     add(
@@ -107,7 +107,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--format",
         choices=("png", "keep"),
         default="png",
-        help="png: lossless, equals resizing on the fly; keep: the original's own format (JPEG re-coded)",
+        help="png: lossless, as resizing on the fly; keep: the original's format (JPEG re-coded)",
     )
     add("--data_path", type=Path, help="where data sets live (default: DATA_HOME or dirs.json)")
     add("--workers", type=_workers, help="processes (default: the cores there are, at most 16)")

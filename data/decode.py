@@ -1,9 +1,10 @@
 """Any image file to uint8 RGB, or one line that names the file and what is wrong with it.
 
-Decisions: EXIF orientation is applied; transparency is laid over white; 16-bit values are scaled to 8
-bits (not clipped, as a bare `convert("RGB")` does); floats in [0, 1] are scaled; the first frame of an
-animation is taken; CMYK goes through Pillow's plain conversion. Truncated files are refused. Images
-above Pillow's own limit of 178,956,970 pixels (a 200-megapixel file) are refused before decoding.
+Decisions: EXIF orientation is applied; transparency is laid over white; 16-bit values are scaled to
+8 bits (not clipped, as a bare `convert("RGB")` does); floats in [0, 1] are scaled; the first frame
+of an animation is taken; CMYK goes through Pillow's plain conversion. Truncated files are refused.
+Images above Pillow's own limit of 178,956,970 pixels (a 200-megapixel file) are refused before
+decoding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fetching files from places that fail in many ways, and unpacking archives nobody vouches for.
 
 A file appears under its name only when it is whole: it is written to `NAME.part`, checked (length,
-SHA-256 where one is known, not a web page), then renamed; a second process waits at a lock and finds
-the file. When every mirror fails the message says where to put the file by hand.
+SHA-256 where one is known, not a web page), then renamed; a second process waits at a lock and
+finds the file. When every mirror fails the message says where to put the file by hand.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def fetch(
 ) -> Path:
     """Have `file`, from the first mirror that gives it whole.
 
-    mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: full digest or
-    its first hex digits. check: reads the finished part file and returns what is wrong with it.
-    DataError says what each mirror answered and where to place the file.
+    mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: full
+    digest or its first hex digits. check: reads the finished part file and returns what is wrong
+    with it. DataError says what each mirror answered and where to place the file.
     """
     make_folder(file.parent)
     with locked(file.with_name(f".{file.name}.lock"), wait=True, what=file.name):
@@ -205,9 +205,9 @@ def extract(
 ) -> Path:
     """Unpack a zip or tar into `folder`, which must not exist: all of it or nothing.
 
-    Only plain files and folders with names inside the folder: `..`, absolute names, links and devices
-    are refused, and so are archives over the caps. Bytes are counted as they come out, whatever the
-    headers claim; `max_ratio` (unpacked / packed) holds from 16 MiB on.
+    Only plain files and folders with names inside the folder: `..`, absolute names, links and
+    devices are refused, and so are archives over the caps. Bytes are counted as they come out,
+    whatever the headers claim; `max_ratio` (unpacked / packed) holds from 16 MiB on.
     """
     if folder.exists():
         raise DataError(f"{folder} exists already; not unpacking {archive.name} over it")

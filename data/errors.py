@@ -4,8 +4,8 @@
 class DataError(ValueError):
     """Data that cannot be read, found or fetched. The message is one line: what, where, what to do.
 
-    `exit_code` is what a script ends with. A DataLoader worker re-raises by calling the class with its
-    whole traceback as the message; only the line that matters is kept of that.
+    `exit_code` is what a script ends with. A DataLoader worker re-raises by calling the class with
+    its whole traceback as the message; only the line that matters is kept of that.
     """
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""Small file habits: a file appears whole or not at all; one process prepares a data set at a time."""
+"""Files that appear whole or not at all, and a lock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(file: Path, *, wait: bool, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on `file`. The system drops it when the process dies, however it dies."""
+    """Hold an exclusive lock on `file`; the system drops it however the process dies."""
     import fcntl
 
     make_folder(file.parent)

@@ -1,4 +1,4 @@
-"""Images in folders: `split/class/picture`, the layout everybody has; a flat folder is one class."""
+"""Images in folders: `split/class/picture`, the usual layout; a flat folder is one class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ INDEX = "index-{split}.json"
 def list_files(root: str | os.PathLike, keep=is_image_name) -> list[str]:
     """Files under `root` whose name `keep` accepts, as sorted `/`-joined relative paths.
 
-    Follows links; hidden entries and `__MACOSX` are left out; a link to a folder above is not entered.
+    Follows links; hidden entries and `__MACOSX` are left out; a link to a folder above is not
+    entered.
     """
     found: list[str] = []
 
@@ -82,8 +83,8 @@ def list_digest(paths) -> str:
 class FolderSource:
     """The pictures of one folder, sorted by class, then by path: the numbering of torchvision.
 
-    `root` is the folder of one split (or a folder without splits). `base`/`split` say where prebuilt
-    resolutions lie: `{base}_{R}x{R}/{split}`; they default to what the path itself says.
+    `root` is the folder of one split (or a folder without splits). `base`/`split` say where
+    prebuilt resolutions lie: `{base}_{R}x{R}/{split}`; they default to what the path itself says.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class FolderSource:
         return folder if self.split is None else folder / self.split
 
     def has_native(self, size: int, crop: str = "squash") -> bool:
-        """True if a complete folder of this size exists; an incomplete or foreign one is an error."""
+        """True if a whole folder of this size exists; an incomplete or wrong one is an error."""
         root = self.prebuilt_root(size)
         if not root.is_dir():
             return False
@@ -224,7 +225,8 @@ def native_name(path: str, form: str) -> str:
     """Name of a picture in a resolution folder.
 
     `keep`: the original's own (re-encoded); `png`: lossless, only the suffix changes; `png-full`:
-    lossless, the suffix stays inside the name (`a.jpg.png`), for sets that hold both a.jpg and a.png.
+    lossless, the suffix stays inside the name (`a.jpg.png`), for sets that hold both a.jpg and
+    a.png.
     """
     if form == "keep":
         return path
@@ -260,8 +262,8 @@ def split_folder(root: Path, split: str) -> Path | None:
 def splits_in(root: Path) -> dict[str, Path]:
     """Split folders under `root` by split. Empty if they are rather classes among other classes."""
     found = {s: f for s in SPLITS if (f := split_folder(root, s)) is not None}
-    if not found:
-        return {}
+    if len(found) != 1:
+        return found  # two of these names together are no coincidence
     for entry in os.scandir(root):
         if entry.is_dir() and split_of(entry.name) is None and not entry.name.startswith("."):
             if any(is_image_name(e.name) for e in os.scandir(entry.path)):

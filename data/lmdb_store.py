@@ -3,10 +3,10 @@
 One environment a split and resolution, a folder `{name}_{split}_{R}.lmdb`:
     <key>       -> raw uint8 [H, W, C] bytes, channels **BGR**
     <key>.meta  -> ASCII "H, W, C"
-with the file's name without suffix as key. Where two files share that name (the original lost one of
-them) their keys are the whole relative path. Beside it lies `manifest.json` - order, labels, digest -
-which the original had as a pickle (`_keys_cache.p`; never read nor written here). Environments made
-by the original tool, without a manifest, are read as one class in key order.
+with the file's name without suffix as key. Where two files share that name (the original lost one
+of them) their keys are the whole relative path. Beside it lies `manifest.json` - order, labels,
+digest - which the original had as a pickle (`_keys_cache.p`; never read nor written here).
+Environments made by the original tool, without a manifest, are read as one class in key order.
 
 Facts of lmdb 3: an environment can be open once in a process, and a forked child counts as the same
 process while its parent holds it open. So every environment is shared process-wide, opened on first
@@ -246,8 +246,8 @@ def unique_keys(paths: Iterable[str]) -> list[str]:
 class LmdbWriter:
     """Builds one environment, resumably: what is committed is kept, the manifest comes last.
 
-    `plan` identifies what is being written (a digest of sources and size); an unfinished environment
-    of another plan is an error. The map doubles whenever it is full.
+    `plan` identifies what is being written (a digest of sources and size); an unfinished
+    environment of another plan is an error. The map doubles whenever it is full.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 Under the data directory:
     NAME/{split}/{class}/picture         the originals (or links to where they lie)
-    NAME/manifest-{split}.jsonl          a line a picture: bytes, sha256, size, or what is wrong with it
+    NAME/manifest-{split}.jsonl          a line a picture: bytes, sha256, size, or the fault
     NAME/index-{split}.json              counts, digests and the bad pictures
     NAME_{R}x{R}/{split}/{class}/...     the resolutions, `complete-{split}.json` when all are there
     NAME_lmdb/NAME_{split}_{R}.lmdb      the same in LMDB
@@ -81,8 +81,8 @@ def say(line: str) -> None:
 def acquire(name: str, data_path: Path, source: Path | None = None) -> Path:
     """`data_path/name` with split folders, made if it is not there yet.
 
-    source: a folder, a zip, a tar or MNIST's idx files; folders are linked, not copied. Without one the
-    archive of a known set is downloaded, or a part of a known set is linked from the whole.
+    source: a folder, a zip, a tar or MNIST's idx files; folders are linked, not copied. Without one
+    the archive of a known set is downloaded, or a part of a known set is linked from the whole.
     """
     root = data_path / name
     if source is not None:
@@ -136,7 +136,8 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
             _unpack(source, staging)
         else:
             raise DataError(
-                f"{source} is neither a folder nor a .zip or .tar archive; unpack it and give the folder"
+                f"{source} is neither a folder nor a .zip or .tar archive; "
+                "unpack it and give the folder"
             )
     elif known and known.classes and known.base:
         whole = acquire(known.base, data_path)
@@ -295,8 +296,8 @@ def prepare_folders(
 ) -> None:
     """Decode and hash every picture of every split once; write its bicubic reductions.
 
-    sizes: side lengths; empty for the manifest alone. form: "png" (lossless, what resizing on the fly
-    gives) or "keep" (re-encoded in the original's own format, as CAM-Net's tool did).
+    sizes: side lengths; empty for the manifest alone. form: "png" (lossless, what resizing on the
+    fly gives) or "keep" (re-encoded in the original's own format, as CAM-Net's tool did).
     DataError, after all is done, if more pictures are bad than training would let pass.
     """
     splits = splits_in(root)
@@ -415,8 +416,8 @@ def _judge(what: str, count: int, bad: list[str], manifest: Path) -> None:
         say(f"bad image {what}/{path}")
     if len(bad) > allowed_bad(count):
         raise DataError(
-            f"{what}: {len(bad)} of {count} images are bad (listed in {manifest}); training lets at "
-            f"most {allowed_bad(count)} pass; repair or remove them and run again"
+            f"{what}: {len(bad)} of {count} images are bad (listed in {manifest}); training lets "
+            f"at most {allowed_bad(count)} pass; repair or remove them and run again"
         )
 
 
@@ -430,8 +431,8 @@ def _size_is_done(
         if note is not None:
             if (note.get("crop"), note.get("format")) != (crop, form):
                 raise DataError(
-                    f"{out} was made with crop {note.get('crop')}, format {note.get('format')}, not "
-                    f"{crop}, {form}; remove it first"
+                    f"{out} was made with crop {note.get('crop')}, format {note.get('format')}, "
+                    f"not {crop}, {form}; remove it first"
                 )
             if note_name == BUILDING:
                 return False
@@ -581,7 +582,7 @@ def prepare_lmdb(
 ) -> None:
     """One environment a split and size under `out`; bad pictures are left out.
 
-    sizes: side lengths, empty for the unresized pictures. `root` holds the manifests of the originals.
+    sizes: side lengths, empty for the unresized pictures. `root` holds the originals' manifests.
     """
     make_folder(out)
     for split, source in sources.items():

@@ -23,16 +23,17 @@ _ATTEMPTS = 64
 class Pyramid(Dataset):
     """Item i is `(x uint8 [3, r0, r0], [uint8 [3, r1, r1], ...])`; no augmentation here.
 
-    Every size is a Pillow bicubic reduction straight from the original (as CAM-Net's data step), unless
-    the source holds or renders that size itself. `crop`: "squash" resizes the whole picture to a square,
-    "center" cuts the central square first. A size that repeats is decoded once.
+    Every size is a Pillow bicubic reduction straight from the original (as CAM-Net's data step),
+    unless the source holds or renders that size itself. `crop`: "squash" resizes the whole picture
+    to a square, "center" cuts the central square first. A size that repeats is decoded once.
 
-    A picture that cannot be read is replaced by another one, chosen by a hash of its index, in every
-    run and worker alike; it is named once on stderr and counted over all workers and passes. More than
-    `max_bad` bad pictures (default: 0.1 % of the set, at least 3, at most 100) raise DataError.
+    A picture that cannot be read is replaced by another one, chosen by a hash of its index, in
+    every run and worker alike; it is named once on stderr and counted over all workers and passes.
+    More than `max_bad` bad pictures (default: 0.1 % of the set, at least 3, at most 100) raise
+    DataError.
 
-    `cache="memory"` keeps each decoded size as one uint8 array, shared with forked workers and filled
-    as pictures are first asked for.
+    `cache="memory"` keeps each decoded size as one uint8 array, shared with forked workers and
+    filled as pictures are first asked for.
     """
 
     def __init__(

@@ -91,10 +91,10 @@ def fraction_of(name: str) -> tuple[str, float | None]:
 def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> Source:
     """The data set that `spec` names.
 
-    spec: NAME or NAME/split under `data_path`; a folder (of splits, of classes, or of images); a zip of
-    one (`set.zip`, `set.zip/val`); an LMDB environment or a folder of them; "scenes" (rendered, nothing
-    on disk); a part of a known set (`bird`, `camnet3_deci`). `split` counts when spec names none.
-    DataError: one line with what is there and how to get what is not.
+    spec: NAME or NAME/split under `data_path`; a folder (of splits, of classes, or of images); a
+    zip of one (`set.zip`, `set.zip/val`); an LMDB environment or a folder of them; "scenes"
+    (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`). `split` counts when
+    spec names none. DataError: one line with what is there and how to get what is not.
     """
     data_path = Path(data_path)
     spec = str(spec).strip()
@@ -108,7 +108,8 @@ def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> So
             return found
     head, _, last = spec.rpartition("/")
     if head and split_of(last):
-        # NAME/split where NAME is no folder of that kind: a zip, a part of a set, or a missing split
+        # NAME/split where NAME is no folder of that kind: a zip, a part of a set, or a missing
+        # split
         for place in (data_path / head, Path(head).expanduser()):
             found = _open_path(place, check_split(last))
             if found is not None:
@@ -252,9 +253,9 @@ def train_val_sources(
 ) -> tuple[Source, Source]:
     """Training and validation pictures.
 
-    data_val: a spec like data_tr; "cv" cuts the validation part off data_tr; None means data_tr's own
-    val split. A set without one is cut too: once, from the full training set, by class, disjoint, a
-    function of (set, val_fraction, seed) alone.
+    data_val: a spec like data_tr; "cv" cuts the validation part off data_tr; None means data_tr's
+    own val split. A set without one is cut too: once, from the full training set, by class,
+    disjoint, a function of (set, val_fraction, seed) alone.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction {val_fraction} must lie between 0 and 1")

@@ -12,15 +12,15 @@ from data.sources import keyed_order
 
 
 class StepSampler(Sampler[list[int]]):
-    """Endless batches for a DataLoader (as `batch_sampler`), passes over the data joined end to end.
+    """Endless batches for a DataLoader (as `batch_sampler`), passes joined end to end.
 
     Draw number d is element d % n of the permutation of pass d // n, which depends on (seed, pass)
-    alone. A batch is `batch_size` consecutive draws (global); rank r of W takes every W-th of them, so
-    the number of processes and of workers changes nothing but who does the work. Batches are always
-    full: the last one of a pass goes on into the next.
+    alone. A batch is `batch_size` consecutive draws (global); rank r of W takes every W-th of them,
+    so the number of processes and of workers changes nothing but who does the work. Batches are
+    always full: the last one of a pass goes on into the next.
 
-    A DataLoader asks ahead of use, so the position is not what was asked for: `batches(loader)` counts
-    a batch when it hands it over, and that count is all `state_dict` holds.
+    A DataLoader asks ahead of use, so the position is not what was asked for: `batches(loader)`
+    counts a batch when it hands it over, and that count is all `state_dict` holds.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the toolkit: numbered pictures with a label, a path and a name."""
+"""What a data set is to the rest of the toolkit: numbered pictures with labels and paths."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ IMAGE_SUFFIXES = (
 
 @runtime_checkable
 class Source(Protocol):
-    """Numbered images. `image(i)` is uint8 [H, W, 3] RGB; bad bytes raise DataError naming the file.
+    """Numbered images. `image(i)` is uint8 [H, W, 3] RGB; bad bytes raise DataError with a name.
 
-    A source that can give some resolutions itself also has `native(i, size) -> uint8 [size, size, 3]`
-    and, unless it can give every size, `has_native(size, crop="squash") -> bool`.
+    A source that can give some resolutions itself also has
+    `native(i, size) -> uint8 [size, size, 3]` and, unless it can give every size, `has_native(size, crop="squash") -> bool`.
     """
 
     name: str

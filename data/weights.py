@@ -29,7 +29,7 @@ def fetch_weights(
     mirrors: Sequence[str] = (PYTORCH,),
     bar: bool = True,
 ) -> list[Path]:
-    """The files of these LPIPS backbones, fetched if they are not there. DataError says where to."""
+    """The files of these LPIPS backbones, fetched if absent. DataError says where to put them."""
     files = []
     for net in nets:
         if net not in LPIPS_BACKBONES:

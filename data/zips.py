@@ -27,8 +27,8 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 class ZipSource:
     """Pictures of one split of a zip, sorted by class, then by path.
 
-    A single folder that wraps everything is looked through. A zip without split folders is one split
-    and serves whichever is asked for.
+    A single folder that wraps everything is looked through. A zip without split folders is one
+    split and serves whichever is asked for.
     """
 
     def __init__(
@@ -181,6 +181,6 @@ def _splits(members: list[zipfile.ZipInfo], prefix: str) -> dict[str, str]:
         for name in SPLIT_ALIASES[split]:
             if name in tops and split not in found:
                 found[split] = f"{prefix}{name}/"
-    if found and any(split_of(t) is None for t in tops):
+    if len(found) == 1 and any(split_of(t) is None for t in tops):
         return {}  # classes of which one happens to be called train
     return found

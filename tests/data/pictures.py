@@ -36,7 +36,9 @@ def make_set(root: Path, counts: dict[str, dict[str, int]], suffix: str = "png")
     return root
 
 
-def zip_folder(root: Path, file: Path, prefix: str = "", method: int = zipfile.ZIP_DEFLATED) -> Path:
+def zip_folder(
+    root: Path, file: Path, prefix: str = "", method: int = zipfile.ZIP_DEFLATED
+) -> Path:
     """A zip of everything under root."""
     with zipfile.ZipFile(file, "w", method) as out:
         for path in sorted(root.rglob("*")):

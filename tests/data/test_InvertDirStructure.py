@@ -26,7 +26,12 @@ def test_there_and_back_by_links(folder, tmp_path, capsys, monkeypatch, links):
         monkeypatch.setattr(InvertDirStructure.os, "link", refuse)
     assert main(["--folder", str(folder)]) == 0
     out = tmp_path / "camnet_data/set"
-    assert list_files(out) == ["a/train/000.png", "a/train/001.png", "a/val/000.png", "b/train/000.png"]
+    assert list_files(out) == [
+        "a/train/000.png",
+        "a/train/001.png",
+        "a/val/000.png",
+        "b/train/000.png",
+    ]
     assert os.path.samefile(out / "a/val/000.png", folder / "val/a/000.png")
     assert (out / "a/val/000.png").is_symlink() == (links == "soft")
     assert main(["--folder", str(folder)]) == 0

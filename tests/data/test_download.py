@@ -182,7 +182,10 @@ def test_good_archives(tmp_path, kind):
             out.writestr("./train/a/1.png", GOOD)
             out.writestr("train/empty/", b"")
     else:
-        members = [("./train/a/1.png", tarfile.REGTYPE, GOOD), ("train/empty", tarfile.DIRTYPE, b"")]
+        members = [
+            ("./train/a/1.png", tarfile.REGTYPE, GOOD),
+            ("train/empty", tarfile.DIRTYPE, b""),
+        ]
         make_tar(file, members, "w" if kind == "tar" else f"w:{kind[4:]}")
     extract(file, tmp_path / "out", bar=False)
     assert (tmp_path / "out/train/a/1.png").read_bytes() == GOOD

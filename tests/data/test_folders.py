@@ -45,7 +45,10 @@ def test_flat_folder_is_one_class_and_links_are_followed(tmp_path):
         (lambda p: None, "does not exist"),
         (lambda p: p.write_text("x"), "is a file"),
         (lambda p: p.mkdir(), "no images under"),
-        (lambda p: (make_set(p, {"a": {"b": 1}}), (p / "e").mkdir()), "class folder .*e has no images"),
+        (
+            lambda p: (make_set(p, {"a": {"b": 1}}), (p / "e").mkdir()),
+            "class folder .*e has no images",
+        ),
         (
             lambda p: (make_set(p, {"a": {"b": 1}}), (p / "l.png").write_bytes(encoded(1))),
             "loose images",
@@ -66,6 +69,8 @@ def test_splits_are_not_classes_called_train(tmp_path):
     for name in ("train", "boat"):
         make_set(classes / name, {"": {"": 1}})
     assert splits_in(classes) == {}
+    make_set(classes / "val", {"": {"": 1}})  # as CamVid: train, val and folders of annotations
+    assert list(splits_in(classes)) == ["train", "val"]
 
 
 def test_foreign_resolution_folders(tmp_path):

@@ -17,7 +17,9 @@ def data(tmp_path):
     make_set(tmp_path / "both", {"train": {"a": 4, "b": 4}, "val": {"a": 1, "b": 2}})
     make_set(tmp_path / "only", {"train": {"a": 20, "b": 10}})
     make_set(tmp_path / "tested", {"train": {"a": 4, "b": 4}, "test": {"a": 2}})
-    make_set(tmp_path / "camnet3", {"train": {"n01531178": 30, "butterfly": 20}, "val": {"n01531178": 2}})
+    make_set(
+        tmp_path / "camnet3", {"train": {"n01531178": 30, "butterfly": 20}, "val": {"n01531178": 2}}
+    )
     make_set(tmp_path / "elsewhere", {"classes": {"x": 2, "y": 2}})
     return tmp_path
 
@@ -145,6 +147,8 @@ def test_cut_of_tiny_sets(tmp_path):
 def test_known_sets_hang_together():
     for known in registry.KNOWN.values():
         assert bool(known.mirrors) != bool(known.base)
-        assert known.base is None or registry.fraction_of(known.base)[0] in registry.KNOWN or (
-            known.base in registry.KNOWN
+        assert (
+            known.base is None
+            or registry.fraction_of(known.base)[0] in registry.KNOWN
+            or (known.base in registry.KNOWN)
         )

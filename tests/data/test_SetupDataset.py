@@ -1,0 +1,151 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data
+from data.files import locked
+from data.folders import list_files
+from data.lmdb_store import LmdbSource
+from data.pyramids import Pyramid
+from data.registry import open_source
+from data.SetupDataset import get_parser, main
+from tests.data.pictures import make_set
+
+SCRIPT = Path(data.__file__).parent / "SetupDataset.py"
+
+
+def run(*words):
+    return main([str(w) for w in words])
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        ([], [16, 32, 64, 128, 256]),
+        (["--sizes", "16", "32"], [16, 32]),
+        (["--sizes", "[16,", "32,", "64]"], [16, 32, 64]),
+        (["--sizes", "[16,32]"], [16, 32]),
+        (["--sizes", "[32, 16, 16]"], [16, 32]),
+        (["--sizes", "0"], []),
+        (["--sizes", "-1"], []),
+        (["--sizes", "[-1]"], []),
+    ],
+)
+def test_sizes(words, sizes):
+    assert get_parser().parse_args(["--data", "x", *words]).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sizes", "a"], "not a list of whole numbers"),
+        (["--sizes", "16.5"], "not a list of whole numbers"),
+        (["--sizes", "0", "16"], "must lie in 1"),
+        (["--sizes", "999999"], "must lie in 1"),
+        (["--sizes", "[]"], "at least one number"),
+        (["--data", "../evil"], "cannot be a data set's name"),
+        (["--data", "train"], "cannot be a data set's name"),
+        (["--workers", "-1"], "number of processes"),
+        (["--workers", "nan"], "number of processes"),
+        (["--crop", "fit"], "invalid choice"),
+        (["--source", "a", "--use_existing", "b"], "not both"),
+    ],
+)
+def test_usage_errors_exit_2(words, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        run("--data", "x", "--data_path", tmp_path, *words)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_needed(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "--data NAME is needed" in capsys.readouterr().err
+
+
+def test_from_folder_to_pyramid(tmp_path, capsys):
+    make_set(tmp_path / "src", {"train": {"a": 3, "b": 2}, "val": {"a": 1}})
+    words = ["--data", "mine", "--data_path", tmp_path / "d", "--sizes", "8", "16"]
+    assert run(*words, "--source", tmp_path / "src", "--also_cls_first") == 0
+    assert "train with --data_tr mine" in capsys.readouterr().err
+    assert list_files(tmp_path / "d/cls_first/mine_8x8/a") == [
+        "train/000.png",
+        "train/001.png",
+        "train/002.png",
+        "val/000.png",
+    ]
+    pyramid = Pyramid(open_source("mine", tmp_path / "d"), [8, 16])
+    assert pyramid._native == {8: True, 16: True} and len(pyramid) == 5
+    assert run(*words) == 0  # the source need not be named again
+    assert "up to date" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["camnet3_lmdb", "camnet3_deci_lmdb"])
+def test_lmdb_of_camnet3(tmp_path, name, capsys):
+    make_set(tmp_path / "camnet3", {"train": {"a": 20, "b": 10}, "val": {"a": 2, "b": 1}})
+    assert run("--data", name, "--data_path", tmp_path, "--sizes", "8", "16") == 0
+    source = open_source(name, tmp_path)
+    assert isinstance(source, LmdbSource)
+    assert len(source) == (3 if "deci" in name else 30) and source.classes == ["a", "b"]
+    assert len(open_source(name, tmp_path, split="val")) == 3
+    plain = Pyramid(open_source(name.removesuffix("_lmdb"), tmp_path), [8, 16])
+    stored = Pyramid(source, [8, 16])
+    assert stored._native == {8: True, 16: True}
+    for i in range(len(source)):
+        assert (plain[i][1][0] == stored[i][1][0]).all() and plain.label(i) == stored.label(i)
+    capsys.readouterr()
+    assert run("--data", name, "--data_path", tmp_path, "--sizes", "8", "16") == 0
+    assert capsys.readouterr().err.count("up to date") == 6
+
+
+def test_lmdb_of_any_set_unresized(tmp_path):
+    make_set(tmp_path / "src", {"train": {"a": 3, "b": 3}})
+    words = ["--data", "mine", "--lmdb", "--sizes", "0", "--data_path", tmp_path / "d"]
+    assert run(*words, "--source", tmp_path / "src") == 0
+    source = open_source("mine_lmdb", tmp_path / "d")
+    assert source.image(0).shape == (24, 30, 3) and len(source) == 6
+    want = open_source("mine", tmp_path / "d")
+    assert all((source.image(i) == want.image(i)).all() for i in range(6))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--data", "nothing"], 6, "give --source FOLDER or ARCHIVE"),
+        (["--data", "x", "--source", "/no/such"], 6, "does not exist"),
+        (["--data", "x", "--source", __file__], 6, "neither a folder nor"),
+        (["--data", "x", "--use_existing", "/no/such"], 6, "does not exist"),
+    ],
+)
+def test_bad_data_is_one_line(tmp_path, capsys, words, code, message):
+    assert run(*words, "--data_path", tmp_path) == code
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_second_process_is_told(tmp_path, capsys):
+    with locked(tmp_path / ".x.lock", wait=False, what="x"):
+        assert run("--data", "x", "--source", tmp_path, "--data_path", tmp_path) == 4
+    assert f"being prepared by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_from_a_checkout_without_install_and_without_torch(tmp_path):
+    make_set(tmp_path / "src", {"train": {"a": 1}})
+    spy = tmp_path / "spy"
+    spy.mkdir()
+    (spy / "torch.py").write_text("raise SystemExit('torch was imported')")
+    command = [sys.executable, str(SCRIPT), "--data", "m", "--source", str(tmp_path / "src")]
+    done = subprocess.run(
+        [*command, "--sizes", "[8, 4]", "--data_path", str(tmp_path / "d")],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(spy)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "d/m_4x4/train/a/000.png").exists()
