@@ -114,7 +114,7 @@ class Corruption:
             if side > min(x.shape[2:]):
                 raise ValueError(f"mask_res {side} is finer than images of {list(x.shape[2:])}")
             keys = counter_rng.uniform(seeds, side * side, stream=_RANKS)
-            ranks = keys.argsort(1, stable=True).argsort(1, stable=True)
+            ranks = keys.argsort(dim=1, stable=True).argsort(dim=1)
             colors = None
             if self.fill == "color":
                 colors = counter_rng.uniform(seeds, 3 * side * side, stream=_COLORS)

@@ -136,7 +136,7 @@ class RDB(nn.Module):
     def frozen(self, dtype: torch.dtype, memory_format: torch.memory_format) -> FrozenRDB:
         convs = [c[0] for c in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)]
         weights = [conv.weight().float() for conv in convs]
-        biases = [conv.bias.detach().float() for conv in convs]
+        biases = [conv.bias.detach().float().clone() for conv in convs]
         return FrozenRDB(weights, biases, dtype, memory_format)
 
 

@@ -22,5 +22,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             type=Path,
             default=DEFAULT,
             metavar="DIR",
-            help="golden vectors, one subfolder per system (imle, ..); default tests/golden/vectors",
+            help="golden vectors, one subfolder a system (imle, ..); default tests/golden/vectors",
         )
