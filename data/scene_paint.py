@@ -35,14 +35,13 @@ _LIT = {name: SEGMENT[SEGMENT_OF[name]] for name in SEGMENT_OF}
 
 
 # -- tables ----------------------------------------------------------------------------------------
-@lru_cache(maxsize=1)
-def _noise() -> np.ndarray:
-    """A smooth periodic noise in [-1, 1], 256 x 256 texels, cells of 8 texels; flat, row-major."""
-    draw = Draw("noise")
-    total = np.zeros((256, 256))
-    for cells, weight in ((32, 1.0), (64, 0.35)):
+def _table(size: int, octaves: tuple[tuple[int, float], ...]) -> np.ndarray:
+    """Smooth periodic noise in [-1, 1] of mean 0, [size * size]; octaves are (cells, weight)."""
+    draw = Draw("noise", size)
+    total = np.zeros((size, size))
+    for cells, weight in octaves:
         values = draw.block(4 * cells * cells).reshape(4, cells, cells).sum(0) - 2.0
-        t = np.arange(256) * cells / 256.0
+        t = np.arange(size) * cells / size
         k = t.astype(int)
         s = t - k
         s = s * s * (3 - 2 * s)
@@ -52,6 +51,18 @@ def _noise() -> np.ndarray:
     table = (total - total.mean()).astype(_f).ravel()
     table.setflags(write=False)
     return table
+
+
+@lru_cache(maxsize=1)
+def _noise() -> np.ndarray:
+    """256 x 256 texels, cells of 8 texels."""
+    return _table(256, ((32, 1.0), (64, 0.35)))
+
+
+@lru_cache(maxsize=1)
+def _fine_noise() -> np.ndarray:
+    """512 x 512 texels, cells of 32: steps between texels are too small to be seen."""
+    return _table(512, ((16, 1.0), (32, 0.35)))
 
 
 @lru_cache(maxsize=1)
@@ -91,25 +102,10 @@ def _lookup(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
 
 
 def _smooth(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """Noise between the texels (bilinear), for where a texel is wider than a pixel."""
-    r, c = np.floor(rows), np.floor(cols)
-    fr, fc = rows - r, cols - c
-    r, c = r.astype(np.int32), c.astype(np.int32)
-    top, low = (r & 255) << 8, (r + 1 & 255) << 8
-    left, right = c & 255, c + 1 & 255
-    noise = _noise()
-    a, b = noise.take(top + left), noise.take(top + right)
-    b -= a
-    b *= fc
-    a += b
-    d, e = noise.take(low + left), noise.take(low + right)
-    e -= d
-    e *= fc
-    d += e
-    d -= a
-    d *= fr
-    a += d
-    return a
+    """Noise from the fine table: cells of 32 texels, for waves much longer than a pixel."""
+    r = rows.astype(np.int32) & 511
+    c = cols.astype(np.int32) & 511
+    return _fine_noise().take((r << 9) + c)
 
 
 def _unit(a: np.ndarray) -> np.ndarray:
@@ -206,7 +202,7 @@ class Card:
         qy *= qy
         k = (qx + qy).min(0)
         np.sqrt(k, out=k)
-        size = float(np.minimum(blobs[:, 2], blobs[:, 3]).mean())
+        size = min(blobs[0, 2:].tolist())  # the first stands for all
         k -= 1.0
         k *= -size / max(self.pixel, soft)
         k += 0.5
@@ -781,8 +777,7 @@ class Picture:
                 k = int(np.argmax(fade > 0)) if fade[-1] > 0 else len(fade)
                 if k >= len(fade):
                     continue
-                q = 8.0 / wave
-                read = _smooth if wave > 1.0 else _lookup
+                read, q = (_smooth, 32.0 / wave) if wave > 1.0 else (_lookup, 8.0 / wave)
                 nz = read(z[k:] * q + s.shift[a], x[k:] * q + (8192.0 + s.shift[b]))
                 nz *= fade[k:, None] * (amount * s.rough)
                 if bump is None:
@@ -858,7 +853,7 @@ class Picture:
         wave = None
         for length, amount, turn in ((3.0, 1.0, 0.25), (0.8, 0.6, -0.3)):
             fade = _unit(1.5 - foot * (1.4 / length))
-            q = 8.0 / length
+            q = 32.0 / length
             w = _smooth(z * q + s.shift[1], (x * 0.35 + turn * z) * q + (8192.0 + s.shift[0]))
             w *= fade * amount
             wave = w if wave is None else wave + w
@@ -997,6 +992,7 @@ class Picture:
         down = g.edges[r0 : r1 + 1, None] - s.horizon
         ye = s.camera - t.foot - down * z  # height above the foot at row edges [h + 1, w]
         tall = z * step  # metres in a pixel, [1, w]
+        typical = float(tall[0, tall.shape[1] // 2])
         top = wall_h + 0.0 * z
         if gable and inner:
             middle = 0.5 * (z0 + z1)
@@ -1043,7 +1039,7 @@ class Picture:
         dice = _dice().take((cx * 131 + cy * 517 + seed * 7) & 4095)
         if dark:
             share = 0.45 if not gable else 0.6
-            crisp = min(1.0, max(0.0, 1.9 - float(tall.mean()) / py * 1.4))
+            crisp = min(1.0, max(0.0, 1.9 - typical / py * 1.4))
             on = (dice < share) * crisp + share * (1 - crisp)
             warm = (1.0, 0.80, 0.42) if seed % 3 else (0.95, 0.92, 0.75)
             card.paint(win, look.lit((0.16, 0.18, 0.24)))
@@ -1063,7 +1059,7 @@ class Picture:
                 glow = (0.98, 0.80, 0.50) if dark else look.lit(mix(t.accent, (0.2, 0.14, 0.1), 0.4))
                 card.paint(shop * 0.85, glow)
         if look.real:
-            card.shade(1.0 + 0.03 * _lookup(ye[:-1] * 9.0 + seed, along[1:] * 9.0 + 4096.0) * min(1.0, 0.9 / float(tall.mean())))
+            card.shade(1.0 + 0.03 * _lookup(ye[:-1] * 9.0 + seed, along[1:] * 9.0 + 4096.0) * min(1.0, 0.9 / typical))
         self._commit(k, t, card, z, 0.5 * (ye[1:] + ye[:-1]) + t.foot)
 
     def _roof(self, c: Card, t: Thing, x0: float, x1: float, z0: float, z1: float, wall: float, roof: float, inner: float) -> None:
