@@ -1,0 +1,42 @@
+"""Root scripts as modules, so that a test runs them without a new interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ("TrainGeneratorWandB", "generate_images")
+
+# The whole main job, as small as VGG16 lets it be.
+TINY = (
+    "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4 --mini_bs 2"
+    " --ns 4 --sp 2 --code_bs 4 --subsample_size 6 --num_iteration 4 --outer_loops 3 --warmup 2"
+    " --num_val_images 2 --spi 2 --log_every 1"
+).split()
+
+
+def load(name: str) -> ModuleType:
+    """The root script `name`.py as a module; imported once."""
+    key = f"_script_{name}"
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, ROOT / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[key] = module
+        spec.loader.exec_module(module)
+    return sys.modules[key]
+
+
+def train(run_dir: Path | str, *words: str) -> None:
+    """One launch of the main job on the tiny settings; module-level, for the fork harness."""
+    script = load("TrainGeneratorWandB")
+    script.main(script.get_args([*TINY, "--run-dir", str(run_dir), *words]))
+
+
+def metrics(run_dir: Path, key: str) -> dict[int, float]:
+    """{step: value} of a key of metrics.jsonl."""
+    rows = [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row[key] for row in rows if key in row}

@@ -1,0 +1,339 @@
+"""The main job from its command line: options, a whole run, interruptions, wrong arguments."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from runtime import checkpoint
+from tests import kill_harness as harness
+from tests.scripts.support import ROOT, TINY, load, metrics, train
+
+SCRIPT = load("TrainGeneratorWandB")
+
+# The founding text's list of options, in its order.
+SEED_OPTIONS = """--wandb disabled --suffix s --job_id 7 --uid u --resume 0 --data_path p --spi 2
+--num_val_images 3 --chunk_epochs 1 --gpus 0 1 --code_bs 2 --data_tr camnet3/train --data_val camnet3/val
+--res 16 32 64 128 256 --alpha 0.1 --seed 1 --proj_dim 1000 --epochs 3 --outer_loops 4 --bs 4
+--mini_bs 2 --ns 8 --ipc 10 --lr 1e-3 --color_space lab --sp 4 --subsample_size 5 --num_iteration 6
+--sample_method mixture --grayscale 0.5 --mask_res 4 --mask_frac 0.5 --fill color --code_nc 4
+--in_nc 3 --out_nc 3 --map_nc 16 --latent_nc 32 --resid_nc 8 8 8 8 --dense_nc 4 4 4 4 --n_blocks 1
+--act_type leakyrelu --init_type normal --init_scale 0.2""".split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of the tiny settings."""
+    run_dir = tmp_path_factory.mktemp("train") / "run"
+    train(run_dir)
+    return run_dir
+
+
+def test_every_founding_option_is_accepted():
+    args = SCRIPT.get_args(SEED_OPTIONS)
+    assert args.ns == [8] * 4 and args.sp == [4] * 4  # one value broadcasts
+    assert (args.grayscale, args.fill, args.color_space) == (0.5, "color", "lab")
+
+
+def test_founding_defaults():
+    args = SCRIPT.get_args(["--data_tr", "camnet3"])
+    assert args.res == [64, 64, 64, 64, 128] and args.ns == [128] * 4
+    assert (args.bs, args.mini_bs, args.lr, args.alpha) == (512, 8, 1e-4, 0.1)
+    assert args.wandb == "online" and args.n_blocks == 6
+
+
+def test_founding_run_name():
+    args = SCRIPT.get_args(
+        "--data_tr camnet3/train --res 16 32 64 --ns 8 4 --suffix x --uid abc --grayscale 1".split()
+    )
+    assert SCRIPT.seed_name(args) == (
+        "camnet3-bs512-OuterLoops20-grayscale1-ipc10240-lr1.00e-04-ns8_4-res16_32_64-seed0-abc-x"
+    )
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ("--res 16 48", "48 after 16"),
+        ("--res 16", "--res 16"),
+        ("--res 4 8 16", "too small for VGG16"),
+        ("--res 16 32 64 --ns 1 2 3", "--ns has 3 values"),
+        ("--res 16 32 64 --sp 1 2 3", "--sp has 3 values"),
+        ("--resid_nc 8", "--resid_nc [8]"),
+        ("--ipc 9 --mini_bs 2", "--ipc 9"),
+        ("--gpus 0 1 2 --bs 512", "--bs 512"),
+        ("--gpus 0 1 2 --bs 3", "--code_bs 2"),
+        ("--in_nc 1", "3 channels"),
+        ("--lr nan", "--lr"),
+        ("--lr -1", "--lr"),
+        ("--bs 0", "--bs"),
+        ("--bs x", "--bs"),
+        ("--grayscale 0.3", "--grayscale"),
+        ("--mask_frac 1.5", "--mask_frac"),
+        ("--ema_std 0.4", "--ema_std"),
+        ("--lpips none", "--lpips none"),
+        ("--nonsense 1", "--nonsense"),
+        ("--preset nope", "nope"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_2(words, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        SCRIPT.get_args(["--data_tr", "scenes", *words.split()])
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code == 2
+    assert says in said and "\n" not in said
+
+
+def test_data_is_asked_for(capsys):
+    with pytest.raises(SystemExit) as stop:
+        SCRIPT.get_args([])
+    assert stop.value.code == 2 and "--data_tr" in capsys.readouterr().err
+
+
+def test_a_whole_run(finished):
+    """Every promised file is there and says what it should."""
+    status = json.loads((finished / "status.json").read_text())
+    assert (status["state"], status["step"], status["nimg"]) == ("finished", 12, 48)
+    assert checkpoint.steps_of(finished / "checkpoints") == [4, 8, 12]  # milestones are kept
+    loss = metrics(finished, "batch loss")
+    assert sorted(loss) == list(range(1, 13)) and all(v > 0 for v in loss.values())
+    best = metrics(finished, "val/best_lpips_random")
+    assert sorted(best) == [0, 4, 8, 12]
+    assert not metrics(finished, "val/lpips")  # random weights never pass for LPIPS
+    grids = sorted((finished / "samples").glob("val-*.png"))
+    assert [int(re.search(r"(\d+)\.png", g.name)[1]) for g in grids] == [0, 4, 8, 12]
+    with Image.open(grids[-1]) as grid:  # 2 rows of target | input | 2 samples, 16 px, gaps of 2
+        assert grid.size == (4 * 18 - 2, 2 * 18 - 2)
+    snapshot = checkpoint.load_snapshot(finished / "snapshots" / "network-latest.safetensors")
+    assert snapshot.kind == "camnet" and snapshot.config["net"]["res"] == [8, 16]
+    assert snapshot.provenance["step"] == 12
+
+
+def test_learning_lowers_the_distance(tmp_path):
+    """Not a quality claim: the loop must be connected, so that its own loss falls by a third."""
+    train(tmp_path / "run", *"--outer_loops 10 --num_iteration 12 --lr 3e-3 --alpha 3".split())
+    best = metrics(tmp_path / "run", "val/best_combined")
+    assert best[120] < 0.67 * best[0]
+
+
+def test_the_same_command_on_a_finished_run_says_so(finished, capsys):
+    before = (finished / "metrics.jsonl").read_text()
+    train(finished)
+    assert "finished" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def same_end(run_dir, reference):
+    assert not harness.differences(harness.final_state(run_dir), harness.final_state(reference))
+    assert harness.metrics(run_dir) == harness.metrics(reference)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_signal_in_the_middle_of_a_loop(finished, tmp_path, workers, monkeypatch):
+    """SIGTERM in step 6 of 12, in the middle of an outer loop: exit 75, then bit for bit."""
+    run_dir, words = tmp_path / "run", ("--num_workers", workers)
+    original, steps = SCRIPT.Run.backward, []
+
+    def backward(self, *args, **kwargs):
+        steps.append(self.completed)
+        if self.completed == 5 and steps.count(5) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SCRIPT.Run, "backward", backward)
+    with pytest.raises(SystemExit) as stop:
+        train(run_dir, *words)
+    assert stop.value.code == 75
+    assert checkpoint.steps_of(run_dir / "checkpoints")[-1] == 6
+    assert json.loads((run_dir / "status.json").read_text())["wants_requeue"]
+    train(run_dir, *words)
+    same_end(run_dir, finished)
+
+
+def test_signal_in_a_search(finished, tmp_path, monkeypatch):
+    """The search of loop 1 is abandoned, the state of step 4 kept, the search repeated exactly."""
+    run_dir = tmp_path / "run"
+    original, calls = SCRIPT.Run.check_preempted, []
+
+    def check(self):
+        calls.append(self.completed)
+        if self.completed == 4 and calls.count(4) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(self)
+
+    monkeypatch.setattr(SCRIPT.Run, "check_preempted", check)
+    with pytest.raises(SystemExit) as stop:
+        train(run_dir)
+    assert stop.value.code == 75
+    assert checkpoint.steps_of(run_dir / "checkpoints")[-1] == 4
+    train(run_dir)
+    same_end(run_dir, finished)
+
+
+def at_a_search(run_dir):
+    """Where a killed process was: in a save, or between loops (in the search), or in a step."""
+    if list((run_dir / "checkpoints").glob(".tmp-*")):
+        return "save"
+    file = run_dir / "metrics.jsonl"
+    steps = [json.loads(x)["step"] for x in file.read_text().splitlines()] if file.exists() else []
+    return "search" if steps and steps[-1] % 4 == 0 else "other"
+
+
+def test_thirty_kills(finished, tmp_path):
+    """kill -9 at 30 moments, some in a search, some in a save: the end is the uninterrupted one."""
+    report = harness.kill_and_resume(
+        train,
+        lambda run_dir: (str(run_dir), "--save_every", "1"),
+        tmp_path,
+        kills=30,
+        seconds=(0.5, 3.5),
+        failpoints=[
+            "half-file:4",
+            "pre-fsync:2",
+            "post-manifest:2",
+            "post-rename:3",
+            "mid-prune:1",
+        ],
+        classify=at_a_search,
+        check=lambda run_dir: same_end(run_dir, finished),
+    )
+    assert report.kills == 30
+    assert report.where["save"] and report.where["search"], report
+
+
+def test_chunks_of_a_job_array(finished, tmp_path):
+    """--chunk_epochs 1 --resume N runs outer loop N; three of them are the whole run."""
+    run_dir = tmp_path / "run"
+    for n in range(3):
+        train(run_dir, "--chunk_epochs", "1", "--resume", str(n))
+        assert checkpoint.steps_of(run_dir / "checkpoints")[-1] == 4 * (n + 1)
+    same_end(run_dir, finished)
+
+
+def test_changed_options_are_refused_with_a_table(finished):
+    with pytest.raises(Exception, match=r"(?s)lr.*0\.001.*0\.002") as error:
+        train(finished, "--lr", "2e-3")
+    assert error.value.exit_code == 2
+
+
+def test_execution_only_options_may_change(finished):
+    train(finished, *"--sp 4 --code_bs 3 --num_workers 1 --spi 3".split())
+
+
+def test_sp_and_code_bs_do_not_change_the_result(finished, tmp_path):
+    train(tmp_path / "run", *"--sp 3 --code_bs 5".split())
+    ours, theirs = metrics(tmp_path / "run", "batch loss"), metrics(finished, "batch loss")
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--color_space lab",
+        "--color_space lab --lab_range reference",
+        "--sample_method mixture",
+        "--grayscale 0.5 --mask_frac 0.4 --fill color",
+        "--proj_dim 20",
+        "--lpips_weighting reference --lr_schedule reference --init reference",
+        "--mapping_init reference --init_type normal --lr_schedule constant --ema_std 0",
+        "--res 16 16 32 --resid_nc 6 4 --dense_nc 4 4 --crop center --cache memory",
+        "--bs 20 --subsample_size 3",
+        "--precision bf16 --search_precision bf16 --rescore 2",
+        "--unconditional --lpips none --res 8 --pool_size 16 --sample_method mixture",
+        "--unconditional --res 16 --pool_size 16 --proj_dim 10",
+    ],
+)
+def test_options_run(words, tmp_path):
+    train(tmp_path / "run", *"--outer_loops 1 --num_iteration 2".split(), *words.split())
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+
+
+def test_pretrained_lpips_is_never_replaced_silently(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELS_HOME", str(tmp_path / "models"))
+    with pytest.raises(Exception, match="fetch-weights") as error:
+        train(tmp_path / "run", "--lpips", "pretrained")
+    assert error.value.exit_code == 2
+
+
+def test_lpips_from_a_local_file(tmp_path):
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    path = tmp_path / "vgg.pth"
+    torch.save({k: v for k, v in vgg16().state_dict().items() if k.startswith("features")}, path)
+    train(
+        tmp_path / "run",
+        *f"--lpips pretrained --lpips_path {path} --outer_loops 1 --num_iteration 1".split(),
+    )
+    assert metrics(tmp_path / "run", "val/lpips")
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ("--data_tr nowhere_at_all", "nowhere_at_all"),
+        ("--num_val_images 99999", "99999"),
+        ("--gpus 7", "7"),
+    ],
+)
+def test_what_is_missing_is_named(words, says, tmp_path):
+    with pytest.raises(Exception, match=says) as error:
+        train(tmp_path / "run", *words.split())
+    assert error.value.exit_code in (2, 6)
+
+
+def test_truncated_and_odd_images_are_survived(tmp_path, capfd):
+    """A truncated JPEG is named and substituted; grey, CMYK and 16-bit pictures are converted."""
+    generator = torch.Generator().manual_seed(0)
+    folder = tmp_path / "pictures" / "train" / "a"
+    folder.mkdir(parents=True)
+    for i in range(12):
+        pixels = torch.randint(0, 256, (20, 24, 3), generator=generator, dtype=torch.uint8).numpy()
+        image = Image.fromarray(pixels)
+        if i == 1:
+            image = image.convert("CMYK")
+        if i == 2:
+            image = image.convert("L")
+        image.save(folder / f"{i:02d}.jpg")
+    broken = folder / "03.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    train(
+        tmp_path / "run",
+        *f"--data_tr {tmp_path / 'pictures'} --subsample_size 10 --outer_loops 2".split(),
+    )
+    assert "03.jpg" in capfd.readouterr().err
+
+
+def test_two_ranks_equal_one(tmp_path):
+    """Losses of every step to 1e-6 relative; not Adam-updated weights (see the issue of biases)."""
+    words = [*TINY, "--bs", "4", "--mini_bs", "4", "--outer_loops", "1", "--lr", "1e-9"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "TrainGeneratorWandB.py"), *words, "--run-dir"]
+    one = subprocess.run([*command, tmp_path / "one"], env=env, capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr
+    env["IMLE_LAB_CPU_RANKS"] = "2"
+    two = subprocess.run([*command, tmp_path / "two"], env=env, capture_output=True, text=True)
+    assert two.returncode == 0, two.stderr
+    assert metrics(tmp_path / "two", "batch loss") == pytest.approx(
+        metrics(tmp_path / "one", "batch loss"), rel=1e-6
+    )
+
+
+def test_help_costs_no_more_than_torch(tmp_path):
+    """Nothing heavy beside torch and torchvision is imported for --help."""
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['TrainGeneratorWandB.py', '--help']\n"
+        "try: runpy.run_path('TrainGeneratorWandB.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = ('wandb', 'lpips', 'matplotlib', 'lmdb', 'gdown', 'scipy', 'torch._dynamo')\n"
+        "print('HEAVY', [m for m in heavy if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "HEAVY []" in result.stdout, result.stdout[-300:] + result.stderr[-300:]

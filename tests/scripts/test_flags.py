@@ -1,0 +1,60 @@
+"""The command lines are promises: a flag that goes or changes its default must be seen here first.
+
+After a wanted change: IMLE_LAB_WRITE_FLAGS=1 pytest tests/scripts/test_flags.py
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.support import SCRIPTS, load
+
+FLAGS = Path(__file__).parent / "flags"
+
+
+def flags_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[argparse.ArgumentParser] = []
+
+    def stop(parser, *_):
+        seen.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(load(name), "parse", stop)
+    with pytest.raises(SystemExit):
+        load(name).get_args([])
+    return [
+        f"{'/'.join(a.option_strings)} = {a.default!r}"
+        for a in seen[0]._actions
+        if a.option_strings and a.dest != "help"
+    ]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_flags_are_frozen(name, monkeypatch):
+    file = FLAGS / f"{name}.txt"
+    found = flags_of(name, monkeypatch)
+    if os.environ.get("IMLE_LAB_WRITE_FLAGS"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("\n".join(found) + "\n")
+    assert found == file.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_preset_parses_and_there_is_a_smoke(name):
+    script = load(name)
+    assert "smoke" in script.PRESETS
+    for preset in script.PRESETS:
+        words = ["--preset", preset]
+        if preset != "smoke" and name == "generate_images":
+            words += ["--snapshot", "x"]
+        assert script.get_args(words).preset == preset
+
+
+def test_presets_are_not_mutated():
+    script = load("TrainGeneratorWandB")
+    before = repr(script.PRESETS)
+    args = script.get_args(["--preset", "smoke"])
+    args.res.append(7)
+    assert repr(script.PRESETS) == before
