@@ -1,7 +1,6 @@
 """Where a run came from: command, code, packages, machine."""
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -56,11 +55,14 @@ def _is_slurm_id(name: str) -> bool:
 
 
 def _packages() -> dict[str, str]:
-    found = {}
-    for dist in importlib.metadata.distributions():
-        name = dist.metadata["Name"]
-        if name:
-            found[name] = dist.version
+    """Installed distributions, from the names of their folders: reading them all takes 0.1 s."""
+    found: dict[str, str] = {}
+    for entry in sys.path:
+        if os.path.isdir(entry):
+            for name in os.listdir(entry):
+                if name.endswith(".dist-info"):
+                    package, _, version = name.removesuffix(".dist-info").rpartition("-")
+                    found.setdefault(package, version)
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

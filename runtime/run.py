@@ -53,8 +53,8 @@ class Run:
     display_name: what W&B shows (default: the directory's name).
     milestone_every: steps between checkpoints that are never pruned; `--resume N` means number N.
 
-    Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen; scripts
-    may add to it), precision, args, finished, grad_norm (of the last update, before clipping).
+    Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen;
+    scripts may add to it), precision, args, finished, grad_norm (of the last update, unclipped).
     """
 
     def __init__(
@@ -239,8 +239,8 @@ class Run:
             self._bar.close()
             self._bar = None
         if self._tracker is not None:
-            if code == 0 and self.is_main:
-                self._tracker.curves()
+            if code == 0:
+                self._draw_curves()
             self._tracker.finish(code)
             self._tracker = None
 
@@ -395,8 +395,9 @@ class Run:
             worst = next((n for n, p in named if not torch.isfinite(p).all()), "?")
             kept = checkpoint.steps_of(self.checkpoints)
             raise NonFiniteError(
-                f"weights of {name} are not finite after step {self.completed} ({worst}); not saved, "
-                f"the last checkpoint is of step {kept[-1] if kept else 0}; lower the learning rate"
+                f"weights of {name} are not finite after step {self.completed} ({worst}); "
+                f"not saved, the last checkpoint is of step {kept[-1] if kept else 0}; "
+                "lower the learning rate"
             )
 
     # ------------------------------------------------------------------------------ the loop
@@ -443,8 +444,8 @@ class Run:
         stop = bool(distributed.all_reduce_max(int(self._flag.is_set)))
         if due or milestone or last:
             self._save(milestone)
-            if milestone and self.is_main:
-                self._tracker.curves()
+            if milestone:
+                self._draw_curves()
         if stop and not last:
             if self._saved_step != self.completed:
                 self._try_save()
@@ -562,9 +563,16 @@ class Run:
 
     def curve(self) -> Path:
         """Draw curves.png from metrics.jsonl; also done at milestones and at the end."""
-        if self.is_main:
-            self._logs().curves()
+        self._logs()
+        self._draw_curves()
         return self.dir / "curves.png"
+
+    def _draw_curves(self) -> None:
+        if self.is_main:
+            try:
+                self._tracker.curves()
+            except OSError as error:  # a full disk; the figures themselves are in metrics.jsonl
+                self.say(f"curves.png not drawn: {error}")
 
     def provenance(self) -> dict[str, Any]:
         """Where weights of this moment come from: command, commit, host, flags, step."""

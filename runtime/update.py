@@ -23,7 +23,7 @@ Ids = torch.Tensor | Iterable[int | str] | None
 class Updater:
     """Gradients from `backward` to the optimizer, under the non-finite guard.
 
-    `streak` counts turns in a row in which an update was skipped; at LIMIT NonFiniteError is raised.
+    `streak` counts turns in a row in which an update was skipped; LIMIT of them are an error.
     `grad_norm` is that of the last update, before clipping.
     """
 
