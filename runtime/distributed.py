@@ -24,6 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -39,7 +40,7 @@ from runtime.errors import RunError, UsageError
 
 BUCKET_BYTES = 25 * 2**20  # flat all-reduce size: large enough for bandwidth, small beside a model
 _CPU_RANKS = "IMLE_LAB_CPU_RANKS"
-_STORE = "IMLE_LAB_STORE_PORT"  # set by the launcher for its own ranks only
+_STORE = "IMLE_LAB_STORE"  # a file; set by the launcher for its own ranks only
 _TRACEBACK = "IMLE_LAB_TRACEBACK"
 
 # -------------------------------------------------------------------------------------- rendezvous
@@ -106,9 +107,9 @@ def first_host(nodelist: str) -> str:
                 return done.stdout.split()[0]
         except (OSError, subprocess.TimeoutExpired):
             pass  # containers often carry a scontrol that cannot reach the controller
-    first = re.match(r"(?:[^,\[\]]|\[[^\[\]]*\])*", nodelist.strip())
-    host = re.sub(r"\[([^\[\],-]+)[^\[\]]*\]", r"\1", first.group(0)) if first else ""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host):
+    first = re.match(r"((?:[^,\[\]]|\[[^\[\]]*\])+)(?:,|$)", nodelist.strip())
+    host = re.sub(r"\[([^\[\],-]+)[^\[\]]*\]", r"\1", first[1]) if first else ""
+    if not re.fullmatch(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*", host):
         raise UsageError(f"no host name in the SLURM node list {nodelist!r}; set MASTER_ADDR")
     return host
 
@@ -197,9 +198,10 @@ def init(device: torch.device | None = None, *, timeout_s: float = 1800.0) -> No
     env = os.environ
     try:
         if here.source == "spawn":
-            # The launcher holds the store, so no port is ever chosen, freed and taken again.
-            where = f"127.0.0.1:{env[_STORE]}"
-            store = dist.TCPStore("127.0.0.1", int(env[_STORE]), None, False, meet)
+            # One machine: a file needs no port that somebody else could take meanwhile.
+            where = env[_STORE]
+            store = dist.FileStore(where, here.world)
+            store.set_timeout(meet)
         elif here.source == "slurm":
             host, port = slurm_meeting_point(env)
             where = f"{host}:{port}"
@@ -553,7 +555,7 @@ def _common_failure(error: BaseException, text: str) -> tuple[int | None, str]:
     return None, text
 
 
-def _rank_entry(main: Main, args: argparse.Namespace, rank_: int, world: int, port: int) -> None:
+def _rank_entry(main: Main, args: argparse.Namespace, rank_: int, world: int, store: str) -> None:
     """What a spawned rank runs."""
     _die_with_parent()
     # A group of its own: Ctrl-C in a terminal then reaches the launcher only, which passes it on
@@ -565,7 +567,7 @@ def _rank_entry(main: Main, args: argparse.Namespace, rank_: int, world: int, po
             "LOCAL_RANK": str(rank_),
             "WORLD_SIZE": str(world),
             "LOCAL_WORLD_SIZE": str(world),
-            _STORE: str(port),
+            _STORE: store,
         }
     )
     if "OMP_NUM_THREADS" not in os.environ:
@@ -586,11 +588,10 @@ def _spawn(
     main: Main, args: argparse.Namespace, world: int, start_method: str, grace_s: float
 ) -> int:
     context = torch.multiprocessing.get_context(start_method)
-    store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    folder = tempfile.mkdtemp(prefix="imle-lab-")
+    store = os.path.join(folder, "store")
     ranks = [
-        context.Process(
-            target=_rank_entry, args=(main, args, r, world, store.port), name=f"rank {r}"
-        )
+        context.Process(target=_rank_entry, args=(main, args, r, world, store), name=f"rank {r}")
         for r in range(world)
     ]
     forwarded: list[int] = []
@@ -620,6 +621,7 @@ def _spawn(
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+        shutil.rmtree(folder, ignore_errors=True)
     return _overall_code(codes, forwarded)
 
 
@@ -657,7 +659,7 @@ def _watch(
             kill_at = math.inf
         elif now >= term_at and kill_at == math.inf and len(gone) < len(ranks):
             send(signal.SIGTERM)
-            kill_at, term_at = now + 10.0, now + 1e9
+            kill_at, term_at = now + min(10.0, grace_s), now + 1e9
     return ended
 
 

@@ -13,8 +13,10 @@ fails the caller, with the child's traceback.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -22,7 +24,6 @@ from multiprocessing.connection import wait as wait_any
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from runtime import distributed
 
@@ -36,14 +37,14 @@ def _child(
     args: tuple[Any, ...],
     rank: int,
     world: int,
-    port: int,
+    store: str,
     join: bool,
     env: Mapping[str, str],
     pipe: Any,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)})
-    os.environ.update({"IMLE_LAB_STORE_PORT": str(port), "IMLE_LAB_CPU_RANKS": str(world), **env})
+    os.environ.update({"IMLE_LAB_STORE": store, "IMLE_LAB_CPU_RANKS": str(world), **env})
     torch.set_num_threads(1)
     try:
         if join:
@@ -80,14 +81,16 @@ def run(
     context = torch.multiprocessing.get_context(
         "forkserver" if torch.cuda.is_available() else "fork"
     )
-    store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    # A file, not a TCPStore: its server thread would be a lock held forever in a forked child.
+    folder = tempfile.mkdtemp(prefix="gloo-")
+    store = os.path.join(folder, "store")
     pipes, ranks = [], []
     sys.stdout.flush()
     sys.stderr.flush()
     for r in range(world):
         ours, theirs = context.Pipe()
         p = context.Process(
-            target=_child, args=(fn, args, r, world, store.port, join, dict(env or {}), theirs)
+            target=_child, args=(fn, args, r, world, store, join, dict(env or {}), theirs)
         )
         p.start()
         theirs.close()
@@ -120,4 +123,5 @@ def run(
             if p.is_alive():
                 p.kill()
             p.join()
+        shutil.rmtree(folder, ignore_errors=True)
     return [answers[r] for r in range(world)]
