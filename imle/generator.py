@@ -401,6 +401,8 @@ class CAMNet(nn.Module):
         0.1 (normal: N(0, 0.02^2)), which leave std(w) at 1e-8 and styles without influence.
         """
         c = self.config
+        if next(self.parameters()).is_meta:
+            return
         for name, module in self.named_modules():
             if isinstance(module, WNConv2d):
                 self._init_conv(name, module)

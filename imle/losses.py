@@ -88,7 +88,7 @@ class ResolutionLoss(nn.Module):
     @torch.no_grad()
     def prepare(self, y: Tensor, *, max_rows: int | None = None) -> LossTarget:
         """Features of targets `[B, 3, H, W]`, computed once; max_rows images at a time."""
-        return LossTarget(y, tuple(_in_chunks(self.features, y, max_rows)))
+        return LossTarget(y.detach(), tuple(_in_chunks(self.features, y, max_rows)))
 
     def layer_terms(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
         """`[5, B * K]`: sum over channels and positions of the squared difference of each layer."""
@@ -131,7 +131,7 @@ class PixelLoss(nn.Module):
 
     def prepare(self, y: Tensor) -> LossTarget:
         """Targets as they are: there are no features."""
-        return LossTarget(y, ())
+        return LossTarget(y.detach(), ())
 
     def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
         """fx `[B * K, C, H, W]` against B targets -> `[B * K]`."""
@@ -202,7 +202,7 @@ class ProjectedDistance(nn.Module):
     @torch.no_grad()
     def prepare(self, y: Tensor, *, max_rows: int | None = None) -> LossTarget:
         """Projected targets, computed once."""
-        return LossTarget(y, tuple(_in_chunks(lambda x: [self.project(x)], y, max_rows)))
+        return LossTarget(y.detach(), tuple(_in_chunks(lambda x: [self.project(x)], y, max_rows)))
 
     def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
         """Squared distance per row, `[B * K]`."""

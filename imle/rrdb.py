@@ -42,7 +42,8 @@ class WNConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_nc))
         self.weight_g = nn.Parameter(torch.ones(out_nc, 1, 1, 1))
         self.weight_v = nn.Parameter(torch.empty(out_nc, in_nc, kernel_size, kernel_size))
-        self.set_weight_(torch.randn(self.weight_v.shape) / math.sqrt(self.fan_in))
+        if not self.weight_v.is_meta:
+            self.set_weight_(torch.randn(self.weight_v.shape) / math.sqrt(self.fan_in))
 
     @property
     def fan_in(self) -> int:

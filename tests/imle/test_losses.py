@@ -1,0 +1,269 @@
+"""Losses against brute force and against the `lpips` package's own forward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from imle import ProjectedDistance, ResolutionLoss
+from imle.losses import LossTarget
+from imle.perceptual import VGG16Features, lpips_lins
+
+INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+
+
+@pytest.fixture(scope="module")
+def loss() -> ResolutionLoss:
+    return ResolutionLoss(random_seed=0, alpha=0.2)
+
+
+def images(n: int, height: int = 16, width: int = 16, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def vgg_state(features: VGG16Features) -> dict[str, torch.Tensor]:
+    state = {}
+    for k, index in enumerate(INDICES):
+        state[f"features.{index}.weight"] = getattr(features, f"w{k}")
+        state[f"features.{index}.bias"] = getattr(features, f"b{k}")
+    return state
+
+
+def brute_features(features: VGG16Features, x: torch.Tensor) -> list[torch.Tensor]:
+    """Five normalised maps of ONE image `[3, H, W]`, in float64."""
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    h = ((2 * x.double() - 1 - shift.double()[:, None, None]) / scale.double()[:, None, None])[None]
+    maps = []
+    for k in range(13):
+        if k in (2, 4, 7, 10):
+            h = F.max_pool2d(h, 2)
+        w, b = getattr(features, f"w{k}"), getattr(features, f"b{k}")
+        h = F.conv2d(h, w.double(), b.double(), padding=1).relu()
+        if k in (1, 3, 6, 9, 12):
+            length = (h.pow(2).sum(1, keepdim=True) + 1e-10).sqrt() + 1e-10
+            maps.append((h / length)[0])
+    return maps
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 40)])
+@pytest.mark.parametrize("weighting", ["lpips", "reference", "original"])
+def test_against_brute_force(loss: ResolutionLoss, size: tuple[int, int], weighting: str):
+    other = ResolutionLoss(vgg_state(loss.features), alpha=0.2, weighting=weighting)
+    y, fx = images(2, *size), images(6, *size, seed=1)
+    terms = other.terms(fx, y)
+    lins = [lin.double()[:, None, None] for lin in lpips_lins()]
+    for row in range(0, 6, 2):
+        pairs = zip(
+            brute_features(loss.features, fx[row]),
+            brute_features(loss.features, y[row // 3]),
+            strict=True,
+        )
+        expected = 0.0
+        for (a, b), lin in zip(pairs, lins, strict=True):
+            squared = (lin * (a - b).pow(2)).sum()
+            channels, height, width = a.shape
+            expected += {
+                "lpips": squared / (height * width),
+                "original": squared / width**2,
+                "reference": squared / (5 * channels * height * width),
+            }[weighting]
+        mse = (fx[row] - y[row // 3]).double().pow(2).mean()
+        assert terms.lpips[row].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert terms.mse[row].item() == pytest.approx(mse.item(), rel=1e-6)
+        assert terms.combined[row].item() == pytest.approx((expected + 0.2 * mse).item(), rel=1e-5)
+    assert torch.equal(other(fx, y), terms.combined)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 48)])
+def test_equals_the_lpips_package(loss: ResolutionLoss, size: tuple[int, int]):
+    lpips = pytest.importorskip("lpips")
+    package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
+    state = vgg_state(loss.features)
+    with torch.no_grad():
+        convs = [m for m in package.net.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert len(convs) == 13
+        for conv, index in zip(convs, INDICES, strict=True):
+            conv.weight.copy_(state[f"features.{index}.weight"])
+            conv.bias.copy_(state[f"features.{index}.bias"])
+        a, b = images(3, *size), images(3, *size, seed=1)
+        expected = package(a, b, normalize=True).flatten()
+        torch.testing.assert_close(loss.terms(a, b).lpips, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_prepared_targets(loss: ResolutionLoss):
+    y, fx = images(3), images(6, seed=1)
+    expected = loss(fx, y)
+    target = loss.prepare(y)
+    assert torch.equal(loss(fx, target), expected)
+    torch.testing.assert_close(loss(fx, loss.prepare(y, max_rows=2)), expected)
+    rows = torch.tensor([2, 0])
+    part = LossTarget(target.y[rows], tuple(f[rows] for f in target.features))
+    torch.testing.assert_close(loss(fx[[4, 5, 0, 1]], part), expected[[4, 5, 0, 1]])
+    assert not any(f.requires_grad for f in target.features)
+
+
+def test_one_row_stays_a_row(loss: ResolutionLoss):
+    assert loss(images(1), images(1, seed=1)).shape == (1,)
+    assert loss(images(1), images(1)).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_nothing_of_the_loss_learns_or_is_saved(loss: ResolutionLoss):
+    fx = images(2).requires_grad_()
+    y = images(2, seed=1).requires_grad_()
+    loss(fx, y).sum().backward()
+    assert fx.grad.abs().sum() > 0 and y.grad is None
+    assert list(loss.parameters()) == [] and loss.state_dict() == {}
+    assert all(b.grad is None and not b.requires_grad for b in loss.buffers())
+
+
+def test_gradient_by_finite_differences(loss: ResolutionLoss):
+    state = {k: v.double() for k, v in vgg_state(loss.features).items()}
+    y, fx = images(1), images(1, seed=1).requires_grad_()
+    (grad,) = torch.autograd.grad(loss(fx, y).sum(), fx)
+    assert state and grad.shape == fx.shape
+    direction = images(1, seed=2) - 0.5
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            maps = zip(
+                brute_features(loss.features, (fx + sign * 1e-4 * direction)[0]),
+                brute_features(loss.features, y[0]),
+                lpips_lins(),
+                strict=True,
+            )
+            lpips = sum(
+                (lin.double()[:, None, None] * (a - b).pow(2)).sum() / a[0].numel()
+                for a, b, lin in maps
+            )
+            moved = fx.double() + sign * 1e-4 * direction.double()
+            values.append(lpips + 0.2 * (moved - y.double()).pow(2).mean())
+    slope = ((values[0] - values[1]) / 2e-4).item()
+    assert (grad * direction).sum().item() == pytest.approx(slope, rel=2e-2)
+
+
+def test_bfloat16_ranks_like_float32(loss: ResolutionLoss):
+    y, fx = images(1), torch.cat([images(1).lerp(images(1, seed=1), t) for t in (0.2, 0.5, 0.9)])
+    with torch.autocast("cpu", torch.bfloat16):
+        low = loss(fx, loss.prepare(y))
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, loss(fx, y), rtol=0.05, atol=0)
+    assert low.argsort().tolist() == [0, 1, 2]
+
+
+def test_channels_last_images(loss: ResolutionLoss):
+    y, fx = images(2), images(4, seed=1)
+    found = loss(fx.contiguous(memory_format=torch.channels_last), y)
+    torch.testing.assert_close(found, loss(fx, y), rtol=1e-4, atol=1e-6)
+
+
+def test_names_and_random_weights(loss: ResolutionLoss):
+    assert loss.name == "lpips_random"
+    assert ResolutionLoss(vgg_state(loss.features)).name == "lpips"
+    again, other = (VGG16Features(random_seed=s) for s in (0, 1))
+    assert torch.equal(again.w5, loss.features.w5) and not torch.equal(other.w5, again.w5)
+
+
+def test_weight_files(tmp_path: Path, loss: ResolutionLoss):
+    state = vgg_state(loss.features)
+    path = tmp_path / "vgg16.pth"
+    torch.save({**state, "classifier.0.weight": torch.zeros(2)}, path)
+    assert torch.equal(ResolutionLoss(path).features.w12, loss.features.w12)
+    with pytest.raises(ValueError, match=r"no VGG16 weights at .*absent.pth"):
+        ResolutionLoss(tmp_path / "absent.pth")
+    (tmp_path / "text.pth").write_text("<html>quota exceeded</html>")
+    with pytest.raises(ValueError, match="text.pth is not a readable VGG16 weight file"):
+        ResolutionLoss(tmp_path / "text.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list"):
+        ResolutionLoss(tmp_path / "list.pth")
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match=r"not of torchvision's vgg16: no features.0.bias \(64,\)"):
+        ResolutionLoss(tmp_path / "part.pth")
+
+
+def test_pickles_are_not_executed(tmp_path: Path):
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return marker.touch, ()
+
+    torch.save({"features.0.weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="not a readable VGG16 weight file"):
+        ResolutionLoss(tmp_path / "evil.pth")
+    assert not marker.exists()
+
+
+def test_bad_arguments(loss: ResolutionLoss):
+    with pytest.raises(ValueError, match="exactly one"):
+        ResolutionLoss()
+    with pytest.raises(ValueError, match="exactly one"):
+        ResolutionLoss("vgg16.pth", random_seed=0)
+    with pytest.raises(ValueError, match="alpha must be finite and at least 0, got -1"):
+        ResolutionLoss(random_seed=0, alpha=-1)
+    with pytest.raises(ValueError, match="weighting must be lpips, reference or original"):
+        ResolutionLoss(random_seed=0, weighting="vgg")
+    with pytest.raises(ValueError, match=r"8 x 8 are too small .* at least 16 x 16"):
+        loss(images(1, 8, 8), images(1, 8, 8))
+    with pytest.raises(ValueError, match="5 images cannot be shared out over 2 targets"):
+        loss(images(5), images(2))
+    with pytest.raises(ValueError, match="differ"):
+        loss(images(2), images(2, 32, 32))
+    with pytest.raises(ValueError, match=r"\[N, 3, H, W\], got \[2, 1, 16, 16\]"):
+        loss(images(2)[:, :1], images(2)[:, :1])
+
+
+# projections
+
+
+def test_projection_by_brute_force(loss: ResolutionLoss):
+    distance = ProjectedDistance(loss.features, 20, seed=3)
+    y, fx = images(2), images(4, seed=1)
+    with torch.no_grad():
+        rows = []
+        for x in [*fx, *y]:
+            parts = []
+            for layer, f in enumerate(loss.features(x[None])):
+                flat = f[0].reshape(-1)
+                matrix = distance.matrix(layer, len(flat), flat.device)
+                parts.append((flat[:, None].double() * matrix.double()).sum(0) / f.shape[3])
+            rows.append(torch.cat(parts))
+        expected = torch.stack(
+            [(rows[i] - rows[4 + i // 2]).pow(2).sum() for i in range(4)]
+        ).float()
+        torch.testing.assert_close(distance(fx, y), expected, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(distance(fx, distance.prepare(y, max_rows=1)), expected)
+        assert distance.project(fx).shape == (4, 20)
+
+
+def test_projection_matrices(loss: ResolutionLoss):
+    def make(seed: int) -> ProjectedDistance:
+        return ProjectedDistance(loss.features, 50, seed=seed)
+
+    one, same, other = make(1), make(1), make(2)
+    device = torch.device("cpu")
+    matrix = one.matrix(2, 300, device)
+    assert matrix.shape == (300, 10)
+    torch.testing.assert_close(matrix.norm(dim=1), torch.ones(300))
+    assert torch.equal(matrix, same.matrix(2, 300, device))
+    assert not torch.equal(matrix, other.matrix(2, 300, device))
+    assert not torch.equal(matrix, one.matrix(3, 300, device))
+    one.set_round(5)
+    assert not torch.equal(matrix, one.matrix(2, 300, device))
+    one.set_round(0)
+    assert torch.equal(matrix, one.matrix(2, 300, device))
+    assert one.state_dict() == {} and list(one.parameters()) == []
+
+
+def test_projection_estimates_lpips(loss: ResolutionLoss):
+    y, fx = images(1), torch.cat([images(1).lerp(images(1, seed=1), t) for t in (0.1, 0.4, 0.9)])
+    distance = ProjectedDistance(loss.features, 2000)
+    with torch.no_grad():
+        estimate, exact = distance(fx, y), loss.terms(fx, y).lpips
+    torch.testing.assert_close(estimate, exact, rtol=0.25, atol=0)
+    assert estimate.argsort().tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="proj_dim must be at least 5"):
+        ProjectedDistance(loss.features, 4)
