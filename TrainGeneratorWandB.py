@@ -35,6 +35,7 @@ from imle import (
     ProjectedDistance,
     ResolutionLoss,
     UnconditionalGenerator,
+    default_channels,
     draw_samples,
     parameter_groups,
     pixel_features,
@@ -94,9 +95,10 @@ PRESETS = {
     "uncond-small": {
         "_help": "unconditional at 32 with mixture noise, half an hour of two cores",
         "data_tr": "mnist", "unconditional": True, "res": [32], "sample_method": "mixture",
-        "bs": 64, "mini_bs": 64, "subsample_size": 1024, "pool_size": 4096, "num_iteration": 64,
-        "outer_loops": 60, "lr": 2e-3, "flip": 0.0, "lpips": "none", "alpha": 1.0, "num_workers": 0,
-        "cache": "memory",
+        "map_nc": 64, "latent_nc": 128, "max_nc": 64, "bs": 64, "mini_bs": 64, "lpips": "none",
+        "subsample_size": 1024, "pool_size": 4096, "num_iteration": 64, "outer_loops": 30,
+        "code_bs": 64, "lr": 2e-3, "mapping_lr_mult": 1.0, "warmup": 50, "flip": 0.0,
+        "num_workers": 0, "cache": "memory",
     },
 }  # fmt: skip
 
@@ -156,6 +158,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("--resid_nc", IntList, [128, 64, 64, 64], "residual channels of each level"),
         ("--dense_nc", IntList, [256, 192, 128, 64], "dense channels of each level"),
         ("--n_blocks", positive_int, 6, "RRDB blocks in a level"),
+        ("--max_nc", positive_int, 128, "unconditional: channels of the coarse resolutions"),
         ("--act_type", ("leakyrelu",), "leakyrelu", "activation"),
         ("--init_type", ("kaiming", "normal"), "kaiming", "NN weight initialization method"),
         ("--init_scale", positive_float, 0.1, "scale of the initial weights"),
@@ -459,7 +462,13 @@ def build_loss(args: argparse.Namespace) -> nn.Module:
 def build_net(args: argparse.Namespace) -> tuple[str, torch.nn.Module]:
     """Its kind, as snapshots name it, and the network."""
     if args.unconditional:
-        return "imle-unconditional", UnconditionalGenerator(args.res[-1])
+        size = args.res[-1]
+        return "imle-unconditional", UnconditionalGenerator(
+            size,
+            z_nc=args.map_nc,
+            latent_nc=args.latent_nc,
+            channels=default_channels(size, cap=args.max_nc),
+        )
     return "camnet", CAMNet(
         res=args.res,
         in_nc=args.in_nc,

@@ -14,7 +14,7 @@ REQUIREMENTS = [
 setup(
     name="imle-lab",
     version="0.1.0",
-    description="Training toolkit for image synthesis: conditional IMLE, SimCLR, EDM2, omnigan, DDPM",
+    description="Training toolkit for image synthesis, conditional IMLE on CAM-Net first",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -10,7 +10,7 @@ from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
 from imle.pool import PoolSearch, pixel_features
 from imle.reference import load_reference
 from imle.sampling import draw_samples
-from imle.unconditional import UnconditionalGenerator
+from imle.unconditional import UnconditionalGenerator, default_channels
 
 __all__ = [
     "CAMNet",
@@ -24,6 +24,7 @@ __all__ = [
     "ProjectedDistance",
     "ResolutionLoss",
     "UnconditionalGenerator",
+    "default_channels",
     "draw_samples",
     "load_reference",
     "parameter_groups",

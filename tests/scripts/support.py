@@ -12,11 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("TrainGeneratorWandB", "generate_images")
 
 # The whole main job, as small as VGG16 lets it be.
-TINY = (
-    "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4 --mini_bs 2"
-    " --ns 4 --sp 2 --code_bs 4 --subsample_size 6 --num_iteration 4 --outer_loops 3 --warmup 2"
-    " --num_val_images 2 --spi 2 --log_every 1"
-).split()
+TINY = """--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4
+--mini_bs 2 --ns 4 --sp 2 --code_bs 4 --subsample_size 6 --num_iteration 4 --outer_loops 3
+--warmup 2 --num_val_images 2 --spi 2 --log_every 1""".split()
 
 
 def load(name: str) -> ModuleType:

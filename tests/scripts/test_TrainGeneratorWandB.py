@@ -19,12 +19,14 @@ SCRIPT = load("TrainGeneratorWandB")
 
 # The founding text's list of options, in its order.
 SEED_OPTIONS = """--wandb disabled --suffix s --job_id 7 --uid u --resume 0 --data_path p --spi 2
---num_val_images 3 --chunk_epochs 1 --gpus 0 1 --code_bs 2 --data_tr camnet3/train --data_val camnet3/val
---res 16 32 64 128 256 --alpha 0.1 --seed 1 --proj_dim 1000 --epochs 3 --outer_loops 4 --bs 4
---mini_bs 2 --ns 8 --ipc 10 --lr 1e-3 --color_space lab --sp 4 --subsample_size 5 --num_iteration 6
---sample_method mixture --grayscale 0.5 --mask_res 4 --mask_frac 0.5 --fill color --code_nc 4
---in_nc 3 --out_nc 3 --map_nc 16 --latent_nc 32 --resid_nc 8 8 8 8 --dense_nc 4 4 4 4 --n_blocks 1
---act_type leakyrelu --init_type normal --init_scale 0.2""".split()
+--num_val_images 3 --chunk_epochs 1 --gpus 0 1 --code_bs 2 --data_tr
+camnet3/train --data_val camnet3/val --res 16 32 64 128 256 --alpha 0.1 --seed 1
+--proj_dim 1000 --epochs 3 --outer_loops 4 --bs 4 --mini_bs 2 --ns 8 --ipc 10
+--lr 1e-3 --color_space lab --sp 4 --subsample_size 5 --num_iteration 6
+--sample_method mixture --grayscale 0.5 --mask_res 4 --mask_frac 0.5 --fill
+color --code_nc 4 --in_nc 3 --out_nc 3 --map_nc 16 --latent_nc 32 --resid_nc 8 8
+8 8 --dense_nc 4 4 4 4 --n_blocks 1 --act_type leakyrelu --init_type normal
+--init_scale 0.2""".split()
 
 
 @pytest.fixture(scope="module")
