@@ -1,8 +1,9 @@
 """How fast scenes render, on one core: `python -m benchmarks.scenes` (or --sizes 64 --seconds 5).
 
-Every figure is over fresh scenes (planning included): `all` gives image, boxes, masks, segmentation,
-depth, height and water; `image` the picture alone. The best of three rounds is printed with the clock of
-the wall and with that of the process, which says what a busy machine would do if it were free.
+Every figure is over fresh scenes (planning included): `all` gives image, boxes, masks,
+segmentation, depth, height and water; `image` the picture alone. The best of three rounds is
+printed with the clock of the wall and with that of the process, which says what a busy machine
+would do if it were free.
 """
 
 import argparse
@@ -15,7 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from data.synthetic import Scenes  # noqa: E402
 
 
-def rate(scenes: Scenes, size: int, seconds: float, start: int, everything: bool) -> tuple[float, float]:
+def rate(
+    scenes: Scenes, size: int, seconds: float, start: int, everything: bool
+) -> tuple[float, float]:
     """(scenes/s by the wall, scenes/s by processor time) of consecutive scenes from `start`."""
     draw = scenes.render if everything else scenes.image
     wall, cpu = time.perf_counter(), time.process_time()
@@ -44,11 +47,14 @@ def main() -> None:
             scenes = Scenes(count=1 << 40, style=style, flooded=flooded)
             scenes.render(0, size)
             rounds = [
-                rate(scenes, size, args.seconds, 100_000 * k, everything) for k in range(args.rounds)
+                rate(scenes, size, args.seconds, 100_000 * k, everything)
+                for k in range(args.rounds)
             ]
             wall, cpu = max(r[0] for r in rounds), max(r[1] for r in rounds)
             what = "all" if everything else "image"
-            print(f"{size:5d} {style:>6} {flooded!s:>6} {what:>6} {wall:9.0f} {cpu:10.0f}", flush=True)
+            print(
+                f"{size:5d} {style:>6} {flooded!s:>6} {what:>6} {wall:9.0f} {cpu:10.0f}", flush=True
+            )
 
 
 if __name__ == "__main__":

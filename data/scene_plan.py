@@ -1,11 +1,11 @@
 """Procedural scenes, part one: from (seed, split, index) to a list of things in a 2.5-D world.
 
-The world is in metres: x right of the camera axis, y up from the base plane, z ahead. A pinhole with
-focal length one (in image heights) sees it:
+The world is in metres: x right of the camera axis, y up from the base plane, z ahead. A pinhole
+with focal length one (in image heights) sees it:
 
-    u = axis + x / z            v = horizon + (camera - y) / z            both in [0, 1], v downwards.
+    u = axis + x / z        v = horizon + (camera - y) / z        both in [0, 1], v downwards.
 
-Nothing here knows a resolution, a style or a pixel: that is part two, `data.scene_paint`.
+Nothing here knows a resolution, a style or a pixel: see `data.scene_things`, `data.scene_paint`.
 """
 
 import hashlib
@@ -153,7 +153,9 @@ def mix(a: Colour, b: Colour, t: float) -> Colour:
 
 @dataclass(frozen=True)
 class Mood:
-    """A time of day: sky at the zenith, half way and at the horizon, light on things, sun, strengths."""
+    """A time of day: sky at the zenith, half way and at the horizon, light on things, sun,
+    strengths.
+    """
 
     zenith: Colour
     middle: Colour
@@ -185,10 +187,12 @@ MOODS = {
 
 @dataclass
 class Thing:
-    """An object: a flat card at depth z, standing on ground of height `foot`; or a box, z..z_end deep.
+    """An object: a flat card at depth z, standing on ground of height `foot`; or a box, z..z_end
+    deep.
 
-    `x` is the middle, `w` the full width, `h` the height above the foot, all in metres; for things in
-    the sky x, h and `foot` are image coordinates (u of the middle, height, v of the lower edge).
+    `x` is the middle, `w` the full width, `h` the height above the foot, all in metres; for
+    things in the sky x, h and `foot` are image coordinates (u of the middle, height, v of the
+    lower edge).
     """
 
     kind: str
@@ -209,7 +213,9 @@ class Thing:
 
 @dataclass
 class Ridge:
-    """A far card over the whole width: its upper edge `top` is v at 512 + 1 columns' edges, summed up."""
+    """A far card over the whole width: its upper edge `top` is v at 512 + 1 columns' edges,
+    summed up.
+    """
 
     z: float
     top: np.ndarray  # cumulative integral of the upper edge over u, [513]
@@ -235,7 +241,6 @@ class Strip:
     far: float = EDGE
     dash: float = 0.0  # period of dashes along z
     furrow: float = 0.0  # period of furrows along x
-    jut: float = 0.0  # only paint when above this share of the ground; unused by most
 
     def middle(self, z: float | np.ndarray) -> float | np.ndarray:
         x0, slope, swing, phase = self.centre
@@ -274,7 +279,8 @@ class Scene:
 
     # -- the ground ------------------------------------------------------------------------------
     def elevation(self, x: float | np.ndarray, z: float | np.ndarray) -> float | np.ndarray:
-        """Height of the ground at (x, z), metres; water lies where it is below the level (0 when dry).
+        """Height of the ground at (x, z), metres; water lies where it is below the level (0 when
+        dry).
 
         Works on floats and on float32 arrays that broadcast.
         """
@@ -341,7 +347,9 @@ def _skyline(kind: str) -> np.ndarray:
 
 
 def _profile(draw: Draw, kind: str, height: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """Heights of a skyline above the horizon, in image heights, [512]; of peaks also each column's summit."""
+    """Heights of a skyline above the horizon, in image heights, [512]; of peaks also each
+    column's summit.
+    """
     if kind == "blocks":
         edges, values, u = [], [], 0.0
         while u < 1.0:
@@ -374,28 +382,70 @@ def _profile(draw: Draw, kind: str, height: float) -> tuple[np.ndarray, np.ndarr
 
 
 def _ridge(
-    draw: Draw, scene: Scene, kind: str, height: float, z: float, colour: Colour, segment: str,
-    peak: Colour | None = None, snow: float = 0.55, rough: float = 0.0, windows: float = 0.0,
-) -> None:  # fmt: skip
+    draw: Draw,
+    scene: Scene,
+    kind: str,
+    height: float,
+    z: float,
+    colour: Colour,
+    segment: str,
+    peak: Colour | None = None,
+    snow: float = 0.55,
+    rough: float = 0.0,
+    windows: float = 0.0,
+) -> None:
     h, centre = _profile(draw, kind, height)
     top = scene.horizon - h
     summed = np.concatenate(([0.0], np.cumsum(top))) / 512.0
     scene.ridges.append(
-        Ridge(z, summed, float(top.min()), colour, segment, peak,
-              scene.horizon - height * snow, rough, windows, centre)
-    )  # fmt: skip
+        Ridge(
+            z,
+            summed,
+            float(top.min()),
+            colour,
+            segment,
+            peak,
+            scene.horizon - height * snow,
+            rough,
+            windows,
+            centre,
+        )
+    )
 
 
 # -- things ----------------------------------------------------------------------------------------
 LEAVES = ((0.20, 0.38, 0.12), (0.27, 0.45, 0.15), (0.16, 0.33, 0.15), (0.38, 0.45, 0.15))
 AUTUMN = ((0.72, 0.42, 0.12), (0.62, 0.26, 0.10), (0.70, 0.56, 0.16), (0.30, 0.42, 0.14))
-WALLS = ((0.88, 0.83, 0.72), (0.80, 0.58, 0.42), (0.68, 0.30, 0.24), (0.92, 0.90, 0.86),
-         (0.62, 0.68, 0.72), (0.90, 0.76, 0.46), (0.55, 0.66, 0.58), (0.75, 0.48, 0.40))  # fmt: skip
+WALLS = (
+    (0.88, 0.83, 0.72),
+    (0.80, 0.58, 0.42),
+    (0.68, 0.30, 0.24),
+    (0.92, 0.90, 0.86),
+    (0.62, 0.68, 0.72),
+    (0.90, 0.76, 0.46),
+    (0.55, 0.66, 0.58),
+    (0.75, 0.48, 0.40),
+)
 ROOFS = ((0.58, 0.24, 0.17), (0.36, 0.23, 0.20), (0.30, 0.32, 0.37), (0.66, 0.36, 0.22))
-PAINTS = ((0.75, 0.10, 0.10), (0.90, 0.90, 0.90), (0.12, 0.14, 0.18), (0.12, 0.28, 0.62),
-          (0.92, 0.70, 0.12), (0.60, 0.64, 0.68), (0.14, 0.42, 0.28), (0.90, 0.42, 0.10))  # fmt: skip
-CLOTHES = ((0.80, 0.16, 0.16), (0.16, 0.30, 0.66), (0.92, 0.88, 0.80), (0.20, 0.46, 0.30),
-           (0.90, 0.62, 0.14), (0.45, 0.20, 0.48), (0.16, 0.16, 0.20))  # fmt: skip
+PAINTS = (
+    (0.75, 0.10, 0.10),
+    (0.90, 0.90, 0.90),
+    (0.12, 0.14, 0.18),
+    (0.12, 0.28, 0.62),
+    (0.92, 0.70, 0.12),
+    (0.60, 0.64, 0.68),
+    (0.14, 0.42, 0.28),
+    (0.90, 0.42, 0.10),
+)
+CLOTHES = (
+    (0.80, 0.16, 0.16),
+    (0.16, 0.30, 0.66),
+    (0.92, 0.88, 0.80),
+    (0.20, 0.46, 0.30),
+    (0.90, 0.62, 0.14),
+    (0.45, 0.20, 0.48),
+    (0.16, 0.16, 0.20),
+)
 SKINS = ((0.94, 0.76, 0.62), (0.78, 0.57, 0.42), (0.52, 0.35, 0.25), (0.36, 0.24, 0.18))
 
 
@@ -453,9 +503,19 @@ class Planner:
         tone = d.pick(WALLS if not self.scene.mood.dark else WALLS[:6])
         colour = d.colour(mix(tone, (0.5, 0.5, 0.55), d(0.1, 0.6)))
         glass = d.colour((0.22, 0.28, 0.36), 0.04)
-        parts = (d(2.2, 3.4), d(2.9, 3.6), d(0.45, 0.75), d(0.45, 0.7), d.integer(0, 999), d(0.2, 0.6))
-        self.add(Thing("building", x, z, w, h, 0.0, colour, glass, end, d.integer(0, 2), parts,
-                       False, wall))  # fmt: skip
+        parts = (
+            d(2.2, 3.4),
+            d(2.9, 3.6),
+            d(0.45, 0.75),
+            d(0.45, 0.7),
+            d.integer(0, 999),
+            d(0.2, 0.6),
+        )
+        self.add(
+            Thing(
+                "building", x, z, w, h, 0.0, colour, glass, end, d.integer(0, 2), parts, False, wall
+            )
+        )
 
     def tree(self, x: float, z: float, height: float, tones: Sequence[Colour] = LEAVES) -> None:
         d = self.draw
@@ -464,17 +524,51 @@ class Planner:
         for k in range(6):
             angle = (k + d()) * math.pi / 3
             r = d(0.14, 0.22)
-            blobs.append((math.cos(angle) * d(0.18, 0.30), 0.66 + math.sin(angle) * d(0.10, 0.16),
-                          r, r * d(0.7, 0.9)))  # fmt: skip
+            blobs.append(
+                (
+                    math.cos(angle) * d(0.18, 0.30),
+                    0.66 + math.sin(angle) * d(0.10, 0.16),
+                    r,
+                    r * d(0.7, 0.9),
+                )
+            )
         blobs = [(bx * w, by * height, a * w, b * height) for bx, by, a, b in blobs]
-        self.add(Thing("tree", x, z, w, height, 0.0, d.colour(d.pick(tones), 0.07),
-                       d.colour((0.30, 0.21, 0.14), 0.04), 0.0, 0, tuple(blobs)))  # fmt: skip
+        self.add(
+            Thing(
+                "tree",
+                x,
+                z,
+                w,
+                height,
+                0.0,
+                d.colour(d.pick(tones), 0.07),
+                d.colour((0.30, 0.21, 0.14), 0.04),
+                0.0,
+                0,
+                tuple(blobs),
+            )
+        )
 
     def conifer(self, x: float, z: float, height: float, snow: bool = False) -> None:
         d = self.draw
-        colour = d.colour(((0.10, 0.25, 0.14), (0.14, 0.30, 0.18), (0.08, 0.22, 0.17))[d.integer(0, 2)])
-        self.add(Thing("conifer", x, z, height * d(0.36, 0.52), height, 0.0, colour,
-                       (0.26, 0.18, 0.12), 0.0, int(snow), (d.integer(4, 7),)))  # fmt: skip
+        colour = d.colour(
+            ((0.10, 0.25, 0.14), (0.14, 0.30, 0.18), (0.08, 0.22, 0.17))[d.integer(0, 2)]
+        )
+        self.add(
+            Thing(
+                "conifer",
+                x,
+                z,
+                height * d(0.36, 0.52),
+                height,
+                0.0,
+                colour,
+                (0.26, 0.18, 0.12),
+                0.0,
+                int(snow),
+                (d.integer(4, 7),),
+            )
+        )
 
     def palm(self, x: float, z: float, height: float) -> None:
         d = self.draw
@@ -482,17 +576,48 @@ class Planner:
         fronds = []
         for k in range(8):
             side = 1.0 if k % 2 else -1.0
-            fronds.append((side, (0.1, 0.75, 1.5, 2.6)[k // 2] * d(0.75, 1.25),
-                           (0.75, 1.15, 1.65, 2.4)[k // 2] * d(0.9, 1.1),
-                           (0.26, 0.38, 0.38, 0.24)[k // 2] * d(0.85, 1.15) * height))  # fmt: skip
-        self.add(Thing("palm", x, z, height * 1.1, height, 0.0, d.colour((0.20, 0.42, 0.14)),
-                       d.colour((0.46, 0.35, 0.22)), 0.0, 0, (lean, tuple(fronds))))  # fmt: skip
+            fronds.append(
+                (
+                    side,
+                    (0.1, 0.75, 1.5, 2.6)[k // 2] * d(0.75, 1.25),
+                    (0.75, 1.15, 1.65, 2.4)[k // 2] * d(0.9, 1.1),
+                    (0.26, 0.38, 0.38, 0.24)[k // 2] * d(0.85, 1.15) * height,
+                )
+            )
+        self.add(
+            Thing(
+                "palm",
+                x,
+                z,
+                height * 1.1,
+                height,
+                0.0,
+                d.colour((0.20, 0.42, 0.14)),
+                d.colour((0.46, 0.35, 0.22)),
+                0.0,
+                0,
+                (lean, tuple(fronds)),
+            )
+        )
 
     def cactus(self, x: float, z: float, height: float) -> None:
         d = self.draw
         arms = ((-1.0, d(0.35, 0.5), d(0.66, 0.85)), (1.0, d(0.3, 0.55), d(0.7, 0.95)))
-        self.add(Thing("cactus", x, z, height * 0.62, height, 0.0, d.colour((0.25, 0.45, 0.22)),
-                       (0, 0, 0), 0.0, 0, arms))  # fmt: skip
+        self.add(
+            Thing(
+                "cactus",
+                x,
+                z,
+                height * 0.62,
+                height,
+                0.0,
+                d.colour((0.25, 0.45, 0.22)),
+                (0, 0, 0),
+                0.0,
+                0,
+                arms,
+            )
+        )
 
     def bush(self, x: float, z: float, height: float, tones: Sequence[Colour] = LEAVES) -> None:
         d = self.draw
@@ -501,7 +626,9 @@ class Planner:
             (w * (-0.28 + 0.28 * k), height * d(0.36, 0.5), w * d(0.2, 0.26), height * d(0.4, 0.5))
             for k in range(3)
         )
-        self.add(Thing("bush", x, z, w, height, 0.0, d.colour(d.pick(tones)), (0, 0, 0), 0.0, 0, blobs))
+        self.add(
+            Thing("bush", x, z, w, height, 0.0, d.colour(d.pick(tones)), (0, 0, 0), 0.0, 0, blobs)
+        )
 
     def rock(self, x: float, z: float, height: float, tone: Colour = (0.46, 0.44, 0.42)) -> None:
         d = self.draw
@@ -515,45 +642,121 @@ class Planner:
         colour = d.colour(d.pick(PAINTS), 0.03)
         w, h = (d(1.75, 1.95), d(1.4, 1.7)) if rear else (d(3.9, 4.6), d(1.4, 1.6))
         variant = (2 if x < 0 else 1) if rear else 0
-        self.add(Thing("car", x, z, w, h, 0.0, colour, (0.15, 0.19, 0.23), 0.0, variant, (d(0.45, 0.6),)))
+        self.add(
+            Thing("car", x, z, w, h, 0.0, colour, (0.15, 0.19, 0.23), 0.0, variant, (d(0.45, 0.6),))
+        )
 
     def person(self, x: float, z: float) -> None:
         d = self.draw
         shirt, trousers = d.colour(d.pick(CLOTHES)), d.colour(d.pick(CLOTHES[1:]))
-        skin, hair = d.pick(SKINS), d.colour(d.pick(((0.1, 0.08, 0.07), (0.4, 0.26, 0.14), (0.7, 0.58, 0.34))))
+        skin, hair = (
+            d.pick(SKINS),
+            d.colour(d.pick(((0.1, 0.08, 0.07), (0.4, 0.26, 0.14), (0.7, 0.58, 0.34)))),
+        )
         height = d(1.55, 1.9)
-        self.add(Thing("person", x, z, height * 0.36, height, 0.0, shirt, trousers, 0.0,
-                       d.integer(0, 1), (skin, hair, d(0.04, 0.10))))  # fmt: skip
+        self.add(
+            Thing(
+                "person",
+                x,
+                z,
+                height * 0.36,
+                height,
+                0.0,
+                shirt,
+                trousers,
+                0.0,
+                d.integer(0, 1),
+                (skin, hair, d(0.04, 0.10)),
+            )
+        )
 
     def boat(self, x: float, z: float, length: float, sails: bool) -> None:
         d = self.draw
         h = length * (d(1.15, 1.45) if sails else d(0.42, 0.55))
-        sail = d.pick(((0.97, 0.95, 0.90), (0.97, 0.95, 0.90), (0.86, 0.32, 0.20), (0.95, 0.80, 0.50)))
-        self.add(Thing("boat", x, z, length, h, 0.0, d.colour(d.pick(PAINTS)), d.colour(sail, 0.03),
-                       0.0, int(sails), (1.0 if d.chance(0.5) else -1.0,), True))  # fmt: skip
+        sail = d.pick(
+            ((0.97, 0.95, 0.90), (0.97, 0.95, 0.90), (0.86, 0.32, 0.20), (0.95, 0.80, 0.50))
+        )
+        self.add(
+            Thing(
+                "boat",
+                x,
+                z,
+                length,
+                h,
+                0.0,
+                d.colour(d.pick(PAINTS)),
+                d.colour(sail, 0.03),
+                0.0,
+                int(sails),
+                (1.0 if d.chance(0.5) else -1.0,),
+                True,
+            )
+        )
 
     def lamp(self, x: float, z: float, height: float) -> None:
         side = -1.0 if x > 0 else 1.0
-        self.add(Thing("lamp", x + side * 0.56, z, 1.4, height, 0.0, (0.26, 0.28, 0.30), (1.0, 0.93, 0.72), 0.0, 0, (side,)))
+        self.add(
+            Thing(
+                "lamp",
+                x + side * 0.56,
+                z,
+                1.4,
+                height,
+                0.0,
+                (0.26, 0.28, 0.30),
+                (1.0, 0.93, 0.72),
+                0.0,
+                0,
+                (side,),
+            )
+        )
 
     def parasol(self, x: float, z: float) -> None:
         d = self.draw
-        self.add(Thing("parasol", x, z, d(2.2, 2.9), d(2.1, 2.6), 0.0, d.colour(d.pick(PAINTS)),
-                       (0.96, 0.94, 0.88), 0.0, 0, ()))  # fmt: skip
+        self.add(
+            Thing(
+                "parasol",
+                x,
+                z,
+                d(2.2, 2.9),
+                d(2.1, 2.6),
+                0.0,
+                d.colour(d.pick(PAINTS)),
+                (0.96, 0.94, 0.88),
+                0.0,
+                0,
+                (),
+            )
+        )
 
     def lighthouse(self, x: float, z: float, height: float) -> None:
         band = self.draw.pick(((0.78, 0.14, 0.12), (0.14, 0.22, 0.46), (0.14, 0.14, 0.16)))
-        self.add(Thing("lighthouse", x, z, height * 0.34, height, 0.0, (0.95, 0.94, 0.90), band), True)
+        self.add(
+            Thing("lighthouse", x, z, height * 0.34, height, 0.0, (0.95, 0.94, 0.90), band), True
+        )
 
     def haystack(self, x: float, z: float) -> None:
         d = self.draw
         r = d(0.75, 1.05)
-        self.add(Thing("haystack", x, z, 2 * r, 2 * r * 0.97, 0.0, d.colour((0.80, 0.64, 0.30)), (0.6, 0.45, 0.2)))
+        self.add(
+            Thing(
+                "haystack",
+                x,
+                z,
+                2 * r,
+                2 * r * 0.97,
+                0.0,
+                d.colour((0.80, 0.64, 0.30)),
+                (0.6, 0.45, 0.2),
+            )
+        )
 
     def snowman(self, x: float, z: float) -> None:
         d = self.draw
         h = d(1.5, 2.1)
-        self.add(Thing("snowman", x, z, h * 0.56, h, 0.0, (0.95, 0.96, 0.99), d.colour(d.pick(PAINTS))))
+        self.add(
+            Thing("snowman", x, z, h * 0.56, h, 0.0, (0.95, 0.96, 0.99), d.colour(d.pick(PAINTS)))
+        )
 
     def cloud(self, top: float, low: float) -> None:
         d = self.draw
@@ -565,11 +768,26 @@ class Planner:
             t = (k + 0.5) / count * 2 - 1 + d(-0.1, 0.1)
             r = (1 - t * t * 0.75) * d(0.34, 0.52)
             blobs.append((t * 0.5 * w * 0.78, r * h * 0.55, w * d(0.11, 0.17), r * h * 1.12 * 0.8))
-        self.add_sky(Thing("cloud", d(0.02, 0.98), 1500.0, w, h, d(top, low), (0, 0, 0), (0, 0, 0), 0.0, 0,
-                           tuple(blobs)))  # fmt: skip
+        self.add_sky(
+            Thing(
+                "cloud",
+                d(0.02, 0.98),
+                1500.0,
+                w,
+                h,
+                d(top, low),
+                (0, 0, 0),
+                (0, 0, 0),
+                0.0,
+                0,
+                tuple(blobs),
+            )
+        )
 
     def free(self, keep: float = 0.35) -> None:
-        """Drop the things that nearer ones hide, and put the rest in painting order (far to near)."""
+        """Drop the things that nearer ones hide, and put the rest in painting order (far to
+        near).
+        """
         things = sorted(self.scene.things, key=lambda t: (t.kind not in IN_SKY, not t.wall, -t.z))
         kept: list[Thing] = []
         for thing in reversed(things):
@@ -602,9 +820,19 @@ def _street(d: Draw, s: Scene, p: Planner, night: bool = False) -> None:
         near = d(8.0, 16.0)
         for k in range(6):
             x = -half + (k + 0.5) * half / 3
-            s.strips.append(Strip("road", (0.88, 0.87, 0.84), half / 12, (x, bend, 0, 0), near, near + 3.0))
-    _ridge(d, s, "blocks", d(0.10, 0.20), 420.0, d.colour((0.46, 0.48, 0.54)), "building",
-           windows=0.5 if night else 0.15)  # fmt: skip
+            s.strips.append(
+                Strip("road", (0.88, 0.87, 0.84), half / 12, (x, bend, 0, 0), near, near + 3.0)
+            )
+    _ridge(
+        d,
+        s,
+        "blocks",
+        d(0.10, 0.20),
+        420.0,
+        d.colour((0.46, 0.48, 0.54)),
+        "building",
+        windows=0.5 if night else 0.15,
+    )
     wall = half + walk
     for side in (-1.0, 1.0):
         z = d(9.0, 13.0)
@@ -613,7 +841,14 @@ def _street(d: Draw, s: Scene, p: Planner, night: bool = False) -> None:
             w = d(8.0, 14.0)
             h = d(14.0, 44.0) if night else d(6.5, 16.0)
             if not d.chance(0.08):
-                p.building(side * (wall + d(0.0, 0.7) + w / 2), z, w, h, end - (0.4 if d.chance(0.3) else 0.0), True)
+                p.building(
+                    side * (wall + d(0.0, 0.7) + w / 2),
+                    z,
+                    w,
+                    h,
+                    end - (0.4 if d.chance(0.3) else 0.0),
+                    True,
+                )
             z = end
             if z > 75:
                 break
@@ -639,20 +874,48 @@ def _countryside(d: Draw, s: Scene, p: Planner) -> None:
     s.horizon, s.camera = d(0.40, 0.54), d(3.0, 6.0)
     s.colours = (d.colour((0.32, 0.46, 0.16), 0.06), d.colour((0.45, 0.52, 0.22), 0.06))
     far = d.colour((0.30, 0.40, 0.26))
-    _ridge(d, s, "hills", d(0.07, 0.15), 700.0, mix(far, (0.4, 0.5, 0.6), 0.4), "mountain", rough=0.3)
+    _ridge(
+        d, s, "hills", d(0.07, 0.15), 700.0, mix(far, (0.4, 0.5, 0.6), 0.4), "mountain", rough=0.3
+    )
     _ridge(d, s, "hills", d(0.03, 0.07), 380.0, far, "mountain", rough=0.5)
-    _ridge(d, s, "trees", d(0.02, 0.04), 240.0, d.colour((0.15, 0.28, 0.12)), "vegetation", rough=0.8)
-    tones = ((0.78, 0.66, 0.28), (0.46, 0.33, 0.20), (0.60, 0.62, 0.20), (0.36, 0.50, 0.16), (0.72, 0.55, 0.50))
+    _ridge(
+        d, s, "trees", d(0.02, 0.04), 240.0, d.colour((0.15, 0.28, 0.12)), "vegetation", rough=0.8
+    )
+    tones = (
+        (0.78, 0.66, 0.28),
+        (0.46, 0.33, 0.20),
+        (0.60, 0.62, 0.20),
+        (0.36, 0.50, 0.16),
+        (0.72, 0.55, 0.50),
+    )
     for _ in range(d.integer(2, 4)):
         z, x = d(14.0, 60.0), d.pick((-1.0, 1.0)) * d(14.0, 40.0)
-        s.strips.append(Strip("soil", d.colour(d.pick(tones)), d(7.0, 22.0), (x, d(-0.2, 0.2), 0.0, 0.0),
-                              z, z * d(1.6, 2.6), furrow=d(1.2, 2.4)))  # fmt: skip
+        s.strips.append(
+            Strip(
+                "soil",
+                d.colour(d.pick(tones)),
+                d(7.0, 22.0),
+                (x, d(-0.2, 0.2), 0.0, 0.0),
+                z,
+                z * d(1.6, 2.6),
+                furrow=d(1.2, 2.4),
+            )
+        )
     wet = d.chance(0.4)
     if wet:
-        s.relief = ("river", (d.pick((-1, 1)) * d(2.0, 7.0), d(-0.25, 0.25), d(3.0, 9.0), d(0, 6.0), d(1.6, 3.2)))
+        s.relief = (
+            "river",
+            (d.pick((-1, 1)) * d(2.0, 7.0), d(-0.25, 0.25), d(3.0, 9.0), d(0, 6.0), d(1.6, 3.2)),
+        )
     else:
-        s.strips.append(Strip("road", d.colour((0.62, 0.54, 0.42)), d(1.2, 2.0),
-                              (d(-3.0, 3.0), d(-0.2, 0.2), d(2.0, 8.0), d(0, 6.0))))  # fmt: skip
+        s.strips.append(
+            Strip(
+                "road",
+                d.colour((0.62, 0.54, 0.42)),
+                d(1.2, 2.0),
+                (d(-3.0, 3.0), d(-0.2, 0.2), d(2.0, 8.0), d(0, 6.0)),
+            )
+        )
     autumn = d.chance(0.3)
     for _ in range(d.integer(1, 3)):
         z = d(20.0, 50.0)
@@ -714,10 +977,31 @@ def _mountain_lake(d: Draw, s: Scene, p: Planner) -> None:
     s.water = d.colour((0.07, 0.27, 0.33), 0.05)
     rock = d.colour(((0.40, 0.41, 0.47), (0.47, 0.42, 0.40), (0.34, 0.39, 0.44))[d.integer(0, 2)])
     snow = d.chance(0.75)
-    _ridge(d, s, "peaks", d(0.26, 0.40), 1100.0, rock, "mountain", (0.94, 0.96, 1.0) if snow else None,
-           d(0.45, 0.65), rough=1.0)  # fmt: skip
-    _ridge(d, s, "peaks", d(0.10, 0.20), 650.0, mix(rock, (0.20, 0.30, 0.20), 0.6), "mountain", rough=0.8)
-    _ridge(d, s, "trees", d(0.03, 0.06), 280.0, d.colour((0.10, 0.22, 0.14)), "vegetation", rough=0.8)
+    _ridge(
+        d,
+        s,
+        "peaks",
+        d(0.26, 0.40),
+        1100.0,
+        rock,
+        "mountain",
+        (0.94, 0.96, 1.0) if snow else None,
+        d(0.45, 0.65),
+        rough=1.0,
+    )
+    _ridge(
+        d,
+        s,
+        "peaks",
+        d(0.10, 0.20),
+        650.0,
+        mix(rock, (0.20, 0.30, 0.20), 0.6),
+        "mountain",
+        rough=0.8,
+    )
+    _ridge(
+        d, s, "trees", d(0.03, 0.06), 280.0, d.colour((0.10, 0.22, 0.14)), "vegetation", rough=0.8
+    )
     s.relief = ("lake", (d(-12.0, 12.0), d(60.0, 90.0), d(45.0, 80.0), d(38.0, 62.0)))
     s.base, s.amplitude = 0.35, 0.14
     for _ in range(d.integer(6, 11)):
@@ -751,12 +1035,32 @@ def _desert(d: Draw, s: Scene, p: Planner) -> None:
     s.rough, s.base, s.amplitude = 0.22, 0.35, 0.16
     red = d.colour((0.64, 0.36, 0.24), 0.07)
     if d.chance(0.5):
-        _ridge(d, s, "blocks", d(0.10, 0.19), 900.0, mix(red, (0.6, 0.5, 0.6), 0.25), "mountain", rough=0.6)
+        _ridge(
+            d,
+            s,
+            "blocks",
+            d(0.10, 0.19),
+            900.0,
+            mix(red, (0.6, 0.5, 0.6), 0.25),
+            "mountain",
+            rough=0.6,
+        )
         s.ridges[-1] = _softened(s.ridges[-1])
-    _ridge(d, s, "peaks" if d.chance(0.5) else "hills", d(0.06, 0.16), 600.0, red, "mountain", rough=0.9)
+    _ridge(
+        d,
+        s,
+        "peaks" if d.chance(0.5) else "hills",
+        d(0.06, 0.16),
+        600.0,
+        red,
+        "mountain",
+        rough=0.9,
+    )
     _ridge(d, s, "hills", d(0.03, 0.07), 260.0, d.colour((0.84, 0.62, 0.38)), "sand", rough=0.3)
     if d.chance(0.5):
-        s.strips.append(Strip("road", d.colour((0.32, 0.30, 0.30)), 3.2, (0.0, d(-0.25, 0.25), 0.0, 0.0)))
+        s.strips.append(
+            Strip("road", d.colour((0.32, 0.30, 0.30)), 3.2, (0.0, d(-0.25, 0.25), 0.0, 0.0))
+        )
         line = s.strips[-1].centre
         s.strips.append(Strip("road", (0.92, 0.78, 0.30), 0.1, line, dash=7.0))
         if d.chance(0.6):
@@ -790,11 +1094,26 @@ def _forest(d: Draw, s: Scene, p: Planner) -> None:
     tones = AUTUMN if autumn else LEAVES
     dark = d.colour((0.52, 0.34, 0.13) if autumn else (0.12, 0.22, 0.11))
     kinds = ("trees", "pines") if not autumn and d.chance(0.6) else ("hills", "trees")
-    _ridge(d, s, kinds[1] if kinds[0] == "trees" else "hills", d(0.20, 0.30), 160.0, mix(dark, (0.35, 0.45, 0.45), 0.35), "vegetation", rough=1.0)
+    _ridge(
+        d,
+        s,
+        kinds[1] if kinds[0] == "trees" else "hills",
+        d(0.20, 0.30),
+        160.0,
+        mix(dark, (0.35, 0.45, 0.45), 0.35),
+        "vegetation",
+        rough=1.0,
+    )
     _ridge(d, s, kinds[1], d(0.10, 0.17), 90.0, dark, "vegetation", rough=1.0)
     if d.chance(0.65):
-        s.strips.append(Strip("soil", d.colour((0.42, 0.32, 0.20)), d(0.8, 1.5),
-                              (d(-1.5, 1.5), d(-0.1, 0.1), d(1.0, 4.0), d(0, 6.0))))  # fmt: skip
+        s.strips.append(
+            Strip(
+                "soil",
+                d.colour((0.42, 0.32, 0.20)),
+                d(0.8, 1.5),
+                (d(-1.5, 1.5), d(-0.1, 0.1), d(1.0, 4.0), d(0, 6.0)),
+            )
+        )
     elif d.chance(0.6):
         s.relief = ("river", (d(-2.0, 2.0), d(-0.1, 0.1), d(2.0, 5.0), d(0, 6.0), d(0.8, 1.5)))
     pine = d.chance(0.35)
@@ -803,7 +1122,9 @@ def _forest(d: Draw, s: Scene, p: Planner) -> None:
         # Sparser around the path.
         u = d.pick((d(-0.02, 0.36), d(0.64, 1.02), d(-0.02, 0.36), d(0.64, 1.02), d(0.0, 1.0)))
         x = p.x_at(u, z)
-        if s.elevation(x, z) < 0.05 or any(abs(t.x - x) < 1.2 and abs(t.z - z) < 2.0 for t in s.things):
+        if s.elevation(x, z) < 0.05 or any(
+            abs(t.x - x) < 1.2 and abs(t.z - z) < 2.0 for t in s.things
+        ):
             continue
         if d.chance(0.75 if pine else 0.3):
             p.conifer(x, z, d(6.5, 11.5))
@@ -827,19 +1148,34 @@ def _suburb(d: Draw, s: Scene, p: Planner) -> None:
     s.colours = (d.colour((0.33, 0.48, 0.20)), d.colour((0.38, 0.50, 0.24)))
     s.rough = 0.22
     half, bend = d(2.6, 3.4), d(-0.14, 0.14)
-    s.strips.append(Strip("pavement", d.colour((0.64, 0.62, 0.58)), half + 1.5, (0.0, bend, 0.0, 0.0)))
+    s.strips.append(
+        Strip("pavement", d.colour((0.64, 0.62, 0.58)), half + 1.5, (0.0, bend, 0.0, 0.0))
+    )
     s.strips.append(Strip("road", d.colour((0.32, 0.32, 0.34), 0.03), half, (0.0, bend, 0.0, 0.0)))
     s.strips.append(Strip("road", (0.86, 0.84, 0.78), 0.08, (0.0, bend, 0.0, 0.0), dash=6.0))
     if d.chance(0.6):
-        _ridge(d, s, "hills", d(0.06, 0.14), 600.0, d.colour((0.32, 0.42, 0.34)), "mountain", rough=0.4)
-    _ridge(d, s, "trees", d(0.04, 0.08), 170.0, d.colour((0.18, 0.30, 0.14)), "vegetation", rough=0.9)
+        _ridge(
+            d, s, "hills", d(0.06, 0.14), 600.0, d.colour((0.32, 0.42, 0.34)), "mountain", rough=0.4
+        )
+    _ridge(
+        d, s, "trees", d(0.04, 0.08), 170.0, d.colour((0.18, 0.30, 0.14)), "vegetation", rough=0.9
+    )
     for side in (-1.0, 1.0):
         z = d(13.0, 19.0)
         while z < 100:
             x = bend * z + side * (half + d(8.5, 10.5))
             p.house(x, z, d(0.8, 1.0))
-            s.strips.insert(0, Strip("pavement", (0.60, 0.57, 0.54), 4.0, (bend * z + side * (half + 3), 0, 0, 0),
-                                     z - 4.5, z - 2.5))  # fmt: skip
+            s.strips.insert(
+                0,
+                Strip(
+                    "pavement",
+                    (0.60, 0.57, 0.54),
+                    4.0,
+                    (bend * z + side * (half + 3), 0, 0, 0),
+                    z - 4.5,
+                    z - 2.5,
+                ),
+            )
             z *= d(1.4, 1.75)
     autumn = d.chance(0.3)
     for side in (-1.0, 1.0):
@@ -877,7 +1213,14 @@ def _night_city(d: Draw, s: Scene, p: Planner) -> None:
     while u < 0.97:
         z = far + d(3.0, 20.0)
         w = d(9.0, 16.0)
-        p.building(p.x_at(u, z) + w / 2, z, w, d(9.0, 30.0) * (1.3 if d.chance(0.2) else 1.0), z + 12.0, False)
+        p.building(
+            p.x_at(u, z) + w / 2,
+            z,
+            w,
+            d(9.0, 30.0) * (1.3 if d.chance(0.2) else 1.0),
+            z + 12.0,
+            False,
+        )
         u += w / z + d(-0.01, 0.05)
     for _ in range(d.integer(0, 3)):
         z = d(22.0, 45.0)
@@ -899,11 +1242,15 @@ def _beach(d: Draw, s: Scene, p: Planner) -> None:
     s.horizon, s.camera = d(0.36, 0.48), d(3.0, 5.0)
     s.ground, s.colours = "sand", (d.colour((0.90, 0.80, 0.60)), d.colour((0.86, 0.76, 0.56)))
     s.rough, s.base, s.amplitude = 0.16, 0.45, 0.10
-    s.water = d.colour(((0.06, 0.42, 0.52), (0.08, 0.34, 0.48), (0.10, 0.48, 0.50))[d.integer(0, 2)])
+    s.water = d.colour(
+        ((0.06, 0.42, 0.52), (0.08, 0.34, 0.48), (0.10, 0.48, 0.50))[d.integer(0, 2)]
+    )
     s.relief = ("sea", (d(14.0, 26.0), d(-0.9, 0.9), d(0.4, 1.2)))
     s.rise = d(0.4, 0.75)
     if d.chance(0.6):
-        _ridge(d, s, "hills", d(0.03, 0.10), 900.0, d.colour((0.30, 0.42, 0.36)), "mountain", rough=0.6)
+        _ridge(
+            d, s, "hills", d(0.03, 0.10), 900.0, d.colour((0.30, 0.42, 0.36)), "mountain", rough=0.6
+        )
         ridge = s.ridges[-1]
         tops = np.diff(ridge.top) * 512 + (_U if d.chance(0.5) else 1 - _U) * d(0.06, 0.16)
         ridge.top = np.concatenate(([0.0], np.cumsum(np.minimum(tops, s.horizon + 0.02)))) / 512.0
@@ -934,17 +1281,41 @@ def _beach(d: Draw, s: Scene, p: Planner) -> None:
 
 def _winter(d: Draw, s: Scene, p: Planner) -> None:
     s.horizon, s.camera = d(0.42, 0.55), d(2.8, 5.0)
-    s.ground, s.colours = "snow", (d.colour((0.92, 0.94, 0.98), 0.02), d.colour((0.88, 0.92, 0.97), 0.02))
+    s.ground, s.colours = (
+        "snow",
+        (d.colour((0.92, 0.94, 0.98), 0.02), d.colour((0.88, 0.92, 0.97), 0.02)),
+    )
     s.rough, s.base, s.amplitude = 0.10, 0.4, 0.18
-    _ridge(d, s, "peaks", d(0.14, 0.30), 1000.0, d.colour((0.50, 0.55, 0.64)), "mountain", (0.96, 0.97, 1.0),
-           d(0.2, 0.4), rough=1.0)  # fmt: skip
-    _ridge(d, s, "trees", d(0.03, 0.08), 230.0, d.colour((0.36, 0.44, 0.46)), "vegetation", rough=0.8)
+    _ridge(
+        d,
+        s,
+        "peaks",
+        d(0.14, 0.30),
+        1000.0,
+        d.colour((0.50, 0.55, 0.64)),
+        "mountain",
+        (0.96, 0.97, 1.0),
+        d(0.2, 0.4),
+        rough=1.0,
+    )
+    _ridge(
+        d, s, "trees", d(0.03, 0.08), 230.0, d.colour((0.36, 0.44, 0.46)), "vegetation", rough=0.8
+    )
     wet = d.chance(0.35)
     if wet:
-        s.relief = ("river", (d.pick((-1, 1)) * d(1.0, 5.0), d(-0.2, 0.2), d(3.0, 8.0), d(0, 6.0), d(1.2, 2.4)))
+        s.relief = (
+            "river",
+            (d.pick((-1, 1)) * d(1.0, 5.0), d(-0.2, 0.2), d(3.0, 8.0), d(0, 6.0), d(1.2, 2.4)),
+        )
     else:
-        s.strips.append(Strip("road", d.colour((0.66, 0.66, 0.68)), d(1.4, 2.2),
-                              (d(-2.0, 2.0), d(-0.1, 0.1), d(1.0, 6.0), d(0, 6.0))))  # fmt: skip
+        s.strips.append(
+            Strip(
+                "road",
+                d.colour((0.66, 0.66, 0.68)),
+                d(1.4, 2.2),
+                (d(-2.0, 2.0), d(-0.1, 0.1), d(1.0, 6.0), d(0, 6.0)),
+            )
+        )
     for _ in range(d.integer(1, 3)):
         z = d(16.0, 40.0)
         x = p.x_at(d(0.08, 0.92), z)
@@ -967,7 +1338,18 @@ def _winter(d: Draw, s: Scene, p: Planner) -> None:
         p.car(s.strips[0].middle(z), z, True)
 
 
-_BUILD = (_street, _countryside, _harbour, _mountain_lake, _desert, _forest, _suburb, _night_city, _beach, _winter)
+_BUILD = (
+    _street,
+    _countryside,
+    _harbour,
+    _mountain_lake,
+    _desert,
+    _forest,
+    _suburb,
+    _night_city,
+    _beach,
+    _winter,
+)
 _HOURS = {
     "street": ("day", "clear", "golden", "overcast", "overcast", "dusk", "dawn"),
     "countryside": ("day", "clear", "clear", "golden", "golden", "overcast", "dawn"),
@@ -1012,9 +1394,25 @@ def plan(seed: int, split: str, index: int) -> Scene:
     if hour == "night":
         if d.chance(0.7):
             r = d(0.022, 0.04)
-            p.add_sky(Thing("moon", s.sun[0], 1900.0, 2 * r, 2 * r, min(s.sun[1], ceiling - 0.06) + r,
-                            mood.sun, (0.72, 0.74, 0.72), 0.0, 0, (d(-0.5, 0.5),)))  # fmt: skip
-            s.sun = (s.sun[0], s.things[-1].foot - r if s.things and s.things[-1].kind == "moon" else s.sun[1])
+            p.add_sky(
+                Thing(
+                    "moon",
+                    s.sun[0],
+                    1900.0,
+                    2 * r,
+                    2 * r,
+                    min(s.sun[1], ceiling - 0.06) + r,
+                    mood.sun,
+                    (0.72, 0.74, 0.72),
+                    0.0,
+                    0,
+                    (d(-0.5, 0.5),),
+                )
+            )
+            s.sun = (
+                s.sun[0],
+                s.things[-1].foot - r if s.things and s.things[-1].kind == "moon" else s.sun[1],
+            )
     elif hour != "overcast" and d.chance(0.6):
         r = d(0.022, 0.034) * (1.4 if low else 1.0)
         s.sun = (s.sun[0], min(s.sun[1], max(ceiling + 0.02, 0.05)))

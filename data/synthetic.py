@@ -1,9 +1,9 @@
 """Scenes: the embedded data set, rendered and never downloaded.
 
-A scene is a small 2.5-D world drawn from (seed, split, index): ten classes, seven times of day, nineteen
-kinds of things. It renders at any resolution, in a 'real' style (texture, haze, shading, shadows,
-reflections) and a 'sim' style (flat, saturated, clean edges), dry or flooded, with boxes, instance masks,
-segmentation, depth, height and water that agree with the picture.
+A scene is a small 2.5-D world drawn from (seed, split, index): ten classes, seven times of day,
+nineteen kinds of things. It renders at any resolution, in a 'real' style (texture, haze, shading,
+shadows, reflections) and a 'sim' style (flat, saturated, clean edges), dry or flooded, with
+boxes, instance masks, segmentation, depth, height and water that agree with the picture.
 
     python -m data.synthetic --out docs/scenes.png          the contact sheet of the documentation
     python -m data.synthetic --out sheet.png --split val --first 40 --count 48 --size 128
@@ -20,9 +20,30 @@ import numpy as np
 
 from data.errors import DataError
 from data.scene_paint import Picture
-from data.scene_plan import CLASSES, FAR, IN_SKY, OBJECTS, SEGMENT, SEGMENTS, TOP, Scene, label_of, plan
+from data.scene_plan import (
+    CLASSES,
+    FAR,
+    IN_SKY,
+    OBJECTS,
+    SEGMENT,
+    SEGMENTS,
+    TOP,
+    Scene,
+    label_of,
+    plan,
+)
 
-__all__ = ["CLASSES", "FAR", "OBJECTS", "SEGMENT", "SEGMENTS", "STYLES", "TOP", "SceneSample", "Scenes"]
+__all__ = [
+    "CLASSES",
+    "FAR",
+    "OBJECTS",
+    "SEGMENT",
+    "SEGMENTS",
+    "STYLES",
+    "TOP",
+    "SceneSample",
+    "Scenes",
+]
 
 STYLES = ("real", "sim", "mixed")
 COUNTS = {"train": 4096, "val": 512}
@@ -38,15 +59,16 @@ class SceneSample:
 
     image          uint8 [S, S, 3]
     label          index into CLASSES
-    boxes          float32 [N, 4], x0 y0 x1 y1 in [0, 1]: the whole thing, clipped to the picture and
-                   cut at the water; the same at every size
+    boxes          float32 [N, 4], x0 y0 x1 y1 in [0, 1]: the whole thing, clipped to the picture
+                   and cut at the water; the same at every size
     box_labels     int64 [N], indices into OBJECTS
-    masks          bool [N, S, S]: the pixels where the thing is what one sees (disjoint; can be empty
-                   where a thing is smaller than a pixel)
+    masks          bool [N, S, S]: the pixels where the thing is what one sees (disjoint; can be
+                   empty where a thing is smaller than a pixel)
     segmentation   uint8 [S, S], indices into SEGMENTS
     depth          float32 [S, S], metres along the axis of view; FAR for the sky
-    height         float32 [S, S], metres above the base plane of what stands there, of the dry scene;
-                   TOP for the sky and everything higher. Floating boats float on the risen water.
+    height         float32 [S, S], metres above the base plane of what stands there, of the dry
+                   scene; TOP for the sky and everything higher. Floating boats float on the risen
+                   water.
     water          bool [S, S]: height < level
     level          height of the water, metres: 0 when dry (lakes, rivers and the sea lie at 0)
     """
@@ -66,15 +88,16 @@ class SceneSample:
 
 
 class Scenes:
-    """The scenes of a split, a Source: `len`, `image`, `native`, `label`, `path`, `classes`, `name`.
+    """The scenes of a split, a Source: `len`, `image`, `native`, `label`, `path`, `classes`,
+    `name`.
 
     split    "train" or "val"; the two share no scene.
     count    number of scenes; None for 4096 / 512. Any number goes: scene i does not depend on it.
     style    "real", "sim", or "mixed" (one of the two, by index).
     flooded  True, False, or None: one scene in five, by index.
 
-    A scene is a function of (seed, split, i): not of the process, of order, or of the size rendered.
-    Wrong arguments raise DataError (a ValueError), a bad index IndexError.
+    A scene is a function of (seed, split, i): not of the process, of order, or of the size
+    rendered. Wrong arguments raise DataError (a ValueError), a bad index IndexError.
     """
 
     name = "scenes"
@@ -90,7 +113,9 @@ class Scenes:
         if split not in COUNTS:
             raise DataError(f"scenes: split {split!r} is unknown; take one of {', '.join(COUNTS)}")
         if count is not None and not (_is_integer(count) and count > 0):
-            raise DataError(f"scenes: count {count!r} must be a positive integer, or None for {COUNTS[split]}")
+            raise DataError(
+                f"scenes: count {count!r} must be a positive integer, or None for {COUNTS[split]}"
+            )
         if not _is_integer(seed):
             raise DataError(f"scenes: seed {seed!r} must be an integer")
         self._check_style(style)
@@ -282,15 +307,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures = [scenes.render(i, args.size, flooded=False).image for i in SHOWN]
         dry, wet = (scenes.render(PAIR, args.size, flooded=f) for f in (False, True))
         sim = scenes.render(PAIR, args.size, style="sim", flooded=False)
-        picture = sheet([*pictures, dry.image, wet.image, sim.image, maps_of(wet)[2],
-                         *maps_of(dry)], 4)  # fmt: skip
+        picture = sheet(
+            [*pictures, dry.image, wet.image, sim.image, maps_of(wet)[2], *maps_of(dry)], 4
+        )
     from PIL import Image
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     partial = args.out.with_name(args.out.name + ".part")
     Image.fromarray(picture).save(partial, format="PNG", optimize=True)
     os.replace(partial, args.out)
-    print(f"{args.out}: {picture.shape[1]} x {picture.shape[0]}, {args.out.stat().st_size / 1e6:.2f} MB")
+    megabytes = args.out.stat().st_size / 1e6
+    print(f"{args.out}: {picture.shape[1]} x {picture.shape[0]}, {megabytes:.2f} MB")
 
 
 if __name__ == "__main__":

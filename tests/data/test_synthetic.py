@@ -1,4 +1,6 @@
-"""Scenes: determinism, agreement of all outputs with one another, and with themselves across sizes."""
+"""Scenes: determinism, agreement of all outputs with one another, and with themselves across
+sizes.
+"""
 
 import hashlib
 import pickle
@@ -19,8 +21,8 @@ from data.synthetic import (
     SEGMENTS,
     STYLES,
     TOP,
-    SceneSample,
     Scenes,
+    SceneSample,
     main,
     maps_of,
     sheet,
@@ -180,7 +182,9 @@ def test_sixteen_pixels_are_the_same_scene(scenes):
 def test_sixty_four_pixels_carry_detail(scenes):
     """Super-resolution from 16 px has something to do: what nearest enlargement misses."""
     misses = [
-        np.abs(scenes.image(i, 16).repeat(4, 0).repeat(4, 1) - scenes.image(i, 64).astype(float)).mean()
+        np.abs(
+            scenes.image(i, 16).repeat(4, 0).repeat(4, 1) - scenes.image(i, 64).astype(float)
+        ).mean()
         for i in SOME
     ]
     assert np.mean(misses) > 8.0
@@ -242,7 +246,13 @@ def test_boxes_are_tight_where_nothing_hides(scenes):
                 if j != k
             )
             inside = box.min() > 0.01 and box.max() < 0.99
-            if not (alone and inside) or OBJECTS[kind] not in ("car", "boat", "sun", "cactus", "conifer"):
+            if not (alone and inside) or OBJECTS[kind] not in (
+                "car",
+                "boat",
+                "sun",
+                "cactus",
+                "conifer",
+            ):
                 continue
             rows, cols = np.nonzero(sample.masks[k])
             if not len(rows):
@@ -282,7 +292,9 @@ def test_depth_grows_towards_the_horizon(pairs, scenes):
     """Down a column of bare ground the depth falls, as the camera sees a plane."""
     for i, (dry, _) in zip(SOME, pairs, strict=True):
         scene = scenes.scene(i)
-        bare = np.isin(dry.segmentation, [SEGMENT[n] for n in ("grass", "sand", "snow", "road", "pavement")])
+        bare = np.isin(
+            dry.segmentation, [SEGMENT[n] for n in ("grass", "sand", "snow", "road", "pavement")]
+        )
         assert bare.any()
         rows = (np.arange(64) + 0.5)[:, None] / 64
         plane = (scene.camera - dry.height) / np.maximum(rows - scene.horizon, 1e-3)
@@ -301,7 +313,9 @@ def test_things_stand_on_the_ground(scenes):
     grid = scenes.scene(3)
     x, z = np.meshgrid(np.linspace(-20, 20, 9), np.linspace(5, 100, 9))
     flat = [grid.elevation(float(a), float(b)) for a, b in zip(x.ravel(), z.ravel(), strict=True)]
-    assert np.allclose(grid.elevation(x.astype(np.float32), z.astype(np.float32)).ravel(), flat, atol=1e-3)
+    assert np.allclose(
+        grid.elevation(x.astype(np.float32), z.astype(np.float32)).ravel(), flat, atol=1e-3
+    )
 
 
 # -- water -----------------------------------------------------------------------------------------
@@ -344,7 +358,11 @@ def test_water_mirrors_the_far_side(scenes):
         axis = scenes.scene(i).horizon * 128
         rows = np.arange(int(axis) + 4, min(int(axis) + 30, 127))
         mirror = (2 * axis - rows - 1).astype(int)
-        here = sample.water[rows] & (sample.masks.sum(0)[rows] == 0) & (sample.masks.sum(0)[mirror] == 0)
+        here = (
+            sample.water[rows]
+            & (sample.masks.sum(0)[rows] == 0)
+            & (sample.masks.sum(0)[mirror] == 0)
+        )
         if here.sum() < 200:
             continue
         a = sample.image[rows].astype(float).mean(-1)[here]
