@@ -1,1 +1,1 @@
-"""Readers, pyramids, synthetic scenes and the commands that prepare data. Code only, never bytes."""
+"""Readers, pyramids, synthetic scenes, commands that prepare data. Code only, never bytes."""

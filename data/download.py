@@ -16,7 +16,6 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -212,7 +211,9 @@ def extract(
     if folder.exists():
         raise DataError(f"{folder} exists already; not unpacking {archive.name} over it")
     make_folder(folder.parent)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unpack-", dir=folder.parent))
+    staging = folder.with_name(f".{folder.name}.unpack")
+    shutil.rmtree(staging, ignore_errors=True)  # of an unpacking that was killed
+    staging.mkdir()
     try:
         opened = _zip_members if zipfile.is_zipfile(archive) else _tar_members
         packed = archive.stat().st_size
@@ -237,7 +238,6 @@ def extract(
                             )
                         out.write(block)
                         advance(len(block))
-        staging.chmod(0o755)
         os.replace(staging, folder)
     except DataError:
         raise

@@ -60,12 +60,12 @@ from data.sources import (
 )
 
 ORIGIN = "origin.json"
-# sha256 of the four files as their authors published them.
+# sha256 of the four files (with .gz) as their authors published them.
 MNIST_FILES = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 _WINDOW = 512
 
@@ -224,14 +224,14 @@ def _link_part(whole: Path, staging: Path, part: Callable[[Source, str], Source]
 
 def _idx_names(folder: Path) -> list[str]:
     """MNIST files in a folder (any of .gz or unpacked), complete pairs or nothing."""
-    names = [n.removesuffix(".gz") for n in MNIST_FILES]
-    there = [n for n in names if (folder / n).exists() or (folder / f"{n}.gz").exists()]
-    return there if len(there) == len(names) else []
+    there = [n for n in MNIST_FILES if (folder / n).exists() or (folder / f"{n}.gz").exists()]
+    return there if len(there) == len(MNIST_FILES) else []
 
 
 def _fetch_mnist(data_path: Path) -> Path:
     folder = data_path / "downloads" / "mnist"
-    for file, sha256 in MNIST_FILES.items():
+    for stem, sha256 in MNIST_FILES.items():
+        file = f"{stem}.gz"
         fetch([base + file for base in KNOWN["mnist"].mirrors], folder / file, sha256=sha256)
     return folder
 
@@ -426,7 +426,7 @@ def _size_is_done(
 ) -> bool:
     """Whether a resolution needs nothing; DataError if it was made otherwise or by others."""
     out = root.with_name(resolution_name(root.name, size))
-    for note_name in (COMPLETE, BUILDING):
+    for note_name in (BUILDING, COMPLETE):  # both: killed between the two, so not done
         note = read_json(out / note_name.format(split=split))
         if note is not None:
             if (note.get("crop"), note.get("format")) != (crop, form):

@@ -6,6 +6,8 @@ A new data set is a folder path, a folder put under the data directory, or one e
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +122,13 @@ def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> So
 
 def _open_path(place: Path, split: str) -> Source | None:
     """The source at an existing path, None if nothing is there."""
+    try:
+        os.stat(place)
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            raise DataError(f"{place}: no permission to look there") from None
+        if error.errno != errno.ENOENT and error.errno != errno.ENOTDIR:
+            return None  # a name too long or otherwise impossible names nothing
     if place.is_dir():
         if (place / "data.mdb").exists():
             return _one_env(place)

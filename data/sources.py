@@ -40,7 +40,8 @@ class Source(Protocol):
     """Numbered images. `image(i)` is uint8 [H, W, 3] RGB; bad bytes raise DataError with a name.
 
     A source that can give some resolutions itself also has
-    `native(i, size) -> uint8 [size, size, 3]` and, unless it can give every size, `has_native(size, crop="squash") -> bool`.
+    `native(i, size) -> uint8 [size, size, 3]` and, unless it can give every size,
+    `has_native(size, crop="squash") -> bool`.
     """
 
     name: str

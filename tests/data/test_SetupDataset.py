@@ -1,6 +1,8 @@
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from data.lmdb_store import LmdbSource
 from data.pyramids import Pyramid
 from data.registry import open_source
 from data.SetupDataset import get_parser, main
-from tests.data.pictures import make_set
+from tests.data.pictures import make_set, zip_folder
 
 SCRIPT = Path(data.__file__).parent / "SetupDataset.py"
 
@@ -132,6 +134,57 @@ def test_second_process_is_told(tmp_path, capsys):
     with locked(tmp_path / ".x.lock", wait=False, what="x"):
         assert run("--data", "x", "--source", tmp_path, "--data_path", tmp_path) == 4
     assert f"being prepared by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_kill_9_at_random_moments_then_the_same_result(tmp_path):
+    make_set(tmp_path / "src", {"train": {"a": 60, "b": 40}})
+    archive = zip_folder(tmp_path / "src", tmp_path / "src.zip")
+    commands = [["--sizes", "8", "16"], ["--sizes", "8", "16", "--lmdb"]]
+    rng = random.Random(0)
+    kills = 0
+    for where in ("whole", "killed"):
+        for words in commands:
+            words = ["--data", "m", "--source", archive, "--data_path", tmp_path / where, *words]
+            patience = 0.02
+            while (status := _forked(words, patience if where == "killed" else None)) != 0:
+                assert status == 9
+                kills += 1
+                patience *= rng.uniform(1.0, 1.6)
+    assert kills >= 3
+    whole, killed = ({p: _content(tmp_path / w / p) for p in _all(tmp_path / w)} for w in NAMES)
+    assert whole == killed and any(p.startswith("m_16x16/") for p in whole)
+    sources = [open_source("m_lmdb", tmp_path / w) for w in NAMES]
+    assert all((sources[0].native(i, 8) == sources[1].native(i, 8)).all() for i in range(100))
+
+
+NAMES = ("whole", "killed")
+
+
+def _forked(words, patience):
+    """Exit status of the command in a child, killed after `patience` seconds."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            code = run(*words, "--workers", "1")
+        except BaseException:
+            code = 99
+        os._exit(code)
+    if patience is not None:
+        time.sleep(patience)
+        os.kill(pid, 9)
+    status = os.waitpid(pid, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _all(root):
+    """Files of a data directory but for locks, notes of times, and LMDB's own pages."""
+    skip = ("manifest-", "origin", "data.mdb", "lock.mdb")
+    return [p for p in list_files(root, lambda n: True) if not Path(p).name.startswith(skip)]
+
+
+def _content(file):
+    return file.read_bytes()
 
 
 def test_from_a_checkout_without_install_and_without_torch(tmp_path):
