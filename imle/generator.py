@@ -18,6 +18,7 @@ norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could n
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -131,6 +132,8 @@ class CAMNet(nn.Module):
 
     Raises ValueError with the offending value for settings or inputs that do not fit together.
     """
+
+    is_frozen = False  # True in what `scorer` returns
 
     def __init__(
         self,
@@ -316,6 +319,12 @@ class CAMNet(nn.Module):
         code `[n * b, d_level]` for a state of b rows; the state given is not changed, so it can
         serve any number of candidate batches.
         """
+        with torch.no_grad() if self.is_frozen else contextlib.nullcontext():
+            return self._advance(state, code, level)
+
+    def _advance(
+        self, state: CascadeState, code: Tensor, level: int
+    ) -> tuple[Tensor, CascadeState]:
         stage = self.stages[level]
         image, feature, pending = self._expand(state, code, level)
         tanh, feature = stage(image, feature, code)
@@ -343,7 +352,7 @@ class CAMNet(nn.Module):
         """
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         frozen = freeze(self, dtype, memory_format)
-        frozen.advance = torch.no_grad()(frozen.advance)
+        frozen.is_frozen = True
         return frozen
 
     def _check_image(self, image: Tensor) -> Tensor:

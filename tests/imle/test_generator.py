@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import weakref
+
 import pytest
 import torch
 
@@ -213,6 +217,28 @@ def test_channels_last_training():
     assert all(p.grad is not None for p in model.stages[0].parameters())
 
 
+def test_copies_and_tools_that_walk_modules():
+    """`levels` is a count while the modules are registered under that name."""
+    model = tiny()
+    x, codes = inputs(model)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        expected = model(x, codes)[1]
+        assert torch.equal(again(x, codes)[1], expected)
+        torch.testing.assert_close(compiled(x, codes)[1], expected, atol=1e-6, rtol=1e-5)
+    assert isinstance(dict(model.named_modules())["levels.1"].feat_net, torch.nn.Sequential)
+    assert len(list(model.stages)) == model.levels == 2
+
+
+def test_a_scorer_is_freed_at_once():
+    model = tiny()
+    scorer = model.scorer()
+    watch = weakref.ref(scorer)
+    del scorer
+    assert watch() is None, "a reference cycle keeps the copy of the weights alive"
+
+
 def test_every_parameter_learns():
     for settings in ({}, dict(init="reference"), dict(color_space="lab")):
         model = tiny(**settings)
@@ -381,9 +407,7 @@ def test_bad_inputs():
         return torch.zeros(n, model.code_sizes[level])
 
     for n in (6, 2, 0):
-        with pytest.raises(
-            ValueError, match=f"has {n} rows, no multiple of the batch of 4"
-        ):
+        with pytest.raises(ValueError, match=f"has {n} rows, no multiple of the batch of 4"):
             model(x, [codes[0], rows(n)])
     with pytest.raises(ValueError, match=r"level 0 must be \[rows, 36\] at 4 x 4"):
         model(x, [rows(4, 1), codes[1]])

@@ -77,6 +77,7 @@ def test_against_brute_force(loss: ResolutionLoss, size: tuple[int, int], weight
     assert torch.equal(other(fx, y), terms.combined)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # lpips calls torchvision the old way
 @pytest.mark.parametrize("size", [(16, 16), (32, 48)])
 def test_equals_the_lpips_package(loss: ResolutionLoss, size: tuple[int, int]):
     lpips = pytest.importorskip("lpips")
