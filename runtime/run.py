@@ -16,6 +16,7 @@ that what follows the loop does not run; leaving the loop by `break` is an error
 """
 
 import os
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
@@ -441,12 +442,12 @@ class Run:
         if last or self.completed % self.args.log_every == 0:
             self._flush_log()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
-        stop = bool(distributed.all_reduce_max(int(self._flag.is_set)))
         if due or milestone or last:
             self._save(milestone)
             if milestone:
                 self._draw_curves()
-        if stop and not last:
+        # After the save, so that a signal during it needs no further step.
+        if not last and distributed.all_reduce_max(int(self._flag.is_set)):
             if self._saved_step != self.completed:
                 self._try_save()
             raise Preempted(f"preempted after step {self.completed}")
@@ -493,8 +494,8 @@ class Run:
         """Print a line (rank 0), beside the bar, and keep it in log.txt."""
         if not self.is_main:
             return
-        if self._bar is not None:
-            self._bar.write(text)
+        if self._bar is not None and sys.stdout.isatty():
+            self._bar.write(text)  # above the bar
         else:
             print(text, flush=True)
         if self._lock is not None:
