@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from imle.scoring import frozen_loss
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGE = torch.iinfo(torch.int64).max
 
@@ -145,8 +147,10 @@ class _Scorer:
 
     def __init__(self, model: Any, loss_fn: Any, dtype: torch.dtype, channels_last: bool) -> None:
         self.dtype = dtype
-        self.loss_fn = loss_fn
-        # a model's own scorer looks after its precision; anything else runs under autocast
+        frozen = frozen_loss(loss_fn, dtype, channels_last)
+        self.loss_fn = loss_fn if frozen is None else frozen
+        self.own_loss = frozen is not None
+        # own scorers look after their precision; anything else runs under autocast
         self.own = hasattr(model, "scorer")
         self.net = (
             model.scorer(dtype=dtype, channels_last=channels_last)
@@ -154,33 +158,28 @@ class _Scorer:
             else _as_cascade(model)
         )
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        low = self.dtype != torch.float32
+    def _autocast(self, device: torch.device, own: bool) -> torch.autocast:
+        low = self.dtype != torch.float32 and not own
         return torch.autocast(device.type, self.dtype if low else torch.bfloat16, enabled=low)
 
-    def _model_context(self, device: torch.device):
-        if self.own:
-            return torch.autocast(device.type, torch.bfloat16, enabled=False)
-        return self._autocast(device)
-
     def start(self, cx: Tensor) -> Any:
-        with self._model_context(cx.device):
+        with self._autocast(cx.device, self.own):
             return self.net.start(cx)
 
     def prepare(self, y: Tensor) -> Any:
         if not hasattr(self.loss_fn, "prepare"):
             return y
-        with self._autocast(y.device):
+        with self._autocast(y.device, self.own_loss):
             return self.loss_fn.prepare(y)
 
     def losses(self, state: Any, code: Tensor, level: int, target: Any) -> tuple[Tensor, Any]:
         """Losses of the candidates [rows] in fp32, inf where not finite, and their states."""
         rows = code.shape[0]
-        with self._model_context(code.device):
+        with self._autocast(code.device, self.own):
             rgb, state = self.net.advance(state, code, level)
         if not hasattr(self.loss_fn, "prepare"):
             target = target.repeat_interleave(rows // target.shape[0], 0)
-        with self._autocast(code.device):
+        with self._autocast(code.device, self.own_loss):
             loss = self.loss_fn(rgb, target)
         if not isinstance(loss, Tensor) or loss.numel() != rows:
             got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__

@@ -1,0 +1,143 @@
+"""ResolutionLoss as a search needs it: fixed weights, no gradient, very many rows.
+
+With narrow generators the loss is most of a search (VGG16 takes 3.1 GFLOP for outputs of 32 and 64,
+a generator of the `cpu-small` widths 0.9), and on a CPU a third of that was spent on feature maps
+that had left the cache between one elementwise operation and the next. So, on a CPU, the shallow
+stages run in groups of rows whose map takes a few MB, and each map is compared with its target
+while it is there; the deep stages, where weights outweigh maps, run on all rows at once. Only the
+pooled input of the next stage is kept of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imle.losses import LossTarget, ResolutionLoss
+from imle.perceptual import _CONVS_PER_STAGE, VGG16Features, check_images
+
+_MAP_BYTES = 8 << 20  # of a stage in float32 on a CPU; 2 to 16 MB measured alike (2 MB of L2)
+
+
+class FrozenResolutionLoss(nn.Module):
+    """Copy of a ResolutionLoss for one search phase, with the same `prepare` and call.
+
+    Convolutions run in `dtype`, everything else in float32; in float32 the values are those of the
+    original up to rounding. It does not follow later changes of the original.
+    """
+
+    def __init__(
+        self, loss: ResolutionLoss, dtype: torch.dtype = torch.float32, channels_last: bool = True
+    ) -> None:
+        super().__init__()
+        self.alpha, self.dtype = loss.alpha, dtype
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.scale_of = loss._layer_scale
+        vgg = loss.features
+        self.register_buffer("shift", vgg.shift.detach())
+        self.register_buffer("scale", vgg.scale.detach())
+        self.stages = nn.ModuleList()
+        for layer, convs in enumerate(_stages(vgg)):
+            stage = nn.Module()
+            stage.count = len(convs)
+            for k, (weight, bias) in enumerate(convs):
+                weight = weight.detach().to(dtype, copy=True).contiguous(memory_format=self.format)
+                stage.register_buffer(f"w{k}", weight)
+                stage.register_buffer(f"b{k}", bias.detach().to(dtype, copy=True))
+            # sum_c (root_c d_c)^2 = sum_c root_c^2 d_c^2: maps are compared before weighting
+            root = getattr(vgg, f"root{layer}").detach().flatten()
+            stage.register_buffer("channel_weight", root * root)
+            self.stages.append(stage)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def prepare(self, y: Tensor) -> LossTarget:
+        """Normalised, unweighted feature maps of the targets [B, 3, H, W]."""
+        maps: list[Tensor] = []
+        h = self._input(y)
+        for layer, stage in enumerate(self.stages):
+            h = self._convolve(stage, h)
+            maps.append(_unit(h.to(torch.float32, copy=True)))
+            if layer < len(self.stages) - 1:
+                h = F.max_pool2d(h, 2)
+        return LossTarget(y, tuple(maps))
+
+    @torch.no_grad()
+    def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
+        """Combined loss per row [B*K], as ResolutionLoss gives it."""
+        if not isinstance(target, LossTarget):
+            target = self.prepare(target)
+        batch, rows = len(target.y), len(fx)
+        if batch == 0 or rows % batch:
+            raise ValueError(f"{rows} images cannot be shared out over {batch} targets")
+        times = rows // batch
+        difference = fx.float().unflatten(0, (batch, times)) - target.y.float()[:, None]
+        total = self.alpha * difference.square_().mean((2, 3, 4)).flatten()
+        h = self._input(fx)
+        for layer, stage in enumerate(self.stages):
+            last = layer == len(self.stages) - 1
+            there = target.features[layer]
+            weight = self.scale_of(layer, there) * stage.channel_weight
+            pooled = []
+            for at, images in self._groups(there, batch, times):
+                f = self._convolve(stage, h[at])
+                if not last:
+                    pooled.append(F.max_pool2d(f, 2))
+                d = _unit(f.float()).unflatten(0, (images.stop - images.start, -1))
+                d -= there[images][:, None]
+                total[at] += d.square_().sum((3, 4)).flatten(0, 1) @ weight
+            if not last:
+                h = pooled[0] if len(pooled) == 1 else torch.cat(pooled)
+        return total
+
+    def _groups(self, there: Tensor, batch: int, times: int) -> Iterator[tuple[slice, slice]]:
+        """Rows to do at once and their targets: parts of one image, or whole images."""
+        if there.is_cuda:
+            yield slice(0, batch * times), slice(0, batch)
+            return
+        limit = max(1, _MAP_BYTES // (there[0].numel() * 4))
+        if times >= limit:
+            for b in range(batch):
+                for k in range(0, times, limit):
+                    yield slice(b * times + k, b * times + min(k + limit, times)), slice(b, b + 1)
+            return
+        step = limit // times
+        for b in range(0, batch, step):
+            end = min(b + step, batch)
+            yield slice(b * times, end * times), slice(b, end)
+
+    def _input(self, x: Tensor) -> Tensor:
+        check_images(x)
+        h = (2 * x.float() - 1 - self.shift) / self.scale
+        return h.to(self.dtype, memory_format=self.format)
+
+    def _convolve(self, stage: nn.Module, h: Tensor) -> Tensor:
+        for k in range(stage.count):
+            h = F.conv2d(h, getattr(stage, f"w{k}"), getattr(stage, f"b{k}"), padding=1).relu_()
+        return h
+
+
+def frozen_loss(loss_fn: Any, dtype: torch.dtype, channels_last: bool) -> Any:
+    """What a search phase should call instead of loss_fn, or None where loss_fn itself will do."""
+    # a subclass may compute something else
+    if type(loss_fn) is ResolutionLoss:
+        return FrozenResolutionLoss(loss_fn, dtype, channels_last)
+    return None
+
+
+def _stages(vgg: VGG16Features) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Weights and biases of the convolutions of each stage."""
+    k = 0
+    for count in _CONVS_PER_STAGE:
+        yield [(getattr(vgg, f"w{i}"), getattr(vgg, f"b{i}")) for i in range(k, k + count)]
+        k += count
+
+
+def _unit(f: Tensor) -> Tensor:
+    """Divide by the length over channels at each position, in place where f allows."""
+    squared = torch.linalg.vector_norm(f, dim=1, keepdim=True).square_()
+    return f.div_(squared.add_(1e-10).sqrt_().add_(1e-10))

@@ -1,0 +1,57 @@
+"""The search's copy of the loss equals the loss."""
+
+import pytest
+import torch
+
+from imle import scoring
+from imle.losses import PixelLoss, ResolutionLoss
+from imle.scoring import FrozenResolutionLoss, frozen_loss
+
+
+@pytest.fixture(scope="module")
+def loss():
+    torch.set_num_threads(1)
+    return ResolutionLoss(random_seed=3, alpha=0.3)
+
+
+@pytest.mark.parametrize("batch, times, side", [(1, 1, 16), (2, 5, 32), (5, 1, 16), (3, 4, 24)])
+@pytest.mark.parametrize("limit", [1, 1 << 16, 1 << 18, 1 << 30])
+def test_equals_the_loss_however_the_rows_are_grouped(loss, batch, times, side, limit, monkeypatch):
+    monkeypatch.setattr(scoring, "_MAP_BYTES", limit)
+    torch.manual_seed(batch)
+    y, fx = torch.rand(batch, 3, side, side), torch.rand(batch * times, 3, side, side)
+    before = fx.clone(), y.clone()
+    expected = loss(fx, y)
+    for channels_last in (True, False):
+        frozen = FrozenResolutionLoss(loss, channels_last=channels_last)
+        torch.testing.assert_close(frozen(fx, frozen.prepare(y)), expected, rtol=2e-6, atol=0)
+    torch.testing.assert_close(frozen(fx, y), expected, rtol=2e-6, atol=0)
+    assert torch.equal(fx, before[0]) and torch.equal(y, before[1])
+
+
+@pytest.mark.parametrize("weighting", ["lpips", "reference", "original"])
+def test_weightings_and_low_precision(weighting):
+    loss = ResolutionLoss(random_seed=1, alpha=0.0, weighting=weighting)
+    y, fx = torch.rand(2, 3, 32, 32), torch.rand(6, 3, 32, 32)
+    expected = loss(fx, y)
+    torch.testing.assert_close(FrozenResolutionLoss(loss)(fx, y), expected, rtol=2e-6, atol=0)
+    low = FrozenResolutionLoss(loss, torch.bfloat16)
+    got = low(fx, low.prepare(y))
+    assert got.dtype == torch.float32 and not torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, rtol=0.01, atol=0)
+
+
+def test_it_is_a_copy_and_only_of_the_loss_it_knows(loss):
+    class Other(ResolutionLoss):
+        pass
+
+    assert isinstance(frozen_loss(loss, torch.float32, True), FrozenResolutionLoss)
+    assert frozen_loss(PixelLoss(), torch.float32, True) is None
+    assert frozen_loss(Other(random_seed=1), torch.float32, True) is None
+    frozen = FrozenResolutionLoss(loss)
+    own = {b.data_ptr() for b in loss.features.buffers() if b.dim() == 4 and b.shape[2] == 3}
+    assert not own & {b.data_ptr() for n, b in frozen.named_buffers() if ".w" in n}
+    with pytest.raises(ValueError, match="3 images cannot be shared out over 2"):
+        frozen(torch.rand(3, 3, 16, 16), torch.rand(2, 3, 16, 16))
+    with pytest.raises(ValueError, match="too small"):
+        frozen(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
