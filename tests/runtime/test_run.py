@@ -34,6 +34,12 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    """It protects from power cuts, which no test here makes, and takes most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing curves is the tracker's business and would take most of the time here."""
     from runtime.tracker import Tracker
