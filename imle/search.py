@@ -187,6 +187,11 @@ class _Scorer:
         loss = loss.detach().reshape(rows).float()
         return torch.where(torch.isfinite(loss), loss, torch.inf), state
 
+    def as_mine(self, state: Any, one: Any, code: Tensor, level: int) -> Any:
+        """A state behind `level` in this scorer's formats; one, code: a row to find them out."""
+        with self._autocast(code.device, self.own):
+            return _like(state, self.net.advance(one, code, level)[1])
+
 
 def _map(fn: Callable[..., Any], *trees: Any) -> Any:
     """Apply fn to the tensors of equally built nests of tuples, lists, dicts and None."""
@@ -199,6 +204,11 @@ def _map(fn: Callable[..., Any], *trees: Any) -> Any:
         return {k: _map(fn, *(t[k] for t in trees)) for k in head}
     parts = [_map(fn, *part) for part in zip(*trees, strict=True)]
     return type(head)(*parts) if hasattr(head, "_fields") else type(head)(parts)
+
+
+def _like(state: Any, template: Any) -> Any:
+    """Cast the state's tensors to the formats of a template's."""
+    return _map(lambda t, like: t.to(like.dtype, memory_format=_format(like)), state, template)
 
 
 def _where(mask: Tensor, new: Any, old: Any) -> Any:
@@ -312,9 +322,14 @@ class CodeSearch:
         for level, (y, chunks) in enumerate(zip(ys, plan, strict=True)):
             ids = [torch.arange(*c, device=cx.device) for c in chunks]
             row: list[Tensor] | None = [] if return_losses else None
-            if self._fast is None:
+            few = sum(len(c) for c in ids) <= self.rescore  # all would be scored again
+            if self._fast is None or few:
                 target = self._exact.prepare(y)
-                found = self._argmin(state, target, level, ids, draw, on_chunk, row)
+                with _no_tf32(cx.device, self._fast is not None):
+                    found = self._argmin(state, target, level, ids, draw, on_chunk, row)
+                if self._fast is not None and level + 1 < len(ys):
+                    one = _map(lambda t: t[:1], fast_state)
+                    fast_state = self._fast.as_mine(found.state, one, found.code[:1], level)
             else:
                 found, fast_state = self._two_stage(
                     state, fast_state, y, level, ids, draw, on_chunk, row
@@ -414,10 +429,7 @@ class CodeSearch:
                 full = self._argmin(state, target, level, chunks, draw)
             bad = ~torch.isfinite(found.loss)
             found = _Best(*(_where(bad, n, o) for n, o in zip(full, found, strict=True)))
-        fast_state = _map(
-            lambda t, like: t.to(like.dtype, memory_format=_format(like)), found.state, template
-        )
-        return found, fast_state
+        return found, _like(found.state, template)
 
 
 def _keep_better(best: _Best | None, loss: Tensor, ids: Tensor, code: Tensor, state: Any) -> _Best:
@@ -455,9 +467,9 @@ def _format(t: Tensor) -> torch.memory_format:
 
 
 @contextlib.contextmanager
-def _no_tf32(device: torch.device) -> Iterator[None]:
-    """fp32 means fp32: TF32 keeps as few mantissa bits as fp16."""
-    if device.type != "cuda":
+def _no_tf32(device: torch.device, wanted: bool = True) -> Iterator[None]:
+    """For scoring again, fp32 means fp32: TF32 keeps as few mantissa bits as fp16."""
+    if device.type != "cuda" or not wanted:
         yield
         return
     matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

@@ -135,7 +135,7 @@ def test_nan_candidates_are_skipped_and_hide_no_other(precision, sp):
 
     winners, _, tables = oracle(model, Poisoned(), cx, ys, IDS, 0, [8, 8])
     assert not torch.isfinite(tables[0][:, 0]).any()
-    result = search(model, mse, Poisoned(), cx, ys, IDS, 0, 8, sp, precision=precision, rescore=8)
+    result = search(model, mse, Poisoned(), cx, ys, IDS, 0, 8, sp, precision=precision, rescore=3)
     assert torch.equal(result.winners, winners) and (winners % 3 == 2).all()
 
 
@@ -144,14 +144,14 @@ def test_no_finite_candidate_names_the_images(precision):
     model, z, cx, ys = problem()
     cx[1], cx[3] = torch.nan, torch.inf
     with pytest.raises(NonFiniteSearchError, match=r"2 of 5 images \(ids 3, 4\)") as error:
-        search(model, mse, z, cx, ys, IDS, 0, 4, 2, precision=precision)
+        search(model, mse, z, cx, ys, IDS, 0, 6, 2, precision=precision)
     assert error.value.exit_code == 5
-    with CodeSearch(model, mse, 4, 2, precision=precision) as engine:
+    with CodeSearch(model, mse, 6, 2, precision=precision) as engine:
         result = engine(cx, ys, keyed_draw(z, 0, IDS))
     assert result.failed.tolist() == [False, True, False, True, False]
     assert (result.winners[1] == -1).all()
     good = [0, 2, 4]
-    alone = search(model, mse, z, cx[good], [y[good] for y in ys], IDS[good], 0, 4, 2)
+    alone = search(model, mse, z, cx[good], [y[good] for y in ys], IDS[good], 0, 6, 2)
     assert torch.equal(result.winners[good], alone.winners)
 
 
@@ -174,7 +174,7 @@ def test_low_precision_with_enough_rescoring_is_exact(kind):
     model, z, cx, ys = problem()
     winners, codes, tables = oracle(model, z, cx, ys, IDS, 0, [9, 12])
     tested = PlainModel(model) if kind == "plain" else model
-    for sp, m in ((4, 12), (2, 12), (12, 12)):
+    for sp, m in ((4, 11), (2, 9), (12, 11), (5, 12)):
         result = search(
             tested, PreparedLoss(), z, cx, ys, IDS, 0, [9, 12], sp, precision="bf16", rescore=m
         )
@@ -257,7 +257,7 @@ def test_supplied_pools():
         for code_bs in (5, 2):
             result = search(
                 model, mse, pools, cx, ys, IDS, 0, ns, 3,
-                code_bs=code_bs, precision=precision, rescore=6,
+                code_bs=code_bs, precision=precision, rescore=4,
             )  # fmt: skip
             assert torch.equal(result.winners, expected.winners)
 
@@ -274,7 +274,7 @@ def test_plain_z_gen_returns_the_codes_it_judged(precision):
         drawn[level].append(code.view(5, -1, code.shape[1]))
         return code
 
-    result = search(model, mse, z_gen, cx, ys, IDS, 0, [7, 5], 2, precision=precision, rescore=7)
+    result = search(model, mse, z_gen, cx, ys, IDS, 0, [7, 5], 2, precision=precision, rescore=6)
     assert [sum(c.shape[1] for c in d) for d in drawn] == [7, 5]
     chosen = []
     for level in range(2):
