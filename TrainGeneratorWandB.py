@@ -47,6 +47,7 @@ from runtime.cli import (
     add_table,
     nonnegative_float,
     nonnegative_int,
+    number,
     one_of,
     parse,
     positive_float,
@@ -58,6 +59,7 @@ from runtime.dirs import data_home, models_home
 from runtime.distributed import launch
 from runtime.errors import UsageError
 from runtime.run import Run
+from runtime.seeding import seed_worker
 
 VALIDATION_LOOP = -1  # validation noise is that of a loop which is never trained
 
@@ -183,7 +185,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
         ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),
         ("--grad_clip", nonnegative_float, 0.0, "largest gradient norm; 0: no limit"),
-        ("--ema_std", probability, 0.05, "relative width of the power-function EMA; 0: no EMA"),
+        ("--ema_std", number(0, 0.28), 0.05, "relative width of the power-function EMA; 0: no EMA"),
     ])
     add_table(parser, "validation and names", [
         ("--num_val_images", positive_int, 10, "validation images, evenly spaced"),
@@ -318,6 +320,7 @@ def main(args: argparse.Namespace) -> None:
             precision="bf16" if args.search_precision == "auto" and bf16 else "fp32",
             rescore=args.rescore,
             channels_last=args.channels_last,
+            worker_init_fn=seed_worker,
             searcher=pool,
         )
         run.restore(net=net, optimizer=optimizer, scheduler=scheduler, ema=ema, loader=loader)

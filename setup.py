@@ -20,5 +20,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
-    packages=["data", "evaluation", "imle", "runtime"],
+    # tests: for the plugin below, which knows --golden-dir before pytest looks for test folders.
+    packages=["data", "evaluation", "imle", "runtime", "tests"],
+    entry_points={"pytest11": ["imle_lab_golden = tests.golden_option"]},
 )

@@ -508,11 +508,16 @@ class Run:
         """
         self._meters.add(scalars)
 
+    @property
+    def _stamp(self) -> int:
+        """Steps that the weights of this moment have seen."""
+        return self.completed + int(self._in_body and self._updater.attempted)
+
     def log_now(self, **scalars: torch.Tensor | float) -> None:
-        """Write figures at once under the number of completed steps, for validation."""
+        """Write figures at once, for validation; in a turn that has updated they are the next step's."""
         if self.is_main:
             values = {k: float(v) for k, v in scalars.items()}
-            self._logs().log(values, self.completed)
+            self._logs().log(values, self._stamp)
 
     def _flush_log(self) -> None:
         values = self._meters.pop(distributed.gather_object)
@@ -553,12 +558,13 @@ class Run:
     ) -> Path:
         """Save images [N, 3 or 1, H, W] in [0, 1] as one PNG, `ncol` a row; returns its path.
 
-        The file is `samples/{name}-{completed steps}.png`; the path is printed, W&B gets it too.
+        The file is `samples/{name}-{steps}.png`, this turn's counted once it has updated; the path is
+        printed, W&B gets it too.
         """
-        path = self.dir / "samples" / f"{name}-{self.completed:09d}.png"
+        path = self.dir / "samples" / f"{name}-{self._stamp:09d}.png"
         if self.is_main:
             save_grid(path, images, ncol)
-            self._logs().image(name, path, self.completed, caption=caption)
+            self._logs().image(name, path, self._stamp, caption=caption)
             self.say(f"samples {path}")
         return path
 
@@ -583,7 +589,7 @@ class Run:
             "run": self.dir.name,
             "config_hash": self.config_hash,
             "args": rundir.plain(vars(self.args)),
-            "step": self.completed,
+            "step": self._stamp,
             "nimg": self.nimg,
             "torch": torch.__version__,
             "time": rundir.timestamp(),

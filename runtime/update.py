@@ -33,6 +33,7 @@ class Updater:
         self.skipped = 0
         self.grad_norm = 0.0
         self.applied = False
+        self.attempted = False
         self._say = say
         self._pending: list[tuple[torch.Tensor, Ids]] = []
         self._used = False
@@ -43,7 +44,7 @@ class Updater:
     def begin_turn(self) -> None:
         """Forget what the last turn left, gradients apart."""
         self._pending, self._used, self._complete = [], False, True
-        self._turn_bad = self._overflow = self.applied = False
+        self._turn_bad = self._overflow = self.applied = self.attempted = False
 
     def end_turn(self) -> None:
         """Count the turn for the streak and the loss scale."""
@@ -69,7 +70,7 @@ class Updater:
                 "run.step after run.backward(..., last=False): the last part is missing"
             )
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self._used = True
+        self._used = self.attempted = True
         poison = self._poison(params)
         several = distributed.world_size() > 1
         own_norm = _norm(params) if several else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,15 @@ from tests import golden_option
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     golden_option.pytest_addoption(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test writes into the user's own data, models or results, nor needs a network."""
+    home = tempfile.mkdtemp(prefix="imle-lab-tests-")
+    for name in ("DATA_HOME", "MODELS_HOME", "RESULTS_HOME"):
+        os.environ[name] = str(Path(home) / name.lower())
+    os.environ["IMLE_LAB_DIRS"] = str(Path(home) / "dirs.json")
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 
 
 @pytest.fixture

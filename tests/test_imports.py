@@ -27,7 +27,7 @@ HOMES = {
 }
 
 # The only files that may read what could carry code. Every other one calls their functions.
-LOADERS = ("runtime/checkpoint.py",)
+LOADERS = ("runtime/checkpoint.py", "runtime/snapshot.py", "imle/perceptual.py")
 
 
 def is_command(tree: ast.Module) -> bool:

@@ -332,7 +332,7 @@ def test_two_ranks_share_the_pool_and_agree_with_one(tmp_path):
     want = pool_search(net, z, [images(9)], 2, pool_size=33, chunk=8)
     mp.start_processes(_rank, (2, str(tmp_path)), nprocs=2, start_method="fork")
     for rank in range(2):
-        ids, d, calls = torch.load(tmp_path / f"{rank}.pt")
+        ids, d, calls = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert torch.equal(ids, want.candidates)
         assert torch.allclose(d, want.distances, rtol=1e-5)
         assert calls == 3  # rank 1 has nothing in its last round, its callback comes all the same

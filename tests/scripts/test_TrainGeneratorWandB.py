@@ -295,7 +295,7 @@ def test_truncated_and_odd_images_are_survived(tmp_path, capfd):
     generator = torch.Generator().manual_seed(0)
     folder = tmp_path / "pictures" / "train" / "a"
     folder.mkdir(parents=True)
-    for i in range(12):
+    for i in range(24):
         pixels = torch.randint(0, 256, (20, 24, 3), generator=generator, dtype=torch.uint8).numpy()
         image = Image.fromarray(pixels)
         if i == 1:
