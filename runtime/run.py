@@ -514,7 +514,7 @@ class Run:
         return self.completed + int(self._in_body and self._updater.attempted)
 
     def log_now(self, **scalars: torch.Tensor | float) -> None:
-        """Write figures at once, for validation; in a turn that has updated they are the next step's."""
+        """Write figures of validation at once, under the steps that the weights have seen."""
         if self.is_main:
             values = {k: float(v) for k, v in scalars.items()}
             self._logs().log(values, self._stamp)
@@ -558,8 +558,8 @@ class Run:
     ) -> Path:
         """Save images [N, 3 or 1, H, W] in [0, 1] as one PNG, `ncol` a row; returns its path.
 
-        The file is `samples/{name}-{steps}.png`, this turn's counted once it has updated; the path is
-        printed, W&B gets it too.
+        The file is `samples/{name}-{steps the weights have seen}.png`; the path is printed, W&B
+        gets it too.
         """
         path = self.dir / "samples" / f"{name}-{self._stamp:09d}.png"
         if self.is_main:
