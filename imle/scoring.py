@@ -61,7 +61,8 @@ class FrozenResolutionLoss(nn.Module):
         h = self._input(y)
         for layer, stage in enumerate(self.stages):
             h = self._convolve(stage, h)
-            maps.append(_unit(h.to(torch.float32, copy=True)))
+            f = h.float()
+            maps.append(f / _length(f))
             if layer < len(self.stages) - 1:
                 h = F.max_pool2d(h, 2)
         return LossTarget(y, tuple(maps))
@@ -87,9 +88,7 @@ class FrozenResolutionLoss(nn.Module):
                 f = self._convolve(stage, h[at])
                 if not last:
                     pooled.append(F.max_pool2d(f, 2))
-                d = _unit(f.float()).unflatten(0, (images.stop - images.start, -1))
-                d -= there[images][:, None]
-                total[at] += d.square_().sum((3, 4)).flatten(0, 1) @ weight
+                total[at] += _square_distance(f.float(), there[images]) @ weight
             if not last:
                 h = pooled[0] if len(pooled) == 1 else torch.cat(pooled)
         return total
@@ -137,7 +136,14 @@ def _stages(vgg: VGG16Features) -> Iterator[list[tuple[Tensor, Tensor]]]:
         k += count
 
 
-def _unit(f: Tensor) -> Tensor:
-    """Divide by the length over channels at each position, in place where f allows."""
+def _length(f: Tensor) -> Tensor:
+    """Length over channels at each position of f [N, C, H, W], as LPIPS has it."""
     squared = torch.linalg.vector_norm(f, dim=1, keepdim=True).square_()
-    return f.div_(squared.add_(1e-10).sqrt_().add_(1e-10))
+    return squared.add_(1e-10).sqrt_().add_(1e-10)
+
+
+def _square_distance(f: Tensor, there: Tensor) -> Tensor:
+    """Sum over positions of (f / length - there)^2, f [B*K, C, H, W] (overwritten) -> [B*K, C]."""
+    d = f.div_(_length(f)).unflatten(0, (len(there), -1))
+    d -= there[:, None]
+    return d.square_().sum((3, 4)).flatten(0, 1)
