@@ -274,8 +274,17 @@ def test_init_scale_takes_effect(scale: float):
     model = tiny(**WIDE, init_scale=scale)
     assert _conv_std(model, "conv2.") == pytest.approx(scale * 2**0.5, rel=0.03)
     assert _conv_std(model, "conv5.") == pytest.approx(scale, rel=0.03)
-    assert _conv_std(model, "feat_net") == pytest.approx(1, rel=0.05)
     assert _conv_std(model, "upsample_block") == pytest.approx(2**0.5, rel=0.03)
+
+
+def test_the_picture_is_heard_beside_the_code():
+    """Weights of a level's inputs: picture x 4, noise x 0.3, the previous feature as it is."""
+    model = tiny(resid_nc=[256, 256], dense_nc=[4, 4], n_blocks=1)
+    conv = model.stages[1].feat_net[0]
+    weight = conv.weight() * conv.fan_in**0.5
+    c, n = model.config["in_nc"], model.config["code_nc"]
+    for part, gain in ((weight[:, :c], 4), (weight[:, c : c + n], 0.3), (weight[:, c + n :], 1)):
+        assert part.std().item() == pytest.approx(gain, rel=0.05)
 
 
 def test_init_types():
