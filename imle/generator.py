@@ -42,9 +42,9 @@ RgbFrom = Literal["auto", "up", "trunk", "trunk_but_last"]
 Head = Literal["rgb", "ab"]
 
 
-# At the start the picture must be heard beside the code: in [0, 1] it varies by about 0.25 where noise
-# varies by 1, and a level sees in_nc of its channels beside code_nc of noise and the style's shifts.
-# Measured on x4 super-resolution of photographs (docs/imle.md): half the steps to the same distance.
+# At the start the picture must be heard beside the code: in [0, 1] it varies by about 0.25 where
+# noise varies by 1, and a level sees in_nc channels of it beside code_nc of noise and the style's
+# shifts. On x4 super-resolution of photographs: half the steps to the same distance (docs/imle.md).
 _PICTURE_GAIN, _CODE_GAIN = 4.0, 0.3
 
 
