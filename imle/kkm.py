@@ -41,6 +41,7 @@ class KorKMinusOne:
         self.counter = 0  # position in the pass
         self.passes = 0  # complete passes behind us
         self._order: list[int] | None = None
+        self._fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.idxs)
@@ -69,8 +70,10 @@ class KorKMinusOne:
         return permutation(len(self.idxs), _TAG, self.seed, passes).tolist()
 
     def _digest(self) -> str:
-        text = ",".join(map(str, self.idxs))
-        return hashlib.sha256(text.encode()).hexdigest()
+        if self._fingerprint is None:  # a second for a million indices
+            text = ",".join(map(str, self.idxs))
+            self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        return self._fingerprint
 
     def state_dict(self) -> dict[str, Any]:
         """Small, plain state: the order itself is a function of it and of `idxs`."""

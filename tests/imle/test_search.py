@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from imle.codes import CodeGenerator
+from imle.generator import CAMNet
+from imle.losses import ResolutionLoss
 from imle.search import CodeSearch, NonFiniteSearchError, keyed_draw, per_level, search
 from tests.imle.toys import PlainModel, PreparedLoss, ToyCascade, mse
 
@@ -245,6 +247,28 @@ def test_model_is_left_as_it_was():
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == grads
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_camnet_and_its_loss():
+    """The real network, its scorer and the loss's scorer, against one candidate at a time."""
+    net = CAMNet([8, 16, 32], resid_nc=[8, 6], dense_nc=[4, 5], n_blocks=1, latent_nc=16, map_nc=8)
+    loss, ns = ResolutionLoss(random_seed=0), [6, 9]
+    cx, ys = torch.rand(3, 3, 8, 8), [torch.rand(3, 3, 16, 16), torch.rand(3, 3, 32, 32)]
+    z = CodeGenerator(net.code_sizes, seed=1)
+    winners, codes, tables = oracle(net, z, cx, ys, IDS[:3], 1, ns, loss)
+    for sp, code_bs in ((4, 3), (1, 2), (9, 1)):
+        for precision, m in (("fp32", 4), ("bf16", 5)):
+            result = search(
+                net, loss, z, cx, ys, IDS[:3], 1, ns, sp,
+                code_bs=code_bs, precision=precision, rescore=m, return_losses=True,
+            )  # fmt: skip
+            assert torch.equal(result.winners, winners)
+            for level in range(2):
+                assert torch.equal(result.codes[level], codes[level])
+                best = tables[level].min(1).values
+                torch.testing.assert_close(result.losses[:, level], best, rtol=1e-5, atol=0)
+                close = dict(rtol=1e-5, atol=0) if precision == "fp32" else dict(rtol=0.01, atol=0)
+                torch.testing.assert_close(result.all_losses[level], tables[level], **close)
 
 
 def test_supplied_pools():
