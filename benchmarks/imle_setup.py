@@ -16,6 +16,7 @@ from torch import Tensor
 from data.pyramids import Pyramid
 from data.synthetic import Scenes
 from imle import CAMNet, CIMLEDataLoader, CodeGenerator, KorKMinusOne, ResolutionLoss
+from runtime.snapshot import load_snapshot, save_snapshot
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,13 @@ def trained(
     torch.manual_seed(args.seed)
     model = config.model().to(device)
     if args.snapshot is not None:
-        from runtime.checkpoint import load_snapshot
-
         model.load_state_dict(load_snapshot(args.snapshot).state_dict)
         return model
     steps = config.train_steps if args.train_steps is None else args.train_steps
     steps = min(steps, 5) if args.quick else steps
-    kept = args.keep / f"{name}-{steps}-{args.seed}.pt" if args.keep else None
+    kept = args.keep / f"{name}-{steps}-{args.seed}.safetensors" if args.keep else None
     if kept is not None and kept.exists():
-        model.load_state_dict(torch.load(kept, map_location=device, weights_only=True))
+        model.load_state_dict(load_snapshot(kept).state_dict)
         return model
     began = time.perf_counter()
     loader = CIMLEDataLoader(
@@ -148,7 +147,7 @@ def trained(
         )
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), kept)
+        save_snapshot(kept, model.state_dict(), "camnet", model.config, {"steps": steps})
     return model
 
 

@@ -184,6 +184,7 @@ def test_batches_hold_the_flipped_corrupted_images_and_the_best_codes(keyed):
 
 def test_founding_style_objects():
     """Lists of float tensors, an nn.Module that knows nothing of candidates, lambdas."""
+    torch.manual_seed(0)
     n, model = 8, PlainModel(ToyCascade(2)).train()
     data = [(torch.rand(3, 4, 4), [torch.rand(3, 8, 8), torch.rand(3, 16, 16)]) for _ in range(n)]
     sizes = model.inner.code_sizes
@@ -204,13 +205,13 @@ def test_founding_style_objects():
         batch_size=2,
     )
     seen = {}
-    count = 0
+    count, gain = 0, 0.0
     for cx, codes, ys in loader:
         count += 1
         with torch.no_grad():
             fx = model.eval()(cx, codes, loi=1)
             other = model(cx, [codes[0], torch.randn_like(codes[1])], loi=1)
-        assert mse(fx, ys[1]).mean() < mse(other, ys[1]).mean() + 1e-3
+        gain += (mse(other, ys[1]) - mse(fx, ys[1])).mean().item()
         for k, i in enumerate(loader.last_ids):
             assert torch.equal(ys[0][k], data[i][1][0])
             assert (cx[k] - data[i][0]).abs().max() < 0.1
@@ -218,7 +219,7 @@ def test_founding_style_objects():
             if i in seen:
                 assert torch.equal(seen[i][0], cx[k]) and torch.equal(seen[i][1], codes[1][k])
             seen[i] = cx[k], codes[1][k]
-    assert count == 6 and len(seen) == 4
+    assert count == 6 and len(seen) == 4 and gain > 0
 
 
 def test_plain_code_generator_and_corruption_survive_a_resume():

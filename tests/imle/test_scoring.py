@@ -10,7 +10,6 @@ from imle.scoring import FrozenResolutionLoss, frozen_loss
 
 @pytest.fixture(scope="module")
 def loss():
-    torch.set_num_threads(1)
     return ResolutionLoss(random_seed=3, alpha=0.3)
 
 
@@ -31,6 +30,7 @@ def test_equals_the_loss_however_the_rows_are_grouped(loss, batch, times, side, 
 
 @pytest.mark.parametrize("weighting", ["lpips", "reference", "original"])
 def test_weightings_and_low_precision(weighting):
+    torch.manual_seed(0)
     loss = ResolutionLoss(random_seed=1, alpha=0.0, weighting=weighting)
     y, fx = torch.rand(2, 3, 32, 32), torch.rand(6, 3, 32, 32)
     expected = loss(fx, y)
