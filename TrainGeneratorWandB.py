@@ -77,7 +77,7 @@ PRESETS = {
         "data_tr": "scenes", "res": [16, 32, 64], "resid_nc": [32, 16], "dense_nc": [16, 16],
         "n_blocks": 2, "map_nc": 64, "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [16, 8],
         "sp": [16, 8], "code_bs": 16, "subsample_size": 128, "num_iteration": 64, "outer_loops": 30,
-        "alpha": 10.0, "lr": 1e-3, "num_val_images": 20, "num_workers": 0, "cache": "memory",
+        "alpha": 10.0, "lr": 2e-3, "num_val_images": 20, "num_workers": 0, "cache": "memory",
     },
     "camnet-sr16": {
         "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and search of the paper's code)",
