@@ -340,12 +340,13 @@ def main(args: argparse.Namespace) -> None:
         ):
             cx, codes, ys = next(batches)
             batch_loss = 0.0
-            for part in torch.arange(len(cx), device=run.device).split(args.mini_bs):
+            for first in range(0, len(cx), args.mini_bs):
+                part = slice(first, first + args.mini_bs)
                 with run.precision.autocast():
                     images = forward(cx[part], [code[part] for code in codes])
                     terms = [loss_fn(x, y[part]).mean() for x, y in zip(images, ys, strict=True)]
-                loss = sum(terms) * (len(part) / len(cx))
-                run.backward(loss, [loader.last_ids[i] for i in part], last=part[-1] + 1 == len(cx))
+                loss = sum(terms) * (len(cx[part]) / len(cx))
+                run.backward(loss, loader.last_ids[part], last=part.stop >= len(cx))
                 batch_loss = batch_loss + loss.detach()
             if run.step(optimizer, clip=args.grad_clip or None):
                 scheduler.step()
