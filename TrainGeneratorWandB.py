@@ -355,6 +355,9 @@ def main(args: argparse.Namespace) -> None:
 
             if (step + 1) % args.num_iteration == 0:  # the end of an outer loop
                 look(ema.module)
+                if loader.last_search:  # None in a loop that was resumed in its middle
+                    found = loader.last_search
+                    run.log_now(search_loss=found.losses.sum(1).mean(), search_s=found.seconds)
                 loops = (step + 1) // args.num_iteration
                 names = ["network-latest"]
                 if args.snapshot_every and loops % args.snapshot_every == 0:
@@ -398,9 +401,9 @@ def validate(
             "bicubic_psnr": psnr(baseline, y)[0],
             f"bicubic_{loss_fn.name}": loss_fn.terms(baseline, y).lpips[0],
         }
-        if args.spi > 1:
-            distance = lambda a, b: loss_fn.terms(a, b).lpips  # noqa: E731
-            figures[f"diversity_{loss_fn.name}"] = pairwise_diversity(samples, distance)[0]
+        if args.spi > 1:  # the mean over pairs of samples
+            pairs = loss_fn.pairwise(samples[0])
+            figures[f"diversity_{loss_fn.name}"] = pairs.sum() / (args.spi * (args.spi - 1))
         for name, value in figures.items():
             columns.setdefault(f"val/{name}", []).append(value)
         shown = nn.functional.interpolate(cx, size=size, mode="nearest")

@@ -111,6 +111,15 @@ class ResolutionLoss(nn.Module):
         mse = _against(fx.float(), target.y.float()).square().mean((2, 3, 4)).flatten()
         return LossTerms(lpips, mse, lpips + self.alpha * mse)
 
+    @torch.no_grad()
+    def pairwise(self, x: Tensor) -> Tensor:
+        """The perceptual term between all pairs of N images, `[N, N]`; features are made once."""
+        total = x.new_zeros(len(x), len(x), dtype=torch.float32)
+        for layer, f in enumerate(self.features(x)):
+            rows = [(f - row).square().sum((1, 2, 3)) for row in f]
+            total += self._layer_scale(layer, f) * torch.stack(rows)
+        return total
+
     def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
         """The combined loss per row, `[B * K]`."""
         return self.terms(fx, target).combined

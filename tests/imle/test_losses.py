@@ -268,3 +268,13 @@ def test_projection_estimates_lpips(loss: ResolutionLoss):
     assert estimate.argsort().tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="proj_dim must be at least 5"):
         ProjectedDistance(loss.features, 4)
+
+
+def test_pairwise_equals_the_terms_of_every_pair():
+    loss = ResolutionLoss(random_seed=0)
+    x = torch.rand(3, 3, 16, 20, generator=torch.Generator().manual_seed(1))
+    found = loss.pairwise(x)
+    for i in range(3):
+        for j in range(3):
+            expected = loss.terms(x[i : i + 1], x[j : j + 1]).lpips[0]
+            torch.testing.assert_close(found[i, j], expected, rtol=1e-5, atol=1e-7)
