@@ -218,7 +218,17 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")
     if args.code_bs < ranks:
         raise ValueError(f"--code_bs {args.code_bs} leaves some of {ranks} GPUs idle: at least one")
+    if 0 < args.ema_std < 1e-3:
+        raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
+    if args.sample_method == "mixture" and args.num_components < 2:
+        raise ValueError(f"--num_components {args.num_components}: a mixture has at least two")
     if args.unconditional:
+        try:
+            default_channels(args.res[-1])
+        except ValueError as error:
+            raise ValueError(f"--res {args.res[-1]}: {error}") from None
+        if args.lpips == "none" and args.proj_dim:
+            raise ValueError(f"--proj_dim {args.proj_dim}: --lpips none has no features to project")
         if args.lpips != "none" and args.res[-1] < 16:
             raise ValueError(f"--res {args.res[-1]} is too small for VGG16 (16): take --lpips none")
         return
@@ -232,6 +242,8 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"--res: {high} after {low}; each must equal or double the one before")
     if args.res[1] < 16:
         raise ValueError(f"--res: the first output, {args.res[1]}, is too small for VGG16 (16)")
+    if args.mask_frac and args.mask_res > args.res[0]:
+        raise ValueError(f"--mask_res {args.mask_res} is finer than inputs of {args.res[0]} pixels")
     for name in ("ns", "sp"):
         values = getattr(args, name)
         if len(values) not in (1, levels):
@@ -253,6 +265,8 @@ def main(args: argparse.Namespace) -> None:
         shaping_exclude=EXECUTION_ONLY,
         milestone_every=args.num_iteration,
     ) as run:
+        if args.bs % run.world_size:
+            raise UsageError(f"--bs {args.bs} cannot be shared by {run.world_size} processes")
         # Data: one picture at every resolution. Flip and corruption are functions of (loop, image),
         # because a code belongs to the very input it was searched for.
         train_source, val_source = train_val_sources(
@@ -297,7 +311,11 @@ def main(args: argparse.Namespace) -> None:
         if args.unconditional:
             features = search_loss.project if args.proj_dim else pixel_features
             pool = PoolSearch(args.pool_size, features=features)
-        bf16 = run.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        bf16 = args.search_precision == "bf16" or (
+            args.search_precision == "auto"
+            and run.device.type == "cuda"
+            and torch.cuda.is_bf16_supported()
+        )
         loader = CIMLEDataLoader(
             train,
             KorKMinusOne(range(len(train)), shuffle=True, seed=args.seed),
@@ -317,7 +335,7 @@ def main(args: argparse.Namespace) -> None:
             augment=KeyedFlip(args.seed, args.flip),
             device=run.device,
             on_chunk=lambda done, total: run.check_preempted(),
-            precision="bf16" if args.search_precision == "auto" and bf16 else "fp32",
+            precision="bf16" if bf16 else "fp32",
             rescore=args.rescore,
             channels_last=args.channels_last,
             worker_init_fn=seed_worker,
@@ -328,17 +346,28 @@ def main(args: argparse.Namespace) -> None:
 
         def look(shown: nn.Module) -> None:
             grid = validate_pool if args.unconditional else validate
-            if run.is_main:
+            if run.is_main or args.unconditional:  # a search of the pool is shared by all ranks
                 grid(run, shown, loss_fn, z_gen, corruption, val, args)
 
         if run.completed == 0:
             look(net)
         batches = loader.forever()
-        stop_at = (run.completed // args.num_iteration + 1) * args.num_iteration
+        # With --chunk_epochs: after the loop that --resume N names, else the one we are in.
+        loop = (
+            int(args.resume)
+            if str(args.resume).isdecimal()
+            else run.completed // args.num_iteration
+        )
+        stop_at = (loop + 1) * args.num_iteration
         for step in run.steps(
             total, images_per_step=args.bs, stop_at=stop_at if args.chunk_epochs else None
         ):
             cx, codes, ys = next(batches)
+            if step % args.num_iteration == 0:  # it began with a search
+                found = loader.last_search
+                run.log(
+                    **{"search loss": found.losses.sum(1).mean(), "time/search_s": found.seconds}
+                )
             batch_loss = 0.0
             for first in range(0, len(cx), args.mini_bs):
                 part = slice(first, first + args.mini_bs)
@@ -355,9 +384,6 @@ def main(args: argparse.Namespace) -> None:
 
             if (step + 1) % args.num_iteration == 0:  # the end of an outer loop
                 look(ema.module)
-                if loader.last_search:  # None in a loop that was resumed in its middle
-                    found = loader.last_search
-                    run.log_now(search_loss=found.losses.sum(1).mean(), search_s=found.seconds)
                 loops = (step + 1) // args.num_iteration
                 names = ["network-latest"]
                 if args.snapshot_every and loops % args.snapshot_every == 0:
@@ -463,7 +489,10 @@ def build_loss(args: argparse.Namespace) -> nn.Module:
             f"LPIPS needs VGG16 weights, there is no {path}: run `python data/SetupDataset.py "
             "fetch-weights`, or give --lpips_path FILE, or --lpips random (not comparable)"
         )
-    return ResolutionLoss(path, alpha=args.alpha, weighting=args.lpips_weighting)
+    try:
+        return ResolutionLoss(path, alpha=args.alpha, weighting=args.lpips_weighting)
+    except ValueError as error:
+        raise UsageError(f"--lpips_path: {error}") from error
 
 
 def build_net(args: argparse.Namespace) -> tuple[str, torch.nn.Module]:
