@@ -85,9 +85,9 @@ class Run:
         self.finished = False
         self._objects: dict[str, Any] | None = None
         self._in_body = False
-        self._loop_done = False
         self._saved_step = -1
         self._save_failures = 0
+        self._unwritten: DiskError | None = None  # a snapshot of this turn that the disk refused
         self._tracker: Tracker | None = None
         self._wandb_id: str | None = None
         self._bar: Progress | None = None
@@ -132,10 +132,13 @@ class Run:
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
         known = self._lock.read_args()
+        # Before there is any checkpoint, flags may still be corrected.
+        trained = any((path / "checkpoints").glob("step-*"))
         if known is not None:
             if known.get("script") != self.script:
                 raise UsageError(f"{path} belongs to {known.get('script')}, not to {self.script}")
-            rundir.refuse_changes(known["shaping"], self.flags, str(path), self.exclude)
+            if trained:
+                rundir.refuse_changes(known["shaping"], self.flags, str(path), self.exclude)
         checkpoint.sweep(path / "checkpoints", self.say)
         self.say(f"run directory {path}")
         if self.resume.run_dir is None:
@@ -144,7 +147,7 @@ class Run:
         origin = provenance.collect(path)
         record = {"script": self.script, "name": self.name, "config_hash": self.config_hash}
         record |= {"args": rundir.plain(vars(self.args)), "shaping": self.flags}
-        if known is None:
+        if known is None or not trained:
             self._lock.write_args(record | {"provenance": origin})
         self._provenance = {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
         newest = checkpoint.steps_of(path / "checkpoints")[-1:]
@@ -189,8 +192,7 @@ class Run:
             raise error
         if error is None:
             self._close_logs(0)
-            if self._loop_done:
-                self._status("finished" if self.finished else "stopped", 0)
+            self._status("finished" if self.finished else "stopped", 0)
         elif isinstance(error, (Preempted, KeyboardInterrupt)):
             self._end_preempted(error)
         else:
@@ -325,10 +327,11 @@ class Run:
         if meta["world_size"] != self.world_size:
             self.say(f"world size {meta['world_size']} -> {self.world_size}: not bit-exact")
 
-    def _save(self, milestone: bool = False) -> None:
+    def _save(self, milestone: bool = False, last: bool = False) -> None:
         """Checkpoint of the completed step (all ranks call this together).
 
-        A full disk is said and survived SAVE_FAILURES - 1 times in a row.
+        A full disk is said and survived SAVE_FAILURES - 1 times in a row, but not at the last step:
+        a run whose result is not there must not count as done.
         """
         start = time.monotonic()
         self._flag.saving = True
@@ -343,7 +346,7 @@ class Run:
         if failure:
             text = f"{failure} ({self._save_failures}/{SAVE_FAILURES})"
             self.say(text)
-            if self._save_failures >= SAVE_FAILURES:
+            if last or self._save_failures >= SAVE_FAILURES:
                 raise DiskError(text)
             return
         self._saved_step = self.completed
@@ -417,8 +420,8 @@ class Run:
                 "call run.restore(...) with everything that has state before run.steps"
             )
         end = total if stop_at is None else min(total, stop_at)
-        self._loop_done, self.finished = self.completed >= end, self.completed >= total
-        if self._loop_done:
+        self.finished = self.completed >= total
+        if self.completed >= end:
             word = "finished" if self.finished else "stopped"
             self.say(f"{word}: {self.completed} of {total} steps are done, in {self.dir}")
             return
@@ -427,6 +430,7 @@ class Run:
         for index in range(self.completed, end):
             seeding.seed_step(self.args.seed, index, self.rank)
             self._updater.begin_turn()
+            self._unwritten = None
             self._in_body = True
             yield index
             self._in_body = False
@@ -434,7 +438,7 @@ class Run:
             self.nimg += images_per_step
             self._updater.end_turn()
             self._after_turn(last=self.completed == end)
-        self._loop_done, self.finished = True, self.completed >= total
+        self.finished = self.completed >= total
 
     def _after_turn(self, last: bool) -> None:
         self._bar.update(1)
@@ -443,7 +447,9 @@ class Run:
             self._flush_log()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
         if due or milestone or last:
-            self._save(milestone)
+            if last and self._unwritten is not None:
+                raise self._unwritten  # before the save, so that this step is done again
+            self._save(milestone, last)
             if milestone:
                 self._draw_curves()
         # After the save, so that a signal during it needs no further step.
@@ -563,7 +569,11 @@ class Run:
         """
         path = self.dir / "samples" / f"{name}-{self._stamp:09d}.png"
         if self.is_main:
-            save_grid(path, images, ncol)
+            try:
+                save_grid(path, images, ncol)
+            except OSError as error:  # a full disk; pictures are no reason to stop
+                self.say(f"samples {path.name} not written: {error}")
+                return path
             self._logs().image(name, path, self._stamp, caption=caption)
             self.say(f"samples {path}")
         return path
@@ -606,13 +616,22 @@ class Run:
         """Write `snapshots/{name}.safetensors`: weights, constructor arguments, provenance.
 
         Pass the EMA's module or the raw one, as you mean it.  Rank 0 writes, all ranks call it.
+        A full disk is said and training goes on, but a run cannot finish without the snapshots of
+        its last step: DiskError at its end, and at once outside the loop.
         """
         path = self.dir / "snapshots" / f"{name}.safetensors"
         origin = self.provenance() | {k: rundir.plain(v) for k, v in extra_provenance.items()}
         weights = getattr(module, "_orig_mod", module).state_dict()
-        return self._from_main(
-            lambda: checkpoint.save_snapshot(path, weights, kind, config, origin)
-        )
+        try:
+            return self._from_main(
+                lambda: checkpoint.save_snapshot(path, weights, kind, config, origin)
+            )
+        except DiskError as error:
+            if not self._in_body:
+                raise
+            self._unwritten = error
+            self.say(str(error))
+            return path
 
     def compile(self, module: torch.nn.Module) -> torch.nn.Module:
         """torch.compile(module) under `--compile`, else the module itself.

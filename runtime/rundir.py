@@ -1,6 +1,6 @@
 """The run directory: its name, its lock, and the small files in it.
 
-args.json       the flags of the first launch, written once
+args.json       the flags of the first launch that came to a checkpoint
 launches.jsonl  one line a launch: time, flags, command, commit, host, job
 status.json     what the run is doing or how it ended, for launchers
 log.txt         what was printed
@@ -158,13 +158,17 @@ class RunDir:
             self._fd = None
 
     def read_args(self) -> dict[str, Any] | None:
-        """What the first launch wrote; None if there was none."""
+        """What an earlier launch wrote; None if there was none. UsageError if it is not ours."""
+        file = self.path / "args.json"
         try:
-            return json.loads((self.path / "args.json").read_text(encoding="utf-8"))
+            known = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
-            raise UsageError(f"{self.path}/args.json cannot be read: {error}") from error
+            raise UsageError(f"{file} cannot be read: {error}; use another --run-dir") from error
+        if not isinstance(known, dict) or not isinstance(known.get("shaping"), dict):
+            raise UsageError(f"{file} is not a run's; use another --run-dir")
+        return known
 
     def write_args(self, record: dict[str, Any]) -> None:
         """Write args.json."""
@@ -184,9 +188,11 @@ class RunDir:
             return found
         for line in text.splitlines():
             try:
-                found.append(json.loads(line))
+                launch = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(launch, dict):
+                found.append(launch)
         return found
 
     def read_status(self) -> dict[str, Any]:

@@ -187,6 +187,27 @@ def test_changed_flags_are_refused_with_a_table(tmp_path):
             pass
 
 
+def test_flags_may_be_corrected_until_there_is_a_checkpoint(tmp_path):
+    def typo(run, step, loss):
+        raise UsageError("width 9 is wrong")
+
+    where = str(tmp_path / "mine")
+    with pytest.raises(UsageError, match="is wrong"):
+        train(toy_args(tmp_path, run_dir=where, width=9), hook=typo)
+    run = train(toy_args(tmp_path, run_dir=where, width=8, total=1))
+    assert json.loads((run.dir / "args.json").read_text())["shaping"]["width"] == 8
+    with pytest.raises(UsageError, match="--width"):
+        train(toy_args(tmp_path, run_dir=where, width=9))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"script": "toy", "shaping": 5}', "junk"])
+def test_a_foreign_args_json(tmp_path, text):
+    (tmp_path / "args.json").write_text(text)
+    with pytest.raises(UsageError, match="args.json .*use another --run-dir"):
+        train(toy_args(tmp_path, run_dir=str(tmp_path)))
+    assert (tmp_path / "args.json").read_text() == text
+
+
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "f").write_text("")
     for path in ("f", "f/g"):
@@ -531,6 +552,47 @@ def test_save_failures_are_survived_twice(tmp_path, monkeypatch, capsys):
     with pytest.raises(DiskError, match=r"step 15: .*nothing is saved yet \(3/3\)") as caught:
         train(toy_args(tmp_path, run_dir=str(tmp_path / "b")))
     assert caught.value.exit_code == 7
+
+
+def test_a_run_is_not_done_without_its_last_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMLE_LAB_FAILPOINT", "post-fsync:all=ENOSPC")
+    with pytest.raises(DiskError, match="step 3"):
+        train(toy_args(tmp_path, total=3))
+    monkeypatch.setenv("IMLE_LAB_FAILPOINT", "")
+    run = train(toy_args(tmp_path, total=3))
+    assert steps_in(run) == [3] and status(run)["state"] == "finished"
+
+
+def test_pictures_and_snapshots_on_a_full_disk(tmp_path, monkeypatch, capsys):
+    """Said and survived, except that a run cannot finish without the snapshot of its last step."""
+    full = {1}  # steps in which the disk is full
+
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def once(total):
+        with open_run(toy_args(tmp_path, save_every=2)) as run:
+            net, optimizer = linear(run)
+            for step in run.steps(total):
+                run.backward(net(torch.ones(1, 3)).sum())
+                run.step(optimizer)
+                with monkeypatch.context() as patch:
+                    if step in full:
+                        patch.setattr(os, "replace", refuse)
+                    run.sample_grid("x", torch.zeros(1, 3, 4, 4), 1)
+                    run.snapshot("net", net, "linear", {})
+        return run
+
+    run = once(4)
+    out = capsys.readouterr().out
+    assert "samples x-000000002.png not written" in out and "cannot write snapshot" in out
+    assert steps_in(run) == [2, 4] and run.finished
+    full.add(6)
+    with pytest.raises(DiskError, match="cannot write snapshot"):
+        once(7)
+    assert steps_in(run) == [4, 6] and status(run)["exit_code"] == 7
+    full.clear()
+    assert steps_in(once(7)) == [6, 7]
 
 
 def test_a_file_size_limit_and_the_run_goes_on(tmp_path, capsys):

@@ -80,6 +80,12 @@ def test_founding_run_name():
         ("--mask_frac 1.5", "--mask_frac"),
         ("--ema_std 0.4", "--ema_std"),
         ("--lpips none", "--lpips none"),
+        ("--ema_std 1e-300", "--ema_std"),
+        ("--sample_method mixture --num_components 1", "--num_components 1"),
+        ("--res 16 32 --mask_frac 0.5 --mask_res 17", "--mask_res 17"),
+        ("--unconditional --lpips none --res 3", "--res 3"),
+        ("--unconditional --lpips none --res 44", "--res 44"),
+        ("--unconditional --lpips none --res 32 --proj_dim 9", "--proj_dim 9"),
         ("--nonsense 1", "--nonsense"),
         ("--preset nope", "nope"),
     ],
@@ -218,6 +224,14 @@ def test_chunks_of_a_job_array(finished, tmp_path):
     same_end(run_dir, finished)
 
 
+def test_a_chunk_that_is_done_is_not_followed_by_the_next(tmp_path, capsys):
+    words = ("--chunk_epochs", "1", "--resume", "0")
+    for _ in range(2):
+        train(tmp_path / "run", *words)
+        assert checkpoint.steps_of(tmp_path / "run" / "checkpoints") == [4]
+    assert "stopped: 4 of 12" in capsys.readouterr().out
+
+
 def test_changed_options_are_refused_with_a_table(finished):
     with pytest.raises(Exception, match=r"(?s)lr.*0\.001.*0\.002") as error:
         train(finished, "--lr", "2e-3")
@@ -282,6 +296,7 @@ def test_lpips_from_a_local_file(tmp_path):
         ("--data_tr nowhere_at_all", "nowhere_at_all"),
         ("--num_val_images 99999", "99999"),
         ("--gpus 7", "7"),
+        (f"--lpips pretrained --lpips_path {ROOT / 'setup.py'}", "setup.py"),
     ],
 )
 def test_what_is_missing_is_named(words, says, tmp_path):
@@ -325,6 +340,32 @@ def test_two_ranks_equal_one(tmp_path):
     assert metrics(tmp_path / "two", "batch loss") == pytest.approx(
         metrics(tmp_path / "one", "batch loss"), rel=1e-6
     )
+
+
+def test_ranks_share_an_unconditional_run(tmp_path):
+    """Its validation searches a pool, which all ranks do together."""
+    words = "--unconditional --lpips none --res 8 --pool_size 16 --outer_loops 1".split()
+    command = [sys.executable, str(ROOT / "TrainGeneratorWandB.py"), *TINY, *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "IMLE_LAB_CPU_RANKS": "2"}
+    done = subprocess.run(
+        [*command, "--run-dir", tmp_path], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(metrics(tmp_path, "val/nearest_mse")) == [0, 4]
+
+
+def test_search_precision_reaches_the_loader(tmp_path, monkeypatch):
+    seen, original = [], SCRIPT.CIMLEDataLoader
+
+    def loader(*args, **kwargs):
+        seen.append(kwargs["precision"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(SCRIPT, "CIMLEDataLoader", loader)
+    for name in ("auto", "bf16", "fp32"):
+        words = f"--outer_loops 1 --num_iteration 1 --search_precision {name}".split()
+        train(tmp_path / name, *words)
+    assert seen == ["fp32", "bf16", "fp32"]  # auto: no GPU here
 
 
 def test_help_costs_no_more_than_torch(tmp_path):
