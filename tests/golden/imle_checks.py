@@ -25,10 +25,18 @@ from tests.golden.support import Check, Vectors, assert_close
 
 GRADIENT = dict(atol=2e-5, rtol=1e-3)
 LOSS = dict(atol=1e-6, rtol=1e-4)
-COLOR = dict(atol=2e-5, rtol=0)
-# The folded scorer is another order of summation than the reference's: five times the noise allowed
-SCORER = dict(atol=2.5e-5, rtol=5e-4)
+# colours far outside [0, 1] (the original's lab2rgb reaches 80) are known to a few float32 steps
+COLOR = dict(atol=2e-5, rtol=2e-6)
+OUTPUT = dict(atol=5e-6, rtol=1e-4)
+# RGB made from LAB out of gamut is a small difference of large numbers
+LAB_OUTPUT = dict(OUTPUT, atol=COLOR["atol"])
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def folded(close: dict[str, float]) -> dict[str, float]:
+    """Tolerances of frozen forms: they sum in another order than the reference, 5x the noise."""
+    return {name: 5 * value for name, value in close.items()}
+
 
 # ------------------------------------------------------------------------------------ whole models
 
@@ -41,22 +49,23 @@ def check_camnet(v: Vectors) -> None:
     expected = v.numbered("out")
     assert len(codes) == len(expected) == model.levels
     images = model(x, codes)
+    close = LAB_OUTPUT if model.color_space == "lab" else OUTPUT
     for i, (image, out) in enumerate(zip(images, expected, strict=True)):
-        assert_close(image, out, f"out{i}")
+        assert_close(image, out, f"out{i}", **close)
         with torch.no_grad():
-            assert_close(model(x, codes, loi=i), out, f"out{i} by loi")
+            assert_close(model(x, codes, loi=i), out, f"out{i} by loi", **close)
     _check_cascade(v, model, x, codes)
     _check_camnet_gradients(v, model, x, codes, images)
-    _check_scorers(model, x, codes, expected)
+    _check_scorers(model, x, codes, expected, close)
     with torch.no_grad():
         if "code_last_expanded" in v:
             many = [*codes[:-1], v["code_last_expanded"]]
             out = v["out_last_expanded"]
-            assert_close(model(x, many, loi=-1), out, "out_last_expanded")
-            _check_scorers(model, x, many, [*expected[:-1], out])
+            assert_close(model(x, many, loi=-1), out, "out_last_expanded", **close)
+            _check_scorers(model, x, many, [*expected[:-1], out], close)
         if "code0_expanded" in v:
             many = [v["code0_expanded"], *codes[1:]]
-            assert_close(model(x, many, loi=0), v["out0_expanded"], "out0_expanded")
+            assert_close(model(x, many, loi=0), v["out0_expanded"], "out0_expanded", **close)
 
 
 def _check_cascade(v: Vectors, model: CAMNet, x: Tensor, codes: list[Tensor]) -> None:
@@ -91,13 +100,17 @@ def _check_camnet_gradients(
 
 
 def _check_scorers(
-    model: CAMNet, x: Tensor | list[Tensor], codes: list[Tensor], expected: list[Tensor]
+    model: CAMNet,
+    x: Tensor | list[Tensor],
+    codes: list[Tensor],
+    expected: list[Tensor],
+    close: dict[str, float],
 ) -> None:
     """The frozen forms used by code search compute the same."""
     for channels_last in (False, True):
         images = model.scorer(dtype=torch.float32, channels_last=channels_last)(x, codes)
         for i, (image, out) in enumerate(zip(images, expected, strict=True)):
-            assert_close(image, out, f"out{i} of the scorer, {channels_last=}", **SCORER)
+            assert_close(image, out, f"out{i} of the scorer, {channels_last=}", **folded(close))
 
 
 def check_original(v: Vectors) -> None:
@@ -118,7 +131,7 @@ def check_original(v: Vectors) -> None:
         prefixed = {f"module.{key}": value for key, value in v.tree("sd").items()}
         again = load_reference(prefixed, cfg, rgb_from=rgb_from)(inputs, codes)
         assert all(torch.equal(a, b) for a, b in zip(images, again, strict=True))
-    _check_scorers(model, inputs, codes, expected)
+    _check_scorers(model, inputs, codes, expected, OUTPUT)
 
 
 # ------------------------------------------------------------------------------------------ blocks
@@ -138,7 +151,7 @@ def check_rrdb(v: Vectors) -> None:
         assert_close(block.RDB1(x), v["rdb1_out"], "rdb1_out")
         for layout in LAYOUTS:
             frozen = freeze(block, torch.float32, layout)
-            assert_close(frozen(x), v["out"], f"out, frozen, {layout}", **SCORER)
+            assert_close(frozen(x), v["out"], f"out, frozen, {layout}", **folded(OUTPUT))
 
 
 def check_style_block(v: Vectors) -> None:
@@ -152,7 +165,9 @@ def check_style_block(v: Vectors) -> None:
         assert_close(block(v["x"], v["w"]), v["out"], "out without grad")
         for layout in LAYOUTS:
             frozen = freeze(block, torch.float32, layout)
-            assert_close(frozen(v["x"], v["w"]), v["out"], f"out, frozen, {layout}", **SCORER)
+            assert_close(
+                frozen(v["x"], v["w"]), v["out"], f"out, frozen, {layout}", **folded(OUTPUT)
+            )
 
 
 def check_mapping_net(v: Vectors) -> None:
@@ -177,8 +192,8 @@ def check_color(v: Vectors) -> None:
     rgb, correct, nlab = v["rgb"], v["lab_normalised_correct"], v["nlab_random"]
     assert_close(rgb_to_xyz(rgb), v["xyz"], "xyz", **COLOR)
     lab = xyz_to_lab(rgb_to_xyz(rgb))
-    # LAB numbers reach 127, where a float32 step is already 8e-6
-    assert_close(lab, v["lab"], "lab", atol=2e-5, rtol=1e-6)
+    # a = 500 (f(x) - f(y)) with f near 1: one float32 step of f, 6e-8, is 3e-5 of a, on either side
+    assert_close(lab, v["lab"], "lab", atol=1e-4, rtol=1e-6)
     assert_close(lab, v["lab_skimage_float64"], "lab_skimage_float64", atol=1e-4, rtol=1e-6)
     assert_close(rgb_to_lab(rgb), correct, "lab_normalised_correct", **COLOR)
     reference = rgb_to_lab(rgb, lab_range="reference")

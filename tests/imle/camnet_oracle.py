@@ -314,3 +314,31 @@ def write_original(
     arrays |= {f"code{i}": code.numpy() for i, code in enumerate(codes)}
     arrays |= {f"out{i}": _f32(out) for i, out in enumerate(outs)}
     np.savez(path, **arrays, **{f"sd/{k}": v for k, v in weights.items()})
+
+
+def write_color(path: Path, *, seed: int = 0) -> None:
+    """The file color.npz for other colours, black and white among them."""
+    generator = torch.Generator().manual_seed(seed)
+    rgb = torch.rand(3, 3, 9, 7, generator=generator)
+    rgb[0, :, 0, :2] = torch.tensor([0.0, 1.0])
+    nlab = torch.rand(3, 3, 9, 7, generator=generator) * 2 - 1
+    nlab[:, 0].abs_()
+    linear = torch.where(rgb > 0.04045, ((rgb.double() + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = torch.einsum("ij,bjhw->bihw", torch.tensor(_M, dtype=torch.float64), linear)
+    normalised = rgb_to_lab(rgb.double(), 127.0)
+    lab = normalised * torch.tensor([100.0, 127.0, 127.0])[:, None, None]
+    light = nlab[:, :1].double().clamp(min=0.01)
+    albl = torch.cat([light, nlab[:, 1:] / light], 1)
+    arrays = {
+        "rgb": rgb,
+        "xyz": xyz,
+        "lab": lab,
+        "lab_normalised_correct": normalised,
+        "lab_normalised_cimle_ref": rgb_to_lab(rgb.double(), 127.0**2),
+        "lab_skimage_float64": lab,
+        "rgb_roundtrip_from_correct": lab_to_rgb(normalised),
+        "nlab_random": nlab,
+        "rgb_from_nlab_random": lab_to_rgb(nlab.double()),
+        "rgb_from_nlab_random_orig_ALBL": lab_to_rgb(albl),
+    }
+    np.savez(path, **{key: _f32(value) for key, value in arrays.items()})

@@ -31,6 +31,7 @@ CAMNETS = {
     "scales": dict(SMALL, res=[4, 8, 16], feat_scales=[0.0, 0.7, 0.3], color_space="rgb"),
     "grey": dict(SMALL, res=[4, 8, 16], in_nc=1, out_nc=1, act_type="leakyrelu", init_scale=0.1),
     "flat": dict(SMALL, res=[6, 6, 6], code_nc=5),
+    "wide_lab": dict(SMALL, res=[4, 8, 16, 16], color_space="lab"),
 }
 RGB = dict(ORIGINAL, in_nc=3, out_nc=3)
 SYNTHESIS = dict(
@@ -84,6 +85,7 @@ def _edit(source: Path, target: Path, change) -> Path:
     with np.load(source) as file:
         arrays = {key: file[key] for key in file.files}
     change(arrays)
+    target.parent.mkdir(exist_ok=True)
     np.savez(target, **arrays)
     return target
 
@@ -120,6 +122,21 @@ def test_nothing_is_skipped_in_silence(tmp_path: Path, camnet_file: Path):
     assert tmp_path / "README.md" not in files_of(tmp_path)
     with pytest.raises(AssertionError, match="no vector file"):
         check_file(tmp_path / "stray.bin", FAMILIES)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_colours(tmp_path: Path, seed: int):
+    """Float32 noise of LAB, up to 5e-5, is no mistake; a thousandth is."""
+    path = tmp_path / "color.npz"
+    oracle.write_color(path, seed=seed)
+    check_file(path, FAMILIES)
+    for key in ("lab", "lab_normalised_correct", "rgb_from_nlab_random"):
+
+        def change(arrays, key=key):
+            arrays[key].flat[seed] += 1e-3
+
+        with pytest.raises(AssertionError, match=key):
+            check_file(_edit(path, tmp_path / "wrong" / "color.npz", change), FAMILIES)
 
 
 @pytest.mark.parametrize(("ns", "sp"), [([4, 3], [3, 8]), ([1, 5], [1, 1])])
