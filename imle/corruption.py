@@ -37,7 +37,7 @@ def masked_cells(mask_frac: float, mask_res: int) -> int:
     """How many of the mask_res^2 cells are masked: ceil(mask_frac * mask_res^2)."""
     exact = mask_frac * mask_res**2
     # a fraction that came through float32 or 0.07 * 100 must not gain a cell by rounding noise
-    return round(exact) if math.isclose(exact, round(exact), abs_tol=1e-5) else math.ceil(exact)
+    return round(exact) if math.isclose(exact, round(exact), rel_tol=1e-6) else math.ceil(exact)
 
 
 def mask_image(

@@ -1,7 +1,7 @@
 """CAM-Net: a cascade of generators, one latent code and one image per resolution.
 
-Peng, Moazeni and Li, "CAM-Net: Cascading Modular Network" (2022), in the form of the CIMLE
-refactor; the original's four tasks are reached through `feedback`, `rgb_from` and `head`
+Peng, Moazeni and Li, "Generating Unobserved Alternatives" (arXiv 2106.09015), in the form of the
+CIMLE refactor; the original's four tasks are reached through `feedback`, `rgb_from` and `head`
 (`load_reference` sets them). Level i, at resolution r_i, computes from the image x_i
 `[B, in_nc, r_i, r_i]`, the code z_i = (z_map `[B, map_nc]`, noise `[B, code_nc, r_i, r_i]`) and the
 previous feature F_{i-1}:
@@ -100,7 +100,7 @@ class Level(nn.Module):
     def forward(self, image: Tensor, feature: Tensor | None, code: Tensor) -> tuple[Tensor, Tensor]:
         """(tanh image `[B, out_nc, ..]` in float32, feature `[B, nc, ..]`) of equal batches."""
         z, noise = code[:, : self.map_nc], code[:, self.map_nc :]
-        noise = noise.reshape(-1, self.code_nc, *image.shape[2:])
+        noise = noise.reshape(len(code), self.code_nc, *image.shape[2:])
         parts = [image, noise] if feature is None else [image, noise, self.feat_scale * feature]
         h = self.feat_net(torch.cat(parts, 1))
         h = self.style_block(h, self.mapping_net(z))

@@ -150,8 +150,8 @@ class PixelLoss(nn.Module):
 
 
 class ProjectedDistance(nn.Module):
-    """Squared distance of projected VGG16 features: a cheap stand-in for search (CAM-Net, section
-    4).
+    """Squared distance of projected VGG16 features: a cheap stand-in for search, as the original
+    CAM-Net had it.
 
     Layer l's features f_l (d_l numbers) become f_l P_l / W_l with P_l `[d_l, proj_dim / 5]`
     Gaussian, every row scaled to length 1, so that E||f P||^2 = ||f||^2: an estimate of LPIPS.

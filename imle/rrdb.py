@@ -3,8 +3,8 @@
 Sources: residual-in-residual dense blocks from ESRGAN (Wang et al., 2018, section 3.1); weight
 normalisation w = g * v / ||v|| per output channel (Salimans and Kingma, 2016, eq. 2); instance
 normalisation with a learnt style (g, b) as in StyleGAN / AdaIN; their arrangement from CAM-Net
-(Peng, Moazeni and Li, 2022). Module names give the state-dict keys of the CIMLE refactor, e.g.
-`sub.0.RDB1.conv1.0.weight_g`.
+(Peng, Moazeni and Li, arXiv 2106.09015). Module names give the state-dict keys of the CIMLE
+refactor, e.g. `sub.0.RDB1.conv1.0.weight_g`.
 
 Two forms of every block exist. The trainable form keeps g and v. `freeze(module, dtype, ...)` makes
 a copy for a search phase, when the weights stand still: weight norm folded once, low precision
@@ -147,9 +147,10 @@ class FrozenRDB(nn.Module):
     `split` (plain layout): conv(concat(x, x1, ..)) is a sum of convolutions, so each x_k meets the
     weights of all later convolutions at once and adds to one accumulator; nothing is concatenated.
     `dense` (channels_last): every convolution reads a slice of one buffer of nc + 4 gc channels.
-    Which is used follows measurement (2 cores, AVX-512): split is 1-26 % faster than
-    concatenation in the plain layout, and up to 2.7x slower in channels_last, where bfloat16 sums
-    cost more than the copies. channels_last is the faster layout by up to 2.4x.
+    Measured on 2 cores (AVX-512): in the plain layout split takes from 26 % less to 45 % more time
+    than concatenation, by shape; in channels_last it is up to 2.7x slower, for bfloat16 sums cost
+    more than the copies. channels_last is the faster layout by up to 2.4x, and what a search uses
+    unless told otherwise.
 
     Args: five effective weights `[out, in, 3, 3]` and biases of the block, their target dtype and
     layout.

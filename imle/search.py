@@ -1,8 +1,8 @@
 """Hierarchical code search: for every image and level the best of many candidate codes.
 
-Level by level (Peng et al. 2021, "Generating Unobserved Alternatives", section 3.3: hierarchical
-sampling): candidates of level l are judged by the loss of level l's output with the codes of the
-levels below already chosen; the best is frozen and the next level is searched.
+Level by level (Peng, Moazeni and Li, "Generating Unobserved Alternatives", arXiv 2106.09015:
+hierarchical sampling): candidates of level l are judged by the loss of level l's output with the
+codes of the levels below already chosen; the best is frozen and the next level is searched.
 
 What makes it fast and small:
 

@@ -39,6 +39,8 @@ def test_cells_do_not_come_from_rounding():
     assert masked_cells(0.07, 10) == 7  # 0.07 * 100 is 7.000000000000001
     assert masked_cells(torch.tensor(0.1).item(), 10) == 10  # a fraction kept in float32
     assert masked_cells(0.071, 10) == 8
+    assert masked_cells(torch.tensor(0.6).item(), 60) == 2160  # 2160.00009 of 3600
+    assert masked_cells(1e-7, 8) == 1  # however small, a fraction hides something
     assert masked_cells(0.0, 8) == 0
 
 

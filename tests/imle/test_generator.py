@@ -408,6 +408,16 @@ def test_bad_settings(settings: dict, message: str):
         CAMNet(**{**TINY, "res": [4, 8, 16], **settings})
 
 
+def test_without_spatial_noise():
+    model = tiny(code_nc=0)
+    x, codes = inputs(model, 2)
+    assert [code.shape[1] for code in codes] == [model.config["map_nc"]] * 2
+    images = model(x, codes)
+    assert [tuple(i.shape) for i in images] == [(2, 3, 8, 8), (2, 3, 16, 16)]
+    assert not torch.equal(images[1], model(x, [codes[0], -codes[1]])[1])
+    torch.testing.assert_close(model.scorer()(x, codes), images, atol=1e-5, rtol=1e-4)
+
+
 def test_bad_inputs():
     model = tiny()
     x, codes = inputs(model, 4)
