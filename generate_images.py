@@ -117,7 +117,10 @@ def main(args: argparse.Namespace) -> None:
         cx = corruption.keyed(x, SAMPLING_LOOP, ids)
 
     outdir = Path(args.outdir) if args.outdir else results_home() / "generate_images"
-    outdir.mkdir(parents=True, exist_ok=True)
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--outdir {outdir}: {error.strerror}") from error
     rows = []
     for name, i, c in zip(names, ids.split(1), cx.split(1), strict=True):
         with precision.autocast():

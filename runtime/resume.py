@@ -53,7 +53,11 @@ class Resume:
         path = _absolute(value)
         if not path.exists():
             raise CheckpointError(f"--resume {value}: no such file or directory")
-        if re.fullmatch(r"step-\d+.*", path.name) and path.is_dir():
+        if set_aside := re.fullmatch(r"(step-\d+)\.(bad|superseded)\d*", path.name):
+            raise CheckpointError(
+                f"--resume {value}: set aside as {set_aside[2]}; rename it {set_aside[1]} to use it"
+            )
+        if re.fullmatch(r"step-\d+", path.name) and path.is_dir():
             self._source, self.lineage = path, f"path {path}"
             if self.run_dir is None and path.parent.name == "checkpoints":
                 self.run_dir = path.parent.parent

@@ -315,7 +315,8 @@ class Run:
                 raise CheckpointError(f"{where}: cannot load {name!r}: {line}") from error
         self.completed, self.nimg = loaded.step, meta["nimg"]
         self._saved_step = self.completed
-        self._wandb_id = meta["wandb_id"]
+        if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
+            self._wandb_id = meta["wandb_id"]
         self._updater.streak = meta["nonfinite_streak"]
         if self.is_main:
             self._meters.load_state_dict(meta["meters"])

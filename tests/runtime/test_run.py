@@ -317,9 +317,21 @@ def test_resume_from_a_path(tmp_path):
     other = toy_args(tmp_path, resume=str(run.dir), run_dir=str(tmp_path / "copy"))
     copy = train(other, stop_at=14, hook=hook)
     assert seen == [12, 13] and copy.dir == tmp_path / "copy" and steps_in(run)[-1] == 12
-    for bad in ("nowhere", str(tmp_path), str(at / "net.pt")):
+    aside = run.dir / "checkpoints" / "step-000000013.superseded"
+    for bad in ("nowhere", str(tmp_path), str(at / "net.pt"), str(aside)):
         with pytest.raises(CheckpointError, match="--resume"):
             train(toy_args(tmp_path, resume=bad))
+
+
+def test_a_run_that_starts_from_another_has_its_own_wandb_id(tmp_path):
+    def track(run, step, loss):
+        run._wandb_id = run._wandb_id or "first"
+        return loss
+
+    run = train(toy_args(tmp_path, total=2), hook=track)
+    assert train(toy_args(tmp_path, total=2))._wandb_id == "first"
+    copy = toy_args(tmp_path, total=2, resume=str(run.dir), run_dir=str(tmp_path / "copy"))
+    assert train(copy)._wandb_id is None
 
 
 # -------------------------------------------------------------------------------------------- loop

@@ -72,6 +72,13 @@ def test_bad_snapshots_are_named(snapshot, tmp_path, spoil, says):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_where_images_should_go(snapshot, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(Exception, match="--outdir .*out") as error:
+        generate("--snapshot", snapshot, "--data", "scenes", "--outdir", tmp_path / "out")
+    assert error.value.exit_code == 2
+
+
 def test_inputs_are_asked_for(snapshot, tmp_path):
     with pytest.raises(Exception, match="--data") as error:
         generate("--snapshot", snapshot, "--outdir", tmp_path / "out")
