@@ -256,10 +256,10 @@ class CIMLEDataLoader:
             result += self._order(loop, passes)[offset : offset + bs - len(result)]
         return result
 
-    def _order(self, loop: int, passes: int) -> list[int]:
+    def _order(self, loop: int, passes: int) -> Sequence[int]:
         """Order of a pass over the subsample."""
         if not self.shuffle:
-            return list(range(self.subsample_size))
+            return range(self.subsample_size)
         key = (loop, passes)
         if self._order_cache is None or self._order_cache[0] != key:
             order = permutation(self.subsample_size, _TAG_ORDER, self.seed, *key).tolist()
@@ -442,8 +442,9 @@ class CIMLEDataLoader:
     def _keep(self, read: Read, store: dict[int, Item]) -> None:
         if self.cache_images:
             image_ids, x, ys = read
+            # copies: a tensor from a worker holds an open file as long as it lives
             for k, image in enumerate(image_ids.tolist()):
-                store[image] = (x[k], [y[k] for y in ys])
+                store[image] = (x[k].clone(), [y[k].clone() for y in ys])
 
     # ------------------------------------------------------------------------------- training
 
@@ -460,7 +461,7 @@ class CIMLEDataLoader:
             else:
                 read = next(reader)
             ids = read[0].tolist()
-            rows = torch.tensor([loop.row[i] for i in ids], device=self.device)
+            rows = torch.tensor([loop.row[i] for i in ids]).to(self.device, non_blocking=True)
             image_ids, x, ys = self._prepare(*read, loop.number)
             if self._keeps_inputs:
                 cx = loop.inputs[rows]
@@ -536,6 +537,15 @@ class CIMLEDataLoader:
             raise ValueError(
                 f"the loader state was saved with other values: {', '.join(differing)}"
             )
+        codes, inputs = state.get("codes"), state.get("inputs")
+        drawn_again = self.searcher is not None or hasattr(self.z_gen, "draw")
+        if state["loop"] >= 0 and (
+            (inputs is not None) != self._keeps_inputs or (codes is None and not drawn_again)
+        ):
+            raise ValueError(
+                "the loader state was saved with another kind of corruptor or z_gen: keyed ones "
+                "keep numbers in it, plain ones what they gave"
+            )
         if state["kkm"] is not None:
             self.kkm.load_state_dict(state["kkm"])
         if state["z"] is not None:
@@ -544,7 +554,6 @@ class CIMLEDataLoader:
         if self._begun < 0:
             self._current = self._resume = None
             return
-        codes, inputs = state["codes"], state["inputs"]
         loop = self._loop(
             self._begun,
             state["ids"].tolist(),

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 
 import pytest
 import torch
@@ -263,6 +264,17 @@ def test_result_does_not_depend_on_how_it_is_computed(change):
     same(expected, got)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux does")
+def test_cached_images_hold_no_files_open():
+    loader = make(
+        n=200, levels=1, subsample_size=200, num_samples=1, num_workers=1, cache_images=True
+    )
+    before = len(os.listdir("/proc/self/fd"))
+    batches = iter(loader)
+    next(batches)
+    assert len(os.listdir("/proc/self/fd")) < before + 100
+
+
 def test_images_are_decoded_once_more_a_use_unless_cached():
     for cached, reads in ((False, 6 + 10), (True, 6)):
         data = ToyImages(9)
@@ -420,6 +432,18 @@ def test_state_for_other_streams_is_refused():
         with pytest.raises(ValueError, match=said):
             make(**change).load_state_dict(state)
     make(code_bs=1, sample_parallelism=1, num_workers=1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", [dict(corruptor=lambda x: x), dict(z_gen=lambda bs, level: 0)])
+def test_state_of_keyed_objects_needs_keyed_objects(change):
+    plain, keyed = make(loss_fn=PreparedLoss(), corruptor=lambda x: x), make()
+    for loader in (plain, keyed):
+        next(iter(loader))
+    for state, other in ((save(keyed), make(**change)), (save(plain), make())):
+        before = other.kkm.state_dict()
+        with pytest.raises(ValueError, match="another kind of corruptor or z_gen"):
+            other.load_state_dict(state)
+        assert other.kkm.state_dict() == before
 
 
 # ----------------------------------------------------------------------------------------- errors
