@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from runtime import checkpoint, dirs, distributed, provenance, rundir, seeding
+from runtime import checkpoint, dirs, distributed, provenance, rundir, seeding, state
 from runtime.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
 from runtime.failures import as_out_of_memory
 from runtime.grids import save_grid
@@ -36,7 +36,7 @@ from runtime.preemption import PreemptionFlag
 from runtime.progress import Progress
 from runtime.resume import Resume
 from runtime.tracker import Tracker
-from runtime.update import Ids, Updater, largest
+from runtime.update import Ids, Updater
 
 T = TypeVar("T")
 SAVE_FAILURES = 3
@@ -283,36 +283,20 @@ class Run:
         checkpoint: one missing or extra is a CheckpointError.  Every rank loads the same file.
         Returns the number of completed steps, 0 for a fresh run.
         """
-        for name, obj in objects.items():
-            if not hasattr(obj, "state_dict") or not hasattr(obj, "load_state_dict"):
-                raise UsageError(f"run.restore({name}=...): {type(obj).__name__} has no state_dict")
-        self._objects = {k: getattr(v, "_orig_mod", v) for k, v in objects.items()}  # uncompiled
+        self._objects = state.accept(objects)
         path = self._from_main(lambda: self.resume.choose(self.checkpoints, self.say))
         if path is None:
-            for name, obj in self._objects.items():
-                checkpoint.check_portable(obj.state_dict(), name)  # fail now, not at the first save
+            state.check(self._objects)  # fail now, not at the first save
             return 0
         self._load(checkpoint.load_path(path, verified=self.is_main), path)
         return self.completed
 
     def _load(self, loaded: checkpoint.Loaded, path: Path) -> None:
-        where, meta, own = path.name, loaded.meta, loaded.state.pop(_OWN)
+        meta, own = loaded.meta, loaded.state.pop(_OWN)
         if meta["script"] != self.script:
             raise CheckpointError(f"{path} was written by {meta['script']}, not by {self.script}")
         rundir.refuse_changes(meta["shaping"], self.flags, str(path), self.exclude)
-        missing = sorted(loaded.state.keys() - self._objects.keys())
-        extra = sorted(self._objects.keys() - loaded.state.keys())
-        if missing or extra:
-            raise CheckpointError(
-                f"{where} and run.restore differ: only in the checkpoint: "
-                f"{', '.join(missing) or '-'}; only in run.restore: {', '.join(extra) or '-'}"
-            )
-        for name, obj in self._objects.items():
-            try:
-                obj.load_state_dict(loaded.state[name])
-            except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-                line = " ".join(str(error).split())[:300]
-                raise CheckpointError(f"{where}: cannot load {name!r}: {line}") from error
+        state.load(self._objects, loaded.state, path.name)
         self.completed, self.nimg = loaded.step, meta["nimg"]
         self._saved_step = self.completed
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
@@ -339,7 +323,11 @@ class Run:
         try:
             rng = distributed.gather_object(seeding.rng_state(self.device))
             meters = self._meters.state_dict(distributed.gather_object)
-            self._from_main(self._refuse_bad_weights)
+            self._from_main(
+                lambda: state.refuse_bad_weights(
+                    self._objects or {}, self.completed, checkpoint.steps_of(self.checkpoints)
+                )
+            )
             failure = self._from_main(lambda: self._write(rng, meters, milestone))
         finally:
             self._flag.saving = False
@@ -365,8 +353,8 @@ class Run:
 
     def _write(self, rng: list[Any], meters: dict[str, Any], milestone: bool) -> str | None:
         scaler = self.precision.scaler
-        state = {name: obj.state_dict() for name, obj in (self._objects or {}).items()}
-        state[_OWN] = {"rng": rng, "scaler": None if scaler is None else scaler.state_dict()}
+        saved = {name: obj.state_dict() for name, obj in (self._objects or {}).items()}
+        saved[_OWN] = {"rng": rng, "scaler": None if scaler is None else scaler.state_dict()}
         meta = {
             "script": self.script,
             "step": self.completed,
@@ -383,27 +371,11 @@ class Run:
         }
         try:
             checkpoint.save_state(
-                self.checkpoints, self.completed, state, meta, milestone, self.say
+                self.checkpoints, self.completed, saved, meta, milestone, self.say
             )
         except DiskError as error:
             return str(error)
         return None
-
-    def _refuse_bad_weights(self) -> None:
-        """NonFiniteError rather than a checkpoint of weights that are already lost."""
-        for name, obj in (self._objects or {}).items():
-            if not isinstance(obj, torch.nn.Module):
-                continue
-            named = [(n, p) for n, p in obj.named_parameters() if p.is_floating_point()]
-            if not named or torch.isfinite(largest([p for _, p in named])):
-                continue
-            worst = next((n for n, p in named if not torch.isfinite(p).all()), "?")
-            kept = checkpoint.steps_of(self.checkpoints)
-            raise NonFiniteError(
-                f"weights of {name} are not finite after step {self.completed} ({worst}); "
-                f"not saved, the last checkpoint is of step {kept[-1] if kept else 0}; "
-                "lower the learning rate"
-            )
 
     # ------------------------------------------------------------------------------ the loop
 
