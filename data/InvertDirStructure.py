@@ -24,6 +24,7 @@ from data.folders import list_files, splits_in
 from data.sources import split_of
 
 INVERTED = "camnet_data"
+CLASS_FIRST = "cls_first"  # SetupDataset.py --also_cls_first
 
 
 def invert(folder: Path, out: Path, *, reverse: bool = False) -> tuple[int, int]:
@@ -85,7 +86,7 @@ def default_out(folder: Path, reverse: bool, parent: str = INVERTED) -> Path:
     folder = folder.absolute()
     if not reverse:
         return folder.parent / parent / folder.name
-    if folder.parent.name in (INVERTED, "cls_first"):
+    if folder.parent.name in (INVERTED, CLASS_FIRST):
         return folder.parent.parent / folder.name
     return folder.parent / "split_first" / folder.name
 

@@ -22,12 +22,16 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.registry import KNOWN, fraction_of
+from data.errors import DISK_ERRNOS
+from data.InvertDirStructure import CLASS_FIRST, INVERTED, default_out, invert
+from data.registry import KNOWN, SYNTHETIC, fraction_of
 from data.sources import CROPS, resolution_name, split_of
 from data.weights import LPIPS_BACKBONES
 
 SIZES = (16, 32, 64, 128, 256)
 MAX_SIZE = 8192
+# "cv" is a word of --data_val; the others are folders of the data directory.
+_TAKEN = ("cv", "downloads", CLASS_FIRST, INVERTED)
 
 
 class _Sizes(argparse.Action):
@@ -49,6 +53,12 @@ class _Sizes(argparse.Action):
 
 
 def _name(text: str) -> str:
+    if text == SYNTHETIC:
+        raise argparse.ArgumentTypeError(
+            f"{text} are rendered as they are asked for; nothing to prepare: --data_tr {text}"
+        )
+    if text in _TAKEN:
+        raise argparse.ArgumentTypeError(f"{text!r} means something else here; take another name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", text) or split_of(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} cannot be a data set's name (letters, digits, . _ + -; not train, val, test)"
@@ -118,7 +128,6 @@ def get_parser() -> argparse.ArgumentParser:
 def setup(args: argparse.Namespace) -> None:
     """Do what the command line says. DataError for anything wrong with the data."""
     from data.files import locked, make_folder
-    from data.InvertDirStructure import default_out, invert
     from data.prepare import acquire, lmdb_sources, prepare_folders, prepare_lmdb, say
 
     data_path = make_folder(args.data_path or _home("data")).absolute()
@@ -150,7 +159,7 @@ def setup(args: argparse.Namespace) -> None:
                 [original] + [] if lmdb else [resolution_name(original, s) for s in args.sizes]
             )
             for folder in dict.fromkeys([original, *folders]):
-                out = default_out(data_path / folder, False, "cls_first")
+                out = default_out(data_path / folder, False, CLASS_FIRST)
                 made, there = invert(data_path / folder, out)
                 say(f"{out}: {made} links made, {there} there already")
     done = f"{plain}_lmdb" if lmdb else name
@@ -209,6 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         code = getattr(error, "exit_code", None)  # ours and runtime's errors carry one
+        if isinstance(error, OSError):
+            code = 7 if error.errno in DISK_ERRNOS else 6
         if code is None or os.environ.get("IMLE_LAB_TRACEBACK"):
             raise
         print(f"SetupDataset: {error}", file=sys.stderr)

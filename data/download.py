@@ -8,7 +8,6 @@ finds the file. When every mirror fails the message says where to put the file b
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import os
@@ -22,7 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from data.errors import DataDiskError, DataError
+from data.errors import DISK_ERRNOS, DataDiskError, DataError
 from data.files import locked, make_folder
 
 TIMEOUT = 30.0
@@ -65,7 +64,7 @@ def fetch(
                 _get(mirror, part, bar)
                 fault = _fault(part, sha256, check)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                if error.errno in DISK_ERRNOS:
                     raise DataDiskError(f"cannot write {part}: {error.strerror}") from None
                 fault = _one_line(error)
             except http.client.HTTPException as error:
@@ -124,9 +123,13 @@ def web_page(file: Path) -> str | None:
 
 
 def archive_fault(file: Path) -> str | None:
-    """For `fetch(check=...)`: None if the file is a zip or tar that can be listed."""
+    """What the file is if it is no zip or tar that can be listed, or None; a `check` of `fetch`."""
     if zipfile.is_zipfile(file) or tarfile.is_tarfile(file):
         return None
+    if page := web_page(file):
+        return f"is {page}"
+    if not file.stat().st_size:
+        return "is empty"
     return "is neither a zip nor a tar archive (cut short?)"
 
 
@@ -244,8 +247,7 @@ def extract(
     except FileExistsError as error:
         raise _unsafe(archive, f"two members named {Path(error.filename).name}") from None
     except Exception as error:  # zipfile, tarfile and four codecs each raise their own
-        disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-        if isinstance(error, OSError) and error.errno in disk:
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
             raise DataDiskError(f"cannot unpack {archive}: {error.strerror}") from None
         raise DataError(f"{archive} is damaged ({_one_line(error)}); fetch it again") from None
     finally:

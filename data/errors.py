@@ -1,5 +1,17 @@
 """The one error the data package raises: a line for a person, and the exit code of a data fault."""
 
+import errno
+
+# What a full, read-only or forbidden disk answers; retrying elsewhere or later helps.
+DISK_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)
+
 
 class DataError(ValueError):
     """Data that cannot be read, found or fetched. The message is one line: what, where, what to do.

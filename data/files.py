@@ -38,6 +38,8 @@ def make_folder(folder: Path) -> Path:
     """`folder`, created with its parents; one line if it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise DataDiskError(f"cannot create {folder}: a file of that name is there") from None
     except OSError as error:
         raise DataDiskError(f"cannot create {folder}: {error.strerror}") from None
     return folder
@@ -49,14 +51,19 @@ def locked(file: Path, *, wait: bool, what: str) -> Iterator[None]:
     import fcntl
 
     make_folder(file.parent)
-    with open(file, "a+") as handle:
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+    try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
+            holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
             raise DataBusyError(f"{what} is being prepared by {holder}; wait for it") from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-        handle.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, only nameless
+            os.truncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         yield
+    finally:
+        os.close(handle)

@@ -12,15 +12,16 @@ Every step can be interrupted at any moment and goes on where it stopped when ru
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import io
 import json
+import multiprocessing.connection
 import os
 import shutil
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +35,7 @@ from PIL import Image
 
 from data.decode import decode, open_rgb, resize_rgb
 from data.download import archive_fault, extract, fetch, is_archive
-from data.errors import DataDiskError, DataError
+from data.errors import DISK_ERRNOS, DataDiskError, DataError
 from data.files import make_folder, write_json
 from data.folders import (
     BUILDING,
@@ -133,6 +134,8 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
         if source.is_dir():
             _link_folder(source, staging)
         elif is_archive(source):
+            if fault := archive_fault(source):
+                raise DataError(f"{source} {fault}; fetch it again")
             _unpack(source, staging)
         else:
             raise DataError(
@@ -184,8 +187,7 @@ def _link_folder(source: Path, staging: Path) -> None:
         return
     splits = splits_in(inner) or {"train": inner}
     for folder in splits.values():
-        if not list_files(folder):
-            raise DataError(f"no images under {folder}")
+        FolderSource(folder)  # empty classes, loose pictures: said before anything is made
     staging.mkdir()
     for split, folder in splits.items():
         (staging / split).symlink_to(folder.absolute(), target_is_directory=True)
@@ -199,13 +201,18 @@ def _unpack(archive: Path, staging: Path) -> None:
         inner = _inner(unpacked)
         if _idx_names(inner):
             _write_idx(inner, staging)
-        elif splits_in(inner):
+            return
+        splits = splits_in(inner)
+        for folder in splits.values() or [inner]:
+            try:
+                FolderSource(folder)
+            except DataError as error:  # the folder it names is about to vanish
+                raise DataError(str(error).replace(str(unpacked), str(archive))) from None
+        if splits:
             os.replace(inner, staging)
-        elif list_files(inner):
+        else:
             staging.mkdir()
             os.replace(inner, staging / "train")
-        else:
-            raise DataError(f"no images in {archive}")
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
 
@@ -303,8 +310,15 @@ def prepare_folders(
     splits = splits_in(root)
     if not splits:
         raise DataError(f"{root} has no split folders ({', '.join(SPLITS)})")
-    for split, folder in splits.items():
-        _prepare_split(root, split, folder, sizes, workers, crop, form)
+    try:
+        for split, folder in splits.items():
+            _prepare_split(root, split, folder, sizes, workers, crop, form)
+    except OSError as error:
+        if error.errno not in DISK_ERRNOS:
+            raise
+        raise DataDiskError(
+            f"cannot write beside {root}: {error.strerror}; run again when it can"
+        ) from None
 
 
 def _prepare_split(
@@ -357,13 +371,10 @@ def _prepare_split(
         if old is None or (missing and "bad" not in old):
             tasks.append((path, missing))
     started = time.perf_counter()
-    try:
-        with open(manifest, "a") as log:
-            for record in bar(_map(partial(_look, job), tasks, workers), len(tasks), what):
-                records[record["path"]] = record
-                log.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise _disk_error(error, root) from None
+    with open(manifest, "a") as log:
+        for record in bar(_map(partial(_look, job), tasks, workers), len(tasks), what):
+            records[record["path"]] = record
+            log.write(json.dumps(record) + "\n")
     seconds = time.perf_counter() - started
     bad = _finish_split(root, split, manifest, records, paths, digest, outs, crop, form)
     made = " ".join(f"{s}x{s}" for s in outs) or "manifest"
@@ -526,25 +537,31 @@ def _save(pixels: np.ndarray, file: str, form: str) -> None:
     os.replace(temporary, file)
 
 
-def _disk_error(error: OSError, root: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-        return DataDiskError(f"cannot write beside {root}: {error.strerror}; run again when it can")
-    return error
-
-
 def _map(function: Callable, tasks: Sequence, workers: int) -> Iterator:
     """`map` in order, over processes if workers > 1; a killed worker is an error, not a hang."""
     if workers <= 1 or len(tasks) < 32:
         yield from map(function, tasks)
         return
     try:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
             for start in range(0, len(tasks), _WINDOW):
                 yield from pool.map(function, tasks[start : start + _WINDOW], chunksize=16)
     except BrokenProcessPool:
         raise DataError(
             "a worker process was killed (out of memory?); run again with fewer --workers"
         ) from None
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the parent is gone, else it waits for ever and keeps its lock."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def bar(items: Iterable, total: int, what: str) -> Iterable:

@@ -1,5 +1,7 @@
 import os
 import random
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import data
+from data.errors import DataBusyError
 from data.files import locked
 from data.folders import list_files
 from data.lmdb_store import LmdbSource
@@ -50,6 +53,10 @@ def test_sizes(words, sizes):
         (["--sizes", "[]"], "at least one number"),
         (["--data", "../evil"], "cannot be a data set's name"),
         (["--data", "train"], "cannot be a data set's name"),
+        (["--data", "scenes"], "nothing to prepare"),
+        (["--data", "cv"], "means something else"),
+        (["--data", "downloads"], "means something else"),
+        (["--data", "cls_first"], "means something else"),
         (["--workers", "-1"], "number of processes"),
         (["--workers", "nan"], "number of processes"),
         (["--crop", "fit"], "invalid choice"),
@@ -121,6 +128,7 @@ def test_lmdb_of_any_set_unresized(tmp_path):
         (["--data", "x", "--source", "/no/such"], 6, "does not exist"),
         (["--data", "x", "--source", __file__], 6, "neither a folder nor"),
         (["--data", "x", "--use_existing", "/no/such"], 6, "does not exist"),
+        (["--data", "x" * 300], 7, "File name too long"),
     ],
 )
 def test_bad_data_is_one_line(tmp_path, capsys, words, code, message):
@@ -175,6 +183,51 @@ def _forked(words, patience):
         os.kill(pid, 9)
     status = os.waitpid(pid, 0)[1]
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def test_workers_of_a_killed_process_end_and_free_its_lock(tmp_path):
+    make_set(tmp_path / "src", {"train": {"a": 200}})
+    words = ["--data", "m", "--source", tmp_path / "src", "--data_path", tmp_path / "d"]
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        run(*words, "--sizes", "200", "--workers", "2")
+        os._exit(0)
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    until = time.monotonic() + 20
+    while len(children.read_text().split()) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    until = time.monotonic() + 10
+    while True:
+        try:
+            with locked(tmp_path / "d/.m.lock", wait=False, what="m"):
+                return
+        except DataBusyError:
+            assert time.monotonic() < until, "orphans still hold the lock"
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("what", "limits"), [("--sizes", (0, 400)), ("--lmdb", (0, 400, 40_000))])
+def test_full_disk_is_one_line_and_goes_on_later(tmp_path, what, limits):
+    make_set(tmp_path / "src", {"train": {"a": 3}})
+    words = ["--data", "m", "--source", tmp_path / "src", "--data_path", tmp_path / "d"]
+    words += ["--sizes", "100"] + ["--lmdb"] * (what == "--lmdb")
+    command = [sys.executable, str(SCRIPT), *map(str, words), "--workers", "0"]
+    for limit in limits:
+
+        def shrink(limit=limit):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+        full = subprocess.run(command, capture_output=True, text=True, preexec_fn=shrink)
+        assert full.returncode == 7, (limit, full.stderr)
+        assert "Traceback" not in full.stderr and "cannot" in full.stderr.splitlines()[-1]
+    assert run(*words) == 0
+    spec = "m_lmdb" if what == "--lmdb" else "m"
+    assert len(Pyramid(open_source(spec, tmp_path / "d"), [100])) == 3
 
 
 def _all(root):

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import shutil
 import struct
 
 import numpy as np
@@ -210,6 +211,32 @@ def test_sources_of_every_shape(tmp_path, kind):
     with pytest.raises(DataError, match="exists already, made from"):
         acquire("mine", tmp_path / "data", tmp_path)
     assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["mine", "mine_8x8"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("fault", ["empty class", "loose", "none"])
+def test_faulty_originals_leave_nothing_behind(tmp_path, fault, packed):
+    root = make_set(tmp_path / "src", {"train": {"a": 2}, "val": {"a": 1}})
+    if fault == "loose":
+        shutil.copy(root / "val/a/000.png", root / "val")
+    else:
+        (root / "val/b").mkdir()
+        (root / "val/b/note.txt").write_text("")
+        if fault == "none":
+            (root / "val/a/000.png").unlink()
+    where = zip_folder(root, tmp_path / "src.zip") if packed else root
+    said = {"empty class": "val/b has no images", "loose": "side by side", "none": "no images"}
+    with pytest.raises(DataError, match=said[fault]) as caught:
+        acquire("mine", tmp_path / "d", where)
+    assert f"{where}/val" in str(caught.value)  # not the folder it was unpacked in
+    assert list((tmp_path / "d").iterdir()) == []
+
+
+def test_what_is_no_archive_is_said(tmp_path):
+    for data, said in ((b"", "is empty"), (b"<html>quota", "HTML page"), (b"PK\3\4", "cut short")):
+        (tmp_path / "x.zip").write_bytes(data)
+        with pytest.raises(DataError, match=said):
+            acquire("mine", tmp_path / "d", tmp_path / "x.zip")
 
 
 @pytest.mark.parametrize("packed", [False, True])
