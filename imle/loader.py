@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -166,7 +167,7 @@ class CIMLEDataLoader:
             ("prefetch_factor", prefetch_factor, 1),
             ("rescore", rescore, 1),
         ):
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
         if batch_size % distributed.world_size():
             raise ValueError(
@@ -178,16 +179,16 @@ class CIMLEDataLoader:
             ("num_samples", num_samples),
             ("sample_parallelism", sample_parallelism),
         ):
-            single = isinstance(value, int)
+            single = isinstance(value, Integral)
             per_level(value, levels or (1 if single else len(value)), name)
         resolve_dtype(precision)
 
         self.dataset, self.kkm, self.model, self.corruptor = dataset, kkm, model, corruptor
         self.z_gen, self.loss_fn = z_gen, loss_fn
         self.num_samples, self.sample_parallelism = num_samples, sample_parallelism
-        self.code_bs, self.subsample_size = code_bs, subsample_size
-        self.num_iteration, self.batch_size = num_iteration, batch_size
-        self.pin_memory, self.num_workers = pin_memory, num_workers
+        self.code_bs, self.subsample_size = int(code_bs), int(subsample_size)
+        self.num_iteration, self.batch_size = int(num_iteration), int(batch_size)
+        self.pin_memory, self.num_workers = pin_memory, int(num_workers)
         self.shuffle = shuffle is None or bool(shuffle)
         self.drop_last = bool(drop_last)
         self.seed, self.augment, self.on_chunk = int(seed), augment, on_chunk
@@ -591,17 +592,26 @@ class _Plan:
 
 
 def _collate(items: list[tuple[int, Any]]) -> Read:
-    ids = torch.tensor([i for i, _ in items])
-    pairs = [item for _, item in items]
-    for i, pair in items:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(f"item {i} of the data set must be (x, [y_1, ..., y_L])")
-    ys = [[y] if isinstance(y, Tensor) else list(y) for _, y in pairs]
-    return (
-        ids,
-        torch.stack([x for x, _ in pairs]),
-        [torch.stack(level) for level in zip(*ys, strict=True)],
-    )
+    rows = [_images_of(i, item) for i, item in items]
+    shapes = [[list(image.shape) for image in row] for row in rows]
+    for (i, _), shape in zip(items, shapes, strict=True):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"item {i} of the data set has images of {shape}, item {items[0][0]} of "
+                f"{shapes[0]}: all must be alike"
+            )
+    x, *ys = (torch.stack(images) for images in zip(*rows, strict=True))
+    return torch.tensor([i for i, _ in items]), x, ys
+
+
+def _images_of(number: int, item: Any) -> list[Tensor]:
+    """[x, y_1, .., y_L] of an item (x, [y_1, .., y_L]) or (x, y)."""
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        x, ys = item
+        images = [x, ys] if isinstance(ys, Tensor) else [x, *ys]
+        if len(images) > 1 and all(isinstance(image, Tensor) for image in images):
+            return images
+    raise ValueError(f"item {number} of the data set must be tensors (x, [y_1, ..., y_L])")
 
 
 def _chunks(ids: list[int], size: int) -> Iterator[list[int]]:

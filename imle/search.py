@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -61,7 +62,7 @@ class SearchResult(NamedTuple):
 
 def per_level(value: int | Sequence[int], levels: int, name: str) -> list[int]:
     """Broadcast one number, or one number a level, to `levels` positive integers."""
-    values = [value] if isinstance(value, int) else list(value)
+    values = [value] if isinstance(value, Integral) else list(value)
     if len(values) == 1:
         values = values * levels
     if len(values) != levels:
@@ -103,14 +104,14 @@ def pool_draw(pools: Sequence[Tensor]) -> Draw:
 
 
 def plain_draw(z_gen: Callable[..., Any], batch: int, device: torch.device) -> Draw:
-    """A plain `z_gen(bs, level=int)`: every call gives new codes, so it can be asked only once."""
+    """A plain `z_gen(bs, level)`: every call gives new codes, so it can be asked only once."""
 
     def draw(level: int, candidate_ids: Tensor) -> Tensor:
         rows = batch * candidate_ids.shape[-1]
-        code = z_gen(rows, level=level)
+        code = z_gen(rows, level)
         if not isinstance(code, Tensor) or code.shape[0] != rows:
             got = list(code.shape) if isinstance(code, Tensor) else type(code).__name__
-            raise ValueError(f"z_gen({rows}, level={level}) must give {rows} codes, got {got}")
+            raise ValueError(f"z_gen({rows}, {level}) must give {rows} codes, got {got}")
         return code.to(device)
 
     draw.once = True  # type: ignore[attr-defined]
@@ -513,7 +514,7 @@ def search(
 ) -> SearchResult:
     """One search over images that are all in memory.
 
-    z: a CodeGenerator (`z.draw`), a plain `z_gen(bs, level=int)`, or supplied candidates as a list
+    z: a CodeGenerator (`z.draw`), a plain `z_gen(bs, level)`, or supplied candidates as a list
         of tensors [B, ns_l, d_l], one a level.
     cx [B, ...], ys: list of [B, ...], image_ids: int64 [B], loop: keys of the candidates' noise.
     code_bs: images at a time, default all. on_chunk(done, total) after each chunk.

@@ -4,6 +4,7 @@ import copy
 import io
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -194,8 +195,8 @@ def test_founding_style_objects():
         KorKMinusOne(range(n), shuffle=True),
         model,
         lambda x: x + 0.01 * torch.randn_like(x),
-        lambda bs, level="all": (
-            [torch.randn(bs, d) for d in sizes] if level == "all" else torch.randn(bs, sizes[level])
+        lambda n, i="all": (
+            [torch.randn(n, d) for d in sizes] if i == "all" else torch.randn(n, sizes[i])
         ),
         lambda fx, y: ((fx - y) ** 2).mean((1, 2, 3)),
         [8],
@@ -499,8 +500,18 @@ def test_bad_arguments(change, message):
 
 
 def test_items_of_the_wrong_form():
-    with pytest.raises(ValueError, match=r"must be \(x, \[y_1, ..., y_L\]\)"):
-        take(make(n=4, dataset=[torch.rand(3, 4, 4)] * 4))
+    x, y = torch.rand(3, 4, 4), torch.rand(3, 8, 8)
+    for item in (x, (x,), (x, y, y), (x.numpy(), [y]), (x, [y.numpy()]), (x, [])):
+        with pytest.raises(ValueError, match=r"must be tensors \(x, \[y_1, ..., y_L\]\)"):
+            take(make(n=4, dataset=[item] * 4, subsample_size=4))
+    for other in ((x, [y]), (x[:, :2], [y, y]), (x, [y, y[:1]])):
+        data = [(x, [y, y])] * 3 + [other]
+        with pytest.raises(ValueError, match=r"item \d of the data set has images of .* be alike"):
+            take(make(n=4, dataset=data, subsample_size=4, code_bs=4))
+
+
+def test_numbers_may_come_from_numpy():
+    same(take(make(num_samples=np.int64(4), batch_size=np.int32(2))), take(make()))
 
 
 # -------------------------------------------------------------------------------------- searchers

@@ -366,7 +366,7 @@ def test_bad_arguments(change, message):
 
 def test_bad_z_gen():
     model, _, cx, ys = problem()
-    with pytest.raises(ValueError, match=r"z_gen\(10, level=0\) must give 10 codes"):
+    with pytest.raises(ValueError, match=r"z_gen\(10, 0\) must give 10 codes"):
         search(model, mse, lambda bs, level: torch.randn(bs + 1, 19), cx, ys, IDS, 0, 4, 2)
 
 
