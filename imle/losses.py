@@ -42,7 +42,8 @@ def _against(fx: Tensor, y: Tensor) -> Tensor:
     return fx.unflatten(0, (len(y), -1)) - y[:, None]
 
 
-def _check_pair(fx: Tensor, y: Tensor) -> None:
+def check_pair(fx: Tensor, y: Tensor) -> None:
+    """ValueError unless fx holds K images for each target of y, of the same size."""
     if len(y) == 0 or len(fx) % len(y):
         raise ValueError(f"{len(fx)} images cannot be shared out over {len(y)} targets")
     if fx.shape[1:] != y.shape[1:]:
@@ -94,7 +95,7 @@ class ResolutionLoss(nn.Module):
         """`[5, B * K]`: sum over channels and positions of the squared difference of each layer."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
-        _check_pair(fx, target.y)
+        check_pair(fx, target.y)
         rows = [
             _against(f, t).square().sum((2, 3, 4)).flatten()
             for f, t in zip(self.features(fx), target.features, strict=True)
@@ -145,7 +146,7 @@ class PixelLoss(nn.Module):
     def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
         """fx `[B * K, C, H, W]` against B targets -> `[B * K]`."""
         y = target.y if isinstance(target, LossTarget) else target
-        _check_pair(fx, y)
+        check_pair(fx, y)
         return _against(fx.float(), y.float()).square().mean((2, 3, 4)).flatten()
 
 
@@ -217,7 +218,7 @@ class ProjectedDistance(nn.Module):
         """Squared distance per row, `[B * K]`."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
-        _check_pair(fx, target.y)
+        check_pair(fx, target.y)
         return _against(self.project(fx), target.features[0]).square().sum(2).flatten()
 
 

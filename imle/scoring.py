@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imle.losses import LossTarget, ResolutionLoss
+from imle.losses import LossTarget, ResolutionLoss, check_pair
 from imle.perceptual import _CONVS_PER_STAGE, VGG16Features, check_images
 
 _MAP_BYTES = 8 << 20  # of a stage in float32 on a CPU; 2 to 16 MB measured alike (2 MB of L2)
@@ -72,10 +72,9 @@ class FrozenResolutionLoss(nn.Module):
         """Combined loss per row [B*K], as ResolutionLoss gives it."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
-        batch, rows = len(target.y), len(fx)
-        if batch == 0 or rows % batch:
-            raise ValueError(f"{rows} images cannot be shared out over {batch} targets")
-        times = rows // batch
+        check_pair(fx, target.y)
+        batch = len(target.y)
+        times = len(fx) // batch
         difference = fx.float().unflatten(0, (batch, times)) - target.y.float()[:, None]
         total = self.alpha * difference.square_().mean((2, 3, 4)).flatten()
         h = self._input(fx)

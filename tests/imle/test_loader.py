@@ -352,7 +352,6 @@ def test_resume_anywhere_is_exact(workers, drop_last, cached):
             cx, codes, ys = next(batches)
             got.append((list(again.last_ids), cx, codes, ys))
         same(got, whole[done:])
-        assert again.last_search is None or done % 4 == 0 or done < 8
     # in loops: what is left of the running one, then whole ones
     again = fresh()
     again.load_state_dict(states[6])

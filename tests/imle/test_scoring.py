@@ -53,5 +53,7 @@ def test_it_is_a_copy_and_only_of_the_loss_it_knows(loss):
     assert not own & {b.data_ptr() for n, b in frozen.named_buffers() if ".w" in n}
     with pytest.raises(ValueError, match="3 images cannot be shared out over 2"):
         frozen(torch.rand(3, 3, 16, 16), torch.rand(2, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"images \[3, 32, 32\] and targets \[3, 16, 16\] differ"):
+        frozen(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 16, 16))
     with pytest.raises(ValueError, match="too small"):
         frozen(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
