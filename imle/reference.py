@@ -11,6 +11,8 @@ where its image is taken:
 | decompression    | conditioning image i     | before `up`             | RGB (last `up` unused)  |
 | colorization     | lightness i              | before `up`, last after | L, a, b normalised      |
 
+Features enter a level scaled by 0.1, in the published image synthesis by 1; a cfg that names
+feat_scales decides (null is the constructor's default, 0.1).
 Image synthesis is the one task whose order is not documented; where the file's own sizes show that
 the image is taken before `up`, pass `rgb_from="trunk"`.
 """
@@ -114,12 +116,13 @@ def _original(
     doubles = [f"level_{i + 1}_up.1.weight_v" in state for i in range(levels)]
     if task == "decompression":
         doubles[-1] = False  # its weights are there, but nothing uses the last enlargement
+    published = 1.0 if task == "image_synthesis" else 0.1
     default = {"decompression": "trunk", "colorization": "trunk_but_last"}.get(task, "up")
     return CAMNet(
         res or cfg.get("res") or _resolutions(_FIRST_RES.get(task, 16), doubles),
         **shape,
         act_type=cfg.get("act_type") or "leakyrelu",
-        feat_scales=_original_scales(cfg.get("feat_scales"), levels),
+        feat_scales=_original_scales(cfg.get("feat_scales", published), levels),
         feedback="raw" if task == "super_resolution" else "none",
         rgb_from=rgb_from or default,
         head="ab" if task == "colorization" else "rgb",

@@ -244,6 +244,17 @@ def test_foreign_and_incomplete_weights_are_refused(tmp_path: Path, camnet_file:
         load_reference(weights, {"task": "decompression"})
 
 
+def test_scales_of_the_published_models(tmp_path: Path):
+    for name, published in (("image_synthesis", 1.0), ("decompression", 0.1)):
+        cfg, size, _ = ORIGINALS[name]
+        oracle.write_original(tmp_path / "original_x.npz", cfg, size)
+        weights = Vectors(tmp_path / "original_x.npz").tree("sd")
+        silent = {key: value for key, value in cfg.items() if key != "feat_scales"}
+        for said, scale in (({}, published), (dict(feat_scales=None), 0.1)):
+            scales = load_reference(weights, silent | said).config["feat_scales"]
+            assert set(scales[1:]) == {scale}
+
+
 def test_recipe_is_stable():
     state, lins = recipe_weights(7)
     assert state["features.28.weight"].shape == (512, 512, 3, 3)
