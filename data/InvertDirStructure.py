@@ -83,7 +83,7 @@ def _link(original: str, link: Path) -> None:
 
 def default_out(folder: Path, reverse: bool, parent: str = INVERTED) -> Path:
     """`DATA/NAME` -> `DATA/camnet_data/NAME`, and back."""
-    folder = folder.absolute()
+    folder = Path(os.path.abspath(folder))
     if not reverse:
         return folder.parent / parent / folder.name
     if folder.parent.name in (INVERTED, CLASS_FIRST):

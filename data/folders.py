@@ -38,14 +38,10 @@ def list_files(root: str | os.PathLike, keep=is_image_name) -> list[str]:
     found: list[str] = []
 
     def walk(folder: str, prefix: str, above: frozenset) -> None:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda e: e.name)
-        except OSError as error:
-            raise DataError(f"cannot list {folder}: {error.strerror}") from None
-        for entry in entries:
+        for entry in _entries(folder):
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # unlike entry.is_dir(), false where one may not look
                 real = os.path.realpath(entry.path)
                 if real not in above:
                     walk(entry.path, f"{prefix}{entry.name}/", above | {real})
@@ -54,6 +50,13 @@ def list_files(root: str | os.PathLike, keep=is_image_name) -> list[str]:
 
     walk(os.fspath(root), "", frozenset([os.path.realpath(root)]))
     return found
+
+
+def _entries(folder: str | os.PathLike) -> list[os.DirEntry]:
+    try:
+        return sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"cannot list {folder}: {error.strerror}") from None
 
 
 def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[list[str], list[int]]:
@@ -117,7 +120,7 @@ class FolderSource:
         self._prebuilt: dict[int, tuple[str, str]] = {}
 
     def _refuse_empty_classes(self) -> None:
-        for entry in sorted(os.scandir(self.root), key=lambda e: e.name):
+        for entry in _entries(self.root):
             if (
                 entry.is_dir()
                 and not entry.name.startswith(".")
@@ -264,9 +267,9 @@ def splits_in(root: Path) -> dict[str, Path]:
     found = {s: f for s in SPLITS if (f := split_folder(root, s)) is not None}
     if len(found) != 1:
         return found  # two of these names together are no coincidence
-    for entry in os.scandir(root):
-        if entry.is_dir() and split_of(entry.name) is None and not entry.name.startswith("."):
-            if any(is_image_name(e.name) for e in os.scandir(entry.path)):
+    for entry in _entries(root):
+        if os.path.isdir(entry.path) and split_of(entry.name) is None and entry.name[0] != ".":
+            if any(is_image_name(e.name) for e in _entries(entry.path)):
                 return {}  # a sibling full of images: `train` is a class (of locomotives)
     return found
 

@@ -157,9 +157,10 @@ def _folder(place: Path, split: str) -> Source:
     splits = splits_in(place)
     if splits:
         if split not in splits:
+            cut_off = ", or cv to cut one off" if split == "val" and "train" in splits else ""
             raise DataError(
                 f"{place} has no split {split}; it has {', '.join(splits)} "
-                f"(give NAME/{next(iter(splits))}, or cv to cut one off)"
+                f"(give NAME/{next(iter(splits))}{cut_off})"
             )
         return FolderSource(splits[split], base=place, split=split)
     own = split_of(place.name)

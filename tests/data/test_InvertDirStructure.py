@@ -1,10 +1,11 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from data import InvertDirStructure
 from data.folders import list_files
-from data.InvertDirStructure import main
+from data.InvertDirStructure import default_out, main
 from tests.data.pictures import make_set
 
 
@@ -80,3 +81,9 @@ def test_flat_split_is_refused(tmp_path, capsys):
     (tmp_path / "s/train/loose.png").write_bytes(b"x")
     assert main(["--folder", str(tmp_path / "s")]) == 6
     assert "not in split/class/picture" in capsys.readouterr().err
+
+
+def test_default_place_of_a_relative_folder(tmp_path, monkeypatch):
+    (tmp_path / "d/set/deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "d/set/deep")
+    assert default_out(Path(".."), False) == tmp_path / "d/camnet_data/set"

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -90,3 +91,19 @@ def test_foreign_resolution_folders(tmp_path):
     fresh = FolderSource(tmp_path / "s/train", base=tmp_path / "s", split="train")
     with pytest.raises(DataError, match="9x9 in a folder of 8x8"):
         fresh.native(1, 8)
+
+
+def test_folders_one_may_not_enter(tmp_path, monkeypatch):
+    make_set(tmp_path, {"train": {"a": 1}})
+    (tmp_path / "private").mkdir()
+    scandir = os.scandir
+
+    def guarded(folder):
+        if "private" in str(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)  # root, as in a container, may look anywhere
+    for look in (list_files, splits_in):
+        with pytest.raises(DataError, match="cannot list .*private: Permission denied"):
+            look(tmp_path)
