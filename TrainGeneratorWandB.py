@@ -106,8 +106,8 @@ PRESETS = {
 
 # Flags that say how a run is executed, not what it computes: they may differ when it resumes.
 EXECUTION_ONLY = (
-    "data_path", "spi", "chunk_epochs", "code_bs", "sp", "uid", "snapshot_every", "lpips_path",
-    "cache", "epochs", "ipc",
+    "data_path", "spi", "chunk_epochs", "code_bs", "sp", "uid", "job_id", "snapshot_every",
+    "lpips_path", "cache", "epochs", "ipc",
 )  # fmt: skip
 
 
@@ -368,7 +368,7 @@ def main(args: argparse.Namespace) -> None:
                 run.log(
                     **{"search loss": found.losses.sum(1).mean(), "time/search_s": found.seconds}
                 )
-            batch_loss = 0.0
+            batch_loss, rate = 0.0, scheduler.get_last_lr()[0]
             for first in range(0, len(cx), args.mini_bs):
                 part = slice(first, first + args.mini_bs)
                 with run.precision.autocast():
@@ -380,7 +380,7 @@ def main(args: argparse.Namespace) -> None:
             if run.step(optimizer, clip=args.grad_clip or None):
                 scheduler.step()
                 ema.update(net, run.nimg + args.bs, args.bs)
-            run.log(**{"batch loss": batch_loss, "learning rate": scheduler.get_last_lr()[0]})
+            run.log(**{"batch loss": batch_loss, "learning rate": rate})
 
             if (step + 1) % args.num_iteration == 0:  # the end of an outer loop
                 look(ema.module)

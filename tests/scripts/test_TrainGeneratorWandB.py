@@ -111,6 +111,8 @@ def test_a_whole_run(finished):
     assert checkpoint.steps_of(finished / "checkpoints") == [4, 8, 12]  # milestones are kept
     loss = metrics(finished, "batch loss")
     assert sorted(loss) == list(range(1, 13)) and all(v > 0 for v in loss.values())
+    rates = metrics(finished, "learning rate")  # of the step itself: warm-up of 2 steps, cosine
+    assert rates[1] == pytest.approx(SCRIPT.get_args(TINY).lr / 2) and rates[12] > 0
     best = metrics(finished, "val/best_lpips_random")
     assert sorted(best) == [0, 4, 8, 12]
     assert not metrics(finished, "val/lpips")  # random weights never pass for LPIPS
@@ -239,7 +241,7 @@ def test_changed_options_are_refused_with_a_table(finished):
 
 
 def test_execution_only_options_may_change(finished):
-    train(finished, *"--sp 4 --code_bs 3 --num_workers 1 --spi 3".split())
+    train(finished, *"--sp 4 --code_bs 3 --num_workers 1 --spi 3 --job_id 8".split())
 
 
 def test_sp_and_code_bs_do_not_change_the_result(finished, tmp_path):
