@@ -90,7 +90,8 @@ class Corruption:
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Corrupt `[B, 3, H, W]` with torch's generator (the global one by default)."""
-        seeds = torch.randint(2**62, (len(x),), generator=generator)
+        device = "cpu" if generator is None else generator.device
+        seeds = torch.randint(2**62, (len(x),), generator=generator, device=device)
         return self._apply(x, seeds.to(x.device))
 
     def keyed(self, x: Tensor, loop: int, image_ids: Tensor) -> Tensor:
