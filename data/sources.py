@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -188,8 +187,3 @@ def check_split(split: str) -> str:
 def resolution_name(name: str, size: int) -> str:
     """`camnet3`, 64 -> `camnet3_64x64`."""
     return f"{name}_{size}x{size}"
-
-
-def short_path(path: str | Path, parts: int = 4) -> str:
-    """The last parts of a path, for messages."""
-    return "/".join(Path(path).parts[-parts:])
