@@ -334,7 +334,7 @@ def main(args: argparse.Namespace) -> None:
             seed=args.seed,
             augment=KeyedFlip(args.seed, args.flip),
             device=run.device,
-            on_chunk=lambda done, total: run.check_preempted(),
+            on_chunk=run.phase("codes"),
             precision="bf16" if bf16 else "fp32",
             rescore=args.rescore,
             channels_last=args.channels_last,
@@ -353,20 +353,17 @@ def main(args: argparse.Namespace) -> None:
             look(net)
         batches = loader.forever()
         # With --chunk_epochs: after the loop that --resume N names, else the one we are in.
-        loop = (
-            int(args.resume)
-            if str(args.resume).isdecimal()
-            else run.completed // args.num_iteration
-        )
-        stop_at = (loop + 1) * args.num_iteration
-        for step in run.steps(
-            total, images_per_step=args.bs, stop_at=stop_at if args.chunk_epochs else None
-        ):
+        named = str(args.resume).isdecimal()
+        loop = int(args.resume) if named else run.completed // args.num_iteration
+        stop_at = (loop + 1) * args.num_iteration if args.chunk_epochs else None
+        for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at):
             cx, codes, ys = next(batches)
-            if step % args.num_iteration == 0:  # it began with a search
-                found = loader.last_search
+            if step % args.num_iteration == 0:  # a search came first
                 run.log(
-                    **{"search loss": found.losses.sum(1).mean(), "time/search_s": found.seconds}
+                    **{
+                        "search loss": loader.last_search.losses.sum(1).mean(),
+                        "time/search_s": loader.last_search.seconds,
+                    }
                 )
             batch_loss, rate = 0.0, scheduler.get_last_lr()[0]
             for first in range(0, len(cx), args.mini_bs):

@@ -43,6 +43,7 @@ class Progress:
         self._every, self._clock, self._initial = every_s, clock, initial
         self._start = self._said = clock()
         self._values: dict[str, str] = {}
+        self._note, self._noted = "", self._start
         self._bar = None
         self._last_n = -1
         if self._main and _is_terminal(self._stream):
@@ -73,6 +74,17 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(self._values, refresh=False)
 
+    def note(self, text: str) -> None:
+        """Where a long phase inside a step stands, e.g. "codes 3/40"; "" ends it."""
+        self._note = text
+        now = self._clock()
+        if self._bar is not None:
+            if not text or now - self._noted >= 0.2:  # a phase may report a thousand times a second
+                self._noted = now
+                self._bar.set_postfix({**self._values, **({"in": text} if text else {})})
+        elif text and self._main and now - self._said >= self._every:
+            self._say()
+
     def write(self, line: str) -> None:
         """Print a line without tearing the bar; other ranks stay silent."""
         if self._bar is not None:
@@ -101,6 +113,7 @@ class Progress:
             if self.total is not None:
                 parts.append(f", {_duration((self.total - self.n) / rate)} left")
         parts += [f", {k} {v}" for k, v in self._values.items()]
+        parts += [f", in {self._note}"] if self._note else []
         print("".join(parts), file=self._stream, flush=True)
         self._said, self._last_n = now, self.n
 

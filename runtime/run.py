@@ -41,6 +41,7 @@ from runtime.update import Ids, Updater
 T = TypeVar("T")
 SAVE_FAILURES = 3
 _NO_PROGRESS = 3  # launches preempted at one and the same step
+_REFUSED = (2, 6)  # exit codes of wrong options and of data that cannot be read
 _OWN = "_run"  # name of Run's own state among the checkpoint's objects
 
 
@@ -92,6 +93,7 @@ class Run:
         self._wandb_id: str | None = None
         self._bar: Progress | None = None
         self._lock: rundir.RunDir | None = None
+        self._useless = False  # the directory holds nothing but a wrong command line
         self._flag = PreemptionFlag()
         self._meters = Meters()
 
@@ -178,7 +180,7 @@ class Run:
         self._flag.restore()
         torch.use_deterministic_algorithms(self._was_deterministic)
         if self._lock is not None:
-            self._lock.release()
+            self._lock.discard() if self._useless else self._lock.release()
 
     def _end(self, error: BaseException | None) -> None:
         """Write down how the run ended; raise what the process should end with."""
@@ -202,7 +204,10 @@ class Run:
             if isinstance(final, SystemExit):
                 code = final.code if isinstance(final.code, int) else int(final.code is not None)
             code = 1 if code is None else code
+            begun = self._bar is not None
             self._close_logs(code)
+            if code in _REFUSED and not begun and self._lock is not None and self._lock.created:
+                self._useless = True
             message = str(final) or type(final).__name__
             self._status("failed" if code else "stopped", code, message)
             if wrapped is not None:
@@ -457,6 +462,16 @@ class Run:
         """
         if not self._updater.applied:
             self._raise_if_preempted()
+
+    def phase(self, name: str) -> Callable[[int, int], None]:
+        """Callback (done, total) for a long phase inside a turn: it shows, and signals end it."""
+
+        def report(done: int, total: int) -> None:
+            if self._bar is not None:
+                self._bar.note(f"{name} {done}/{total}" if done < total else "")
+            self.check_preempted()
+
+        return report
 
     def _raise_if_preempted(self) -> None:
         if distributed.all_reduce_max(int(self._flag.is_set)):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import time
 import weakref
@@ -126,6 +127,7 @@ class RunDir:
     def __init__(self, path: Path, job: str | None) -> None:
         """Create the directory if needed and lock it; LockError if somebody has it."""
         self.path = path
+        self.created = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._fd: int | None = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -156,6 +158,11 @@ class RunDir:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = None
+
+    def discard(self) -> None:
+        """Give the lock back and remove the directory: a launch that made it could not begin."""
+        self.release()
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def read_args(self) -> dict[str, Any] | None:
         """What an earlier launch wrote; None if there was none. UsageError if it is not ours."""

@@ -74,3 +74,26 @@ def test_other_ranks_are_silent():
         bar.write("x")
         bar.close()
         assert stream.getvalue() == "" and bar.n == 3
+
+
+def test_a_note_is_shown_until_it_ends():
+    out, clock = io.StringIO(), Clock()
+    bar = Progress(10, main=True, stream=out, clock=clock)
+    bar.note("codes 1/40")
+    assert out.getvalue() == ""  # not yet time for a line
+    clock.now += 31
+    bar.note("codes 30/40")
+    assert out.getvalue() == "step 0/10, in codes 30/40\n"
+    bar.note("")
+    bar.update(10)
+    bar.close()
+    assert out.getvalue().splitlines()[-1].startswith("step 10/10")
+    assert "codes" not in out.getvalue().splitlines()[-1]
+
+
+def test_a_note_on_a_terminal():
+    out, clock = Terminal(), Clock()
+    with Progress(10, main=True, stream=out, clock=clock) as bar:
+        clock.now += 1
+        bar.note("codes 3/40")
+        assert "codes 3/40" in out.getvalue()

@@ -901,3 +901,21 @@ def test_errors_of_the_first_rank_reach_all(tmp_path):
     codes, out = run_ranks(tmp_path, "a", {}, total=2)
     codes, out = run_ranks(tmp_path, "a", {}, lr=0.5)
     assert codes == [2, 2] and "--lr" in out, out
+
+
+def test_a_launch_that_could_not_begin_leaves_no_directory(tmp_path):
+    """Wrong options or data found after the directory was made: nothing is left of it."""
+    run = open_run(toy_args(tmp_path))
+    with pytest.raises(UsageError), run:
+        made = run.dir
+        assert made.is_dir()
+        raise UsageError("--num_val_images 9: there are 3 images")
+    assert not made.exists()
+
+
+def test_a_directory_that_was_there_is_kept(tmp_path):
+    train(toy_args(tmp_path))
+    run = open_run(toy_args(tmp_path))
+    with pytest.raises(UsageError), run:
+        raise UsageError("no such file")
+    assert run.dir.is_dir() and steps_in(run)
