@@ -415,7 +415,7 @@ class Thing:
 @pytest.mark.parametrize(
     "bad",
     [np.zeros(2), np.float64(1), Thing(), Thing, lambda: 0, {1, frozenset([2])}, range(3)],
-    ids=str,
+    ids=lambda bad: type(bad).__name__,
 )
 def test_what_could_not_be_loaded_is_refused_when_saving(tmp_path, bad):
     with pytest.raises(CheckpointError, match=r"sampler\['deep'\]\[0\]"):
