@@ -45,6 +45,8 @@ from runtime.cli import (
     IntList,
     add_run_args,
     add_table,
+    integer,
+    list_of,
     nonnegative_float,
     nonnegative_int,
     number,
@@ -131,19 +133,20 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_table(parser, "IMLE", [
         ("--outer_loops", positive_int, 20, "times to search codes and train on them"),
         ("--num_iteration", positive_int, 1, "optimizer steps in an outer loop"),
-        ("--subsample_size", positive_int, None, "images in an outer loop (default: all)"),
-        ("--ns", IntList, [128], "candidate codes an image, one number or one for each level"),
+        ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)"),
+        ("--ns", list_of(integer(1, 10**6)), [128], "candidate codes an image, one number or one a"
+         " level"),
         ("--sp", IntList, [128], "candidates evaluated in parallel, one number or one a level"),
         ("--code_bs", positive_int, 2, "images searched in parallel"),
         ("--sample_method", ("normal", "mixture"), "normal", "distribution of the codes"),
         ("--num_components", positive_int, 5, "components of the mixture"),
-        ("--proj_dim", nonnegative_int, 0, "search in LPIPS features projected to so many "
+        ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
          "dimensions (the original's 1000 had no effect); 0: search in the loss itself"),
         ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16 scores first, then fp32 "
          "the best few; auto: on GPUs that have bf16"),
         ("--rescore", positive_int, 4, "how many are the best few"),
         ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res"),
-        ("--pool_size", positive_int, 4096, "unconditional: samples all images choose from"),
+        ("--pool_size", integer(1, 10**8), 4096, "unconditional: samples all images choose from"),
     ])
     add_table(parser, "corruption of the input", [
         ("--grayscale", one_of(0, 0.5, 1), 0, "1: grey; 0.5: two random channels averaged; 0: off"),
@@ -177,7 +180,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
          " figures are then called lpips_random; none: pixel MSE alone (unconditional only)"),
         ("--lpips_path", text, None, "VGG16 weights (default: from SetupDataset.py fetch-weights)"),
         ("--lpips_weighting", ("lpips", "reference"), "lpips", "reference: the refactor's layers"),
-        ("--bs", positive_int, 512, "images an optimizer step, all GPUs together"),
+        ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together"),
         ("--mini_bs", positive_int, 8, "images a GPU takes at once; gradients add up to --bs"),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW"),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: ends at 1e-4"),

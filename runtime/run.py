@@ -222,7 +222,12 @@ class Run:
         if not saved and together and self._in_body and not self._updater.applied:
             saved = self._try_save()
         name = self._flag.signal or "interrupt"
-        at = f"state of step {self.completed} is saved" if saved else "going back to the last save"
+        if saved:
+            at = f"state of step {self.completed} is saved"
+        elif checkpoint.steps_of(self.checkpoints):
+            at = "going back to the last save"
+        else:
+            at = "nothing was saved yet"
         requeue = self._made_progress()
         end = (
             "run the same command to go on"

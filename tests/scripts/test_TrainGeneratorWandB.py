@@ -87,6 +87,8 @@ def test_founding_run_name():
         ("--unconditional --lpips none --res 44", "--res 44"),
         ("--unconditional --lpips none --res 32 --proj_dim 9", "--proj_dim 9"),
         ("--nonsense 1", "--nonsense"),
+        ("--ns 1000000000", "--ns"),
+        ("--subsample_size 100000000", "--subsample_size"),
         ("--preset nope", "nope"),
     ],
 )
