@@ -10,10 +10,10 @@ demo: $(VENV)/.installed
 
 # One thread a process: two test workers on two cores, and results that do not depend on the count.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

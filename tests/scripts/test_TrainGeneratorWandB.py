@@ -237,7 +237,7 @@ def test_a_chunk_that_is_done_is_not_followed_by_the_next(tmp_path, capsys):
 
 
 def test_changed_options_are_refused_with_a_table(finished):
-    with pytest.raises(Exception, match=r"(?s)lr.*0\.001.*0\.002") as error:
+    with pytest.raises(Exception, match=r"(?s)lr.*0\.003.*0\.002") as error:
         train(finished, "--lr", "2e-3")
     assert error.value.exit_code == 2
 
