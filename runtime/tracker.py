@@ -29,6 +29,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from runtime.checkpoint import write_atomic
+
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
 _FINISH_S = 20.0
@@ -94,7 +96,7 @@ class Tracker:
                 kept.append(line)
         self._last: dict[str, Any] | None = _record(kept[-1]) if kept else None
         if damaged or later or (text and not text.endswith("\n")):
-            _replace(self.metrics, "".join(line + "\n" for line in kept).encode())
+            write_atomic(self.metrics, "".join(line + "\n" for line in kept))
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
 
@@ -245,7 +247,7 @@ def _keep_id(file: Path, given: str | None) -> str:
         if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", kept):
             return kept
     new = given or secrets.token_hex(4)
-    _replace(file, (new + "\n").encode())
+    write_atomic(file, new + "\n")
     return new
 
 
@@ -355,19 +357,6 @@ def _read(file: Path) -> str:
         return file.read_bytes().decode("utf-8", errors="replace")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
         return ""
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with open(draft, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -199,12 +200,20 @@ def at_a_search(run_dir):
 
 def test_thirty_kills(finished, tmp_path):
     """kill -9 at 30 moments, some in a search, some in a save: the end is the uninterrupted one."""
+    # How long a launch and its loop take here and now; the first also starts the fork server.
+    for name in ("warm-up", "measured"):
+        start = time.monotonic()
+        code = harness.finish(train, (str(tmp_path / name),), tmp_path / "log.txt")
+        whole = time.monotonic() - start
+        assert code == 0, (tmp_path / "log.txt").read_text()[-2000:]
+    rows = (tmp_path / "measured" / "metrics.jsonl").read_text().splitlines()
+    loop = json.loads(rows[-1])["time"] - json.loads(rows[0])["time"]
     report = harness.kill_and_resume(
         train,
         lambda run_dir: (str(run_dir), "--save_every", "1"),
         tmp_path,
         kills=30,
-        seconds=(0.5, 3.5),
+        seconds=(0.5 * (whole - loop), (whole - loop) + 0.3 * loop),
         failpoints=[
             "half-file:4",
             "pre-fsync:2",
