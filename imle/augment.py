@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imle.counter_rng import mix, uniform
+from runtime.counter_rng import mix, uniform
 
 _TAG = 0x666C6970  # "flip"
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from imle.counter_rng import mix, normal, randint
+from runtime.counter_rng import mix, normal, randint
 
 _TAG_CODE = 0x636F6465  # "code"
 _TAG_MEANS = 0x6D65616E  # "mean"

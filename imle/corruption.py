@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imle import counter_rng
+from runtime import counter_rng
 
 _TAG = 0x636F7272  # keeps these keys apart from those of codes and flips
 _RANKS, _CHANNEL, _COLORS = 0, 1, 2  # counter streams

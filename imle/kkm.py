@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from imle.counter_rng import permutation
+from runtime.counter_rng import permutation
 
 _TAG = 0x6B6B6D  # "kkm": keeps these permutations apart from every other use of the same seed
 

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imle.counter_rng import mix, permutation
 from imle.search import CodeSearch, check_found, keyed_draw, per_level, plain_draw, resolve_dtype
 from runtime import distributed
+from runtime.counter_rng import mix, permutation
 
 _TAG_ORDER = 0x6F72646572  # "order"
 _TAG_WORKERS = 0x776F726B  # "work"

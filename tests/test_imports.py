@@ -82,8 +82,8 @@ def problems(source: str, file: str) -> list[str]:
         if name.endswith(".*"):
             say(line, f"star import of {name[:-2]}")
         if package in METHODS and top in PACKAGES and top != package:
-            if not re.match(r"runtime\.distributed(\.|$)", name):
-                say(line, f"{package} imports {name}; of ours it may use runtime.distributed only")
+            if not re.match(r"runtime\.(distributed|counter_rng)(\.|$)", name):
+                say(line, f"{package} imports {name}; of runtime only distributed, counter_rng")
         if package in ("data", "runtime") and top in PACKAGES and top != package:
             allowed = package == "data" and re.match(r"runtime\.dirs(\.|$)", name)
             if not allowed and not (package == "data" and is_command(tree) and top == "runtime"):
@@ -188,6 +188,7 @@ def test_a_breach_is_seen(file, source):
     ("file", "source"),
     [
         ("imle/a.py", "from runtime import distributed\nfrom runtime.distributed import gather"),
+        ("diffusion/a.py", "from runtime import counter_rng\nfrom runtime.counter_rng import mix"),
         ("imle/a.py", "from imle.kkm import KorKMinusOne\nfrom . import rrdb\nimport torch"),
         ("data/a.py", "from runtime import dirs\nfrom runtime.dirs import data_home"),
         ("data/Setup.py", "from runtime import cli\nif __name__ == '__main__':\n    cli"),

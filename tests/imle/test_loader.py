@@ -10,11 +10,11 @@ import torch
 
 from imle.augment import KeyedFlip
 from imle.codes import CodeGenerator
-from imle.counter_rng import mix, uniform
 from imle.kkm import KorKMinusOne
 from imle.loader import CIMLEDataLoader
 from imle.search import NonFiniteSearchError
 from runtime import distributed
+from runtime.counter_rng import mix, uniform
 from tests import gloo
 from tests.imle.test_search import oracle
 from tests.imle.toys import PlainModel, PreparedLoss, ToyCascade, ToyImages, mse

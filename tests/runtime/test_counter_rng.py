@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from imle import counter_rng
-from imle.counter_rng import mix, normal, permutation, philox4x32, randint, uniform, words
+from runtime import counter_rng
+from runtime.counter_rng import mix, normal, permutation, philox4x32, randint, uniform, words
 
 F = 0xFFFFFFFF
 PI = ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], (0xA4093822, 0x299F31D0))
