@@ -66,6 +66,13 @@ class Progress:
         elif self._main and self._clock() - self._said >= self._every:
             self._say()
 
+    def set_total(self, total: int) -> None:
+        """Correct the number of steps there will be."""
+        if total != self.total:
+            self.total = total
+            if self._bar is not None:
+                self._bar.total = total
+
     def postfix(self, values: Mapping[str, float | int | str]) -> None:
         """The figures shown beside the bar, replacing those shown before."""
         self._values = {

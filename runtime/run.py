@@ -54,6 +54,7 @@ class Run:
     shaping_exclude: flags of the script that only say where or how fast it runs.
     display_name: what W&B shows (default: the directory's name).
     milestone_every: steps between checkpoints that are never pruned; `--resume N` means number N.
+    scale_loss: dynamic loss scaling in fp16; without it, see `step(force_finite=True)`.
 
     Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen;
     scripts may add to it), precision, args, finished, grad_norm (of the last update, unclipped).
@@ -69,6 +70,7 @@ class Run:
         display_name: str | None = None,
         project: str = "imle-lab",
         milestone_every: int | None = None,
+        scale_loss: bool = True,
     ) -> None:
         if milestone_every is not None and milestone_every < 1:
             raise UsageError(f"milestone_every must be at least 1, not {milestone_every}")
@@ -78,6 +80,7 @@ class Run:
         self.project = project
         self.display_name = display_name
         self.milestone_every = milestone_every
+        self.scale_loss = scale_loss
         self.exclude = frozenset(shaping_exclude)
         self.flags = rundir.shaping(args, self.exclude)
         self.config_hash = rundir.config_hash(script, self.flags)
@@ -111,6 +114,8 @@ class Run:
         self._flag.install()
         try:
             self.precision = Precision(args.precision, self.device)
+            if not self.scale_loss:
+                self.precision.scaler = None
             self.precision.apply_tf32_policy()
             torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
             torch.backends.cudnn.deterministic = args.deterministic
@@ -390,9 +395,16 @@ class Run:
     # ------------------------------------------------------------------------------ the loop
 
     def steps(
-        self, total: int, *, stop_at: int | None = None, images_per_step: int = 0
+        self,
+        total: int | Callable[[], int],
+        *,
+        stop_at: int | None = None,
+        images_per_step: int = 0,
     ) -> Iterator[int]:
         """Yield the 0-based index of each step from the restored one to `total`.
+
+        total: a function is asked again after every step, for training whose length is counted in
+        something else; what it returns must follow from restored state alone, and on all ranks.
 
         Every step is seeded from (seed, step, rank).  After the body: count, log, and save when due
         (`--save_every`, milestones, the last), or when a signal came, which then raises Preempted.
@@ -402,15 +414,22 @@ class Run:
             raise UsageError(
                 "call run.restore(...) with everything that has state before run.steps"
             )
-        end = total if stop_at is None else min(total, stop_at)
-        self.finished = self.completed >= total
+        ask = total if callable(total) else lambda: total
+
+        def ends() -> tuple[int, int]:
+            whole = ask()
+            return whole, whole if stop_at is None else min(whole, stop_at)
+
+        whole, end = ends()
+        self.finished = self.completed >= whole
         if self.completed >= end:
             word = "finished" if self.finished else "stopped"
-            self.say(f"{word}: {self.completed} of {total} steps are done, in {self.dir}")
+            self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
             return
-        self._open_logs(total)
+        self._open_logs(whole)
         self._raise_if_preempted()
-        for index in range(self.completed, end):
+        while self.completed < end:
+            index = self.completed
             seeding.seed_step(self.args.seed, index, self.rank)
             self._updater.begin_turn()
             self._unwritten = None
@@ -420,8 +439,10 @@ class Run:
             self.completed = index + 1
             self.nimg += images_per_step
             self._updater.end_turn()
-            self._after_turn(last=self.completed == end)
-        self.finished = self.completed >= total
+            whole, end = ends()
+            self._bar.set_total(whole)
+            self._after_turn(last=self.completed >= end)
+        self.finished = self.completed >= whole
 
     def _after_turn(self, last: bool) -> None:
         self._bar.update(1)
@@ -449,14 +470,22 @@ class Run:
         """
         self._updater.backward(loss, ids, last)
 
-    def step(self, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> bool:
+    def step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip: float | None = None,
+        force_finite: bool = False,
+    ) -> bool:
         """Average the gradients over ranks, clip them to norm `clip`, update, clear them.
 
+        force_finite: gradients that overflowed count as 0 (the fp16 recipe of EDM2, without loss
+        scaling); a loss that is not finite is still refused.
         False if something was not finite on any rank: then nothing was updated, and neither should
         EMA and schedule be (`if run.step(opt): ema.update(net)`).  Three such turns in a row raise
         NonFiniteError.  In fp16 an overflow also gives False, and counts for nothing.
         """
-        return self._updater.step(optimizer, clip, self.completed)
+        return self._updater.step(optimizer, clip, self.completed, force_finite)
 
     def check_preempted(self) -> None:
         """Raise Preempted on every rank if a signal came; for long phases inside a turn.
@@ -506,6 +535,10 @@ class Run:
         Tensors stay on their device until then.
         """
         self._meters.add(scalars)
+
+    def log_sums(self, **sums: tuple[torch.Tensor | float, torch.Tensor | float]) -> None:
+        """Note (sum, count) pairs, for means over a number of values that differs by step."""
+        self._meters.add_sums(sums)
 
     @property
     def _stamp(self) -> int:

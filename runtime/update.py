@@ -63,14 +63,27 @@ class Updater:
         self._complete = last
         (loss if self.scaler is None else loss * self.scaler.scale).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer, clip: float | None, step: int) -> bool:
-        """Update unless something is not finite; `step` is for the message."""
+    def step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        clip: float | None,
+        step: int,
+        force_finite: bool = False,
+    ) -> bool:
+        """Update unless something is not finite; `step` is for the message.
+
+        force_finite: NaN and infinite gradients of this rank become 0 before the average.
+        """
         if not self._complete:
             raise UsageError(
                 "run.step after run.backward(..., last=False): the last part is missing"
             )
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._used = self.attempted = True
+        if force_finite:
+            for p in params:
+                if p.grad is not None:
+                    torch.nan_to_num_(p.grad, nan=0.0, posinf=0.0, neginf=0.0)
         poison = self._poison(params)
         several = distributed.world_size() > 1
         own_norm = _norm(params) if several else None

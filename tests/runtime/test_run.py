@@ -405,6 +405,23 @@ def test_one_turn_is_one_step_however_many_optimizers(tmp_path):
     assert run.completed == 4 and run.nimg == 12
 
 
+def test_a_length_counted_in_images(tmp_path):
+    """Ten images a step, then two from the third on; a resumed run asks the same question."""
+
+    def until(run):
+        return lambda: run.completed + -(-(36 - run.nimg) // (10 if run.completed < 3 else 2))
+
+    for launch, (stop_at, wanted) in enumerate([(2, [0, 1]), (4, [2, 3]), (None, [4, 5])]):
+        seen = []
+        with open_run(toy_args(tmp_path)) as run:
+            run.restore()
+            for step in run.steps(until(run), stop_at=stop_at):
+                run.nimg += 10 if step < 3 else 2
+                seen.append(step)
+        assert seen == wanted and run.finished == (launch == 2)
+    assert run.nimg == 36 and status(run)["state"] == "finished"
+
+
 def test_every_step_is_seeded(tmp_path):
     with open_run(toy_args(tmp_path, run_dir=str(tmp_path / "x"))) as run:
         run.restore()
@@ -477,6 +494,19 @@ def bad_loss(net):
 
 def bad_gradient(net):
     return (net.bias * 0).sqrt().sum()  # 0, with an infinite derivative times 0
+
+
+def test_gradients_forced_finite(tmp_path):
+    with open_run(toy_args(tmp_path), scale_loss=False) as run:
+        net, optimizer = linear(run)
+        for step in run.steps(2):
+            weight, bias = net.weight.detach().clone(), net.bias.detach().clone()
+            loss = bad_loss(net) if step else net(torch.ones(1, 3)).sum() + bad_gradient(net)
+            run.backward(loss)
+            assert run.step(optimizer, force_finite=True) == (step == 0)  # a bad loss stays bad
+            assert torch.equal(net.bias, bias) and torch.equal(net.weight, weight - 0.5) == (
+                step == 0
+            )
 
 
 @pytest.mark.parametrize("bad, word", [(bad_loss, "loss"), (bad_gradient, "grad")])
