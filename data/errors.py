@@ -39,3 +39,7 @@ class DataDiskError(DataError):
     """No space, or no right to write, where the data should go."""
 
     exit_code = 7
+
+
+class DataShapeError(DataError):
+    """A picture of another size than its set was said to have: never passed over as a bad one."""

@@ -7,14 +7,14 @@ import mmap
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from data.decode import resize_rgb
-from data.errors import DataError
+from data.errors import DataError, DataShapeError
 from data.sources import CROPS, Source, allowed_bad, has_native
 
 _ATTEMPTS = 64
@@ -53,6 +53,7 @@ class Pyramid(Dataset):
             raise DataError(f"crop {crop!r} is none of {', '.join(CROPS)}")
         if cache not in ("none", "memory"):
             raise DataError(f"cache {cache!r} is neither none nor memory")
+        self.channels, dtype = self._kind(source)
         self.source = source
         self.res = [int(r) for r in res]
         self.crop = crop
@@ -63,7 +64,7 @@ class Pyramid(Dataset):
         # One byte a picture, shared with workers however they are started; no lock: each byte is
         # only ever set, and the count is taken after setting.
         self._bad = multiprocessing.RawArray("B", n)
-        self._cache = _Cache(n, self.sizes) if cache == "memory" else None
+        self._cache = _Cache(n, self.sizes, self.channels, dtype) if cache == "memory" else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,23 +80,28 @@ class Pyramid(Dataset):
         if not -n <= i < n:
             raise IndexError(f"image {i} of {n}")
         i %= n
-        levels = {size: torch.from_numpy(chw) for size, chw in self._picture(i).items()}
+        levels = {size: torch.from_numpy(chw) for size, chw in self.picture(i).items()}
         return levels[self.res[0]], [levels[r] for r in self.res[1:]]
 
     def label(self, i: int) -> int:
         """Class index of image i (also when its picture had to be substituted)."""
         return self.source.label(i)
 
-    def _picture(self, i: int) -> dict[int, np.ndarray]:
-        """{size: uint8 [3, size, size]} of image i or of its stand-in."""
+    def shown(self, i: int) -> int:
+        """Number of the picture that item i shows: i, or its stand-in once i is known as bad."""
+        return i if not self._bad[i] else next((j for j in self._chain(i) if not self._bad[j]), i)
+
+    def picture(self, i: int) -> dict[int, np.ndarray]:
+        """{size: [C, size, size]} of image i or of its stand-in; the arrays are the caller's."""
         if self._cache is not None and (hit := self._cache.get(i)) is not None:
             return hit
-        for attempt in range(_ATTEMPTS):
-            j = i if attempt == 0 else self._stand_in(i, attempt)
+        for j in self._chain(i):
             if self._bad[j]:
                 continue
             try:
                 picture = self._read(j)
+            except DataShapeError:
+                raise  # the set is not what it was taken for; another picture would hide that
             except DataError as error:
                 self._count(j, error)
                 continue
@@ -120,6 +126,20 @@ class Pyramid(Dataset):
             picture[size] = np.array(image.transpose(2, 0, 1), order="C")
         return picture
 
+    def _kind(self, source: Source) -> tuple[int, type]:
+        """(channels, dtype) of what `_read` gives."""
+        if getattr(source, "channels", 3) != 3:
+            raise DataError(
+                f"{source.name} holds latents of {source.channels} channels, not pictures; "  # type: ignore[attr-defined]
+                "`python data/dataset_tool.py decode` makes pictures of them"
+            )
+        return 3, np.uint8
+
+    def _chain(self, i: int) -> Iterator[int]:
+        yield i
+        for attempt in range(1, _ATTEMPTS):
+            yield self._stand_in(i, attempt)
+
     def _stand_in(self, i: int, attempt: int) -> int:
         word = hashlib.blake2b(f"{i}/{attempt}".encode(), digest_size=8).digest()
         return int.from_bytes(word, "little") % len(self.source)
@@ -137,15 +157,17 @@ class Pyramid(Dataset):
 
 
 class _Cache:
-    """uint8 [N, 3, size, size] a size, in anonymous shared memory: forked workers fill it together.
+    """[N, C, size, size] a size, in anonymous shared memory: forked workers fill it together.
 
     Plain anonymous maps, not /dev/shm, which is 64 MB in many containers. A spawned worker gets an
     empty cache of its own.
     """
 
-    def __init__(self, n: int, sizes: Sequence[int]) -> None:
-        self.n, self.sizes = n, list(sizes)
-        need = sum(3 * s * s for s in sizes) * n
+    def __init__(
+        self, n: int, sizes: Sequence[int], channels: int = 3, dtype: type = np.uint8
+    ) -> None:
+        self.n, self.sizes, self.channels, self.dtype = n, list(sizes), channels, np.dtype(dtype)
+        need = sum(self._bytes(s) for s in sizes)
         free = _free_memory()
         if free is not None and need > free:
             raise DataError(
@@ -157,12 +179,18 @@ class _Cache:
     def _allocate(self) -> None:
         self._filled = np.frombuffer(mmap.mmap(-1, self.n), np.uint8)
         self._pixels = {
-            s: np.frombuffer(mmap.mmap(-1, self.n * 3 * s * s), np.uint8).reshape(self.n, 3, s, s)
+            s: np.frombuffer(mmap.mmap(-1, self._bytes(s)), self.dtype).reshape(
+                self.n, self.channels, s, s
+            )
             for s in self.sizes
         }
 
+    def _bytes(self, size: int) -> int:
+        return self.n * self.channels * size * size * self.dtype.itemsize
+
     def __getstate__(self) -> dict:
-        return {"n": self.n, "sizes": self.sizes}
+        keys = ("n", "sizes", "channels", "dtype")
+        return {key: self.__dict__[key] for key in keys}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)

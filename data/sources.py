@@ -40,7 +40,8 @@ class Source(Protocol):
 
     A source that can give some resolutions itself also has
     `native(i, size) -> uint8 [size, size, 3]` and, unless it can give every size,
-    `has_native(size, crop="squash") -> bool`.
+    `has_native(size, crop="squash") -> bool`. One that holds latents instead of pictures says so by
+    `channels` (3 where it is not said) and has `latent(i) -> float32 [channels, r, r]`.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Subset:
             )
         self.name = source.name if name is None else name
         self.classes = list(source.classes)
+        self.channels = int(getattr(source, "channels", 3))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -132,6 +134,10 @@ class Subset:
     def native(self, i: int, size: int) -> np.ndarray:
         """uint8 [size, size, 3] as the whole set gives it."""
         return self.source.native(int(self.indices[i]), size)  # type: ignore[attr-defined]
+
+    def latent(self, i: int) -> np.ndarray:
+        """float32 [channels, r, r], if the whole set holds latents."""
+        return self.source.latent(int(self.indices[i]))  # type: ignore[attr-defined]
 
 
 def labels_of(source: Source) -> np.ndarray:
