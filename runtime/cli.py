@@ -24,6 +24,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NoReturn
 
 _INT_MAX = 2**63 - 1  # torch's int64; anything larger would only fail later and obscurely
@@ -112,6 +113,38 @@ def one_of(*values: str | int | float) -> Callable[[str], Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not one of {listed}")
 
     return convert
+
+
+_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def image_count(value: str) -> int:
+    """Type of a number of images: `20480`, `128Ki`, `1.5Mi`, `2Gi` (powers of 1024)."""
+    number_, unit = (value[:-2], value[-2:]) if value[-2:] in _UNITS else (value, "")
+    try:
+        exact = Fraction(number_) * _UNITS.get(unit, 1)
+    except (ValueError, ZeroDivisionError):
+        exact = Fraction(0)
+    if exact.denominator != 1 or not 0 < exact <= _INT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is no whole positive number of images, like 20480, 128Ki, 8Mi or 2Gi"
+        )
+    return int(exact)
+
+
+def period(value: str) -> str:
+    """Type of how often something is done: `500` are steps, `128Ki` (Ki, Mi, Gi) are images."""
+    if value[-2:] in _UNITS:
+        image_count(value)
+        return value
+    return str(positive_int(value))
+
+
+def period_steps(value: str, images_per_step: int) -> int:
+    """Steps of a `period`; images are rounded to whole steps, at least one."""
+    if value[-2:] in _UNITS:
+        return max(1, round(Fraction(image_count(value), images_per_step)))
+    return int(value)
 
 
 def text(value: str) -> str:

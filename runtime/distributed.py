@@ -337,6 +337,43 @@ def gather(t: torch.Tensor) -> torch.Tensor:
     return torch.cat(_gather_list(t))
 
 
+def interleave(t: torch.Tensor) -> torch.Tensor:
+    """[n, ...] on each rank -> [world * n, ...] where row i is row i // world of rank i % world.
+
+    The order of a batch that ranks share row by row (`data.samplers.StepSampler`), so that it is
+    the same for every number of ranks. No gradient. Errors: ValueError as `gather`.
+    """
+    gathered = gather(t)
+    world = world_size()
+    return gathered.view(world, -1, *gathered.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+
+def take_interleaved(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> list[torch.Tensor]:
+    """This rank's share of chosen rows of a batch that ranks share row by row, wherever they lie.
+
+    tensors: [n, ...] each, row i of the whole batch being row i // world of rank i % world.
+    rows: int64 [b], rows of the whole batch, the same on every rank. Returns rows[rank::world] of
+    each tensor, so shares differ by at most one, and may be empty. No gradient; all ranks call it.
+    """
+    world, me = world_size(), rank()
+    if world == 1:
+        return [t.detach()[rows] for t in tensors]
+    owner, place = rows % world, rows // world
+    # How many each rank owns, and the how-manieth of its owner's each row is.
+    owned = torch.nn.functional.one_hot(owner, world).cumsum(0)
+    slot = owned.gather(1, owner[:, None])[:, 0] - 1
+    most = int(owned[-1].max()) if len(rows) else 0
+    wanted = slice(me, None, world)
+    out = []
+    for t in tensors:
+        mine = t.detach()[place[owner == me]]
+        padded = mine.new_zeros(most, *mine.shape[1:])
+        padded[: len(mine)] = mine
+        everyone = gather(padded).view(world, most, *mine.shape[1:])
+        out.append(everyone[owner[wanted], slot[wanted]])
+    return out
+
+
 class _GatherGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: torch.Tensor) -> torch.Tensor:

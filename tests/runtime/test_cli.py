@@ -311,3 +311,41 @@ def test_nargs_options_in_presets():
     assert args.pair == [1, 2] and args.many == [1.0, 2.5]
     with pytest.raises(SystemExit):
         cli.parse(parser, {"p": {"pair": [1]}}, [])
+
+
+# ------------------------------------------------------------------------------------ image counts
+
+
+@pytest.mark.parametrize(
+    ("word", "images"), [("7", 7), ("128Ki", 131072), ("1.5Mi", 1572864), ("2Gi", 2**31)]
+)
+def test_numbers_of_images(word, images):
+    assert cli.image_count(word) == images
+
+
+@pytest.mark.parametrize(
+    "word", ["", "0", "-1", "Ki", "1.5", "0.3Ki", "4K", "nan", "1/0", "9" * 30]
+)
+def test_what_is_no_number_of_images(word):
+    with pytest.raises(argparse.ArgumentTypeError, match="images"):
+        cli.image_count(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "batch", "steps"),
+    [
+        ("64", 2048, 64),
+        ("128Ki", 2048, 64),
+        ("1Ki", 2048, 1),
+        ("4Ki", 1000, 4),
+        ("8Mi", 2048, 4096),
+    ],
+)
+def test_a_period_is_in_steps_or_in_images(word, batch, steps):
+    assert cli.period_steps(cli.period(word), batch) == steps
+
+
+@pytest.mark.parametrize("word", ["0", "1.5", "steps", "0Ki"])
+def test_what_is_no_period(word):
+    with pytest.raises(argparse.ArgumentTypeError):
+        cli.period(word)

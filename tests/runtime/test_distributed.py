@@ -670,3 +670,23 @@ def test_a_real_script_spawns_its_ranks(tmp_path):
         p.send_signal(signal.SIGUSR1)
         rest = p.stdout.read()
         assert p.wait(30) == 75 and rest.count("got SIGUSR1\n") == 2
+
+
+def rank_interleaved(whole, lists):
+    me, world = distributed.rank(), distributed.world_size()
+    mine = whole[me::world]
+    shares = [distributed.take_interleaved([mine, mine[:, 0].half()], rows) for rows in lists]
+    return distributed.interleave(mine), shares
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_rows_shared_one_by_one(world):
+    whole = torch.randint(0, 256, (12, 3, 2), dtype=torch.uint8)
+    lists = [[0], [11, 3, 3, 7, 0], [0, 3, 6, 9], [1, 4], list(range(12)), []]
+    lists = [torch.tensor(rows, dtype=torch.int64) for rows in lists]
+    results = gloo.run(world, rank_interleaved, whole, lists)
+    for me, (order, shares) in enumerate(results):
+        assert torch.equal(order, whole)
+        for rows, (taken, halves) in zip(lists, shares, strict=True):
+            assert torch.equal(taken, whole[rows[me::world]])
+            assert torch.equal(halves, whole[rows[me::world]][:, 0].half())
