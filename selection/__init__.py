@@ -1,1 +1,26 @@
 """Online data selection: losses of a super-batch -> indices of the rows to train on."""
+
+from selection.jest import draw_spread, jointly_sample_batch, selection_logits
+from selection.methods import METHODS, Method, select
+from selection.random import random_baseline
+from selection.scores import Spread, entropy, perplexity, scaled, scores, sigma_strata
+from selection.sizes import chunk_sizes, reference_size, selection_size
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Spread",
+    "chunk_sizes",
+    "draw_spread",
+    "entropy",
+    "jointly_sample_batch",
+    "perplexity",
+    "random_baseline",
+    "reference_size",
+    "scaled",
+    "scores",
+    "select",
+    "selection_logits",
+    "selection_size",
+    "sigma_strata",
+]

@@ -1,0 +1,316 @@
+"""JEST: joint example selection (Evans et al. 2024, arXiv:2406.17711), without the B x B work.
+
+A super-batch of B candidates is reduced to b rows in N chunks. With S the n rows drawn so far and
+s_ij the score of a pair, each chunk is drawn without replacement from the softmax of
+
+    logit_j = (s_jj + sum_{k in S} s_kj + sum_{k in S} s_jk) / (2n + 1)                (1)
+
+over the rows not in S (the published rule does not divide: `normalise=False`).
+
+Scores of single rows (s_ij = learner_i - ref_j, or -ref_j) make (1) collapse: with score s_j =
+learner_j - ref_j or -ref_j,
+
+    logit_j = ((n + 1) s_j + sum_{k in S} s_k) / (2n + 1) = a_n s_j + const             (2)
+
+with a_n = (n + 1) / (2n + 1) from 2/3 to 1/2 (n + 1 unnormalised). So a draw is N successive
+draws of softmax(a_n s), O(B) each, and nothing joint is left of it. Pair scores [B, B] of a
+contrastive loss keep (1), by sums of rows and columns that grow by what is new: O(B b) in all.
+
+Drawing without replacement is Gumbel-top-k (Kool et al. 2019, arXiv:1903.06059): with fresh
+exponential E_j, the c smallest log E_j - logit_j in order are c successive draws of the softmax.
+All is in log-space and float64, whatever the dtype of the losses: no overflow, no underflow.
+
+Rules: nothing waits for the device; no gradient is kept; rows whose score is not finite (a NaN or
+infinite loss of learner or reference) are drawn only when fewer finite rows than needed are left,
+then in no particular order. Score differences are resolved to 1e-16 of the largest one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from selection.scores import Spread, check_generator, checked_losses, edges, perplexity, table_of
+from selection.sizes import Ratio, chunk_sizes, split
+
+FIRST_CHUNKS = ("uniform", "scored")
+EASY_REFERENCES = ("intended", "source")
+
+# Below every score that counts; finite, so that rows with a non-finite score come before none.
+_LOWEST, _LAST = -1e290, -1e300
+_NOISE = 1 << 16  # random numbers made at once, unless one chunk needs more
+
+
+def jointly_sample_batch(
+    learner_loss: Tensor,
+    ref_loss: Tensor,
+    N: int = 16,
+    filter_ratio: Ratio = 0.8,
+    learnability: bool = True,
+    inverted: bool = False,
+    *,
+    first_chunk: str = "uniform",
+    normalise: bool = True,
+    rounding: str = "exact",
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    strata: Tensor | None = None,
+    numeric_stability_trick: bool = False,
+) -> Tensor:
+    """Draw the rows to train on: int64 [b] in order of drawing, on the losses' device.
+
+    - learner_loss, ref_loss: [B] losses of the same rows, or [B, B] losses of pairs (entry i, j:
+      row i of one modality, j of the other); any floating dtype; scale: see `selection.scaled`.
+    - N: number of chunks; a selection of b < N rows is drawn in b chunks of one.
+    - filter_ratio: share of rows left out, [0, 1); b = floor(B (1 - filter_ratio)) exactly, or
+      the seed's truncation with rounding="reference" (see `selection_size`).
+    - learnability: score learner - reference, else easy reference, -reference. inverted: negated.
+    - first_chunk: "uniform" (the seed) or "scored" (the rule from the first row on, n = 0).
+    - normalise: divide by 2n + 1 (the seed: a soft draw), or not (published: nearly greedy).
+    - temperature: > 0, divides the logits.
+    - generator: on the losses' device; default torch's own.
+    - strata: table of `sigma_strata`. Every stratum then is a super-batch of its own, with N
+      chunks, and gives b times its share of the rows, rounded up or down at random so that the
+      sum is b and the expectation exact: up to any stratum's edge, the number of rows chosen
+      differs from the proportional one by less than 1. What is kept is P(sigma) to within a
+      stratum; inside one, rows still compete.
+    - numeric_stability_trick: the seed's option, accepted and without effect (see the file).
+    Errors: ValueError.
+    """
+    learner, ref = checked_losses(learner_loss, ref_loss)
+    if first_chunk not in FIRST_CHUNKS:
+        raise ValueError(f"first_chunk {first_chunk!r} is not one of: {', '.join(FIRST_CHUNKS)}")
+    _check_temperature(temperature)
+    check_generator(generator, learner.device)
+    B = len(learner)
+    sizes = chunk_sizes(B, filter_ratio, N, rounding)
+    if learner.dim() == 2:
+        if strata is not None:
+            raise ValueError("strata are for losses [B], not for pair losses [B, B]")
+        pairs = _Pairs(learner, ref, learnability, inverted)
+        return _draw_pairs(pairs, sizes, first_chunk, normalise, temperature, generator)
+    score = _score(learner, ref, learnability, inverted, temperature)
+    if strata is None:
+        return _draw(score[None], sizes, first_chunk, normalise, generator)[0]
+    table = table_of(strata, B, score.device)
+    b, K = sum(sizes), len(table)
+    most = -(-b * table.shape[1] // B)  # no stratum gives more
+    score = score[table.clamp(min=0)].masked_fill_(table < 0, -torch.inf)
+    drawn = _draw(score, split(most, N), first_chunk, normalise, generator)
+    # A prefix of a draw without replacement is a draw: every stratum draws `most`, and gives the
+    # first quota_k. Systematic sampling: quota_k = floor((b edge_{k+1} + u) / B) - floor((b edge_k
+    # + u) / B) with u uniform on 0..B-1, in integers; the sum telescopes to b.
+    u = torch.randint(B, (1,), device=score.device, generator=generator)
+    quota = ((b * edges(K, B, score.device) + u) // B).diff()
+    rows = table.gather(1, drawn).T.reshape(-1)
+    over = torch.arange(most, device=score.device)[:, None] >= quota
+    return rows[over.reshape(-1).argsort(stable=True)[:b]]
+
+
+def selection_logits(
+    learner_loss: Tensor,
+    ref_loss: Tensor,
+    sampled: Tensor | Iterable[int] | None = None,
+    *,
+    learnability: bool = True,
+    inverted: bool = False,
+    normalise: bool = True,
+    temperature: float = 1.0,
+    easy_reference: str = "intended",
+) -> Tensor:
+    """Logits float64 [B] of the next chunk, given the rows `sampled` so far, int64 [n].
+
+    (1) of the file for losses [B, B], (2) with its constant for losses [B]; -inf at sampled rows
+    and at rows whose score is not finite. No row sampled: the logits of a scored first chunk.
+    easy_reference="source": what the seed's easy-reference scores come to (losses [B] and
+    learnability=False only), whose matrix lost its rows: (n s_j + s_0 + sum_{k in S} s_k) / (2n+1).
+    Errors: ValueError.
+    """
+    learner, ref = checked_losses(learner_loss, ref_loss)
+    _check_temperature(temperature)
+    if easy_reference not in EASY_REFERENCES:
+        raise ValueError(
+            f"easy_reference {easy_reference!r} is not one of: {', '.join(EASY_REFERENCES)}"
+        )
+    source = easy_reference == "source"
+    if source and (learnability or learner.dim() == 2):
+        raise ValueError("easy_reference='source' needs learnability=False and losses [B]")
+    if sampled is None:
+        sampled = ()
+    if not isinstance(sampled, Tensor):
+        sampled = torch.tensor(list(sampled), dtype=torch.int64, device=learner.device)
+    n = len(sampled)
+    if learner.dim() == 2:
+        pairs = _Pairs(learner, ref, learnability, inverted)
+        total = pairs.diagonal() + pairs.sums(sampled)
+        good = total.isfinite()
+    else:
+        good = (learner.double() - ref.double()).isfinite()
+        s = _signed(learner, ref, learnability, inverted).masked_fill(~good, 0)
+        total = (n * s + s[0] if source else (n + 1) * s) + s[sampled].sum()
+    logits = total / ((2 * n + 1 if normalise else 1) * temperature)
+    return logits.masked_fill(~good, -torch.inf).index_fill(0, sampled, -torch.inf)
+
+
+def draw_spread(
+    learner_loss: Tensor,
+    ref_loss: Tensor,
+    N: int = 16,
+    filter_ratio: Ratio = 0.8,
+    learnability: bool = True,
+    inverted: bool = False,
+    *,
+    first_chunk: str = "uniform",
+    normalise: bool = True,
+    rounding: str = "exact",
+    temperature: float = 1.0,
+    strata: Tensor | None = None,
+) -> Spread:
+    """How selective `jointly_sample_batch` with these arguments is: entropy, perplexity, / B.
+
+    Of the softmax over all B rows with the coefficient a_n of the second chunk (of the only one,
+    if there is one), where scores begin to count and which hardly changes after: relative 1 is a
+    uniform draw, 1/B a certain one. In strata, the perplexities add up. Pair losses: of the
+    diagonal scores alone. Tensors on the losses' device; nothing waits for it. Errors: ValueError.
+    """
+    learner, ref = checked_losses(learner_loss, ref_loss)
+    _check_temperature(temperature)
+    B = len(learner)
+    sizes = chunk_sizes(B, filter_ratio, N, rounding)
+    if learner.dim() == 2:
+        learner, ref = learner.diagonal(), ref.diagonal()
+    table = table_of(strata, B, learner.device)
+    if strata is not None:
+        sizes = split(-(-sum(sizes) * table.shape[1] // B), N)
+    if len(sizes) > 1:
+        a = _coefficient(sizes[0], normalise)
+    else:
+        a = 1.0 if first_chunk == "scored" else 0.0
+    score = _score(learner, ref, learnability, inverted, temperature)[table.clamp(min=0)]
+    out = (table < 0) | (score <= _LAST)
+    total = perplexity((a * score).masked_fill(out, -torch.inf)).sum()
+    return Spread(total.log(), total, total / B)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature {temperature} is not a positive number")
+
+
+def _coefficient(n: int, normalise: bool) -> float:
+    """a_n of (2)."""
+    return (n + 1) / (2 * n + 1) if normalise else n + 1.0
+
+
+def _signed(learner: Tensor, ref: Tensor, learnability: bool, inverted: bool) -> Tensor:
+    """s of (2), float64, non-finite where the losses are."""
+    score = learner.double() - ref.double() if learnability else -ref.double()
+    return -score if inverted else score
+
+
+def _ranked(logits: Tensor, good: Tensor, temperature: float) -> Tensor:
+    """Logits [B] at most 0, finite: those of rows that are not `good` lie below all others."""
+    # The shift keeps equal logits of any size equal to 0, where noise tells them apart.
+    logits = logits.masked_fill(~good, -torch.inf)
+    logits = (logits - logits.amax().nan_to_num()).div_(temperature)
+    return logits.clamp_(min=_LOWEST).masked_fill_(~good, _LAST)
+
+
+def _score(
+    learner: Tensor, ref: Tensor, learnability: bool, inverted: bool, temperature: float
+) -> Tensor:
+    """Score / temperature [B], shifted to at most 0."""
+    good = (learner.double() - ref.double()).isfinite()
+    return _ranked(_signed(learner, ref, learnability, inverted), good, temperature)
+
+
+def _noise(
+    draws: int, shape: Sequence[int], device: torch.device, generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    """`draws` tensors log E of `shape`, E ~ Exp(1), made in blocks."""
+    most = max(1, _NOISE // math.prod(shape))
+    while draws:
+        rows = min(draws, most)
+        draws -= rows
+        u = torch.rand((rows, *shape), dtype=torch.float64, device=device, generator=generator)
+        # E = -log(1 - u) in 53 bits; exponential_ has half of them on CPUs, and takes longer
+        yield from u.neg_().log1p_().neg_().log_().unbind()
+
+
+def _draw(
+    score: Tensor,
+    sizes: list[int],
+    first_chunk: str,
+    normalise: bool,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Columns drawn in each row of `score` [K, M] (overwritten): int64 [K, sum(sizes)]."""
+    noise = _noise(len(sizes), score.shape, score.device, generator)
+    drawn: list[Tensor] = []
+    n = 0
+    for c, key in zip(sizes, noise, strict=True):
+        if n == 0 and first_chunk == "uniform":
+            key = torch.where(score > _LAST, key, -score)
+        else:
+            key = key.sub_(score, alpha=_coefficient(n, normalise))
+        index = key.topk(c, dim=1, largest=False).indices
+        score.scatter_(1, index, -torch.inf)
+        drawn.append(index)
+        n += c
+    return torch.cat(drawn, 1)
+
+
+class _Pairs:
+    """Pair scores s_ij = learner_ij - ref_ij, or -ref_ij, never formed as a whole."""
+
+    def __init__(self, learner: Tensor, ref: Tensor, learnability: bool, inverted: bool) -> None:
+        self.learner, self.ref = learner, ref
+        self.learnability, self.inverted = learnability, inverted
+
+    def diagonal(self) -> Tensor:
+        """s_jj [B]; non-finite where either loss is."""
+        learner, ref = self.learner.diagonal().double(), self.ref.diagonal().double()
+        score = _signed(learner, ref, self.learnability, self.inverted)
+        return score.masked_fill(~(learner - ref).isfinite(), torch.nan)
+
+    def sums(self, index: Tensor) -> Tensor:
+        """sum_{k in index} s_kj + s_jk, float64 [B]."""
+        out = None
+        for dim in (0, 1):
+            part = -self.ref.index_select(dim, index).sum(dim, dtype=torch.float64)
+            if self.learnability:
+                part += self.learner.index_select(dim, index).sum(dim, dtype=torch.float64)
+            out = part if out is None else out + part
+        return -out if self.inverted else out
+
+
+def _draw_pairs(
+    pairs: _Pairs,
+    sizes: list[int],
+    first_chunk: str,
+    normalise: bool,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Rows drawn by (1), chunk by chunk: int64 [sum(sizes)]."""
+    total = pairs.diagonal()
+    noise = _noise(len(sizes), total.shape, total.device, generator)
+    taken = torch.zeros_like(total)
+    drawn: list[Tensor] = []
+    n = 0
+    for c, key in zip(sizes, noise, strict=True):
+        good = total.isfinite()
+        if n == 0 and first_chunk == "uniform":
+            logits = torch.zeros_like(total).masked_fill_(~good, _LAST)
+        else:
+            logits = _ranked(total / (2 * n + 1) if normalise else total, good, temperature)
+        index = key.sub_(logits).add_(taken).topk(c, largest=False).indices
+        drawn.append(index)
+        n += c
+        if n < sum(sizes):
+            taken.index_fill_(0, index, torch.inf)
+            total = total + pairs.sums(index)
+    return torch.cat(drawn)
