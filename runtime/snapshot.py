@@ -4,6 +4,7 @@ A snapshot holds tensors, the kind of network, its constructor arguments and whe
 all under one SHA-256 that is checked on load.  Foreign `.pt` files are read here too, weights only.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import pickletools
 import re
 import uuid
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +66,10 @@ def save_snapshot(
         }
     except TypeError as error:
         raise CheckpointError(f"snapshot {path.name}: config or provenance: {error}") from None
-    header["sha256"] = _content_hash(tensors, header)
+    sha = _content_hash(header)
+    for name in sorted(tensors):
+        _add_tensor(sha, name, tensors[name])
+    header["sha256"] = sha.hexdigest()
     tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,16 +86,22 @@ def save_snapshot(
     return path
 
 
-def load_snapshot(path: Path) -> Snapshot:
-    """Read and verify a snapshot, onto the CPU; CheckpointError if damaged, foreign or missing."""
-    from safetensors import SafetensorError, safe_open
+class SnapshotFile:
+    """A snapshot read piece by piece: facts and layout when opened, tensors one after the other.
 
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"snapshot {path}: no such file")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
+    For work on many snapshots at once. Attributes: path, kind, config, provenance, sha256, layout
+    {name: (shape, type)}. Errors: CheckpointError for a file damaged, foreign or missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"snapshot {path}: no such file")
+        with _readable(self.path):
+            self._file = safe_open(self.path, framework="pt", device="cpu")
+            header = self._header = self._file.metadata() or {}
             if header.get("format") != _FORMAT:
                 raise CheckpointError(f"{path} is not a snapshot of this toolkit")
             if int(header["version"]) > _VERSION:
@@ -98,26 +109,57 @@ def load_snapshot(path: Path) -> Snapshot:
                     f"{path}: written by a newer version (format {header['version']}, "
                     f"this one reads {_VERSION})"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if _content_hash(tensors, header) != header["sha256"]:
-            raise CheckpointError(f"snapshot {path}: sha256 mismatch, the file is damaged")
-        return Snapshot(
-            tensors, header["kind"], json.loads(header["config"]), json.loads(header["provenance"])
-        )
+            self.kind: str = header["kind"]
+            self.sha256: str = header["sha256"]
+            self.config: dict[str, Any] = json.loads(header["config"])
+            self.provenance: dict[str, Any] = json.loads(header["provenance"])
+            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            self.layout = {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) in order of names, on the CPU.
+
+        The checksum is taken on the way: only whoever reads to the end knows that all was intact.
+        """
+        sha = _content_hash(self._header)
+        for name in sorted(self.layout):
+            with _readable(self.path):
+                tensor = self._file.get_tensor(name)
+            _add_tensor(sha, name, tensor)
+            yield name, tensor
+        if sha.hexdigest() != self.sha256:
+            raise CheckpointError(f"snapshot {self.path}: sha256 mismatch, the file is damaged")
+
+
+def load_snapshot(path: Path) -> Snapshot:
+    """Read and verify a snapshot, onto the CPU; CheckpointError if damaged, foreign or missing."""
+    file = SnapshotFile(path)
+    return Snapshot(dict(file.tensors()), file.kind, file.config, file.provenance)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever a broken file makes its readers raise, as CheckpointError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(f"snapshot {path}: damaged or foreign ({error})") from error
 
 
-def _content_hash(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
+def _content_hash(header: dict[str, str]) -> "hashlib._Hash":
+    """SHA-256 of a snapshot's facts; `_add_tensor` adds the tensors, in order of their names."""
     sha = hashlib.sha256()
     for key in ("format", "version", "kind", "config", "provenance"):
         sha.update(f"{key}\0{header[key]}\0".encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        if tensor.numel():
-            sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()
+    return sha
+
+
+def _add_tensor(sha: "hashlib._Hash", name: str, tensor: torch.Tensor) -> None:
+    sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+    if tensor.numel():
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def load_foreign(path: Path) -> dict[str, Any]:
