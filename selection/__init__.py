@@ -5,8 +5,10 @@ from selection.methods import METHODS, Method, select
 from selection.random import random_baseline
 from selection.scores import Spread, entropy, perplexity, scaled, scores, sigma_strata
 from selection.sizes import chunk_sizes, reference_size, selection_size
+from selection.switch import EarlyLateSwitch
 
 __all__ = [
+    "EarlyLateSwitch",
     "METHODS",
     "Method",
     "Spread",

@@ -34,6 +34,10 @@ class Vectors:
     def __contains__(self, key: str) -> bool:
         return key in self._arrays
 
+    def keys(self, pattern: str = "*") -> list[str]:
+        """Names of the arrays that match, in file order; this does not count as reading them."""
+        return [key for key in self._arrays if fnmatch(key, pattern)]
+
     def array(self, key: str) -> np.ndarray:
         if key not in self._arrays:
             raise AssertionError(f"{self.name}: array {key} is missing")
@@ -47,7 +51,9 @@ class Vectors:
         return self.array(key).item()
 
     def json(self, key: str) -> dict[str, Any]:
-        return json.loads(self.array(key).item())
+        """A string array, or the text as uint8 bytes."""
+        value = self.array(key)
+        return json.loads(value.tobytes() if value.dtype == np.uint8 else value.item())
 
     def strings(self, key: str) -> list[str]:
         value = self.array(key)
