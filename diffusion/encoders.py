@@ -127,23 +127,25 @@ class StabilityVAEEncoder:
         if eps is None or eps.shape != mean.shape:
             got = None if eps is None else list(eps.shape)
             raise ValueError(f"noise {got} for latents {list(mean.shape)}: eps of that shape")
-        return self._affine(mean + eps * std)
+        return self.standardise(mean + eps * std)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """latents [N, 4, h, w] -> uint8 [N, 3, 8h, 8w]. Needs the VAE."""
         model = self._load(latents.device)
-        raw = self._affine_inverse(latents.to(torch.float32))
+        raw = self.raw_of(latents.to(torch.float32))
         images = [model.decode(part).sample.clamp(0, 1) for part in raw.split(self.batch)]
         return torch.cat(images).mul(255).to(torch.uint8)
 
-    def _affine(self, x: Tensor) -> Tensor:
+    def standardise(self, x: Tensor) -> Tensor:
+        """The VAE's latents [N, 4, h, w] -> those a network is trained on: x * scale + bias."""
         scale, bias = (v.to(x.device).view(1, -1, 1, 1) for v in (self.scale, self.bias))
         return x * scale + bias
 
-    def _affine_inverse(self, x: Tensor) -> Tensor:
-        scale, bias = (v.to(x.device).view(1, -1, 1, 1) for v in (self.scale, self.bias))
-        return (x - bias) / scale
+    def raw_of(self, latents: Tensor) -> Tensor:
+        """The inverse of `standardise`."""
+        scale, bias = (v.to(latents.device).view(1, -1, 1, 1) for v in (self.scale, self.bias))
+        return (latents - bias) / scale
 
     def _load(self, device: torch.device) -> torch.nn.Module:
         if self._model is None:

@@ -26,7 +26,7 @@ class Vectors:
     """One .npz file; remembers which arrays were read."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.stem
+        self.name, self.path = path.stem, path
         with np.load(path, allow_pickle=False) as file:
             self._arrays = {key: file[key] for key in file.files}
         self._used: set[str] = set()
@@ -50,7 +50,7 @@ class Vectors:
     def number(self, key: str) -> float | int:
         return self.array(key).item()
 
-    def json(self, key: str) -> dict[str, Any]:
+    def json(self, key: str) -> Any:
         """A string array, or the text as uint8 bytes."""
         value = self.array(key)
         return json.loads(value.tobytes() if value.dtype == np.uint8 else value.item())
@@ -63,6 +63,12 @@ class Vectors:
         """The arrays `prefix/...`, in file order, without the prefix."""
         start = prefix + "/"
         return {k[len(start) :]: self[k] for k in self._arrays if k.startswith(start)}
+
+    def sibling(self, name: str) -> Vectors:
+        """Another file of the same folder, for arrays that refer to it; what it has is not ours."""
+        path = self.path.with_name(f"{name}.npz")
+        assert path.is_file(), f"{self.name} refers to {path.name}, which is not beside it"
+        return Vectors(path)
 
     def numbered(self, prefix: str) -> list[Tensor]:
         """prefix0, prefix1, ... as many as there are (at least one)."""
