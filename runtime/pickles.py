@@ -1,0 +1,257 @@
+"""Pickles read as data: what a file says is taken down, nothing of it is imported or called.
+
+A small machine for the pickle opcodes, over `pickletools.genops`.  Containers and plain values
+become themselves; everything else stays a description: a global is its name, an object is an
+`Inert` with the state it was given.  Globals that are not expected are refused by name.  Work and
+memory are bounded by the length of the file: lengths are believed only as far as there are bytes,
+memo numbers are keys of a dict, and nothing but plain values is ever hashed or compared.
+"""
+
+import pickletools
+from collections.abc import Callable
+from typing import IO, Any, NamedTuple
+
+MAX_OPS = 1_000_000  # a network of 1.5 billion weights has some 50,000
+
+
+class PickleError(ValueError):
+    """The bytes are no pickle, or one that does more than it should; one line."""
+
+
+class Refused(PickleError):
+    """A global that is not allowed; `name` is `module.name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"global {name}")
+        self.name = name
+
+
+class Global(NamedTuple):
+    """`module.name`, never looked up."""
+
+    name: str
+
+
+class Inert:
+    """An object of the file: of which class, made with which arguments, given which state."""
+
+    __slots__ = ("args", "cls", "items", "state")
+
+    def __init__(self, cls: str, args: tuple = (), state: Any = None) -> None:
+        self.cls, self.args, self.state = cls, args, state
+        self.items: list[Any] = []
+
+
+class _Mark:
+    __slots__ = ()
+
+
+_MARK = _Mark()
+_PLAIN = (str, int, float, bool, bytes, type(None))
+_PUSH = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+}
+_MAKE: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": list,
+    "EMPTY_TUPLE": tuple,
+}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class _Bounded:
+    """A file that is never asked for more than it holds (genops believes the lengths it reads)."""
+
+    def __init__(self, file: IO[bytes], end: int) -> None:
+        self._file, self._end = file, end
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= self._end - self._file.tell():
+            raise PickleError(f"says {count} bytes follow, where the file ends before")
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        return self._file.readline(1 << 16)
+
+
+def file_end(file: IO[bytes]) -> int:
+    """Length of an open file; its position stays."""
+    here = file.tell()
+    end = file.seek(0, 2)
+    file.seek(here)
+    return end
+
+
+def read_pickle(
+    file: IO[bytes],
+    *,
+    allowed: Callable[[str], bool],
+    call: Callable[[str, tuple], Any],
+    persistent: Callable[[Any], Any] | None = None,
+    max_ops: int = MAX_OPS,
+) -> Any:
+    """The value of the pickle that begins at the file's position, which then is behind it.
+
+    allowed(name): whether a global `module.name` may occur. call(name, args): what stands for the
+    result of calling it, by our own code; `Inert(name, args)` where nothing is known. persistent:
+    the same for persistent ids; None refuses them. Python-2 strings come as latin-1 str, sets as
+    lists, byte arrays as bytes. Raises Refused, PickleError.
+    """
+    try:
+        return _Machine(allowed, call, persistent, max_ops).run(_Bounded(file, file_end(file)))
+    except (PickleError, MemoryError, OSError):
+        raise
+    except Exception as error:  # the bytes come from outside: anything can be wrong with them
+        text = " ".join(str(error).split())[:120]
+        raise PickleError(f"damaged ({text or type(error).__name__})") from None
+
+
+class _Machine:
+    def __init__(
+        self,
+        allowed: Callable[[str], bool],
+        call: Callable[[str, tuple], Any],
+        persistent: Callable[[Any], Any] | None,
+        max_ops: int,
+    ) -> None:
+        self.allowed, self.call, self.persistent, self.max_ops = allowed, call, persistent, max_ops
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, file: _Bounded) -> Any:
+        stack, memo = self.stack, self.memo
+        for count, (code, value, _) in enumerate(pickletools.genops(file)):
+            if count >= self.max_ops:
+                raise PickleError(f"more than {self.max_ops} operations")
+            name = code.name
+            if name in _PUSH:
+                stack.append(bytes(value) if name == "BYTEARRAY8" else value)
+            elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+                memo[len(memo) if name == "MEMOIZE" else value] = self.top()
+            elif name in ("GET", "BINGET", "LONG_BINGET"):
+                stack.append(memo[value])
+            elif name in _MAKE:
+                stack.append(_MAKE[name]())
+            elif name == "MARK":
+                stack.append(_MARK)
+            elif name in _TUPLES:
+                items = [self.pop() for _ in range(_TUPLES[name])]
+                stack.append(tuple(reversed(items)))
+            elif name == "STOP":
+                value = self.pop()
+                if stack:
+                    raise PickleError("ends with values left over")
+                return value
+            elif name not in ("PROTO", "FRAME"):
+                self.other(name, value)
+        raise PickleError("has no end")
+
+    def top(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise PickleError("takes a value that is not there")
+        return self.stack[-1]
+
+    def pop(self) -> Any:
+        value = self.top()
+        self.stack.pop()
+        return value
+
+    def pop_mark(self) -> list[Any]:
+        for at in range(len(self.stack) - 1, -1, -1):
+            if self.stack[at] is _MARK:
+                items = self.stack[at + 1 :]
+                del self.stack[at:]
+                return items
+        raise PickleError("has no mark")
+
+    def other(self, name: str, value: Any) -> None:
+        stack = self.stack
+        if name == "GLOBAL":
+            stack.append(self.name_of(*value.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            last, first = self.pop(), self.pop()
+            stack.append(self.name_of(first, last))
+        elif name == "REDUCE":
+            args, function = self.pop(), self.pop()
+            if not isinstance(function, Global) or not isinstance(args, tuple):
+                raise PickleError("calls what is no name")
+            stack.append(self.call(function.name, args))
+        elif name in ("NEWOBJ", "NEWOBJ_EX"):
+            keywords = self.pop() if name == "NEWOBJ_EX" else {}
+            args, cls = self.pop(), self.pop()
+            if not isinstance(cls, Global) or not isinstance(args, tuple) or keywords:
+                raise PickleError("makes an object of what is no class")
+            stack.append(self.call(cls.name, args))
+        elif name == "BUILD":
+            state = self.pop()
+            if isinstance(self.top(), Inert):
+                self.top().state = state
+            elif isinstance(self.top(), Global):
+                raise PickleError("gives a state to what is no object")
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
+            items = [self.pop()] if name == "APPEND" else self.pop_mark()
+            self.add(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = list(reversed((self.pop(), self.pop()))) if name == "SETITEM" else None
+            self.put(self.pop_mark() if items is None else items)
+        elif name in ("LIST", "FROZENSET"):
+            stack.append(self.pop_mark())
+        elif name == "TUPLE":
+            stack.append(tuple(self.pop_mark()))
+        elif name == "DICT":
+            items = self.pop_mark()
+            stack.append({})
+            self.put(items)
+        elif name == "POP":
+            if not stack:
+                raise PickleError("takes a value that is not there")
+            stack.pop()
+        elif name == "POP_MARK":
+            self.pop_mark()
+        elif name == "DUP":
+            stack.append(self.top())
+        elif name == "BINPERSID" and self.persistent is not None:
+            stack.append(self.persistent(self.pop()))
+        else:
+            raise PickleError(f"uses the operation {name}, which nothing expected here needs")
+
+    def name_of(self, module: Any, name: Any) -> Global:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise PickleError("names a global by what is no string")
+        full = f"{module}.{name}"
+        if not self.allowed(full):
+            printable = full if full.isprintable() else ascii(full)
+            raise Refused(printable if len(printable) < 200 else printable[:200] + "...")
+        return Global(full)
+
+    def add(self, items: list[Any]) -> None:
+        target = self.top()
+        if isinstance(target, (list, Inert)):
+            (target if isinstance(target, list) else target.items).extend(items)
+        else:
+            raise PickleError("adds items to what is no list")
+
+    def put(self, items: list[Any]) -> None:
+        target = self.top()
+        if len(items) % 2:
+            raise PickleError("has a key without a value")
+        if isinstance(target, Inert):
+            target.items.extend(zip(items[::2], items[1::2], strict=True))
+            return
+        if not isinstance(target, dict):
+            raise PickleError("sets items of what is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # a tuple that holds itself twice, and so on, takes for ever to hash
+            if not isinstance(key, _PLAIN):
+                raise PickleError("has a key that is no plain value")
+            target[key] = value
