@@ -70,6 +70,17 @@ def check_guide(net: nn.Module, guide: nn.Module) -> None:
         )
 
 
+def seed_classes(net: nn.Module, seeds: Sequence[int], classes: int) -> list[int]:
+    """The class that `generate` draws from each seed. Errors: ValueError."""
+    _check_classes(net, classes)
+    size, found = (net.img_channels, net.img_resolution, net.img_resolution), []
+    for start in range(0, len(seeds), 64):
+        random = SeedStack(seeds[start : start + 64])
+        random.randn(*size)
+        found += random.randint(classes).tolist()
+    return found
+
+
 @torch.no_grad()
 def generate(
     net: nn.Module,
@@ -98,8 +109,7 @@ def generate(
     if guide is not None:
         check_guide(net, guide)
     classes = net.label_dim if classes is None else classes
-    if not 0 <= classes <= net.label_dim:
-        raise ValueError(f"{classes} classes of a network of {net.label_dim}")
+    _check_classes(net, classes)
     for item in (item for batch in batches for item in batch):
         if item.label is not None and not 0 <= item.label < classes:
             raise ValueError(f"class {item.label} of a network of {classes} classes")
@@ -128,6 +138,11 @@ def generate(
             asked = _watched(denoise, seen, keep_every) if keep_every else denoise
             latents = sampler(asked, noise, randn=random.randn_like)
             yield Drawn(items, latents, torch.stack(seen) if keep_every else None)
+
+
+def _check_classes(net: nn.Module, classes: int) -> None:
+    if not 0 <= classes <= net.label_dim:
+        raise ValueError(f"{classes} classes of a network of {net.label_dim}")
 
 
 def _watched(denoise: Denoise, seen: list[Tensor], every: int) -> Denoise:

@@ -1,0 +1,206 @@
+"""A folder of images of one setting, that can be filled in several goes; grids and sheets of it.
+
+Every file is written under another name and renamed, so an image that is there is whole. The
+folder's `provenance.json` says under which settings its images were made: a later launch with the
+same settings draws what is missing, and one with others is refused instead of mixing the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime import distributed
+from runtime.checkpoint import write_atomic
+from runtime.errors import UsageError
+from runtime.grids import save_grid
+
+FACTS = "provenance.json"
+_OURS = re.compile(r"\d{6,}(_\d{5})?(_trajectory)?\.png|grid\.png")
+
+
+class Gallery:
+    """Images of one setting in `folder`, which is created.
+
+    settings: JSON values that decide what the images show. option: the name of the folder in
+    messages. overwrite: what was made under other settings goes (files of our names only), and
+    images that are there are drawn anew. All ranks make one together, with a shared folder.
+    Errors: UsageError for a folder of other settings, or one that cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        option: str = "--outdir",
+    ) -> None:
+        self.folder, self.overwrite, self.option = Path(folder), overwrite, option
+        self.settings = json.loads(json.dumps(settings))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{option} {folder}: {error.strerror}") from error
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{option} {folder}: no permission to write there")
+        old = read_facts(self.folder)
+        same = old is not None and old.get("settings") == self.settings
+        if old is not None and not same and not overwrite:
+            raise UsageError(
+                f"{option} {folder} holds images of other settings "
+                f"({_difference(old.get('settings'), self.settings)}): "
+                "choose another one, or --overwrite"
+            )
+        self.known = same and not overwrite
+        self._done = old.get("done") if self.known else None
+        distributed.barrier()  # nobody writes before everybody has looked
+        if old is not None and not same and distributed.is_main():
+            for path in self.folder.rglob("*.png"):
+                if _OURS.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+    def finished(self, names: Sequence[str]) -> bool:
+        """Whether the last launch had the same settings and names, and came to its end."""
+        return self._done is not None and self._done == _digest(names)
+
+    def start(self, names: Sequence[str], facts: Mapping[str, Any]) -> set[str]:
+        """Say what is about to be drawn; returns those of `names` that need no drawing.
+
+        facts: JSON values for `provenance.json`. Errors: UsageError for a file that is in the way.
+        """
+        there = {n for n in names if (self.folder / n).exists()}
+        if there and not self.known and not self.overwrite:
+            raise UsageError(
+                f"{self.option} {self.folder} has a {min(there)} of unknown settings: "
+                "choose another folder, or --overwrite"
+            )
+        distributed.barrier()
+        if distributed.is_main():
+            self._write(facts, done=None)
+        distributed.barrier()
+        return set() if self.overwrite else there
+
+    def add(self, name: str, image: Tensor) -> None:
+        """Write one image, uint8 [3 or 1, H, W]; `name` may have folders in it."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(path, image)
+
+    def finish(self, names: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Say that all of `names` are there; call on every rank."""
+        distributed.barrier()
+        if distributed.is_main():
+            self._write(facts, done=_digest(names))
+        distributed.barrier()
+
+    def _write(self, facts: Mapping[str, Any], **state: Any) -> None:
+        text = json.dumps({**state, "settings": self.settings, **facts}, indent=1)
+        write_atomic(self.folder / FACTS, text)
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """The folder's `provenance.json`, {} if it cannot be read, None if there is none."""
+    try:
+        facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _difference(old: Any, new: Mapping[str, Any]) -> str:
+    """The first setting that differs, for a message."""
+    if not isinstance(old, dict):
+        return "unreadable provenance.json"
+    for key in [*new, *old]:
+        if old.get(key) != new.get(key):
+            return f"{key} {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"
+    return "none"
+
+
+def save_png(path: Path, image: Tensor) -> Path:
+    """Write an image uint8 [3 or 1, H, W], atomically."""
+    from PIL import Image
+
+    pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()
+    tmp = path.with_name(f".{uuid.uuid4().hex[:8]}.png")
+    try:
+        Image.fromarray(pixels).save(tmp)
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+    return path
+
+
+def grid_of_files(path: Path, files: Sequence[Path], ncol: int) -> Path:
+    """A grid of images of one size, row by row. Errors: UsageError for one that cannot be read."""
+    return save_grid(path, torch.stack([read_png(f) for f in files]) / 255, ncol)
+
+
+def read_png(path: Path) -> Tensor:
+    """uint8 [3, H, W]. Errors: UsageError."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UsageError(f"{path} is not a readable image ({error}); remove it") from error
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def labelled_sheet(
+    path: Path, cells: Sequence[Sequence[Path | None]], rows: Sequence[str], columns: Sequence[str]
+) -> Path:
+    """One picture of many: cells[row][column] with the names of rows and columns around them.
+
+    A cell is shrunk to 512 pixels if it is larger; None leaves it empty.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    loaded: dict[tuple[int, int], Any] = {}
+    for i, row in enumerate(cells):
+        for j, file in enumerate(row):
+            if file is not None:
+                picture = Image.fromarray(read_png(file).permute(1, 2, 0).numpy())
+                picture.thumbnail((512, 512))
+                loaded[i, j] = picture
+    width = max([p.width for p in loaded.values()], default=64)
+    height = max([p.height for p in loaded.values()], default=64)
+    size = max(11, min(28, width // 8))
+    try:
+        font = ImageFont.load_default(size)
+    except (TypeError, OSError):  # Pillow without FreeType
+        font = ImageFont.load_default()
+    gap = size // 2
+    left = gap + max([int(font.getlength(r)) for r in rows], default=0) + gap
+    width = max([width, *(int(font.getlength(c)) for c in columns)])
+    top = 2 * gap + size
+    sheet = Image.new(
+        "RGB", (left + len(columns) * (width + gap), top + len(rows) * (height + gap)), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for j, name in enumerate(columns):
+        draw.text((left + j * (width + gap), gap), name, fill="black", font=font)
+    for i, name in enumerate(rows):
+        draw.text((gap, top + i * (height + gap)), name, fill="black", font=font)
+    for (i, j), picture in loaded.items():
+        sheet.paste(picture, (left + j * (width + gap), top + i * (height + gap)))
+    return save_png(path, torch.from_numpy(np.array(sheet)).permute(2, 0, 1))
