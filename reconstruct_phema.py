@@ -1,8 +1,8 @@
 """Averages of any EMA width from the snapshots of one run (post-hoc EMA, arXiv:2312.02696).
 
     python reconstruct_phema.py --preset smoke
-    python reconstruct_phema.py --indir RUN/snapshots --outstd 0.150
-    python reconstruct_phema.py --indir RUN/snapshots --outstd 0.040,0.050,...,0.150 --out_step 4096
+    python reconstruct_phema.py --indir RUN --outstd 0.150
+    python reconstruct_phema.py --indir RUN --outstd 0.040,0.050,...,0.150 --out_step 4096
 
 Reads the RUN/snapshots/network-snapshot-<step>-<std>.safetensors up to the wanted time and writes
 phema-<step>-<std>.safetensors beside them. How near an average comes to the wanted profile is
@@ -53,12 +53,12 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     # fmt: off
     add_table(parser, "inputs", [
-        ("--indir", text, None, "folder of a run's snapshots"),
+        ("--indir", text, None, "a run's folder, or that of its snapshots"),
         ("--inprefix", text, "network-snapshot", "only files whose names begin so"),
         ("--instd", std_number, None, "only snapshots of this EMA width"),
     ])
     add_table(parser, "outputs", [
-        ("--outdir", text, None, "where results go (default: --indir)"),
+        ("--outdir", text, None, "where results go (default: beside the inputs)"),
         ("--outprefix", text, "phema", "beginning of the results' names"),
         ("--outstd", list_of(std_word), None, "EMA widths: a, or a,b,c, or a,b,...,c"),
         ("--outkimg", nonnegative_int, None, "time in thousands of trained images (default: last)"),
@@ -111,6 +111,15 @@ def expand(words: Sequence[float | str]) -> list[float]:
 
 
 # ----------------------------------------------------------------------------------------- inputs
+
+
+def find_folder(word: str, prefix: str) -> Path:
+    """The folder meant by --indir: as it is, or below train_edm2's results; a run's or inside."""
+    for home in (Path(), results_home() / "train_edm2"):
+        for folder in (home / word, home / word / "snapshots"):
+            if any(p.name.startswith(prefix) for p in folder.glob("*.safetensors")):
+                return folder
+    return Path(word)
 
 
 def find_inputs(indir: Path, prefix: str, std: float | None) -> list[SnapshotFile]:
@@ -236,7 +245,8 @@ def main(args: argparse.Namespace) -> None:
             size = max(v.abs().max() for v in direct[std].values())
             print(f"{path.name}: off the average tracked directly by {far / size:.1e} (relative)")
     else:
-        run(args, Path(args.indir), Path(args.outdir or args.indir))
+        indir = find_folder(args.indir, args.inprefix)
+        run(args, indir, Path(args.outdir or indir))
 
 
 def run(args: argparse.Namespace, indir: Path, outdir: Path) -> dict[float, Path]:

@@ -1,12 +1,12 @@
-"""Post-hoc EMA: averages of any width from a few stored ones (Karras et al. 2023, arXiv:2312.02696).
+"""Post-hoc EMA: averages of any width from a few stored ones (Karras et al. 2023).
 
-A power-function average of exponent gamma taken at time t has the profile, over training time s,
+The power-function average of exponent gamma at time t weighs training time s by the profile
 
-    p(s; t, gamma) = (gamma + 1) / t * (s / t)^gamma   for s <= t, else 0    (equation 3)
+    p(s; t, gamma) = (gamma + 1) / t * (s / t)^gamma   for s <= t, else 0
 
-Times are counted in trained images. The average of a profile not stored is approximated by the sum
-of stored ones whose profile is nearest in the L2 sense (section 3.2, appendix C). Exponents come
-from relative widths by `runtime.ema.power_exponent`. Everything is float64 numpy.
+(arXiv:2312.02696, section 3.1). Times are counted in trained images. The average of a profile not
+stored is approximated by the sum of stored ones whose profile is nearest in the L2 sense (section
+3.2). Exponents come from relative widths by `runtime.ema.power_exponent`. Everything is float64.
 """
 
 from __future__ import annotations
