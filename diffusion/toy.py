@@ -401,7 +401,8 @@ def _inputs(x: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor
 class _Score(torch.autograd.Function):
     """g(x) = d logp / dx and, for a cotangent v of g, the derivative of v . g in the weights.
 
-    Notation: a_l = W_l h_{l-1}, h_l = phi(a_l), y = a_L, f = c |y|^2 with c = gain / (hidden sigma).
+    Notation: a_l = W_l h_{l-1}, h_l = phi(a_l), y = a_L, f = c |y|^2,
+    c = gain / (hidden sigma).
     First order: e_L = 2 c y, d_{l-1} = e_l W_l, e_{l-1} = d_{l-1} phi'(a_{l-1}); g = d_input.
     Second order: v . g is the derivative of f along v, so with tangents (dots) along v, whose
     adjoints are the e_l and d_l already there, one more reverse pass gives
