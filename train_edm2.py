@@ -78,21 +78,21 @@ _IMG512 = {"data": "img512", "decay": 70000, "P_mean": -0.4, "P_std": 1.0}
 _IMG64 = {"data": "img64", "decay": 35000, "P_mean": -0.8, "P_std": 1.6}
 _TINY = {
     "data": "tinyImagenet", "duration": 167_618_560, "decay": 5463, "rampup": 0.780288,
-    "P_mean": -0.4, "P_std": 1.0, "dropout": 0.0, "checkpoint": 1000, "snapshot": 500,
+    "P_mean": -0.4, "P_std": 1.0, "dropout": 0.0, "save_every": 1000, "snapshot": 500,
 }  # fmt: skip
 _CIFAR10 = {
     "data": "cifar10", "channels": 64, "lr": 0.017, "decay": 2731, "rampup": 0.38912,
     "P_mean": -0.4, "P_std": 1.0, "dropout": 0.0,
 }  # fmt: skip
 
-# Batches of 2048. The first three families are those of the EDM2 paper and of Autoguided.
+# Batches of 2048. edm2-img512 and edm2-img64 are EDM2's; the rest after them Autoguided's.
 PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, seconds; takes the options of every mode",
         "data": "scenes", "res": 8, "channels": 8, "channel_mult": [1, 2], "num_blocks": 1,
         "attn_resolutions": [4], "channels_per_head": 8, "batch": 40, "batch_gpu": 16,
         "duration": 640, "rampup": 0.00008, "decay": 100, "dropout": 0.1, "n": 4, "snapshot": 8,
-        "checkpoint": 8, "status": 4, "sample_images": 4, "sample_steps": 4,
+        "save_every": 8, "log_every": 4, "sample_images": 4, "sample_steps": 4,
         "wandb": "disabled", "num_workers": 0, "gpus": [],
     },
     "edm2-img512-xxs": {**_IMG512, "duration": "2048Mi", "channels": 64, "lr": 0.017},
@@ -112,9 +112,9 @@ PRESETS = {
     "edm2-tiny-xxs": {**_TINY, "channels": 64, "lr": 0.017},
     "edm2-tiny-xs": {**_TINY, "channels": 128, "lr": 0.012, "ref_channels": 64},
     "edm2-cifar10-xxs": {**_CIFAR10, "duration": 83_808_256, "snapshot": 40},
-    "test-training": {**_CIFAR10, "duration": 40_960, "checkpoint": 20, "snapshot": 40},
+    "test-training": {**_CIFAR10, "duration": 40_960, "save_every": 20, "snapshot": 40},
     "test-random": {
-        **_CIFAR10, "duration": 40_960, "checkpoint": 20, "snapshot": 40, "selection": True,
+        **_CIFAR10, "duration": 40_960, "save_every": 20, "snapshot": 40, "selection": True,
     },
 }  # fmt: skip
 
@@ -319,6 +319,7 @@ def main(args: argparse.Namespace) -> None:
             num_workers=args.num_workers,
             pin_memory=run.device.type == "cuda",
             worker_init_fn=seed_worker,
+            generator=generator("cpu", "loader", args.seed),  # else it draws from the step's
         )
         encoder = make_encoder(
             {"name": "rgb" if images.channels == 3 else "stability-vae"}, vae=args.vae

@@ -41,7 +41,7 @@ from runtime.update import Ids, Updater
 T = TypeVar("T")
 SAVE_FAILURES = 3
 _NO_PROGRESS = 3  # launches preempted at one and the same step
-_REFUSED = (2, 6)  # exit codes of wrong options and of data that cannot be read
+_REFUSED = (2, 3, 6)  # exit codes of wrong options, and of networks or data that cannot be read
 _OWN = "_run"  # name of Run's own state among the checkpoint's objects
 
 
