@@ -166,13 +166,11 @@ def check_same_run(a: SnapshotFile, b: SnapshotFile) -> None:
     marks = [(f.provenance.get("run"), f.provenance.get("config_hash")) for f in (a, b)]
     if all(x is not None and y is not None and x != y for x, y in zip(*marks, strict=True)):
         refuse(f"they come from {marks[0][0]} and {marks[1][0]}")
-    (na, sa, wa), (nb, sb, wb) = (
-        [f.config[k] for k in ("nimg", "step", "ema_std")] for f in (a, b)
-    )
-    if (sa < sb) != (na < nb):
-        refuse(f"steps {sa}, {sb} at {na}, {nb} images")
-    if (na, wa) == (nb, wb):
-        refuse(f"both are the average of width {wa} at {na} images")
+    steps, nimgs, stds = ([f.config[k] for f in (a, b)] for k in ("step", "nimg", "ema_std"))
+    if (steps[0] < steps[1]) != (nimgs[0] < nimgs[1]):
+        refuse(f"steps {steps[0]} and {steps[1]} at {nimgs[0]} and {nimgs[1]} images")
+    if nimgs[0] == nimgs[1] and stds[0] == stds[1]:
+        refuse(f"both are the average of width {stds[0]} at {nimgs[0]} images")
 
 
 def at_time(files: list[SnapshotFile], kimg: int | None, step: int | None) -> SnapshotFile:

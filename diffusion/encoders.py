@@ -165,7 +165,7 @@ class StabilityVAEEncoder:
                     f"cannot load the VAE {self.vae!r} ({said}); give a folder that holds an "
                     "AutoencoderKL with safetensors weights"
                 ) from None
-            self._model = model.eval().requires_grad_(False)
+            self._model = model.float().eval().requires_grad_(False)
         return self._model.to(device)
 
 

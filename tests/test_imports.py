@@ -24,6 +24,7 @@ HOMES = {
     "lpips": r"imle/(losses|perceptual)\.py",
     "gdown": r"data/[^/]+\.py",
     "matplotlib": r".*",
+    "diffusers": r"diffusion/encoders\.py",
 }
 
 # The only files that may read what could carry code. Every other one calls their functions.
