@@ -29,17 +29,25 @@ from diffusion.mp import (
 )
 
 
-def attention(qkv: Tensor, heads: int) -> Tensor:
+def attention(qkv: Tensor, heads: int, fused: bool | None = None) -> Tensor:
     """Cosine attention over pixels: qkv [N, 3 C, H, W] -> [N, C, H, W].
 
     Channel order of qkv: head slowest, then channel of the head, then q, k, v. Each of the three is
-    normalised over the channels of its head.
+    normalised over the channels of its head. `fused`: torch's scaled_dot_product_attention, which
+    pays on a GPU (no [HW, HW] matrix in memory); None: there only.
     """
     n, channels, height, width = qkv.shape
-    qkv = qkv.reshape(n, heads, channels // (3 * heads), 3, height * width)
-    q, k, v = normalize(qkv, dim=2).unbind(3)
-    weights = torch.einsum("nhcq,nhck->nhqk", q, k / math.sqrt(q.shape[2])).softmax(dim=3)
-    return torch.einsum("nhqk,nhck->nhcq", weights, v).reshape(n, -1, height, width)
+    per_head = channels // (3 * heads)
+    qkv = normalize(qkv.reshape(n * heads, per_head, 3, height * width), dim=1)
+    if qkv.is_cuda if fused is None else fused:
+        # its fast kernels want the channels of a head side by side
+        q, k, v = qkv.permute(2, 0, 3, 1).contiguous().view(3, n, heads, -1, per_head).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
+    else:
+        q, k, v = qkv.unbind(2)
+        scores = torch.bmm(q.transpose(1, 2) * (1 / math.sqrt(per_head)), k)
+        out = torch.bmm(v, scores.softmax(2).transpose(1, 2))
+    return out.reshape(n, -1, height, width)
 
 
 class Block(nn.Module):
@@ -69,6 +77,10 @@ class Block(nn.Module):
             raise ValueError(f"flavor {flavor!r} of a block is neither enc nor dec")
         if resample_mode not in ("keep", "up", "down"):
             raise ValueError(f"resample_mode {resample_mode!r} is not keep, up or down")
+        if channels_per_head < 1:
+            raise ValueError(f"channels_per_head {channels_per_head} is not positive")
+        if not resample_filter or len(resample_filter) % 2:
+            raise ValueError(f"resample_filter {list(resample_filter)} has no even length")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout {dropout} is not in [0, 1]")
         self.flavor = flavor
@@ -157,14 +169,22 @@ class UNet(nn.Module):
         levels = len(channel_mult)
         if not levels or img_resolution < 1 or img_resolution % 2 ** (levels - 1):
             raise ValueError(
-                f"img_resolution {img_resolution} cannot be halved for the {levels} levels of "
+                f"img_resolution {img_resolution} cannot be halved between the {levels} levels of "
                 f"channel_mult {list(channel_mult)}"
             )
-        widths = [int(model_channels * m) for m in channel_mult]
-        noise_channels = int(model_channels * channel_mult_noise) if channel_mult_noise else 0
-        noise_channels = noise_channels or widths[0]
-        emb_channels = int(model_channels * channel_mult_emb) if channel_mult_emb else 0
-        emb_channels = emb_channels or max(widths)
+        widths = [model_channels * mult for mult in channel_mult]
+        noise_channels = model_channels * (channel_mult_noise or channel_mult[0])
+        emb_channels = model_channels * (channel_mult_emb or max(channel_mult))
+        for channels in (*widths, noise_channels, emb_channels, img_channels):
+            if channels != int(channels) or channels < 1:
+                raise ValueError(
+                    f"{channels} channels: channel counts are positive whole numbers "
+                    f"(model_channels {model_channels}, channel_mult {list(channel_mult)})"
+                )
+        if label_dim < 0:
+            raise ValueError(f"label_dim {label_dim} is negative; 0 is unconditional")
+        widths = [int(width) for width in widths]
+        noise_channels, emb_channels = int(noise_channels), int(emb_channels)
         self.label_dim = label_dim
         self.label_balance = label_balance
         self.concat_balance = concat_balance
@@ -221,8 +241,7 @@ class UNet(nn.Module):
                 self.dec[name] = block(cout + skips.pop(), width, "dec", attn=attn)
                 cout = width
         self.out_conv = MPConv(cout, img_channels, [3, 3])
-        blocks = (m for m in self.modules() if isinstance(m, Block))
-        for layer, module in enumerate(blocks):
+        for layer, module in enumerate(m for m in self.modules() if isinstance(m, Block)):
             module.layer = layer
 
     def embedding(self, noise_labels: Tensor, labels: Tensor | None) -> Tensor:
@@ -320,6 +339,8 @@ class Precond(nn.Module):
         self.use_fp16 = use_fp16
         self.sigma_data = sigma_data
         self.compute_dtype: torch.dtype | None = None
+        if sigma_data <= 0:
+            raise ValueError(f"sigma_data {sigma_data} is not positive")
         self.unet = UNet(img_resolution, img_channels, label_dim, **unet)
         self.logvar_fourier = MPFourier(logvar_channels)
         self.logvar_linear = MPConv(logvar_channels, 1, [])
@@ -341,26 +362,20 @@ class Precond(nn.Module):
         return torch.float16 if self.use_fp16 and device.type == "cuda" else torch.float32
 
     def _check(self, x: Tensor, sigma: Tensor, labels: Tensor | None, keys: Tensor | None) -> None:
-        size = (self.img_channels, self.img_resolution, self.img_resolution)
-        if x.ndim != 4 or x.shape[1:] != size:
+        channels, side = self.img_channels, self.img_resolution
+        if x.ndim != 4 or x.shape[1:] != (channels, side, side):
             raise ValueError(
-                f"images of shape {list(x.shape)} instead of [N, {size[0]}, {size[1]}, {size[2]}]"
+                f"images of shape {list(x.shape)} instead of [N, {channels}, {side}, {side}]"
             )
         n = x.shape[0]
-        if sigma.numel() not in (1, n) or sigma.numel() != (sigma.shape[0] if sigma.ndim else 1):
-            raise ValueError(
-                f"sigma of shape {list(sigma.shape)} for {n} images; give [], [{n}] or [{n}, 1, 1, 1]"
-            )
-        if self.label_dim and labels is not None:
-            if (
-                labels.ndim != 2
-                or labels.shape[0] not in (1, n)
-                or labels.shape[1] != self.label_dim
-            ):
+        if tuple(sigma.shape) not in ((), (1,), (n,), (1, 1, 1, 1), (n, 1, 1, 1)):
+            raise ValueError(f"sigma of shape {list(sigma.shape)} for {n} images: [] or [{n}]")
+        if labels is not None and self.label_dim:
+            if tuple(labels.shape) not in ((n, self.label_dim), (1, self.label_dim)):
                 raise ValueError(
                     f"labels of shape {list(labels.shape)} instead of [{n}, {self.label_dim}]"
                 )
-        if keys is not None and (keys.shape != (n,) or keys.dtype != torch.int64):
+        if keys is not None and (tuple(keys.shape) != (n,) or keys.dtype != torch.int64):
             raise ValueError(
                 f"dropout_keys are {keys.dtype} {list(keys.shape)} instead of int64 [{n}]"
             )
@@ -375,11 +390,11 @@ class Precond(nn.Module):
         return_logvar: bool = False,
         dropout_keys: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Denoise x [N, C, R, R] with noise of standard deviation sigma > 0 ([], [N], [N, 1, 1, 1]).
+        """x [N, C, R, R] with noise of standard deviation sigma > 0 -> denoised, fp32 [N, C, R, R].
 
-        class_labels [N or 1, label_dim], one-hot; None is the "no class" of a conditional network,
-        and they are ignored by an unconditional one. `dropout_keys` int64 [N]: see
-        `diffusion.mp.row_dropout`. Returns fp32 [N, C, R, R], with `return_logvar` also u(sigma)
+        sigma [], [N] or [N, 1, 1, 1]. class_labels [N or 1, label_dim], one-hot; None is "no class"
+        for a conditional network, and an unconditional one ignores them. `dropout_keys` int64 [N]:
+        see `diffusion.mp.row_dropout`; None: torch's own dropout. `return_logvar`: also u(sigma)
         [N, 1, 1, 1]. Errors: ValueError for shapes that do not fit.
         """
         sigma = torch.as_tensor(sigma, device=x.device)

@@ -75,16 +75,21 @@ class EDM2Loss:
         )
 
 
-def loss_per_sigma_bin(loss: Tensor, sigma: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums and counts of a loss [N] in bins of sigma [N]; no value leaves the device.
+def loss_per_sigma_bin(
+    loss_per_sample: Tensor, sigma: Tensor, edges: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sums and counts of a loss [N] in K bins of sigma [N]; both fp32 [K] and on the loss' device.
 
-    edges: K - 1 increasing values of sigma; bin 0 is below the first, bin K - 1 from the last on.
-    Returns (sums [K], counts [K]) in float64... so that totals of many batches add up.
+    edges [K - 1], increasing values of sigma: bin 0 lies below the first, bin K - 1 starts at the
+    last. Mean of a bin: sum / count, NaN where it is empty. Errors: ValueError.
     """
-    index = torch.bucketize(sigma.flatten(), edges, right=True)
-    size = edges.numel() + 1
-    sums = torch.zeros(size, device=loss.device).index_add_(0, index, loss.float().flatten())
-    counts = torch.zeros(size, device=loss.device).index_add_(
-        0, index, torch.ones_like(loss, dtype=torch.float32).flatten()
-    )
-    return sums, counts
+    if loss_per_sample.numel() != sigma.numel() or edges.ndim != 1:
+        raise ValueError(
+            f"losses {list(loss_per_sample.shape)}, sigma {list(sigma.shape)} and edges "
+            f"{list(edges.shape)} do not fit; give [N], [N], [K - 1]"
+        )
+    loss = loss_per_sample.detach().flatten().float()
+    index = torch.bucketize(sigma.detach().flatten(), edges.to(sigma), right=True)
+    both = torch.stack([loss, torch.ones_like(loss)], 1)
+    totals = both.new_zeros(edges.numel() + 1, 2).index_add_(0, index, both)
+    return totals[:, 0], totals[:, 1]

@@ -1,8 +1,8 @@
-"""Learning-rate schedules of EDM2: linear ramp-up, then decay with the inverse square root.
+"""Learning rates of EDM2: linear ramp-up, then decay with the inverse square root of the steps.
 
 arXiv:2312.02696, equation 67. With online selection a step trains on `mini_batch` of `super_batch`
-images; `selection_lr` then gives step e the rate that the baseline has at step
-e * super_batch / mini_batch, so that equal numbers of trained images have equal rates.
+images, f = super_batch / mini_batch. A selecting step counts as f steps of a run without selection,
+so that step e of a selecting run has the rate of step e f of the other.
 """
 
 from __future__ import annotations
@@ -13,17 +13,12 @@ import math
 def edm2_lr(
     nimg: float, batch: int, *, ref_lr: float, ref_batches: float, rampup_Mimg: float
 ) -> float:
-    """Learning rate after `nimg` images in batches of `batch`.
+    """Learning rate at `nimg` images in batches of `batch`.
 
-    ref_lr: peak rate. ref_batches: steps after which it decays; <= 0: no decay. rampup_Mimg:
-    millions of images of the ramp from 0; <= 0: none.
+    ref_lr: the peak. ref_batches: the step from which it decays; <= 0: no decay. rampup_Mimg:
+    millions of images of the ramp from 0; <= 0: no ramp.
     """
-    lr = ref_lr
-    if ref_batches > 0:
-        lr /= math.sqrt(max(nimg / (ref_batches * batch), 1))
-    if rampup_Mimg > 0:
-        lr *= min(nimg / (rampup_Mimg * 1e6), 1)
-    return lr
+    return ref_lr * _decay(nimg / batch, ref_batches) * _ramp(nimg, rampup_Mimg)
 
 
 def selection_lr(
@@ -42,31 +37,44 @@ def selection_lr(
     change_step: float = 0,
     ramp: str = "continuous",
 ) -> float:
-    """Learning rate of a run with online selection. See the file."""
+    """Learning rate at `nimg` trained images and `step` steps of a run with selection.
+
+    selecting: whether steps select now. early: they did until change_step (change_nimg images),
+    0 if that is still to come; late: they do since then. ref_lr, ref_batches, rampup_Mimg: as in
+    `edm2_lr`, of the run without selection. ramp "reference" is the original's, which jumps by f or
+    1 / f if the switch comes before the ramp has ended; "continuous" counts selecting steps as f in
+    the ramp too, as in the decay; without a switch the two are the same.
+    Errors: ValueError.
+    """
     if ramp not in ("continuous", "reference"):
         raise ValueError(f"ramp {ramp!r} is neither continuous nor reference")
-    if super_batch < mini_batch:
-        raise ValueError(f"super_batch {super_batch} is smaller than mini_batch {mini_batch}")
-    if selecting and super_batch == mini_batch:
-        raise ValueError(f"selecting {mini_batch} of {super_batch} images is no selection")
+    if not 0 < mini_batch <= super_batch:
+        raise ValueError(f"mini_batch {mini_batch} is not in 1 .. super_batch {super_batch}")
+    if selecting and mini_batch == super_batch:
+        raise ValueError(f"selecting {mini_batch} of {super_batch} images selects nothing")
     f = super_batch / mini_batch
-    batch = mini_batch if selecting else super_batch
-    if change_step != 0:
-        if early and not selecting:
-            nimg += (f - 1) * change_nimg
-            step += (f - 1) * change_step
-        elif late and selecting:
-            nimg -= (f - 1) / f * change_nimg
-            step -= (f - 1) / f * change_step
-    step *= super_batch / batch
-    nimg *= super_batch / batch
-    length = rampup_Mimg * 1e6 * batch / super_batch
-    lr = ref_lr
-    if rampup_Mimg > 0:
-        progress = (
-            nimg / length if ramp == "reference" else step * super_batch / (rampup_Mimg * 1e6)
-        )
-        lr *= min(progress, 1)
-    if ref_batches > 0:
-        lr /= math.sqrt(max(step / ref_batches, 1))
-    return lr
+    was = early and not selecting  # it selected until the change
+    since = late and selecting  # it selects since the change
+
+    def counted(total: float, until: float, worth: float) -> float:
+        """`total` with what was selected multiplied by `worth`."""
+        if was:
+            return total + (worth - 1) * until
+        if since:
+            return worth * total - (worth - 1) * until
+        return worth * total if selecting else total
+
+    step_counted = counted(step, change_step, f)
+    # A selecting step has 1 / f of the images and is worth f steps: f^2 for an image.
+    images = counted(nimg, change_nimg, f * f)
+    if ramp == "reference":
+        images = counted(nimg, change_nimg if change_step else 0, f) * (f if selecting else 1)
+    return ref_lr * _ramp(images, rampup_Mimg) * _decay(step_counted, ref_batches)
+
+
+def _decay(step: float, ref_batches: float) -> float:
+    return 1 / math.sqrt(max(step / ref_batches, 1)) if ref_batches > 0 else 1.0
+
+
+def _ramp(nimg: float, rampup_Mimg: float) -> float:
+    return min(nimg / (rampup_Mimg * 1e6), 1) if rampup_Mimg > 0 else 1.0

@@ -20,6 +20,7 @@ from runtime import counter_rng
 EPS = 1e-4
 # E[silu(x)^2]^0.5 for x ~ N(0, 1), equation 81
 SILU_MAGNITUDE = 0.596
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def normalize(x: Tensor, dim: int | Sequence[int] | None = None, eps: float = EPS) -> Tensor:
@@ -28,10 +29,56 @@ def normalize(x: Tensor, dim: int | Sequence[int] | None = None, eps: float = EP
     The norm is accumulated in float32. Zeros stay zeros. Equation 66.
     """
     if dim is None:
-        dim = list(range(1, x.ndim))
+        dim = tuple(range(1, x.ndim))
+    return _Normalize.apply(x, (dim,) if isinstance(dim, int) else tuple(dim), eps)
+
+
+def _norm_and_divisor(x: Tensor, dim: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, float]:
+    """L2 norm n over `dim` (kept, fp32), eps + n / root, and root = sqrt(elements of a norm)."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
-    norm = norm * math.sqrt(norm.numel() / x.numel()) + eps if x.numel() else norm + eps
-    return x / norm.to(x.dtype)
+    root = math.sqrt(x.numel() / max(norm.numel(), 1)) or 1.0
+    return norm, norm * (1 / root) + eps, root
+
+
+class _Normalize(torch.autograd.Function):
+    """The gradient in closed form: autograd's own passes over the memory three times as often."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dim: tuple[int, ...], eps: float) -> Tensor:
+        norm, divisor, ctx.root = _norm_and_divisor(x, dim, eps)
+        divisor = divisor.to(x.dtype)
+        y = x / divisor
+        ctx.dim = dim
+        # y, not x: what comes next keeps it anyway
+        ctx.save_for_backward(y, norm, divisor)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        y, norm, divisor = ctx.saved_tensors
+        # y = x / d, d = eps + |x| / root: dL/dx = g / d - y (g . y) / (root |x|)
+        dot = (grad * y).sum(ctx.dim, keepdim=True, dtype=torch.float32)
+        share = (dot / (norm * ctx.root).clamp_min(_TINY)).to(y.dtype)
+        return torch.addcmul(grad / divisor, y, share, value=-1), None, None
+
+
+class _ScaledWeight(torch.autograd.Function):
+    """scale * normalize(w), in one pass over w and two back."""
+
+    @staticmethod
+    def forward(ctx, w: Tensor, scale: float) -> Tensor:
+        norm, divisor, root = _norm_and_divisor(w, tuple(range(1, w.ndim)), EPS)
+        factor = scale / divisor
+        ctx.save_for_backward(w, factor, norm * divisor * root)
+        return w * factor
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        w, factor, curvature = ctx.saved_tensors
+        # y = s w / d, d = eps + |w| / root: dL/dw = s / d (g - w (g . w) / (d root |w|))
+        dot = torch.linalg.vecdot(grad.flatten(1), w.flatten(1)).view_as(factor)
+        share = factor * dot / curvature.clamp_min(_TINY)
+        return torch.addcmul(grad * factor, w, share, value=-1), None
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -104,56 +151,125 @@ class MPConv(nn.Module):
     """Convolution (or linear layer for kernel []) with unit-magnitude weights and no bias.
 
     Parameter `weight` [out, in, *kernel], fp32, N(0, 1) at first. Equations 47 and 66: the weight
-    of a row is normalised (with gradient) and divided by sqrt(fan-in).
+    of a row is normalised (with gradient) and divided by sqrt(fan-in), then cast to the input's
+    dtype. Kernels are odd.
 
     Forced weight normalisation: while `forced` (default) and in training mode, each forward pass
-    also overwrites the parameter with its normalised value, and the gradient is that at the
-    overwritten value. To do it once per step instead: `normalize_weights`.
+    first overwrites the parameter with its normalised value, and the gradient is the one at that
+    value. `normalize_weights` does it for all layers, once per step.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int]) -> None:
         super().__init__()
-        self.out_channels = out_channels
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
         self.forced = True
-        self.frozen: dict | None = None
+        # By `frozen_weights`: (gain, dtype) -> (version of the weight, scaled weight)
+        self.frozen: dict[tuple[float, torch.dtype], tuple[int, Tensor]] | None = None
+
+    def _scaled_weight(self, gain: float, dtype: torch.dtype) -> Tensor:
+        if self.training and self.forced:
+            _overwrite(self.weight)
+        fan_in = self.weight[0].numel()
+        return _ScaledWeight.apply(self.weight.float(), gain / math.sqrt(fan_in)).to(dtype)
 
     def scaled_weight(self, gain: float, dtype: torch.dtype) -> Tensor:
-        """normalize(weight) gain / sqrt(fan-in) as `dtype`."""
-        if self.training and self.forced:
-            with torch.no_grad():
-                self.weight.copy_(normalize(self.weight.float()))
-        w = normalize(self.weight.float())
-        return (w * (gain / math.sqrt(w[0].numel()))).to(dtype)
+        """normalize(weight) gain / sqrt(fan-in) as `dtype`, kept while `frozen_weights` says so."""
+        frozen = self.frozen
+        if frozen is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._scaled_weight(gain, dtype)
+        held = frozen.get((gain, dtype))
+        if held is None or held[0] != self.weight._version:
+            scaled = self._scaled_weight(gain, dtype)
+            held = frozen[gain, dtype] = (self.weight._version, scaled)
+        return held[1]
 
     def forward(self, x: Tensor, gain: float | Tensor = 1.0) -> Tensor:
         """x [N, in, H, W] or [N, in] -> the same with `out` channels, times `gain`."""
-        static = 1.0 if isinstance(gain, Tensor) else gain
-        w = self.scaled_weight(static, x.dtype)
+        learned = isinstance(gain, Tensor)
+        w = self.scaled_weight(1.0 if learned else gain, x.dtype)
         y = F.linear(x, w) if w.ndim == 2 else F.conv2d(x, w, padding=w.shape[-1] // 2)
-        # a learned gain is applied to the output, which is smaller than the weight
-        return y * gain.to(y.dtype) if isinstance(gain, Tensor) else y
+        # A learned gain multiplies the output: smaller than the weight, and the weight stays fixed
+        return y * gain.to(y.dtype) if learned else y
+
+
+@torch.no_grad()
+def _overwrite(weight: Tensor) -> None:
+    weight.copy_(normalize(weight.float()))
+
+
+# torch.compile must not touch it: Inductor (torch 2.15) loses what a graph with a convolution
+# writes to its weight. This is the mark of torch.compiler.disable, without the second that the
+# import of the compiler takes.
+_overwrite._torchdynamo_disable = True
+
+
+def _layers(net: nn.Module) -> list[MPConv]:
+    return [module for module in net.modules() if isinstance(module, MPConv)]
 
 
 def set_forced_weight_norm(net: nn.Module, on: bool) -> None:
     """Switch the forced weight normalisation inside the forward pass of every MPConv of `net`."""
-    for module in net.modules():
-        if isinstance(module, MPConv):
-            module.forced = on
+    for layer in _layers(net):
+        layer.forced = on
+
+
+# Rows are stacked up to this many elements for one norm: few kernels on a GPU, no copies of large
+# weights on a CPU, where they cost more than the calls.
+_STACK_CPU = 1 << 18
+_STACK_CUDA = 1 << 26
 
 
 @torch.no_grad()
 def normalize_weights(net: nn.Module) -> None:
-    """Forced weight normalisation of every MPConv of `net`: call it before the passes of a step."""
-    for module in net.modules():
-        if isinstance(module, MPConv):
-            module.weight.copy_(normalize(module.weight.float()))
+    """Forced weight normalisation of every MPConv of `net`, in place, in a few foreach calls.
+
+    For training loops that switch off the layers' own (`set_forced_weight_norm(net, False)`): call
+    it at the start of each step, before its first forward pass. The result is that of the layers'
+    own normalisation in the first forward pass of the step.
+    """
+    stacks: dict[tuple, list[list[Tensor]]] = {}
+    for layer in _layers(net):
+        w = layer.weight
+        group = stacks.setdefault((w.device, w.dtype, w[0].numel()), [[]])
+        limit = _STACK_CUDA if w.is_cuda else _STACK_CPU
+        if group[-1] and sum(v.numel() for v in group[-1]) + w.numel() > limit:
+            group.append([])
+        group[-1].append(w)
+    weights: dict[tuple, list[Tensor]] = {}
+    divisors: dict[tuple, list[Tensor]] = {}
+    for (device, dtype, _), group in stacks.items():
+        for stack in group:
+            rows = [w.flatten(1) for w in stack]
+            rows = rows[0] if len(rows) == 1 else torch.cat(rows)
+            _, divisor, _ = _norm_and_divisor(rows, (1,), EPS)
+            weights.setdefault((device, dtype), []).extend(stack)
+            divisors.setdefault((device, dtype), []).extend(
+                d.view(-1, *[1] * (w.ndim - 1))
+                for w, d in zip(stack, divisor.split([len(w) for w in stack]), strict=True)
+            )
+    for key, group in weights.items():
+        torch._foreach_div_(group, divisors[key])
 
 
 @contextmanager
-def frozen_weights(net: nn.Module) -> Iterator[nn.Module]:
-    """While the weights are constant and no gradient is wanted, scale and cast each only once."""
-    yield net
+def frozen_weights(*nets: nn.Module) -> Iterator[None]:
+    """Scale and cast each weight of `nets` once, not at every call: for sampling and scoring.
+
+        with torch.no_grad(), frozen_weights(net, guide):
+            heun(...)
+
+    Results are those without it, bit for bit. Nothing is kept for calls that record gradients or
+    are compiled, and a weight that is changed in place is scaled anew. The end of the block drops
+    what was kept.
+    """
+    layers = [layer for net in nets for layer in _layers(net) if layer.frozen is None]
+    for layer in layers:
+        layer.frozen = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.frozen = None
 
 
 def row_dropout(x: Tensor, p: float, keys: Tensor, layer: int) -> Tensor:
