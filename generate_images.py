@@ -351,6 +351,10 @@ def edm2_images(
     emas, weights = args.sweep_ema or [None], args.sweep_guidance or [args.guidance]
     files = [file if ema is None else ema_sibling(file, ema) for ema in emas]
     model, guide = edm2_model(args, file, snapshot, device), None
+    # Now rather than after an hour: a VAE that is not there, channels that are no image.
+    probe = model.encoder.decode(torch.zeros(1, model.net.img_channels, 8, 8, device=device))
+    if probe.shape[1] not in (1, 3):
+        raise UsageError(f"{file} makes {probe.shape[1]} channels, which are no picture")
     if args.gnet and all(w == 1 for w in weights):
         say("guidance 1: --gnet has no influence and is not read")
     elif args.gnet:
@@ -423,11 +427,10 @@ def draw(
     if args.grid_only and gallery.finished(wanted) and grid.exists():
         say(f"{folder}: the grid is there already")
         return grid
-    facts: dict[str, Any] = {}
-    if distributed.is_main():
-        guide_facts = {"guide": guide.snapshot.provenance if guide else None}
-        facts = facts_of(args, model.snapshot, folder) | guide_facts
-    there = gallery.start(wanted, facts)
+    there = gallery.start(wanted)
+    facts = facts_of(args, model.snapshot, folder) if distributed.is_main() else {}
+    facts["guide"] = guide.snapshot.provenance if guide else None
+    gallery.describe(facts)
     todo = [i for i in names if not there.issuperset({names[i], strips.get(i, names[i])})]
     if len(todo) < len(names):
         say(f"{len(names) - len(todo)} of {len(names)} images are there already")
@@ -452,7 +455,7 @@ def draw(
             for n, item in enumerate(batch):
                 if args.trajectory:
                     way = model.encoder.decode(drawn.denoised[:, n]).float() / 255
-                    save_grid(folder / strips[item], way, ncol=8)
+                    save_grid(folder / strips[item], way, ncol=min(8, len(way)))
                 gallery.add(names[item], images[n])
             bar.update(len(batch))
     distributed.barrier()
@@ -460,7 +463,7 @@ def draw(
         grid_of_files(grid, [folder / names[item] for item in shown], ncol)
         if args.grid_only:
             shutil.rmtree(folder / PARTS)
-    gallery.finish(wanted, facts)
+    gallery.describe(facts, finished=wanted)
     return grid
 
 

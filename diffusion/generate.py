@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -115,10 +114,7 @@ def generate(
             raise ValueError(f"class {item.label} of a network of {classes} classes")
 
     size = (net.img_channels, net.img_resolution, net.img_resolution)
-    with ExitStack() as stack:
-        for network in (net, guide):
-            if isinstance(network, nn.Module):
-                stack.enter_context(frozen_weights(network))
+    with frozen_weights(*(n for n in (net, guide) if n is not None)):
         for batch in batches:
             random = SeedStack([item.seed for item in batch], device)
             noise = random.randn(*size)

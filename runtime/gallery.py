@@ -25,7 +25,7 @@ from runtime.errors import UsageError
 from runtime.grids import save_grid
 
 FACTS = "provenance.json"
-_OURS = re.compile(r"\d{6,}(_\d{5})?(_trajectory)?\.png|grid\.png")
+_OURS = re.compile(r"((\d{6,}|\.parts)/)?\d{6,}(_\d{5})?(_trajectory)?\.png|grid\.png")
 
 
 class Gallery:
@@ -65,18 +65,18 @@ class Gallery:
         self._done = old.get("done") if self.known else None
         distributed.barrier()  # nobody writes before everybody has looked
         if old is not None and not same and distributed.is_main():
-            for path in self.folder.rglob("*.png"):
-                if _OURS.fullmatch(path.name):
+            for path in [*self.folder.glob("*.png"), *self.folder.glob("*/*.png")]:
+                if _OURS.fullmatch(path.relative_to(self.folder).as_posix()):
                     path.unlink(missing_ok=True)
 
     def finished(self, names: Sequence[str]) -> bool:
         """Whether the last launch had the same settings and names, and came to its end."""
         return self._done is not None and self._done == _digest(names)
 
-    def start(self, names: Sequence[str], facts: Mapping[str, Any]) -> set[str]:
-        """Say what is about to be drawn; returns those of `names` that need no drawing.
+    def start(self, names: Sequence[str]) -> set[str]:
+        """Those of `names` that need no drawing. Nothing is written yet.
 
-        facts: JSON values for `provenance.json`. Errors: UsageError for a file that is in the way.
+        Errors: UsageError for a file that is in the way.
         """
         there = {n for n in names if (self.folder / n).exists()}
         if there and not self.known and not self.overwrite:
@@ -84,28 +84,27 @@ class Gallery:
                 f"{self.option} {self.folder} has a {min(there)} of unknown settings: "
                 "choose another folder, or --overwrite"
             )
+        distributed.barrier()  # nobody writes before everybody has looked
+        return set() if self.overwrite else there
+
+    def describe(self, facts: Mapping[str, Any], finished: Sequence[str] | None = None) -> None:
+        """Write `provenance.json`: settings and facts (JSON values, the main rank's count).
+
+        finished: the names, when all of them are there. Every rank calls it, and none goes on
+        before it is written.
+        """
         distributed.barrier()
         if distributed.is_main():
-            self._write(facts, done=None)
+            done = None if finished is None else _digest(finished)
+            whole = {"settings": self.settings, "done": done, **facts}
+            write_atomic(self.folder / FACTS, json.dumps(whole, indent=1))
         distributed.barrier()
-        return set() if self.overwrite else there
 
     def add(self, name: str, image: Tensor) -> None:
         """Write one image, uint8 [3 or 1, H, W]; `name` may have folders in it."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(path, image)
-
-    def finish(self, names: Sequence[str], facts: Mapping[str, Any]) -> None:
-        """Say that all of `names` are there; call on every rank."""
-        distributed.barrier()
-        if distributed.is_main():
-            self._write(facts, done=_digest(names))
-        distributed.barrier()
-
-    def _write(self, facts: Mapping[str, Any], **state: Any) -> None:
-        text = json.dumps({**state, "settings": self.settings, **facts}, indent=1)
-        write_atomic(self.folder / FACTS, text)
 
 
 def _digest(names: Sequence[str]) -> str:

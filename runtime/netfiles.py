@@ -29,7 +29,7 @@ def find_network(word: str, script: str = "train_edm2") -> Path:
     path = find_snapshot(word, script)
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a snapshot in it")
-    if path.is_file() or not _PUBLISHED.fullmatch(word.removesuffix(".pkl")):
+    if _opened(path).is_file() or not _PUBLISHED.fullmatch(word.removesuffix(".pkl")):
         return path
     name, home = word.removesuffix(".pkl"), models_home()
     found: dict[str, Path] = {}
@@ -79,6 +79,12 @@ def _related(one: str, other: str) -> bool:
     return one == other or "phema" in (one, other)
 
 
+def _opened(path: Path) -> Path:
+    """The file that `open_network` takes for `path`: our sibling of a .pkl, if there is one."""
+    ours = path.with_suffix(".safetensors")
+    return ours if path.suffix == ".pkl" and ours.is_file() else path
+
+
 def _stem(path: Path) -> str:
     for suffix in SUFFIXES:
         if path.name.endswith(suffix):
@@ -87,7 +93,11 @@ def _stem(path: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """What tells a network's content from others: the checksum in a snapshot, or of the file."""
+    """What tells a network's content from others: the checksum in a snapshot, or of the file.
+
+    Errors: CheckpointError.
+    """
+    path = _opened(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
