@@ -22,14 +22,17 @@ All is in log-space and float64, whatever the dtype of the losses: no overflow, 
 
 Rules: nothing waits for the device; no gradient is kept; rows whose score is not finite (a NaN or
 infinite loss of learner or reference) are drawn only when fewer finite rows than needed are left,
-then in no particular order. Score differences are resolved to 1e-16 of the largest one.
+then in no particular order. Scores far from 0 (beyond 1e12, say) are ranked, but the noise that
+would tell equal ones apart falls below their last digit, unless all scores are alike.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -215,24 +218,24 @@ def _row_scores(learner: Tensor, ref: Tensor, learnability: bool, inverted: bool
 
 
 def _ranked(score: Tensor, temperature: float) -> Tensor:
-    """Scores [B] / temperature, shifted to at most 0; `_LAST` where they are not finite."""
+    """Scores [B] / temperature, shifted; `_LAST` where they are not finite."""
     score = score.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-    # The shift makes equal scores of any size equal to 0, where noise tells them apart.
-    score.sub_(score.amax().nan_to_num_())
-    return score.div_(temperature).clamp_(min=_LAST)
+    # Equal scores of any size become 0, where noise tells them apart; the shift is the score next
+    # to 0, so that no outlier takes the digits of the others.
+    shift = score.gather(0, score.abs().argmin(0, keepdim=True)).nan_to_num_()
+    return score.sub_(shift).div_(temperature).clamp_(min=_LAST)
 
 
 def _noise(
     draws: int, shape: Sequence[int], device: torch.device, generator: torch.Generator | None
 ) -> Iterator[Tensor]:
-    """`draws` tensors log E of `shape`, E ~ Exp(1), made in blocks."""
+    """Blocks [n, *shape] of log E, E ~ Exp(1), `draws` in all."""
     most = max(1, _NOISE // math.prod(shape))
-    while draws:
-        rows = min(draws, most)
-        draws -= rows
-        u = torch.rand((rows, *shape), dtype=torch.float64, device=device, generator=generator)
+    for first in range(0, draws, most):
+        size = (min(most, draws - first), *shape)
+        u = torch.rand(size, dtype=torch.float64, device=device, generator=generator)
         # E = -log(1 - u) in 53 bits; exponential_ has half of them on CPUs, and takes longer
-        yield from u.neg_().log1p_().neg_().log_().unbind()
+        yield u.neg_().log1p_().neg_().log_()
 
 
 def _draw(
@@ -244,28 +247,46 @@ def _draw(
 ) -> Tensor:
     """Columns drawn in each row of `score` [K, M] (overwritten): int64 [K, sum(sizes)]."""
     noise = _noise(len(sizes), score.shape, score.device, generator)
+    by = _draw_by_numpy if score.device.type == "cpu" and len(score) == 1 else _draw_by_torch
+    return by(score, sizes, first_chunk == "uniform", normalise, noise)
+
+
+def _draw_by_torch(
+    score: Tensor, sizes: list[int], uniform: bool, normalise: bool, noise: Iterator[Tensor]
+) -> Tensor:
     drawn: list[Tensor] = []
     n = 0
-    for c, key in zip(sizes, noise, strict=True):
-        if n == 0 and first_chunk == "uniform":
+    for c, key in zip(sizes, chain.from_iterable(noise), strict=True):
+        if n == 0 and uniform:
             key = torch.where(score > _LAST, key, -score)
         else:
-            key = key.sub_(score, alpha=_coefficient(n, normalise))
-        index = _smallest(key, c)
+            key.sub_(score, alpha=_coefficient(n, normalise))
+        index = key.topk(c, dim=1, largest=False).indices
         score.scatter_(1, index, -torch.inf)
         drawn.append(index)
         n += c
     return torch.cat(drawn, 1)
 
 
-def _smallest(key: Tensor, c: int) -> Tensor:
-    """Columns of the c smallest entries of each row of [K, M], in order: int64 [K, c]."""
-    if key.device.type == "cpu" and len(key) == 1 and key.numel() >= 1024:
-        # NumPy selects with vector instructions, torch one by one: at 8192 a quarter of the time.
-        values = key.numpy()[0]
-        index = values.argpartition(c - 1)[:c]
-        return torch.from_numpy(index[values[index].argsort()])[None]
-    return key.topk(c, dim=1, largest=False).indices
+def _draw_by_numpy(
+    score: Tensor, sizes: list[int], uniform: bool, normalise: bool, noise: Iterator[Tensor]
+) -> Tensor:
+    """The same picks for one row on the CPU: less overhead, and vector instructions select."""
+    drawn = np.empty(sum(sizes), np.int64)
+    left = score.numpy()[0]
+    n = 0
+    for c, key in zip(sizes, chain.from_iterable(block.numpy() for block in noise), strict=True):
+        key = key[0]
+        if n == 0 and uniform:
+            key = np.where(left > _LAST, key, -left)
+        else:
+            key -= left * _coefficient(n, normalise)
+        index = key.argpartition(c - 1)[:c]
+        index = index[key[index].argsort()]
+        left[index] = -np.inf
+        drawn[n : n + c] = index
+        n += c
+    return torch.from_numpy(drawn)[None]
 
 
 class _Pairs:
@@ -305,14 +326,14 @@ def _draw_pairs(
     taken = torch.zeros_like(total)
     drawn: list[Tensor] = []
     n = 0
-    for c, key in zip(sizes, noise, strict=True):
-        logits = _ranked(total, temperature * (2 * n + 1 if normalise else 1))
+    for c, key in zip(sizes, chain.from_iterable(noise), strict=True):
+        logits = _ranked(total + taken, temperature * (2 * n + 1 if normalise else 1))
         if n == 0 and first_chunk == "uniform":
             logits = torch.where(logits > _LAST, 0, logits)
-        index = _smallest(key.sub_(logits).add_(taken)[None], c)[0]
+        index = key.sub_(logits).sub_(taken).topk(c, largest=False).indices
         drawn.append(index)
         n += c
         if n < sum(sizes):
-            taken.index_fill_(0, index, torch.inf)
+            taken.index_fill_(0, index, -torch.inf)
             total = total + pairs.sums(index)
     return torch.cat(drawn)
