@@ -7,7 +7,8 @@
 
 Afterwards `--data_tr NAME` works. Running it again goes on or does nothing; sizes can be added.
 --source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied,
-so keep it), a .zip or .tar of one, or MNIST's four idx files; NAME is then free.
+so keep it), a .zip or .tar of one, CIFAR-10's python version, or MNIST's four idx files; NAME is
+then free.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
 
 from data.errors import DISK_ERRNOS
 from data.InvertDirStructure import CLASS_FIRST, INVERTED, default_out, invert
-from data.registry import KNOWN, SYNTHETIC, fraction_of
+from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
 from data.weights import LPIPS_BACKBONES
 
@@ -131,7 +132,8 @@ def setup(args: argparse.Namespace) -> None:
     from data.prepare import acquire, lmdb_sources, prepare_folders, prepare_lmdb, say
 
     data_path = make_folder(args.data_path or _home("data")).absolute()
-    name = args.data
+    # `tiny` is made as tinyImagenet, unless somebody makes a set of that name of his own
+    name = args.data if args.source or args.use_existing else full_name(args.data)
     known = KNOWN.get(name)
     # camnet3_deci_lmdb is made from camnet3; NAME_lmdb of any other set from that set
     lmdb = args.lmdb or name.endswith("_lmdb")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,47 @@ def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[li
     return classes, [number[t] for t in tops]
 
 
+ANNOTATIONS = "val_annotations.txt"
+
+
+def annotated_labels(
+    paths: list[str], table: bytes, known: bytes | None, where: str
+) -> tuple[list[str], list[int]]:
+    """Tiny ImageNet's val split: pictures in one folder, classes in a table (file, class, box).
+
+    known: the classes of the whole set, one a line, so that a part is numbered as the whole is.
+    """
+    rows = (line.split("\t") for line in table.decode("utf-8", "replace").splitlines())
+    class_of = {row[0]: row[1] for row in rows if len(row) >= 2}
+    missing = [p for p in paths if p.rsplit("/", 1)[-1] not in class_of]
+    if missing:
+        raise DataError(f"{ANNOTATIONS} in {where} says no class of {missing[0]}")
+    mine = [class_of[p.rsplit("/", 1)[-1]] for p in paths]
+    classes = sorted({*mine, *(known or b"").decode("utf-8", "replace").split()})
+    number = {c: k for k, c in enumerate(classes)}
+    return classes, [number[c] for c in mine]
+
+
+def word_names(classes: list[str], read: Callable[[str], bytes | None]) -> list[str] | None:
+    """What WordNet's numbers (n01443537) mean, by words.txt or classes.txt; None if not told.
+
+    read(name): the bytes of a file beside the pictures, or None. The first synonym is taken, with
+    the number where two classes share it.
+    """
+    if not all(re.fullmatch(r"n\d{8}", c) for c in classes):
+        return None
+    wanted, words = set(classes), {}
+    for note in ("words.txt", "classes.txt"):
+        for line in (read(note) or b"").decode("utf-8", "replace").splitlines():
+            number, _, meaning = line.partition("\t")
+            if number in wanted and meaning.strip():
+                words.setdefault(number, meaning.split(",")[0].strip())
+    if len(words) < len(wanted):
+        return None
+    names = [words[c] for c in classes]
+    return [n if names.count(n) == 1 else f"{n} ({c})" for n, c in zip(names, classes, strict=True)]
+
+
 def list_digest(paths) -> str:
     """SHA-256 of a list of relative paths, order included."""
     digest = hashlib.sha256()
@@ -112,12 +154,24 @@ class FolderSource:
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
                 "is it the right folder?"
             )
-        self.classes, labels = classes_and_labels(paths, str(self.root), self.base.name)
-        if "/" in paths[0]:
-            self._refuse_empty_classes()
+        table = _read_beside([self.root], ANNOTATIONS)
+        if table is not None and len({p.split("/", 1)[0] for p in paths}) == 1:
+            known = _read_beside(self._above(), "wnids.txt")
+            self.classes, labels = annotated_labels(paths, table, known, str(self.root))
+        else:
+            self.classes, labels = classes_and_labels(paths, str(self.root), self.base.name)
+            if "/" in paths[0]:
+                self._refuse_empty_classes()
+        self.class_names = word_names(
+            self.classes, lambda note: _read_beside([self.root, *self._above()], note)
+        )
         self._paths = PathTable(paths)
         self._labels = np.asarray(labels, dtype=np.int32)
         self._prebuilt: dict[int, tuple[str, str]] = {}
+
+    def _above(self) -> list[Path]:
+        """Where notes about the whole set lie, also if the split is a link to somewhere."""
+        return [self.base, self.root.resolve().parent]
 
     def _refuse_empty_classes(self) -> None:
         for entry in _entries(self.root):
@@ -222,6 +276,17 @@ class FolderSource:
         if image.shape[:2] != (size, size):
             raise bad_image(file, f"{image.shape[1]}x{image.shape[0]} in a folder of {size}x{size}")
         return image
+
+
+def _read_beside(folders: list[Path], name: str) -> bytes | None:
+    for folder in folders:
+        try:
+            return (folder / name).read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(f"cannot read {folder / name}: {error.strerror}") from None
+    return None
 
 
 def native_name(path: str, form: str) -> str:

@@ -36,6 +36,7 @@ class LabelledImages(Dataset):
     cache, max_bad: see Pyramid.
 
     `label_dim` is the number of classes, 0 if there is but one: the width of a one-hot label.
+    `classes` are their names, in words where the data set tells.
     DataError for a resolution that is not there, mixed sizes, or labels outside the classes.
     """
 
@@ -72,7 +73,7 @@ class LabelledImages(Dataset):
                 max_bad=max_bad,
             )
         self.resolution = self._pyramid.res[0]
-        self.classes = list(source.classes)
+        self.classes = list(getattr(source, "class_names", None) or source.classes)
         self.label_dim = len(self.classes) if len(self.classes) > 1 else 0
         self._labels = labels_of(source)
         low, high = int(self._labels.min()), int(self._labels.max())

@@ -12,6 +12,7 @@ Every step can be interrupted at any moment and goes on where it stopped when ru
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -19,10 +20,11 @@ import json
 import multiprocessing.connection
 import os
 import shutil
-import struct
 import sys
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,8 +35,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.arrays import MNIST_FILES, ArraySource, array_splits
 from data.decode import decode, open_rgb, resize_rgb
 from data.download import archive_fault, extract, fetch, is_archive
+from data.edm_zip import is_edm
 from data.errors import DISK_ERRNOS, DataDiskError, DataError
 from data.files import make_folder, write_json
 from data.folders import (
@@ -61,13 +65,6 @@ from data.sources import (
 )
 
 ORIGIN = "origin.json"
-# sha256 of the four files (with .gz) as their authors published them.
-MNIST_FILES = {
-    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
 _WINDOW = 512
 
 
@@ -132,10 +129,13 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
     known = KNOWN.get(name)
     if source is not None:
         if source.is_dir():
+            _refuse_edm(source)
             _link_folder(source, staging)
         elif is_archive(source):
             if fault := archive_fault(source):
                 raise DataError(f"{source} {fault}; fetch it again")
+            if zipfile.is_zipfile(source):
+                _refuse_edm(source)
             _unpack(source, staging)
         else:
             raise DataError(
@@ -154,7 +154,7 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
 
         _link_part(whole, staging, part)
     elif name == "mnist":
-        _write_idx(_fetch_mnist(data_path), staging)
+        _write_arrays(array_splits(_fetch_mnist(data_path)), staging)
     elif known and known.mirrors:
         file = data_path / "downloads" / f"{name}.zip"
         fetch(known.mirrors, file, sha256=known.sha256, check=archive_fault)
@@ -163,6 +163,14 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
         raise DataError(
             f"{name} is not in {data_path} and not a set known by name "
             f"({', '.join(KNOWN)}); give --source FOLDER or ARCHIVE"
+        )
+
+
+def _refuse_edm(source: Path) -> None:
+    if is_edm(source):
+        raise DataError(
+            f"{source} is a data set as dataset_tool writes them; there is nothing to prepare, "
+            "give its path where a data set is asked for"
         )
 
 
@@ -182,8 +190,11 @@ def _inner(folder: Path) -> Path:
 
 def _link_folder(source: Path, staging: Path) -> None:
     inner = _inner(source)
-    if _idx_names(inner):
-        _write_idx(inner, staging)
+    if arrays := array_splits(inner):
+        _write_arrays(arrays, staging)
+        return
+    if archive := _lone_archive(inner):
+        _unpack(archive, staging)
         return
     splits = splits_in(inner) or {"train": inner}
     for folder in splits.values():
@@ -193,15 +204,22 @@ def _link_folder(source: Path, staging: Path) -> None:
         (staging / split).symlink_to(folder.absolute(), target_is_directory=True)
 
 
+def _lone_archive(folder: Path) -> Path | None:
+    """The archive in a folder that holds no pictures but one archive."""
+    archives = [e for e in folder.iterdir() if e.is_file() and is_archive(e)]
+    return archives[0] if len(archives) == 1 and not list_files(folder) else None
+
+
 def _unpack(archive: Path, staging: Path) -> None:
     unpacked = staging.with_name(staging.name + ".unpacked")
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         extract(archive, unpacked)
         inner = _inner(unpacked)
-        if _idx_names(inner):
-            _write_idx(inner, staging)
+        if arrays := array_splits(inner):
+            _write_arrays(arrays, staging)
             return
+        _official_names(inner, archive.with_name("index.csv.gz"))
         splits = splits_in(inner)
         for folder in splits.values() or [inner]:
             try:
@@ -229,12 +247,6 @@ def _link_part(whole: Path, staging: Path, part: Callable[[Source, str], Source]
             link.symlink_to(os.path.relpath(original, link.parent))
 
 
-def _idx_names(folder: Path) -> list[str]:
-    """MNIST files in a folder (any of .gz or unpacked), complete pairs or nothing."""
-    there = [n for n in MNIST_FILES if (folder / n).exists() or (folder / f"{n}.gz").exists()]
-    return there if len(there) == len(MNIST_FILES) else []
-
-
 def _fetch_mnist(data_path: Path) -> Path:
     folder = data_path / "downloads" / "mnist"
     for stem, sha256 in MNIST_FILES.items():
@@ -243,41 +255,37 @@ def _fetch_mnist(data_path: Path) -> Path:
     return folder
 
 
-def read_idx(file: Path) -> np.ndarray:
-    """An idx file of unsigned bytes (.gz or plain), uint8 of the shape its header says."""
+def _write_arrays(sources: dict[str, Callable[[], ArraySource]], staging: Path) -> None:
+    """CIFAR-10 or MNIST to `{split}/{class}/{number}.png`, numbers of the official order."""
+    for split, opened in sources.items():
+        source = opened()
+        present = np.unique(labels_of(source))
+        for name in (source.classes[k] for k in present):
+            (staging / split / name).mkdir(parents=True)
+        for i in bar(range(len(source)), len(source), split):
+            file = staging / split / source.classes[source.label(i)] / f"{i:05d}.png"
+            Image.fromarray(source.stored(i)).save(file, compress_level=1)
+
+
+def _official_names(root: Path, index: Path) -> None:
+    """Name CIFAR-10's JPEGs by their official number, told by index.csv.gz beside the archive."""
+    if not index.is_file():
+        return
     try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        zero, kind, dims = struct.unpack(">HBB", data[:4])
-        shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
-        if (zero, kind) != (0, 8):
-            raise ValueError("not an idx file of bytes")
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
-        raise DataError(f"{file} cannot be read ({error}); fetch it again") from None
-
-
-def _write_idx(folder: Path, staging: Path) -> None:
-    """idx files to `{train,test}/{digit}/{number}.png`."""
-    for split, stem in (("train", "train"), ("test", "t10k")):
-        arrays = []
-        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-            plain = folder / f"{stem}-{kind}"
-            arrays.append(
-                read_idx(plain if plain.exists() else plain.with_name(f"{plain.name}.gz"))
-            )
-        images, labels = arrays
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise DataError(
-                f"{folder}: {images.shape} images of {stem} do not go with {labels.shape} labels"
-            )
-        for digit in np.unique(labels):
-            (staging / split / str(digit)).mkdir(parents=True)
-        for i, (image, label) in enumerate(
-            bar(zip(images, labels, strict=True), len(images), split)
-        ):
-            Image.fromarray(image).save(
-                staging / split / str(label) / f"{i:05d}.png", compress_level=1
-            )
+        with gzip.open(index, "rt", encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        table = {r["jpeg_path"]: int(r["official_index"]) for r in rows}
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, csv.Error) as error:
+        raise DataError(f"{index} cannot be read ({error}); remove or fetch it again") from None
+    here = list_files(root)
+    unknown = [p for p in here if p not in table]
+    if unknown:
+        raise DataError(f"{index} has no number for {unknown[0]}; remove it to go without")
+    for path in here:  # to other names first: 0001.jpg may become 0002.jpg
+        os.replace(root / path, root / f"{path}.renamed")
+    for path in here:
+        name = f"{table[path]:05d}{Path(path).suffix}"
+        os.replace(root / f"{path}.renamed", (root / path).with_name(name))
 
 
 # ---------------------------------------------------------------- looking at every picture

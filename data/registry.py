@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.arrays import array_splits
+from data.edm_zip import EdmSource, is_edm
 from data.errors import DataError
 from data.folders import FolderSource, resolutions_of, split_folder, splits_in
 from data.lmdb_store import FULL, LmdbSource, find_envs, parse_env
@@ -30,6 +32,8 @@ from data.zips import ZipSource, zip_splits
 # NAME_deci holds a tenth of NAME's training pictures, and so on; validation pictures stay.
 FRACTIONS = {"deci": 0.1, "centi": 0.01, "milli": 0.001}
 SYNTHETIC = "scenes"
+# Names used elsewhere for sets that have another one here.
+ALIASES = {"tiny": "tinyImagenet"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,10 @@ KNOWN: dict[str, Known] = {
     ),
     "cifar10": Known(
         "CIFAR-10 as PNG folders, 32 px",
-        mirrors=("drive:1_CILJzGysgPLflV2HxXSNMjVzlJat6hs",),
+        mirrors=(
+            "drive:1_CILJzGysgPLflV2HxXSNMjVzlJat6hs",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        ),
     ),
     "miniImagenet": Known(
         "64/16/20 classes of 600 images, class-disjoint splits, 84 px",
@@ -59,7 +66,10 @@ KNOWN: dict[str, Known] = {
     ),
     "tinyImagenet": Known(
         "200 classes, 64 px",
-        mirrors=("drive:1mCQOMcVbN0XT_uwcUjU1gdMvVRpBcX3w",),
+        mirrors=(
+            "drive:1mCQOMcVbN0XT_uwcUjU1gdMvVRpBcX3w",
+            "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        ),
     ),
     "mnist": Known(
         "handwritten digits, 28 px, four idx files",
@@ -90,11 +100,18 @@ def fraction_of(name: str) -> tuple[str, float | None]:
     return (base, FRACTIONS[suffix]) if base and suffix in FRACTIONS else (name, None)
 
 
+def full_name(name: str) -> str:
+    """What a short name stands for: `tiny` -> `tinyImagenet`, also with _deci and so on."""
+    base, _ = fraction_of(name)
+    return ALIASES[base] + name[len(base) :] if base in ALIASES else name
+
+
 def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> Source:
     """The data set that `spec` names.
 
     spec: NAME or NAME/split under `data_path`; a folder (of splits, of classes, or of images); a
-    zip of one (`set.zip`, `set.zip/val`); an LMDB environment or a folder of them; "scenes"
+    zip of one (`set.zip`, `set.zip/val`); a folder or zip as dataset_tool writes them; an LMDB
+    environment or a folder of them; CIFAR-10's or MNIST's own files; "scenes"
     (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`). `split` counts when
     spec names none. DataError: one line with what is there and how to get what is not.
     """
@@ -129,15 +146,24 @@ def _open_path(place: Path, split: str) -> Source | None:
             raise DataError(f"{place}: no permission to look there") from None
         if error.errno != errno.ENOENT and error.errno != errno.ENOTDIR:
             return None  # a name too long or otherwise impossible names nothing
+    arrays = array_splits(place)
+    if arrays:
+        if check_split(split) not in arrays:
+            raise DataError(f"{place} has no split {split}; it has {', '.join(arrays)}")
+        return arrays[split]()
     if place.is_dir():
         if (place / "data.mdb").exists():
             return _one_env(place)
+        if is_edm(place):
+            return EdmSource(place)
         envs = find_envs(place)
         if envs:
             return _envs(place, envs, check_split(split))
         return _folder(place, check_split(split))
     archive = _archive(place)
     if archive.is_file():
+        if is_edm(archive):
+            return EdmSource(archive)
         splits = zip_splits(archive)
         return ZipSource(archive, split=check_split(split) if splits else None)
     if place.exists():
@@ -162,6 +188,8 @@ def _folder(place: Path, split: str) -> Source:
                 f"{place} has no split {split}; it has {', '.join(splits)} "
                 f"(give NAME/{next(iter(splits))}{cut_off})"
             )
+        if is_edm(splits[split]):
+            return EdmSource(splits[split], name=f"{place.name}/{split}")
         return FolderSource(splits[split], base=place, split=split)
     own = split_of(place.name)
     if own is not None and split_folder(place.parent, own) == place:
@@ -201,6 +229,8 @@ def _scenes(spec: str, split: str) -> Source:
 
 def _open_part(name: str, data_path: Path, split: str) -> Source:
     """A subset of a set that is there (`bird`, `X_deci`), or the error that says how to get it."""
+    if full_name(name) != name:
+        return open_source(full_name(name), data_path, split=split)
     base, fraction = fraction_of(name)
     if fraction is not None and _is_there(base, data_path):
         whole = open_source(base, data_path, split=split)
@@ -318,13 +348,17 @@ def _splits_of(spec: str, data_path: Path) -> list[str] | None:
     if spec == SYNTHETIC:
         return ["train", "val"]
     for place in (data_path / spec, Path(spec).expanduser()):
+        if arrays := array_splits(place):
+            return list(arrays)
         if place.is_dir():
-            if (place / "data.mdb").exists():
+            if (place / "data.mdb").exists() or is_edm(place):
                 return []
             return sorted(find_envs(place)) or list(splits_in(place))
         archive = _archive(place)
         if archive.is_file():
-            return zip_splits(archive)
+            return [] if is_edm(archive) else zip_splits(archive)
+    if full_name(spec) != spec:
+        return _splits_of(full_name(spec), data_path)
     known = KNOWN.get(spec)
     base = known.base if known and known.classes else None
     base = base or (fraction_of(spec)[0] if fraction_of(spec)[1] is not None else None)

@@ -41,7 +41,8 @@ class Source(Protocol):
     A source that can give some resolutions itself also has
     `native(i, size) -> uint8 [size, size, 3]` and, unless it can give every size,
     `has_native(size, crop="squash") -> bool`. One that holds latents instead of pictures says so by
-    `channels` (3 where it is not said) and has `latent(i) -> float32 [channels, r, r]`.
+    `channels` (3 where it is not said) and has `latent(i) -> float32 [channels, r, r]`. One whose
+    classes have names for people besides those of its folders has `class_names`.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Subset:
             )
         self.name = source.name if name is None else name
         self.classes = list(source.classes)
+        self.class_names = getattr(source, "class_names", None)
         self.channels = int(getattr(source, "channels", 3))
 
     def __len__(self) -> int:

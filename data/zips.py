@@ -10,97 +10,57 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from data.decode import bad_image, decode
 from data.errors import DataError
-from data.folders import classes_and_labels, list_digest
+from data.folders import ANNOTATIONS, annotated_labels, classes_and_labels, list_digest, word_names
 from data.sources import SPLIT_ALIASES, SPLITS, PathTable, is_image_name, split_of
 
 # One picture's file; larger members are refused before they are inflated.
 MAX_MEMBER = 1 << 30
+# A list of class names.
+MAX_NOTE = 1 << 26
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
-class ZipSource:
-    """Pictures of one split of a zip, sorted by class, then by path.
+class ZipFiles:
+    """Members of a zip, in the order given: `raw(i)` is the i-th one's bytes."""
 
-    A single folder that wraps everything is looked through. A zip without split folders is one
-    split and serves whichever is asked for.
-    """
-
-    def __init__(
-        self, file: str | os.PathLike, *, split: str | None = None, name: str | None = None
-    ) -> None:
-        self.file = Path(file)
-        members = _members(self.file)
-        prefix = _common_folder(members)
-        splits = _splits(members, prefix)
-        if splits and split is None:
-            raise DataError(f"{self.file} has splits {', '.join(splits)}; say which one")
-        if splits:
-            if split not in splits:
-                raise DataError(
-                    f"{self.file} has no split {split}; it has {', '.join(splits)}. "
-                    f"Give {self.file}/{next(iter(splits))} or cv"
-                )
-            prefix = splits[split]
-        else:
-            split = None
-        self.split = split
-        self.name = name or (self.file.stem if split is None else f"{self.file.stem}/{split}")
-        found = sorted(
-            (m.filename[len(prefix) :], m) for m in members if m.filename.startswith(prefix)
-        )
-        if not found:
-            raise DataError(f"no images in {self.file}")
-        paths = [path for path, _ in found]
-        self.classes, labels = classes_and_labels(paths, str(self.file), self.file.stem)
-        self._labels = np.asarray(labels, dtype=np.int32)
-        self._paths = PathTable(paths)
-        self._prefix = prefix
+    def __init__(self, file: Path, members: list[zipfile.ZipInfo]) -> None:
+        self.file = file
+        self._names = PathTable(m.filename for m in members)
         self._place = np.asarray(
             [
                 (m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type)
-                for _, m in found
+                for m in members
             ],
             dtype=np.int64,
-        )
+        ).reshape(-1, 5)
         self._handle: tuple[int, object] | None = None
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._place)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_handle": None}
 
-    def label(self, i: int) -> int:
-        """Class index."""
-        return int(self._labels[i])
-
     def path(self, i: int) -> str:
         """`archive.zip/train/class/picture`."""
-        return f"{self.file}/{self._prefix}{self._paths[i]}"
+        return f"{self.file}/{self._names[i]}"
 
-    def relative(self, i: int) -> str:
-        """The member, relative to the split's folder."""
-        return self._paths[i]
-
-    def digest(self) -> str:
-        """SHA-256 of the file list."""
-        return list_digest(self._paths)
-
-    def image(self, i: int) -> np.ndarray:
-        """uint8 [H, W, 3]; DataError naming archive and member."""
-        return decode(self.raw(i), self.path(i))
+    def sizes(self) -> np.ndarray:
+        """int64 [N], bytes of each."""
+        return self._place[:, 2]
 
     def raw(self, i: int) -> bytes:
-        """The member's bytes, checked against its CRC."""
+        """The member's bytes, checked against its CRC; DataError naming archive and member."""
         offset, packed, size, crc, method = (int(v) for v in self._place[i])
-        if size > MAX_MEMBER:
-            raise bad_image(self.path(i), f"{size} bytes, too large")
+        if max(size, packed) > MAX_MEMBER:
+            raise bad_image(self.path(i), f"{max(size, packed)} bytes, too large")
         try:
             fd = self._descriptor()
             header = os.pread(fd, _LOCAL_HEADER.size, offset)
@@ -124,14 +84,94 @@ class ZipSource:
         return self._handle[1].fileno()  # type: ignore[attr-defined]
 
 
+class ZipSource:
+    """Pictures of one split of a zip, sorted by class, then by path.
+
+    A single folder that wraps everything is looked through. A zip without split folders is one
+    split and serves whichever is asked for.
+    """
+
+    def __init__(
+        self, file: str | os.PathLike, *, split: str | None = None, name: str | None = None
+    ) -> None:
+        self.file = Path(file)
+        members = list_members(self.file)
+        prefix = whole = _common_folder(members)
+        splits = _splits(members, prefix)
+        if splits and split is None:
+            raise DataError(f"{self.file} has splits {', '.join(splits)}; say which one")
+        if splits:
+            if split not in splits:
+                raise DataError(
+                    f"{self.file} has no split {split}; it has {', '.join(splits)}. "
+                    f"Give {self.file}/{next(iter(splits))} or cv"
+                )
+            prefix = splits[split]
+        else:
+            split = None
+        self.split = split
+        self.name = name or (self.file.stem if split is None else f"{self.file.stem}/{split}")
+        members = sorted(
+            (m for m in members if m.filename.startswith(prefix)), key=lambda m: m.filename
+        )
+        if not members:
+            raise DataError(f"no images in {self.file}")
+        paths = [m.filename[len(prefix) :] for m in members]
+        one_top = len({p.split("/", 1)[0] for p in paths}) == 1
+        with zipfile.ZipFile(self.file) as archive:
+            table = read_note(archive, prefix + ANNOTATIONS) if one_top else None
+            if table is not None:
+                known = read_note(archive, f"{whole}wnids.txt")
+                self.classes, labels = annotated_labels(
+                    paths, table, known, f"{self.file}/{prefix}"
+                )
+            else:
+                self.classes, labels = classes_and_labels(paths, str(self.file), self.file.stem)
+            self.class_names = word_names(
+                self.classes, lambda note: read_note(archive, f"{whole}{note}")
+            )
+        self._labels = np.asarray(labels, dtype=np.int32)
+        self._paths = PathTable(paths)
+        self._files = ZipFiles(self.file, members)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def label(self, i: int) -> int:
+        """Class index."""
+        return int(self._labels[i])
+
+    def path(self, i: int) -> str:
+        """`archive.zip/train/class/picture`."""
+        return self._files.path(i)
+
+    def relative(self, i: int) -> str:
+        """The member, relative to the split's folder."""
+        return self._paths[i]
+
+    def digest(self) -> str:
+        """SHA-256 of the file list."""
+        return list_digest(self._paths)
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3]; DataError naming archive and member."""
+        return decode(self.raw(i), self.path(i))
+
+    def raw(self, i: int) -> bytes:
+        """The member's bytes, checked against its CRC."""
+        return self._files.raw(i)
+
+
 def zip_splits(file: str | os.PathLike) -> list[str]:
     """Splits a zip holds; empty if it is one split."""
-    members = _members(Path(file))
+    members = list_members(Path(file))
     return list(_splits(members, _common_folder(members)))
 
 
-def _members(file: Path) -> list[zipfile.ZipInfo]:
-    """Image members, readable ones only."""
+def list_members(
+    file: Path, keep: Callable[[str], bool] = is_image_name, what: str = "images"
+) -> list[zipfile.ZipInfo]:
+    """Members whose name `keep` accepts, readable ones only; DataError if there are none."""
     if not file.exists():
         raise DataError(f"{file} does not exist")
     try:
@@ -140,7 +180,7 @@ def _members(file: Path) -> list[zipfile.ZipInfo]:
                 m
                 for m in archive.infolist()
                 if not m.is_dir()
-                and is_image_name(m.filename)
+                and keep(m.filename)
                 and "__MACOSX" not in m.filename
                 and not any(part.startswith(".") for part in m.filename.split("/"))
             ]
@@ -155,8 +195,23 @@ def _members(file: Path) -> list[zipfile.ZipInfo]:
                 f"python data/SetupDataset.py --data NAME --source {file}"
             )
     if not members:
-        raise DataError(f"no images in {file}")
+        raise DataError(f"no {what} in {file}")
     return members
+
+
+def read_note(archive: zipfile.ZipFile, member: str, limit: int = MAX_NOTE) -> bytes | None:
+    """A small file of a zip; None if it is not there, DataError if it is huge or damaged."""
+    name = f"{archive.filename}/{member}"
+    try:
+        with archive.open(member) as handle:
+            data = handle.read(limit + 1)
+    except KeyError:
+        return None
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise DataError(f"{name} cannot be read ({error}); fetch the zip again") from None
+    if len(data) > limit:
+        raise DataError(f"{name} is larger than {limit >> 20} MiB")
+    return data
 
 
 def _common_folder(members: list[zipfile.ZipInfo]) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.arrays import read_idx
 from data.errors import DataError
 from data.folders import FolderSource, list_files
-from data.prepare import acquire, prepare_folders, read_idx
+from data.prepare import acquire, prepare_folders
 from data.pyramids import Pyramid
 from data.registry import open_source
 from tests.data.pictures import encoded, make_set, truncate, zip_folder
