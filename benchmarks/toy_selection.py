@@ -733,11 +733,11 @@ def plot(study: Study) -> None:
         figure.savefig(study.out / f"loss-{axis}.png", dpi=120)
 
 
-def write(study: Study) -> None:
+def write(study: Study, *, plots: bool) -> None:
     lines = "".join(json.dumps(r) + "\n" for r in study.records())
     write_atomic(study.out / "results.jsonl", lines)
     write_atomic(study.out / "report.md", report(study))
-    if study.records("main"):
+    if plots and study.records("main"):
         plot(study)
 
 
@@ -779,8 +779,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = study.plan()
         for seed in range(args.finalist_seeds):
             study.run("main", seed, (all_arms if seed < args.seeds else finalists)(s, plan))
-            write(study)
-    write(study)
+            write(study, plots=False)
+    write(study, plots=True)
     print(report(study))
 
 
