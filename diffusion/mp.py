@@ -174,13 +174,14 @@ class MPConv(nn.Module):
 
     def scaled_weight(self, gain: float, dtype: torch.dtype) -> Tensor:
         """normalize(weight) gain / sqrt(fan-in) as `dtype`, kept while `frozen_weights` says so."""
-        frozen = self.frozen
-        if frozen is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        # Inference tensors do not count their versions
+        if self.frozen is None or recorded or self.weight.is_inference():
             return self._scaled_weight(gain, dtype)
-        held = frozen.get((gain, dtype))
+        held = self.frozen.get((gain, dtype))
         if held is None or held[0] != self.weight._version:
             scaled = self._scaled_weight(gain, dtype)
-            held = frozen[gain, dtype] = (self.weight._version, scaled)
+            held = self.frozen[gain, dtype] = (self.weight._version, scaled)
         return held[1]
 
     def forward(self, x: Tensor, gain: float | Tensor = 1.0) -> Tensor:
