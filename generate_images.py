@@ -54,7 +54,7 @@ from runtime.cli import (
 from runtime.dirs import data_home, results_home
 from runtime.distributed import choose_device, launch
 from runtime.errors import CheckpointError, NonFiniteError, UsageError
-from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet
+from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet, read_facts
 from runtime.grids import save_grid
 from runtime.netfiles import ema_sibling, find_network, identity
 from runtime.networks import open_network
@@ -65,6 +65,7 @@ from runtime.snapshot import Snapshot
 
 SAMPLING_LOOP = -3  # the IMLE codes' "loop", apart from training (>= 0) and validation
 GRID = 100  # images in grid.png, at most
+SEEDS = [16, 17, 18, 19]
 MAX_SEEDS = 10_000_000
 PARTS = ".parts/"  # where single images are while only a grid is wanted
 
@@ -233,7 +234,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parse(parser, PRESETS, argv)
     if args.net is None and args.preset not in ("smoke", "smoke-edm2"):
         parser.error("--net is missing: a .safetensors file of a run's snapshots folder")
-    ranges = args.seeds or [range(16, 20)]
+    ranges = args.seeds or [SEEDS]
     if sum(map(len, ranges)) > MAX_SEEDS:
         parser.error(f"--seeds: {sum(map(len, ranges))} of them, at most {MAX_SEEDS} at a time")
     args.seeds = list(dict.fromkeys(seed for r in ranges for seed in r))
@@ -279,7 +280,7 @@ def check_unused(args: argparse.Namespace, rows: list[tuple], snapshot: Snapshot
     """An option of another kind of network does not pass silently. Errors: UsageError."""
     for name, _, default, _ in rows:
         value = getattr(args, name[2:])
-        if name != "--seeds" and value != default:
+        if value != (SEEDS if name == "--seeds" else default):
             raise UsageError(f"{name} {value}: a {snapshot.kind} network has no use for it")
 
 
@@ -300,21 +301,31 @@ def build(snapshot: Snapshot) -> torch.nn.Module:
     kinds = {"camnet": CAMNet, "imle-unconditional": UnconditionalGenerator, "edm2": Precond}
     if snapshot.kind not in kinds:
         raise CheckpointError(f"a {snapshot.kind!r} snapshot: this script knows {sorted(kinds)}")
-    net = kinds[snapshot.kind](**snapshot.config["net"])
-    net.load_state_dict(snapshot.state_dict)
+    try:
+        net = kinds[snapshot.kind](**snapshot.config["net"])
+        net.load_state_dict(snapshot.state_dict)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the {snapshot.kind} snapshot does not fit itself: {what}") from None
     return net.eval().requires_grad_(False)
 
 
 def facts_of(args: argparse.Namespace, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
     """For provenance.json: what was asked, which network, and which version of this toolkit."""
     origin = collect(folder)
-    words = {**vars(args), "seeds": compact(args.seeds), "S_max": str(args.S_max)}
-    interval = args.guidance_interval
-    words["guidance_interval"] = interval and [str(v) for v in interval]  # JSON has no infinity
+    asked = {name: plain(value) for name, value in vars(args).items()}
+    asked["seeds"] = compact(args.seeds)
     toolkit = {k: origin[k] for k in ("command", "git", "python")} | {"torch": torch.__version__}
     return {
-        "args": words, "kind": snapshot.kind, "snapshot": snapshot.provenance, "toolkit": toolkit
+        "args": asked, "kind": snapshot.kind, "snapshot": snapshot.provenance, "toolkit": toolkit
     }  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """For JSON, which has no infinity."""
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    return str(value) if value == math.inf else value
 
 
 def compact(seeds: list[int]) -> str:
@@ -364,31 +375,39 @@ def edm2_images(
         grid = draw(args, model, guide, args.guidance, outdir, device)
         say(f"{len(args.seeds)} seeds; grid: {grid}")
         return
-    points: list[dict[str, Any]] = []
-    for ema, own in zip(emas, files, strict=True):
+    points = [
+        {"folder": (f"ema{ema:.3f}-" if ema else "") + f"guidance{weight:g}", "ema": ema,
+         "guidance": weight, "net": str(own)}
+        for ema, own in zip(emas, files, strict=True) for weight in weights
+    ]  # fmt: skip
+    for k, point in enumerate(points):
+        say(f"{point['folder']} ({k + 1} of {len(points)})")
+        own = files[k // len(weights)]
         if own != file:
-            model = edm2_model(args, own, open_network(own, say), device)
-        for weight in weights:
-            name = (f"ema{ema:.3f}-" if ema else "") + f"guidance{weight:g}"
-            say(f"{name} ({len(points) + 1} of {len(files) * len(weights)})")
-            draw(args, model, guide, weight, outdir / name, device)
-            points.append({"folder": name, "ema": ema, "guidance": weight, "net": str(own)})
-            if distributed.is_main():  # after every point: an interrupted sweep has its sheet
-                write_sweep(args, outdir, points, emas, weights)
+            model, file = edm2_model(args, own, open_network(own, say), device), own
+        draw(args, model, guide, point["guidance"], outdir / point["folder"], device)
+        if distributed.is_main():  # after every point: an interrupted sweep has its sheet
+            write_sweep(args, outdir, points, emas, weights)
     say(f"{len(points)} points; sheet: {outdir / 'sheet.png'}")
 
 
 def edm2_model(
     args: argparse.Namespace, file: Path | None, snapshot: Snapshot, device: torch.device
 ) -> Model:
-    """The network on the device in the number format asked for. Errors: UsageError, ValueError."""
+    """The network on the device, in the number format asked for.
+
+    Errors: UsageError, CheckpointError.
+    """
     net = build(snapshot).to(device)
     if args.precision is not None:
         precision = Precision(args.precision, device)
         precision.apply_tf32_policy()
         net.compute_dtype = precision.dtype
     names = snapshot.config.get("classes") or [str(i) for i in range(net.label_dim)]
-    encoder = make_encoder(snapshot.config["encoder"], vae=args.vae)
+    try:
+        encoder = make_encoder(snapshot.config["encoder"], vae=args.vae)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{file}: no usable encoder ({error})") from None
     key = identity(file) if file else "untrained"
     called = torch.compile(net) if args.compile else net
     return Model(called, encoder, names[: net.label_dim], key, snapshot)
@@ -530,8 +549,8 @@ def settings_of(
         "net": model.key,
         "guide": guide.key if used else None,
         "guidance": guidance,
-        "guidance_interval": [str(v) for v in args.guidance_interval or []] if used else None,
-        **{name: str(getattr(args, name)) for name in sampler},  # inf is no JSON number
+        "guidance_interval": plain(args.guidance_interval) if used else None,
+        **{name: plain(getattr(args, name)) for name in sampler},
         "class": "in the names" if has_class(args, model) else rule,
         "precision": args.precision,
         "vae": args.vae,
@@ -553,17 +572,20 @@ def write_sweep(
     emas: list[float | None],
     weights: list[float],
 ) -> None:
-    """sheet.png with a labelled cell for each point so far, and sweep.json."""
-    files = {(p["ema"], p["guidance"]): outdir / p["folder"] / "grid.png" for p in points}
+    """sheet.png with a labelled cell for each finished point, and sweep.json with its settings."""
+    done = []
+    for point in points:
+        facts = read_facts(outdir / point["folder"]) or {}
+        if facts.get("done"):
+            done.append(point | {"settings": facts["settings"]})
+    grids = {(p["ema"], p["guidance"]): outdir / p["folder"] / "grid.png" for p in done}
     labelled_sheet(
         outdir / "sheet.png",
-        [[files.get((ema, weight)) for weight in weights] for ema in emas],
+        [[grids.get((ema, weight)) for weight in weights] for ema in emas],
         rows=[f"EMA {ema:.3f}" if ema else "" for ema in emas],
         columns=[f"guidance {weight:g}" for weight in weights],
     )
-    for point in points:
-        point["settings"] = json.loads((outdir / point["folder"] / FACTS).read_text())["settings"]
-    whole = {"emas": emas, "weights": weights, "seeds": compact(args.seeds), "points": points}
+    whole = {"emas": emas, "weights": weights, "seeds": compact(args.seeds), "points": done}
     write_atomic(outdir / "sweep.json", json.dumps(whole, indent=1))
 
 

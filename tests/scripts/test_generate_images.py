@@ -304,7 +304,7 @@ def test_what_is_there_is_not_drawn_again(edm2, tmp_path, capsys):
 def test_other_settings_are_refused_and_overwritten_on_demand(edm2, tmp_path):
     edm2("--seeds", "0-3")
     before = times(tmp_path / "out")
-    with pytest.raises(Exception, match='steps "3", now "4".*--overwrite') as error:
+    with pytest.raises(Exception, match="steps 3, now 4.*--overwrite") as error:
         edm2("--seeds", "0-1", "--steps", 4)
     assert error.value.exit_code == 2 and times(tmp_path / "out") == before
     (tmp_path / "out" / "mine.png").write_bytes(b"")
@@ -399,6 +399,12 @@ def test_an_interrupted_sweep_keeps_its_points(edm2, nets, tmp_path, monkeypatch
     assert (out / "sheet.png").is_file()
     before = {p: p.stat().st_mtime_ns for p in out.glob("ema*/0*.png")}
     assert len(before) == 6
+    monkeypatch.setattr(SCRIPT, "draw", fail)  # stops at once, and forgets none of the three
+    done[:] = [1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        edm2(*sweep_words(nets))
+    monkeypatch.undo()
+    assert len(json.loads((out / "sweep.json").read_text())["points"]) == 3
     capsys.readouterr()
     edm2(*sweep_words(nets))
     assert capsys.readouterr().out.count("2 of 2 images are there already") == 3
@@ -498,6 +504,23 @@ def test_numbers_that_are_not_finite(tmp_path):
     with pytest.raises(Exception, match="seeds 16-19: not finite") as error:
         generate("--net", file, "--gpus", "cpu", "--steps", 2, "--outdir", tmp_path / "out")
     assert error.value.exit_code == 5 and not images(tmp_path / "out")
+
+
+@pytest.mark.parametrize("spoil", ["net", "encoder", "weights"])
+def test_snapshots_that_do_not_fit_themselves(tmp_path, spoil):
+    file = tiny(tmp_path / "bad.safetensors")
+    snapshot = load_snapshot(file)
+    if spoil == "net":
+        snapshot.config["net"]["colour"] = "red"
+    elif spoil == "encoder":
+        snapshot.config["encoder"] = {"name": "morse"}
+    else:
+        del snapshot.state_dict["unet.out_gain"]
+    save_snapshot(file, *snapshot)
+    with pytest.raises(Exception, match="fit itself|no usable encoder") as error:
+        generate("--net", file, "--gpus", "cpu", "--outdir", tmp_path / "out")
+    assert error.value.exit_code == 3 and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_snapshots_are_named(tmp_path):
