@@ -527,8 +527,9 @@ def class_number(word: str, model: Model) -> int:
         return int(word)
     if word in model.classes:
         return model.classes.index(word)
+    few = f" ({', '.join(model.classes)})" if len(model.classes) <= 20 else ""
     raise UsageError(
-        f"--class {word}: classes are 0 to {len(model.classes) - 1}, their names, or all"
+        f"--class {word}: classes are 0 to {len(model.classes) - 1}, their names{few}, or all"
     )
 
 
