@@ -36,10 +36,13 @@ class EdmSource:
 
     `channels` is 3, or 8 for latents (then `latent(i)` instead of `image(i)`). Classes are the
     numbers 0 .. the largest label, or the names dataset.json has under "classes"; a set without
-    labels is one class. `labelled` says which it is.
+    labels is one class. `labelled` says which it is. partial: what a dataset.json means that lacks
+    the label of a picture: False, an error; True, a set without labels.
     """
 
-    def __init__(self, place: str | os.PathLike, *, name: str | None = None) -> None:
+    def __init__(
+        self, place: str | os.PathLike, *, name: str | None = None, partial: bool = False
+    ) -> None:
         self.place = Path(place)
         self.name = name or (self.place.stem if self.place.is_file() else self.place.name)
         if self.place.is_dir():
@@ -57,7 +60,7 @@ class EdmSource:
             raise DataError(f"{self.place} holds pictures and latents; make two sets of them")
         self.channels = LATENTS if latents[0] else 3
         self._names = PathTable(names)
-        labels, self.classes = self._read_labels(names)
+        labels, self.classes = self._read_labels(names, partial)
         self.labelled = labels is not None
         self._labels = np.zeros(len(names), np.int32) if labels is None else labels
         self.shape = self._shape()
@@ -126,7 +129,7 @@ class EdmSource:
             return shape
         raise fault
 
-    def _read_labels(self, names: list[str]) -> tuple[np.ndarray | None, list[str]]:
+    def _read_labels(self, names: list[str], partial: bool) -> tuple[np.ndarray | None, list[str]]:
         if self.place.is_dir():
             text = _read_file(self.place / LABELS, _limit(len(names)))
         else:
@@ -148,6 +151,8 @@ class EdmSource:
                 raise DataError(f"{where} has a label that is no pair of a name and a class number")
             table[pair[0].replace("\\", "/")] = pair[1]
         missing = [n for n in names if n not in table]
+        if missing and partial:
+            return None, [self.name]
         if missing:
             more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
             raise DataError(f"{where} has no label of {missing[0]}{more}")

@@ -380,7 +380,7 @@ def _prepare_split(
             tasks.append((path, missing))
     started = time.perf_counter()
     with open(manifest, "a") as log:
-        for record in bar(_map(partial(_look, job), tasks, workers), len(tasks), what):
+        for record in bar(parallel_map(partial(_look, job), tasks, workers), len(tasks), what):
             records[record["path"]] = record
             log.write(json.dumps(record) + "\n")
     seconds = time.perf_counter() - started
@@ -545,15 +545,22 @@ def _save(pixels: np.ndarray, file: str, form: str) -> None:
     os.replace(temporary, file)
 
 
-def _map(function: Callable, tasks: Sequence, workers: int) -> Iterator:
-    """`map` in order, over processes if workers > 1; a killed worker is an error, not a hang."""
+def parallel_map(
+    function: Callable, tasks: Sequence, workers: int, window: int = _WINDOW
+) -> Iterator:
+    """`map` in order, over processes if workers > 1; a killed worker is an error, not a hang.
+
+    window: tasks given out at a time, so at most that many results wait.
+    """
+    window = min(window, _WINDOW)
     if workers <= 1 or len(tasks) < 32:
         yield from map(function, tasks)
         return
     try:
         with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
-            for start in range(0, len(tasks), _WINDOW):
-                yield from pool.map(function, tasks[start : start + _WINDOW], chunksize=16)
+            for start in range(0, len(tasks), window):
+                chunk = max(1, min(16, window // workers))
+                yield from pool.map(function, tasks[start : start + window], chunksize=chunk)
     except BrokenProcessPool:
         raise DataError(
             "a worker process was killed (out of memory?); run again with fewer --workers"
@@ -572,8 +579,8 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def bar(items: Iterable, total: int, what: str) -> Iterable:
-    """A progress bar, silent where nobody looks."""
+def bar(items: Iterable | None, total: int, what: str):  # -> tqdm
+    """A progress bar, silent where nobody looks; without items, one to `update` by hand."""
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=what, unit="img", disable=None, mininterval=0.5)
@@ -646,7 +653,9 @@ def prepare_lmdb(
                 if not all(w.has(k) for w in writers.values())
             ]
             done = bar(
-                _map(partial(_reduce, tuple(writers), crop), todo, workers), len(todo), out.name
+                parallel_map(partial(_reduce, tuple(writers), crop), todo, workers),
+                len(todo),
+                out.name,
             )
             batch: list[tuple[str, dict[int, np.ndarray]]] = []
             for key, pictures in done:
