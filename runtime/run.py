@@ -555,6 +555,8 @@ class Run:
         values = self._meters.pop(distributed.gather_object)
         if not values or not self.is_main:
             return
+        if self.nimg:
+            values["nimg"] = self.nimg
         now, steps = time.monotonic(), self.completed - self._window[1]
         if steps:
             values["time/step_s"] = (now - self._window[0]) / steps
