@@ -517,27 +517,37 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).norm(dim=1).mean()
 
 
-def mandala(
+def mandala_cells(
     samples: Tensor, logp: Tensor, *, level: float = LEVEL, points: int = 101, side: float = 3.0
-) -> tuple[Tensor, Tensor]:
-    """(mandala score, classification score), 0-d float64 tensors in [0, 1].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which cells around the tree have a hit, which any sample; which samples are hits.
 
-    samples [N, 2]; logp [N]: their log density without noise; a hit has at least `level`.
-    The square of `side` around the tree's origin has points x points nodes, each with a cell around
-    it. mandala: cells with a hit, over cells with any sample; classification: hits in the square,
-    over all samples. Errors: ValueError without samples.
+    samples [N, 2]; logp [N]: their log density without noise; a hit has at least `level` and lies
+    in the square of `side` around the tree's origin, whose points x points nodes have a cell each.
+    Returns bool [points, points] twice (x first) and bool [N]. Errors: ValueError without samples.
     """
     if len(samples) == 0 or logp.shape != samples.shape[:1]:
         raise ValueError(f"mandala of samples {tuple(samples.shape)}, logp {tuple(logp.shape)}")
     centre = torch.tensor(ORIGIN, dtype=torch.float64, device=samples.device)
     spacing = side / (points - 1)
-    cell = ((samples.double() - centre + side / 2) / spacing + 0.5).floor().long()
+    cell = ((samples.double() - centre + side / 2) / spacing + 0.5).floor()
     inside = ((cell >= 0) & (cell < points)).all(1)
     hit = (logp >= level) & inside
-    # One bit per cell; the last entry takes the samples outside.
-    where = torch.where(inside, cell[:, 0] * points + cell[:, 1], points * points)
-    seen = torch.zeros(2, points * points + 1, dtype=torch.bool, device=samples.device)
-    seen[0, torch.where(hit, where, points * points)] = True
-    seen[1, where] = True
-    hits, any_ = seen[:, :-1].sum(1).double()
-    return hits / any_.clamp_min(1), hit.double().mean()
+    # The entry after the last cell takes the samples outside.
+    outside = points * points
+    where = torch.where(inside, (cell[:, 0] * points + cell[:, 1]).nan_to_num(), outside).long()
+    cells = torch.zeros(2, outside + 1, dtype=torch.bool, device=samples.device)
+    cells[0, torch.where(hit, where, outside)] = True
+    cells[1, where] = True
+    hits, seen = cells[:, :-1].unflatten(1, (points, points))
+    return hits, seen, hit
+
+
+def mandala(samples: Tensor, logp: Tensor, *, level: float = LEVEL) -> tuple[Tensor, Tensor]:
+    """(mandala score, classification score), 0-d float64 tensors in [0, 1].
+
+    mandala: cells with a hit over cells with any sample; classification: hits over all samples.
+    Arguments, errors: `mandala_cells`.
+    """
+    hits, seen, hit = mandala_cells(samples, logp, level=level)
+    return hits.sum().double() / seen.sum().clamp_min(1), hit.double().mean()

@@ -1,0 +1,131 @@
+"""Figures of toy networks: losses, distances to exact samples, mandala; and their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion import toy
+from diffusion.guidance import guided
+from diffusion.samplers import heun
+
+
+def sample(
+    denoise: Callable[..., Tensor], start: Tensor, *, steps: int = 32, batch: int = 65536
+) -> Tensor:
+    """Deterministic Heun samples [N, 2] from points [N, 2] of the mixture at sigma = SIGMA_MAX."""
+    parts = start.split(batch)
+    return torch.cat([heun(denoise, p / toy.SIGMA_MAX, sigma_max=toy.SIGMA_MAX, steps=steps)
+                      for p in parts])  # fmt: skip
+
+
+@torch.no_grad()
+def examine(
+    tree: toy.Mixture,
+    nets: Mapping[str, toy.ToyModel],
+    guide: toy.ToyModel | None,
+    n: int,
+    *,
+    word: str,
+    batch: int = 1024,
+    weight: float = 3.0,
+    external: bool = False,
+    mandala: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, float]:
+    """Figures of `nets` (by name, as "Learner", "EMA") over n samples, under the log's names.
+
+    Always: loss (at training's noise levels) of nets and guide, and mean distance of a net's
+    samples to those of the exact score from the same noise ("L2 Distance"). With a guide also that
+    of samples guided with `weight`. external: the same on the deep branches ("Outer").
+    mandala: mandala and classification scores of the samples, and of the guided ones.
+    word: "Validation" or "Test". batch: points at once. generator: on the mixture's device.
+    """
+    found: dict[str, float] = {}
+    parts = [("", tree)] + ([("Outer ", toy.outer(tree))] if external else [])
+    for place, mixture in parts:
+        device = mixture.phi.device
+        sigma = toy.sigmas(n, generator=generator, device=device)
+        x = mixture.sample(n, sigma, generator=generator)
+        start = mixture.sample(n, toy.SIGMA_MAX, generator=generator)
+        target = mixture.score(x, sigma)
+        exact = sample(mixture.denoise, start, batch=batch)
+        judged = dict(nets) | ({} if guide is None else {"Guide": guide})
+        for name, net in judged.items():
+            scores = [net.score(a, s) for a, s in zip(x.split(batch), sigma.split(batch))]  # noqa: B905
+            loss = toy.loss(torch.cat(scores), target, sigma).mean()
+            found[f"Average {place}{word} {name} Loss"] = float(loss)
+        for name, net in nets.items():
+            ways = [("", net.denoise)]
+            if guide is not None:
+                ways.append(("Guided ", guided(net.denoise, guide.denoise, weight)))
+            for way, denoise in ways:
+                y = sample(denoise, start, batch=batch)
+                key = f"Average {place}{word} {way}{name} L2 Distance"
+                found[key] = float(toy.distance(y, exact))
+                if mandala and not place:
+                    cells, hits = toy.mandala(y, tree.logp(y))
+                    found[f"{word} {way}{name} Mandala Score"] = float(cells)
+                    found[f"{word} {way}{name} Classification Score"] = float(hits)
+    return found
+
+
+@torch.no_grad()
+def panels(
+    tree: toy.Mixture,
+    nets: Sequence[tuple[str, Callable[..., Tensor] | None]],
+    path: str | Path,
+    *,
+    n: int = 4096,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Draw 2 x 4 panels into a PNG: samples above, their mandala below.
+
+    The first column is the ground truth; `nets` are up to three (title, denoiser), None = there is
+    none. All samples start from the same noise. Green cells have a sample inside the tree, red ones
+    only others.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    device = tree.phi.device
+    truth = tree.sample(n, generator=generator)
+    start = tree.sample(n, toy.SIGMA_MAX, generator=generator)
+    columns: list[tuple[str, Tensor | None]] = [("ground truth", truth)]
+    columns += [(title, None if f is None else sample(f, start)) for title, f in nets]
+
+    side, points = 3.0, 201
+    axis = torch.linspace(-side / 2, side / 2, points, device=device)
+    grid = torch.cartesian_prod(axis + toy.ORIGIN[0], axis + toy.ORIGIN[1])
+    level = tree.logp(grid).unflatten(0, (points, points)).T.cpu().numpy()
+    xs, ys = (axis.cpu().numpy() + o for o in toy.ORIGIN)
+    box = (xs[0], xs[-1], ys[0], ys[-1])
+    colors = ListedColormap(["white", "#d9534f", "#2f8f4e"])
+
+    figure = Figure(figsize=(4 * 3.2, 2 * 3.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    for k, (title, x) in enumerate(columns):
+        above, below = figure.add_subplot(2, 4, k + 1), figure.add_subplot(2, 4, k + 5)
+        for ax in (above, below):
+            ax.set(xlim=box[:2], ylim=box[2:], xticks=[], yticks=[], aspect="equal")
+            ax.contour(xs, ys, level, levels=[toy.LEVEL], colors="0.6", linewidths=0.6,
+                       linestyles="solid")  # fmt: skip
+        above.set_title(title, fontsize=10)
+        if x is None:
+            below.set_title("-", fontsize=9)
+            continue
+        logp = tree.logp(x)
+        hits, seen, _ = toy.mandala_cells(x, logp)
+        cells, hit = toy.mandala(x, logp)
+        points_ = x.cpu().numpy()
+        above.scatter(points_[:, 0], points_[:, 1], s=0.7, linewidths=0, color="C0")
+        value = (seen.int() + hits.int()).T.cpu().numpy()
+        half = side / 200
+        extent = (box[0] - half, box[1] + half, box[2] - half, box[3] + half)
+        below.imshow(value, origin="lower", extent=extent, cmap=colors, vmin=0, vmax=2)
+        below.set_title(f"mandala {cells:.3f}, classification {hit:.3f}", fontsize=9)
+    figure.savefig(path, dpi=110)
