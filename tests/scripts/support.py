@@ -9,7 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("TrainGeneratorWandB", "generate_images", "reconstruct_phema", "train_edm2")
+SCRIPTS = (
+    "TrainGeneratorWandB",
+    "generate_images",
+    "reconstruct_phema",
+    "train_edm2",
+    "toy_example",
+)
 
 # The whole main job, as small as VGG16 lets it be.
 TINY = """--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4

@@ -1,0 +1,286 @@
+"""The toy example from its command line: modes, resuming, logs, test and plot."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from runtime.errors import CheckpointError, UsageError
+from runtime.snapshot import load_snapshot
+from tests.scripts.support import load, metrics
+
+SCRIPT = load("toy_example")
+TINY = """train --preset smoke --total-iter 8 --batch-size 200 --dim 8 --save_every 4
+--snapshot_every 4 --log_every 2 --val_every 4 --val_samples 16 --test_samples 16
+--no-viz""".split()
+
+
+def run(*words: str) -> None:
+    SCRIPT.main(SCRIPT.get_args(list(words)))
+
+
+def train(run_dir, *words: str) -> None:
+    run(*TINY, "--run-dir", str(run_dir), *words)
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory):
+    """A trained network that others use as their guide."""
+    run_dir = tmp_path_factory.mktemp("guide") / "run"
+    train(run_dir, "--logging", str(run_dir.parent / "log.txt"))
+    return run_dir
+
+
+def snapshot_of(run_dir, name="iter0008"):
+    return str(run_dir / "snapshots" / f"{name}.safetensors")
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def test_founding_flags_and_defaults():
+    args = SCRIPT.get_args("train --acid --guidance --guide-path Ref/iter0512.pkl".split())
+    assert args.selection and args.guidance and args.gpus == []
+    assert (args.layers, args.dim, args.total_iter, args.batch_size) == (4, 64, 4096, 4096)
+    assert (args.filt, args.n, args.diff, args.invert) == (0.8, 16, True, False)
+    many = """train --outdir O --cls AB --layers 2 --dim 32 --total-iter 9 --batch-size 64 --no-val
+    --no-test --guidance --guide-path G --interpol --selection --acid --filt 0.5 --n 4 --diff False
+    --invert --late --trick --seed 3 --verbose --debug --logging L --viz False --device 0"""
+    args = SCRIPT.get_args(many.split())
+    assert args.gpus == [0] and not args.val and not args.viz and args.late and not args.diff
+    assert SCRIPT.get_args([]).command == "train"
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ("--guidance", "--guide-path"),
+        ("--no-guidance --guide-path x", "give one"),
+        ("--interpol", "--interpol"),
+        ("--early --late --acid", "give one"),
+        ("--early", "--early needs"),
+        ("--selection --early", "--guide-path"),
+        ("--acid --no-selection", "give one"),
+        ("--selection --batch-size 4", "keeps no row"),
+        ("--acid --filt 1", "--filt"),
+        ("--dim 0", "--dim"),
+        ("--cls C", "--cls"),
+        ("--device x", "--device"),
+        ("--device 1 --gpus 0", "give one"),
+        ("--gpus 0 1", "one process"),
+        ("--outdir a --run-dir b", "give one"),
+        ("--temperature 0", "--temperature"),
+    ],
+)
+def test_wrong_options_are_one_line(words, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        SCRIPT.get_args(["train", *words.split()])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and says in error and len(error.splitlines()) == 1
+
+
+MODES = {
+    "baseline": "",
+    "random": "--selection",
+    "jest": "--acid --score_scale seed --rounding reference",
+    "ajest": "--acid --guide-path G --temperature 0.5",
+    "ajest-early": "--acid --early --guide-path G --score_by_sigma",
+    "random-late": "--selection --late --guide-path G",
+    "easy": "--acid --no-diff --invert --first_chunk scored --score_scale raw --no-normalise",
+    "interpol": "--acid --interpol --guide-path G",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_runs_and_resumes_bit_exactly(mode, guide, tmp_path):
+    words = ["--no-val", "--no-test", *MODES[mode].replace("G", snapshot_of(guide)).split()]
+    train(tmp_path / "whole", *words)
+    train(tmp_path / "parts", *words, "--total-iter", "6")
+    train(tmp_path / "parts", *words)
+    for name in ("iter0008", "iter0008learner"):
+        whole, parts = (
+            load_snapshot(tmp_path / d / "snapshots" / f"{name}.safetensors")
+            for d in ("whole", "parts")
+        )
+        assert whole.kind == "edm2-toy" and whole.config["net"]["hidden_dim"] == 8
+        for key, value in whole.state_dict.items():
+            assert torch.equal(value, parts.state_dict[key]), key
+    losses = metrics(tmp_path / "whole", "Average Learner Loss")
+    assert len(losses) == 4 and losses == metrics(tmp_path / "parts", "Average Learner Loss")
+
+
+def test_modes_train_on_different_rows(guide, tmp_path):
+    words = {k: MODES[k].replace("G", snapshot_of(guide)).split() for k in MODES}
+    seen = {}
+    for mode in ("baseline", "random", "jest", "ajest"):
+        train(tmp_path / mode, "--no-val", "--no-test", *words[mode])
+        weights = load_snapshot(tmp_path / mode / "snapshots" / "iter0008learner.safetensors")
+        seen[mode] = weights.state_dict["layers.2.weight"]
+        rows = json.loads((tmp_path / mode / "status.json").read_text())["nimg"] / 8
+        # 200 * (1 - 0.8), in 16 equal chunks for the reference's rounding
+        assert rows == {"baseline": 200, "random": 40, "jest": 32, "ajest": 40}[mode]
+    names = list(seen)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            assert not torch.equal(seen[a], seen[b]), (a, b)
+
+
+def test_guide_metrics_at_iteration_0_do_not_crash(guide, tmp_path):
+    """Bugs T1 and T2 of the original: a guide without --external, and outer L2 without a guide."""
+    train(tmp_path / "a", "--guidance", "--guide-path", snapshot_of(guide), "--val_every", "1")
+    keys = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
+    assert keys["Average Validation Guided EMA L2 Distance"] > 0
+    assert keys["Average Validation Guide Loss"] > 0
+    train(tmp_path / "b", "--external", "--mandala")
+    assert 0 <= metrics(tmp_path / "b", "Test EMA Mandala Score")[8] <= 1
+    assert metrics(tmp_path / "b", "Average Outer Test EMA L2 Distance")[8] > 0
+
+
+def test_snapshots_are_named_by_iteration(guide):
+    names = sorted(p.name for p in (guide / "snapshots").iterdir())
+    assert names == [f"iter{k}.safetensors" for k in ("0004", "0008", "0008learner")]
+
+
+def test_outdir_and_founding_paths(guide, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path))
+    run(*TINY, "--outdir", "Ref/one")
+    assert (tmp_path / "toy_example" / "Ref" / "one" / "snapshots").is_dir()
+    run("test", "--net-path", "Ref/one/iter0008.pkl", "--n-samples", "8")
+    assert "Average Test Learner Loss" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------- logs
+
+
+def test_text_log_is_the_original_s(guide):
+    text = (guide.parent / "log.txt").read_text().splitlines()
+    form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d \| (INFO|DEBUG|WARNING) +\| .+")
+    assert all(form.fullmatch(line) for line in text)
+    found = SCRIPT.extract_results_from_log(guide.parent / "log.txt")
+    assert list(found["Average Learner Loss"]) == [2, 4, 6, 8]
+    assert found["Examples Seen"] == {k: 200 * k for k in (2, 4, 6, 8)}
+    assert found["Training Time [min]"][8] > 0 == found["Selection Time [min]"][8]
+    logged = metrics(guide, "Average Learner Loss")
+    assert found["Average Learner Loss"] == pytest.approx(logged, rel=1e-4)
+    for word, steps in (("Validation", [4, 8]), ("Test", [8])):
+        for name in ("Learner", "EMA"):
+            assert list(found[f"Average {word} {name} Loss"]) == steps
+            assert list(found[f"Average {word} {name} L2 Distance"]) == steps
+
+
+def test_resuming_repeats_nothing_in_the_text_log(tmp_path):
+    log = tmp_path / "log.txt"
+    train(tmp_path / "a", "--logging", str(log), "--total-iter", "6")
+    train(tmp_path / "a", "--logging", str(log))
+    steps = [
+        line.rsplit("= ", 1)[1] for line in log.read_text().splitlines() if "Iteration" in line
+    ]
+    assert steps == ["2", "4", "4", "6", "6", "8", "8", "8"]  # figures, validation, test
+
+
+def test_plot_loss(guide, tmp_path):
+    path = SCRIPT.plot_loss(guide.parent / "log.txt", tmp_path / "loss.png")
+    assert Image.open(path).size[0] > 500
+    (tmp_path / "empty.txt").write_text("nothing\n")
+    with pytest.raises(UsageError, match="no loss"):
+        SCRIPT.plot_loss(tmp_path / "empty.txt")
+    with pytest.raises(UsageError, match="cannot read"):
+        SCRIPT.extract_results_from_log(tmp_path / "missing.txt")
+
+
+# ------------------------------------------------------------------------------------ test, plot
+
+
+def test_test_needs_no_log_no_guide_and_no_external(guide, capsys):
+    """Bug T4 of the original."""
+    run("test", "--net-path", snapshot_of(guide), "--n-samples", "32")
+    out = capsys.readouterr().out
+    assert "Average Test Learner Loss = " in out and "Guided" not in out
+
+
+def test_test_with_everything(guide, tmp_path, capsys):
+    log = tmp_path / "t.txt"
+    run(
+        "test", "--net-path", snapshot_of(guide, "iter0008learner"), "--ema-path",
+        snapshot_of(guide), "--guide-path", snapshot_of(guide, "iter0004"), "--n-samples", "40",
+        "--batch-size", "16", "--external", "--mandala", "--logging", str(log), "--acid",
+    )  # fmt: skip
+    found = SCRIPT.extract_results_from_log(log)
+    for name in ("Learner", "EMA"):
+        for place in ("", "Outer "):
+            for way in ("", "Guided "):
+                assert found[f"Average {place}Test {way}{name} L2 Distance"][0] > 0
+        for way in ("", "Guided "):
+            assert 0 <= found[f"Test {way}{name} Mandala Score"][0] <= 1
+            assert 0 <= found[f"Test {way}{name} Classification Score"][0] <= 1
+    assert found["Average Test Guide Loss"][0] > 0
+
+
+def test_batches_do_not_change_the_figures(guide, tmp_path, capsys):
+    """Bug T3 of the original: sums over batches instead of means."""
+    logs = []
+    for batch in ("64", "7"):
+        logs.append(tmp_path / f"{batch}.txt")
+        words = ["--guide-path", snapshot_of(guide, "iter0004"), "--n-samples", "64"]
+        words += ["--batch-size", batch, "--logging", str(logs[-1])]
+        run("test", "--net-path", snapshot_of(guide), *words)
+    one, many = (SCRIPT.extract_results_from_log(log) for log in logs)
+    for name, value in one.items():
+        assert many[name][0] == pytest.approx(value[0], rel=1e-3), name
+
+
+def test_plot_draws_eight_panels(guide, tmp_path, capsys):
+    for words in (["--gnet", snapshot_of(guide, "iter0004")], []):
+        path = tmp_path / "deep" / f"{len(words)}.png"
+        run("plot", "--net", snapshot_of(guide), "--n_samples", "64", "--save", str(path), *words)
+        width, height = Image.open(path).size
+        assert 1.7 < width / height < 2.3 and path.stat().st_size > 10_000
+
+
+def test_smoke_of_test_and_plot(tmp_path, capsys):
+    run("test", "--preset", "smoke")
+    run("plot", "--preset", "smoke", "--save", str(tmp_path / "x.png"))
+    assert (tmp_path / "x.png").is_file()
+
+
+def test_pictures_of_training(tmp_path):
+    train(tmp_path / "a", "--viz", "--no-val", "--no-test")
+    assert (tmp_path / "a" / "samples" / "tree-0008.png").is_file()
+
+
+@pytest.mark.parametrize("command", ["test", "plot"])
+def test_a_network_is_needed(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        SCRIPT.get_args([command])
+    assert caught.value.code == 2 and "missing" in capsys.readouterr().err
+
+
+def test_foreign_networks_are_refused_in_one_line(guide, tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        run("plot", "--net", str(tmp_path / "nothing.safetensors"))
+    with pytest.raises(UsageError, match="download it first"):
+        run("plot", "--net", "https://somewhere/iter4096.pkl")
+    from runtime.snapshot import save_snapshot
+
+    weights = load_snapshot(guide / "snapshots" / "iter0008.safetensors").state_dict
+    other = save_snapshot(tmp_path / "a.safetensors", weights, "camnet", {}, {})
+    with pytest.raises(CheckpointError, match="kind camnet"):
+        run("plot", "--net", str(other))
+    for config in ({}, {"net": {"hidden_dim": 9}}, {"net": {"nonsense": 1}}):
+        other = save_snapshot(tmp_path / "b.safetensors", weights, "edm2-toy", config, {})
+        with pytest.raises(CheckpointError, match="no toy network"):
+            run("plot", "--net", str(other))
+
+
+def test_flags_of_test_and_plot_are_promises(capsys):
+    for command, names in {
+        "test": "net-path ema-path guide-path acid n-samples batch-size external mandala seed "
+        "logging device",
+        "plot": "net gnet guidance save",
+    }.items():
+        with pytest.raises(SystemExit):
+            SCRIPT.get_args([command, "--help"])
+        words = capsys.readouterr().out
+        assert all(f"--{name}" in words for name in names.split())
