@@ -4,6 +4,8 @@ The handler does nothing but set the flag, so it cannot corrupt what it interrup
 all.  The step is finished, the state saved, and the process exits 75.
 """
 
+import atexit
+import multiprocessing
 import os
 import signal
 import time
@@ -35,6 +37,8 @@ class PreemptionFlag:
     def install(self) -> None:
         """Take over the signals; outside the main thread python forbids it and nothing is done."""
         self._pid = os.getpid()
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)  # registered last, so it runs before multiprocessing's
         try:
             for signum in SIGNALS:
                 self._previous[signum] = signal.signal(signum, self._handle)
@@ -68,3 +72,13 @@ def shield_worker() -> None:
     """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Kill the workers that an error left open when the process ends.
+
+    multiprocessing would send them SIGTERM, to which they are deaf, and wait for ever.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -90,3 +92,25 @@ def test_interrupted_writes_go_on(flag, tmp_path):
     stop.set()
     thread.join()
     assert all((tmp_path / str(i)).read_bytes() == data for i in range(5))
+
+
+WORKERS_LEFT_OPEN = """
+import torch
+from torch.utils.data import DataLoader
+from runtime.preemption import PreemptionFlag
+from runtime.seeding import seed_worker
+
+PreemptionFlag().install()
+loader = DataLoader(torch.arange(8.0), num_workers=2, worker_init_fn=seed_worker)
+kept = iter(loader)
+next(kept)
+frames = [kept]  # as the traceback of an error that something still holds
+frames.append(frames)
+raise SystemExit(75)
+"""
+
+
+def test_workers_left_open_do_not_hold_up_the_end():
+    """They are deaf to the SIGTERM that multiprocessing would send before it waits for them."""
+    done = subprocess.run([sys.executable, "-c", WORKERS_LEFT_OPEN], timeout=120)
+    assert done.returncode == 75
