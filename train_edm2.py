@@ -56,11 +56,12 @@ from runtime.cli import (
     text,
 )
 from runtime.counter_rng import mix, normal
-from runtime.dirs import data_home, find_snapshot, results_home
+from runtime.dirs import data_home, results_home
 from runtime.distributed import launch
 from runtime.errors import UsageError
 from runtime.index_log import IndexLog
 from runtime.meters import Stopwatch
+from runtime.netfiles import find_network
 from runtime.networks import open_network
 from runtime.run import Run
 from runtime.seeding import generator, seed_worker
@@ -601,7 +602,7 @@ def load_network(
     UsageError if the two do not fit, CheckpointError."""
     if path is None:
         return None
-    snapshot = open_network(find_snapshot(path, "train_edm2"), run.say)
+    snapshot = open_network(find_network(path), run.say)
     if snapshot.kind != "edm2":
         raise UsageError(f"{path} holds a {snapshot.kind!r} network, not edm2")
     other = Precond(**snapshot.config["net"])
