@@ -90,6 +90,38 @@ def test_logits_of_losses_that_are_not_finite():
         assert torch.isneginf(ours).tolist() == [True, True, False, True, False, False]
 
 
+@pytest.mark.parametrize("first_chunk", ["uniform", "scored"])
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_the_noise_the_picks_are_those_of_the_masked_form(
+    kind, pairs, normalise, first_chunk
+):
+    """Gumbel-top-k of the oracle's logits with the very same noise, chunk by chunk."""
+    B, N, ratio, temperature = 120, 6, 0.45, 0.7
+    learner, ref = losses(B, pairs=pairs, scale=0.3)
+    scores = oracle.pair_scores(learner.numpy(), ref.numpy(), **kind)
+    noise = torch.cat(list(_noise(N, (B,), learner.device, seeded()))).numpy()
+    expected: list[int] = []
+    for c, log_e in zip(chunk_sizes(B, ratio, N), noise, strict=True):
+        logits = oracle.logits(scores, expected, normalise) / temperature
+        if not expected and first_chunk == "uniform":
+            logits = np.zeros(B)
+        expected += np.argsort(log_e - logits)[:c].tolist()
+    rows = jointly_sample_batch(
+        learner,
+        ref,
+        N,
+        ratio,
+        **kind,
+        normalise=normalise,
+        first_chunk=first_chunk,
+        temperature=temperature,
+        generator=seeded(),
+    )
+    assert rows.tolist() == expected
+
+
 # ------------------------------------------------------------------------------------ distribution
 
 
