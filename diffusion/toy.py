@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffusion.mp import normalize
+from diffusion.mp import SILU_MAGNITUDE, mp_silu, normalize
 
 SIGMA_MAX = 5.0  # the noise that sampling of the tree starts from
 LEVEL = -2.12  # log-density at the rim of the tree: 99 % of its samples have more
@@ -310,7 +310,7 @@ class MPSiLU(nn.Module):
     """silu(x) / 0.596: variance 1 stays 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.silu(x) / _SILU
+        return mp_silu(x)
 
 
 class ToyModel(nn.Module):
@@ -386,7 +386,6 @@ class ToyModel(nn.Module):
         return x + _rows(sigma, x).square()[..., None] * self.score(x, sigma)
 
 
-_SILU = 0.596
 _CHUNK = 512  # rows whose activations stay in the cache
 
 
@@ -430,9 +429,9 @@ class _Score(torch.autograd.Function):
                 if keep:
                     # silu'' = p (1 - p) (2 + a (1 - 2 p)) = (1 - p) (2 p + silu (1 - 2 p))
                     bend = (1 - 2 * p).mul_(h).add_(p, alpha=2).mul_(rest)
-                    second.append(bend.mul_(1 / _SILU))
-                first.append(slope.mul_(1 / _SILU))
-                h = h.mul_(1 / _SILU)
+                    second.append(bend.mul_(1 / SILU_MAGNITUDE))
+                first.append(slope.mul_(1 / SILU_MAGNITUDE))
+                h = h.mul_(1 / SILU_MAGNITUDE)
                 hs.append(h)
             y = h @ weights[-1].T
             c = (2 / (y.shape[1] * s))[:, None]  # 2 c of the notation, without the gain
