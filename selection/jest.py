@@ -70,7 +70,8 @@ def jointly_sample_batch(
     - filter_ratio: share of rows left out, [0, 1); b = floor(B (1 - filter_ratio)) exactly, or
       the seed's truncation with rounding="reference" (see `selection_size`).
     - learnability: score learner - reference, else easy reference, -reference. inverted: negated.
-    - first_chunk: "uniform" (the seed) or "scored" (the rule from the first row on, n = 0).
+    - first_chunk: "uniform" (the seed; with N = 1 no score counts) or "scored" (the rule from the
+      first row on, n = 0).
     - normalise: divide by 2n + 1 (the seed: a soft draw), or not (published: nearly greedy).
     - temperature: > 0, divides the logits.
     - generator: on the losses' device; default torch's own.
