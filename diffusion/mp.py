@@ -59,7 +59,7 @@ class _Normalize(torch.autograd.Function):
         # y = x / d, d = eps + |x| / root: dL/dx = g / d - y (g . y) / (root |x|)
         dot = (grad * y).sum(ctx.dim, keepdim=True, dtype=torch.float32)
         share = (dot / (norm * ctx.root).clamp_min(_TINY)).to(y.dtype)
-        return torch.addcmul(grad / divisor, y, share, value=-1), None, None
+        return (grad / divisor).addcmul_(y, share, value=-1), None, None
 
 
 class _ScaledWeight(torch.autograd.Function):
@@ -78,7 +78,7 @@ class _ScaledWeight(torch.autograd.Function):
         # y = s w / d, d = eps + |w| / root: dL/dw = s / d (g - w (g . w) / (d root |w|))
         dot = torch.linalg.vecdot(grad.flatten(1), w.flatten(1)).view_as(factor)
         share = factor * dot / curvature.clamp_min(_TINY)
-        return torch.addcmul(grad * factor, w, share, value=-1), None
+        return (grad * factor).addcmul_(w, share, value=-1), None
 
 
 def mp_silu(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -221,6 +222,26 @@ def test_the_switch():
     assert torch.equal(layer.weight, before)
     layer.train()(randn(2, 8))
     assert torch.equal(layer.weight, normalize(before))
+
+
+@pytest.mark.slow
+def test_forced_normalisation_of_a_compiled_layer():
+    # A graph that wrote to the weight itself would lose what it wrote (Inductor, torch 2.15).
+    torch.manual_seed(0)
+    layer = MPConv(8, 6, [3, 3]).train()
+    compiled = copy.deepcopy(layer)
+    graph = torch.compile(compiled)
+    x = randn(2, 8, 4, 4)
+    for _ in range(2):
+        a, b = layer(x), graph(x)
+        torch.testing.assert_close(a, b)
+        a.sum().backward()
+        b.sum().backward()
+        torch.testing.assert_close(layer.weight, compiled.weight, rtol=1e-6, atol=0)
+        torch.testing.assert_close(layer.weight.grad, compiled.weight.grad, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():  # as an optimizer would
+            layer.weight.mul_(1.5)
+            compiled.weight.mul_(1.5)
 
 
 # ------------------------------------------------------------------------------------------ frozen
