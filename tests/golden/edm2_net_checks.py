@@ -131,7 +131,7 @@ def check_net(v: Vectors) -> None:
         for _ in range(2):  # the second time with kept weights
             denoised, logvar = net(x, sigma, labels, return_logvar=True)
             assert_rel_per_sample(denoised, v["D"], "D")
-            assert_rel_per_sample(logvar, v["logvar"], "logvar")
+            assert_rel(logvar, v["logvar"], "logvar", 1e-5)  # one number a sample, maybe near 0
     assert_rel_per_sample(net(x, scalar, labels), v["D_scalar_sigma"], "D_scalar_sigma")
     assert_rel_per_sample(net(x, sigma), v["D_nolabel"], "D_nolabel")
     c_in = (sigma.square() + net.sigma_data**2).rsqrt().reshape(-1, 1, 1, 1)
@@ -162,7 +162,7 @@ def _check_trainstep(v: Vectors, net: Precond) -> None:
     loss = per_pixel_loss(net, images, sigma, noise, labels, sigma_data=sigma_data)
     hook.remove()
     assert_rel_per_sample(seen["D"], v["D"], "D")
-    assert_rel_per_sample(seen["logvar"], v["logvar"], "logvar")
+    assert_rel(seen["logvar"], v["logvar"], "logvar", 1e-5)
     assert_rel(loss, v["loss_per_pixel"], "loss_per_pixel", 1e-4)
     assert_rel(loss.sum((1, 2, 3)), v["loss_per_sample_sum"], "loss_per_sample_sum", 1e-4)
     parameters = dict(net.named_parameters())
