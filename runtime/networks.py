@@ -69,6 +69,7 @@ _NUMPY = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zips
 _MAX_ENTRIES = 100_000
 _STORAGE_OPS = 1000
+_MAX_STEP = 1 << 48  # of an offset, size or stride, in numbers; in bytes it still fits an int64
 
 # Arguments of the networks: (kind, lowest, highest, default); None as default: must be given.
 _UNSET = object()
@@ -259,7 +260,8 @@ def _persistent(meta: Any) -> Inert:
     if not isinstance(meta, dict) or meta.get("type") != "class":
         raise PickleError("has a persistent object that is no class")
     name, state = meta.get("class_name"), meta.get("state")
-    if not isinstance(name, str) or not isinstance(state, dict) or not name.isidentifier():
+    named = isinstance(name, str) and len(name) < 200 and name.isidentifier()
+    if not named or not isinstance(state, dict):
         raise PickleError("has a persistent object without a name or a state")
     return Inert(name, state=state)
 
@@ -308,7 +310,9 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Tensor:
         if isinstance(size, tuple) and isinstance(stride, tuple)
         else (None,)
     )
-    if any(type(v) is not int or v < 0 for v in numbers) or len(size) != len(stride):
+    if any(type(v) is not int or not 0 <= v <= _MAX_STEP for v in numbers) or len(size) != len(
+        stride
+    ):
         raise PickleError("has a tensor whose shape is no list of numbers")
     if len(size) > 8:
         raise PickleError(f"has a tensor of {len(size)} dimensions")
@@ -472,33 +476,39 @@ def _collect(net: Inert) -> dict[str, _Tensor]:
     """Parameters and persistent buffers of a module and those inside, by state-dict name."""
     out: dict[str, _Tensor] = {}
     pending: list[tuple[Any, str]] = [(net, "")]
-    visited = 0
+    visited = 0  # modules and entries, also of a table that many modules share
     while pending:
         module, prefix = pending.pop()
         visited += 1
         state = module.state if isinstance(module, Inert) else None
         if not isinstance(state, dict) or len(prefix) > 1000:
             raise PickleError(f"has no module at {ascii(prefix[:80])}")
-        skipped = state.get("_non_persistent_buffers_set")
-        for kind in ("_parameters", "_buffers"):
-            for name, value in _table(state, kind, prefix).items():
-                hidden = kind == "_buffers" and isinstance(skipped, list) and name in skipped
-                if value is None or hidden:
+        listed = state.get("_non_persistent_buffers_set")
+        listed = listed if isinstance(listed, list) else []
+        parameters, buffers, modules = (
+            _table(state, kind, prefix) for kind in ("_parameters", "_buffers", "_modules")
+        )
+        visited += len(listed) + len(parameters) + len(buffers) + len(modules)
+        if visited > _MAX_ENTRIES:
+            raise PickleError(f"has more than {_MAX_ENTRIES} modules or tensors")
+        skipped = {name for name in listed if isinstance(name, str)}
+        for kind, table in (("parameter", parameters), ("buffer", buffers)):
+            for name, value in table.items():
+                if value is None or (kind == "buffer" and name in skipped):
                     continue
                 if not isinstance(value, _Tensor):
                     raise PickleError(f"has no tensor at {ascii((prefix + name)[:80])}")
                 out[prefix + name] = value
-        modules = _table(state, "_modules", prefix)
         inside = [(m, f"{prefix}{name}.") for name, m in modules.items() if m is not None]
         pending += reversed(inside)
-        if len(out) > _MAX_ENTRIES or visited + len(pending) > _MAX_ENTRIES:
-            raise PickleError(f"has more than {_MAX_ENTRIES} modules or tensors")
     return out
 
 
 def _table(state: dict, kind: str, prefix: str) -> dict[str, Any]:
     table = state.get(kind, {})
-    if not isinstance(table, dict) or not all(isinstance(k, str) for k in table):
+    if not isinstance(table, dict) or len(table) > _MAX_ENTRIES:
+        raise PickleError(f"has no {kind} at {ascii(prefix[:80])}")
+    if not all(isinstance(k, str) and len(k) < 200 for k in table):
         raise PickleError(f"has no {kind} at {ascii(prefix[:80])}")
     return table
 

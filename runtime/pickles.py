@@ -4,7 +4,8 @@ A small machine for the pickle opcodes, over `pickletools.genops`.  Containers a
 become themselves; everything else stays a description: a global is its name, an object is an
 `Inert` with the state it was given.  Globals that are not expected are refused by name.  Work and
 memory are bounded by the length of the file: lengths are believed only as far as there are bytes,
-memo numbers are keys of a dict, and nothing but plain values is ever hashed or compared.
+a value that the file has once is not handed to calls over and over, and nothing but plain values
+is ever hashed or compared.
 """
 
 import pickletools
@@ -12,6 +13,9 @@ from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
 MAX_OPS = 1_000_000  # a network of 1.5 billion weights has some 50,000
+_MAX_NAME = 500  # characters of a global
+_MAX_BITS = 512  # of a whole number
+_MAX_KEY = 1 << 60  # of whole numbers as keys; larger ones can be made to have one hash
 
 
 class PickleError(ValueError):
@@ -70,13 +74,13 @@ class _Bounded:
     """A file that is never asked for more than it holds (genops believes the lengths it reads)."""
 
     def __init__(self, file: IO[bytes], end: int) -> None:
-        self._file, self._end = file, end
+        self._file, self.end = file, end
 
     def tell(self) -> int:
         return self._file.tell()
 
     def read(self, count: int) -> bytes:
-        if not 0 <= count <= self._end - self._file.tell():
+        if not 0 <= count <= self.end - self._file.tell():
             raise PickleError(f"says {count} bytes follow, where the file ends before")
         return self._file.read(count)
 
@@ -127,17 +131,24 @@ class _Machine:
         self.allowed, self.call, self.persistent, self.max_ops = allowed, call, persistent, max_ops
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.left = 0  # what calls may still be given, in characters, bytes and items
 
     def run(self, file: _Bounded) -> Any:
         stack, memo = self.stack, self.memo
+        self.left = 2 * file.end + MAX_OPS
         for count, (code, value, _) in enumerate(pickletools.genops(file)):
             if count >= self.max_ops:
                 raise PickleError(f"more than {self.max_ops} operations")
             name = code.name
             if name in _PUSH:
+                if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+                    raise PickleError(f"has a number of {value.bit_length()} bits")
                 stack.append(bytes(value) if name == "BYTEARRAY8" else value)
             elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-                memo[len(memo) if name == "MEMOIZE" else value] = self.top()
+                key = len(memo) if name == "MEMOIZE" else value
+                if key >> 32:
+                    raise PickleError("has a memo number that no file comes to")
+                memo[key] = self.top()
             elif name in ("GET", "BINGET", "LONG_BINGET"):
                 stack.append(memo[value])
             elif name in _MAKE:
@@ -185,13 +196,13 @@ class _Machine:
             args, function = self.pop(), self.pop()
             if not isinstance(function, Global) or not isinstance(args, tuple):
                 raise PickleError("calls what is no name")
-            stack.append(self.call(function.name, args))
+            stack.append(self.called(function.name, args))
         elif name in ("NEWOBJ", "NEWOBJ_EX"):
             keywords = self.pop() if name == "NEWOBJ_EX" else {}
             args, cls = self.pop(), self.pop()
             if not isinstance(cls, Global) or not isinstance(args, tuple) or keywords:
                 raise PickleError("makes an object of what is no class")
-            stack.append(self.call(cls.name, args))
+            stack.append(self.called(cls.name, args))
         elif name == "BUILD":
             state = self.pop()
             if isinstance(self.top(), Inert):
@@ -225,11 +236,20 @@ class _Machine:
         else:
             raise PickleError(f"uses the operation {name}, which nothing expected here needs")
 
+    def called(self, name: str, args: tuple) -> Any:
+        # What a call is given it may copy or walk through. A file that is honest gives each thing
+        # to one call; one that gives the same long list to 100,000 would fill any memory.
+        self.left -= len(args)
+        self.left -= sum(len(a) for a in args if isinstance(a, (str, bytes, list, tuple, dict)))
+        if self.left < 0:
+            raise PickleError("calls with the same values over and over")
+        return self.call(name, args)
+
     def name_of(self, module: Any, name: Any) -> Global:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("names a global by what is no string")
-        full = f"{module}.{name}"
-        if not self.allowed(full):
+        full = f"{module[:_MAX_NAME]}.{name[:_MAX_NAME]}"
+        if len(full) > _MAX_NAME or not self.allowed(full):
             printable = full if full.isprintable() else ascii(full)
             raise Refused(printable if len(printable) < 200 else printable[:200] + "...")
         return Global(full)
@@ -252,6 +272,6 @@ class _Machine:
             raise PickleError("sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # a tuple that holds itself twice, and so on, takes for ever to hash
-            if not isinstance(key, _PLAIN):
+            if not isinstance(key, _PLAIN) or (isinstance(key, int) and abs(key) > _MAX_KEY):
                 raise PickleError("has a key that is no plain value")
             target[key] = value

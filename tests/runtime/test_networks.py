@@ -326,6 +326,8 @@ def storage_bytes(values):
         (0, (2, 2), (1,)),
         (0, (1,) * 9, (1,) * 9),
         (0, (True,), (1,)),
+        (0, (1,), (1 << 61,)),
+        (0, (0, 1 << 70), (1, 1)),
         (0, [2], [1]),
         (0, "ab", "cd"),
     ],
@@ -376,6 +378,25 @@ def test_modules_in_themselves(tmp_path):
     assert time.perf_counter() - started < 5
 
 
+def test_tables_that_many_modules_share(tmp_path):
+    entries = {f"k{i}": None for i in range(50_000)}
+    for kind, table in (
+        ("_parameters", entries),
+        ("_buffers", entries),
+        ("_non_persistent_buffers_set", list(entries)),
+        ("_parameters", {"n" * 1_000_000: None}),
+    ):
+        inner = torch.nn.Module()
+        inner.__dict__[kind] = table
+        whole = snapshot_dict(small(), KWARGS)
+        whole["ema"]._modules.update({f"m{i}": inner for i in range(20_000)})
+        path = write(tmp_path / "a.pkl", whole)
+        started = time.perf_counter()
+        with pytest.raises(CheckpointError, match="more than 100000 modules|no _parameters"):
+            open_network(path)
+        assert time.perf_counter() - started < 10
+
+
 NESTED = [1]
 for _ in range(80):
     NESTED = [NESTED, NESTED]
@@ -387,7 +408,7 @@ for _ in range(80):
         ({"img_resolution": 10**9}, "img_resolution 1000000000"),
         ({"img_resolution": 32}, "no weights unet.enc.32x32_block0"),
         ({"model_channels": 4096}, "which its arguments do not give"),
-        ({"model_channels": 10**5000}, "model_channels a huge number"),
+        ({"model_channels": 10**100}, "model_channels a huge number"),
         ({"channel_mult": [1, 1000]}, "which its arguments do not give"),
         ({"channel_mult": []}, "no levels"),
         ({"channel_mult": [1, 2, 4]}, "which its arguments do not give"),

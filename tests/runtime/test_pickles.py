@@ -149,6 +149,62 @@ def test_work_is_bounded():
     assert time.perf_counter() - started < 2
 
 
+def test_one_value_handed_to_many_calls():
+    # q\0: the callable; q\1: its arguments, both remembered, then called 20,000 times
+    def bomb(arguments):
+        return (
+            b"\x80\x03](cbuiltins\nset\nq\x000"
+            + arguments
+            + b"q\x010"
+            + b"h\0h\1R" * 20_000
+            + b"e."
+        )
+
+    made = 0
+
+    def call(name, args):
+        nonlocal made
+        made += len(args[0]) if len(args) == 1 else len(args)
+        return list(args[0]) if len(args) == 1 else list(args)
+
+    many = b"(" + b"N" * 50_000
+    for arguments in (
+        b"](" + many[1:] + b"e\x85",
+        many + b"t",
+        b"B" + (50_000).to_bytes(4, "little") + b"x" * 50_000 + b"\x85",
+        b"X" + (50_000).to_bytes(4, "little") + b"x" * 50_000 + b"\x85",
+    ):
+        made = 0
+        with pytest.raises(PickleError, match="over and over"):
+            read(bomb(arguments), lambda name: True, call)
+        assert made < 2_000_000
+    assert len(read(bomb(b"N\x85"), lambda name: True)) == 20_000  # small ones are nothing
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        # whole numbers that all have the hash 0, as keys and as memo numbers
+        (b"}(" + b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N"
+                          for k in range(2, 9)) + b"u.", "no plain value"),
+        (b"Np4611686018427387902\n.", "memo number"),
+        (b"Np-1\n.", "memo number"),
+        (b"\x8b\x10\x27\0\0" + b"\x01" * 10_000 + b".", "number of 79993 bits"),
+    ],
+)  # fmt: skip
+def test_numbers_that_cost_time(data, message):
+    with pytest.raises(PickleError, match=message):
+        read(b"\x80\x02" + data)
+
+
+def test_a_long_name_is_refused_even_where_all_are_allowed():
+    name = b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000
+    for first, last in ((name, b"X\1\0\0\0b"), (b"X\1\0\0\0b", name)):
+        with pytest.raises(Refused) as caught:
+            read(b"\x80\x04" + first + last + b"\x93.", lambda name: True)
+        assert len(str(caught.value)) < 300
+
+
 def test_random_damage_is_told_as_such():
     rng = random.Random(0)
     good = pickle.dumps([PLAIN, Thing(), OrderedDict(a=[1, 2, (3, 4)])])
