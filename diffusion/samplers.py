@@ -31,9 +31,18 @@ def sigma_levels(
         raise ValueError(f"sigma_min {sigma_min} and sigma_max {sigma_max}: 0 < min <= max needed")
     if not 0 < rho < math.inf:
         raise ValueError(f"rho {rho} is not a positive number")
-    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     ramp = [i / max(steps - 1, 1) for i in range(steps)]
-    return [(top + r * (bottom - top)) ** rho for r in ramp] + [0.0]
+    try:
+        top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+        levels = [(top + r * (bottom - top)) ** rho for r in ramp]
+    except OverflowError:
+        levels = [math.inf]
+    if not 1e-18 < min(levels) <= max(levels) < 1e18:
+        raise ValueError(
+            f"sigma_min {sigma_min}, sigma_max {sigma_max} and rho {rho}: fp32 cannot hold the "
+            "squares of such noise levels"
+        )
+    return [*levels, 0.0]
 
 
 @torch.no_grad()

@@ -144,6 +144,10 @@ def test_no_graph_is_kept():
         ({"sigma_min": 3, "sigma_max": 2}, "sigma_max 2"),
         ({"sigma_max": math.inf}, "inf"),
         ({"rho": 0}, "rho 0"),
+        ({"rho": 1e-300}, "rho 1e-300"),
+        ({"rho": 0.01}, "rho 0.01"),  # sigma_min ** 100 is 0
+        ({"sigma_min": 1e-300}, "sigma_min 1e-300"),
+        ({"sigma_max": 1e300}, "sigma_max 1e\\+300"),
         ({"S_churn": -1}, "S_churn -1"),
         ({"S_noise": math.nan}, "nan"),
     ],
