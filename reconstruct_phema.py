@@ -78,6 +78,8 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--outstd is missing: EMA widths such as 0.050,0.060,...,0.150")
     if args.outkimg is not None and args.out_step is not None:
         parser.error(f"--outkimg {args.outkimg} and --out_step {args.out_step}: one time, not two")
+    if Path(args.outprefix).name != args.outprefix:
+        parser.error(f"--outprefix {args.outprefix}: the beginning of a name; folders: --outdir")
     try:
         args.outstd = expand(args.outstd)
     except UsageError as error:
@@ -213,7 +215,7 @@ def reconstruct(files: Sequence[SnapshotFile], weights: np.ndarray) -> list[dict
             for result in results:
                 result[name] = last.clone()
             continue
-        if all(torch.equal(v, last) for v in values[:-1]):
+        if all(torch.equal(v, last) for v in values[:-1]) and torch.isfinite(last).all():
             for result in results:
                 result[name] = last.to(kind, copy=True)
             continue

@@ -236,6 +236,8 @@ def test_weights_that_are_not_finite_are_named(tmp_path, value):
     write(tmp_path, 3, 0.1)
     with pytest.raises(CheckpointError, match="0000002-0.100.safetensors: w is not finite"):
         reconstruct("--indir", tmp_path, "--outstd", 0.2)
+    with pytest.raises(CheckpointError, match="w is not finite"):  # alone, or the same in all
+        reconstruct("--indir", tmp_path, "--outstd", 0.2, "--inprefix", "network-snapshot-0000002")
 
 
 def test_raw_networks_and_results_are_no_inputs(tmp_path, capsys):
@@ -335,6 +337,7 @@ def test_lists_of_widths(words, expected):
         ("--indir x --outstd 0.0001", "not told apart"),
         ("--indir x --outstd 0.1 --outkimg 1 --out_step 2", "one time, not two"),
         ("--indir x --outstd 0.1 --batch 0", "batch"),
+        ("--indir x --outstd 0.1 --outprefix ../x", "--outprefix ../x"),
     ],
 )
 def test_command_line_errors(words, says, capsys):
