@@ -38,9 +38,9 @@ def constant(decay: float) -> Profile:
 def half_life(images: float, ramp: float | None = 0.05) -> Profile:
     """Half of the memory is gone after `images` images, or `ramp` of all seen if that is less.
 
-    `ramp` None: no ramp-up. Errors: ValueError.
+    `ramp` None: no ramp-up; then `images` is finite. Errors: ValueError.
     """
-    if not (images > 0 and math.isfinite(images)):
+    if not images > 0 or (math.isinf(images) and ramp is None):
         raise ValueError(f"EMA half-life {images} is not a positive number of images")
     if ramp is not None and not (ramp > 0 and math.isfinite(ramp)):
         raise ValueError(f"EMA ramp {ramp} is not a positive number or None")
