@@ -25,15 +25,9 @@ from diffusion.mp import (
     resample,
     set_forced_weight_norm,
 )
-from tests.golden.support import Check, Vectors, assert_close
+from tests.golden.support import Check, Vectors, assert_close, assert_rel
 
 EXACT = 2e-6
-
-
-def assert_rel(actual: Tensor | np.ndarray, expected: Tensor, what: str, rel: float) -> None:
-    """Largest difference at most `rel` times the largest absolute value expected."""
-    size = float(expected.abs().max())
-    assert_close(actual, expected, what, rtol=0, atol=rel * (size or 1))
 
 
 def assert_rel_per_sample(actual: Tensor, expected: Tensor, what: str, rel: float = 1e-5) -> None:

@@ -17,13 +17,7 @@ from diffusion.guidance import bind, guided
 from diffusion.samplers import SeedStack, heun, sigma_levels
 from evaluation.frechet import FeatureStats, Moments, frechet_distance
 from runtime import ema
-from tests.golden.support import Check, Vectors, assert_close
-
-
-def assert_rel(actual: Tensor | np.ndarray, expected: Tensor, what: str, rel: float) -> None:
-    """Largest difference at most `rel` times the largest absolute value expected."""
-    size = float(expected.abs().max())
-    assert_close(actual, expected, what, rtol=0, atol=rel * (size or 1))
+from tests.golden.support import Check, Vectors, assert_close, assert_rel
 
 
 def exponents(stds: Tensor) -> np.ndarray:

@@ -110,3 +110,9 @@ def assert_close(
     expected = expected.numpy() if isinstance(expected, Tensor) else np.asarray(expected)
     assert actual.shape == expected.shape, f"{what}: {actual.shape} instead of {expected.shape}"
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, err_msg=what)
+
+
+def assert_rel(actual: Tensor | np.ndarray, expected: Tensor, what: str, rel: float) -> None:
+    """Largest difference at most `rel` times the largest absolute value expected."""
+    size = float(expected.abs().max())
+    assert_close(actual, expected, what, rtol=0, atol=rel * (size or 1))
