@@ -68,6 +68,7 @@ GRID = 100  # images in grid.png, at most
 SEEDS = [16, 17, 18, 19]
 MAX_SEEDS = 10_000_000
 PARTS = ".parts/"  # where single images are while only a grid is wanted
+NOT_FINITE = "look at weights and noise levels, or try --precision fp32"
 
 # The names of NVIDIA's presets. Numbers in names are thousands of images, * is what our source does
 # not tell (EMA lengths mostly): then the models directory must have one such file. FID and FD are
@@ -240,7 +241,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.seeds = list(dict.fromkeys(seed for r in ranges for seed in r))
     args.guidance = 1.0 if args.guidance is None else args.guidance
     weights = args.sweep_guidance or [args.guidance]
-    if args.gnet is None and any(w != 1 for w in weights):
+    if args.gnet is None and (args.guidance_interval or any(w != 1 for w in weights)):
         parser.error(f"--guidance {weights[-1]:g}: the guide is missing, --gnet FILE")
     if len(args.guidance_interval or [0, 1]) != 2:
         parser.error(f"--guidance_interval {args.guidance_interval}: two levels, LO HI")
@@ -251,6 +252,14 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(str(error))
     if args.sweep_ema and args.net is None:
         parser.error("--sweep_ema takes the siblings of a --net")
+    for option, names in (
+        ("--sweep_guidance", [f"{w:g}" for w in weights]),
+        ("--sweep_ema", [f"{ema:.3f}" for ema in args.sweep_ema or []]),
+    ):
+        if len(set(names)) < len(names):
+            parser.error(f"{option} {' '.join(names)}: values not told apart in names of folders")
+    if args.trajectory and args.grid_only:
+        parser.error("--trajectory writes single images, --grid_only none")
     if args.S_min > args.S_max:
         parser.error(f"--S_min {args.S_min:g} is above --S_max {args.S_max:g}")
     return args
@@ -281,7 +290,7 @@ def check_unused(args: argparse.Namespace, rows: list[tuple], snapshot: Snapshot
     for name, _, default, _ in rows:
         value = getattr(args, name[2:])
         if value != (SEEDS if name == "--seeds" else default):
-            raise UsageError(f"{name} {value}: a {snapshot.kind} network has no use for it")
+            raise UsageError(f"{name} {value}: no use for it with a network of {snapshot.kind}")
 
 
 def untrained(preset: str) -> Snapshot:
@@ -399,14 +408,16 @@ def edm2_model(
     Errors: UsageError, CheckpointError.
     """
     net = build(snapshot).to(device)
+    precision = Precision(args.precision or "fp32", device)
+    precision.apply_tf32_policy()
     if args.precision is not None:
-        precision = Precision(args.precision, device)
-        precision.apply_tf32_policy()
         net.compute_dtype = precision.dtype
     names = snapshot.config.get("classes") or [str(i) for i in range(net.label_dim)]
+    if not isinstance(names, list):
+        raise CheckpointError(f"{file}: classes {names!r} are no list of names")
     try:
         encoder = make_encoder(snapshot.config["encoder"], vae=args.vae)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no usable encoder ({error})") from None
     key = identity(file) if file else "untrained"
     called = torch.compile(net) if args.compile else net
@@ -469,7 +480,7 @@ def draw(
         for batch, drawn in zip(batches, drawing, strict=True):
             if not torch.isfinite(drawn.latents).all():
                 seeds = compact([item.seed for item in batch])
-                raise NonFiniteError(f"seeds {seeds}: not finite; try --precision fp32")
+                raise NonFiniteError(f"seeds {seeds}: not finite; {NOT_FINITE}")
             images = model.encoder.decode(drawn.latents).cpu()
             for n, item in enumerate(batch):
                 if args.trajectory:

@@ -24,14 +24,20 @@ def find_network(word: str, script: str = "train_edm2") -> Path:
 
     A published name may have `*` in it and is looked for in the models directory and two levels of
     folders below. Errors: UsageError for a folder, or a name that several files have;
-    CheckpointError for a published one that is missing.
+    CheckpointError for what is missing.
     """
+    if "://" in word:
+        raise UsageError(f"{word} is a URL: download it first, then give the path of the file")
     path = find_snapshot(word, script)
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a snapshot in it")
-    if _opened(path).is_file() or not _PUBLISHED.fullmatch(word.removesuffix(".pkl")):
+    if _opened(path).is_file():
         return path
     name, home = word.removesuffix(".pkl"), models_home()
+    if not _PUBLISHED.fullmatch(name):
+        if path.suffix in SUFFIXES:
+            return path  # `open_network` says what is missing
+        raise CheckpointError(f"network {path}: no such file, with or without .safetensors")
     found: dict[str, Path] = {}
     for suffix in SUFFIXES:
         for depth in ("", "*/", "*/*/"):

@@ -61,6 +61,10 @@ def test_paths_are_paths(models, tmp_path):
     assert find_network(str(file)) == file
     assert find_network("net.safetensors").resolve() == file
     assert find_network("nowhere.safetensors").name == "nowhere.safetensors"
+    with pytest.raises(CheckpointError, match="network-snapshot-0000008-0.10: no such file"):
+        find_network("network-snapshot-0000008-0.10")
+    with pytest.raises(UsageError, match="https://host/edm2.pkl is a URL: download"):
+        find_network("https://host/edm2.pkl")
     with pytest.raises(UsageError, match="is a folder"):
         find_network(str(tmp_path))
 

@@ -450,8 +450,13 @@ def test_guides_that_do_not_fit(edm2, tmp_path, other, says):
         (["--sigma_min", "0"], "range"),
         (["--rho", "0"], "rho"),
         (["--steps", "0"], "steps"),
-        (["--guidance_interval", "5", "1"], "interval"),
-        (["--guidance_interval", "5"], "LO HI"),
+        (["--guidance_interval", "5", "1", "--gnet", "g"], "interval \\(5"),
+        (["--guidance_interval", "5", "--gnet", "g"], "LO HI"),
+        (["--guidance_interval", "1", "5"], "--gnet"),
+        (["--sweep_guidance", "2", "2.0000001", "--gnet", "g"], "2 2: values not told apart"),
+        (["--sweep_ema", "0.1", "0.1001"], "0.100 0.100: values not told apart"),
+        (["--trajectory", "--grid_only"], "--trajectory"),
+        (["--rho", "1e-300"], "fp32 cannot hold"),
         (["--S_min", "2", "--S_max", "1"], "S_min"),
         (["--no-guidance", "2"], "no value"),
         (["--class"], "class"),
@@ -484,7 +489,7 @@ def test_what_the_network_cannot_do(edm2, tmp_path, words, says, code):
 
 
 def test_options_of_the_other_kind(snapshot, tmp_path):
-    with pytest.raises(Exception, match="--trajectory True: a camnet network") as error:
+    with pytest.raises(Exception, match="--trajectory True: no use .* camnet") as error:
         generate("--net", snapshot, "--trajectory", "--outdir", tmp_path / "out")
     assert error.value.exit_code == 2
 
@@ -506,7 +511,7 @@ def test_numbers_that_are_not_finite(tmp_path):
     assert error.value.exit_code == 5 and not images(tmp_path / "out")
 
 
-@pytest.mark.parametrize("spoil", ["net", "encoder", "weights"])
+@pytest.mark.parametrize("spoil", ["net", "encoder", "no encoder", "classes", "weights"])
 def test_snapshots_that_do_not_fit_themselves(tmp_path, spoil):
     file = tiny(tmp_path / "bad.safetensors")
     snapshot = load_snapshot(file)
@@ -514,10 +519,14 @@ def test_snapshots_that_do_not_fit_themselves(tmp_path, spoil):
         snapshot.config["net"]["colour"] = "red"
     elif spoil == "encoder":
         snapshot.config["encoder"] = {"name": "morse"}
+    elif spoil == "no encoder":
+        snapshot.config["encoder"] = None
+    elif spoil == "classes":
+        snapshot.config["classes"] = 5
     else:
         del snapshot.state_dict["unet.out_gain"]
     save_snapshot(file, *snapshot)
-    with pytest.raises(Exception, match="fit itself|no usable encoder") as error:
+    with pytest.raises(Exception, match="fit itself|no usable encoder|no list of") as error:
         generate("--net", file, "--gpus", "cpu", "--outdir", tmp_path / "out")
     assert error.value.exit_code == 3 and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
