@@ -125,7 +125,7 @@ DATASETS = ("img512", "img64", "cifar10", "tiny", "folder", "generated")
 EXECUTION_ONLY = (
     "data_path", "dataset", "duration", "status", "snapshot", "checkpoint", "sample_images",
     "sample_steps", "sample_guidance", "bench", "dry_run", "outdir", "vae",
-    "channels_last", "cache",
+    "channels_last", "cache", "fp16", "trick",
 )  # fmt: skip
 SAMPLES = 0x73616D706C65  # "sample", apart from the keys of training noise
 SIGMA_EDGES = (-1.5, -0.75, 0.0, 0.75, 1.5)  # in standard deviations of ln(sigma)
@@ -188,10 +188,12 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_table(parser, "selection", [
         ("--selection", bool, None, "train on a part of every batch, at random unless --acid"),
         ("--acid", bool, False, "choose it by JEST"),
+        ("--method", tuple(METHODS), None, "choose it by this method of selection/methods.py"),
         ("--guide-path", text, None, "snapshot of a weaker network: reference of AJEST, and guide "
          "of the sample grids"),
         ("--ref-path", text, None, "snapshot of a stronger network: reference of JEST"),
-        ("--filt", number(0, 1, hi_open=True), 0.8, "filter ratio: the part not trained on"),
+        ("--filt", number(0, 1, lo_open=True, hi_open=True), 0.8, "filter ratio: the part not "
+         "trained on"),
         ("--n", positive_int, 8, "chunks in which JEST draws"),
         ("--diff", bool, True, "score: learner loss - reference loss; else - reference loss"),
         ("--invert", bool, False, "prefer low scores"),
@@ -233,48 +235,62 @@ def check(args: argparse.Namespace) -> None:
         if args.precision not in ("auto", asked):
             raise ValueError(f"--fp16 {args.fp16} and --precision {args.precision}: give one")
         args.precision = asked
-    if args.dataset in ("folder", "generated") and args.data == "scenes":
+    given = args.data != PRESETS.get(args.preset or "", {}).get("data", "scenes")
+    if args.dataset in ("folder", "generated") and not given:
         raise ValueError(f"--dataset {args.dataset}: give its folder, --data PATH")
-    if args.dataset is not None and args.data == "scenes":
+    if args.dataset is not None and not given:  # over the preset's
         args.data = "tinyImagenet" if args.dataset == "tiny" else args.dataset
     if args.outdir is not None:
         if args.run_dir is not None:
             raise ValueError(f"--outdir {args.outdir} and --run-dir {args.run_dir}: give one")
         args.run_dir = str((Path(args.results_path or results_home()) / "train_edm2") / args.outdir)
-    if args.acid and args.selection is False:
-        raise ValueError("--acid selects and --no-selection does not: give one")
-    args.selection = bool(args.selection or args.acid)
+    if (args.acid or args.method) and args.selection is False:
+        raise ValueError("--no-selection with --acid or --method, which select: give one")
+    if args.acid and args.method not in (None, "jest"):
+        raise ValueError(f"--acid is --method jest, not {args.method}: give one")
+    args.acid = args.acid or args.method == "jest"
+    args.selection = bool(args.selection or args.acid or args.method)
+    if args.method == ("jest" if args.acid else "random"):
+        args.method = None  # said twice
     if args.early and args.late:
         raise ValueError("--early ends the selection where --late begins it: give one")
     if (args.early or args.late) and not args.selection:
         raise ValueError(f"--{'early' if args.early else 'late'} needs --selection or --acid")
-    if args.guide_path and args.ref_path and args.acid:
+    needs_ref = METHODS[method_name(args)].needs_ref
+    if args.guide_path and args.ref_path and needs_ref:
         raise ValueError("--acid with --guide-path and --ref-path: there is one reference")
-    if (args.early or args.late) and not (args.acid or args.guide_path or args.ref_path):
+    if args.ref_path and not (needs_ref or args.early or args.late):
+        raise ValueError("--ref-path is for --acid, --early and --late; nothing here compares")
+    if (args.early or args.late) and not (needs_ref or args.guide_path or args.ref_path):
         raise ValueError(
             "--early and --late of a random selection need a --guide-path or --ref-path"
         )
+    if len({f"{std:.3f}" for std in args.ema_stds}) < len(args.ema_stds):
+        raise ValueError(f"--ema_stds {args.ema_stds}: two are alike in names of snapshots")
     if args.status is not None:
         args.log_every = period_steps(args.status, args.batch)
     if args.checkpoint is not None:
         args.save_every = period_steps(args.checkpoint, args.batch)
-    ranks = max(1, len(args.gpus or []))
-    if args.batch % ranks:
+    check_shares(args, max(1, len(args.gpus or [])))
+
+
+def check_shares(args: argparse.Namespace, ranks: int) -> None:
+    """That the batch can be shared by so many processes. Errors: ValueError."""
+    share, rest = divmod(args.batch, ranks)
+    if rest:
         raise ValueError(f"--batch {args.batch} cannot be shared by {ranks} GPUs")
-    if args.selection and args.select_scope == "rank":
-        share = args.batch // ranks
-        if share % (args.batch_gpu or share):
-            raise ValueError(
-                f"--batch-gpu {args.batch_gpu} does not divide a GPU's {share} images, which "
-                "--select_scope rank draws from one part at a time"
-            )
+    if args.select_scope == "rank" and args.selection and share % (args.batch_gpu or share):
+        raise ValueError(
+            f"--batch-gpu {args.batch_gpu} does not divide a GPU's {share} images, which "
+            "--select_scope rank draws from one part at a time"
+        )
     if args.selection:
         mini_batch(args, ranks)
 
 
 def method_name(args: argparse.Namespace) -> str:
     """Of the selection: a key of selection.METHODS."""
-    return "jest" if args.acid else "random"
+    return args.method or ("jest" if args.acid else "random")
 
 
 def mini_batch(args: argparse.Namespace, world_size: int) -> int:
@@ -283,13 +299,14 @@ def mini_batch(args: argparse.Namespace, world_size: int) -> int:
     if args.select_scope == "rank":
         pool = min(args.batch_gpu or args.batch, args.batch // world_size)
         draws = args.batch // pool
-    chunks = args.n if args.acid else 1
+    chunks = 1 if method_name(args) == "random" else args.n
     return draws * selection_size(pool, args.filt, chunks, args.rounding)
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.dry_run:
+    if args.dry_run and distributed.place().rank == 0:
         print(json.dumps(vars(args), indent=1))
+    if args.dry_run:
         return
     by_rank = ("batch_gpu",) if args.select_scope == "global" else ()
     with Run(
@@ -299,8 +316,10 @@ def main(args: argparse.Namespace) -> None:
         shaping_exclude=EXECUTION_ONLY + by_rank,
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
-        if args.batch % run.world_size:
-            raise UsageError(f"--batch {args.batch} cannot be shared by {run.world_size} processes")
+        try:
+            check_shares(args, run.world_size)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         torch.backends.cudnn.benchmark = args.bench and not args.deterministic
         share = args.batch // run.world_size
         part = min(args.batch_gpu or share, share)
@@ -322,27 +341,10 @@ def main(args: argparse.Namespace) -> None:
             worker_init_fn=seed_worker,
             generator=generator("cpu", "loader", args.seed),  # else it draws from the step's
         )
-        encoder = make_encoder(
-            {"name": "rgb" if images.channels == 3 else "stability-vae"}, vae=args.vae
-        )
-        label_dim = label_width(args, images)
 
         # Network, loss, optimizer, EMAs; the reference and the guide.
-        net = Precond(
-            images.resolution,
-            encoder.latent_channels(images.channels),
-            label_dim,
-            use_fp16=run.precision.name != "fp32",
-            model_channels=args.channels,
-            channel_mult=args.channel_mult,
-            num_blocks=args.num_blocks,
-            attn_resolutions=args.attn_resolutions,
-            channels_per_head=args.channels_per_head,
-            dropout=args.dropout,
-        )
-        layout = torch.channels_last if args.channels_last else torch.contiguous_format
-        net = net.to(run.device, memory_format=layout).train()
-        net.compute_dtype = run.precision.dtype
+        label_dim = label_width(args, images)
+        net, encoder = new_network(args, run, images, label_dim)
         set_forced_weight_norm(net, False)  # below, once a step instead of in every pass
         loss_fn = EDM2Loss(args.P_mean, args.P_std, net.sigma_data)
         fused = {"fused": True} if run.device.type in ("cuda", "cpu") else {}
@@ -351,9 +353,9 @@ def main(args: argparse.Namespace) -> None:
         switch = EarlyLateSwitch("early" if args.early else "late" if args.late else None)
         guide = load_network(args, args.guide_path, net, run)
         reference = load_network(args, args.ref_path, net, run) or guide
-        if args.acid and reference is None:
+        method = METHODS[method_name(args)]
+        if method.needs_ref and reference is None:
             reference = next(iter(averages.values())).module
-        scoring = METHODS[method_name(args)].needs_ref
 
         run.restore(
             net=net,
@@ -363,10 +365,13 @@ def main(args: argparse.Namespace) -> None:
             **{f"ema_{std:.3f}": average for std, average in averages.items()},
         )
         forward = run.compile(net)
-        picked = IndexLog(run.dir / "selected.bin", run.completed) if run.is_main else None
-        edges = loss_fn.sigma(torch.tensor(SIGMA_EDGES)).tolist()
+        picked = None
+        if args.selection and run.is_main:
+            picked = IndexLog(run.dir / "selected.bin", run.completed)
+        edges = loss_fn.sigma(torch.tensor(SIGMA_EDGES, device=run.device))
+        bins = [f"{edge:.3g}" for edge in (0.0, *edges.tolist(), float("inf"))]
         numbers = net.img_channels * net.img_resolution**2  # of an image
-        watch = Stopwatch(run.device)
+        selection_time, training_time = Stopwatch(run.device), Stopwatch(run.device)
         batches = sampler.batches(loader)
 
         def losses_of(model: nn.Module, rows: Rows, draw: int = 0) -> tuple[Tensor, Tensor]:
@@ -390,18 +395,18 @@ def main(args: argparse.Namespace) -> None:
             # under one sigma, noise and dropout. Then the draw.
             learner = ref = sigma = places = None
             if selecting or waiting:
-                watch.start()
-                if scoring and selecting or waiting:
+                selection_time.start()
+                if waiting or method.needs_ref:
                     ref, sigma = losses_of(reference, rows, draw=int(args.unpaired))
-                    if selecting:
-                        learner, sigma = losses_of(net, rows)
+                if selecting and (waiting or method.needs_losses):
+                    learner, sigma = losses_of(net, rows)
                 if selecting:
-                    rows, places = choose(args, run, step, rows, learner, ref, sigma)
+                    rows, places = choose(args, run, step, rows, learner, ref, sigma, numbers)
                     size = mini
-                run.log(**{"time/selection_s": watch.stop()})
+                run.log(**{"time/selection_s": selection_time.stop()})
 
             # Second pass: train on the chosen rows, or on all, `part` at a time.
-            watch.start()
+            training_time.start()
             losses, sigmas = [], []
             for piece in rows.parts(part):
                 loss, sigma = row_losses(forward, piece, loss_fn, encoder, label_dim=label_dim)
@@ -416,9 +421,10 @@ def main(args: argparse.Namespace) -> None:
                 for average in averages.values():
                     average.update(net, run.nimg + size, size)
             run.nimg += size
-            run.log(**{"Learning rate": rate, "time/training_s": watch.stop()})
+            run.log(**{"Learning rate": rate, "time/training_s": training_time.stop()})
             if losses:  # a rank may have got no rows
-                run.log_sums(**loss_figures(torch.cat(losses), torch.cat(sigmas), edges, numbers))
+                mean_loss = torch.cat(losses) / numbers
+                run.log_sums(**loss_figures(mean_loss, torch.cat(sigmas), edges, bins))
             if places is not None and picked is not None:
                 picked.add(step, places.flatten().cpu().numpy())
 
@@ -449,41 +455,48 @@ def choose(
     learner: Tensor | None,
     ref: Tensor | None,
     sigma: Tensor | None,
+    numbers: int,
 ) -> tuple[Rows, Tensor]:
     """This rank's share of the rows to train on, and which they are for all ranks: [2, b] with
-    their places in the super-batch and in the data. A random draw takes no losses."""
+    their places in the super-batch and in the data. Losses are sums over an image's `numbers`; a
+    random draw takes none."""
+    name = method_name(args)
+    method = METHODS[name]
 
     def pick(learner: Tensor, ref: Tensor | None, sigma: Tensor | None, *key: int) -> Tensor:
         source = generator(run.device, "selection", args.seed, step, *key)
         common = {"filter_ratio": args.filt, "N": args.n, "rounding": args.rounding}
-        if not args.acid:
-            return select("random", learner, generator=source, **common)
-        strata = sigma_strata(sigma) if args.score_by_sigma else None
-        learner, ref = scaled(
-            learner,
-            ref,
-            scale=args.score_scale,
-            learnability=args.diff,
-            pixels=rows.raw[0].numel(),
-            loss_scaling=args.ls,
-            batch_gpu_total=args.batch // run.world_size,
-            strata=strata,
-        )
-        options = {
-            "learnability": args.diff,
-            "inverted": args.invert,
-            "first_chunk": args.first_chunk,
-            "normalise": args.normalise,
-            "temperature": args.temperature,
-            "strata": strata,
-        }
-        spread = draw_spread(learner, ref, **common, **options)
-        run.log(entropy=spread.entropy, perplexity=spread.relative)
-        return select("jest", learner, ref, generator=source, options=options, **common)
+        strata, options = None, {}
+        if ref is not None:
+            strata = sigma_strata(sigma) if args.score_by_sigma else None
+            learner, ref = scaled(
+                learner,
+                ref,
+                scale=args.score_scale,
+                learnability=args.diff,
+                pixels=numbers,
+                loss_scaling=args.ls,
+                batch_gpu_total=args.batch // run.world_size,
+                strata=strata,
+            )
+        if name == "jest":
+            options = {
+                "learnability": args.diff,
+                "inverted": args.invert,
+                "first_chunk": args.first_chunk,
+                "normalise": args.normalise,
+                "temperature": args.temperature,
+                "strata": strata,
+            }
+            spread = draw_spread(learner, ref, **common, **options)
+            run.log(entropy=spread.entropy, perplexity=spread.relative)
+        return select(name, learner, ref, generator=source, options=options, **common)
 
     share = len(rows.keys)
-    if not args.acid:
-        learner, ref, sigma = torch.zeros(share, device=run.device), None, None
+    if not method.needs_losses:
+        learner = torch.zeros(share, device=run.device)
+    if not method.needs_ref:
+        ref = sigma = None
     scores = (learner, ref, sigma)
     if args.select_scope == "rank":  # as the original: each GPU and round by itself
         part = args.batch_gpu or share
@@ -527,16 +540,13 @@ def learning_rate(
 
 
 def loss_figures(
-    loss: Tensor, sigma: Tensor, edges: list[float], numbers: int
+    loss: Tensor, sigma: Tensor, edges: Tensor, names: list[str]
 ) -> dict[str, tuple[Tensor | float, Tensor | float]]:
-    """Sums and counts for the mean loss a number, of all rows [n] and by noise level."""
-    bins = loss_per_sigma_bin(loss / numbers, sigma, torch.tensor(edges, device=loss.device))
-    names = ["0", *(f"{edge:.3g}" for edge in edges), "inf"]
-    figures = {
-        f"loss/sigma {names[i]}-{names[i + 1]}": pair
-        for i, pair in enumerate(zip(*bins, strict=True))
-    }
-    return figures | {"Loss": (loss.sum() / numbers, float(len(loss)))}
+    """Sums and counts of the loss of all rows [n] and by noise level, between consecutive `names`
+    (of 0, the edges, infinity)."""
+    bins = zip(*loss_per_sigma_bin(loss, sigma, edges), strict=True)
+    figures = {f"loss/sigma {names[i]}-{names[i + 1]}": pair for i, pair in enumerate(bins)}
+    return figures | {"Loss": (loss.sum(), float(len(loss)))}
 
 
 def snapshot_period(args: argparse.Namespace, step: int) -> int:
@@ -595,6 +605,36 @@ def look(
         run.sample_grid(name, images.float() / 255, ncol=max(1, round(count**0.5)))
 
 
+def new_network(
+    args: argparse.Namespace, run: Run, images: LabelledImages, label_dim: int
+) -> tuple[Precond, Encoder]:
+    """The network in training, on the run's device, and the encoder it works behind. Errors:
+    UsageError for options or data that make no network, EncoderError for a VAE that is missing."""
+    kind = "rgb" if images.channels == 3 else "stability-vae"
+    encoder = make_encoder({"name": kind}, vae=args.vae)
+    try:
+        net = Precond(
+            images.resolution,
+            encoder.latent_channels(images.channels),
+            label_dim,
+            use_fp16=run.precision.name != "fp32",
+            model_channels=args.channels,
+            channel_mult=args.channel_mult,
+            num_blocks=args.num_blocks,
+            attn_resolutions=args.attn_resolutions,
+            channels_per_head=args.channels_per_head,
+            dropout=args.dropout,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if kind != "rgb" and args.vae is not None and args.sample_images and run.is_main:
+        encoder.decode(torch.zeros(1, net.img_channels, 1, 1))  # fails now, not at the first grid
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    net = net.to(run.device, memory_format=layout).train()
+    net.compute_dtype = run.precision.dtype
+    return net, encoder
+
+
 def load_network(
     args: argparse.Namespace, path: str | None, net: Precond, run: Run
 ) -> Precond | None:
@@ -639,7 +679,7 @@ def run_name(args: argparse.Namespace) -> str:
     """The run directory's readable part; a hash of the shaping options follows it."""
     mode = "baseline"
     if args.selection:
-        mode = "random" if not args.acid else "ajest" if args.guide_path else "jest"
+        mode = "ajest" if args.acid and args.guide_path else method_name(args)
         mode = ("early-" if args.early else "late-" if args.late else "") + mode
     parts = ["edm2", Path(args.data).stem, f"c{args.channels}", mode, args.suffix]
     return "-".join(part for part in parts if part)

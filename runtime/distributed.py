@@ -354,6 +354,7 @@ def take_interleaved(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> lis
     tensors: [n, ...] each, row i of the whole batch being row i // world of rank i % world.
     rows: int64 [b], rows of the whole batch, the same on every rank. Returns rows[rank::world] of
     each tensor, so shares differ by at most one, and may be empty. No gradient; all ranks call it.
+    Several ranks wait for the device: what is sent depends on how many rows each owns.
     """
     world, me = world_size(), rank()
     if world == 1:
@@ -363,10 +364,10 @@ def take_interleaved(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> lis
     owned = torch.nn.functional.one_hot(owner, world).cumsum(0)
     slot = owned.gather(1, owner[:, None])[:, 0] - 1
     most = int(owned[-1].max()) if len(rows) else 0
-    wanted = slice(me, None, world)
+    own, wanted = place[owner == me], slice(me, None, world)
     out = []
     for t in tensors:
-        mine = t.detach()[place[owner == me]]
+        mine = t.detach()[own]
         padded = mine.new_zeros(most, *mine.shape[1:])
         padded[: len(mine)] = mine
         everyone = gather(padded).view(world, most, *mine.shape[1:])

@@ -1,6 +1,5 @@
 """Running means of logged scalars that leave the device only when a line is written."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -83,15 +82,16 @@ def _fetched(books: list[dict[str, Number]]) -> list[dict[str, float]]:
 class Stopwatch:
     """Seconds that work takes on `device`, without waiting for it.
 
-    On a GPU `stop` gives the last measured span that is already over (NaN before the first), since
-    asking for the present one would make the host wait; elsewhere the span just measured.
+    On a GPU `stop` gives the last measured span that is already over, since asking for the present
+    one would make the host wait, which it does for the first; elsewhere the span just measured.
+    One watch for each kind of span.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._begun: torch.cuda.Event | float | None = None
         self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._last = math.nan
+        self._last: float | None = None
 
     def start(self) -> None:
         """Begin a span."""
@@ -102,10 +102,12 @@ class Stopwatch:
         if not self._cuda:
             return time.monotonic() - self._begun  # type: ignore[operator]
         self._spans.append((self._begun, self._mark()))  # type: ignore[arg-type]
+        if self._last is None:
+            self._spans[0][1].synchronize()
         while self._spans and self._spans[0][1].query():
             begun, ended = self._spans.pop(0)
             self._last = begun.elapsed_time(ended) / 1000
-        return self._last
+        return self._last  # type: ignore[return-value]
 
     def _mark(self) -> "torch.cuda.Event | float":
         if not self._cuda:

@@ -9,7 +9,7 @@
 Its first argument is the learner's loss [B]; the second, for a method that needs it, the
 reference's. It takes `filter_ratio`, `N`, `rounding` and `generator` by name, and returns int64
 [b], b = selection_size(B, filter_ratio, N, rounding), on the losses' device. Options of its own
-reach it through `select(..., options={...})`.
+reach it through `select(..., options={...})`. `train_edm2.py --method hardest` trains with it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ from selection.sizes import Ratio
 
 
 class Method(NamedTuple):
-    """A function of losses that returns rows, and whether it takes the reference's losses."""
+    """A function of losses that returns rows, and whether it takes the reference's losses.
+
+    needs_losses False: it counts rows only, so that losses need not be computed for it.
+    """
 
     function: Callable[..., Tensor]
     needs_ref: bool
+    needs_losses: bool = True
 
 
 METHODS: dict[str, Method] = {
     "jest": Method(jointly_sample_batch, needs_ref=True),
-    "random": Method(random_baseline, needs_ref=False),
+    "random": Method(random_baseline, needs_ref=False, needs_losses=False),
 }
 
 
@@ -56,7 +60,7 @@ def select(
     """
     if name not in METHODS:
         raise ValueError(f"selection method {name!r} is not one of: {', '.join(METHODS)}")
-    function, needs_ref = METHODS[name]
+    function, needs_ref, _ = METHODS[name]
     if needs_ref and ref_loss is None:
         raise ValueError(f"selection method {name!r} needs the reference's losses: give ref_loss")
     losses = (learner_loss, ref_loss) if needs_ref else (learner_loss,)

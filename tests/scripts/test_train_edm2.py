@@ -5,15 +5,17 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from runtime import checkpoint
+from runtime import checkpoint, rundir
 from runtime.index_log import read_index_log
 from runtime.snapshot import load_snapshot
+from selection import METHODS, Method, selection_size
 from tests import kill_harness as harness
 from tests.scripts.support import ROOT, load, metrics
 
@@ -111,7 +113,13 @@ def test_presets_are_the_rows_of_the_paper_and_of_the_seed():
     ("words", "says"),
     [
         ("--fp16 True --precision bf16", "--fp16 True and --precision bf16"),
-        ("--acid --no-selection", "--acid selects"),
+        ("--acid --no-selection", "--no-selection"),
+        ("--method random --no-selection", "--no-selection"),
+        ("--acid --method random", "--acid is --method jest"),
+        ("--method nothing", "invalid choice"),
+        ("--ref-path a", "--ref-path is for --acid"),
+        ("--ema_stds 0.05 0.0501", "two are alike"),
+        ("--selection --filt 0", "out of range"),
         ("--acid --early --late", "give one"),
         ("--early", "--early needs"),
         ("--selection --early", "--guide-path or --ref-path"),
@@ -134,6 +142,32 @@ def test_wrong_options_are_one_line(words, says, capsys):
     assert says in refused(words, capsys)
 
 
+def test_a_founding_name_of_data_goes_over_the_presets():
+    def data(words):
+        return load("train_edm2").get_args(words.split()).data
+
+    assert data("--dataset cifar10") == "cifar10"
+    assert data("--preset edm2-tiny-xs --dataset cifar10") == "cifar10"
+    assert data("--preset edm2-img64-s --dataset tiny") == "tinyImagenet"
+    assert data("--preset edm2-img64-s --dataset folder --data F") == "F"
+    assert data("--data F --dataset tiny") == "F"
+
+
+def test_two_words_for_one_thing_are_one_run():
+    def flags(words):
+        script = load("train_edm2")
+        return rundir.shaping(script.get_args(words.split()), script.EXECUTION_ONLY)
+
+    for one, other in (
+        ("--fp16 False", "--precision fp32"),
+        ("--acid", "--method jest"),
+        ("--acid", "--acid --selection --trick"),
+        ("--selection", "--method random"),
+    ):
+        assert flags(one) == flags(other)
+    assert flags("--acid") != flags("--selection")
+
+
 def test_a_dry_run_prints_the_options_and_leaves_nothing(tmp_path, capsys):
     script = load("train_edm2")
     script.main(script.get_args(["--preset", "smoke", "-n", "--run-dir", str(tmp_path / "r")]))
@@ -150,6 +184,7 @@ def test_a_dry_run_prints_the_options_and_leaves_nothing(tmp_path, capsys):
         ("--acid --guide-path WEAK --ref_channels 64", "has 8 channels", 2),
         ("--data scenes --label_dim 1", "--label_dim 1", 2),
         ("--data nothing", "nothing", 6),
+        ("--res 7", "cannot be halved", 2),
         ("--precision fp16", "fp16", 2),
     ],
 )
@@ -215,10 +250,89 @@ def test_every_mode_runs_and_resumes_bit_exactly(mode, weak, tmp_path):
     assert harness.finish(train, [broken, *words], tmp_path / "log") == 0
     assert harness.differences(harness.final_state(whole), harness.final_state(broken)) == []
     assert harness.metrics(whole) == harness.metrics(broken)
-    assert (whole / "selected.bin").read_bytes() == (broken / "selected.bin").read_bytes()
+    assert (whole / "selected.bin").exists() == (mode != "baseline")
+    if mode != "baseline":
+        assert (whole / "selected.bin").read_bytes() == (broken / "selected.bin").read_bytes()
     for file in (whole / "snapshots").iterdir():
         a, b = load_snapshot(file), load_snapshot(broken / "snapshots" / file.name)
         assert all(torch.equal(a.state_dict[k], b.state_dict[k]) for k in a.state_dict)
+
+
+def test_a_finished_run_goes_on_to_a_longer_duration(weak, tmp_path):
+    words = words_of("ajest", weak)
+    train(tmp_path / "whole", "--duration", "64", *words)
+    train(tmp_path / "twice", "--duration", "32", *words)
+    train(tmp_path / "twice", "--duration", "64", *words)
+    states = [harness.final_state(tmp_path / name) for name in ("whole", "twice")]
+    assert states[0]["step"] == 8 and harness.differences(*states) == []
+    assert harness.metrics(tmp_path / "whole") == harness.metrics(tmp_path / "twice")
+    whole, twice = (tmp_path / name / "selected.bin" for name in ("whole", "twice"))
+    assert whole.read_bytes() == twice.read_bytes()
+
+
+def test_a_new_method_trains_by_its_name(weak, tmp_path, monkeypatch):
+    """As selection/methods.py says: a function, a line, and --method."""
+    seen = []
+
+    def hardest(learner_loss, filter_ratio=0.8, *, N=16, rounding="exact", generator=None):
+        seen.append(learner_loss)
+        return learner_loss.topk(selection_size(len(learner_loss), filter_ratio, N)).indices
+
+    def least_ref(learner_loss, ref_loss, filter_ratio=0.8, *, N=16, rounding, generator):
+        return (-ref_loss).topk(selection_size(len(ref_loss), filter_ratio, N)).indices
+
+    monkeypatch.setitem(METHODS, "hardest", Method(hardest, needs_ref=False))
+    monkeypatch.setitem(METHODS, "least_ref", Method(least_ref, needs_ref=True))
+    train(tmp_path / "a", "--duration", "8", "--method", "hardest")
+    ((_, numbers),) = read_index_log(tmp_path / "a" / "selected.bin")
+    assert sorted(numbers[:8].tolist()) == seen[0].topk(8).indices.sort().values.tolist()
+    assert metrics(tmp_path / "a", "Super-Batch Learner Loss")
+    assert not metrics(tmp_path / "a", "Super-Batch Reference Loss")
+    train(
+        tmp_path / "b", "--duration", "8", "--method", "least_ref", "--guide-path", guide_of(weak)
+    )
+    assert metrics(tmp_path / "b", "Super-Batch Reference Loss")
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    """A zip of latents in NVIDIA's layout: 44 of 8x8, of 3 classes."""
+    file = tmp_path_factory.mktemp("latents") / "latents.zip"
+    rng, labels = np.random.default_rng(0), []
+    with zipfile.ZipFile(file, "w") as out:
+        for i in range(44):
+            raw = rng.normal(size=(8, 8, 8)).astype(np.float32)
+            raw[4:] = abs(raw[4:])
+            with out.open(name := f"00000/img{i:08d}.npy", "w") as entry:
+                np.lib.format.write_array(entry, raw)
+            labels.append([name, i % 3])
+        out.writestr("dataset.json", json.dumps({"labels": labels}))
+    return str(file)
+
+
+def test_latents(latents, tmp_path, monkeypatch):
+    """Their loss has half as many values as what is stored, a mean and a deviation for each."""
+    script, seen = load("train_edm2"), []
+    plain = script.scaled
+
+    def scaled(*losses, pixels, **options):
+        seen.append(pixels)
+        return plain(*losses, pixels=pixels, **options)
+
+    monkeypatch.setattr(script, "scaled", scaled)
+    words = ["--data", latents, "--duration", "16", "--acid", "--score_scale", "mean"]
+    train(tmp_path, *words)
+    assert seen == [4 * 8 * 8] * 2
+    file = tmp_path / "snapshots" / "network-snapshot-0000002-0.050.safetensors"
+    config = load_snapshot(file).config
+    assert config["encoder"]["name"] == "stability-vae" and config["net"]["img_channels"] == 4
+
+
+def test_a_vae_that_is_missing_is_found_out_before_training(latents, tmp_path):
+    words = ["--data", latents, "--vae", str(tmp_path), "--sample_images", "4"]
+    log = tmp_path / "log"
+    assert harness.finish(train, [tmp_path / "run", *words], log) == 2
+    assert "VAE" in log.read_text().splitlines()[-1] and not (tmp_path / "run").exists()
 
 
 def at_step(run_dir, step, act, words):
@@ -315,6 +429,16 @@ def test_rank_scope_on_two_ranks(weak, tmp_path):
             4,
             4,
         ]
+
+
+def test_rank_scope_refuses_a_share_that_does_not_divide(tmp_path):
+    """One process could have had these rounds of 16 of 80; two have 40 each."""
+    words = "--selection --batch 80 --batch-gpu 16 --select_scope rank".split()
+    log = tmp_path / "log"
+    for process in harness.launch_ranks(train, [tmp_path / "run", *words], log, 2):
+        assert harness.wait(process) == 2
+    assert "does not divide a GPU's 40 images" in log.read_text()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_switch_is_kept_and_changes_the_step(weak, tmp_path, monkeypatch):
