@@ -21,7 +21,6 @@ import functools
 import hashlib
 import json
 import math
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -42,6 +41,7 @@ from runtime import distributed
 from runtime.checkpoint import write_atomic
 from runtime.cli import (
     add_table,
+    compact_seeds,
     finite_float,
     list_of,
     nonnegative_float,
@@ -49,6 +49,7 @@ from runtime.cli import (
     parse,
     positive_float,
     positive_int,
+    seed_range,
     text,
 )
 from runtime.dirs import data_home, results_home
@@ -140,17 +141,6 @@ PRESETS = {
 def level(word: str) -> float:
     """Type of a noise level: a number >= 0, or inf."""
     return math.inf if word.lower() == "inf" else nonnegative_float(word)
-
-
-def seed_range(word: str) -> range:
-    """Type of a seed or a range of them: `7`, `16-19`."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{word!r} is neither a seed nor a range such as 16-19")
-    first, last = int(match[1]), int(match[2] or match[1])
-    if not first <= last < 2**32:
-        raise argparse.ArgumentTypeError(f"{word}: seeds go upwards, to 4294967295 at most")
-    return range(first, last + 1)
 
 
 class GuidanceAction(argparse.Action):
@@ -323,7 +313,7 @@ def facts_of(args: argparse.Namespace, snapshot: Snapshot, folder: Path) -> dict
     """For provenance.json: what was asked, which network, and which version of this toolkit."""
     origin = collect(folder)
     asked = {name: plain(value) for name, value in vars(args).items()}
-    asked["seeds"] = compact(args.seeds)
+    asked["seeds"] = compact_seeds(args.seeds)
     toolkit = {k: origin[k] for k in ("command", "git", "python")} | {"torch": torch.__version__}
     return {
         "args": asked, "kind": snapshot.kind, "snapshot": snapshot.provenance, "toolkit": toolkit
@@ -335,17 +325,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(v) for v in value]
     return str(value) if value == math.inf else value
-
-
-def compact(seeds: list[int]) -> str:
-    """[0, 1, 2, 7] -> "0-2,7"."""
-    runs: list[list[int]] = []
-    for seed in seeds:
-        if runs and seed == runs[-1][1] + 1:
-            runs[-1][1] = seed
-        else:
-            runs.append([seed, seed])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 # ------------------------------------------------------------------------------------------- EDM2
@@ -479,7 +458,7 @@ def draw(
     with Progress(sum(map(len, batches)), desc=folder.name, unit="image") as bar:
         for batch, drawn in zip(batches, drawing, strict=True):
             if not torch.isfinite(drawn.latents).all():
-                seeds = compact([item.seed for item in batch])
+                seeds = compact_seeds([item.seed for item in batch])
                 raise NonFiniteError(f"seeds {seeds}: not finite; {NOT_FINITE}")
             images = model.encoder.decode(drawn.latents).cpu()
             for n, item in enumerate(batch):
@@ -597,7 +576,7 @@ def write_sweep(
         rows=[f"EMA {ema:.3f}" if ema else "" for ema in emas],
         columns=[f"guidance {weight:g}" for weight in weights],
     )
-    whole = {"emas": emas, "weights": weights, "seeds": compact(args.seeds), "points": done}
+    whole = {"emas": emas, "weights": weights, "seeds": compact_seeds(args.seeds), "points": done}
     write_atomic(outdir / "sweep.json", json.dumps(whole, indent=1))
 
 

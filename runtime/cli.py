@@ -147,6 +147,28 @@ def period_steps(value: str, images_per_step: int) -> int:
     return int(value)
 
 
+def seed_range(word: str) -> range:
+    """Type of a seed or a range of them: `7`, `16-19`."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither a seed nor a range such as 16-19")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < 2**32:
+        raise argparse.ArgumentTypeError(f"{word}: seeds go upwards, to 4294967295 at most")
+    return range(first, last + 1)
+
+
+def compact_seeds(seeds: Sequence[int]) -> str:
+    """[0, 1, 2, 7] -> "0-2,7"."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
 def text(value: str) -> str:
     """Type of a non-empty string without NUL or line break: a path, a name."""
     if not value.strip() or any(c in value for c in "\0\n\r"):

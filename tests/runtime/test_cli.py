@@ -313,6 +313,25 @@ def test_nargs_options_in_presets():
         cli.parse(parser, {"p": {"pair": [1]}}, [])
 
 
+# ------------------------------------------------------------------------------------------- seeds
+
+
+@pytest.mark.parametrize(("word", "seeds"), [("7", [7]), ("16-19", [16, 17, 18, 19]), ("3-3", [3])])
+def test_seeds(word, seeds):
+    assert list(cli.seed_range(word)) == seeds
+
+
+@pytest.mark.parametrize("word", ["", "-1", "5-3", "1-", "1.5", "4294967296", "0-4294967296"])
+def test_what_are_no_seeds(word):
+    with pytest.raises(argparse.ArgumentTypeError, match="seed"):
+        cli.seed_range(word)
+
+
+def test_seeds_in_few_words():
+    assert cli.compact_seeds([0, 1, 2, 7, 9, 10]) == "0-2,7,9-10"
+    assert cli.compact_seeds([5, 4]) == "5,4" and cli.compact_seeds([]) == ""
+
+
 # ------------------------------------------------------------------------------------ image counts
 
 
