@@ -207,6 +207,8 @@ def set_device(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     keep_freed_memory()
+    # Read first: a path that is wrong leaves no run directory behind.
+    guide = load_net(args.guide_path, torch.device("cpu"), args.results_path)
     with Run(
         args, script="toy_example", name=run_name(args), shaping_exclude=EXECUTION_ONLY
     ) as run:
@@ -216,7 +218,7 @@ def train(args: argparse.Namespace) -> None:
         net.forced_weight_norm = False  # below, once a step
         optimizer = torch.optim.Adam(net.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
         average = emas.EMA(net, emas.power(EMA_STD))
-        guide = load_net(args.guide_path, run.device) if args.guidance else None
+        guide = guide and guide.to(run.device)
         reference = average.module if guide is None else guide
         switch = EarlyLateSwitch("early" if args.early else "late" if args.late else None)
         journal = Journal(args)
@@ -430,12 +432,18 @@ def run_name(args: argparse.Namespace) -> str:
     return "-".join([args.cls, f"{args.layers}x{args.dim}", kind, *when])
 
 
-def load_net(path: str | None, device: torch.device) -> toy.ToyModel | None:
-    """A toy network by its path; None for none. Errors: CheckpointError, UsageError."""
+def load_net(
+    path: str | None, device: torch.device, results: str | None = None
+) -> toy.ToyModel | None:
+    """A toy network by its path; None for none. Errors: CheckpointError, UsageError.
+
+    results: the results folder of a run that has one of its own.
+    """
     if path is None:
         return None
     # A URL is refused by open_network, in its own words.
-    snapshot = open_network(path if "://" in path else find_snapshot(path, "toy_example"))
+    found = path if "://" in path else find_snapshot(path, "toy_example", results)
+    snapshot = open_network(found)
     if snapshot.kind != "edm2-toy":
         raise CheckpointError(f"{path} is a network of kind {snapshot.kind}, not of the toy")
     try:
@@ -529,6 +537,9 @@ def plot(args: argparse.Namespace) -> None:
     net, guide = load_net(args.net, device), load_net(args.gnet, device)
     net = untrained(args.seed, device) if net is None else net
     path = Path(args.save or results_home() / "toy_example" / "tree.png").expanduser()
+    if path.is_dir():
+        raise UsageError(f"--save {path} is a folder: give the PNG to write")
+    path = path if path.suffix else path.with_suffix(".png")
     steered = guide and guided(net.denoise, guide.denoise, args.guidance)
     columns = [
         ("network", net.denoise),

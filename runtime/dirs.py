@@ -123,17 +123,18 @@ def _from_file(kind: str) -> str | None:
     return None
 
 
-def find_snapshot(path: str, script: str) -> Path:
+def find_snapshot(path: str, script: str, results: str | Path | None = None) -> Path:
     """The file that a command line means by the path of a network.
 
-    path: as it is; or below the results of `script`, where it need not name the `snapshots` folder
-    of a run; or below the models directory (and its `Images`, the original's place). `.safetensors`
-    may be left out, and a `.pkl` is found where there is only its sibling in our format
-    (`runtime.networks.open_network` opens that one and says so). Returns `path` itself if nothing
-    is there, so that whoever opens it says so.
+    path: as it is; or below the results of `script` (in `results`, by default results_home()),
+    where it need not name the `snapshots` folder of a run; or below the models directory (and its
+    `Images`, the original's place). `.safetensors` may be left out, and a `.pkl` is found where
+    there is only its sibling in our format (`runtime.networks.open_network` opens that one and says
+    so). Returns `path` itself if nothing is there, so that whoever opens it says so.
     """
     asked = Path(path).expanduser()
-    for home in (Path(), results_home() / script, models_home() / "Images", models_home()):
+    own = (results_home() if results is None else Path(results)) / script
+    for home in (Path(), own, models_home() / "Images", models_home()):
         place = home / asked
         for folder in (place.parent, place.parent / "snapshots"):
             file = folder / place.name

@@ -151,6 +151,16 @@ def test_outdir_and_founding_paths(guide, tmp_path, monkeypatch, capsys):
     assert "Average Test Learner Loss" in capsys.readouterr().out
 
 
+def test_a_guide_below_the_run_s_own_results(tmp_path):
+    at = ["--results_path", str(tmp_path), "--no-val", "--no-test"]
+    run(*TINY, *at, "--outdir", "Ref")
+    run(*TINY, *at, "--outdir", "A", "--guide-path", "Ref/iter0008.pkl")
+    assert (tmp_path / "toy_example" / "A" / "snapshots" / "iter0008.safetensors").is_file()
+    with pytest.raises(CheckpointError, match="Ref/iter0009"):
+        run(*TINY, *at, "--outdir", "B", "--guide-path", "Ref/iter0009.pkl")
+    assert not (tmp_path / "toy_example" / "B").exists()  # found out before there is a run
+
+
 # ------------------------------------------------------------------------------------------- logs
 
 
@@ -241,8 +251,12 @@ def test_plot_draws_eight_panels(guide, tmp_path, capsys):
 
 def test_smoke_of_test_and_plot(tmp_path, capsys):
     run("test", "--preset", "smoke")
-    run("plot", "--preset", "smoke", "--save", str(tmp_path / "x.png"))
-    assert (tmp_path / "x.png").is_file()
+    run("plot", "--preset", "smoke", "--save", str(tmp_path / "x"))
+    assert (
+        tmp_path / "x.png"
+    ).is_file() and f"picture: {tmp_path}/x.png" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="is a folder"):
+        run("plot", "--preset", "smoke", "--save", str(tmp_path))
 
 
 def test_pictures_of_training(tmp_path):
