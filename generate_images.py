@@ -288,6 +288,7 @@ def untrained(preset: str) -> Snapshot:
     torch.manual_seed(0)
     if preset == "smoke-edm2":
         net = Precond(16, 3, 4, model_channels=8, channel_mult=[1, 2], num_blocks=1)
+        torch.nn.init.ones_(net.unet.out_gain)  # 0 would be no network at all
         config = {"net": net.config, "encoder": {"name": "rgb"}, "classes": list("abcd")}
         return Snapshot(net.state_dict(), "edm2", config, {})
     net = CAMNet(res=[16, 32], resid_nc=[8], dense_nc=[4], n_blocks=1, map_nc=8, latent_nc=16)

@@ -376,8 +376,9 @@ def test_frozen_weights_change_nothing():
 def test_bf16_follows_fp32():
     net = small().train()
     images, sigma, noise, labels = batch()
-    results, seen = [], []
+    results, seen, last = [], [], []
     net.unet.enc["8x8_block0"].register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    net.unet.out_conv.register_forward_hook(lambda *args: last.append(args[2].dtype))
     for dtype in (torch.float32, torch.bfloat16):
         net.compute_dtype = dtype
         net.zero_grad()
@@ -388,7 +389,7 @@ def test_bf16_follows_fp32():
         (denoised.square().mean() + u.mean()).backward()
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.parameters())
         results.append((denoised.detach(), [p.grad.clone() for p in net.parameters()]))
-    assert seen == [torch.float32, torch.bfloat16]
+    assert seen == [torch.float32, torch.bfloat16] and last == [torch.float32] * 2
     (a, grads), (b, low) = results
     assert (a - b).abs().max() < 0.02 * a.abs().max()
     for x, y in zip(grads, low, strict=True):
@@ -404,6 +405,17 @@ def test_layouts_agree():
     expected = net(x, sigma, labels)
     net = net.to(memory_format=torch.channels_last)
     torch.testing.assert_close(net(x, sigma, labels), expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("use_fp16", [True, False])
+def test_the_references_rule_for_the_number_format(use_fp16):
+    net = small(use_fp16=use_fp16)
+    for device, force, dtype in [
+        ("cuda", False, torch.float16 if use_fp16 else torch.float32),
+        ("cuda", True, torch.float32),
+        ("cpu", False, torch.float32),
+    ]:
+        assert net._dtype(torch.device(device), force) == dtype
 
 
 @pytest.mark.cuda
