@@ -122,8 +122,8 @@ def resample(x: Tensor, f: Sequence[float] = (1, 1), mode: str = "keep") -> Tens
         if mode == "down":
             return F.avg_pool2d(x, 2)
         return F.interpolate(x, scale_factor=2, mode="nearest")
-    taps = torch.tensor(f, dtype=torch.float32, device=x.device)
-    taps = taps / taps.sum()
+    # Filled on the device: a copy from the host would wait for it
+    taps = torch.stack([x.new_full((), tap / sum(f), dtype=torch.float32) for tap in f])
     kernel = taps.outer(taps).to(x.dtype).expand(x.shape[1], 1, -1, -1)
     pad = (len(f) - 1) // 2
     if mode == "down":
