@@ -136,6 +136,10 @@ def test_the_command_runs_through(tmp_path, capsys):
     assert len([a for k, a in main if k == 0]) == 11 and len([a for k, a in main if k == 1]) == 7
     text = (tmp_path / "report.md").read_text()
     assert "| equal seconds | EMA loss |" in text and "random-816" in text
+    table = [line for line in text.split("at each held-out")[1].splitlines() if "|" in line]
+    arms = [line.split("|")[1].strip() for line in table[2:]]
+    assert len(arms) == 9 and "jest" in arms and "none-816" not in arms
+    assert all(line.count("|") == study.QUICK.levels + 2 for line in table)
     assert (tmp_path / "loss-examples.png").stat().st_size > 5000
     assert (tmp_path / "loss-seconds.png").stat().st_size > 5000
     assert text in capsys.readouterr().out
@@ -171,16 +175,31 @@ def test_comparison_is_paired():
         values[k, "a"] = {"loss": level * 2.718281828 ** (-0.1 + e)}
     values[9, "a"] = {"loss": 1.0}  # without its partner
     c = study.compare("q", "a", "b", "loss", values)
-    assert c.n == 5 and c.mean == pytest.approx(-0.1) and c.mean + c.half < 0 and c.p < 0.001
+    assert (
+        c.n == c.better == 5
+        and c.mean == pytest.approx(-0.1)
+        and c.mean + c.half < 0
+        and c.p < 0.001
+    )
     assert c.half == pytest.approx(2.7764 * 0.0158114 / 5**0.5, rel=1e-3)
     assert study.compare("q", "a", "missing", "loss", values) is None
+
+
+def test_samples_that_ran_off_prove_nothing():
+    values = {}
+    for k, far in enumerate((1.0, 1.0, float("inf"), float("nan"))):
+        values[k, "a"], values[k, "b"] = {"loss": 0.5}, {"loss": far}
+    for arm, baseline, better in (("a", "b", 4), ("b", "a", 0)):
+        c = study.compare("q", arm, baseline, "loss", values)
+        assert c.p == 1 and c.n == 4 and c.better == better
+        assert "no difference" in study.verdicts(study.holm([c]))[0]
 
 
 def test_helps_needs_both_baselines():
     def pair(mean_none: float, mean_random: float) -> list[study.Comparison]:
         means = {"none-816": mean_none, "random-816": mean_random}
         return [
-            study.Comparison("q", "ajest-1", base, "loss", 5, mean, 0.1, 1e-3, 0.01)
+            study.Comparison("q", "ajest-1", base, "loss", 5, mean, 0.1, 1e-3, holm=0.01)
             for base, mean in means.items()
         ]
 
