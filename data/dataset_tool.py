@@ -130,14 +130,14 @@ def writing(dest: Path) -> Iterator[Writer]:
     packed = dest.suffix.lower() == ".zip"
     make_folder(dest.parent)
     lock = dest.with_name(f".{dest.name}.lock")
+    part = dest.with_name(f".{dest.name}.part")
     with locked(lock, wait=False, what=str(dest)):
-        if packed and dest.exists():
-            raise DataError(f"{dest} is there already; remove it or give another --dest")
-        if not packed and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-            raise DataError(f"{dest} is no empty folder; empty it or give another --dest")
-        part = dest.with_name(f".{dest.name}.part")
-        _remove(part)  # of one that was killed
         try:
+            if packed and dest.exists():
+                raise DataError(f"{dest} is there already; remove it or give another --dest")
+            if not packed and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+                raise DataError(f"{dest} is no empty folder; empty it or give another --dest")
+            _remove(part)  # of one that was killed
             if packed:
                 with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
                     yield partial(_into_zip, archive)

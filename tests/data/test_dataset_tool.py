@@ -265,6 +265,7 @@ def test_what_is_there_is_not_written_over(tmp_path, capsys):
     run(*words, tmp_path / "out", code=6)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
     assert "there already" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".out*"))
     (tmp_path / "out" / "mine").unlink()
     run(*words, tmp_path / "out")
     assert len(members(tmp_path / "out")) == 2
