@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion import Precond
-from diffusion.generate import Item, check_guide, generate, split_batches
+from diffusion.generate import Item, check_guide, generate, seed_classes, split_batches
 from diffusion.samplers import SeedStack, heun, sigma_levels
 
 SAMPLER = functools.partial(heun, steps=4)
@@ -90,6 +90,7 @@ def test_classes_matter_and_may_be_fewer_than_the_labels(net):
         net, [Item(s) for s in seeds], sampler=functools.partial(heun, steps=1), classes=2
     )
     assert {i.label for i in drawn} == {0, 1}
+    assert [i.label for i in drawn] == seed_classes(net, seeds, 2)
 
 
 def test_unconditional():

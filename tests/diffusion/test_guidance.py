@@ -100,8 +100,8 @@ def test_the_level_is_never_read_from_the_device():
 
 
 def test_one_sigma_a_row():
-    sigma = torch.tensor([0.1, 1.0, 4.0, 9.0])
-    both = guided(Counting(2.0), Counting(5.0), 2.0, (0.5, 4.0))
+    sigma = torch.tensor([0.5, 1.0, 4.0, 9.0])
+    both = guided(Counting(2.0), Counting(5.0), 2.0, (0.5, 4.0))  # open below, closed above
     expected = torch.tensor([2.0, -1.0, -1.0, 2.0])[:, None].expand(4, 3)
     assert torch.equal(both(X, sigma), expected)
     assert torch.equal(both(X, sigma[:, None, None]), expected)

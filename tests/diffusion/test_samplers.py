@@ -103,6 +103,15 @@ def test_churn_keeps_the_distribution_and_raises_the_level():
     assert tie(found) < 0.5 and tie(heun(main, x, steps=40)) > 0.999
 
 
+def test_levels_at_the_ends_of_the_churn_interval_belong_to_it():
+    draws, level = [], sigma_levels(8)[3]
+    heun(
+        gaussian(), noise(2), steps=8, S_churn=8, S_min=level, S_max=level,
+        randn=lambda x: draws.append(x) or torch.zeros_like(x),
+    )  # fmt: skip
+    assert len(draws) == 1
+
+
 def test_noise_of_churn_is_scaled():
     ones = torch.ones(1, 1, dtype=torch.float64)
     states = heun(
