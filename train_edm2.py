@@ -425,7 +425,7 @@ def main(args: argparse.Namespace) -> None:
             if losses:  # a rank may have got no rows
                 mean_loss = torch.cat(losses) / numbers
                 run.log_sums(**loss_figures(mean_loss, torch.cat(sigmas), edges, bins))
-            if places is not None and picked is not None:
+            if places is not None and picked is not None:  # the host waits, as in run.step
                 picked.add(step, places.flatten().cpu().numpy())
 
             if waiting:  # is the learner better than the reference by now?

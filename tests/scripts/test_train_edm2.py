@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion import EDM2Loss
+from diffusion.encoders import RGBEncoder
+from diffusion.rows import row_losses
 from runtime import checkpoint, rundir
 from runtime.index_log import read_index_log
 from runtime.snapshot import load_snapshot
@@ -399,6 +402,48 @@ def test_two_ranks_equal_one(weak, tmp_path):
     a, b = (harness.final_state(tmp_path / name)["net"] for name in ("one", "two"))
     for name in a:
         assert torch.allclose(a[name], b[name], atol=2e-4), name
+
+
+def noting(run_dir, *words):
+    """A launch that leaves the norm of its last gradient in a file."""
+    script = load("train_edm2")
+
+    class Noting(script.Run):
+        def step(self, *args, **kwargs):
+            done = super().step(*args, **kwargs)
+            Path(f"{run_dir}-norm-{self.rank}").write_text(str(self.grad_norm))
+            return done
+
+    script.Run = Noting
+    train(run_dir, *words)
+
+
+def test_the_gradient_is_the_mean_over_the_chosen_rows(weak, tmp_path, monkeypatch):
+    """Its size is what Adam would not tell: in micro-batches of 2, and on ranks with 3 and 2."""
+    script = load("train_edm2")
+    choose, chosen, nets = script.choose, [], []
+
+    def losses_of(net, *args, **options):
+        nets.append(copy.deepcopy(net))
+        return row_losses(net, *args, **options)
+
+    monkeypatch.setattr(script, "choose", lambda *a: chosen.append(choose(*a)) or chosen[-1])
+    monkeypatch.setattr(script, "row_losses", losses_of)
+    words = ["--batch", "26", "--duration", "5", "--batch-gpu", "2", *words_of("ajest", weak)]
+    train(tmp_path / "here", *words)
+    net, rows = nets[0], chosen[0][0]
+    losses, _ = row_losses(
+        net, rows, EDM2Loss(-0.4, 1.0, 0.5), RGBEncoder(), label_dim=net.label_dim
+    )
+    assert len(losses) == 5
+    norm = torch.nn.utils.get_total_norm(torch.autograd.grad(losses.mean(), [*net.parameters()]))
+    assert norm > 0
+
+    assert harness.finish(noting, [tmp_path / "one", *words], tmp_path / "log") == 0
+    for process in harness.launch_ranks(noting, [tmp_path / "two", *words], tmp_path / "log", 2):
+        assert harness.wait(process) == 0, (tmp_path / "log").read_text()
+    for name in ("one-norm-0", "two-norm-0", "two-norm-1"):
+        assert float((tmp_path / name).read_text()) == pytest.approx(norm.item(), rel=1e-4), name
 
 
 def sorted_rows(file):
