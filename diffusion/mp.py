@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from runtime import counter_rng
 
@@ -54,6 +55,7 @@ class _Normalize(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable  # a second derivative would be wrong, silently
     def backward(ctx, grad: Tensor):
         y, norm, divisor = ctx.saved_tensors
         # y = x / d, d = eps + |x| / root: dL/dx = g / d - y (g . y) / (root |x|)
@@ -73,6 +75,7 @@ class _ScaledWeight(torch.autograd.Function):
         return w * factor
 
     @staticmethod
+    @once_differentiable  # a second derivative would be wrong, silently
     def backward(ctx, grad: Tensor):
         w, factor, curvature = ctx.saved_tensors
         # y = s w / d, d = eps + |w| / root: dL/dw = s / d (g - w (g . w) / (d root |w|))

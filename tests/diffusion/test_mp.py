@@ -57,6 +57,14 @@ def test_normalize_and_its_gradient(dim, scale):
     assert_rel(x.grad, exact.grad, 2e-6)
 
 
+@pytest.mark.parametrize("f", [normalize, lambda x: MPConv(4, 3, [])(x)])
+def test_second_derivatives_are_refused(f):
+    x = randn(2, 4).requires_grad_()
+    (gradient,) = torch.autograd.grad(normalize(f(x)).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
 def test_normalize_of_zeros_has_a_gradient():
     x = torch.zeros(2, 3, requires_grad=True)
     y = normalize(x)
