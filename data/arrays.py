@@ -38,6 +38,11 @@ CIFAR_CLASSES = [
 _CIFAR_TAR = re.compile(r"cifar-10-python.*\.(tar(\.\w+)?|tgz|txz|tbz2?)")
 _MAX_BATCH = 64 << 20
 _MAX_TAR = 1 << 30
+_MAX_HEADER = 1 << 20
+_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _MAX_IDX = 1 << 30
 _NUMPY = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")} | {
     "numpy.ndarray",
@@ -152,18 +157,27 @@ def _from_folder(folder: Path, names: list[str]) -> dict[str, bytes]:
     return files
 
 
+class _ShortHeaders(tarfile.TarInfo):
+    """tarfile reads extended headers into memory whole, of whatever size they say they are."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _HEADERS and info.size > _MAX_HEADER:
+            raise DataError(f"a header of {info.size} bytes")
+        return info
+
+
 def _from_tar(archive: Path, names: list[str]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r:*") as opened:
+        with tarfile.open(archive, "r:*", tarinfo=_ShortHeaders) as opened:
             for member in opened:
                 base = member.name.rsplit("/", 1)[-1]
                 if member.offset_data + member.size > _MAX_TAR:
-                    raise DataError(f"{archive} is larger than CIFAR-10 ever was; not read further")
+                    raise DataError("larger than CIFAR-10 ever was")
                 if member.isreg() and base in (*names, "batches.meta"):
                     files[base] = opened.extractfile(member).read(_MAX_BATCH + 1)  # type: ignore[union-attr]
-    except DataError:
-        raise
     except Exception as error:  # tarfile and three codecs each raise their own
         text = " ".join(str(error).split())[:100]
         raise DataError(f"{archive} is damaged ({text}); fetch it again") from None

@@ -257,3 +257,13 @@ def test_idx_that_unpacks_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr("data.arrays._MAX_IDX", 1000)
     with pytest.raises(DataError, match="cannot be read .more than"):
         open_source(str(mnist(tmp_path / "raw")), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_tar_s_own_headers_are_not_believed(tmp_path, kind):
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, 3 << 30
+    with gzip.open(tmp_path / "cifar-10-python.tar.gz", "wb") as out:
+        out.write(info.tobuf(tarfile.USTAR_FORMAT) + bytes(1 << 20))
+    with pytest.raises(DataError, match="a header of 3221225472 bytes"):
+        open_source(str(tmp_path / "cifar-10-python.tar.gz"), tmp_path)
