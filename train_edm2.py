@@ -19,6 +19,7 @@ reconstruct_phema.py makes EMAs of other lengths out of them.
 """
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 
@@ -127,6 +128,10 @@ EXECUTION_ONLY = (
     "sample_steps", "sample_guidance", "bench", "dry_run", "outdir", "vae",
     "channels_last", "cache", "fp16", "trick",
 )  # fmt: skip
+JEST_ONLY = {
+    "diff": True, "invert": False, "score_scale": "standardised", "temperature": 1.0,
+    "score_by_sigma": False, "first_chunk": "uniform", "normalise": True,
+}  # fmt: skip
 SAMPLES = 0x73616D706C65  # "sample", apart from the keys of training noise
 SIGMA_EDGES = (-1.5, -0.75, 0.0, 0.75, 1.5)  # in standard deviations of ln(sigma)
 
@@ -145,7 +150,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("--dataset", DATASETS, None, "a founding name instead of --data; folder, generated: with"
          " --data PATH"),
         ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
-        ("--res", positive_int, None, "resolution (default: the data's own)"),
+        ("--res", positive_int, None, "resolution (default: the data's own; 64 for scenes)"),
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
         ("--xflip", bool, False, "the data twice, once mirrored"),
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory"),
@@ -240,6 +245,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--dataset {args.dataset}: give its folder, --data PATH")
     if args.dataset is not None and not given:  # over the preset's
         args.data = "tinyImagenet" if args.dataset == "tiny" else args.dataset
+    if args.res is None and args.data.split("/")[0] == "scenes":
+        args.res = 64
     if args.outdir is not None:
         if args.run_dir is not None:
             raise ValueError(f"--outdir {args.outdir} and --run-dir {args.run_dir}: give one")
@@ -265,6 +272,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(
             "--early and --late of a random selection need a --guide-path or --ref-path"
         )
+    if not args.acid:
+        for name, usual in JEST_ONLY.items():
+            if getattr(args, name) != usual:
+                raise ValueError(f"--{name} has an effect on --acid only")
     if len({f"{std:.3f}" for std in args.ema_stds}) < len(args.ema_stds):
         raise ValueError(f"--ema_stds {args.ema_stds}: two are alike in names of snapshots")
     if args.status is not None:
@@ -375,7 +386,8 @@ def main(args: argparse.Namespace) -> None:
         batches = sampler.batches(loader)
 
         def losses_of(model: nn.Module, rows: Rows, draw: int = 0) -> tuple[Tensor, Tensor]:
-            with frozen_weights(model):
+            # Keeping scaled weights costs memory traffic, and pays from the second part on.
+            with frozen_weights(model) if part < share else contextlib.nullcontext():
                 return score(
                     model, rows, loss_fn, encoder, label_dim=label_dim, part=part, draw=draw
                 )
@@ -489,7 +501,7 @@ def choose(
                 "strata": strata,
             }
             spread = draw_spread(learner, ref, **common, **options)
-            run.log(entropy=spread.entropy, perplexity=spread.relative)
+            run.log(**{"entropy": spread.entropy, "perplexity / B": spread.relative})
         return select(name, learner, ref, generator=source, options=options, **common)
 
     share = len(rows.keys)

@@ -39,6 +39,7 @@ from runtime.checkpoint import write_atomic
 from runtime.counter_rng import mix, normal
 from runtime.dirs import data_home
 from runtime.snapshot import load_snapshot
+from selection import selection_size
 
 FILTER = 0.8
 SIGMAS = 8
@@ -76,7 +77,7 @@ def arms(args: argparse.Namespace) -> dict[str, str]:
 
 def train(args: argparse.Namespace, name: str, words: str, seed: int) -> Path:
     """Run the arm to its end; its folder."""
-    mini = math.floor(round(args.super_batch * (1 - FILTER), 6))
+    mini = selection_size(args.super_batch, FILTER)
     f = args.super_batch / mini
     # The schedule counts steps of the baseline, f of which are one selecting step; with these the
     # rate of every step is that of `none`: ramp of 5120 images, decay from step 200 on.
@@ -145,7 +146,7 @@ def result(args: argparse.Namespace, name: str, words: str, seed: int) -> dict[s
     folder = train(args, name, words, seed)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found: dict[str, Any] = {"arm": name, "seed": seed, "loss": held_out_loss(args, folder)}
-    for key in ("perplexity", "time/selection_s", "time/training_s"):
+    for key in ("perplexity / B", "time/selection_s", "time/training_s"):
         values = [line[key] for line in lines if key in line]
         found[key] = float(np.mean(values)) if values else None
     write_atomic(file, json.dumps(found))
@@ -175,7 +176,7 @@ def report(results: list[dict[str, Any]]) -> str:
                 if (other, s) in by
             ]
             cells.append("" if other == name else interval(ratio))
-        spread = [r["perplexity"] for r in own if r["perplexity"] is not None]
+        spread = [r["perplexity / B"] for r in own if r["perplexity / B"] is not None]
         cells.append(f"{np.mean(spread):.3f}" if spread else "")
         times = [np.mean([r[f"time/{k}_s"] or 0.0 for r in own]) for k in ("selection", "training")]
         cells.append(f"{times[0]:.2f}, {times[1]:.2f}")

@@ -131,6 +131,8 @@ def test_presets_are_the_rows_of_the_paper_and_of_the_seed():
         ("--acid --filt 1", "out of range"),
         ("--acid --batch 96 --batch-gpu 20 --select_scope rank", "--batch-gpu 20 does not divide"),
         ("--acid --batch 96 --batch-gpu 4 --select_scope rank", "super-batch of 4"),
+        ("--selection --temperature 0.5", "--temperature has an effect on --acid only"),
+        ("--score_by_sigma", "--score_by_sigma has an effect"),
         ("--outdir a --run-dir b", "give one"),
         ("--dataset folder", "--data PATH"),
         ("--dataset nothing", "invalid choice"),
@@ -381,7 +383,7 @@ def test_perplexity_falls_with_temperature(weak, tmp_path):
         train(
             tmp_path / str(t), "--duration", "40", "--temperature", str(t), *words_of("ajest", weak)
         )
-        seen.append(float(np.mean(list(metrics(tmp_path / str(t), "perplexity").values()))))
+        seen.append(float(np.mean(list(metrics(tmp_path / str(t), "perplexity / B").values()))))
     assert 1 >= seen[0] > 0.99 > seen[1] > seen[2] > 0
 
 
@@ -396,7 +398,7 @@ def test_two_ranks_equal_one(weak, tmp_path):
     assert len(ranks) == 2
     picked = [sorted_rows(tmp_path / name / "selected.bin") for name in ("one", "two")]
     assert picked[0] == picked[1]
-    for key in ("Loss", "Super-Batch Reference Loss", "perplexity"):
+    for key in ("Loss", "Super-Batch Reference Loss", "perplexity / B"):
         a, b = metrics(tmp_path / "one", key), metrics(tmp_path / "two", key)
         assert a.keys() == b.keys() and all(abs(a[k] - b[k]) < 1e-5 for k in a), key
     a, b = (harness.final_state(tmp_path / name)["net"] for name in ("one", "two"))
