@@ -1,0 +1,31 @@
+"""Golden vectors of SimCLR: losses, optimisers, probes, views: `<golden-dir>/simclr`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.golden import simclr_loss_checks, simclr_probe_checks
+from tests.golden.support import check_file, files_of
+
+pytestmark = pytest.mark.golden
+SYSTEM = "simclr"
+FAMILIES = {
+    **simclr_loss_checks.FAMILIES,
+    **simclr_probe_checks.FAMILIES,
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "path" in metafunc.fixturenames:
+        files = files_of(metafunc.config.getoption("--golden-dir") / SYSTEM)
+        metafunc.parametrize("path", files, ids=[p.name for p in files])
+
+
+def test_folder_has_vectors(golden_dir: Path):
+    assert files_of(golden_dir / SYSTEM), f"no golden vectors in {golden_dir / SYSTEM}"
+
+
+def test_file(path: Path):
+    check_file(path, FAMILIES)
