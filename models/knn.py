@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.scoring import accuracies, check_features, check_labels
+
 METRICS = ("cosine", "euclidean")
 SETTINGS = ((20, 0.07), (200, 0.1))  # the two (k, T) that papers report
 _EPS = 1e-5  # of 1 / (distance + eps)
@@ -70,47 +72,7 @@ class KNN(NamedTuple):
 
     def figures(self, labels: Tensor) -> dict[str, float]:
         """Top-1 and top-5 accuracy, [0, 1], under `<name> acc1` and `<name> acc5`."""
-        hits = {top: correct(self.scores, labels, top) for top in (1, 5)}
-        return {f"{self.name()} acc{top}": hit.double().mean().item() for top, hit in hits.items()}
-
-
-def correct(scores: Tensor, labels: Tensor, top: int = 1) -> Tensor:
-    """Whether the label is among the `top` highest scores, bool [N].
-
-    scores: [N, C]. Of equal scores the smaller class comes first, so that the answer is no matter
-    of a device's sort. With no more than `top` classes all is correct. Errors: ValueError.
-    """
-    if scores.dim() != 2 or not len(scores):
-        raise ValueError(f"scores {list(scores.shape)} are not [N, C] with N >= 1")
-    labels = check_labels(labels, len(scores), scores.shape[1], "labels").to(scores.device)
-    own = scores.gather(1, labels[:, None])
-    earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    return ((scores > own) | ((scores == own) & earlier)).sum(1) < top
-
-
-def check_features(x: Tensor, what: str) -> Tensor:
-    """Features [N, d], N and d >= 1, floating and finite. Errors: ValueError."""
-    if x.dim() != 2 or not x.is_floating_point() or not x.numel():
-        raise ValueError(f"{what}: {x.dtype} {list(x.shape)} instead of floats [N, d]")
-    # a sum over finite rows can overflow, a maximum of absolute values cannot
-    finite = x.abs().amax(1).isfinite()
-    if not finite.all():
-        raise ValueError(f"{what}: row {int((~finite).nonzero()[0])} is not finite")
-    return x
-
-
-def check_labels(labels: Tensor, n: int, num_classes: int, what: str) -> Tensor:
-    """Labels [n] of integers in [0, num_classes) as int64. Errors: ValueError."""
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: at least 1 is needed")
-    if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (n,):
-        raise ValueError(f"{what}: {labels.dtype} {list(labels.shape)} instead of integers [{n}]")
-    if n:
-        low, high = torch.stack(labels.aminmax()).tolist()
-        if low < 0 or high >= num_classes:
-            wrong = low if low < 0 else high
-            raise ValueError(f"{what}: {wrong} is outside of 0..{num_classes - 1}")
-    return labels.long()
+        return accuracies(self.name(), self.scores, labels)
 
 
 @torch.no_grad()

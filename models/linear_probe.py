@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.knn import check_features, check_labels, correct
+from models.scoring import accuracies, check_features, check_labels, correct
 from models.splits import stratified_slice
 
 L2_GRID = tuple(10.0**e for e in range(-6, 2))
@@ -49,10 +49,7 @@ class LinearProbe(NamedTuple):
 
     def logits(self, X: Tensor) -> Tensor:
         """Float64 [N, C] for features [N, d], by chunks."""
-        if X.dim() != 2 or X.shape[1] != self.weight.shape[1]:
-            raise ValueError(f"features {list(X.shape)} are not [N, {self.weight.shape[1]}]")
-        rows = (x.to(self.weight) @ self.weight.T + self.bias for x in X.split(_ROWS))
-        return torch.cat(list(rows))
+        return head_logits(self.weight, self.bias, X)
 
     def name(self) -> str:
         """Such as `linear(l2=0.01, standardised, h)`."""
@@ -61,9 +58,14 @@ class LinearProbe(NamedTuple):
 
     def figures(self, X: Tensor, labels: Tensor) -> dict[str, float]:
         """Top-1 and top-5 accuracy, [0, 1], under `<name> acc1` and `<name> acc5`."""
-        logits = self.logits(X)
-        hits = {top: correct(logits, labels, top) for top in (1, 5)}
-        return {f"{self.name()} acc{top}": hit.double().mean().item() for top, hit in hits.items()}
+        return accuracies(self.name(), self.logits(X), labels)
+
+
+def head_logits(weight: Tensor, bias: Tensor, X: Tensor) -> Tensor:
+    """X W^T + b, [N, C] in the weight's precision and on its device, by chunks of X [N, d]."""
+    if X.dim() != 2 or X.shape[1] != weight.shape[1] or not len(X):
+        raise ValueError(f"features {list(X.shape)} are not [N, {weight.shape[1]}]")
+    return torch.cat([x.to(weight) @ weight.T + bias for x in X.split(_ROWS)])
 
 
 def moments(X: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.knn import correct, knn
+from models.knn import knn
 from models.linear_probe import linear_probe
+from models.scoring import correct
 from tests.golden.support import Check, Vectors, assert_close
 
 _SWAPS = 2  # rows

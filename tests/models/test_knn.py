@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from models.knn import correct, knn, knn_figures, search, vote
+from models.knn import knn, knn_figures, search, vote
+from models.scoring import correct
 
 
 def rows(n: int, d: int = 7, seed: int = 0, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
