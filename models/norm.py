@@ -100,12 +100,12 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, mean, var, count = ctx.saved_tensors
         scale = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
+        invstd = torch.rsqrt(var + ctx.eps)
         if x.numel():
             # With fixed statistics: w / std * g, and the sums over this rank's rows of g * x_hat
-            # and g. The empty tensors are what torch saves in eval mode.
-            empty = mean.new_empty(0)
+            # and g. The statistics go in twice, as running and as saved ones, as torch's eval does.
             direct, sum_gx, sum_g = torch.ops.aten.native_batch_norm_backward(
-                grad, x, scale, mean, var, empty, empty, False, ctx.eps, [True, True, True]
+                grad, x, scale, mean, var, mean, invstd, False, ctx.eps, [True, True, True]
             )
         else:
             direct, sum_gx, sum_g = torch.zeros_like(x), *mean.new_zeros(2, len(mean))
@@ -114,7 +114,7 @@ class _Normalise(torch.autograd.Function):
             sums = distributed.all_reduce_sum(torch.stack([sum_gx, sum_g]))
             # Through the statistics (Ioffe & Szegedy 2015, sec. 3):
             # dx = w / std * (g - mean(g) - x_hat * mean(g * x_hat)), means over all ranks.
-            per = -scale * torch.rsqrt(var + ctx.eps) * sums / count.clamp(min=1).to(mean.dtype)
+            per = -scale * invstd * sums / count.clamp(min=1).to(mean.dtype)
             grad_x = direct.add_(_affine(x, mean, var, per[0], per[1], ctx.eps))
         grad_w = sum_gx.to(weight.dtype) if ctx.needs_input_grad[1] else None
         # The bias has the weight's type: both are made by one constructor.

@@ -8,6 +8,8 @@ import torchvision
 from torch import nn
 
 from models import SimCLR, lab_config, load_lab
+from runtime.checkpoint import load_foreign
+from runtime.errors import CheckpointError
 
 BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 
@@ -107,6 +109,30 @@ def test_either_alias_alone_prefixes_and_a_headless_state():
     bare = lab(head=False).state_dict()
     assert lab_config(bare) == {"backbone": "resnet18", "stem": "small", "head": "none"}
     SimCLR(**lab_config(bare)).load_state_dict(load_lab(bare), strict=True)
+
+
+def test_a_file_goes_through_the_restricted_reader(tmp_path):
+    state = lab(hidden=8, out=4).state_dict()
+    torch.save({"model": state, "last_epoch": 3}, tmp_path / "3.pt")
+    read = load_foreign(tmp_path / "3.pt")
+    SimCLR(**lab_config(read)).load_state_dict(load_lab(read), strict=True)
+
+
+class Touches:
+    """A whole object in a pickle: what it would run, were it believed, is seen."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickled_object_is_refused_and_not_run(tmp_path):
+    torch.save({"model": Touches(tmp_path / "ran"), "last_epoch": 3}, tmp_path / "3.pt")
+    with pytest.raises(CheckpointError):
+        load_foreign(tmp_path / "3.pt")
+    assert not (tmp_path / "ran").exists()
 
 
 def changed(state, **edits):

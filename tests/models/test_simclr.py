@@ -10,9 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
-from models import SimCLR, export_torchvision, two_views
-from models.norm import SyncBatchNorm
+from models import NTXent, SimCLR, export_torchvision, two_views
+from models.norm import SyncBatchNorm, convert_sync_bn
 from models.simclr import HEADS, build_backbone, parameter_counts
+from runtime import distributed
+from tests import gloo
 
 
 @pytest.mark.parametrize(
@@ -123,8 +125,9 @@ def test_config_rebuilds_and_keys_are_torchvisions():
     assert list(synced) == list(alone)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-@pytest.mark.parametrize("stem", ["small", "standard"])
+@pytest.mark.parametrize(
+    ("name", "stem"), [("resnet18", "small"), ("resnet34", "standard"), ("resnet50", "standard")]
+)
 def test_export_loads_strictly_into_torchvision(name, stem):
     model = SimCLR(name, stem=stem).eval()
     state = export_torchvision(model)
@@ -206,6 +209,57 @@ def test_bad_images_are_refused(x):
         model.features(torch.zeros(1, 3, 32, 32), kept=True)
     with pytest.raises(ValueError, match="differ in shape"):
         two_views(model, torch.zeros(1, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+
+
+def encoder(kind, dtype):
+    torch.manual_seed(0)
+    if kind == "resnet18":
+        return SimCLR(proj_dim=16, proj_hidden=32, sync_bn=True).to(dtype)
+    layers = [nn.Conv2d(3, 16, 3, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(144, 16, bias=False), nn.BatchNorm1d(16)]
+    if kind == "no BN":
+        layers = [m for m in layers if not isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return convert_sync_bn(nn.Sequential(*layers)).to(dtype)
+
+
+def train_step(kind, dtype, n=8):
+    """Loss, gradients, buffers of one SimCLR step on this rank's share of n images."""
+    model = encoder(kind, dtype)
+    g = torch.Generator().manual_seed(1)
+    a = torch.randn(n, 3, 8, 8, generator=g)
+    b = a + 0.5 * torch.randn(n, 3, 8, 8, generator=g)
+    mine = distributed.shard(n)
+    rows = slice(mine.start, mine.stop)
+    loss = NTXent(0.5)(*two_views(model, a[rows].to(dtype), b[rows].to(dtype)))
+    loss.backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    distributed.average_gradients(trained)
+    return distributed.mean(loss), [p.grad for p in trained], list(model.buffers())
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "tolerance"),
+    [
+        ("resnet18", torch.float64, 1e-9),
+        # Shallow in float32: a unit of ResNet-18 near 0 may round to the other side of its ReLU.
+        ("one BN", torch.float32, 1e-6),
+        ("no BN", torch.float32, 1e-6),
+    ],
+)
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_step_of_several_ranks_is_that_of_one(kind, dtype, tolerance, world):
+    ranks = gloo.run(world, train_step, kind, dtype, timeout=300.0)
+    loss, grads, buffers = train_step(kind, torch.float64)
+    size = max(g.abs().max() for g in grads)
+    for got in ranks:
+        assert abs(got[0] - loss) <= tolerance * loss
+        for mine, want in zip(got[1], grads, strict=True):
+            assert (mine.double() - want).abs().max() <= tolerance * size
+        for mine, want in zip(got[2], buffers, strict=True):
+            assert (mine.double() - want).abs().max() <= tolerance * want.abs().max()
+    # The ranks stay one model: bit for bit.
+    for first, other in zip(ranks[0][2], ranks[-1][2], strict=True):
+        assert torch.equal(first, other)
 
 
 def test_importing_models_does_not_import_torchvision():
