@@ -28,7 +28,6 @@ from typing import Any
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from runtime import distributed
 
@@ -165,8 +164,11 @@ class _Contrast(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
-    @once_differentiable  # the gradient is a constant here: a second derivative would be wrong
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # With create_graph. once_differentiable would only object to a gradient of `grad`, and
+        # let the stored gradient pass for a constant: second derivatives would be wrong.
+        if torch.is_grad_enabled():
+            raise RuntimeError("a contrastive loss is not differentiable twice (create_graph=True)")
         dz, dother = ctx.saved_tensors
         return grad * dz, None if dother is None else grad * dother, *([None] * 6)
 
