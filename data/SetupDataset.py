@@ -17,7 +17,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
@@ -199,24 +199,32 @@ def _home(kind: str) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return report("SetupDataset", lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(argv: Sequence[str]) -> None:
+    if argv and argv[0] in ("fetch-weights", "fetch_weights"):
+        weights(argv[1:])
+        return
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.source and args.use_existing:
+        parser.error("give --source or --use_existing, not both")
+    if not args.data and not args.fetch_weights:
+        parser.error("--data NAME is needed (or: fetch-weights)")
+    if args.fetch_weights:
+        _fetch_weights(["vgg"], None, [])
+    if args.data:
+        setup(args)
+
+
+def report(command: str, action: Callable[[], None]) -> int:
+    """Run a command of this kind; faults of data or disk become one line and an exit code."""
     try:
-        if argv and argv[0] in ("fetch-weights", "fetch_weights"):
-            weights(argv[1:])
-            return 0
-        parser = get_parser()
-        args = parser.parse_args(argv)
-        if args.source and args.use_existing:
-            parser.error("give --source or --use_existing, not both")
-        if not args.data and not args.fetch_weights:
-            parser.error("--data NAME is needed (or: fetch-weights)")
-        if args.fetch_weights:
-            _fetch_weights(["vgg"], None, [])
-        if args.data:
-            setup(args)
+        action()
         return 0
     except KeyboardInterrupt:
-        print("SetupDataset: stopped; the same command goes on from here", file=sys.stderr)
+        print(f"{command}: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
         code = getattr(error, "exit_code", None)  # ours and runtime's errors carry one
@@ -224,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = 7 if error.errno in DISK_ERRNOS else 6
         if code is None or os.environ.get("IMLE_LAB_TRACEBACK"):
             raise
-        print(f"SetupDataset: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         return code
 
 

@@ -168,7 +168,7 @@ class _Cache:
     ) -> None:
         self.n, self.sizes, self.channels, self.dtype = n, list(sizes), channels, np.dtype(dtype)
         need = sum(self._bytes(s) for s in sizes)
-        free = _free_memory()
+        free = free_memory()
         if free is not None and need > free:
             raise DataError(
                 f"caching {n} images at {list(sizes)} needs {need / 2**30:.1f} GiB, "
@@ -206,7 +206,7 @@ class _Cache:
         self._filled[i] = 1  # last: two workers at the same image write the same bytes
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     try:
         with open("/proc/meminfo") as table:
             for line in table:

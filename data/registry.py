@@ -38,7 +38,11 @@ ALIASES = {"tiny": "tinyImagenet"}
 
 @dataclass(frozen=True)
 class Known:
-    """A data set this toolkit can prepare: where its archive is, or what it is a part of."""
+    """A data set this toolkit can prepare: where its archive is, or what it is a part of.
+
+    recipe: name of the augmentations for contrastive learning (data.views.RECIPES), size: side of
+    the views; without them both follow from the resolution that is asked for.
+    """
 
     about: str
     mirrors: tuple[str, ...] = ()
@@ -46,6 +50,8 @@ class Known:
     base: str | None = None
     classes: tuple[str, ...] = ()
     lmdb: bool = False
+    recipe: str | None = None
+    size: int | None = None
 
 
 KNOWN: dict[str, Known] = {
@@ -59,10 +65,14 @@ KNOWN: dict[str, Known] = {
             "drive:1_CILJzGysgPLflV2HxXSNMjVzlJat6hs",
             "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         ),
+        recipe="cifar",
+        size=32,
     ),
     "miniImagenet": Known(
         "64/16/20 classes of 600 images, class-disjoint splits, 84 px",
         mirrors=("drive:15iRcb_h5od0GsTkBGRmVTR8LyfJGuJ2k",),
+        recipe="miniImagenet",
+        size=128,
     ),
     "tinyImagenet": Known(
         "200 classes, 64 px",
@@ -70,6 +80,8 @@ KNOWN: dict[str, Known] = {
             "drive:1mCQOMcVbN0XT_uwcUjU1gdMvVRpBcX3w",
             "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         ),
+        recipe="small",
+        size=64,
     ),
     "mnist": Known(
         "handwritten digits, 28 px, four idx files",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import simclr_loss_checks, simclr_probe_checks
+from tests.golden import simclr_loss_checks, simclr_probe_checks, simclr_view_checks
 from tests.golden.support import check_file, files_of
 
 pytestmark = pytest.mark.golden
@@ -14,6 +14,7 @@ SYSTEM = "simclr"
 FAMILIES = {
     **simclr_loss_checks.FAMILIES,
     **simclr_probe_checks.FAMILIES,
+    **simclr_view_checks.FAMILIES,
 }
 
 
