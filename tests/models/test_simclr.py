@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from models import NTXent, SimCLR, export_torchvision, two_views
+from models import NTXent, SimCLR, export_torchvision, lars_groups, two_views
 from models.norm import SyncBatchNorm, convert_sync_bn
 from models.simclr import HEADS, build_backbone, parameter_counts
 from runtime import distributed
@@ -260,6 +260,15 @@ def test_a_step_of_several_ranks_is_that_of_one(kind, dtype, tolerance, world):
     # The ranks stay one model: bit for bit.
     for first, other in zip(ranks[0][2], ranks[-1][2], strict=True):
         assert torch.equal(first, other)
+
+
+def test_synchronised_norms_are_norms_to_lars():
+    sizes = []
+    for sync_bn in (False, True):
+        with torch.device("meta"):
+            groups = lars_groups(SimCLR(sync_bn=sync_bn, resolution=96))
+        sizes.append([sum(p.numel() for p in group["params"]) for group in groups])
+    assert sizes[0] == sizes[1] and len(sizes[0]) == 2
 
 
 def test_importing_models_does_not_import_torchvision():
