@@ -210,8 +210,8 @@ def _decayed(
         weights, norms = torch._foreach_norm(params), torch._foreach_norm(grads)
         ratio = _ratio(weights, norms, trust, added=decay)
         # a tensor without gradient does not even decay
-        moving = (torch.stack(list(norms)) > 0).mul(decay).to(params[0].dtype)
-        d = torch._foreach_mul(params, list(moving.unbind()))
+        rates = decay * torch.stack(list(norms)).sign()
+        d = torch._foreach_mul(params, list(rates.unbind()))
         torch._foreach_add_(d, grads)
         return list(d), ratio
     d = torch._foreach_add(grads, params, alpha=decay)
