@@ -10,6 +10,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = (
+    "TrainSimCLR",
     "TrainGeneratorWandB",
     "generate_images",
     "reconstruct_phema",
