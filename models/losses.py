@@ -6,10 +6,12 @@ all other images. Every loss here is a function of (N, p), so its gradient is
 
     dL/dz_i = sum_k (a_i / s_i) exp(S_ik) z_k / T + ...,    a = dl/dN, s = exp(N), b = dl/dp,
 
-and is formed during the forward pass, a few rows of S at a time: three matrix products, and
-memory for rows x columns instead of columns x columns. Keeping N without the positives is what
-keeps near-perfect alignment exact: with x = N - p the loss is softplus(x), 1 - P = sigmoid(x), and
-nothing nearly equal is ever subtracted.
+and is formed during the forward pass from a part of S at a time: memory is chunk x columns at most
+instead of columns x columns. In one process S is symmetric: the blocks on and above its diagonal
+give s in a first pass, and in a second G_ik = exp(S_ik) (a_i / s_i + a_k / s_k), which serves row
+and column of dL/dz = G z / T: two products of the size of S, where rows at a time need three.
+Keeping N without the positives is what keeps near-perfect alignment exact: with x = N - p the loss
+is softplus(x), 1 - P = sigmoid(x), and nothing nearly equal is ever subtracted.
 
 With several processes (runtime.distributed) each rank has its own anchors against the columns of
 all ranks, and gradients flow back to the rank that a column came from: the mean of the ranks'
@@ -31,7 +33,9 @@ from torch import Tensor
 
 from runtime import distributed
 
-# Entries of S held at once when no chunk is given: 2**22 floats are 16 MiB.
+# Side of a block of S when no chunk is given: 1 MiB, which stays in a core's cache.
+BLOCK_SIDE = {"cpu": 512, "cuda": 4096}
+# Entries of S held at once, in rows of it, when no chunk is given: 2**22 floats are 16 MiB.
 BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 # exp(1 / T) needs no shift by the row's maximum in fp32 below this: e^40 * 1e9 columns < 1e38.
 UNSHIFTED = 40.0
@@ -117,6 +121,64 @@ def _exponentials(S: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return s, s.log() + shift
 
 
+def _half(z: Tensor, temperature: float, chunk: int | None) -> Any:
+    """A function that yields (rows, columns, E = exp(S) with own images 0), rows <= columns.
+
+    z [V, n, d], all there are. E is one buffer, overwritten from block to block.
+    """
+    V, n, d = z.shape
+    M = V * n
+    flat, logits = z.reshape(M, d), z.reshape(M, d) / temperature
+    side = min(M, chunk or BLOCK_SIDE.get(z.device.type, BLOCK_SIDE["cpu"]))
+    cuts = [slice(i, min(M, i + side)) for i in range(0, M, side)]
+    buffer = z.new_empty(side * side)
+
+    def blocks(kept: bool) -> Any:
+        for a, i in enumerate(cuts):
+            for j in cuts[a:]:
+                shape = i.stop - i.start, j.stop - j.start
+                E = buffer[: shape[0] * shape[1]].view(shape)
+                if not (kept and len(cuts) == 1):  # a lone block is still there
+                    torch.mm(logits[i], flat[j].t(), out=E)
+                    E.exp_()
+                    for views_apart in range(1 - V, V):
+                        own = i.start - j.start + views_apart * n
+                        if -shape[0] < own < shape[1]:
+                            E.diagonal(own).zero_()
+                yield i, j, E
+
+    return blocks
+
+
+def _symmetric(
+    z: Tensor,
+    p: Tensor,
+    weight: Tensor | None,
+    form: Form,
+    temperature: float,
+    chunk: int | None,
+    wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One process: (losses [V, n], b [V, n, V], gradient of all that is not positives or None)."""
+    V, n, d = z.shape
+    blocks, flat = _half(z, temperature, chunk), z.reshape(V * n, d)
+    s = z.new_zeros(V * n)
+    for i, j, E in blocks(kept=False):
+        s[i] += E.sum(1)
+        if i != j:
+            s[j] += E.sum(0)
+    losses, a, b = form(s.log().view(V, n), p, weight)
+    if not wanted:
+        return losses, b, None
+    r, dz = a.flatten() / s, torch.zeros_like(flat)
+    for i, j, E in blocks(kept=True):
+        E.mul_(r[i, None] + r[j])
+        dz[i].addmm_(E, flat[j])
+        if i != j:
+            dz[j].addmm_(E.t(), flat[i])
+    return losses, b, dz.view_as(z)
+
+
 class _Contrast(torch.autograd.Function):
     """Mean loss over the anchors z [V, n, d]; columns [K, n, d] of all ranks, or None for z."""
 
@@ -141,6 +203,9 @@ class _Contrast(torch.autograd.Function):
         dother = z.new_zeros(other.shape[0] * n, d) if wanted else None
         if other.shape[0] == V and n == 1:  # one image in the world: no negatives
             losses, _, b = form(z.new_full((V, n), -math.inf), p, weight)
+        elif columns is None and 1 / temperature <= UNSHIFTED:
+            losses, b, half = _symmetric(z, p, weight, form, temperature, chunk, wanted)
+            dz, dother = (half, None) if wanted else (None, None)
         else:
             flat = other.reshape(-1, d)
             for v, here, S in _blocks(z, other, first, temperature, chunk):
@@ -151,14 +216,14 @@ class _Contrast(torch.autograd.Function):
                     scale = (a / s)[:, None]
                     dz[v, here] = S.mm(flat).mul_(scale)
                     dother.addmm_(S.t(), z[v, here] * scale)
-        if dz is not None and dother is not None:
+        if dz is not None:
             # The positives, both ways: S_ip is a product of z_i and z_p.
             b = b.transpose(0, 1)
             dz += torch.bmm(b + b.transpose(1, 2), z.transpose(0, 1)).transpose(0, 1)
-            if columns is None:
+            if dother is not None and columns is None:
                 dz += dother.view_as(z)
                 dother = None
-            else:
+            elif dother is not None and columns is not None:
                 dother = dother.view_as(columns).div_(temperature * V * n)
             ctx.save_for_backward(dz.div_(temperature * V * n), dother)
         return losses.mean()
