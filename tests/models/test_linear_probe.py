@@ -101,17 +101,39 @@ def test_a_class_without_rows_has_an_optimum_too():
 
 def test_sweep_chooses_on_the_slice_and_refits():
     X, y = data(n=200, d=30, spread=3.0)
-    sweep = l2_sweep(X, y, grid=(1e-6, 1e-3, 1e-1, 1e2), seed=3)
-    held = stratified_slice(y, 0.1, 3)
-    assert [row[0] for row in sweep.table] == [1e2, 1e-1, 1e-3, 1e-6]
-    for l2, accuracy, loss in sweep.table:
-        logits = linear_probe(X[~held], y[~held], l2).logits(X[held])
-        assert (logits.argmax(1) == y[held]).double().mean().item() == pytest.approx(accuracy)
-        assert F.cross_entropy(logits, y[held]).item() == pytest.approx(loss, rel=1e-4)
-    assert sweep.l2 == min(sweep.table, key=lambda r: (-r[1], r[2], -r[0]))[0]
-    assert torch.equal(sweep.probe.weight, linear_probe(X, y, sweep.l2).weight)
-    assert sweep.at_edge == (sweep.l2 in (1e2, 1e-6))
-    assert l2_sweep(X, y, grid=(1e-6, 1e-3, 1e-1, 1e2), seed=3).table == sweep.table
+    grid = (1e-6, 1e-3, 1e-1, 1e2)
+    for standardise in (False, True):
+        kind = dict(standardise=standardise)
+        sweep = l2_sweep(X, y, grid=grid, seed=3, patience=None, **kind)
+        held = stratified_slice(y, 0.1, 3)
+        assert [row[0] for row in sweep.table] == [1e2, 1e-1, 1e-3, 1e-6]
+        for l2, accuracy, loss in sweep.table:
+            logits = linear_probe(X[~held], y[~held], l2, **kind).logits(X[held])
+            hit = (logits.argmax(1) == y[held]).double().mean().item()
+            assert hit == pytest.approx(accuracy)
+            assert F.cross_entropy(logits, y[held]).item() == pytest.approx(loss, rel=1e-2)
+        assert sweep.l2 == min(sweep.table, key=lambda r: (-r[1], r[2], -r[0]))[0]
+        whole = linear_probe(X, y, sweep.l2, **kind)
+        torch.testing.assert_close(sweep.probe.weight, whole.weight, rtol=0, atol=1e-6)
+        assert sweep.probe.converged
+        assert sweep.at_edge == (sweep.l2 in (1e2, 1e-6))
+        assert l2_sweep(X, y, grid=grid, seed=3, patience=None, **kind).table == sweep.table
+
+
+def test_sweep_ends_when_it_only_gets_worse():
+    X, y = data(n=400, d=40, spread=3.0)
+    kind = dict(grid=[10.0**e for e in range(-5, 3)], holdout=0.25)
+    short, whole = l2_sweep(X, y, **kind), l2_sweep(X, y, patience=None, **kind)
+    assert len(short.table) < len(whole.table) == 8
+    assert short.table == whole.table[: len(short.table)]
+    top, low = max(row[1] for row in short.table), min(row[2] for row in short.table)
+    worse = [row[1] < top and row[2] > low for row in short.table]
+    assert worse[-2:] == [True, True] and not worse[-3]
+    assert short.l2 == whole.l2 and not short.at_edge
+    with pytest.raises(ValueError, match="patience=0"):
+        l2_sweep(X, y, patience=0)
+    with pytest.raises(ValueError, match="grid"):
+        l2_sweep(X, y, grid=[])
 
 
 @pytest.mark.parametrize(
