@@ -23,7 +23,7 @@ from torch import Tensor
 from models.scoring import accuracies, check_features, check_labels, correct
 from models.splits import stratified_slice
 
-L2_GRID = tuple(10.0**e for e in range(-6, 1))
+L2_GRID = tuple(10.0**e for e in range(-6, 2))
 _ROWS = 4096  # rows made float64 at a time
 _KEEP = 1 << 25  # float64 values that may be kept between passes: 256 MiB
 _MAX_NEWTON = 200
