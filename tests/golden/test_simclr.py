@@ -15,6 +15,7 @@ FAMILIES = {
     **simclr_loss_checks.FAMILIES,
     **simclr_probe_checks.FAMILIES,
     **simclr_view_checks.FAMILIES,
+    **simclr_view_checks.FAMILIES,
 }
 
 
