@@ -177,9 +177,29 @@ def crop_resize(images: Tensor, boxes: Tensor, out: int, flip: Tensor | None = N
     across = resize_weights(width, left, w, out, flip)
     if images.dtype == torch.uint8:
         across = across.mul_(1 / 255)
+    if height <= out:  # known without asking the device: rows are enlarged, two of them matter
+        rows = _enlarged_rows(images, top, h, out)
+        return torch.bmm(rows.view(n, channels * out, width), across.mT).view(n, channels, out, out)
     x = torch.bmm(images.to(torch.float32).view(n, channels * height, width), across.mT)
     down = resize_weights(height, top, h, out)
     return torch.matmul(down[:, None], x.view(n, channels, height, out))
+
+
+def _enlarged_rows(images: Tensor, top: Tensor, length: Tensor, out: int) -> Tensor:
+    """float32 [n, 3, out, W]: rows top .. top + length, not more than `out`, resized to `out`."""
+    n, channels, height, width = images.shape
+    place = torch.arange(out, device=images.device, dtype=torch.float32) + 0.5
+    place = (place * (length[:, None] / out)).sub_(0.5).clamp_min_(0)
+    first = place.to(torch.int64)
+    second = torch.minimum(first + 1, length[:, None] - 1)
+    part = (place - first).view(n, 1, out, 1)
+    planes = torch.arange(n * channels, device=images.device).view(n, channels, 1) * height
+    planes = planes + top.view(n, 1, 1)
+    flat = images.reshape(n * channels * height, width)
+    low = flat.index_select(0, (planes + first[:, None]).view(-1)).to(torch.float32)
+    high = flat.index_select(0, (planes + second[:, None]).view(-1)).to(torch.float32)
+    shape = (n, channels, out, width)
+    return torch.lerp(low.view(shape), high.view(shape), part)
 
 
 def crop_bilinear(images: Tensor, boxes: Tensor, out: int, flip: Tensor | None = None) -> Tensor:

@@ -25,12 +25,12 @@ from torch import Tensor
 from data.errors import DataError
 from data.view_ops import (
     GRAY,
+    JITTERS,
     ORDERS,
     blur,
     crop_bilinear,
     crop_resize,
     grayscale_,
-    jitter_in_order_,
     jitter_masked_,
 )
 from runtime.counter_rng import mix, words
@@ -39,7 +39,7 @@ _TRIES = 10  # of RandomResizedCrop, before it takes the central crop
 # Where in a key's random words its draws lie, and how many words there are
 _AREA, _PLACE, _SWITCH, _ORDER, _FACTOR, _SIGMA, _WORDS = 0, 20, 22, 26, 27, 31, 32
 # Pixels worked on at a time on a CPU: a few arrays of them stay in the cache of a core.
-_BLOCK = 1 << 18
+_BLOCK = 1 << 19
 
 
 class Recipe(NamedTuple):
@@ -383,24 +383,21 @@ class ExactViews(_Views):
         out = self._empty(images)
         if images.is_cuda:
             return out.copy_(self._on_device(images, draws.to(images.device)))
-        order = torch.where(draws.jitter, draws.order, len(ORDERS))
-        sorting = (order * 2 + draws.gray) * 2 + draws.blur
-        sorted_keys, rows = sorting.sort(stable=True)
-        draws = draws.rows(rows)
-        for start, stop, key in _runs(sorted_keys >> 2, self._block()):
-            part, d = rows[start:stop], draws.rows(slice(start, stop))
-            x = crop_resize(images[part], d.boxes, self.recipe.size, d.flip)
-            if key < len(ORDERS):
-                jitter_in_order_(x, ORDERS[key], d.factors)
+        order, rows = torch.where(draws.jitter, draws.order, len(ORDERS)).sort(stable=True)
+        draws, block = draws.rows(rows), self._block()
+        for start in range(0, len(images), block):
+            part = slice(start, start + block)
+            d = draws.rows(part)
+            x = crop_resize(images[rows[part]], d.boxes, self.recipe.size, d.flip)
+            if self.recipe.jitter_p:
+                _jitter_sorted_(x, order[part], d.factors)
             if self.recipe.gray_p:
-                first = len(x) - int(d.gray.sum())  # gray ones come last in their group
-                if first < len(x):
-                    grayscale_(x[first:])
+                chosen = d.gray.nonzero()[:, 0]
+                x[chosen] = grayscale_(x[chosen])
             if self.recipe.blur_p:
                 chosen = d.blur.nonzero()[:, 0]
-                if len(chosen):
-                    x[chosen] = blur(x[chosen], d.sigma[chosen], self.recipe.blur_kernel)
-            out[part] = self._normalise_(x)
+                x[chosen] = blur(x[chosen], d.sigma[chosen], self.recipe.blur_kernel)
+            out[rows[part]] = self._normalise_(x)
         return out
 
     def _on_device(self, images: Tensor, d: Draws) -> Tensor:
@@ -431,15 +428,25 @@ def _orders(number: Tensor) -> Tensor:
     return torch.cat(chosen, 1)
 
 
-def _runs(values: Tensor, longest: int) -> list[tuple[int, int, int]]:
-    """(start, stop, value) of stretches of equal values, cut where they are too long."""
-    found, counts = values.unique_consecutive(return_counts=True)
-    runs, start = [], 0
-    for value, count in zip(found.tolist(), counts.tolist(), strict=True):
-        for first in range(start, start + count, longest):
-            runs.append((first, min(first + longest, start + count), value))
-        start += count
-    return runs
+def _jitter_sorted_(x: Tensor, numbers: Tensor, factors: Tensor) -> Tensor:
+    """Colour jitter of pictures sorted by the number of their order (len(ORDERS): none).
+
+    At each position neighbours with the same operation are done together.
+    """
+    found, counts = numbers.unique_consecutive(return_counts=True)
+    stops = counts.cumsum(0).tolist()
+    orders = [ORDERS[k] if k < len(ORDERS) else None for k in found.tolist()]
+    for position in range(4):
+        start = 0
+        for group, (order, stop) in enumerate(zip(orders, stops, strict=True)):
+            if order is None:
+                break  # the last group
+            op = order[position]
+            after = orders[group + 1] if group + 1 < len(orders) else None
+            if after is None or after[position] != op:
+                JITTERS[op](x[start:stop], factors[start:stop, op])
+                start = stop
+    return x
 
 
 class FoldedViews(_Views):
@@ -461,7 +468,7 @@ class FoldedViews(_Views):
         """The views with parameters already drawn: float32 [B, 3, r, r]."""
         self._check(images)
         out = self._empty(images)
-        d = draws.to(images.device) if draws.flip.device != images.device else draws
+        d = draws.to(images.device)
         if self.recipe.jitter_p or self.recipe.gray_p:
             # x -> own x + other mean(x): a contrast refers to the mean, all else to the pixel
             own, other = _fold(d, bool(self.recipe.jitter_p))
@@ -470,24 +477,24 @@ class FoldedViews(_Views):
         block = len(images) if images.is_cuda else self._block()
         for start in range(0, len(images), max(block, 1)):
             part = slice(start, start + block)
-            x = self._geometry(images[part], d.rows(part))
+            # which ones are blurred is asked of the draws as they came: on the host, if they were
+            # made there, so that the device is not waited for
+            chosen = draws.blur[part].nonzero()[:, 0] if self.recipe.blur_p else None
+            x = self._geometry(images[part], d.rows(part), chosen)
             if own is not None and other is not None:
                 x = _affine(x, own[part], other[part])
             out[part] = self._normalise_(x.clamp_(0, 1))
         return out
 
-    def _geometry(self, images: Tensor, d: Draws) -> Tensor:
+    def _geometry(self, images: Tensor, d: Draws, blurred: Tensor | None) -> Tensor:
         plan = self.recipe
         # known without asking the device: nothing is reduced, so there is nothing to antialias
         enlarges = max(images.shape[-2:]) <= plan.size
         crop = crop_bilinear if enlarges else crop_resize
         x = crop(images, d.boxes, plan.size, d.flip)
-        if plan.blur_p == 1:
-            return blur(x, d.sigma, plan.blur_kernel)
-        if plan.blur_p:
-            chosen = d.blur.nonzero()[:, 0]
-            if len(chosen):
-                x[chosen] = blur(x[chosen], d.sigma[chosen], plan.blur_kernel)
+        if blurred is not None and len(blurred):
+            chosen = blurred.to(x.device, non_blocking=True)
+            x[chosen] = blur(x[chosen], d.sigma[chosen], plan.blur_kernel)
         return x
 
 
