@@ -357,7 +357,8 @@ class _Views(_Contrastive):
     def top1(self, view0: Tensor, view1: Tensor) -> Tensor:
         """Contrastive top-1: share of anchors whose positive is the nearest other row, a scalar.
 
-        No gradient, no waiting for the device. Of several ranks: this rank's anchors among all.
+        No gradient, no waiting for the device. With several ranks all must call it (as per_anchor):
+        it is of this rank's anchors among the rows of all.
         """
         return self._per_anchor(_stack((view0, view1)))[1].mean()
 
