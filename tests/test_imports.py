@@ -86,7 +86,8 @@ def problems(source: str, file: str) -> list[str]:
             if not re.match(r"runtime\.(distributed|counter_rng)(\.|$)", name):
                 say(line, f"{package} imports {name}; of runtime only distributed, counter_rng")
         if package in ("data", "runtime") and top in PACKAGES and top != package:
-            allowed = package == "data" and re.match(r"runtime\.(dirs|pickles|counter_rng)(\.|$)", name)
+            usable = r"runtime\.(dirs|pickles|counter_rng)(\.|$)"
+            allowed = package == "data" and re.match(usable, name)
             if package == "data" and is_command(tree):
                 # what a command composes; a method only where it is used
                 method = not at_import and name.startswith("diffusion.encoders.")
