@@ -304,7 +304,10 @@ def test_full_disk(tmp_path, monkeypatch, capsys):
     assert "No space left" in capsys.readouterr().err and nothing_left(tmp_path) == []
 
 
-def test_interrupted(tmp_path, monkeypatch, capsys):
+def test_interrupted(tmp_path, monkeypatch, capsys, request):
+    # Started in the background by a shell, python ignores Ctrl-C, and so would the test.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     root = make_set(tmp_path / "s", {".": {"a": 3}})
     monkeypatch.setattr(tool, "png", lambda image: os.kill(os.getpid(), signal.SIGINT))
     words = ["convert", "--source", root, "--dest", tmp_path / "out", "--resolution", "8x8"]
