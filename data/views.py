@@ -38,8 +38,9 @@ from runtime.counter_rng import mix, words
 _TRIES = 10  # of RandomResizedCrop, before it takes the central crop
 # Where in a key's random words its draws lie, and how many words there are
 _AREA, _PLACE, _SWITCH, _ORDER, _FACTOR, _SIGMA, _WORDS = 0, 20, 22, 26, 27, 31, 32
-# Pixels worked on at a time on a CPU: a few arrays of them stay in the cache of a core.
-_BLOCK = 1 << 19
+# Values worked on at a time on a CPU, and pictures at least: few enough that some arrays of them
+# stay in a core's cache, enough that calls cost little beside the work.
+_BLOCK, _LEAST = 1 << 18, 16
 
 
 class Recipe(NamedTuple):
@@ -355,7 +356,7 @@ class _Views:
 
     def _block(self) -> int:
         """Pictures worked on at a time on a CPU."""
-        return max(1, _BLOCK // (3 * self.recipe.size**2))
+        return max(_LEAST, _BLOCK // (3 * self.recipe.size**2))
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """The views with parameters already drawn."""
@@ -381,8 +382,9 @@ class ExactViews(_Views):
         """The views with parameters already drawn: float32 [B, 3, r, r]."""
         self._check(images)
         out = self._empty(images)
+        draws = draws.to(images.device)
         if images.is_cuda:
-            return out.copy_(self._on_device(images, draws.to(images.device)))
+            return out.copy_(self._on_device(images, draws))
         order, rows = torch.where(draws.jitter, draws.order, len(ORDERS)).sort(stable=True)
         draws, block = draws.rows(rows), self._block()
         for start in range(0, len(images), block):
