@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -88,6 +89,13 @@ def files_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if not any(fnmatch(p.name, d) for d in DOCUMENTS))
+
+
+def vectors_of(metafunc: pytest.Metafunc, system: str) -> None:
+    """`pytest_generate_tests` of a system: a test with an argument `path` runs for each file."""
+    if "path" in metafunc.fixturenames:
+        files = files_of(metafunc.config.getoption("--golden-dir") / system)
+        metafunc.parametrize("path", files, ids=[p.name for p in files])
 
 
 def check_file(path: Path, families: Mapping[str, Check]) -> None:

@@ -12,7 +12,7 @@ from tests.golden import (
     edm2_selection_checks,
     edm2_toy_checks,
 )
-from tests.golden.support import check_file, files_of
+from tests.golden.support import check_file, files_of, vectors_of
 
 pytestmark = pytest.mark.golden
 SYSTEM = "edm2"
@@ -25,9 +25,7 @@ FAMILIES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "path" in metafunc.fixturenames:
-        files = files_of(metafunc.config.getoption("--golden-dir") / SYSTEM)
-        metafunc.parametrize("path", files, ids=[p.name for p in files])
+    vectors_of(metafunc, SYSTEM)
 
 
 def test_folder_has_vectors(golden_dir: Path):

@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.golden.imle_checks import FAMILIES
-from tests.golden.support import check_file, files_of
+from tests.golden.support import check_file, files_of, vectors_of
 
 pytestmark = pytest.mark.golden
 SYSTEM = "imle"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "path" in metafunc.fixturenames:
-        files = files_of(metafunc.config.getoption("--golden-dir") / SYSTEM)
-        metafunc.parametrize("path", files, ids=[p.name for p in files])
+    vectors_of(metafunc, SYSTEM)
 
 
 def test_folder_has_vectors(golden_dir: Path):

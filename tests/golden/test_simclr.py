@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden import simclr_loss_checks, simclr_probe_checks, simclr_view_checks
-from tests.golden.support import check_file, files_of
+from tests.golden.support import check_file, files_of, vectors_of
 
 pytestmark = pytest.mark.golden
 SYSTEM = "simclr"
@@ -20,9 +20,7 @@ FAMILIES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "path" in metafunc.fixturenames:
-        files = files_of(metafunc.config.getoption("--golden-dir") / SYSTEM)
-        metafunc.parametrize("path", files, ids=[p.name for p in files])
+    vectors_of(metafunc, SYSTEM)
 
 
 def test_folder_has_vectors(golden_dir: Path):
