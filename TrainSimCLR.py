@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.labelled import LabelledImages
 from data.registry import open_source, train_val_sources
-from data.sources import Source
+from data.sources import Source, Subset
+from data.uint8_cache import UInt8Cache
 from data.views import RECIPES, ExactViews, FoldedViews, Recipe, recipe, view_keys
 from models import SimCLR
 from models.knn import knn_figures
@@ -224,13 +224,9 @@ def splits(args: argparse.Namespace) -> tuple[Source, Source]:
 
 def in_memory(source: Source, args: argparse.Namespace, run: Run) -> tuple[Tensor, Tensor]:
     """Pictures uint8 [N, 3, s, s] at the views' size and labels int64 [N], on the device."""
-    images = LabelledImages(source, args.crop_size)
-    count = min(len(images), args.num_images or len(images))
-    pictures = torch.empty(count, 3, args.crop_size, args.crop_size, dtype=torch.uint8)
-    for i in range(count):
-        pictures[i] = images[i][1]
-    labels = torch.as_tensor(images.labels[:count])
-    return pictures.to(run.device), labels.to(run.device)
+    source = Subset(source, range(min(len(source), args.num_images or len(source))))
+    cache = UInt8Cache(source, args.crop_size, quiet=not run.is_main).to(run.device)
+    return cache.images, cache.labels
 
 
 def build_optimizer(model: SimCLR, args: argparse.Namespace) -> torch.optim.Optimizer:
