@@ -191,6 +191,11 @@ def init(device: torch.device | None = None, *, timeout_s: float = 1800.0) -> No
     here = place()
     if here.world == 1 or dist.is_initialized():
         return
+    # Imported by torch.optim and others at their own time. Its functions have the group that exists
+    # then as a default argument: a group so held outlives shutdown, and a thread of gloo's that
+    # lets go of a tensor while the interpreter ends aborts the process.
+    from torch.distributed.nn import functional  # noqa: F401
+
     cuda = device is not None and device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -301,6 +302,20 @@ def rank_cotangents():
     scale = torch.arange(4.0).view(4, 1) * (distributed.rank() + 1)
     (distributed.gather_grad(t) * scale).sum().backward()
     return t.grad.flatten().tolist()
+
+
+def _threads_after_shutdown():
+    importlib.import_module("torch.distributed.nn.functional")  # as torch.optim may, at any time
+    distributed.gather(torch.zeros(3))
+    distributed.shutdown()
+    names = [Path(f"/proc/self/task/{t}/comm").read_text() for t in os.listdir("/proc/self/task")]
+    return [name.strip() for name in names if "gloo" in name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_of_gloo_outlives_the_group():
+    """One that lets go of a tensor while the interpreter ends aborts the process."""
+    assert gloo.run(2, _threads_after_shutdown) == [[], []]
 
 
 def test_gather_grad_sums_cotangents():
