@@ -222,7 +222,7 @@ class FilteredViews:
         return Acceptance(*counts.unbind())
 
 
-# ----------------------------------------------------------------------------- which views of a step
+# ---------------------------------------------------------------------------- which views of a step
 
 
 class Fraction(NamedTuple):
