@@ -4,33 +4,59 @@ views of every picture, an encoder that must find each view's partner among all 
     python TrainSimCLR.py --preset smoke                         # embedded data, CPU, seconds
     python TrainSimCLR.py --preset cifar10-r18 --data cifar10
     torchrun --standalone --nproc-per-node 4 TrainSimCLR.py --preset cifar10-r50-seed
+    python TrainSimCLR.py --preset mini-64cv --few_shot test
+    python TrainSimCLR.py --probe_only RUN/snapshots/999.safetensors --data cifar10 --eval test
 
 Running the same command again resumes. Every --eval_iter epochs a weighted kNN on the features h
-tells how they come along; at the end a convex linear probe is added, fitted on train images alone.
+tells how they come along; at the end a convex linear probe and a probe on augmented pictures stand
+beside it. All are fitted on train pictures alone, on a backbone that is proved frozen.
 """
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from data.registry import open_source, train_val_sources
-from data.sources import Source, Subset
+from data.errors import DataError
+from data.sources import Source, evenly
+from data.ssl import Plain, get_data_splits, get_ssl_data_augs, pooled_splits
 from data.uint8_cache import UInt8Cache
-from data.views import RECIPES, ExactViews, FoldedViews, Recipe, recipe, view_keys
+from data.views import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RECIPES,
+    ExactViews,
+    FoldedViews,
+    Recipe,
+    view_keys,
+)
 from models import SimCLR
-from models.knn import knn_figures
-from models.linear_probe import l2_sweep
+from models.features import frozen
 from models.losses import DCL, DCLW, NTXent
-from models.optim import LARC, LARS, lars_groups, scaled_lr, warmup_cosine
-from models.simclr import two_views
+from models.optim import (
+    LARC,
+    LARS,
+    SEMANTICS,
+    google_lr,
+    lars_groups,
+    scaled_lr,
+    seed_epoch_lr,
+    warmup_cosine,
+)
+from models.protocols import judge, knn_method, linear_method
+from models.simclr import HEADS, two_views
 from runtime.cli import (
-    FloatList,
     add_run_args,
     add_table,
+    integer,
+    list_of,
     nonnegative_float,
     nonnegative_int,
+    number,
     one_of,
     parse,
     positive_float,
@@ -39,7 +65,7 @@ from runtime.cli import (
 )
 from runtime.counter_rng import permutation
 from runtime.dirs import data_home
-from runtime.distributed import launch
+from runtime.distributed import interleave, launch
 from runtime.errors import UsageError
 from runtime.meters import Stopwatch
 from runtime.run import Run
@@ -48,13 +74,13 @@ PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, seconds",
         "data": "scenes", "num_images": 256, "crop_size": 8, "bs": 32, "epochs": 2, "n_ramp": 1,
-        "eval": "cv", "eval_iter": 1, "save_iter": 1, "color_s": 0.5, "log_every": 2,
-        "wandb": "disabled", "gpus": [],
+        "eval": "cv", "folds": 3, "eval_iter": 1, "save_iter": 1, "probe_epochs": 2,
+        "color_s": 0.5, "log_every": 2, "num_workers": 0, "wandb": "disabled", "gpus": [],
     },
     "cifar10-r18": {
         "_help": "ResNet-18 on CIFAR-10: 1000 epochs of google's recipe",
         "data": "cifar10", "bs": 512, "epochs": 1000, "opt": "lars", "lr": 1.0, "lr_scaling":
-        "linear", "wd": 1e-4, "color_s": 0.5, "temp": 0.5, "eval": "test", "precision": "auto",
+        "linear", "lr_schedule": "google", "wd": 1e-4, "color_s": 0.5, "temp": 0.5, "eval": "test",
     },
     "cifar10-r50-seed": {
         "_help": "what the lab's 92 % was made with: ResNet-50, Adam in a LARC, bs 1000",
@@ -63,16 +89,40 @@ PRESETS = {
         "eval": "test",
     },
     "mini-64cv": {
-        "_help": "miniImagenet, cross-validated within its 64 train classes",
-        "data": "miniImagenet", "recipe": "miniImagenet", "crop_size": 128, "bs": 512,
-        "epochs": 400, "opt": "lars", "lr": 0.3, "lr_scaling": "linear", "wd": 1e-4,
-        "color_s": 0.5, "eval": "cv",
+        "_help": "miniImagenet, cross-validated within its 64 train classes; episodes on the 20 "
+        "test classes",
+        "data": "miniImagenet", "crop_size": 128, "bs": 512, "epochs": 400, "opt": "lars",
+        "lr": 0.3, "lr_scaling": "linear", "wd": 1e-4, "color_s": 0.5, "eval": "cv",
+        "few_shot": "test",
+    },
+    "mini-100": {
+        "_help": "miniImagenet, all 100 classes: 500 pictures of each to train on, 100 to test on",
+        "data": "miniImagenet", "crop_size": 128, "bs": 512, "epochs": 400, "opt": "lars",
+        "lr": 0.3, "lr_scaling": "linear", "wd": 1e-4, "color_s": 0.5, "eval": "pooled",
     },
 }  # fmt: skip
 
-EXECUTION_ONLY = ("data_path", "eval_iter", "save_iter", "probe")
+# Flags that say how a run is executed and looked at, not what it computes.
+EXECUTION_ONLY = (
+    "data_path", "place", "eval_iter", "save_iter", "folds", "probe", "probe_epochs", "probe_augs",
+    "few_shot", "export_features", "export_backbone",
+)  # fmt: skip
+NORMALISATIONS = {"none": (None, None), "cifar": (CIFAR_MEAN, CIFAR_STD)}
+NORMALISATIONS["imagenet"] = (IMAGENET_MEAN, IMAGENET_STD)
+LOSSES = {"ntxent": NTXent, "dcl": DCL, "dclw": DCLW}
 FEATURES_AT_ONCE = 512
-KNN_SETTINGS = ((20, 0.07), (200, 0.1))  # DINO's and MoCo's
+LIST_SEED = 0  # of which pictures are held out: the same for every --seed
+
+
+class Pictures(NamedTuple):
+    """A data set in memory: images uint8 [N, 3, s, s] on the run's device (with --place memmap on
+    the host, mapped from disk), labels int64 [N] beside them, and what the classes are called.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+    name: str
 
 
 def get_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -80,56 +130,9 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_run_args(parser, save_every=500)
-    # fmt: off
-    add_table(parser, "data and views", [
-        ("--data", text, "cifar10", "NAME, a folder, a zip or an LMDB"),
-        ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
-        ("--eval", ("val", "cv", "test"), "val", "what is held out: its val or test split, or a "
-         "slice of train"),
-        ("--num_images", positive_int, None, "train on the first so many of them alone"),
-        ("--recipe", tuple(RECIPES), "cifar", "augmentations"),
-        ("--crop_size", positive_int, 32, "side of a view"),
-        ("--color_s", nonnegative_float, 1.0, "strength of the colour jitter"),
-        ("--gaussian_blur", one_of(0, 1), 0, "1: blur, with the recipe's chance"),
-        ("--unreal_augs", one_of(0, 1), 1, "0: crop and flip alone"),
-        ("--views", ("folded", "exact"), "folded", "exact: torchvision's arithmetic, slower"),
-    ])
-    add_table(parser, "network and loss", [
-        ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder"),
-        ("--stem", ("auto", "small", "standard"), "auto", "first layers, by --crop_size if auto"),
-        ("--head", ("seed", "paper", "v2", "lightly", "solo", "leftthomas", "dkobak", "none"),
-         "seed", "projection"),
-        ("--proj_dim", positive_int, None, "its dimensions (default: the head's own)"),
-        ("--loss", ("ntxent", "dcl", "dclw"), "ntxent", "contrastive loss"),
-        ("--temp", positive_float, 0.5, "temperature"),
-        ("--sync_bn", bool, True, "batch statistics over all ranks"),
-        ("--channels_last", bool, True, "memory format"),
-    ])
-    add_table(parser, "optimizer", [
-        ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer"),
-        ("--lars", one_of(0, 1), 1, "wrap adam or sgd in the lab's LARC"),
-        ("--trust", positive_float, 0.001, "trust coefficient of LARS and LARC"),
-        ("--lr", positive_float, 1e-3, "peak learning rate"),
-        ("--lr_scaling", ("none", "linear", "sqrt"), "none", "of --lr by the batch"),
-        ("--mm", FloatList, [0.9, 0.999], "betas of adam; the first is the others' momentum"),
-        ("--wd", nonnegative_float, 1e-6, "weight decay"),
-        ("--bs", positive_int, 1000, "pictures of a step, over all GPUs"),
-        ("--epochs", positive_int, 1000, "passes over the data"),
-        ("--n_ramp", nonnegative_int, 10, "epochs of warm-up"),
-    ])
-    add_table(parser, "evaluation and names", [
-        ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN"),
-        ("--save_iter", positive_int, 100, "epochs between snapshots"),
-        ("--probe", bool, True, "fit the linear probe at the end"),
-        ("--suffix", text, None, "appended to the run's name"),
-    ])
-    # fmt: on
+    add_simclr_args(parser)
     args = parse(parser, PRESETS, argv)
-    if args.bs % max(1, len(args.gpus or [])):
-        parser.error(f"--bs {args.bs} cannot be shared by {len(args.gpus)} GPUs")
-    if args.n_ramp > args.epochs:
-        parser.error(f"--n_ramp {args.n_ramp} is longer than --epochs {args.epochs}")
+    check_simclr_args(parser, args)
     return args
 
 
@@ -139,143 +142,380 @@ def main(args: argparse.Namespace) -> None:
     ) as run:
         # Data: uint8 pictures in memory, on the device; views are made there too.
         train, held = splits(args)
-        trained, tested = (in_memory(source, args, run) for source in (train, held))
-        pictures = trained[0]
-        plan = recipe(
-            args.recipe,
-            crop_size=args.crop_size,
-            color_s=args.color_s,
-            gaussian_blur=bool(args.gaussian_blur),
-            unreal_augs=bool(args.unreal_augs),
-        )
-        make_views = (FoldedViews if args.views == "folded" else ExactViews)(
-            plan, channels_last=args.channels_last
-        )
+        trained = in_memory(train, args, run)
+        tested = held_pictures(held, trained, args, run)
+        steps_per_epoch = epoch_steps(trained, args, run)
+        plan = build_recipe(args)
+        make_views = views_of(plan, args)
 
         # Network, loss, optimizer.
-        model = SimCLR(
-            args.backbone,
-            stem=args.stem,
-            resolution=args.crop_size,
-            proj_dim=args.proj_dim,
-            head=args.head,
-            sync_bn=args.sync_bn and run.world_size > 1,
-        )
-        run.say(model.describe())
-        layout = torch.channels_last if args.channels_last else torch.contiguous_format
-        model = model.to(run.device, memory_format=layout)
-        loss_fn = {"ntxent": NTXent, "dcl": DCL, "dclw": DCLW}[args.loss](args.temp)
+        model = build_model(args, run)
+        loss_fn = build_loss(args)
         optimizer = build_optimizer(model, args)
-        steps_per_epoch = len(pictures) // args.bs
-        if not steps_per_epoch:
-            raise UsageError(f"--bs {args.bs}: {train.name} has {len(pictures)} pictures")
-        total = args.epochs * steps_per_epoch
-        warmup = args.n_ramp * steps_per_epoch
-        peak = (
-            args.lr if args.lr_scaling == "none" else scaled_lr(args.lr, args.bs, args.lr_scaling)
-        )
 
         run.restore(model=model, optimizer=optimizer)
         forward = run.compile(model)
         watch = Stopwatch(run.device)
-        for step in run.steps(total, images_per_step=args.bs):
+        for step in run.steps(args.epochs * steps_per_epoch, images_per_step=args.bs):
             watch.start()
             epoch, place = divmod(step, steps_per_epoch)
             if place == 0 or step == run.completed:
-                order = permutation(len(pictures), args.seed, epoch)
-            chosen = order[place * args.bs : (place + 1) * args.bs][run.rank :: run.world_size]
-            images = pictures[chosen.to(run.device)]
-            a, b = (
-                make_views(images, view_keys(args.seed, epoch, chosen.to(run.device), view))
-                for view in (0, 1)
-            )
+                order = epoch_order(len(trained.images), args, epoch)
+            ids = order[place * args.bs : (place + 1) * args.bs][run.rank :: run.world_size]
+            images, ids = take(trained.images, ids, run.device), ids.to(run.device)
+            a, b = (make_views(images, view_keys(args.seed, epoch, ids, v)) for v in (0, 1))
             with run.precision.autocast():
                 z0, z1 = two_views(forward, a, b)
             loss = loss_fn(z0, z1)
-            run.backward(loss, chosen)
+            run.backward(loss, ids)
+            lr = learning_rate(args, step, steps_per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, total, warmup, peak=peak)
+                group["lr"] = lr
             run.step(optimizer)
             run.log(
                 **{
                     "loss_tr": loss.detach(),
-                    "lr": optimizer.param_groups[0]["lr"],
+                    "lr": lr,
+                    "epoch": epoch,
                     "contrastive_top1": loss_fn.top1(z0.detach(), z1.detach()),
                     "time/images_per_s": args.bs / watch.stop(),
                 }
             )
             if place == steps_per_epoch - 1:  # the end of an epoch
                 last = epoch + 1 == args.epochs
-                if last or (epoch + 1) % args.eval_iter == 0:
-                    evaluate(run, model, trained, tested, plan, probe=last and args.probe)
+                if not last and (epoch + 1) % args.eval_iter == 0:
+                    evaluate(run, model, trained, tested, plan)
                 if last or (epoch + 1) % args.save_iter == 0:
-                    config = {"net": model.config, "recipe": plan._asdict(), "epoch": epoch}
-                    run.snapshot(f"{epoch}", model, "simclr", config)
-        run.say(f"snapshots {run.dir / 'snapshots'}")
+                    save_epoch(run, model, optimizer, plan, epoch)
+        final_probes(run, model, trained, tested, plan)
 
 
-def splits(args: argparse.Namespace) -> tuple[Source, Source]:
-    """Pictures to train on and pictures held out."""
+def add_simclr_args(parser: argparse.ArgumentParser) -> None:
+    """The options of TrainSimCLR.py, those of every run among them."""
+    add_run_args(parser, save_every=500)
+    # fmt: off
+    add_table(parser, "data and views", [
+        ("--data", text, "cifar10", "NAME, a folder, a zip or an LMDB"),
+        ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
+        ("--eval", ("val", "cv", "test", "pooled"), "val", "what figures are of: its val or test "
+         "split; cv: folds of train; pooled: all splits as one, of which --held_out of every class "
+         "are held out"),
+        ("--folds", integer(2, 1000), 5, "folds of --eval cv"),
+        ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same"),
+        ("--num_images", positive_int, None, "use so many of them alone, equally many of a class"),
+        ("--place", ("memory", "memmap"), "memory", "where pictures lie: on the device, or in a "
+         "file that is mapped"),
+        ("--picture_size", positive_int, None, "side of the pictures that views are cut from "
+         "(default: --crop_size)"),
+        ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)"),
+        ("--crop_size", positive_int, None, "side of a view (default: the data set's)"),
+        ("--color_s", nonnegative_float, 1.0, "strength of the colour jitter"),
+        ("--gaussian_blur", one_of(0, 1), 0, "1: blur, with the recipe's chance"),
+        ("--unreal_augs", one_of(0, 1), 1, "0: crop and flip alone"),
+        ("--normalise", tuple(NORMALISATIONS), "none", "mean and deviation taken out of views"),
+        ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, slower"),
+    ])
+    add_table(parser, "network and loss", [
+        ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder"),
+        ("--stem", ("auto", "small", "standard"), "auto", "first layers, by --crop_size if auto"),
+        ("--head", (*HEADS, "none"), "seed", "projection"),
+        ("--proj_dim", positive_int, None, "its dimensions (default: the head's own)"),
+        ("--proj_hidden", positive_int, None, "its hidden width (default: the head's own)"),
+        ("--loss", tuple(LOSSES), "ntxent", "contrastive loss"),
+        ("--temp", positive_float, 0.5, "temperature (0.1 is dcl's and dclw's own)"),
+        ("--sigma", positive_float, 0.5, "of dclw's weights"),
+        ("--sync_bn", bool, True, "batch statistics over all ranks"),
+        ("--channels_last", bool, True, "memory format"),
+    ])
+    add_table(parser, "optimizer", [
+        ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer"),
+        ("--lars", one_of(0, 1), 1, "wrap adam or sgd in the lab's LARC"),
+        ("--lars_semantics", SEMANTICS, "google", "whose LARS --opt lars is"),
+        ("--trust", positive_float, 0.001, "trust coefficient of LARS and LARC"),
+        ("--lr", positive_float, 1e-3, "peak learning rate"),
+        ("--lr_scaling", ("none", "linear", "sqrt"), "none", "of --lr by the batch"),
+        ("--lr_schedule", ("cosine", "google", "seed"), "cosine", "after the warm-up; google: its "
+         "code's steps; seed: the lab's, by epochs"),
+        ("--mm", list_of(number(0, 1, hi_open=True)), [0.9, 0.999], "betas of adam; the first is "
+         "the others' momentum"),
+        ("--wd", nonnegative_float, 1e-6, "weight decay"),
+        ("--bs", integer(2), 1000, "pictures of a step, over all GPUs"),
+        ("--epochs", positive_int, 1000, "passes over the data"),
+        ("--n_ramp", nonnegative_int, 10, "epochs of warm-up"),
+    ])
+    add_table(parser, "evaluation and names", [
+        ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN"),
+        ("--save_iter", positive_int, 100, "epochs between files of the network"),
+        ("--probe", bool, True, "fit the probes at the end"),
+        ("--probe_epochs", nonnegative_int, 100, "of the probe on augmented pictures; 0: none"),
+        ("--probe_augs", ("crop+flip", "train"), "crop+flip", "its augmentations; train: the "
+         "training's own, as the lab did"),
+        ("--few_shot", text, None, "episodes of 5 ways on other classes: a split of --data, or "
+         "another data set"),
+        ("--export_features", bool, False, "at the end, write the features h of all pictures"),
+        ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "
+         "names"),
+        ("--suffix", text, None, "appended to the run's name"),
+    ])
+    # fmt: on
+
+
+def check_simclr_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Fill in --crop_size and --picture_size; what cannot be goes out through parser.error."""
+    try:
+        own = get_ssl_data_augs(args.data, crop_size=args.crop_size)
+        args.crop_size = own.train.size
+        args.picture_size = args.picture_size or args.crop_size
+        build_recipe(args)
+    except DataError as error:
+        parser.error(str(error))
+    if args.bs % max(1, len(args.gpus or [])):
+        parser.error(f"--bs {args.bs} cannot be shared by {len(args.gpus)} GPUs")
+    if args.n_ramp > args.epochs:
+        parser.error(f"--n_ramp {args.n_ramp} is longer than --epochs {args.epochs}")
+    if args.lr_schedule == "seed" and args.n_ramp == args.epochs:
+        parser.error(f"--n_ramp {args.n_ramp} leaves --lr_schedule seed no epoch after it")
+    if len(args.mm) > 2 or args.opt == "adam" and len(args.mm) != 2:
+        parser.error(f"--mm has {len(args.mm)} values; adam takes 2, the others 1")
+
+
+def build_recipe(args: argparse.Namespace) -> Recipe:
+    """Augmentations of the two training views; its size, mean and std are those of all views."""
+    mean, std = NORMALISATIONS[args.normalise]
+    return get_ssl_data_augs(
+        args.data,
+        name=args.recipe,
+        crop_size=args.crop_size,
+        color_s=args.color_s,
+        gaussian_blur=bool(args.gaussian_blur),
+        unreal_augs=bool(args.unreal_augs),
+        mean=mean,
+        std=std,
+    ).train
+
+
+def splits(args: argparse.Namespace) -> tuple[Source, Source | None]:
+    """Pictures to train on, and those held out; None: figures are by cross-validation of train."""
     home = args.data_path or data_home()
-    if args.eval == "cv":
-        return train_val_sources(args.data, "cv", home, val_fraction=0.1, seed=args.seed)
-    return open_source(args.data, home), open_source(f"{args.data}/{args.eval}", home)
+    if args.eval == "pooled":
+        return pooled_splits(args.data, home, args.held_out, seed=LIST_SEED)
+    train, held = get_data_splits(args.data, args.eval, home)
+    return train, None if held == "cv" else held
 
 
-def in_memory(source: Source, args: argparse.Namespace, run: Run) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [N, 3, s, s] at the views' size and labels int64 [N], on the device."""
-    source = Subset(source, range(min(len(source), args.num_images or len(source))))
-    cache = UInt8Cache(source, args.crop_size, quiet=not run.is_main).to(run.device)
-    return cache.images, cache.labels
+def in_memory(source: Source, args: argparse.Namespace, run: Run) -> Pictures:
+    """The pictures at --picture_size, --num_images of them."""
+    source = evenly(source, args.num_images)
+    home = Path(args.data_path or data_home())
+    folder = None if args.place == "memory" else home / "uint8"
+    cache = UInt8Cache(
+        source,
+        args.picture_size,
+        args.place,
+        folder=folder,
+        workers=args.num_workers // run.world_size,
+        quiet=not run.is_main,
+    )
+    if args.place == "memory":
+        cache.to(run.device)
+    return Pictures(cache.images, cache.labels, cache.classes, cache.name)
+
+
+def take(pictures: Tensor, ids: Tensor, device: torch.device) -> Tensor:
+    """Pictures uint8 [B, 3, s, s] on the device, of numbers int64 [B] wherever they are."""
+    if ids.device != pictures.device:
+        ids = ids.to(pictures.device)
+    return pictures.index_select(0, ids).to(device, non_blocking=True)
+
+
+def build_model(args: argparse.Namespace, run: Run) -> SimCLR:
+    """The network on the run's device; what it is, is said."""
+    try:
+        model = SimCLR(
+            args.backbone,
+            stem=args.stem,
+            resolution=args.crop_size,
+            proj_dim=args.proj_dim,
+            proj_hidden=args.proj_hidden,
+            head=args.head,
+            sync_bn=args.sync_bn and run.world_size > 1,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    run.say(model.describe())
+    return on_device(model, args, run)
+
+
+def build_loss(args: argparse.Namespace) -> NTXent | DCL:
+    """loss(z0, z1) of the projections of two views."""
+    options = {"sigma": args.sigma} if args.loss == "dclw" else {}
+    return LOSSES[args.loss](args.temp, **options)
 
 
 def build_optimizer(model: SimCLR, args: argparse.Namespace) -> torch.optim.Optimizer:
-    """LARS (google's semantics), or adam or sgd with nesterov momentum, in a LARC if asked for."""
-    groups = lars_groups(model, args.wd)
-    if args.opt == "lars":
-        return LARS(groups, args.lr, momentum=args.mm[0], weight_decay=args.wd, trust=args.trust)
-    if args.opt == "adam":
-        inner = torch.optim.Adam(groups, lr=args.lr, betas=tuple(args.mm[:2]))
-    else:
-        inner = torch.optim.SGD(groups, lr=args.lr, momentum=args.mm[0], nesterov=True)
-    return LARC(inner, trust=args.trust) if args.lars else inner
+    """LARS, or adam or sgd with nesterov momentum, in a LARC if asked for."""
+    groups, momentum = lars_groups(model, args.wd), args.mm[0]
+    try:
+        if args.opt == "lars":
+            return LARS(
+                groups,
+                args.lr,
+                momentum=momentum,
+                weight_decay=args.wd,
+                trust=args.trust,
+                semantics=args.lars_semantics,
+            )
+        if args.opt == "adam":
+            inner = torch.optim.Adam(groups, lr=args.lr, betas=tuple(args.mm))
+        else:
+            inner = torch.optim.SGD(groups, args.lr, momentum, nesterov=momentum > 0)
+        return LARC(inner, trust=args.trust) if args.lars else inner
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
-@torch.no_grad()
+def epoch_steps(pictures: Pictures, args: argparse.Namespace, run: Run) -> int:
+    """Steps of an epoch: whole batches. UsageError for a batch that cannot be."""
+    if args.bs % run.world_size:
+        raise UsageError(f"--bs {args.bs} cannot be shared by {run.world_size} processes")
+    if len(pictures.images) < args.bs:
+        raise UsageError(f"--bs {args.bs}: {pictures.name} has {len(pictures.images)} pictures")
+    return len(pictures.images) // args.bs
+
+
+def epoch_order(n: int, args: argparse.Namespace, epoch: int) -> Tensor:
+    """Order of n pictures in an epoch, int64 [n]."""
+    return permutation(n, args.seed, epoch)
+
+
+def learning_rate(args: argparse.Namespace, step: int, steps_per_epoch: int) -> float:
+    """Rate of a step, a function of its number alone."""
+    peak = args.lr
+    if args.lr_scaling != "none":
+        peak = scaled_lr(args.lr, args.bs, args.lr_scaling)
+    if args.lr_schedule == "seed":
+        return seed_epoch_lr(step // steps_per_epoch + 1, args.epochs, args.n_ramp, peak)
+    if args.lr_schedule == "google":
+        return google_lr(
+            step,
+            examples=steps_per_epoch * args.bs,
+            batch=args.bs,
+            epochs=args.epochs,
+            warmup_epochs=args.n_ramp,
+            peak=peak,
+        )
+    total, warmup = args.epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
+    return warmup_cosine(step, total, warmup, peak=peak)
+
+
 def evaluate(
-    run: Run,
-    model: SimCLR,
-    train: tuple[Tensor, Tensor],
-    held: tuple[Tensor, Tensor],
-    plan: Recipe,
-    probe: bool,
-) -> None:
-    """Accuracy on held-out pictures of kNN on h, and of the linear probe fitted on train."""
-    model.eval()
-    h, y = features(run, model, train[0], plan), train[1]
-    h_held, y_held = features(run, model, held[0], plan), held[1]
-    model.train()
-    classes = int(y.max()) + 1
-    settings = [(min(k, len(h)), t) for k, t in KNN_SETTINGS]
-    figures = knn_figures(h, y, h_held, y_held, classes, settings=settings)
-    if probe:
-        found = l2_sweep(h.cpu(), y.cpu(), classes, standardise=True, seed=run.args.seed)
-        figures |= found.probe.figures(h_held.cpu(), y_held.cpu())
+    run: Run, model: SimCLR, trained: Pictures, tested: Pictures | None, plan: Recipe
+) -> dict[str, float]:
+    """Figures of kNN, logged as eval/..., of held-out pictures or by cross-validation of train."""
+    figures = judged(run, model, trained, tested, plan)
     run.log_now(**{f"eval/{name}": value for name, value in figures.items()})
     run.say(", ".join(f"{k} {v:.4f}" for k, v in figures.items() if k.endswith("acc1")))
+    return figures
+
+
+def final_probes(
+    run: Run, model: SimCLR, trained: Pictures, tested: Pictures | None, plan: Recipe
+) -> dict[str, float]:
+    """kNN, the linear probe, the augmented probe, episodes; after the loop, once; all ranks.
+
+    Writes probes.json {"figures", ...} and right.safetensors (per probe: which pictures of `tested`
+    - of train under cv - it has right, uint8 [N]) into the run's folder; logged as final/....
+    """
+    figures = judged(run, model, trained, tested, plan, linear=True)
+    run.log_now(**{f"final/{name}": value for name, value in figures.items()})
+    return figures
+
+
+def save_epoch(
+    run: Run,
+    model: SimCLR,
+    optimizer: torch.optim.Optimizer,
+    plan: Recipe,
+    epoch: int,
+    kind: str = "simclr",
+) -> None:
+    """Write <epoch>.pt, latest.pt and snapshots/<epoch>.safetensors; all ranks."""
+    config = {"net": model.config, "recipe": plan._asdict(), "epoch": epoch}
+    run.snapshot(f"{epoch}", model, kind, config)
+
+
+def held_pictures(
+    source: Source | None, trained: Pictures, args: argparse.Namespace, run: Run
+) -> Pictures | None:
+    """What figures are of, with labels as numbers of train's classes; None under cv.
+
+    UsageError for a class that train does not have: nothing fitted on train can name it.
+    """
+    if source is None:
+        return None
+    held = in_memory(source, args, run)
+    if held.classes == trained.classes:
+        return held
+    strange = [c for c in held.classes if c not in trained.classes]
+    if strange:
+        raise UsageError(
+            f"--eval {args.eval}: {held.name} has classes that {trained.name} has not "
+            f"({strange[0]}, ...); use --eval cv or pooled, and --few_shot {args.eval}"
+        )
+    numbers = torch.tensor([trained.classes.index(c) for c in held.classes])
+    return held._replace(
+        labels=numbers.to(held.labels.device)[held.labels], classes=trained.classes
+    )
+
+
+def views_of(plan: Recipe, args: argparse.Namespace) -> ExactViews | FoldedViews:
+    """views(images uint8, keys) -> float32 [B, 3, r, r]."""
+    kind = ExactViews if args.exact_augs else FoldedViews
+    return kind(plan, channels_last=args.channels_last)
+
+
+def on_device(model: SimCLR, args: argparse.Namespace, run: Run) -> SimCLR:
+    """The model where the run computes, in the memory format asked for."""
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    return model.to(run.device, memory_format=layout)
+
+
+def judged(
+    run: Run,
+    model: SimCLR,
+    trained: Pictures,
+    tested: Pictures | None,
+    plan: Recipe,
+    linear: bool = False,
+) -> dict[str, float]:
+    """Figures of kNN, and of the linear probe."""
+    classes, seed = len(trained.classes), run.args.seed
+    folds = run.args.folds if tested is None else None
+    with frozen(model):
+        h = features(run, model, trained.images, plan)
+        held = None
+        if tested is not None:
+            held = features(run, model, tested.images, plan), tested.labels.to(h.device)
+    y = trained.labels.to(h.device)
+    methods = [knn_method(h, y, classes, folds=folds)]
+    if linear:
+        methods.append(linear_method(h, y, classes, seed=seed))
+    return judge(h, y, methods, held=held, folds=folds or 2, seed=seed).figures
 
 
 def features(run: Run, model: SimCLR, pictures: Tensor, plan: Recipe) -> Tensor:
-    """h float32 [N, d] of pictures uint8 [N, 3, s, s] as they are, without augmentation."""
+    """h float32 [N, d] of pictures uint8 [N, 3, s, s] without augmentation, on the run's device.
+
+    Ranks share the work.
+    """
+    plain = Plain(plan.size, plan.mean, plan.std)
+    share = -(-len(pictures) // run.world_size)  # the last ranks repeat a picture or so
+    own = (torch.arange(share) * run.world_size + run.rank).clamp(max=len(pictures) - 1)
     rows = []
-    for part in pictures.split(FEATURES_AT_ONCE):
-        x = part.float() / 255
-        if plan.mean is not None:
-            mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (plan.mean, plan.std))
-            x = (x - mean) / std
+    for part in own.split(FEATURES_AT_ONCE):
         with run.precision.autocast():
-            rows.append(model.features(x).float())
-    return torch.cat(rows)
+            rows.append(model.features(plain(take(pictures, part, run.device))).float())
+    return interleave(torch.cat(rows))[: len(pictures)]
 
 
 def run_name(args: argparse.Namespace) -> str:

@@ -318,7 +318,7 @@ def train_val_sources(
         if data_val in (None, ""):
             data_val = base
         data_val = str(data_val)
-        own = _splits_of(data_val, data_path)
+        own = splits_of(data_val, data_path)
         if own is None or "val" in own:  # says its split itself, or has one for us
             return full, open_source(data_val, data_path, split="val")
         if own and data_val != base:
@@ -353,7 +353,7 @@ def _without_split(spec: str) -> str:
     return head if head and split_of(last) else spec
 
 
-def _splits_of(spec: str, data_path: Path) -> list[str] | None:
+def splits_of(spec: str, data_path: Path) -> list[str] | None:
     """Splits to choose from for a spec that names none; None if it names one itself."""
     if _without_split(spec) != spec:
         return None
@@ -370,8 +370,8 @@ def _splits_of(spec: str, data_path: Path) -> list[str] | None:
         if archive.is_file():
             return [] if is_edm(archive) else zip_splits(archive)
     if full_name(spec) != spec:
-        return _splits_of(full_name(spec), data_path)
+        return splits_of(full_name(spec), data_path)
     known = KNOWN.get(spec)
     base = known.base if known and known.classes else None
     base = base or (fraction_of(spec)[0] if fraction_of(spec)[1] is not None else None)
-    return _splits_of(base, data_path) if base else []
+    return splits_of(base, data_path) if base else []

@@ -142,6 +142,78 @@ class Subset:
         return self.source.latent(int(self.indices[i]))  # type: ignore[attr-defined]
 
 
+class Joined:
+    """Several sources one after the other; classes are told apart by their names."""
+
+    def __init__(self, sources: Sequence[Source], name: str) -> None:
+        self.sources, self.name = list(sources), name
+        self.classes = list(dict.fromkeys(c for s in self.sources for c in s.classes))
+        self._numbers = [[self.classes.index(c) for c in s.classes] for s in self.sources]
+        self._ends = np.cumsum([len(s) for s in self.sources])
+        kinds = {int(getattr(s, "channels", 3)) for s in self.sources}
+        if len(kinds) != 1:
+            raise DataError(f"{name} is made of pictures and latents, which make no one set")
+        self.channels = kinds.pop()
+        words = {}
+        for s in self.sources:
+            words |= zip(s.classes, getattr(s, "class_names", None) or s.classes, strict=True)
+        self.class_names = [words[c] for c in self.classes]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _at(self, i: int) -> tuple[int, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        which = int(np.searchsorted(self._ends, i, side="right"))
+        return which, i - int(self._ends[which] - len(self.sources[which]))
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        which, own = self._at(i)
+        return self.sources[which].image(own)
+
+    def label(self, i: int) -> int:
+        """Number of the class in `classes`."""
+        which, own = self._at(i)
+        return self._numbers[which][self.sources[which].label(own)]
+
+    def path(self, i: int) -> str:
+        """Where the picture came from."""
+        which, own = self._at(i)
+        return self.sources[which].path(own)
+
+    def has_native(self, size: int, crop: str = "squash") -> bool:
+        """Whether all of them hold this size."""
+        return all(has_native(s, size, crop) for s in self.sources)
+
+    def native(self, i: int, size: int) -> np.ndarray:
+        """uint8 [size, size, 3] as the source gives it."""
+        which, own = self._at(i)
+        return self.sources[which].native(own, size)  # type: ignore[attr-defined]
+
+    def latent(self, i: int) -> np.ndarray:
+        """float32 [channels, r, r], if the sources hold latents."""
+        which, own = self._at(i)
+        return self.sources[which].latent(own)  # type: ignore[attr-defined]
+
+
+def evenly(source: Source, count: int | None, seed: int = 0) -> Source:
+    """`count` pictures, as equally many of every class as there are; all for None or too many.
+
+    The picks of a smaller count are among those of a larger one with the same seed.
+    """
+    if count is None or count >= len(source):
+        return source
+    labels = labels_of(source)
+    place = np.empty(len(labels), np.int64)  # of a picture within its class
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        place[members[keyed_order(len(members), seed, int(label))]] = np.arange(len(members))
+    first = np.lexsort((labels, place))[:count]
+    return Subset(source, np.sort(first))
+
+
 def labels_of(source: Source) -> np.ndarray:
     """All labels, int64 [N]; reads no image."""
     return np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.errors import DataError
 from data.labelled import LabelledImages
-from data.registry import KNOWN, fraction_of, full_name, open_source
-from data.sources import split_of
+from data.registry import KNOWN, fraction_of, full_name, open_source, splits_of
+from data.sources import SPLITS, Joined, Source, Subset, keyed_order, labels_of, split_of
 from data.view_ops import crop_resize
 from data.views import Recipe, recipe
 
@@ -67,6 +68,35 @@ def _at(source: Any, res: int | Sequence[int] | None) -> Any:
     if isinstance(res, int):
         return LabelledImages(source, res)
     return [LabelledImages(source, r) for r in res]
+
+
+def pooled_splits(
+    data: str, data_path: str | Path, held_out: int = 100, *, seed: int = 0
+) -> tuple[Source, Source]:
+    """All splits of a set as one, and of every class `held_out` pictures held out: (train, held).
+
+    For sets whose splits hold different classes (miniImagenet: 600 of each, hence 500 and 100).
+    The list is a function of (set, held_out, seed). DataError for a class that has no more.
+    """
+    spec = _whole(data)
+    there = splits_of(spec, Path(data_path)) or ["train"]
+    found = [open_source(spec, data_path, split=s) for s in SPLITS if s in there]
+    whole = Joined(found, f"{data} (all splits)")
+    labels = labels_of(whole)
+    held = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) <= held_out:
+            raise DataError(
+                f"class {whole.classes[label]} of {whole.name} has {len(members)} pictures: "
+                f"{held_out} of each cannot be held out"
+            )
+        held.append(members[keyed_order(len(members), seed, int(label))[:held_out]])
+    chosen = np.sort(np.concatenate(held))
+    rest = np.setdiff1d(np.arange(len(whole)), chosen)
+    return Subset(whole, rest, f"{data} (pooled, train part)"), Subset(
+        whole, chosen, f"{data} (pooled, held out)"
+    )
 
 
 class SSLAugs(NamedTuple):

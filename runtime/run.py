@@ -492,9 +492,9 @@ class Run:
 
         All ranks must call it equally often, before the turn's first update, while every restored
         object is as the last completed turn left it: that is what gets saved.  After an update it
-        does nothing, and the turn is finished first.
+        does nothing, and the turn is finished first.  After the loop all is saved already.
         """
-        if not self._updater.applied:
+        if not (self._in_body and self._updater.applied):
             self._raise_if_preempted()
 
     def phase(self, name: str) -> Callable[[int, int], None]:
