@@ -15,19 +15,27 @@ entry of SAMPLERS.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data.registry import open_source
+from data.sources import Subset
+from data.uint8_cache import UInt8Cache
+from data.view_cache import FORMATS, ViewWriter, root_ids, root_of
 from generate_images import build, untrained
 from imle import CAMNet, CodeGenerator, Corruption
 from models.synthetic_views import (
+    Acceptance,
     FilteredViews,
     GeneratedViews,
     Sampler,
@@ -35,6 +43,7 @@ from models.synthetic_views import (
     ViewSource,
     to_size,
 )
+from runtime import distributed
 from runtime.cli import (
     add_table,
     list_of,
@@ -47,10 +56,15 @@ from runtime.cli import (
     probability,
     text,
 )
-from runtime.errors import CheckpointError, UsageError
+from runtime.dirs import data_home, results_home
+from runtime.distributed import choose_device, launch
+from runtime.errors import CheckpointError, Preempted, UsageError
 from runtime.netfiles import find_network, identity
 from runtime.networks import open_network
 from runtime.precision import Precision
+from runtime.preemption import PreemptionFlag
+from runtime.progress import Progress
+from runtime.provenance import collect
 from runtime.snapshot import Snapshot
 from TrainGeneratorWandB import build_loss
 
@@ -58,24 +72,34 @@ VIEW_LOOP = -4  # the codes' "loop" of views, apart from training (>= 0), valida
 CODES = ("random", "fixed")
 CORRUPTION = ("grayscale", "mask_frac", "mask_res", "fill")
 
+# fmt: off
+PRESETS = {
+    "smoke": {
+        "_help": "embedded scenes, CPU, an untrained generator unless --net is given",
+        "data": "scenes", "num_images": 6, "views": 3, "view_batch": 8, "gpus": [],
+    },
+}
+# fmt: on
+
 # ------------------------------------------------------------------------- generators by their kind
 
 
 class CAMNetSampler:
     """Draws from a CAM-Net: models.synthetic_views.Sampler.
 
-    net: trained; only the levels up to the first image of at least `size` are kept, frozen, and run
-    without gradient. codes: settings of CodeGenerator; corruption: of Corruption; seed: of both.
-    temperature scales the codes. truncation t: codes from the normal distribution within (-t, t)
-    (not for mixtures). code "fixed": one code for every picture and draw, a control. lr_factor n:
-    inputs lose the detail below n pixels first. precision: fp32, bf16 or auto.
+    net: trained; only the levels up to the first image of at least `size` (None: its largest) are
+    kept, frozen, and run without gradient. codes: settings of CodeGenerator; corruption: of
+    Corruption; seed: of both. temperature scales the codes. truncation t: codes from the normal
+    distribution within (-t, t) (not for mixtures). code "fixed": one code for every picture and
+    draw, a control. lr_factor n: inputs lose the detail below n pixels first. precision: fp32, bf16
+    or auto.
     Errors: UsageError for settings that cannot be.
     """
 
     def __init__(
         self,
         net: CAMNet,
-        size: int,
+        size: int | None,
         *,
         codes: Mapping[str, Any] | None = None,
         corruption: Mapping[str, Any] | None = None,
@@ -97,7 +121,8 @@ class CAMNetSampler:
             raise UsageError(
                 f"temperature {temperature}, truncation {truncation}: positive, finite"
             )
-        self.size, self.input_size = int(size), net.res[0]
+        size = net.res[-1] if size is None else int(size)
+        self.size, self.input_size = size, net.res[0]
         if self.input_size % lr_factor:
             raise UsageError(f"lr_factor {lr_factor} does not divide inputs of {self.input_size}")
         self.levels = next((i + 1 for i, r in enumerate(net.res[1:]) if r >= size), net.levels)
@@ -178,7 +203,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {"camnet": camnet_sampler}
 def view_sampler(
     snapshot: Snapshot,
     *,
-    size: int,
+    size: int | None,
     corruption: Mapping[str, Any] | None = None,
     seed: int = 0,
     temperature: float = 1.0,
@@ -259,7 +284,10 @@ def check_generator_args(parser: argparse.ArgumentParser, args: argparse.Namespa
 
 
 def open_generator(
-    args: argparse.Namespace, size: int, device: torch.device, say: Callable[[str], Any] = print
+    args: argparse.Namespace,
+    size: int | None,
+    device: torch.device,
+    say: Callable[[str], Any] = print,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of args.net (untrained without one) and the settings that decide its pixels."""
     if args.net is None:
@@ -281,6 +309,7 @@ def open_generator(
         "channels_last": args.view_channels_last,
     }
     sampler = view_sampler(snapshot, **options, device=device)
+    options["size"] = sampler.size
     filtered = None
     if is_filtered(args):
         filtered = [args.lpips_min or 0.0, args.lpips_max, args.tries, args.lpips]
@@ -320,3 +349,168 @@ def view_source(
         )
     ).to(real.device)
     return FilteredViews(source, real, loss, low, high, tries=args.tries, rows=args.view_batch)
+
+
+# -------------------------------------------------------------------------------------- the command
+
+
+def get_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of this script; a wrong one exits with code 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    # fmt: off
+    add_table(parser, "what and where", [
+        ("--data", text, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB"),
+        ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
+        ("--split", ("train", "val", "test"), "train", "where --data names none"),
+        ("--num_images", positive_int, None, "the first so many of them alone"),
+        ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
+        ("--views", positive_int, 8, "views of each picture"),
+        ("--first", nonnegative_int, 0, "number of the first view"),
+        ("--size", positive_int, None, "side of the views (default: the generator's largest)"),
+        ("--format", FORMATS, "folder", "how they are stored"),
+        ("--out", text, None, "the folder (default: under the results directory)"),
+        ("--num_workers", nonnegative_int, 0, "processes that decode pictures"),
+        ("--gpus", list_of(nonnegative_int, unique=True, empty_word="cpu"), None, "GPUs to use, or "
+         "cpu"),
+    ])
+    # fmt: on
+    add_generator_args(parser)
+    args = parse(parser, PRESETS, argv)
+    if args.net is None and args.preset != "smoke":
+        parser.error("--net is missing: a .safetensors file of a run's snapshots folder")
+    if args.data is None:
+        parser.error("--data is missing: a data set's name or a folder (built in: scenes)")
+    check_generator_args(parser, args)
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    device = choose_device(args.gpus)
+    distributed.init(device)
+    flag = PreemptionFlag()
+    flag.install()
+    try:
+        generate(args, device, flag)
+    finally:
+        flag.restore()
+
+
+def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFlag) -> None:
+    """All views that are not there yet."""
+    whole = open_source(args.data, args.data_path or data_home(), split=args.split)
+    source = Subset(whole, range(min(len(whole), args.num_images or len(whole))))
+    split = getattr(root_of(source)[0], "split", None) or args.split
+    sampler, settings = open_generator(args, args.size, device, say)
+    settings |= {"crop": args.crop}
+    out = Path(args.out) if args.out else default_out(whole.name, settings, args)
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if distributed.is_main():
+            writer = stack.enter_context(
+                ViewWriter(
+                    out, source, k=args.views, size=sampler.size, format=args.format,
+                    split=split, first=args.first, settings=settings,
+                )
+            )  # fmt: skip
+        done = distributed.gather_object(writer.done if writer else 0)[0]
+        say(f"{out}: {done} of {len(source)} pictures have their {args.views} views")
+        report = {}
+        if done < len(source):
+            rest = Subset(source, range(done, len(source)))
+            report = draw_rest(args, sampler, rest, done, device, writer, flag)
+        if writer is not None:
+            finish(args, writer, report, len(source))
+        distributed.barrier()
+
+
+def draw_rest(
+    args: argparse.Namespace,
+    sampler: Sampler,
+    rest: Subset,
+    done: int,
+    device: torch.device,
+    writer: ViewWriter | None,
+    flag: PreemptionFlag,
+) -> dict[str, float]:
+    """Draw and write the views of the pictures that are left, shared by all ranks; figures."""
+    cache = partial(
+        UInt8Cache, rest, crop=args.crop, workers=args.num_workers, quiet=writer is None
+    )
+    inputs = cache(sampler.input_size).to(device).images
+    real = cache(sampler.size).to(device).images if is_filtered(args) else None
+    source = view_source(args, sampler, inputs, real, root_ids(rest))
+    rank, world = distributed.rank(), distributed.world_size()
+    turn = pictures_at_once(args.views, args.view_batch) * world
+    numbers = args.first + torch.arange(args.views, device=device)
+    seconds, drawn, report = 0.0, 0, {}
+    counts = torch.zeros(4, dtype=torch.int64, device=device)
+    total = done + len(rest)
+    with Progress(total, desc="views", unit="picture", initial=done) as bar:
+        for start in range(0, len(rest), turn):
+            ids = torch.arange(start, min(start + turn, len(rest)), device=device)
+            spare = -len(ids) % world  # every rank has as many; the last picture again
+            mine = torch.cat([ids, ids[-1:].expand(spare)])[rank::world]
+            begin = time.perf_counter()
+            views = source(mine.repeat_interleave(args.views), numbers.repeat(len(mine)))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if start or turn >= len(rest):  # the first turn also prepares
+                seconds, drawn = seconds + time.perf_counter() - begin, drawn + len(views)
+            views = distributed.interleave(views.unflatten(0, (len(mine), args.views)))
+            if isinstance(source, FilteredViews):
+                counts += torch.stack(list(source.take_counts()))
+            if writer is not None:
+                writer.put(views[: len(ids)])
+            bar.update(len(ids))
+            report = {"ms_per_view": 1000 * seconds / drawn} if drawn else {}
+            if isinstance(source, FilteredViews):
+                report |= Acceptance(*distributed.all_reduce_sum(counts.clone())).figures()
+            bar.postfix(report)
+            if distributed.all_reduce_max(int(flag.is_set)):
+                where = done + start + len(ids)
+                raise Preempted(
+                    f"{flag.signal or 'a signal'}: {where} of {total} pictures are done; the same "
+                    "command goes on"
+                )
+    return report
+
+
+def finish(
+    args: argparse.Namespace, writer: ViewWriter, report: dict[str, float], pictures: int
+) -> None:
+    """Say that all of it is there, with the figures of this launch."""
+    origin = collect(writer.folder)
+    facts = {"command": origin["command"], "git": origin["git"], "torch": torch.__version__}
+    size = writer.finish(**facts, **report)
+    count = pictures * args.views
+    figures = [f"{name} {value:.4g}" for name, value in report.items()]
+    print(
+        f"{count} views of {writer.size} px in {writer.place}: {size} bytes "
+        f"({size / count:.0f} a view){''.join(', ' + f for f in figures)}",
+        flush=True,
+    )
+
+
+def pictures_at_once(views: int, rows: int) -> int:
+    """Pictures whose views fill whole batches of `rows`, unless that would be very many."""
+    exact = rows // math.gcd(rows, views)
+    return exact if exact * views <= 8 * max(rows, views) else max(1, rows // views)
+
+
+def default_out(name: str, settings: Mapping[str, Any], args: argparse.Namespace) -> Path:
+    """A folder of the results directory that has the settings in its name."""
+    words = [settings, args.views, args.first, args.format, args.num_images]
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:8]
+    stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    return results_home() / "generate_views" / f"{stem}-{digest}"
+
+
+def say(line: str) -> None:
+    if distributed.is_main():
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    launch(main, get_args())

@@ -117,22 +117,31 @@ class UpsampledViews:
 
 
 class CachedViews:
-    """Views made before: uint8 [N, k, 3, s, s], in memory, mapped or on a device.
+    """Views made before: uint8 [M, k, 3, s, s], in memory, mapped or on a device.
 
-    Draw j is view j mod k. Batches are formed where the views lie and sent to `device`.
+    Draw j is view j mod k. Batches are formed where the views lie and sent to `device`. rows:
+    int64 [N], where in `views` the N pictures of the training set are (default: in order).
     """
 
-    def __init__(self, views: Tensor, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        views: Tensor,
+        device: torch.device | str | None = None,
+        *,
+        rows: Tensor | None = None,
+    ) -> None:
         shape = list(views.shape)
         if views.dtype != torch.uint8 or len(shape) != 5 or shape[1] < 1 or shape[2] != 3:
-            raise ValueError(f"cached views are uint8 [N, k, 3, s, s], got {views.dtype} {shape}")
+            raise ValueError(f"cached views are uint8 [M, k, 3, s, s], got {views.dtype} {shape}")
         self.views, self.k, self.size = views, shape[1], shape[-1]
+        self.rows = None if rows is None else rows.to(views.device)
         self.device = views.device if device is None else torch.device(device)
 
     def __call__(self, ids: Tensor, draw: Tensor | int) -> Tensor:
         """Views uint8 [B, 3, s, s]."""
         ids = ids.to(self.views.device)
-        rows = ids * self.k + draw_numbers(draw, ids) % self.k
+        rows = ids if self.rows is None else self.rows[ids]
+        rows = rows * self.k + draw_numbers(draw, ids) % self.k
         picked = self.views.flatten(0, 1).index_select(0, rows)
         return picked.to(self.device, non_blocking=True)
 
