@@ -468,8 +468,8 @@ def draw_rest(
             if isinstance(source, FilteredViews):
                 report |= Acceptance(*distributed.all_reduce_sum(counts.clone())).figures()
             bar.postfix(report)
-            if distributed.all_reduce_max(int(flag.is_set)):
-                where = done + start + len(ids)
+            where = done + start + len(ids)
+            if distributed.all_reduce_max(int(flag.is_set)) and where < total:
                 raise Preempted(
                     f"{flag.signal or 'a signal'}: {where} of {total} pictures are done; the same "
                     "command goes on"

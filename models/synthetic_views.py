@@ -303,7 +303,7 @@ def cached_draws(epoch: int, ids: Tensor, views: int, k: int, *, seed: int = 0) 
     """
     if k < 1:
         raise ValueError(f"a cache has at least 1 view a picture, got {k}")
-    order = uniform(mix(_PICK_TAG, seed, epoch, ids), k).argsort(1, stable=True)
+    order = uniform(mix(_PICK_TAG, seed, epoch, ids), k).argsort(dim=1, stable=True)
     return order[:, torch.arange(views, device=ids.device) % k].T
 
 
