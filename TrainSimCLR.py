@@ -13,14 +13,19 @@ beside it. All are fitted on train pictures alone, on a backbone that is proved 
 """
 
 import argparse
+import json
+import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from data.errors import DataError
-from data.sources import Source, evenly
+from data.registry import open_source
+from data.sources import Source, evenly, labels_of, split_of
 from data.ssl import Plain, get_data_splits, get_ssl_data_augs, pooled_splits
 from data.uint8_cache import UInt8Cache
 from data.views import (
@@ -35,7 +40,9 @@ from data.views import (
     view_keys,
 )
 from models import SimCLR
-from models.features import frozen
+from models.features import fingerprint, frozen, save_features
+from models.lab import lab_config, lab_optimizer, load_lab
+from models.linear_probe import moments
 from models.losses import DCL, DCLW, NTXent
 from models.optim import (
     LARC,
@@ -47,8 +54,12 @@ from models.optim import (
     seed_epoch_lr,
     warmup_cosine,
 )
-from models.protocols import judge, knn_method, linear_method
-from models.simclr import HEADS, two_views
+from models.probes import METHODS, augmented_probe, draw_episodes, few_shot, stable_lr
+from models.protocols import Method, judge, knn_method, linear_method, smallest_bank
+from models.simclr import HEADS, export_torchvision, two_views
+from models.splits import stratified_folds
+from runtime import rundir
+from runtime.checkpoint import write_atomic
 from runtime.cli import (
     add_run_args,
     add_table,
@@ -64,11 +75,13 @@ from runtime.cli import (
     text,
 )
 from runtime.counter_rng import permutation
-from runtime.dirs import data_home
-from runtime.distributed import interleave, launch
-from runtime.errors import UsageError
+from runtime.dirs import data_home, find_snapshot
+from runtime.distributed import gather_object, interleave, launch
+from runtime.errors import CheckpointError, UsageError
 from runtime.meters import Stopwatch
+from runtime.objects import module_state, optimizer_state, plain_value, read_objects
 from runtime.run import Run
+from runtime.snapshot import load_snapshot, load_torch
 
 PRESETS = {
     "smoke": {
@@ -110,7 +123,16 @@ EXECUTION_ONLY = (
 NORMALISATIONS = {"none": (None, None), "cifar": (CIFAR_MEAN, CIFAR_STD)}
 NORMALISATIONS["imagenet"] = (IMAGENET_MEAN, IMAGENET_STD)
 LOSSES = {"ntxent": NTXent, "dcl": DCL, "dclw": DCLW}
+FORMAT = "imle-lab-simclr-1"
+# What the figures of final_probes depend on, besides the network
+PROBE_OPTIONS = (
+    "data", "eval", "held_out", "num_images", "folds", "probe", "probe_epochs", "probe_augs",
+    "few_shot", "export_features", "export_backbone", "precision",
+)  # fmt: skip
 FEATURES_AT_ONCE = 512
+PROBE_BATCH = 512
+PROBE_DRAWS = 1 << 20  # number of the view that probes are trained on; training's are 0, 1, ...
+EPISODE = (5, 5, 15)  # ways, most shots, queries
 LIST_SEED = 0  # of which pictures are held out: the same for every --seed
 
 
@@ -131,12 +153,17 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_simclr_args(parser)
+    add_table(parser, "another use", [
+        ("--probe_only", text, None, "no training: probes of a snapshot or an <epoch>.pt"),
+    ])  # fmt: skip
     args = parse(parser, PRESETS, argv)
     check_simclr_args(parser, args)
     return args
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.probe_only:
+        return probe(args)
     with Run(
         args, script="TrainSimCLR", name=run_name(args), shaping_exclude=EXECUTION_ONLY
     ) as run:
@@ -144,6 +171,7 @@ def main(args: argparse.Namespace) -> None:
         train, held = splits(args)
         trained = in_memory(train, args, run)
         tested = held_pictures(held, trained, args, run)
+        check_evaluation(args, trained)
         steps_per_epoch = epoch_steps(trained, args, run)
         plan = build_recipe(args)
         make_views = views_of(plan, args)
@@ -188,6 +216,23 @@ def main(args: argparse.Namespace) -> None:
                 if last or (epoch + 1) % args.save_iter == 0:
                     save_epoch(run, model, optimizer, plan, epoch)
         final_probes(run, model, trained, tested, plan)
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Figures of a finished network, in a run's folder of their own."""
+    model, plan = open_encoder(find_snapshot(args.probe_only, "TrainSimCLR", args.results_path))
+    plan = plan or build_recipe(args)
+    args.backbone, args.crop_size = model.config["backbone"], plan.size
+    args.picture_size = max(args.picture_size, plan.size)
+    name = f"probes-{Path(args.data).stem}-{Path(args.probe_only).stem}"
+    with Run(args, script="TrainSimCLR", name=name, shaping_exclude=EXECUTION_ONLY) as run:
+        run.say(model.describe())
+        train, held = splits(args)
+        trained = in_memory(train, args, run)
+        tested = held_pictures(held, trained, args, run)
+        check_evaluation(args, trained)
+        final_probes(run, on_device(model, args, run), trained, tested, plan)
+        run.finished = True
 
 
 def add_simclr_args(parser: argparse.ArgumentParser) -> None:
@@ -303,9 +348,11 @@ def splits(args: argparse.Namespace) -> tuple[Source, Source | None]:
     return train, None if held == "cv" else held
 
 
-def in_memory(source: Source, args: argparse.Namespace, run: Run) -> Pictures:
-    """The pictures at --picture_size, --num_images of them."""
-    source = evenly(source, args.num_images)
+def in_memory(
+    source: Source, args: argparse.Namespace, run: Run, *, whole: bool = False
+) -> Pictures:
+    """The pictures at --picture_size, --num_images of them unless `whole`."""
+    source = source if whole else evenly(source, args.num_images)
     home = Path(args.data_path or data_home())
     folder = None if args.place == "memory" else home / "uint8"
     cache = UInt8Cache(
@@ -408,12 +455,49 @@ def learning_rate(args: argparse.Namespace, step: int, steps_per_epoch: int) -> 
     return warmup_cosine(step, total, warmup, peak=peak)
 
 
+def check_evaluation(args: argparse.Namespace, trained: Pictures) -> None:
+    """UsageError now for an evaluation that could not be made at the end."""
+    if len(trained.classes) < 2:
+        return
+    labels = trained.labels.cpu()
+    try:
+        if args.eval == "cv":
+            stratified_folds(labels, args.folds, args.seed)
+        fewest = smallest_bank(int(labels.bincount().min()), args.folds * (args.eval == "cv"))
+        if args.probe and fewest < 2:
+            raise ValueError("a class with a single picture has none to choose l2 by; --no-probe")
+        if args.probe and args.few_shot:
+            draw_episodes(torch.from_numpy(labels_of(novel_source(args))), *EPISODE, 0, 1)
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise UsageError(f"evaluation: {error}") from None
+
+
+def novel_source(args: argparse.Namespace) -> Source:
+    """The pictures of --few_shot."""
+    home = args.data_path or data_home()
+    if split_of(args.few_shot):
+        return get_data_splits(args.data, split_of(args.few_shot), home)[1]
+    return open_source(args.few_shot, home)
+
+
 def evaluate(
     run: Run, model: SimCLR, trained: Pictures, tested: Pictures | None, plan: Recipe
 ) -> dict[str, float]:
-    """Figures of kNN, logged as eval/..., of held-out pictures or by cross-validation of train."""
-    figures = judged(run, model, trained, tested, plan)
-    run.log_now(**{f"eval/{name}": value for name, value in figures.items()})
+    """Figures of kNN, logged as eval/..., of held-out pictures or by cross-validation of train.
+
+    Nothing for a set without classes.
+    """
+    if len(trained.classes) < 2:
+        return {}
+    with frozen(model):
+        h, y, held = embedded(run, model, trained, tested, plan)
+    folds = run.args.folds if tested is None else None
+    methods = [knn_method(h, y, len(trained.classes), folds=folds)]
+    figures = judge(h, y, methods, held=held, folds=run.args.folds, seed=run.args.seed).figures
+    first = next(iter(figures.values()))
+    run.log_now(acc_val=first, **{f"eval/{name}": value for name, value in figures.items()})
     run.say(", ".join(f"{k} {v:.4f}" for k, v in figures.items() if k.endswith("acc1")))
     return figures
 
@@ -421,14 +505,146 @@ def evaluate(
 def final_probes(
     run: Run, model: SimCLR, trained: Pictures, tested: Pictures | None, plan: Recipe
 ) -> dict[str, float]:
-    """kNN, the linear probe, the augmented probe, episodes; after the loop, once; all ranks.
+    """kNN, the convex probe, the probe on augmented pictures, episodes: after the loop, once.
 
-    Writes probes.json {"figures", ...} and right.safetensors (per probe: which pictures of `tested`
-    - of train under cv - it has right, uint8 [N]) into the run's folder; logged as final/....
+    Logged as final/.... Written into the run's folder: probes.json {"figures", "asked", "step",
+    "network"}, and right.pt: by name, which pictures of `tested` (of train under cv) are right,
+    bool [N]. Once they are there for this network and these options, they are read. All
+    ranks call it. A signal ends it; the same command begins it again.
     """
-    figures = judged(run, model, trained, tested, plan, linear=True)
+    args, file = run.args, run.dir / "probes.json"
+    asked = {key: getattr(args, key) for key in PROBE_OPTIONS}
+    network = fingerprint(model)
+    found = gather_object(read_json(file))[0]
+    if found and found.get("asked") == asked and found.get("network") == network:
+        run.say(f"figures are in {file}")
+        return found["figures"]
+    if len(trained.classes) < 2:
+        run.say(f"{trained.name} has no classes: no probes")
+        return {}
+    classes, folds = len(trained.classes), args.folds if tested is None else None
+    with frozen(model):
+        h, y, held = embedded(run, model, trained, tested, plan)
+        methods = [knn_method(h, y, classes, folds=folds)]
+        if args.probe:
+            methods.append(linear_method(h, y, classes, seed=args.seed))
+        if args.probe and args.probe_epochs:
+            methods.append(augmented_method(run, model, trained, h, y, plan))
+        figures, right = {}, {}
+        for method in methods:
+            part = judge(h, y, [method], held=held, folds=args.folds, seed=args.seed)
+            figures, right = figures | part.figures, right | part.right
+            run.check_preempted()
+        if args.probe and args.few_shot:
+            novel = in_memory(novel_source(args), args, run, whole=True)
+            q, z = features(run, model, novel.images, plan), novel.labels.to(h.device)
+            figures |= episodes(q, z, args.seed)
+            run.check_preempted()
+        if args.export_features and run.is_main:
+            parts = {"train": (trained, h)} | ({"held": (tested, held[0])} if held else {})
+            for name, (pictures, rows) in parts.items():
+                folder = run.dir / "features"
+                folder.mkdir(exist_ok=True)
+                facts = {"layer": "h", "snapshot": network, "dataset": pictures.name}
+                save_features(folder / f"{name}.safetensors", rows, pictures.labels, **facts)
+    if args.export_backbone and run.is_main:
+        write_torch(run.dir / f"{args.backbone}-torchvision.pt", export_torchvision(model))
     run.log_now(**{f"final/{name}": value for name, value in figures.items()})
+    for name in [k.removesuffix(" acc1") for k in figures if k.endswith(" acc1")]:
+        low, high = figures.get(f"{name} low"), figures.get(f"{name} high")
+        interval = f" [{low:.4f}, {high:.4f}]" if low is not None else ""
+        run.say(f"{name}: {figures[f'{name} acc1']:.4f}{interval}")
+    if run.is_main:
+        write_torch(run.dir / "right.pt", right)
+        record = {"figures": figures, "asked": asked, "step": run.completed, "network": network}
+        write_atomic(file, json.dumps(record, indent=1) + "\n")  # last: says that all is there
     return figures
+
+
+def embedded(
+    run: Run, model: SimCLR, trained: Pictures, tested: Pictures | None, plan: Recipe
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    """h and labels of train, and of what is held out."""
+    h = features(run, model, trained.images, plan)
+    held = None
+    if tested is not None:
+        held = features(run, model, tested.images, plan), tested.labels.to(h.device)
+    return h, trained.labels.to(h.device), held
+
+
+def augmented_method(
+    run: Run, model: SimCLR, trained: Pictures, h: Tensor, y: Tensor, plan: Recipe
+) -> Method:
+    """A linear head trained by SGD on views drawn anew in every epoch: crop and flip, or train's.
+
+    Features are standardised by the plain ones, and the rate is the largest that is surely stable
+    for them: an under-trained head is what once made augmented probes look necessary.
+    """
+    args = run.args
+    own = (
+        plan if args.probe_augs == "train" else plan._replace(jitter_p=0.0, gray_p=0.0, blur_p=0.0)
+    )
+    make_views = views_of(own, args)
+
+    def function(x: Tensor) -> Tensor:
+        with run.precision.autocast():
+            return model.features(x)
+
+    def scores(rows: Tensor, query: Tensor) -> dict[str, Tensor]:
+        chosen, bs = rows.cpu(), min(PROBE_BATCH, len(rows))
+        mean, std = moments(h[rows])
+
+        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            run.check_preempted()
+            order = chosen[permutation(len(chosen), args.seed, PROBE_DRAWS, epoch)]
+            for ids in order.split(bs):
+                images, ids = take(trained.images, ids, run.device), ids.to(run.device)
+                yield make_views(images, view_keys(args.seed, epoch, ids, PROBE_DRAWS)), y[ids]
+
+        head = augmented_probe(
+            function,
+            batches,
+            len(trained.classes),
+            epochs=args.probe_epochs,
+            steps_per_epoch=-(-len(chosen) // bs),
+            lr=stable_lr((h[rows].double() - mean) / std),
+            standardise=(mean, std),
+        )
+        name = f"augmented({args.probe_augs}, {args.probe_epochs} epochs, standardised, h)"
+        return {name: head.logits(query)}
+
+    return scores
+
+
+def episodes(h: Tensor, y: Tensor, seed: int) -> dict[str, float]:
+    """Few-shot figures on classes that nothing was fitted on, with 95 % intervals over episodes."""
+    figures = {}
+    ways, _, queries = EPISODE
+    for shots in (1, EPISODE[1]):
+        for method in METHODS:
+            done = few_shot(h, y, ways=ways, shots=shots, queries=queries, seed=seed, method=method)
+            i = done.interval
+            figures |= {f"{done.name()} acc1": i.mean, f"{done.name()} low": i.low}
+            figures |= {f"{done.name()} high": i.high}
+    return figures
+
+
+def features(run: Run, model: SimCLR, pictures: Tensor, plan: Recipe) -> Tensor:
+    """h float32 [N, d] of pictures uint8 [N, 3, s, s] without augmentation, on the run's device.
+
+    Ranks share the work. Call it inside `frozen(model)`.
+    """
+    plain = Plain(plan.size, plan.mean, plan.std)
+    share = -(-len(pictures) // run.world_size)  # the last ranks repeat a picture or so
+    own = (torch.arange(share) * run.world_size + run.rank).clamp(max=len(pictures) - 1)
+    rows = []
+    for part in own.split(FEATURES_AT_ONCE):
+        with run.precision.autocast():
+            rows.append(model.features(plain(take(pictures, part, run.device))).float())
+    return interleave(torch.cat(rows))[: len(pictures)]
+
+
+# ------------------------------------------------------------------------------------------- files
 
 
 def save_epoch(
@@ -439,9 +655,141 @@ def save_epoch(
     epoch: int,
     kind: str = "simclr",
 ) -> None:
-    """Write <epoch>.pt, latest.pt and snapshots/<epoch>.safetensors; all ranks."""
+    """Write <epoch>.pt and latest.pt beside the run's other files, and snapshots/<epoch>.
+
+    epoch: of the last epoch run, from 0. The .pt is for `load_`: state dicts and plain values only.
+    A full disk is said and training goes on. All ranks call it.
+    """
     config = {"net": model.config, "recipe": plan._asdict(), "epoch": epoch}
     run.snapshot(f"{epoch}", model, kind, config)
+    if run.is_main:
+        value = {
+            "format": FORMAT,
+            "model": model.state_dict(),
+            "config": config,
+            "optimizer": optimizer.state_dict(),
+            "last_epoch": epoch,
+            "args": rundir.plain(vars(run.args)),
+            "results": results_of(run.dir),
+        }
+        path = run.dir / f"{epoch}.pt"
+        try:
+            write_torch(path, value)
+            link = run.dir / f".latest-{uuid.uuid4().hex[:8]}"
+            link.symlink_to(path.name)
+            os.replace(link, run.dir / "latest.pt")
+        except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
+            run.say(f"{path} not written: {str(error).splitlines()[0]}")
+
+
+def load_(
+    path: str | Path,
+) -> tuple[SimCLR, torch.optim.Optimizer | None, int, argparse.Namespace, dict[str, Any]]:
+    """(model, optimizer, last epoch, args, results) of an <epoch>.pt, ours or the lab's.
+
+    last epoch: index of the last one run before saving; training goes on with the next. results:
+    ours, {name: [[step, value], ...]}; the lab's, as the file has them. The lab's files are pickled
+    objects: read as data, nothing in them runs. Their optimizer becomes ours of the same kind, with
+    the state of every parameter; it is None where there is none. CheckpointError for what cannot be
+    read.
+    """
+    path = Path(path)
+    try:
+        found = load_torch(path)
+    except CheckpointError as error:
+        if not path.is_file() or "refused: global" not in str(error):
+            raise
+        return _load_lab(path, read_objects(path))
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return _load_lab(path, found)
+    args = argparse.Namespace(**found["args"])
+    model = SimCLR(**found["config"]["net"])
+    model.load_state_dict(found["model"])
+    optimizer = build_optimizer(model, args)
+    optimizer.load_state_dict(found["optimizer"])
+    return model, optimizer, found["last_epoch"], args, found["results"]
+
+
+def _load_lab(path: Path, found: Any) -> tuple[Any, ...]:
+    if not isinstance(found, dict) or "model" not in found:
+        raise CheckpointError(f"{path}: no checkpoint of SimCLR (a dict with 'model' in it)")
+    old = found["model"]
+    try:
+        tensors = dict(old) if isinstance(old, dict) else module_state(old)
+        config, state = lab_config(tensors), load_lab(tensors)
+        args = plain_value(found.get("args"))
+        args = args if isinstance(args, argparse.Namespace) else argparse.Namespace()
+        model = SimCLR(**config, resolution=int(getattr(args, "crop_size", 32)))
+        model.load_state_dict(state)
+        inner = optimizer_state(found.get("optimizer"))
+        optimizer = None
+        if inner is not None:
+            optimizer = lab_optimizer(model, state, inner, float(getattr(args, "trust", 1e-3)))
+        results = plain_value(found.get("tb_results", {}))
+        epoch = int(found.get("last_epoch", -1))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {str(error).splitlines()[0]}") from None
+    return model, optimizer, epoch, args, results if isinstance(results, dict) else {}
+
+
+def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None]:
+    """The network of a snapshot or an <epoch>.pt, and the recipe of its training, if said."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        snapshot = load_snapshot(path)
+        if "net" not in snapshot.config or "recipe" not in snapshot.config:
+            raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
+        model = SimCLR(**snapshot.config["net"])
+        model.load_state_dict(snapshot.state_dict)
+        return model, recipe_of(snapshot.config["recipe"])
+    model, _, _, args, _ = load_(path)
+    if not hasattr(args, "picture_size"):
+        return model, None
+    return model, build_recipe(args)
+
+
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """A recipe out of JSON."""
+    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+
+def results_of(run_dir: Path) -> dict[str, list[list[float]]]:
+    """{name: [[step, value], ...]} of losses, rates and accuracies in metrics.jsonl."""
+    out: dict[str, list[list[float]]] = {}
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for row in map(json.loads, lines):
+        for key in row:
+            if key in ("loss_tr", "lr", "acc_val") or key.startswith(("eval/", "final/")):
+                out.setdefault(key, []).append([row["step"], row[key]])
+    return out
+
+
+def write_torch(path: Path, value: Any) -> None:
+    """torch.save so that readers see the old file or the new one."""
+    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with open(tmp, "wb") as fh:
+            torch.save(value, fh)
+            fh.flush()
+            os.fsync(fh.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a small file, None if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# ------------------------------------------------------------------------------------------- parts
 
 
 def held_pictures(
@@ -478,44 +826,6 @@ def on_device(model: SimCLR, args: argparse.Namespace, run: Run) -> SimCLR:
     """The model where the run computes, in the memory format asked for."""
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     return model.to(run.device, memory_format=layout)
-
-
-def judged(
-    run: Run,
-    model: SimCLR,
-    trained: Pictures,
-    tested: Pictures | None,
-    plan: Recipe,
-    linear: bool = False,
-) -> dict[str, float]:
-    """Figures of kNN, and of the linear probe."""
-    classes, seed = len(trained.classes), run.args.seed
-    folds = run.args.folds if tested is None else None
-    with frozen(model):
-        h = features(run, model, trained.images, plan)
-        held = None
-        if tested is not None:
-            held = features(run, model, tested.images, plan), tested.labels.to(h.device)
-    y = trained.labels.to(h.device)
-    methods = [knn_method(h, y, classes, folds=folds)]
-    if linear:
-        methods.append(linear_method(h, y, classes, seed=seed))
-    return judge(h, y, methods, held=held, folds=folds or 2, seed=seed).figures
-
-
-def features(run: Run, model: SimCLR, pictures: Tensor, plan: Recipe) -> Tensor:
-    """h float32 [N, d] of pictures uint8 [N, 3, s, s] without augmentation, on the run's device.
-
-    Ranks share the work.
-    """
-    plain = Plain(plan.size, plan.mean, plan.std)
-    share = -(-len(pictures) // run.world_size)  # the last ranks repeat a picture or so
-    own = (torch.arange(share) * run.world_size + run.rank).clamp(max=len(pictures) - 1)
-    rows = []
-    for part in own.split(FEATURES_AT_ONCE):
-        with run.precision.autocast():
-            rows.append(model.features(plain(take(pictures, part, run.device))).float())
-    return interleave(torch.cat(rows))[: len(pictures)]
 
 
 def run_name(args: argparse.Namespace) -> str:

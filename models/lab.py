@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+
+from models.optim import LARC, lars_groups
 
 _BACKBONE = ("model.backbone.model.", "backbone.model.")
 _HEAD = ("model.projection.model.", "head.model.")
@@ -36,6 +38,63 @@ def lab_config(state: Mapping[str, Any]) -> dict[str, Any]:
     `resolution` is not in a state_dict and is left out. Errors: ValueError as `load_lab`.
     """
     return _translate(state)[1]
+
+
+class _Found(Protocol):
+    """A pickled optimizer, read as data: see `runtime.objects.Optimizer`."""
+
+    kind: str
+    groups: list[dict[str, Any]]
+    state: list[tuple[torch.Tensor, dict[str, Any]]]
+    wrapped: bool
+
+
+def lab_optimizer(
+    model: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    found: _Found,
+    trust: float = 1e-3,
+) -> torch.optim.Optimizer:
+    """The lab's Adam or SGD (in its LARC, where another object held it) for our model.
+
+    state: what `load_lab` returned: its tensors are the very objects that the file's optimizer
+    names its parameters by. Groups are ours (norms and biases neither decay nor are adapted, where
+    the lab went by "bn" in the name); rates, betas and the state of every parameter are the file's.
+    Errors: ValueError for another optimizer, or a parameter whose state does not fit.
+    """
+    first = found.groups[0] if found.groups else {}
+    lr, decay = float(first.get("lr", 1e-3)), max([0.0, *map(_decay, found.groups)])
+    groups = lars_groups(model, decay)
+    if found.kind in ("Adam", "AdamW"):
+        kind = getattr(torch.optim, found.kind)
+        betas = tuple(float(b) for b in first.get("betas", (0.9, 0.999)))
+        optimizer = kind(groups, lr=lr, betas=betas, eps=float(first.get("eps", 1e-8)))
+    elif found.kind == "SGD":
+        momentum, nesterov = float(first.get("momentum", 0)), bool(first.get("nesterov", False))
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    else:
+        raise ValueError(f"an optimizer {found.kind[:80]!r}, which the lab's SimCLR never had")
+    names = {id(tensor): name for name, tensor in state.items()}
+    parameters = dict(model.named_parameters())
+    for old, kept in found.state:
+        if id(old) not in names:
+            raise ValueError("the optimizer has a parameter that the network has not")
+        p = parameters[names[id(old)]]
+        values = {}
+        for key, value in kept.items():
+            if key == "step":
+                value = torch.tensor(float(value))
+            elif isinstance(value, torch.Tensor):
+                if value.shape != p.shape:
+                    raise ValueError(f"{key} of {names[id(old)]} has shape {list(value.shape)}")
+                value = value.detach().clone()
+            values[key] = value
+        optimizer.state[p] = values
+    return LARC(optimizer, trust=trust) if found.wrapped else optimizer
+
+
+def _decay(group: Mapping[str, Any]) -> float:
+    return float(group.get("weight_decay", 0) or 0)
 
 
 def _translate(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -268,6 +268,20 @@ def augmented_probe(
     return Head(*head.folded(), tuple(losses), how)
 
 
+def stable_lr(X: Tensor) -> float:
+    """A rate at which SGD on the linear probe of features X [N, d] is stable, momentum or none.
+
+    1 / L, L the largest curvature that the cross-entropy can have: half the largest eigenvalue of
+    the mean of [x, 1] [x, 1]^T (Boehning 1992: diag p - p p^T <= 1/2).
+    """
+    d = X.shape[1]
+    gram = torch.zeros(d + 1, d + 1, dtype=torch.float64, device=X.device)
+    for x in X.split(4096):
+        x = torch.cat((x.double(), x.new_ones(len(x), 1).double()), 1)
+        gram += x.T @ x
+    return 2 / float(torch.linalg.eigvalsh(gram / len(X))[-1])
+
+
 class _Trained:
     """Weight, bias and optimizer of the head, in float32."""
 
