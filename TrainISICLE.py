@@ -20,6 +20,7 @@ Figures are of real pictures only. Running the same command again resumes.
 
 import argparse
 import shlex
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("--refresh", nonnegative_int, 0, "draw --k views a picture every so many epochs; 0: draw "
          "in every step"),
         ("--k", positive_int, 4, "views a picture of --refresh"),
-        ("--joint", nonnegative_int, 0, "train the generator before every so many epochs (0: never)"),
+        ("--joint", nonnegative_int, 0, "train the generator before every so many epochs"),
         ("--imle_steps", positive_int, 100, "its steps each time, on codes searched anew"),
         ("--imle", text, "--preset cpu-small", "options of TrainGeneratorWandB.py for it, in "
          "quotes; with --net only what does not shape the network counts"),
@@ -223,9 +224,11 @@ def main(args: argparse.Namespace) -> None:
         forward = run.compile(model)
         watch = Stopwatch(run.device)
         for turn in run.steps(turns.total):
+            begun = time.process_time()
             step, imle_step = turns.at(turn)
             if step is None:
                 joint.step(run, imle_step)
+                run.log(**{"time/cpu_s": time.process_time() - begun})
                 if joint.phase_is_over(imle_step):
                     joint.hand_over(run, sampler)
                     show(run, trained, source)
@@ -255,6 +258,7 @@ def main(args: argparse.Namespace) -> None:
                     "contrastive_top1": top1,
                     "synthetic": batch.synthetic.float().mean(),
                     "time/images_per_s": args.bs / watch.stop(),
+                    "time/cpu_s": time.process_time() - begun,
                 }
             )
             log_views(run, batch)
