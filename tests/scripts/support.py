@@ -13,6 +13,7 @@ SCRIPTS = (
     "TrainSimCLR",
     "TrainGeneratorWandB",
     "generate_images",
+    "generate_views",
     "reconstruct_phema",
     "train_edm2",
     "toy_example",
