@@ -220,10 +220,11 @@ def main(args: argparse.Namespace) -> None:
 
 def probe(args: argparse.Namespace) -> None:
     """Figures of a finished network, in a run's folder of their own."""
-    model, plan = open_encoder(find_snapshot(args.probe_only, "TrainSimCLR", args.results_path))
+    path = find_snapshot(args.probe_only, "TrainSimCLR", args.results_path)
+    model, plan, size = open_encoder(path)
     plan = plan or build_recipe(args)
     args.backbone, args.crop_size = model.config["backbone"], plan.size
-    args.picture_size = max(args.picture_size, plan.size)
+    args.picture_size = size or args.picture_size
     name = f"probes-{Path(args.data).stem}-{Path(args.probe_only).stem}"
     with Run(args, script="TrainSimCLR", name=name, shaping_exclude=EXECUTION_ONLY) as run:
         run.say(model.describe())
@@ -496,9 +497,9 @@ def evaluate(
     folds = run.args.folds if tested is None else None
     methods = [knn_method(h, y, len(trained.classes), folds=folds)]
     figures = judge(h, y, methods, held=held, folds=run.args.folds, seed=run.args.seed).figures
-    first = next(iter(figures.values()))
-    run.log_now(acc_val=first, **{f"eval/{name}": value for name, value in figures.items()})
-    run.say(", ".join(f"{k} {v:.4f}" for k, v in figures.items() if k.endswith("acc1")))
+    top = {k: v for k, v in figures.items() if k.endswith(" acc1")}
+    run.log_now(acc_val=next(iter(top.values())), **{f"eval/{k}": v for k, v in top.items()})
+    run.say(", ".join(f"{k} {v:.4f}" for k, v in top.items()))
     return figures
 
 
@@ -549,8 +550,9 @@ def final_probes(
                 save_features(folder / f"{name}.safetensors", rows, pictures.labels, **facts)
     if args.export_backbone and run.is_main:
         write_torch(run.dir / f"{args.backbone}-torchvision.pt", export_torchvision(model))
-    run.log_now(**{f"final/{name}": value for name, value in figures.items()})
-    for name in [k.removesuffix(" acc1") for k in figures if k.endswith(" acc1")]:
+    top = {k: v for k, v in figures.items() if k.endswith(" acc1")}
+    run.log_now(**{f"final/{name}": value for name, value in top.items()})
+    for name in [k.removesuffix(" acc1") for k in top]:
         low, high = figures.get(f"{name} low"), figures.get(f"{name} high")
         interval = f" [{low:.4f}, {high:.4f}]" if low is not None else ""
         run.say(f"{name}: {figures[f'{name} acc1']:.4f}{interval}")
@@ -661,6 +663,7 @@ def save_epoch(
     A full disk is said and training goes on. All ranks call it.
     """
     config = {"net": model.config, "recipe": plan._asdict(), "epoch": epoch}
+    config["picture_size"] = run.args.picture_size
     run.snapshot(f"{epoch}", model, kind, config)
     if run.is_main:
         value = {
@@ -732,20 +735,22 @@ def _load_lab(path: Path, found: Any) -> tuple[Any, ...]:
     return model, optimizer, epoch, args, results if isinstance(results, dict) else {}
 
 
-def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None]:
-    """The network of a snapshot or an <epoch>.pt, and the recipe of its training, if said."""
+def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
+    """The network of a snapshot or an <epoch>.pt, the recipe of its training and the side of its
+    pictures, if the file says so (the lab's do not).
+    """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        snapshot = load_snapshot(path)
-        if "net" not in snapshot.config or "recipe" not in snapshot.config:
-            raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
-        model = SimCLR(**snapshot.config["net"])
-        model.load_state_dict(snapshot.state_dict)
-        return model, recipe_of(snapshot.config["recipe"])
-    model, _, _, args, _ = load_(path)
-    if not hasattr(args, "picture_size"):
-        return model, None
-    return model, build_recipe(args)
+    if path.suffix != ".safetensors":
+        model, _, _, args, _ = load_(path)
+        ours = hasattr(args, "picture_size")
+        return model, *((build_recipe(args), args.picture_size) if ours else (None, None))
+    snapshot = load_snapshot(path)
+    config = snapshot.config
+    if not {"net", "recipe", "picture_size"} <= config.keys():
+        raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
+    model = SimCLR(**config["net"])
+    model.load_state_dict(snapshot.state_dict)
+    return model, recipe_of(config["recipe"]), config["picture_size"]
 
 
 def recipe_of(config: dict[str, Any]) -> Recipe:

@@ -1,47 +1,159 @@
-"""TrainSimCLR.py: runs, resumes bit-exactly in mid epoch, refuses what cannot be."""
+"""TrainSimCLR.py: runs, resumes bit-exactly, is one on several ranks, refuses what cannot be."""
 
-import os
+import json
 
+import numpy as np
 import pytest
+import torch
 
-from runtime.snapshot import load_snapshot
+import models.simclr
+from data.sources import Joined
+from models.optim import google_lr, seed_epoch_lr, warmup_cosine
+from runtime.snapshot import load_snapshot, load_torch
 from tests import kill_harness as harness
+from tests.scripts.simclr_support import TINY, small_backbone, stopped, train
 from tests.scripts.support import load, metrics
 
-TINY = "--preset smoke --num_images 64 --bs 16 --log_every 1 --save_every 2".split()
+KNN = "knn(k=20, T=0.07, h), 2 folds"
 
 
-def train(run_dir, *words):
-    """One launch; module-level, for the fork harness."""
-    script = load("TrainSimCLR")
-    script.main(script.get_args([*TINY, "--run-dir", str(run_dir), *words]))
+@pytest.fixture(scope="module")
+def script():
+    return load("TrainSimCLR")
 
 
-def stopped(run_dir, step):
-    script = load("TrainSimCLR")
-    turns, whole = iter(range(10**6)), script.two_views
-
-    def counted(*args):
-        if next(turns) == step:
-            os.kill(os.getpid(), 15)
-        return whole(*args)
-
-    script.two_views = counted
-    train(run_dir)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("simclr") / "whole"
+    log = folder.with_name("log")
+    assert harness.finish(train, [folder], log) == 0, log.read_text()
+    return folder
 
 
-def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert harness.finish(train, [whole], tmp_path / "log") == 0, (tmp_path / "log").read_text()
-    assert harness.finish(stopped, [broken, 4], tmp_path / "log") == 75
-    assert harness.finish(train, [broken], tmp_path / "log") == 0
+def test_a_run_leaves_what_it_should(whole, script, monkeypatch):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    assert sorted(metrics(whole, "loss_tr")) == list(range(1, 9))
+    assert all(v > 0 for v in metrics(whole, "time/images_per_s").values())
+    assert sorted(metrics(whole, f"eval/{KNN} acc1")) == [4]  # the last is among the final ones
+    assert metrics(whole, "acc_val") == metrics(whole, f"eval/{KNN} acc1")
+    found = json.loads((whole / "probes.json").read_text())
+    figures = found["figures"]
+    names = [KNN, "linear(l2 swept, standardised, h), 2 folds"]
+    names.append("augmented(crop+flip, 1 epochs, standardised, h), 2 folds")
+    right = load_torch(whole / "right.pt")
+    for name in names:
+        assert figures[f"{name} acc1"] == metrics(whole, f"final/{name} acc1")[8]
+        assert right[name].shape == (64,)
+        assert right[name].double().mean() == pytest.approx(figures[f"{name} acc1"], abs=1e-9)
+    snapshot = load_snapshot(whole / "snapshots" / "1.safetensors")
+    model, *rest = script.open_encoder(whole / "snapshots" / "1.safetensors")
+    assert rest[0].size == 8 and isinstance(rest[0].scale, tuple) and rest[1] == 8
+    assert list(script.open_encoder(whole / "1.pt")[1:]) == rest
+    model.load_state_dict(snapshot.state_dict)
+
+
+@pytest.mark.parametrize("turn", [2, 5])
+def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(whole, tmp_path, turn):
+    broken, log = tmp_path / "broken", tmp_path / "log"
+    assert harness.finish(stopped, [broken, turn, "two_views"], log) == 75, log.read_text()
+    assert harness.finish(train, [broken], log) == 0, log.read_text()
     assert harness.differences(harness.final_state(whole), harness.final_state(broken)) == []
     assert harness.metrics(whole) == harness.metrics(broken)
-    assert sorted(metrics(whole, "loss_tr")) == list(range(1, 9))
-    assert "eval/knn(k=20, T=0.07, h) acc1" in (whole / "metrics.jsonl").read_text()
-    snapshot = load_snapshot(whole / "snapshots" / "1.safetensors")
-    script = load("TrainSimCLR")
-    script.SimCLR(**snapshot.config["net"]).load_state_dict(snapshot.state_dict)
+
+
+def test_probes_that_a_signal_ended_are_made_by_the_same_command(whole, tmp_path):
+    broken, log = tmp_path / "broken", tmp_path / "log"
+    assert harness.finish(stopped, [broken, 0, "augmented_probe"], log) == 75, log.read_text()
+    assert (broken / "1.pt").is_file() and not (broken / "probes.json").exists()
+    assert harness.finish(train, [broken], log) == 0, log.read_text()
+    said = log.read_text()
+    ours, theirs = (json.loads((d / "probes.json").read_text()) for d in (whole, broken))
+    assert ours == theirs
+    assert harness.finish(train, [broken], log) == 0
+    assert "figures are in" in log.read_text().removeprefix(said)
+    assert harness.finish(train, [broken, "--no-probe"], log) == 0  # asked otherwise: made anew
+    figures = json.loads((broken / "probes.json").read_text())["figures"]
+    assert f"{KNN} acc1" in figures and not any(k.startswith("linear") for k in figures)
+
+
+def test_probe_only_gives_the_figures_of_the_run(whole, tmp_path):
+    for name in ("snapshots/1.safetensors", "1.pt"):
+        folder, log = tmp_path / name.replace("/", "-"), tmp_path / "log"
+        words = ["--probe_only", str(whole / name), "--crop_size", "16"]  # the network knows better
+        assert harness.finish(train, [folder, *words], log) == 0, log.read_text()
+        found = json.loads((folder / "probes.json").read_text())
+        assert found["figures"] == json.loads((whole / "probes.json").read_text())["figures"]
+
+
+RANKS = "--opt sgd --lars 0 --mm 0.9 --lr 0.05 --n_ramp 0 --precision fp32 --probe_epochs 0".split()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_several_ranks_are_one(tmp_path, world):
+    log = tmp_path / "log"
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert harness.finish(train, [one, *RANKS], log) == 0, log.read_text()
+    ranks = harness.launch_ranks(train, [many, *RANKS], log, world)
+    assert [harness.wait(p) for p in ranks] == [0] * world, log.read_text()
+    for key in ("loss_tr", "contrastive_top1"):
+        a, b = metrics(one, key), metrics(many, key)
+        assert sorted(a) == sorted(b) == list(range(1, 9))
+        assert max(abs(a[k] - b[k]) / max(1, abs(a[k])) for k in a) < 1e-6, key
+    a, b = harness.final_state(one)["model"], harness.final_state(many)["model"]
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5
+    a, b = (json.loads((d / "probes.json").read_text())["figures"] for d in (one, many))
+    assert a.keys() == b.keys() and abs(a[f"{KNN} acc1"] - b[f"{KNN} acc1"]) < 0.05
+
+
+def test_without_synchronised_statistics_ranks_are_not_one(tmp_path):
+    log = tmp_path / "log"
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert harness.finish(train, [one, *RANKS, "--epochs", "1"], log) == 0
+    ranks = harness.launch_ranks(train, [many, *RANKS, "--epochs", "1", "--no-sync_bn"], log, 2)
+    assert [harness.wait(p) for p in ranks] == [0, 0], log.read_text()
+    a, b = metrics(one, "loss_tr"), metrics(many, "loss_tr")
+    assert max(abs(a[k] - b[k]) for k in a) > 1e-5
+
+
+def test_a_mapped_file_gives_the_same_run(whole, tmp_path):
+    folder, log = tmp_path / "mapped", tmp_path / "log"
+    words = ["--place", "memmap", "--data_path", str(tmp_path / "data")]
+    assert harness.finish(train, [folder, *words], log) == 0, log.read_text()
+    assert list((tmp_path / "data" / "uint8").glob("*/pixels.u8"))
+    assert harness.differences(harness.final_state(whole), harness.final_state(folder)) == []
+    assert harness.metrics(whole) == harness.metrics(folder)
+
+
+def options(script, *words):
+    return script.get_args([*TINY, *words])
+
+
+def test_rates_are_those_of_the_published_schedules(script):
+    words = "--bs 64 --lr 0.3 --epochs 7 --n_ramp 2 --lr_scaling".split()
+    for rule, peak in (("none", 0.3), ("linear", 0.075), ("sqrt", 2.4)):
+        plain = options(script, *words, rule)
+        google = options(script, *words, rule, "--lr_schedule", "google")
+        seed = options(script, *words, rule, "--lr_schedule", "seed")
+        for step in range(35):
+            want = warmup_cosine(step, 35, 10, peak=peak)
+            assert script.learning_rate(plain, step, 5) == pytest.approx(want, rel=1e-12)
+            want = google_lr(step, examples=320, batch=64, epochs=7, warmup_epochs=2, peak=peak)
+            assert script.learning_rate(google, step, 5) == pytest.approx(want, rel=1e-12)
+            want = seed_epoch_lr(step // 5 + 1, 7, 2, peak)
+            assert script.learning_rate(seed, step, 5) == pytest.approx(want, rel=1e-12)
+
+
+def test_sizes_and_recipes_are_the_data_sets_own(script):
+    args = script.get_args(["--preset", "mini-64cv"])
+    assert (args.crop_size, args.picture_size) == (128, 128)
+    assert script.build_recipe(args).blur_p == 0  # opt-in
+    args = script.get_args(["--data", "miniImagenet", "--gaussian_blur", "1"])
+    plan = script.build_recipe(args)
+    assert (plan.size, plan.blur_p, plan.blur_kernel) == (128, 1.0, 23)
+    args = script.get_args(["--data", "cifar10", "--normalise", "cifar", "--unreal_augs", "0"])
+    plan = script.build_recipe(args)
+    assert plan.size == 32 and plan.jitter_p == 0 and plan.mean == script.CIFAR_MEAN
 
 
 @pytest.mark.parametrize(
@@ -49,8 +161,14 @@ def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(tmp_path):
     [
         ("--gpus 0 1 --bs 33", "cannot be shared by 2 GPUs"),
         ("--epochs 3 --n_ramp 4", "longer than --epochs 3"),
+        ("--epochs 3 --n_ramp 3 --lr_schedule seed", "leaves --lr_schedule seed no epoch"),
         ("--temp 0", "out of range"),
+        ("--bs 1", "out of range"),
+        ("--mm 0.9", "adam takes 2"),
+        ("--mm 0.9 1", "out of range"),
         ("--recipe nothing", "invalid choice"),
+        ("--data /nowhere/at/all", "give crop_size"),
+        ("--color_s 3", "hue 0.6"),
     ],
 )
 def test_wrong_options_are_one_line(words, says, capsys):
@@ -58,3 +176,76 @@ def test_wrong_options_are_one_line(words, says, capsys):
         load("TrainSimCLR").get_args(words.split())
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and says in said[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("--bs 128", 2, "--bs 128: scenes/train has 64 pictures"),
+        ("--head none", 2, "proj_dim is 8, but without a head"),
+        ("--opt lars --lars_semantics bolts --wd 0", 2, "semantics 'bolts'"),
+        ("--folds 60", 2, "too few for 60 folds"),
+        ("--few_shot scenes/test", 6, "scenes has splits train and val"),
+        ("--probe_only nowhere.pt", 3, "nowhere.pt"),
+    ],
+)
+def test_what_shows_only_later_is_one_line_too(tmp_path, words, code, says):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    assert harness.finish(train, [folder, *words.split()], log) == code
+    said = [line for line in log.read_text().splitlines() if "error" in line.lower()]
+    assert len(said) == 1 and says in said[0], log.read_text()
+    assert not folder.exists()
+
+
+class Coloured:
+    """Six pictures of a colour for each class of `names`."""
+
+    def __init__(self, name, names):
+        self.name, self.classes = name, names
+
+    def __len__(self):
+        return 6 * len(self.classes)
+
+    def image(self, i):
+        return np.full((8, 8, 3), 7 * i, np.uint8)
+
+    def label(self, i):
+        return i % len(self.classes)
+
+    def path(self, i):
+        return f"{self.name}/{i}"
+
+
+class FakeRun:
+    device, rank, world_size, is_main = torch.device("cpu"), 0, 1, True
+
+
+def test_labels_of_what_is_held_out_are_those_of_train(script):
+    args = options(script, "--eval", "val")
+    trained = script.in_memory(Coloured("t", ["a", "b", "c"]), args, FakeRun)
+    held = script.held_pictures(Coloured("v", ["c", "a"]), trained, args, FakeRun)
+    assert held.labels.tolist() == [2, 0] * 6 and held.classes == ["a", "b", "c"]
+    with pytest.raises(script.UsageError, match=r"classes that t has not \(d, \.\.\.\)"):
+        script.held_pictures(Coloured("v", ["a", "d"]), trained, args, FakeRun)
+    assert script.held_pictures(None, trained, args, FakeRun) is None
+
+
+def test_pictures_are_taken_evenly(script):
+    args = options(script, "--num_images", "7")
+    source = Joined([Coloured("t", ["a", "b"]), Coloured("u", ["c"])], "both")
+    few = script.in_memory(source, args, FakeRun)
+    assert sorted(few.labels.bincount().tolist()) == [2, 2, 3]
+    assert len(script.in_memory(source, args, FakeRun, whole=True).images) == 18
+
+
+def test_a_set_without_classes_is_trained_on_and_not_probed(tmp_path, script):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    assert harness.finish(unlabelled, [folder], log) == 0, log.read_text()
+    assert "has no classes: no probes" in log.read_text()
+    assert len(metrics(folder, "loss_tr")) == 4 and not metrics(folder, "acc_val")
+
+
+def unlabelled(run_dir):
+    script = load("TrainSimCLR")
+    script.splits = lambda args: (Coloured("plain", ["images"]), None)
+    train(run_dir, "--bs", "2", "--epochs", "2", "--num_images", "4")
