@@ -36,8 +36,8 @@ _DTYPES = {
 _OWN = frozenset(
     "collections.OrderedDict collections.defaultdict argparse.Namespace builtins.dict "
     "builtins.list builtins.set builtins.tuple builtins.int builtins.float builtins.str "
-    "builtins.object __builtin__.dict __builtin__.object copyreg._reconstructor _codecs.encode "
-    "pathlib.PosixPath pathlib.Path".split()
+    "builtins.object __builtin__.dict __builtin__.set __builtin__.object copyreg._reconstructor "
+    "_codecs.encode pathlib.PosixPath pathlib.Path".split()
 )
 _MAX_MODULES = 100_000
 _MAX_VALUES = 1_000_000  # of arguments and results
@@ -123,7 +123,7 @@ def _call(name: str, args: tuple) -> Any:
         return args[0]
     if name == "torch.Size":
         return tuple(args[0]) if args and isinstance(args[0], (list, tuple)) else ()
-    if name == "builtins.set":
+    if name in ("builtins.set", "__builtin__.set"):
         return list(args[0]) if args and isinstance(args[0], list) else []
     if name == "argparse.Namespace":
         return Inert(name)

@@ -1,0 +1,251 @@
+"""<epoch>.pt: what is in it, load_() of ours and of the lab's pickled objects, which never run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import types
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+import models.simclr
+from models import SimCLR, lab_config
+from models.optim import LARC
+from runtime.errors import CheckpointError
+from runtime.objects import read_objects
+from runtime.snapshot import load_torch
+from tests.models.test_lab import Head, Headed, Wrapped, lab
+from tests.scripts.simclr_support import TINY, small_backbone
+from tests.scripts.support import load
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load("TrainSimCLR")
+
+
+class FakeRun:
+    """What save_epoch asks of a run."""
+
+    is_main, completed = True, 12
+
+    def __init__(self, folder, args):
+        self.dir, self.args, self.said = folder, args, []
+
+    def snapshot(self, name, module, kind, config):
+        self.config = config
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def trained(script, *words):
+    """A network and optimizer some steps old."""
+    args = script.get_args([*TINY, *words])
+    torch.manual_seed(0)
+    model = SimCLR(proj_dim=8, proj_hidden=16)
+    optimizer = script.build_optimizer(model, args)
+    for _ in range(2):
+        model(torch.rand(4, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+    return args, model, optimizer
+
+
+@pytest.mark.parametrize("words", ["--opt adam", "--opt sgd --lars 0", "--opt lars"])
+def test_load_gives_back_what_was_saved(script, tmp_path, monkeypatch, words):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args, model, optimizer = trained(script, *words.split())
+    run = FakeRun(tmp_path, args)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss_tr": 2.5, "nimg": 3}\n')
+    script.save_epoch(run, model, optimizer, script.build_recipe(args), 3)
+    assert (tmp_path / "latest.pt").resolve() == tmp_path / "3.pt" and not run.said
+    load_torch(tmp_path / "3.pt")  # weights only: no objects in it
+    again, restored, epoch, saved, results = script.load_(tmp_path / "latest.pt")
+    assert epoch == 3 and results == {"loss_tr": [[5, 2.5]]}
+    assert vars(saved) == {k: v for k, v in vars(args).items()}
+    x = torch.rand(4, 3, 8, 8)
+    assert torch.equal(again.eval()(x), model.eval()(x))
+    for m, o in ((model, optimizer), (again, restored)):  # and both go on alike
+        m.train().zero_grad()
+        m(x).square().sum().backward()
+        o.step()
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
+
+
+def test_a_file_that_cannot_be_written_is_said(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args, model, optimizer = trained(script)
+
+    def full(value, fh):
+        raise OSError(28, "No space left on device")
+
+    run = FakeRun(tmp_path, args)
+    monkeypatch.setattr(script.torch, "save", full)
+    script.save_epoch(run, model, optimizer, script.build_recipe(args), 3)
+    assert "No space left" in run.said[0] and not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------- the lab's whole objects
+
+
+class Wrapper:
+    """Stands for the lab's LARS around an optimizer: any object that has one."""
+
+    def __init__(self, optim, eta):
+        self.optim, self.eta = optim, eta
+
+
+class Results:
+    """Stands for a log of theirs."""
+
+    def __init__(self):
+        self.scalars = {"Loss/train": [3.0, 2.0]}
+
+
+@pytest.fixture
+def old_file(tmp_path, monkeypatch):
+    """A checkpoint of pickled objects, of classes that are gone when it is read."""
+    module = types.ModuleType("Models")
+    for cls in (Headed, Head, Wrapped, Wrapper, Results):
+        monkeypatch.setattr(cls, "__module__", "Models")
+        setattr(module, cls.__name__, cls)
+    monkeypatch.setitem(sys.modules, "Models", module)
+    model = lab(hidden=16, out=8).train()
+    weights = [p for n, p in model.named_parameters() if "bn" not in n]
+    norms = [p for n, p in model.named_parameters() if "bn" in n]
+    inner = torch.optim.Adam([{"params": weights}, {"params": norms}], lr=0.004, betas=(0.9, 0.99))
+    for _ in range(2):
+        inner.zero_grad()
+        model(torch.rand(4, 3, 32, 32))[1].square().sum().backward()
+        inner.step()
+    for group in inner.param_groups:
+        group["weight_decay"] = 1e-6
+    args = argparse.Namespace(lr=0.004, crop_size=32, trust=0.002, data="cifar10", mm=[0.9, 0.99])
+    value = {"model": model, "optimizer": Wrapper(inner, 0.001), "last_epoch": 99, "args": args}
+    value["tb_results"] = Results()
+    torch.save(value, tmp_path / "99.pt")
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        want = model.eval()(x)
+    named = dict(model.named_parameters())
+    state = {n: inner.state[p] for n, p in named.items() if p in inner.state}
+    monkeypatch.delitem(sys.modules, "Models")
+    return tmp_path / "99.pt", x, want, state
+
+
+def test_pickled_objects_of_the_lab_are_read(script, old_file):
+    path, x, (h, z), state = old_file
+    model, optimizer, epoch, args, results = script.load_(path)
+    assert epoch == 99 and results == {"scalars": {"Loss/train": [3.0, 2.0]}}
+    assert args.lr == 0.004 and args.mm == [0.9, 0.99]
+    with torch.no_grad():
+        assert torch.equal(model.eval().features(x), h) and torch.equal(model(x), z)
+    assert isinstance(optimizer, LARC) and optimizer.trust == 0.002
+    assert optimizer.param_groups[0]["lr"] == 0.004
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.99)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-6, 0.0]
+    ours = dict(model.named_parameters())
+    for old, new in (
+        ("model.projection.model.fc1.weight", "projector.fc1.weight"),
+        ("model.backbone.model.0.weight", "backbone.conv1.weight"),
+        ("model.backbone.model.4.0.downsample.1.bias", "backbone.layer2.0.downsample.1.bias"),
+    ):
+        kept = optimizer.state[ours[new]]
+        assert torch.equal(kept["exp_avg_sq"], state[old]["exp_avg_sq"]) and kept["step"] == 2
+    model.train()(x).square().sum().backward()
+    optimizer.step()
+
+
+def test_a_state_dict_of_the_lab_is_read(script, tmp_path):
+    old = lab(hidden=16, out=8)
+    torch.save({"model": old.state_dict(), "last_epoch": 7}, tmp_path / "7.pt")
+    model, optimizer, epoch, _, results = script.load_(tmp_path / "7.pt")
+    assert (optimizer, epoch, results) == (None, 7, {})
+    assert lab_config(old.state_dict())["proj_dim"] == model.config["proj_dim"] == 8
+
+
+class Runs:
+    """What a pickle would run, were it believed, is seen."""
+
+    def __init__(self, call, *args):
+        self.call, self.args = call, args
+
+    def __reduce__(self):
+        return self.call, self.args
+
+
+@pytest.mark.parametrize("call", [open, os.system, eval, exec, print])
+def test_what_a_file_wants_to_run_is_refused(script, tmp_path, call):
+    seen = tmp_path / "ran"
+    text = {os.system: f"touch {seen}"}.get(call, f"open({str(seen)!r}, 'w')")
+    args = (str(seen), "w") if call is open else (text,)
+    for at in ("model", "args", "tb_results", "optimizer"):
+        value = {"model": {"a": torch.ones(1)}, "last_epoch": 1, at: Runs(call, *args)}
+        torch.save(value, tmp_path / "1.pt")
+        with pytest.raises(CheckpointError, match="refused: global") as caught:
+            script.load_(tmp_path / "1.pt")
+        assert "\n" not in str(caught.value)
+    assert not seen.exists()
+
+
+def rewritten(path, change):
+    """A copy of a torch.save file with some of its members changed."""
+    out = path.with_name("changed.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for info in old.infolist():
+            data = change(info.filename, old.read(info))
+            if data is not None:
+                new.writestr(info.filename, data)
+    return out
+
+
+def test_damage_is_one_line(old_file, tmp_path):
+    path = old_file[0]
+    small = tmp_path / "small.pt"
+    small.write_bytes(path.read_bytes()[:1000])
+    cases = {
+        "not a file of torch.save": lambda n, d: None if n.endswith("data.pkl") else d,
+        "numbers of its storage": lambda n, d: d[:-4] if n.endswith("data/0") else d,
+        "of its storage": lambda n, d: None if n.endswith("data/1") else d,
+        "the file ends before|damaged|has no end": lambda n, d: (
+            d[: len(d) // 2] if n.endswith("data.pkl") else d
+        ),
+    }
+    for match, change in cases.items():
+        with pytest.raises(CheckpointError, match=match) as caught:
+            read_objects(rewritten(path, change))
+        assert "\n" not in str(caught.value)
+    for missing in (small, tmp_path / "none.pt", tmp_path):
+        with pytest.raises(CheckpointError):
+            read_objects(missing)
+
+
+def test_tensors_come_as_they_were(tmp_path):
+    a = torch.arange(24.0).reshape(4, 6)
+    b = nn.Parameter(torch.randn(3, dtype=torch.float64))
+    value = {"a": a, "view": a.t()[1:3], "b": b, "same": [b, b], "none": torch.empty(0, 3)}
+    value |= {"half": torch.randn(5).bfloat16(), "flag": torch.tensor([True, False])}
+    torch.save(value, tmp_path / "x.pt")
+    got = read_objects(tmp_path / "x.pt")
+    for key in ("a", "view", "b", "none", "half", "flag"):
+        assert got[key].dtype == value[key].dtype and torch.equal(got[key], value[key].detach())
+    assert got["same"][0] is got["same"][1] is got["b"]
+
+
+def test_files_of_something_else(script, tmp_path):
+    for value, match in (
+        ({"weights": torch.ones(1)}, "no checkpoint of SimCLR"),
+        ([1, 2], "no checkpoint of SimCLR"),
+        ({"model": nn.Linear(2, 2), "last_epoch": 1}, "not a key of the lab's SimCLR"),
+        ({"model": {"a": 3}, "last_epoch": 1}, "expected a state_dict"),
+    ):
+        torch.save(value, tmp_path / "1.pt")
+        with pytest.raises(CheckpointError, match=match) as caught:
+            script.load_(tmp_path / "1.pt")
+        assert "\n" not in str(caught.value)
