@@ -191,6 +191,7 @@ def main(args: argparse.Namespace) -> None:
         train, held = simclr.splits(args)
         trained = simclr.in_memory(train, args, run)
         tested = simclr.held_pictures(held, trained, args, run)
+        simclr.check_evaluation(args, trained)
         steps_per_epoch = simclr.epoch_steps(trained, args, run)
         plan = simclr.build_recipe(args)
         augment = augmentation(plan, args)

@@ -1,0 +1,90 @@
+"""The study of generated views: pieces and their order, one command, its report, going on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import isicle_arms as study
+from imle import CAMNet
+from runtime.run import Run
+from runtime.snapshot import save_snapshot
+from tests.data.pictures import make_set
+
+TINY = (
+    "--crop_size 8 --num_images 16 --bs 8 --n_ramp 0 --view_batch 8 --precision fp32 "
+    "--view_precision fp32 --log_every 1 --eval_iter 99 --save_iter 99 --save_every 99"
+)
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(Run, "_draw_curves", lambda run: None)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def words(tmp_path):
+    torch.manual_seed(0)
+    net = CAMNet(res=[4, 8], map_nc=4, latent_nc=8, resid_nc=[6], dense_nc=[4], n_blocks=1)
+    config = {"net": net.config, "codes": {}, "corruption": {}, "crop": "center"}
+    file = save_snapshot(tmp_path / "net.safetensors", net.state_dict(), "camnet", config, {})
+    counts = {"train": {"a": 8, "b": 8}, "val": {"a": 4, "b": 4}}
+    data = make_set(tmp_path / "set", counts)
+    return f"--out {tmp_path / 'out'} --net {file} --data {data} --epochs 1".split()
+
+
+def args_of(words, *more):
+    return study.get_args([*words, "--extra", TINY, *more])
+
+
+def test_pieces_are_whole_and_in_order(words):
+    args = args_of(words, "--seeds", "3", "4")
+    found = study.pieces(args)
+    assert len(found) == len(set(found)) == 14 + 4
+    assert {p.arm for p in found if p.seed == 4} == {
+        f"{augs}-{pair}" for augs in study.AUGS for pair in ("real-real", "mixed")
+    }
+    arms = [p.arm for p in found if p.seed == 3]
+    assert set(arms[-2:]) == {"full-real-real-long", "crop+flip-real-real-long"}
+    only = study.pieces(args_of(words, "--only", "full-*real", "--key"))
+    assert [p.arm for p in only] == ["full-real-real"]
+    with pytest.raises(SystemExit):
+        args_of(words, "--only", "nothing")
+
+
+def test_the_longer_control_costs_what_mixed_costs(words):
+    args = args_of(words, "--seeds", "0", "1", "--epochs", "20")
+    piece = study.Piece("full-real-real-long", 1)
+    done = {study.Piece("full-real-real", 0): {"cpu_s": 10.0}}
+    assert study.longer(args, piece, done) is None
+    done[study.Piece("full-mixed", 0)] = {"cpu_s": 17.0}
+    assert study.longer(args, piece, done) == 34
+    assert study.longer(args, study.Piece("full-mixed", 1), {}) == 20
+
+
+@pytest.mark.slow
+def test_one_command_trains_reports_and_goes_on(words, monkeypatch, tmp_path):
+    args = args_of(words, "--seeds", "0", "1", "--only", "full-real-real", "full-mixed")
+    study.main(args)
+    text = (tmp_path / "out" / "report.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| full")]
+    assert [row.split(" | ")[0] for row in rows] == ["| full-real-real", "| full-mixed"]
+    assert "2 seeds" in rows[1] and "8 pictures" in rows[1]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results) == 4 and all(r["steps"] == 2 and r["cpu_s"] > 0 for r in results)
+    by = {(r["arm"], r["seed"]): r for r in results}
+    assert by["full-mixed", 0]["ms_per_view"] > 0 == by["full-real-real", 0]["synthetic"]
+
+    # what is there is not done again; the control that waited runs now
+    trained = []
+    whole = study.TrainISICLE.main
+    monkeypatch.setattr(study.TrainISICLE, "main", lambda a: trained.append(a.run_dir) or whole(a))
+    study.main(args_of(words, "--seeds", "0", "1", "--only", "full-real-real-long", "full-mixed"))
+    assert [folder.rsplit("/", 1)[1] for folder in trained] == ["full-real-real-long"] * 2
+    assert "full-real-real-long" in (tmp_path / "out" / "report.md").read_text()

@@ -1,0 +1,297 @@
+"""TrainISICLE.py: SimCLR bit for bit without synthetic views; every source of views, resumed and on
+several ranks; what cannot be is refused."""
+
+import os
+
+import pytest
+import torch
+
+from imle import CAMNet
+from runtime.run import Run
+from runtime.snapshot import load_snapshot, save_snapshot
+from tests import gloo
+from tests import kill_harness as harness
+from tests.data.pictures import make_set
+from tests.scripts.support import load, metrics
+
+COMMON = (
+    "--num_images 24 --bs 8 --epochs 2 --crop_size 8 --n_ramp 1 --stem standard "
+    "--eval cv --folds 2 --eval_iter 2 --save_iter 2 --probe False --color_s 0.5 --log_every 1 "
+    "--save_every 100 --num_workers 0 --wandb disabled --gpus cpu"
+).split()
+NET = {"res": [4, 8], "map_nc": 4, "latent_nc": 8, "resid_nc": [6], "dense_nc": [4], "n_blocks": 1}
+JOINT = [
+    *"--crop_size 16 --joint 1 --imle_steps 3 --imle".split(),
+    "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4 "
+    "--mini_bs 2 --ns 2 --sp 2 --code_bs 4 --subsample_size 4",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light():
+    """One thread, and no curves, which take as long as all else."""
+    before, curves = torch.get_num_threads(), Run._draw_curves
+    torch.set_num_threads(1)
+    Run._draw_curves = lambda run: None
+    yield
+    torch.set_num_threads(before)
+    Run._draw_curves = curves
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    """A small generator, untrained, whose draws differ."""
+    torch.manual_seed(3)
+    model = CAMNet(**NET)
+    config = {
+        "net": model.config,
+        "codes": {"method": "normal", "num_components": 5},
+        "corruption": {"grayscale": 0, "mask_res": 2, "mask_frac": 0.25, "fill": "zero"},
+        "crop": "center",
+    }
+    file = tmp_path_factory.mktemp("net") / "net.safetensors"
+    return str(save_snapshot(file, model.state_dict(), "camnet", config, {}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(tmp_path_factory):
+    """26 pictures of two classes; runs train on 24 of them."""
+    folder = tmp_path_factory.mktemp("data") / "set"
+    os.environ["ISICLE_TEST_SET"] = str(make_set(folder, {"train": {"a": 13, "b": 13}}))
+    yield folder
+    del os.environ["ISICLE_TEST_SET"]
+
+
+def train(run_dir, *words, name="TrainISICLE"):
+    """One launch; module-level, for processes of its own."""
+    script, data = load(name), os.environ["ISICLE_TEST_SET"]
+    words = [*words, "--view_batch", "8"] if name == "TrainISICLE" else words
+    script.main(script.get_args(["--data", data, *COMMON, "--run-dir", str(run_dir), *words]))
+    return run_dir
+
+
+def stop_and_resume(run_dir, turn, *words):
+    """A signal in turn `turn`, then the same command again."""
+    script = load("TrainISICLE")
+    whole = script.Turns.at
+
+    def at(self, number):
+        if number == turn:
+            os.kill(os.getpid(), 15)
+        return whole(self, number)
+
+    script.Turns.at = at
+    try:
+        with pytest.raises(SystemExit, match="75"):
+            train(run_dir, *words)
+    finally:
+        script.Turns.at = whole
+    return train(run_dir, *words)
+
+
+def same(a, b):
+    assert harness.differences(harness.final_state(a), harness.final_state(b)) == []
+    assert harness.metrics(a) == harness.metrics(b)
+
+
+def test_real_real_is_simclr_bit_for_bit(tmp_path):
+    ours = train(tmp_path / "ours", "--pair", "real-real")
+    theirs = train(tmp_path / "theirs", name="TrainSimCLR")
+    assert metrics(ours, "loss_tr") == metrics(theirs, "loss_tr")
+    assert len(metrics(ours, "loss_tr")) == 6
+    states = [harness.final_state(d) for d in (ours, theirs)]
+    assert harness.differences(*states) == []
+    a, b = (load_snapshot(d / "snapshots" / "1.safetensors") for d in (ours, theirs))
+    assert harness.differences(a.state_dict, b.state_dict) == [] and a.config == b.config
+
+
+@pytest.mark.parametrize(
+    ("words", "share", "resumed"),
+    [
+        ("--pair synth-synth --augs none --code random", 1.0, False),
+        ("--pair mixed --f 0:1 --augs crop+flip", None, True),
+        ("--pair multi --num_synth 2 --temperature 0.7 --truncation 2", 2 / 3, False),
+        ("--pair real-synth --domain_bn --view_source upsampled", 0.5, True),
+    ],
+)
+def test_every_pair_trains_and_resumes(words, share, resumed, net, tmp_path):
+    words = ["--net", net, *words.split()]
+    whole = train(tmp_path / "whole", *words)
+    if resumed:
+        same(whole, stop_and_resume(tmp_path / "broken", 4, *words))
+    losses, shares = metrics(whole, "loss_tr"), metrics(whole, "synthetic")
+    assert all(0 < v < 20 for v in losses.values())
+    if share is None:  # 0 in the first epoch, 1 in the last
+        assert list(shares.values()) == [0, 0, 0, 1, 1, 1]
+    else:
+        assert list(shares.values()) == pytest.approx([share] * 6)
+    timed = metrics(whole, "time/ms_per_view")
+    assert set(timed) == {step for step, value in shares.items() if value}
+    assert any((whole / "samples").glob("views-*.png"))
+    # what is for use is a plain SimCLR, whatever the norms were
+    snapshot = load_snapshot(whole / "snapshots" / "1.safetensors")
+    model = load("TrainSimCLR").SimCLR(**snapshot.config["net"])
+    model.load_state_dict(snapshot.state_dict)
+
+
+def test_other_views_give_other_losses(net, tmp_path):
+    """Each option reaches the views; the filter counts."""
+    found = {}
+    for name, words in {
+        "random": "",
+        "fixed": "--code fixed",
+        "upsampled": "--view_source upsampled",
+        "filtered": "--crop_size 16 --lpips random --lpips_min 1e-4 --lpips_max 0.01 --tries 2",
+    }.items():
+        command = ["--net", net, *"--pair synth-synth --epochs 1 --n_ramp 0 --num_images 8".split()]
+        run_dir = train(tmp_path / name, *command, *words.split())
+        found[name] = metrics(run_dir, "loss_tr")[1]
+    assert len(set(found.values())) == 4
+    accepted = metrics(tmp_path / "filtered", "acceptance")
+    assert set(accepted) == {1} and 0 <= accepted[1] <= 1
+    assert set(metrics(tmp_path / "filtered", "stood_in")) == {1}
+
+
+def test_refreshed_views_are_those_of_a_folder_until_they_are_drawn_anew(net, pictures, tmp_path):
+    views = tmp_path / "views"
+    words = f"--net {net} --data {pictures} --size 8 --views 3 --format memmap --out {views}"
+    script = load("generate_views")
+    script.main(script.get_args(f"{words} --view_batch 8 --gpus cpu".split()))
+    cached = train(tmp_path / "cached", "--views", "cache", "--cache", str(views))
+    once = train(tmp_path / "once", "--net", net, "--refresh", "2", "--k", "3")
+    assert metrics(cached, "loss_tr") == metrics(once, "loss_tr")
+
+    words = ["--net", net, "--refresh", "1", "--k", "3"]
+    anew = train(tmp_path / "anew", *words)
+    first, second = metrics(once, "loss_tr"), metrics(anew, "loss_tr")
+    assert [first[s] == second[s] for s in range(1, 7)] == [True] * 3 + [False] * 3
+    same(anew, stop_and_resume(tmp_path / "broken", 4, *words))
+
+
+@pytest.mark.parametrize(  # in a phase, in an epoch, and so again
+    "turn", [*(pytest.param(t, marks=pytest.mark.slow) for t in (1, 4, 7)), 10]
+)
+def test_joint_training_resumes(turn, joint_run, tmp_path):
+    same(joint_run, stop_and_resume(tmp_path / "broken", turn, *JOINT))
+
+
+@pytest.fixture(scope="module")
+def joint_run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("joint") / "run", *JOINT)
+
+
+def test_joint_training_trains_the_generator_in_its_phases_alone(joint_run):
+    imle = metrics(joint_run, "imle/batch loss")
+    assert set(imle) == {1, 2, 3, 7, 8, 9}  # three turns before each epoch of three
+    assert set(metrics(joint_run, "loss_tr")) == {4, 5, 6, 10, 11, 12}
+    assert set(metrics(joint_run, "imle/search loss")) == {1, 7}
+    start, end = (
+        load_snapshot(joint_run / "snapshots" / f"generator-{n}.safetensors").state_dict
+        for n in ("initial", "latest")
+    )
+    assert harness.differences(start, end)
+    state = harness.final_state(joint_run)
+    # the encoder's last epoch left the generator as its last phase made it
+    steps = {int(s["step"]) for s in state["generator_optimizer"]["state"].values()}
+    assert steps == {6}
+
+
+@pytest.mark.slow
+def test_joint_training_goes_on_from_a_snapshot_and_refreshes(joint_run, tmp_path):
+    file = str(joint_run / "snapshots" / "generator-latest.safetensors")
+    words = [*JOINT, "--net", file, "--refresh", "1", "--k", "2"]
+    whole = train(tmp_path / "whole", *words)
+    assert not (whole / "snapshots" / "generator-initial.safetensors").exists()
+    same(whole, stop_and_resume(tmp_path / "broken", 10, *words))
+
+
+def losses_of_ranks(run_dir, words):
+    train(run_dir, *words)
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param("", marks=pytest.mark.slow), "--refresh 1 --k 2 --domain_bn"]
+)
+def test_two_processes_are_one(words, net, tmp_path):
+    words = ["--net", net, "--epochs", "1", "--n_ramp", "0", *words.split()]
+    one = train(tmp_path / "one", *words)
+    gloo.run(2, losses_of_ranks, tmp_path / "two", words, join=False)
+    a, b = (metrics(d, "loss_tr") for d in (one, tmp_path / "two"))
+    # fp32; in float64 tests/models/test_domain_norm.py. Later steps have learnt apart.
+    assert a[1] == pytest.approx(b[1], rel=5e-6 if "--domain_bn" in words else 1e-6)
+    assert [*a.values()] == pytest.approx([*b.values()], abs=1e-3)
+    shares = (metrics(d, "synthetic") for d in (one, tmp_path / "two"))
+    assert len({tuple(s.values()) for s in shares}) == 1
+
+
+def test_turns_cover_every_step_once():
+    Turns = load("TrainISICLE").Turns
+    for every in (0, 1, 2, 3, 7):
+        turns = Turns(per_epoch=4, epochs=5, every=every, phase=3)
+        found = [turns.at(t) for t in range(turns.total)]
+        assert [s for s, _ in found if s is not None] == list(range(20))
+        phases = -(-5 // every) if every else 0
+        assert [g for s, g in found if s is None] == list(range(3 * phases))
+        before = [sum(s is None for s, _ in found[:t]) for t in range(turns.total)]
+        for t, (step, _) in enumerate(found):
+            if step is not None and every:
+                assert before[t] == 3 * (step // 4 // every + 1)
+
+
+def test_a_batch_ahead_is_the_batch(monkeypatch):
+    """On a CPU nothing is ahead; `follows` keeps an epoch's refresh to itself."""
+    script = load("TrainISICLE")
+    made = []
+    ahead = script.Ahead(lambda step: made.append(step) or step, torch.device("cpu"))
+    assert ahead.take(0) == 0
+    ahead.start(1)
+    assert ahead.take(1) == 1 and made == [0, 1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_ahead_on_a_gpu_is_the_batch(net, tmp_path):
+    words = ["--net", net, "--gpus", "0", "--deterministic"]
+    script = load("TrainISICLE")
+    with_it = train(tmp_path / "with", *words)
+    script.Ahead.start, kept = lambda self, step: None, script.Ahead.start
+    try:
+        without = train(tmp_path / "without", *words)
+    finally:
+        script.Ahead.start = kept
+    assert metrics(with_it, "loss_tr") == metrics(without, "loss_tr")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "give --net SNAPSHOT"),
+        ("--net x --pair real-synth --f 0.5", "--f 0.5 is of --pair mixed"),
+        ("--net x --f 2", "no share of views"),
+        ("--views cache", "needs --cache"),
+        ("--cache x", "needs --views cache"),
+        ("--views cache --cache x --refresh 2", "takes no --refresh"),
+        ("--pair real-real --joint 1", "no synthetic views"),
+        ("--pair real-real --augs none", "two equal views"),
+        ("--net x --pair multi --loss dcl", "not --loss dcl"),
+        ("--net x --pair synth-synth --domain_bn", "one kind of views"),
+        ("--net x --domain_bn --compile", "exclude each other"),
+        ("--net x --unreal_augs 0 --augs full", "exclude each other"),
+        ("--joint 3 --refresh 2", "not a multiple of --refresh 2"),
+        ("--joint 1 --imle=--nonsense", "--nonsense"),
+        ("--joint 1 --imle '", "No closing quotation"),
+        ("--net x --lpips_min 1 --lpips_max 0.5", "not below"),
+        ("--net x --pair some", "invalid choice"),
+    ],
+)
+def test_wrong_options_are_one_line(words, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        load("TrainISICLE").get_args(["--data", "cifar10", *words.split()])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and says in said[0]
+
+
+@pytest.mark.slow
+def test_the_smoke_preset(tmp_path):
+    script = load("TrainISICLE")
+    script.main(script.get_args(["--preset", "smoke", "--run-dir", str(tmp_path / "run")]))
+    assert len(metrics(tmp_path / "run", "imle/search loss")) == 2
