@@ -57,6 +57,7 @@ from models.synthetic_views import (
     cached_draws,
     fraction,
     gather_views,
+    ms_per_view,
     number_of_views,
     online_draws,
     synthetic_mask,
@@ -401,13 +402,15 @@ class Supply:
             )
         views = torch.empty(share, k, 3, side, side, dtype=torch.uint8, device=run.device)
         report = run.phase(f"views, refresh {number}")
-        self._watch.start()
+        begun = time.monotonic()
         for start in range(0, share, CHUNK):
             ids = own[start : start + CHUNK].to(run.device)
             for j in range(k):
                 views[start : start + CHUNK, j] = self.source(ids, number * k + j)
             report(min(start + CHUNK, share), share)
-        seconds = self._watch.stop()
+        if run.device.type == "cuda":
+            torch.cuda.synchronize(run.device)
+        seconds = time.monotonic() - begun
         run.log(**{"time/refresh_s": seconds, "time/ms_per_view": 1000 * seconds / (share * k)})
         if isinstance(self.source, FilteredViews):
             log_acceptance(run, self.source.take_counts())
@@ -513,9 +516,13 @@ def save(
 
 
 def show(run: Run, trained: Pictures, source: ViewSource | None) -> None:
-    """A grid: the real picture, then draws of it."""
+    """A grid: the real picture, then draws of it; and what a view costs."""
     if source is None or not run.is_main:
         return
+    if not isinstance(source, CachedViews):
+        ids = torch.arange(min(run.args.view_batch, len(trained.images)), device=run.device)
+        cost = ms_per_view(source, ids, repeats=1)
+        run.say(f"a view takes {cost:.3g} ms, {len(ids)} at a time")
     count = min(SHOWN[0], len(trained.images))
     ids = torch.arange(count) * len(trained.images) // count
     columns = [simclr.take(trained.images, ids, run.device)]

@@ -11,6 +11,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = (
     "TrainSimCLR",
+    "TrainISICLE",
     "TrainGeneratorWandB",
     "generate_images",
     "generate_views",
