@@ -18,11 +18,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +46,7 @@ from data.sources import Source, Subset, is_image_name, keyed_order
 from data.uint8_cache import UInt8Cache, _check_memory
 
 FORMATS = ("folder", "lmdb", "memmap")
+NOTE_EVERY_S = 2.0  # between notes of progress: what a killed process may lose
 _AUG = re.compile(r"(.*)_aug(\d+)", re.DOTALL)
 
 
@@ -145,6 +148,8 @@ class ViewWriter:
         self.done = 0
         self.finished = False
         self._lmdb: LmdbWriter | None = None
+        self._pixels: np.memmap | None = None
+        self._noted = -math.inf
         self._stack = contextlib.ExitStack()
         lock = self.folder / f".views-{split}.lock"
         with self._stack:
@@ -239,7 +244,6 @@ class ViewWriter:
         try:
             if self.format == "memmap":
                 self._pixels[part] = pixels
-                self._pixels.flush()
             elif self._lmdb is not None:
                 self._lmdb.put(
                     [
@@ -254,7 +258,8 @@ class ViewWriter:
             if self.format == "memmap":
                 self._sums.append([part.stop, zlib.crc32(pixels)])
             self.done = part.stop
-            self._note_progress()
+            if self.done == len(self) or time.monotonic() - self._noted >= NOTE_EVERY_S:
+                self._note_progress()
         except OSError as error:
             raise self._disk(error) from None
 
@@ -297,7 +302,10 @@ class ViewWriter:
         return sum(f.stat().st_size for f in self.place.rglob("*") if f.is_file())
 
     def close(self) -> None:
-        """Let go of files and lock; safe to call twice."""
+        """Note how far it came, let go of files and lock; safe to call twice."""
+        if self._progress.exists() and not self.finished:
+            with contextlib.suppress(OSError):
+                self._note_progress()
         self._pixels = None
         self._stack.close()
 
@@ -310,8 +318,11 @@ class ViewWriter:
         return self.folder / f"building-views-{self.split}.json"
 
     def _note_progress(self) -> None:
+        if self._pixels is not None:
+            self._pixels.flush()
         note = {"plan": self.plan, "done": self.done, "sums": self._sums}
         write_json(self._progress, note)
+        self._noted = time.monotonic()
 
     def _disk(self, error: OSError) -> DataDiskError:
         return DataDiskError(

@@ -1,6 +1,7 @@
 """Caches of views: what is written is what is read, in every layout, whole or after a stop."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -84,6 +85,28 @@ def test_a_stopped_writer_goes_on(tmp_path, source, format):
     cache = open_views(out, source, S, verify=True, quiet=True)
     assert torch.equal(cache.images[cache.rows], views)
     assert not list(out.glob("building-*"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_killed_writer_loses_what_it_did_not_note(tmp_path, source, monkeypatch, format):
+    views, out = views_of(), tmp_path / "out"
+    options = {"k": K, "size": S, "format": format, "settings": SETTINGS}
+    child = os.fork()
+    if child == 0:
+        try:
+            writer = ViewWriter(out, source, **options)
+            monkeypatch.setattr("data.view_cache.NOTE_EVERY_S", 0.0)
+            writer.put(views[:2])
+            monkeypatch.setattr("data.view_cache.NOTE_EVERY_S", 1e9)
+            writer.put(views[2:5])
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    with ViewWriter(out, source, **options) as writer:
+        assert writer.done == 2
+    write(out, source, format, views, parts=(4, 7))
+    cache = open_views(out, source, S, verify=True, quiet=True)
+    assert torch.equal(cache.images[cache.rows], views)
 
 
 def test_an_lmdb_that_lacks_only_the_note_is_finished(tmp_path, source):
