@@ -103,6 +103,6 @@ def test_a_stable_rate_is_stable_and_four_times_it_may_not_be():
             loss = torch.nn.functional.cross_entropy(x @ w.T, y)
             (grad,) = torch.autograd.grad(loss, w)
             w = (w - rate * grad).detach().requires_grad_()
-        return float(loss) - best
+        return float(loss.detach()) - best
 
     assert last(lr) < 1e-4 and last(8 * lr) > 0.01

@@ -88,7 +88,6 @@ def test_probe_only_gives_the_figures_of_the_run(whole, tmp_path):
         assert found["figures"] == json.loads((whole / "probes.json").read_text())["figures"]
 
 
-# A rate at which rounding does not grow: what is compared is eight steps, not their chaos.
 RANKS = "--opt sgd --lars 0 --mm 0.9 --lr 0.01 --n_ramp 0 --precision fp32 --probe_epochs 0".split()
 
 
@@ -99,28 +98,30 @@ def test_several_ranks_are_one(tmp_path, world):
     assert harness.finish(train, [one, *RANKS], log) == 0, log.read_text()
     ranks = harness.launch_ranks(train, [many, *RANKS], log, world)
     assert [harness.wait(p) for p in ranks] == [0] * world, log.read_text()
-    for key in ("loss_tr", "contrastive_top1"):
-        a, b = metrics(one, key), metrics(many, key)
-        assert sorted(a) == sorted(b) == list(range(1, 9))
-        assert max(abs(a[k] - b[k]) / max(1, abs(a[k])) for k in a) < 1e-6, key
+    a, b = metrics(one, "loss_tr"), metrics(many, "loss_tr")
+    assert sorted(a) == sorted(b) == list(range(1, 9))
+    off = [abs(a[k] - b[k]) / a[k] for k in sorted(a)]
+    assert off[0] < 1e-6 and max(off) < 1e-5  # rounding grows on the way
+    assert metrics(one, "contrastive_top1") == pytest.approx(metrics(many, "contrastive_top1"))
     a, b = harness.final_state(one)["model"], harness.final_state(many)["model"]
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5
     a, b = (json.loads((d / "probes.json").read_text())["figures"] for d in (one, many))
     assert a.keys() == b.keys() and abs(a[f"{KNN} acc1"] - b[f"{KNN} acc1"]) < 0.05
 
 
-def gradients(world: int) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and averaged gradients of one step in float64, pictures shared as the script does."""
-    models.simclr.build_backbone = small_backbone
+def gradients(world: int, dtype: torch.dtype) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and averaged gradients of one step, pictures shared as the script does."""
     script = load("TrainSimCLR")
     args = options(script, "--crop_size", "12")
     torch.manual_seed(0)
-    model = script.SimCLR(proj_dim=8, proj_hidden=16, sync_bn=world > 1).double()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.simclr, "build_backbone", small_backbone)
+        model = script.SimCLR(proj_dim=8, proj_hidden=16, sync_bn=world > 1).to(dtype)
     pictures = torch.randint(0, 256, (24, 3, 12, 12), dtype=torch.uint8)
     ids = script.epoch_order(24, args, 3)[:16][distributed.rank() :: world]
     make_views = script.views_of(script.build_recipe(args), args)
     images = script.take(pictures, ids, torch.device("cpu"))
-    a, b = (make_views(images, script.view_keys(0, 3, ids, v)).double() for v in (0, 1))
+    a, b = (make_views(images, script.view_keys(0, 3, ids, v)).to(dtype) for v in (0, 1))
     loss = script.build_loss(args)(*script.two_views(model, a, b))
     loss.backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -128,12 +129,20 @@ def gradients(world: int) -> tuple[float, dict[str, torch.Tensor]]:
     return float(distributed.mean(loss.detach())), {k: p.grad for k, p in trained.items()}
 
 
+def worst(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> float:
+    return max(float((got[k].double() - want[k].double()).abs().max()) for k in want)
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_have_the_loss_and_gradients_of_one_process(world):
-    (loss, want), *_ = gloo.run(1, gradients, 1)
-    for other, got in gloo.run(world, gradients, world):
-        assert abs(other - loss) < 1e-9
-        assert max(float((got[k] - want[k]).abs().max()) for k in want) < 1e-9
+    loss, want = gradients(1, torch.float64)
+    for other, got in gloo.run(world, gradients, world, torch.float64):
+        assert abs(other - loss) < 1e-9 and worst(got, want) < 1e-9
+    loss32, want32 = gradients(1, torch.float32)
+    for other, got in gloo.run(world, gradients, world, torch.float32):
+        assert abs(other - loss32) < 1e-6 * loss32
+        # both are fp32's rounding away from float64: several ranks not further than one process
+        assert worst(got, want) < 2 * worst(want32, want) < 2e-5
 
 
 def test_without_synchronised_statistics_ranks_are_not_one(tmp_path):
