@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     net = SimCLR(args.backbone, resolution=args.size)
     print(net.describe())
     plan = recipe("cifar" if args.size <= 64 else "imagenet", crop_size=args.size)
-    ours = pipelines(net, plan, args, device)  # first: its workers are forked before CUDA is used
+    whole = pipelines(net, plan, args, device)
     a, b = torch.rand(2, args.bs, 3, args.size, args.size, generator=torch.Generator()).to(device)
     formats = [(bf16, last, False) for bf16 in (False, True) for last in (False, True)]
     formats += [(True, True, True)] * args.compile
@@ -195,10 +195,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         step = encoder_step(net, device, bf16, last, compiled)
         name = ("bf16" if bf16 else "fp32") + ", channels_last" * last + ", compiled" * compiled
         encoders[name] = lambda number, step=step: step(a, b)
-    print(
-        f"\nEncoder alone, {args.bs} images\n\n{table(take_turns(encoders, args, device), args.bs)}"
-    )
-    print(f"\nWhole pipeline, {args.bs} images\n\n{table(take_turns(ours, args, device), args.bs)}")
+    for title, methods in (("Encoder alone", encoders), ("Whole pipeline", whole)):
+        found = take_turns(methods, args, device)
+        print(f"\n{title}, {args.bs} images\n\n{table(found, args.bs)}", flush=True)
 
 
 if __name__ == "__main__":
