@@ -464,7 +464,8 @@ def check_evaluation(args: argparse.Namespace, trained: Pictures) -> None:
     try:
         if args.eval == "cv":
             stratified_folds(labels, args.folds, args.seed)
-        fewest = smallest_bank(int(labels.bincount().min()), args.folds * (args.eval == "cv"))
+        folds = args.folds if args.eval == "cv" else None
+        fewest = smallest_bank(int(labels.bincount().min()), folds)
         if args.probe and fewest < 2:
             raise ValueError("a class with a single picture has none to choose l2 by; --no-probe")
         if args.probe and args.few_shot:
