@@ -597,7 +597,8 @@ class Joint:
             snapshot = open_network(file, run.say)
             if snapshot.kind != "camnet":
                 raise UsageError(f"--joint trains a CAM-Net, {file.name} is {snapshot.kind!r}")
-            net, own = build(snapshot), imle_args(args, snapshot.config["net"]["res"])
+            net = build(snapshot).train().requires_grad_(True)
+            own = imle_args(args, snapshot.config["net"]["res"])
             mixing, noise = snapshot.config["codes"], snapshot.config["corruption"]
         else:
             own = imle_args(args)
