@@ -77,7 +77,7 @@ from runtime.cli import (
 from runtime.counter_rng import permutation
 from runtime.dirs import data_home, find_snapshot
 from runtime.distributed import gather_object, interleave, launch
-from runtime.errors import CheckpointError, UsageError
+from runtime.errors import CheckpointError, DiskError, UsageError
 from runtime.meters import Stopwatch
 from runtime.objects import module_state, optimizer_state, plain_value, read_objects
 from runtime.run import Run
@@ -511,8 +511,8 @@ def final_probes(
 
     Logged as final/.... Written into the run's folder: probes.json {"figures", "asked", "step",
     "network"}, and right.pt: by name, which pictures of `tested` (of train under cv) are right,
-    bool [N]. Once they are there for this network and these options, they are read. All
-    ranks call it. A signal ends it; the same command begins it again.
+    bool [N]. Once they are there for this network and these options, they are read. All ranks call
+    it. A signal ends it; the same command begins it again.
     """
     args, file = run.args, run.dir / "probes.json"
     asked = {key: getattr(args, key) for key in PROBE_OPTIONS}
@@ -521,18 +521,18 @@ def final_probes(
     if found and found.get("asked") == asked and found.get("network") == network:
         run.say(f"figures are in {file}")
         return found["figures"]
-    if len(trained.classes) < 2:
-        run.say(f"{trained.name} has no classes: no probes")
-        return {}
     classes, folds = len(trained.classes), args.folds if tested is None else None
+    figures, right, methods = {}, {}, []
     with frozen(model):
         h, y, held = embedded(run, model, trained, tested, plan)
-        methods = [knn_method(h, y, classes, folds=folds)]
-        if args.probe:
+        if classes < 2:
+            run.say(f"{trained.name} has no classes: no probes")
+        else:
+            methods.append(knn_method(h, y, classes, folds=folds))
+        if classes > 1 and args.probe:
             methods.append(linear_method(h, y, classes, seed=args.seed))
-        if args.probe and args.probe_epochs:
+        if classes > 1 and args.probe and args.probe_epochs:
             methods.append(augmented_method(run, model, trained, h, y, plan))
-        figures, right = {}, {}
         for method in methods:
             part = judge(h, y, [method], held=held, folds=args.folds, seed=args.seed)
             figures, right = figures | part.figures, right | part.right
@@ -542,25 +542,29 @@ def final_probes(
             q, z = features(run, model, novel.images, plan), novel.labels.to(h.device)
             figures |= episodes(q, z, args.seed)
             run.check_preempted()
-        if args.export_features and run.is_main:
-            parts = {"train": (trained, h)} | ({"held": (tested, held[0])} if held else {})
-            for name, (pictures, rows) in parts.items():
-                folder = run.dir / "features"
-                folder.mkdir(exist_ok=True)
-                facts = {"layer": "h", "snapshot": network, "dataset": pictures.name}
-                save_features(folder / f"{name}.safetensors", rows, pictures.labels, **facts)
-    if args.export_backbone and run.is_main:
-        write_torch(run.dir / f"{args.backbone}-torchvision.pt", export_torchvision(model))
     top = {k: v for k, v in figures.items() if k.endswith(" acc1")}
-    run.log_now(**{f"final/{name}": value for name, value in top.items()})
+    if top:
+        run.log_now(**{f"final/{name}": value for name, value in top.items()})
     for name in [k.removesuffix(" acc1") for k in top]:
         low, high = figures.get(f"{name} low"), figures.get(f"{name} high")
         interval = f" [{low:.4f}, {high:.4f}]" if low is not None else ""
         run.say(f"{name}: {figures[f'{name} acc1']:.4f}{interval}")
-    if run.is_main:
-        write_torch(run.dir / "right.pt", right)
-        record = {"figures": figures, "asked": asked, "step": run.completed, "network": network}
-        write_atomic(file, json.dumps(record, indent=1) + "\n")  # last: says that all is there
+    record = {"figures": figures, "asked": asked, "step": run.completed, "network": network}
+    try:
+        if args.export_features and run.is_main:
+            folder = run.dir / "features"
+            folder.mkdir(exist_ok=True)
+            export = {"train": (trained, h)} | ({"held": (tested, held[0])} if held else {})
+            for name, (pictures, rows) in export.items():
+                facts = {"layer": "h", "snapshot": network, "dataset": pictures.name}
+                save_features(folder / f"{name}.safetensors", rows, pictures.labels, **facts)
+        if args.export_backbone and run.is_main:
+            write_torch(run.dir / f"{args.backbone}-torchvision.pt", export_torchvision(model))
+        if run.is_main:
+            write_torch(run.dir / "right.pt", right)
+            write_atomic(file, json.dumps(record, indent=1) + "\n")  # last: all the rest is there
+    except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
+        raise DiskError(f"{run.dir}: figures not written: {str(error).splitlines()[0]}") from None
     return figures
 
 
@@ -692,7 +696,7 @@ def load_(
     """(model, optimizer, last epoch, args, results) of an <epoch>.pt, ours or the lab's.
 
     last epoch: index of the last one run before saving; training goes on with the next. results:
-    ours, {name: [[step, value], ...]}; the lab's, as the file has them. The lab's files are pickled
+    ours {name: [[step, value], ...]}; the lab's, as the file has them. The lab's files are pickled
     objects: read as data, nothing in them runs. Their optimizer becomes ours of the same kind, with
     the state of every parameter; it is None where there is none. CheckpointError for what cannot be
     read.
@@ -706,12 +710,15 @@ def load_(
         return _load_lab(path, read_objects(path))
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         return _load_lab(path, found)
-    args = argparse.Namespace(**found["args"])
-    model = SimCLR(**found["config"]["net"])
-    model.load_state_dict(found["model"])
-    optimizer = build_optimizer(model, args)
-    optimizer.load_state_dict(found["optimizer"])
-    return model, optimizer, found["last_epoch"], args, found["results"]
+    try:
+        args = argparse.Namespace(**found["args"])
+        model = SimCLR(**found["config"]["net"])
+        model.load_state_dict(found["model"])
+        optimizer = build_optimizer(model, args)
+        optimizer.load_state_dict(found["optimizer"])
+        return model, optimizer, found["last_epoch"], args, found["results"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
 def _load_lab(path: Path, found: Any) -> tuple[Any, ...]:

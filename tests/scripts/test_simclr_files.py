@@ -244,6 +244,7 @@ def test_files_of_something_else(script, tmp_path):
         ([1, 2], "no checkpoint of SimCLR"),
         ({"model": nn.Linear(2, 2), "last_epoch": 1}, "not a key of the lab's SimCLR"),
         ({"model": {"a": 3}, "last_epoch": 1}, "expected a state_dict"),
+        ({"format": script.FORMAT, "args": {}}, "config"),
     ):
         torch.save(value, tmp_path / "1.pt")
         with pytest.raises(CheckpointError, match=match) as caught:
