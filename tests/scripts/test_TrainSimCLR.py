@@ -55,7 +55,7 @@ def test_a_run_leaves_what_it_should(whole, script, monkeypatch):
     model.load_state_dict(snapshot.state_dict)
 
 
-@pytest.mark.parametrize("turn", [2, 5])
+@pytest.mark.parametrize("turn", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(whole, tmp_path, turn):
     broken, log = tmp_path / "broken", tmp_path / "log"
     assert harness.finish(stopped, [broken, turn, "two_views"], log) == 75, log.read_text()
@@ -91,7 +91,10 @@ def test_probe_only_gives_the_figures_of_the_run(whole, tmp_path):
 RANKS = "--opt sgd --lars 0 --mm 0.9 --lr 0.01 --n_ramp 0 --precision fp32 --probe_epochs 0".split()
 
 
-@pytest.mark.parametrize("world", [2, 4])
+FOUR = pytest.param(4, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("world", [2, FOUR])
 def test_several_ranks_are_one(tmp_path, world):
     log = tmp_path / "log"
     one, many = tmp_path / "one", tmp_path / "many"
@@ -133,7 +136,7 @@ def worst(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> float:
     return max(float((got[k].double() - want[k].double()).abs().max()) for k in want)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, FOUR])
 def test_ranks_have_the_loss_and_gradients_of_one_process(world):
     loss, want = gradients(1, torch.float64)
     for other, got in gloo.run(world, gradients, world, torch.float64):
@@ -145,6 +148,7 @@ def test_ranks_have_the_loss_and_gradients_of_one_process(world):
         assert worst(got, want) < 2 * worst(want32, want) < 2e-5
 
 
+@pytest.mark.slow
 def test_without_synchronised_statistics_ranks_are_not_one(tmp_path):
     log = tmp_path / "log"
     one, many = tmp_path / "one", tmp_path / "many"
