@@ -444,7 +444,7 @@ def draw_rest(
     rank, world = distributed.rank(), distributed.world_size()
     turn = pictures_at_once(args.views, args.view_batch) * world
     numbers = args.first + torch.arange(args.views, device=device)
-    seconds, drawn, report = 0.0, 0, {}
+    seconds, cpu_seconds, drawn, report = 0.0, 0.0, 0, {}
     counts = torch.zeros(4, dtype=torch.int64, device=device)
     total = done + len(rest)
     with Progress(total, desc="views", unit="picture", initial=done) as bar:
@@ -452,19 +452,23 @@ def draw_rest(
             ids = torch.arange(start, min(start + turn, len(rest)), device=device)
             spare = -len(ids) % world  # every rank has as many; the last picture again
             mine = torch.cat([ids, ids[-1:].expand(spare)])[rank::world]
-            begin = time.perf_counter()
+            begin, worked = time.perf_counter(), time.process_time()
             views = source(mine.repeat_interleave(args.views), numbers.repeat(len(mine)))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if start or turn >= len(rest):  # the first turn also prepares
                 seconds, drawn = seconds + time.perf_counter() - begin, drawn + len(views)
+                cpu_seconds += time.process_time() - worked
             views = distributed.interleave(views.unflatten(0, (len(mine), args.views)))
             if isinstance(source, FilteredViews):
                 counts += torch.stack(list(source.take_counts()))
             if writer is not None:
                 writer.put(views[: len(ids)])
             bar.update(len(ids))
-            report = {"ms_per_view": 1000 * seconds / drawn} if drawn else {}
+            if drawn:
+                report = {"ms_per_view": 1000 * seconds / drawn}
+                if device.type == "cpu":  # on a shared machine the cost is this
+                    report["cpu_ms_per_view"] = 1000 * cpu_seconds / drawn
             if isinstance(source, FilteredViews):
                 report |= Acceptance(*distributed.all_reduce_sum(counts.clone())).figures()
             bar.postfix(report)
