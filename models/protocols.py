@@ -30,9 +30,9 @@ class Judged(NamedTuple):
     """Figures, and of each row whether it was right.
 
     figures: `<name> acc1`, `<name> acc5`, and under folds the 95 % interval of acc1 over them,
-    `<name> low` and `<name> high` (folds share training rows: it is somewhat narrow). right: whether
-    acc1 counts a row, bool [N] on the CPU, by name; `models.intervals.paired_images` compares two
-    networks by them.
+    `<name> low` and `<name> high` (folds share training rows: it is somewhat narrow).
+    right: whether acc1 counts a row, bool [N] on the CPU, by name; `models.intervals.paired_images`
+    compares two networks by them.
     """
 
     figures: dict[str, float]
