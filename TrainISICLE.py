@@ -271,7 +271,7 @@ def main(args: argparse.Namespace) -> None:
                     simclr.evaluate(run, model, trained, tested, plan)
                 if last or (epoch + 1) % args.save_iter == 0:
                     save(run, model, optimizer, plan, epoch)
-        simclr.final_probes(run, model, trained, tested, plan)
+        simclr.final_probes(run, for_real(model, args, run), trained, tested, plan)
 
 
 # ------------------------------------------------------------------------------- a step of ISICLE
@@ -506,13 +506,21 @@ def log_acceptance(run: Run, counts: Acceptance) -> None:
 def save(
     run: Run, model: SimCLR, optimizer: torch.optim.Optimizer, plan: Recipe, epoch: int
 ) -> None:
-    """As TrainSimCLR.py. With --domain_bn it is the network for real pictures, under plain names,
-    beside an optimizer that has taken no step: checkpoints, not these, are for resuming."""
+    """As TrainSimCLR.py. With --domain_bn it is the network for real pictures, beside an optimizer
+    that has taken no step: checkpoints, not these files, are for resuming."""
     if run.args.domain_bn:
-        plain = SimCLR(**model.config)
-        plain.load_state_dict(real_state(model))
-        model, optimizer = plain, simclr.build_optimizer(plain, run.args)
+        model = for_real(model, run.args, run)
+        optimizer = simclr.build_optimizer(model, run.args)
     simclr.save_epoch(run, model, optimizer, plan, epoch)
+
+
+def for_real(model: SimCLR, args: argparse.Namespace, run: Run) -> SimCLR:
+    """The network that real pictures see: of one with domains a copy with plain norms."""
+    if not args.domain_bn:
+        return model
+    plain = SimCLR(**model.config)
+    plain.load_state_dict(real_state(model))
+    return simclr.on_device(plain, args, run).train(model.training)
 
 
 def show(run: Run, trained: Pictures, source: ViewSource | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from models.domain_norm import real_state
 from models.norm import convert_sync_bn
 
 FEATURE_DIMS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
@@ -269,5 +270,6 @@ def export_torchvision(model: SimCLR) -> dict[str, torch.Tensor]:
     Loads strictly once `net.fc` is an Identity (or with strict=False, which then names fc only);
     timm's ResNets of the same name have the same keys. With the small stem conv1.weight is
     [64, 3, 3, 3]: the net needs a 3x3 stride 1 conv1 and no max-pool, as `build_backbone` makes.
+    Of norms with domains it is the one of real pictures.
     """
-    return {k: v.detach().clone() for k, v in model.backbone.state_dict().items()}
+    return {k: v.detach().clone() for k, v in real_state(model.backbone).items()}

@@ -17,7 +17,7 @@ from models.domain_norm import (
 )
 from models.norm import convert_sync_bn
 from models.optim import lars_groups
-from models.simclr import SimCLR
+from models.simclr import SimCLR, build_backbone, export_torchvision
 from runtime import distributed
 from tests import gloo
 
@@ -106,6 +106,8 @@ def test_simclr_keeps_torchvisions_names_and_every_norm_stays_out_of_decay():
     keys = list(model.state_dict())
     convert_domain_bn(model)
     assert list(real_state(model)) == keys
+    plain = build_backbone("resnet18", "small")
+    plain.load_state_dict(export_torchvision(model))
     assert len(domain_norms(model)) == 22
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
     assert frozen == ["projector.bn2.bias", "projector.bn2.synthetic.bias"]

@@ -1,7 +1,9 @@
 """TrainISICLE.py: SimCLR bit for bit without synthetic views; every source of views, resumed and on
 several ranks; what cannot be is refused."""
 
+import contextlib
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -246,6 +248,51 @@ def test_a_batch_ahead_is_the_batch(monkeypatch):
     assert ahead.take(0) == 0
     ahead.start(1)
     assert ahead.take(1) == 1 and made == [0, 1]
+
+
+class Stream:
+    """Writes down what a CUDA stream is asked for."""
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def record_event(self):
+        self.log.append(f"{self.name} marks")
+
+    def wait_event(self, event):
+        self.log.append(f"{self.name} waits for the mark")
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+def test_what_waits_for_what_on_a_gpu(monkeypatch):
+    """The next batch waits for what was queued before the encoder's work, not for that work; the
+    encoder waits for the batch, and a batch that is not wanted is thrown away."""
+    script, log = load("TrainISICLE"), []
+    here = Stream("encoder", log)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("views", log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def make(step):
+        log.append(f"batch {step}")
+        kept = SimpleNamespace(record_stream=lambda s: log.append(f"kept for {s.name}"))
+        return SimpleNamespace(ids=kept, pictures=kept, counts=None, step=step)
+
+    ahead = script.Ahead(make, torch.device("cuda"))
+    assert ahead.take(0).step == 0
+    ahead.start(1)
+    assert log == ["batch 0", "encoder marks", "views waits for the mark", "batch 1"]
+    log.clear()
+    assert ahead.take(1).step == 1
+    kept = ["kept for encoder"] * 2
+    assert log == ["encoder waits for views", *kept, "encoder marks"]
+    log.clear()
+    ahead.start(2)
+    assert ahead.take(5).step == 5
+    wrong = ["views waits for the mark", "batch 2", "encoder waits for views", "batch 5"]
+    assert log == [*wrong, "encoder marks"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
