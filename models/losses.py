@@ -56,9 +56,10 @@ def _outside(negative: Tensor, p: Tensor, weight: Tensor | None) -> tuple[Tensor
     """Mean over positives of -log(positive / sum of all others)."""
     everything = torch.logaddexp(negative, p.logsumexp(-1))
     other = p.isfinite()
-    share = 1 / (p.shape[-1] - 1)
-    loss = everything - share * p.masked_fill(~other, 0).sum(-1)
-    b = (p - everything[..., None]).exp() - share * other
+    # of p's type: a bool times a Python number would be fp32, and 1 / 3 is no fp32 number
+    share = other.to(p.dtype) / (p.shape[-1] - 1)
+    loss = everything - (share * p.masked_fill(~other, 0)).sum(-1)
+    b = (p - everything[..., None]).exp() - share
     return loss, (negative - everything).exp(), b
 
 

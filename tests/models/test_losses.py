@@ -64,7 +64,7 @@ def make(kind: str, T: float, **how):
     return loss if isinstance(loss, MultiPositive) else lambda x: loss(*x)
 
 
-CASES = [("ntx", 2), ("dcl", 2), ("dclw", 2), ("in", 2), ("out", 2), ("in", 4), ("out", 3)]
+CASES = [("ntx", 2), ("dcl", 2), ("dclw", 2), ("in", 2), ("out", 2), ("in", 4), ("out", 3), ("out", 4)]
 
 
 @pytest.mark.parametrize("T", [0.5, 0.07, 0.01])  # 0.01: the shifted form
