@@ -37,8 +37,9 @@ def get_data_splits(
     """(training data, evaluation data or "cv").
 
     data: as `registry.open_source` takes it. eval: "val" or "test", a split of its own that the set
-    must have (DataError names those it has; training pictures never stand in for it); "cv": the
-    word itself, for cross-validation over the training data. data_path: default the configured one.
+    must have, other than the one that `data` names (DataError says what there is; training pictures
+    never stand in for it); "cv": the word itself, for cross-validation over the training data.
+    data_path: default the configured one.
     res: None for sources (`data.sources.Source`), a number for `LabelledImages` at that side, a
     list for a list of them.
     """
@@ -51,7 +52,12 @@ def get_data_splits(
     train = open_source(data, data_path, split="train")
     held = None
     if eval != "cv":
-        held = open_source(_whole(data), data_path, split=eval)
+        whole = _whole(data)
+        if whole != str(data) and split_of(Path(data).name) == eval:
+            raise DataError(f"{data} is the split {eval} itself: it cannot be held out from itself")
+        if not splits_of(whole, Path(data_path)):
+            raise DataError(f"{data} has no splits, so no {eval}; cv or pooled holds out a part")
+        held = open_source(whole, data_path, split=eval)
     train = _at(train, res)
     return train, "cv" if held is None else _at(held, res)
 

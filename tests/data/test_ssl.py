@@ -32,6 +32,23 @@ def test_a_missing_split_is_never_replaced_by_training_pictures(tmp_path):
         get_data_splits("mine", "best", tmp_path)
 
 
+def test_what_has_no_splits_holds_nothing_out(tmp_path):
+    """Such a set opens under any name of a split, and would be judged by what it was fitted on."""
+    (make_set(tmp_path / "made", COUNTS) / "train").rename(tmp_path / "flat")
+    zip_folder(tmp_path / "flat", tmp_path / "flat2.zip")
+    for name in ("flat", str(tmp_path / "flat"), "flat2.zip"):
+        assert len(get_data_splits(name, "cv", tmp_path)[0]) == 8
+        with pytest.raises(DataError, match=f"{name} has no splits, so no test"):
+            get_data_splits(name, "test", tmp_path)
+
+
+def test_a_split_is_not_held_out_from_itself(tmp_path):
+    make_set(tmp_path / "mine", COUNTS)
+    for name in ("mine/test", "mine/test/", str(tmp_path / "mine" / "test")):
+        with pytest.raises(DataError, match="is the split test itself"):
+            get_data_splits(name, "test", tmp_path)
+
+
 def test_resolutions(tmp_path):
     make_set(tmp_path / "mine", COUNTS)
     train, held = get_data_splits("mine", "test", tmp_path, 16)
