@@ -34,6 +34,7 @@ from data.view_ops import (
     jitter_masked_,
 )
 from runtime.counter_rng import mix, words
+from runtime.precision import full_fp32
 
 _TRIES = 10  # of RandomResizedCrop, before it takes the central crop
 # Where in a key's random words its draws lie, and how many words there are
@@ -378,6 +379,7 @@ class ExactViews(_Views):
     blocks that fit the cache; on a GPU nothing waits for the device.
     """
 
+    @full_fp32()  # crops are products of matrices: in TF32 they would err by 5e-4
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """The views with parameters already drawn: float32 [B, 3, r, r]."""
         self._check(images)
@@ -466,6 +468,7 @@ class FoldedViews(_Views):
     0.06 (color_s 1) on smooth pictures.
     """
 
+    @full_fp32()
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """The views with parameters already drawn: float32 [B, 3, r, r]."""
         self._check(images)

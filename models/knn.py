@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.scoring import accuracies, check_features, check_labels
+from runtime.precision import full_fp32
 
 METRICS = ("cosine", "euclidean")
 SETTINGS = ((20, 0.07), (200, 0.1))  # the two (k, T) that papers report
@@ -75,6 +76,7 @@ class KNN(NamedTuple):
         return accuracies(self.name(), self.scores, labels)
 
 
+@full_fp32()
 @torch.no_grad()
 def search(
     bank: Tensor,
@@ -87,8 +89,8 @@ def search(
 ) -> Neighbours:
     """The k rows of the bank nearest to every query, best first.
 
-    bank: [N, d], query: [Q, d], float32 or float64 (half precisions are made float32), on one
-    device. metric: "cosine" (of rows made unit length; a row of zeros is as near to everything,
+    bank: [N, d], query: [Q, d], float32 or float64 (half precisions are made float32; no TF32), on
+    one device. metric: "cosine" (of rows made unit length; a row of zeros is as near to everything,
     cosine 0) or "euclidean" (as they are). Memory: query_chunk x bank_chunk and Q x k. Which of
     equally near rows falls out at the boundary is open. Errors: ValueError.
     """

@@ -17,8 +17,8 @@ With several processes (runtime.distributed) each rank has its own anchors again
 all ranks, and gradients flow back to the rank that a column came from: the mean of the ranks'
 losses, and the mean of their gradients, are those of one process with the whole batch.
 
-Sums are in fp32 (fp64 for fp64 input), under autocast too. On a GPU "fp32" is what
-torch.backends.cuda.matmul allows: with TF32 switched on, logits err by about 1e-3 / T.
+All of it is in fp32 (fp64 for fp64 input), under autocast and where TF32 is allowed too: with
+TF32 products logits would err by about 1e-3 / T.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from runtime import distributed
+from runtime.precision import full_fp32
 
 # Side of a block of S when no chunk is given: 1 MiB, which stays in a core's cache.
 BLOCK_SIDE = {"cpu": 512, "cuda": 4096}
@@ -306,7 +307,7 @@ class _Contrastive(nn.Module):
         """Refuse a number of images, on all ranks together, that the loss has no value for."""
 
     def _loss(self, views: Tensor) -> Tensor:
-        with torch.autocast(views.device.type, enabled=False):
+        with full_fp32():
             z = _normalised(views)
             columns, first = self._columns(z)
             self._check(z.shape[1] * (1 if columns is None else columns.shape[0] // z.shape[0]))
@@ -323,7 +324,7 @@ class _Contrastive(nn.Module):
 
         Ties, within rounding, count as many as breaking them at random would: 1 / rows tied.
         """
-        with torch.autocast(views.device.type, enabled=False):
+        with full_fp32():
             z = _normalised(views)
             columns, first = self._columns(z)
             self._check(z.shape[1] * (1 if columns is None else columns.shape[0] // z.shape[0]))

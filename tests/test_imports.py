@@ -83,10 +83,10 @@ def problems(source: str, file: str) -> list[str]:
         if name.endswith(".*"):
             say(line, f"star import of {name[:-2]}")
         if package in METHODS and top in PACKAGES and top != package:
-            if not re.match(r"runtime\.(distributed|counter_rng)(\.|$)", name):
-                say(line, f"{package} imports {name}; of runtime only distributed, counter_rng")
+            if not re.match(r"runtime\.(distributed|counter_rng|precision)(\.|$)", name):
+                say(line, f"{package} imports {name}: of runtime not")
         if package in ("data", "runtime") and top in PACKAGES and top != package:
-            usable = r"runtime\.(dirs|pickles|counter_rng)(\.|$)"
+            usable = r"runtime\.(dirs|pickles|counter_rng|precision)(\.|$)"
             allowed = package == "data" and re.match(usable, name)
             if package == "data" and is_command(tree):
                 # what a command composes; a method only where it is used
@@ -202,6 +202,8 @@ def test_a_breach_is_seen(file, source):
         ("data/a.py", "from runtime import dirs\nfrom runtime.dirs import data_home"),
         ("data/a.py", "from runtime.pickles import read_pickle"),
         ("data/a.py", "from runtime.counter_rng import mix"),
+        ("data/a.py", "from runtime.precision import full_fp32"),
+        ("models/a.py", "from runtime.precision import full_fp32"),
         ("data/Setup.py", "from runtime import cli\nif __name__ == '__main__':\n    cli"),
         (
             "data/Tool.py",

@@ -110,6 +110,15 @@ def test_views_lie_in_0_to_1(kind):
 
 
 @pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
+def test_autocast_changes_nothing(kind):
+    plan, height, width = PLANS["paper"]
+    images = pictures(8, height, width)
+    expected = kind(plan)(images, keys(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(kind(plan)(images, keys(8)), expected)
+
+
+@pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same(kind):
     plan, height, width = PLANS["paper"]

@@ -97,6 +97,13 @@ def test_half_precision_is_computed_in_float32():
     assert torch.equal(half, full)
 
 
+def test_autocast_changes_nothing():
+    (bank, labels), (query, _) = rows(30), rows(3, seed=1)
+    expected = knn(bank.float(), labels, query.float(), 5, 0.1, 4).scores
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(knn(bank.float(), labels, query.float(), 5, 0.1, 4).scores, expected)
+
+
 def test_correct_counts_ties_by_class():
     scores = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
     assert correct(scores, torch.tensor([1, 1])).tolist() == [False, True]

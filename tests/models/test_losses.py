@@ -64,7 +64,16 @@ def make(kind: str, T: float, **how):
     return loss if isinstance(loss, MultiPositive) else lambda x: loss(*x)
 
 
-CASES = [("ntx", 2), ("dcl", 2), ("dclw", 2), ("in", 2), ("out", 2), ("in", 4), ("out", 3), ("out", 4)]
+CASES = [
+    ("ntx", 2),
+    ("dcl", 2),
+    ("dclw", 2),
+    ("in", 2),
+    ("out", 2),
+    ("in", 4),
+    ("out", 3),
+    ("out", 4),
+]
 
 
 @pytest.mark.parametrize("T", [0.5, 0.07, 0.01])  # 0.01: the shifted form
@@ -199,6 +208,36 @@ def test_autocast_changes_nothing():
     assert under == loss
     assert torch.equal(torch.autograd.grad(under, x)[0], grad)
     assert torch.equal(figures, NTXent(0.1).per_anchor(*x))
+
+
+class Precisions(TorchDispatchMode):
+    """Notes what matrix products of fp32 are allowed to be."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in ("mm", "matmul")):
+            self.seen.append(torch.get_float32_matmul_precision())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("T", [0.5, 0.01])
+def test_no_tf32(T):
+    before = torch.get_float32_matmul_precision()
+    x = views(2, 12, 8).float().requires_grad_()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with Precisions() as products:
+            NTXent(T, chunk=5)(*x).backward()
+            NTXent(T, chunk=5).top1(*x)
+        assert len(products.seen) > 4 and set(products.seen) == {"highest"}
+        with pytest.raises(ValueError, match="at least 2"):
+            DCL()(*x[:, :1])
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_without_a_graph():
