@@ -15,8 +15,8 @@ beside it. All are fitted on train pictures alone, on a backbone that is proved 
 import argparse
 import json
 import os
-import uuid
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,6 @@ from models.optim import (
 from models.probes import METHODS, augmented_probe, draw_episodes, few_shot, stable_lr
 from models.protocols import Method, judge, knn_method, linear_method, smallest_bank
 from models.simclr import HEADS, export_torchvision, two_views
-from models.splits import stratified_folds
 from runtime import rundir
 from runtime.checkpoint import write_atomic
 from runtime.cli import (
@@ -77,11 +76,12 @@ from runtime.cli import (
 from runtime.counter_rng import permutation
 from runtime.dirs import data_home, find_snapshot
 from runtime.distributed import gather_object, interleave, launch
-from runtime.errors import CheckpointError, DiskError, UsageError
+from runtime.errors import CheckpointError, DiskError, NonFiniteError, UsageError
 from runtime.meters import Stopwatch
 from runtime.objects import module_state, optimizer_state, plain_value, read_objects
 from runtime.run import Run
 from runtime.snapshot import load_snapshot, load_torch
+from runtime.torchfile import reading, write_torch
 
 PRESETS = {
     "smoke": {
@@ -91,7 +91,7 @@ PRESETS = {
         "color_s": 0.5, "log_every": 2, "num_workers": 0, "wandb": "disabled", "gpus": [],
     },
     "cifar10-r18": {
-        "_help": "ResNet-18 on CIFAR-10: 1000 epochs of google's recipe",
+        "_help": "ResNet-18 on CIFAR-10: 1000 epochs, google's optimizer and rates",
         "data": "cifar10", "bs": 512, "epochs": 1000, "opt": "lars", "lr": 1.0, "lr_scaling":
         "linear", "lr_schedule": "google", "wd": 1e-4, "color_s": 0.5, "temp": 0.5, "eval": "test",
     },
@@ -124,10 +124,11 @@ NORMALISATIONS = {"none": (None, None), "cifar": (CIFAR_MEAN, CIFAR_STD)}
 NORMALISATIONS["imagenet"] = (IMAGENET_MEAN, IMAGENET_STD)
 LOSSES = {"ntxent": NTXent, "dcl": DCL, "dclw": DCLW}
 FORMAT = "imle-lab-simclr-1"
-# What the figures of final_probes depend on, besides the network
+# What the figures of final_probes depend on, besides the network and its recipe
 PROBE_OPTIONS = (
-    "data", "eval", "held_out", "num_images", "folds", "probe", "probe_epochs", "probe_augs",
-    "few_shot", "export_features", "export_backbone", "precision",
+    "data", "data_path", "picture_size", "eval", "held_out", "num_images", "folds", "probe",
+    "probe_epochs", "probe_augs", "few_shot", "export_features", "export_backbone", "precision",
+    "exact_augs", "seed",
 )  # fmt: skip
 FEATURES_AT_ONCE = 512
 PROBE_BATCH = 512
@@ -154,7 +155,8 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_simclr_args(parser)
     add_table(parser, "another use", [
-        ("--probe_only", text, None, "no training: probes of a snapshot or an <epoch>.pt"),
+        ("--probe_only", text, None, "no training: probes of a snapshot, an <epoch>.pt or a run's "
+         "newest"),
     ])  # fmt: skip
     args = parse(parser, PRESETS, argv)
     check_simclr_args(parser, args)
@@ -234,6 +236,9 @@ def probe(args: argparse.Namespace) -> None:
         check_evaluation(args, trained)
         final_probes(run, on_device(model, args, run), trained, tested, plan)
         run.finished = True
+
+
+# ------------------------------------------------------------------------------------------ options
 
 
 def add_simclr_args(parser: argparse.ArgumentParser) -> None:
@@ -321,6 +326,8 @@ def check_simclr_args(parser: argparse.ArgumentParser, args: argparse.Namespace)
         parser.error(f"--n_ramp {args.n_ramp} is longer than --epochs {args.epochs}")
     if args.lr_schedule == "seed" and args.n_ramp == args.epochs:
         parser.error(f"--n_ramp {args.n_ramp} leaves --lr_schedule seed no epoch after it")
+    if args.few_shot and split_of(args.few_shot) == "train":
+        parser.error(f"--few_shot {args.few_shot}: episodes are of other pictures than train's")
     if len(args.mm) > 2 or args.opt == "adam" and len(args.mm) != 2:
         parser.error(f"--mm has {len(args.mm)} values; adam takes 2, the others 1")
 
@@ -338,6 +345,15 @@ def build_recipe(args: argparse.Namespace) -> Recipe:
         mean=mean,
         std=std,
     ).train
+
+
+def run_name(args: argparse.Namespace) -> str:
+    """The run directory's readable part; a hash of the shaping options follows it."""
+    parts = [Path(args.data).stem, args.backbone, f"bs{args.bs}", f"lr{args.lr:g}"]
+    return "-".join([*parts, *([args.suffix] if args.suffix else [])])
+
+
+# --------------------------------------------------------------------------------------------- data
 
 
 def splits(args: argparse.Namespace) -> tuple[Source, Source | None]:
@@ -369,11 +385,44 @@ def in_memory(
     return Pictures(cache.images, cache.labels, cache.classes, cache.name)
 
 
+def held_pictures(
+    source: Source | None, trained: Pictures, args: argparse.Namespace, run: Run
+) -> Pictures | None:
+    """What figures are of, with labels as numbers of train's classes; None under cv.
+
+    UsageError for a class that train does not have: nothing fitted on train can name it.
+    """
+    if source is None:
+        return None
+    held = in_memory(source, args, run)
+    if held.classes == trained.classes:
+        return held
+    strange = [c for c in held.classes if c not in trained.classes]
+    if strange:
+        raise UsageError(
+            f"--eval {args.eval}: {held.name} has classes that {trained.name} has not "
+            f"({strange[0]}, ...); use --eval cv or pooled, and --few_shot {args.eval}"
+        )
+    numbers = torch.tensor([trained.classes.index(c) for c in held.classes])
+    return held._replace(
+        labels=numbers.to(held.labels.device)[held.labels], classes=trained.classes
+    )
+
+
 def take(pictures: Tensor, ids: Tensor, device: torch.device) -> Tensor:
     """Pictures uint8 [B, 3, s, s] on the device, of numbers int64 [B] wherever they are."""
     if ids.device != pictures.device:
         ids = ids.to(pictures.device)
     return pictures.index_select(0, ids).to(device, non_blocking=True)
+
+
+def views_of(plan: Recipe, args: argparse.Namespace) -> ExactViews | FoldedViews:
+    """views(images uint8, keys) -> float32 [B, 3, r, r]."""
+    kind = ExactViews if args.exact_augs else FoldedViews
+    return kind(plan, channels_last=args.channels_last)
+
+
+# ------------------------------------------------------------------------- network, loss, optimizer
 
 
 def build_model(args: argparse.Namespace, run: Run) -> SimCLR:
@@ -392,6 +441,12 @@ def build_model(args: argparse.Namespace, run: Run) -> SimCLR:
         raise UsageError(str(error)) from None
     run.say(model.describe())
     return on_device(model, args, run)
+
+
+def on_device(model: SimCLR, args: argparse.Namespace, run: Run) -> SimCLR:
+    """The model where the run computes, in the memory format asked for."""
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    return model.to(run.device, memory_format=layout)
 
 
 def build_loss(args: argparse.Namespace) -> NTXent | DCL:
@@ -456,28 +511,30 @@ def learning_rate(args: argparse.Namespace, step: int, steps_per_epoch: int) -> 
     return warmup_cosine(step, total, warmup, peak=peak)
 
 
+# --------------------------------------------------------------------------------------- evaluation
+
+
 def check_evaluation(args: argparse.Namespace, trained: Pictures) -> None:
     """UsageError now for an evaluation that could not be made at the end."""
-    if len(trained.classes) < 2:
-        return
-    labels = trained.labels.cpu()
-    try:
-        if args.eval == "cv":
-            stratified_folds(labels, args.folds, args.seed)
-        folds = args.folds if args.eval == "cv" else None
-        fewest = smallest_bank(int(labels.bincount().min()), folds)
-        if args.probe and fewest < 2:
-            raise ValueError("a class with a single picture has none to choose l2 by; --no-probe")
-        if args.probe and args.few_shot:
-            draw_episodes(torch.from_numpy(labels_of(novel_source(args))), *EPISODE, 0, 1)
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise UsageError(f"evaluation: {error}") from None
+    if len(trained.classes) > 1:
+        counts = trained.labels.cpu().bincount(minlength=len(trained.classes))
+        folds, fewest = args.folds if args.eval == "cv" else None, int(counts.min())
+        which = f"class {trained.classes[int(counts.argmin())]!r} of {trained.name} has {fewest}"
+        if folds and fewest < folds:
+            raise UsageError(f"{which} pictures, too few for --folds {folds}")
+        if args.probe and smallest_bank(fewest, folds) < 2:
+            kept = " outside of a fold" if folds else ""
+            raise UsageError(f"{which} to fit on{kept}, and l2 is chosen on one; --no-probe")
+    if args.probe and args.few_shot:
+        novel = novel_source(args)
+        try:
+            draw_episodes(torch.from_numpy(labels_of(novel)), *EPISODE, 0, 1)
+        except ValueError as error:
+            raise UsageError(f"--few_shot {args.few_shot}: {error}") from None
 
 
 def novel_source(args: argparse.Namespace) -> Source:
-    """The pictures of --few_shot."""
+    """The pictures of --few_shot: a split of --data, or another data set."""
     home = args.data_path or data_home()
     if split_of(args.few_shot):
         return get_data_splits(args.data, split_of(args.few_shot), home)[1]
@@ -515,7 +572,8 @@ def final_probes(
     it. A signal ends it; the same command begins it again.
     """
     args, file = run.args, run.dir / "probes.json"
-    asked = {key: getattr(args, key) for key in PROBE_OPTIONS}
+    asked = {key: getattr(args, key) for key in PROBE_OPTIONS} | {"recipe": plan._asdict()}
+    asked = rundir.plain(asked)
     network = fingerprint(model)
     found = gather_object(read_json(file))[0]
     if found and found.get("asked") == asked and found.get("network") == network:
@@ -540,11 +598,13 @@ def final_probes(
         if args.probe and args.few_shot:
             novel = in_memory(novel_source(args), args, run, whole=True)
             q, z = features(run, model, novel.images, plan), novel.labels.to(h.device)
-            figures |= episodes(q, z, args.seed)
-            run.check_preempted()
+            for shots, method in product((1, EPISODE[1]), METHODS):
+                figures |= episodes(q, z, shots, method, args.seed)
+                run.check_preempted()
     top = {k: v for k, v in figures.items() if k.endswith(" acc1")}
     if top:
-        run.log_now(**{f"final/{name}": value for name, value in top.items()})
+        named = {f"final/{name}": value for name, value in top.items()}
+        run.log_now(**({"acc_val": next(iter(top.values()))} if classes > 1 else {}), **named)
     for name in [k.removesuffix(" acc1") for k in top]:
         low, high = figures.get(f"{name} low"), figures.get(f"{name} high")
         interval = f" [{low:.4f}, {high:.4f}]" if low is not None else ""
@@ -623,23 +683,18 @@ def augmented_method(
     return scores
 
 
-def episodes(h: Tensor, y: Tensor, seed: int) -> dict[str, float]:
+def episodes(h: Tensor, y: Tensor, shots: int, method: str, seed: int) -> dict[str, float]:
     """Few-shot figures on classes that nothing was fitted on, with 95 % intervals over episodes."""
-    figures = {}
     ways, _, queries = EPISODE
-    for shots in (1, EPISODE[1]):
-        for method in METHODS:
-            done = few_shot(h, y, ways=ways, shots=shots, queries=queries, seed=seed, method=method)
-            i = done.interval
-            figures |= {f"{done.name()} acc1": i.mean, f"{done.name()} low": i.low}
-            figures |= {f"{done.name()} high": i.high}
-    return figures
+    done = few_shot(h, y, ways=ways, shots=shots, queries=queries, seed=seed, method=method)
+    name, i = done.name(), done.interval
+    return {f"{name} acc1": i.mean, f"{name} low": i.low, f"{name} high": i.high}
 
 
 def features(run: Run, model: SimCLR, pictures: Tensor, plan: Recipe) -> Tensor:
     """h float32 [N, d] of pictures uint8 [N, 3, s, s] without augmentation, on the run's device.
 
-    Ranks share the work. Call it inside `frozen(model)`.
+    Ranks share the work. Call it inside `frozen(model)`. NonFiniteError for a diverged network.
     """
     plain = Plain(plan.size, plan.mean, plan.std)
     share = -(-len(pictures) // run.world_size)  # the last ranks repeat a picture or so
@@ -648,10 +703,16 @@ def features(run: Run, model: SimCLR, pictures: Tensor, plan: Recipe) -> Tensor:
     for part in own.split(FEATURES_AT_ONCE):
         with run.precision.autocast():
             rows.append(model.features(plain(take(pictures, part, run.device))).float())
-    return interleave(torch.cat(rows))[: len(pictures)]
+    h = interleave(torch.cat(rows))[: len(pictures)]
+    if not h.isfinite().all():
+        raise NonFiniteError(
+            "features that are not finite: the network has diverged; lower --lr, and start anew or "
+            "from an earlier checkpoint"
+        )
+    return h
 
 
-# ------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def save_epoch(
@@ -683,7 +744,8 @@ def save_epoch(
         path = run.dir / f"{epoch}.pt"
         try:
             write_torch(path, value)
-            link = run.dir / f".latest-{uuid.uuid4().hex[:8]}"
+            link = run.dir / ".latest.pt.tmp"
+            link.unlink(missing_ok=True)  # of a launch that was killed
             link.symlink_to(path.name)
             os.replace(link, run.dir / "latest.pt")
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
@@ -707,63 +769,69 @@ def load_(
     except CheckpointError as error:
         if not path.is_file() or "refused: global" not in str(error):
             raise
-        return _load_lab(path, read_objects(path))
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        return _load_lab(path, found)
-    try:
-        args = argparse.Namespace(**found["args"])
-        model = SimCLR(**found["config"]["net"])
-        model.load_state_dict(found["model"])
-        optimizer = build_optimizer(model, args)
-        optimizer.load_state_dict(found["optimizer"])
-        return model, optimizer, found["last_epoch"], args, found["results"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: {str(error).splitlines()[0]}") from None
-
-
-def _load_lab(path: Path, found: Any) -> tuple[Any, ...]:
+        found = read_objects(path)
     if not isinstance(found, dict) or "model" not in found:
         raise CheckpointError(f"{path}: no checkpoint of SimCLR (a dict with 'model' in it)")
+    with reading(path):
+        return _load_ours(found) if found.get("format") == FORMAT else _load_lab(found)
+
+
+def _load_ours(found: dict[str, Any]) -> tuple[Any, ...]:
+    args = argparse.Namespace(**found["args"])
+    model = network_of(found["config"]["net"], found["model"])
+    optimizer = build_optimizer(model, args)
+    optimizer.load_state_dict(found["optimizer"])
+    return model, optimizer, int(found["last_epoch"]), args, dict(found["results"])
+
+
+def _load_lab(found: dict[str, Any]) -> tuple[Any, ...]:
     old = found["model"]
-    try:
-        tensors = dict(old) if isinstance(old, dict) else module_state(old)
-        config, state = lab_config(tensors), load_lab(tensors)
-        args = plain_value(found.get("args"))
-        args = args if isinstance(args, argparse.Namespace) else argparse.Namespace()
-        model = SimCLR(**config, resolution=int(getattr(args, "crop_size", 32)))
-        model.load_state_dict(state)
-        inner = optimizer_state(found.get("optimizer"))
-        optimizer = None
-        if inner is not None:
-            optimizer = lab_optimizer(model, state, inner, float(getattr(args, "trust", 1e-3)))
-        results = plain_value(found.get("tb_results", {}))
-        epoch = int(found.get("last_epoch", -1))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: {str(error).splitlines()[0]}") from None
+    tensors = dict(old) if isinstance(old, dict) else module_state(old)
+    config, state = lab_config(tensors), load_lab(tensors)
+    args = plain_value(found.get("args"))
+    args = args if isinstance(args, argparse.Namespace) else argparse.Namespace()
+    model = network_of({**config, "resolution": int(getattr(args, "crop_size", 32))}, state)
+    inner, optimizer = optimizer_state(found.get("optimizer")), None
+    if inner is not None:
+        optimizer = lab_optimizer(model, state, inner, float(getattr(args, "trust", 1e-3)))
+    results = plain_value(found.get("tb_results", {}))
+    epoch = int(found.get("last_epoch", -1))
     return model, optimizer, epoch, args, results if isinstance(results, dict) else {}
 
 
 def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
-    """The network of a snapshot or an <epoch>.pt, the recipe of its training and the side of its
-    pictures, if the file says so (the lab's do not).
+    """The network of a snapshot, an <epoch>.pt or a run's folder (its latest.pt), the recipe of its
+    training and the side of its pictures, if the file says so (the lab's do not).
     """
     path = Path(path)
+    path = path / "latest.pt" if path.is_dir() else path
     if path.suffix != ".safetensors":
         model, _, _, args, _ = load_(path)
-        ours = hasattr(args, "picture_size")
-        return model, *((build_recipe(args), args.picture_size) if ours else (None, None))
+        with reading(path):
+            ours = hasattr(args, "picture_size")
+            return model, *((build_recipe(args), int(args.picture_size)) if ours else (None, None))
     snapshot = load_snapshot(path)
     config = snapshot.config
     if not {"net", "recipe", "picture_size"} <= config.keys():
         raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
-    model = SimCLR(**config["net"])
-    model.load_state_dict(snapshot.state_dict)
-    return model, recipe_of(config["recipe"]), config["picture_size"]
+    with reading(path):
+        recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in config["recipe"].items()}
+        model = network_of(config["net"], snapshot.state_dict)
+        return model, Recipe(**recipe), int(config["picture_size"])
 
 
-def recipe_of(config: dict[str, Any]) -> Recipe:
-    """A recipe out of JSON."""
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:
+    """The network of a file. ValueError for weights that are not finite; whatever else is wrong
+    raises what it raises, before memory is taken for it.
+    """
+    with torch.device("meta"):
+        SimCLR(**config).load_state_dict(state, assign=True)
+    strange = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if strange:
+        raise ValueError(f"weights that are not finite ({strange[0]}): the network has diverged")
+    model = SimCLR(**config)
+    model.load_state_dict(state)
+    return model
 
 
 def results_of(run_dir: Path) -> dict[str, list[list[float]]]:
@@ -773,24 +841,15 @@ def results_of(run_dir: Path) -> dict[str, list[list[float]]]:
         lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    for row in map(json.loads, lines):
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # a full disk cut it
+            continue
         for key in row:
             if key in ("loss_tr", "lr", "acc_val") or key.startswith(("eval/", "final/")):
                 out.setdefault(key, []).append([row["step"], row[key]])
     return out
-
-
-def write_torch(path: Path, value: Any) -> None:
-    """torch.save so that readers see the old file or the new one."""
-    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with open(tmp, "wb") as fh:
-            torch.save(value, fh)
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -800,51 +859,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-# ------------------------------------------------------------------------------------------- parts
-
-
-def held_pictures(
-    source: Source | None, trained: Pictures, args: argparse.Namespace, run: Run
-) -> Pictures | None:
-    """What figures are of, with labels as numbers of train's classes; None under cv.
-
-    UsageError for a class that train does not have: nothing fitted on train can name it.
-    """
-    if source is None:
-        return None
-    held = in_memory(source, args, run)
-    if held.classes == trained.classes:
-        return held
-    strange = [c for c in held.classes if c not in trained.classes]
-    if strange:
-        raise UsageError(
-            f"--eval {args.eval}: {held.name} has classes that {trained.name} has not "
-            f"({strange[0]}, ...); use --eval cv or pooled, and --few_shot {args.eval}"
-        )
-    numbers = torch.tensor([trained.classes.index(c) for c in held.classes])
-    return held._replace(
-        labels=numbers.to(held.labels.device)[held.labels], classes=trained.classes
-    )
-
-
-def views_of(plan: Recipe, args: argparse.Namespace) -> ExactViews | FoldedViews:
-    """views(images uint8, keys) -> float32 [B, 3, r, r]."""
-    kind = ExactViews if args.exact_augs else FoldedViews
-    return kind(plan, channels_last=args.channels_last)
-
-
-def on_device(model: SimCLR, args: argparse.Namespace, run: Run) -> SimCLR:
-    """The model where the run computes, in the memory format asked for."""
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    return model.to(run.device, memory_format=layout)
-
-
-def run_name(args: argparse.Namespace) -> str:
-    """The run directory's readable part; a hash of the shaping options follows it."""
-    parts = [Path(args.data).stem, args.backbone, f"bs{args.bs}", f"lr{args.lr:g}"]
-    return "-".join([*parts, *([args.suffix] if args.suffix else [])])
 
 
 if __name__ == "__main__":

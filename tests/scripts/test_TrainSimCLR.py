@@ -10,6 +10,7 @@ import models.simclr
 from data.sources import Joined
 from models.optim import google_lr, seed_epoch_lr, warmup_cosine
 from runtime import distributed
+from runtime.precision import Precision
 from runtime.snapshot import load_snapshot, load_torch
 from tests import gloo
 from tests import kill_harness as harness
@@ -38,7 +39,8 @@ def test_a_run_leaves_what_it_should(whole, script, monkeypatch):
     assert sorted(metrics(whole, "loss_tr")) == list(range(1, 9))
     assert all(v > 0 for v in metrics(whole, "time/images_per_s").values())
     assert sorted(metrics(whole, f"eval/{KNN} acc1")) == [4]  # the last is among the final ones
-    assert metrics(whole, "acc_val") == metrics(whole, f"eval/{KNN} acc1")
+    top1 = metrics(whole, f"eval/{KNN} acc1") | metrics(whole, f"final/{KNN} acc1")
+    assert metrics(whole, "acc_val") == top1 and sorted(top1) == [4, 8]
     found = json.loads((whole / "probes.json").read_text())
     figures = found["figures"]
     names = [KNN, "linear(l2 swept, standardised, h), 2 folds"]
@@ -86,6 +88,30 @@ def test_probe_only_gives_the_figures_of_the_run(whole, tmp_path):
         assert harness.finish(train, [folder, *words], log) == 0, log.read_text()
         found = json.loads((folder / "probes.json").read_text())
         assert found["figures"] == json.loads((whole / "probes.json").read_text())["figures"]
+
+
+def test_figures_asked_otherwise_are_made_anew(whole, tmp_path):
+    """In one folder: there is no checkpoint that would refuse another seed."""
+    folder, log = tmp_path / "probes", tmp_path / "log"
+    for words, made in (("--seed 0", True), ("--seed 0", False), ("--seed 1", True)):
+        log.write_text("")
+        more = ["--probe_only", str(whole), *words.split(), "--no-probe"]
+        assert harness.finish(train, [folder, *more], log) == 0, log.read_text()
+        assert ("figures are in" not in log.read_text()) == made
+        assert json.loads((folder / "probes.json").read_text())["asked"]["seed"] == int(words[-1])
+
+
+def test_features_of_a_diverged_network_are_refused(script, monkeypatch):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args = options(script)
+    model, plan = script.SimCLR().eval(), script.build_recipe(args)
+    run = FakeRun()
+    run.precision = Precision("fp32", run.device)
+    pictures = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    assert script.features(run, model, pictures, plan).shape == (5, 512)
+    model.backbone.bn1.running_mean[2] = torch.nan
+    with pytest.raises(script.NonFiniteError, match="the network has diverged"):
+        script.features(run, model, pictures, plan)
 
 
 RANKS = "--opt sgd --lars 0 --mm 0.9 --lr 0.01 --n_ramp 0 --precision fp32 --probe_epochs 0".split()
@@ -212,6 +238,7 @@ def test_sizes_and_recipes_are_the_data_sets_own(script):
         ("--recipe nothing", "invalid choice"),
         ("--data /nowhere/at/all", "give crop_size"),
         ("--color_s 3", "hue 0.6"),
+        ("--few_shot train", "other pictures than train's"),
     ],
 )
 def test_wrong_options_are_one_line(words, says, capsys):
@@ -227,7 +254,9 @@ def test_wrong_options_are_one_line(words, says, capsys):
         ("--bs 128", 2, "--bs 128: scenes has 64 pictures"),
         ("--head none", 2, "proj_dim is 8, but without a head"),
         ("--opt lars --lars_semantics bolts --wd 0", 2, "semantics 'bolts'"),
-        ("--folds 60", 2, "too few for 60 folds"),
+        ("--folds 60", 2, "pictures, too few for --folds 60"),
+        ("--num_images 24 --folds 2", 2, "outside of a fold, and l2 is chosen on one; --no-probe"),
+        ("--data scenes/val --eval val", 6, "scenes/val is the split val itself"),
         ("--few_shot scenes/test", 6, "scenes has splits train and val"),
         ("--probe_only nowhere.pt", 3, "nowhere.pt"),
     ],

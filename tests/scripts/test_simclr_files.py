@@ -17,7 +17,7 @@ from models import SimCLR, lab_config
 from models.optim import LARC
 from runtime.errors import CheckpointError
 from runtime.objects import read_objects
-from runtime.snapshot import load_torch
+from runtime.snapshot import load_torch, save_snapshot
 from tests.models.test_lab import Head, Headed, Wrapped, lab
 from tests.scripts.simclr_support import TINY, small_backbone
 from tests.scripts.support import load
@@ -244,9 +244,101 @@ def test_files_of_something_else(script, tmp_path):
         ([1, 2], "no checkpoint of SimCLR"),
         ({"model": nn.Linear(2, 2), "last_epoch": 1}, "not a key of the lab's SimCLR"),
         ({"model": {"a": 3}, "last_epoch": 1}, "expected a state_dict"),
-        ({"format": script.FORMAT, "args": {}}, "config"),
+        ({"format": script.FORMAT, "model": {}, "args": {}}, "config"),
     ):
         torch.save(value, tmp_path / "1.pt")
         with pytest.raises(CheckpointError, match=match) as caught:
             script.load_(tmp_path / "1.pt")
         assert "\n" not in str(caught.value)
+
+
+def put(tree, keys, value):
+    """A copy of nested dicts with one entry changed."""
+    first, *rest = keys
+    return tree | {first: put(tree[first], rest, value) if rest else value}
+
+
+WRONG = [
+    (["args", "mm"], []),
+    (["args", "lr"], "x"),
+    (["args"], [1]),
+    (["optimizer"], None),
+    (["optimizer"], {"state": {}, "param_groups": []}),
+    (["last_epoch"], "last"),
+    (["results"], 3),
+    (["model"], {}),
+    (["model"], None),
+    (["model", "backbone.conv1.weight"], torch.full((8, 3, 3, 3), torch.nan)),
+    (["config"], {}),
+    (["config", "net", "backbone"], [1]),
+    (["config", "net", "frobnicate"], 1),
+    (["config", "net", "proj_hidden"], 10**12),  # 2 PB, if it were believed
+]
+
+
+@pytest.fixture
+def own_files(script, tmp_path, monkeypatch):
+    """<epoch>.pt of ours and its snapshot, as values; written by what they are given."""
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args, model, optimizer = trained(script)
+    run = FakeRun(tmp_path, args)
+    script.save_epoch(run, model, optimizer, script.build_recipe(args), 3)
+    return load_torch(tmp_path / "3.pt"), run.config
+
+
+@pytest.mark.parametrize(("keys", "value"), WRONG)
+def test_a_file_of_ours_with_wrong_content_is_one_line(script, own_files, tmp_path, keys, value):
+    torch.save(put(own_files[0], keys, value), tmp_path / "4.pt")
+    for read in (script.load_, script.open_encoder):
+        with pytest.raises(CheckpointError, match="4.pt: ") as caught:
+            read(tmp_path / "4.pt")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        *[(keys[1:], value) for keys, value in WRONG if keys[:2] == ["config", "net"]],
+        (["net", "proj_dim"], 9),
+        (["recipe", "unheard"], 1),
+        (["recipe"], [2]),
+        (["picture_size"], "x"),
+    ],
+)
+def test_a_snapshot_with_wrong_content_is_one_line(script, own_files, tmp_path, keys, value):
+    file = tmp_path / "4.safetensors"
+    weights, config = own_files[0]["model"], own_files[1]
+    save_snapshot(file, weights, "simclr", config, {})
+    assert script.open_encoder(file)[2] == 8
+    save_snapshot(file, weights, "simclr", put(config, keys, value), {})
+    with pytest.raises(CheckpointError, match="4.safetensors: ") as caught:
+        script.open_encoder(file)
+    assert "\n" not in str(caught.value)
+    weights = weights | {"projector.bn2.bias": torch.full((8,), torch.inf)}
+    save_snapshot(file, weights, "simclr", config, {})
+    with pytest.raises(CheckpointError, match=r"not finite \(projector.bn2.bias\)"):
+        script.open_encoder(file)
+
+
+def test_a_runs_folder_stands_for_its_newest_file(script, own_files, tmp_path):
+    model, plan, size = script.open_encoder(tmp_path)
+    assert (plan.size, size) == (8, 8)
+    assert torch.equal(model.projector.fc1.weight, own_files[0]["model"]["projector.fc1.weight"])
+    with pytest.raises(CheckpointError, match="latest.pt"):
+        script.open_encoder(tmp_path / "..")
+
+
+def test_results_are_read_past_a_line_that_was_cut(script, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "lr": 2.0}\n{"step": 2, "l\n{"step": 3, "lr": 4.0}\n'
+    )
+    assert script.results_of(tmp_path) == {"lr": [[1, 2.0], [3, 4.0]]}
+
+
+def test_what_a_kill_left_is_no_hindrance(script, own_files, tmp_path):
+    (tmp_path / ".latest.pt.tmp").symlink_to("nowhere")
+    args, model, optimizer = trained(script)
+    run = FakeRun(tmp_path, args)
+    script.save_epoch(run, model, optimizer, script.build_recipe(args), 5)
+    assert (tmp_path / "latest.pt").resolve().name == "5.pt" and not run.said
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
