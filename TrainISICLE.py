@@ -19,6 +19,8 @@ Figures are of real pictures only. Running the same command again resumes.
 """
 
 import argparse
+import hashlib
+import json
 import shlex
 import time
 from collections.abc import Callable
@@ -37,6 +39,7 @@ from data.view_cache import open_views, root_ids
 from data.views import Recipe, view_keys
 from generate_images import build
 from generate_views import (
+    GENERATOR,
     add_generator_args,
     check_generator_args,
     open_generator,
@@ -97,6 +100,8 @@ PRESETS = {
 
 EXECUTION_ONLY = (*simclr.EXECUTION_ONLY, "lpips_path")
 AUGS = ("none", "crop+flip", "full")
+# Of the generator's options those that a preset may set for a run that draws nothing.
+HOW_DRAWN = ("view_batch", "view_precision", "view_channels_last", "lpips", "lpips_path")
 SHOWN = (8, 6)  # pictures and draws of a grid
 CHUNK = 512  # pictures between two looks for a signal, when a cache is drawn
 
@@ -149,7 +154,7 @@ def check(args: argparse.Namespace) -> None:
     """Rules between the options. Errors: ValueError."""
     if args.f is not None and args.pair != "mixed":
         raise ValueError(f"--f {args.f} is of --pair mixed, not of {args.pair}")
-    fraction(args.f or 0.5)
+    share = fraction(args.f or 0.5)
     if args.views == "cache" and not args.cache:
         raise ValueError("--views cache needs --cache FOLDER")
     if args.cache and args.views != "cache":
@@ -157,18 +162,25 @@ def check(args: argparse.Namespace) -> None:
     for name in ("net", "refresh", "joint"):
         if args.cache and getattr(args, name):
             raise ValueError(f"--views cache draws nothing, so it takes no --{name}")
+    for flag, _, default, *_ in GENERATOR:
+        name = flag.removeprefix("--")
+        if args.cache and name not in HOW_DRAWN and getattr(args, name) != default:
+            raise ValueError(f"--views cache draws nothing, so it takes no {flag}")
     if args.pair == "real-real":
         if args.joint or args.refresh or args.cache:
             raise ValueError(
                 "--pair real-real has no synthetic views: no --joint, --refresh, --cache"
             )
-        if args.augs == "none":
-            raise ValueError("--pair real-real --augs none: two equal views teach nothing")
     elif not (args.net or args.cache or args.joint):
         raise ValueError(
             f"--pair {args.pair} takes synthetic views from somewhere: give --net SNAPSHOT, "
             "--views cache --cache FOLDER, or --joint R"
         )
+    one_draw = args.temperature == 0 or args.code == "fixed" or args.view_source == "upsampled"
+    all_real = args.pair == "real-real" or args.pair == "mixed" and share == (0, 0)
+    all_drawn = args.pair == "synth-synth" or args.pair == "mixed" and share == (1, 1)
+    if args.augs == "none" and (all_real or all_drawn and one_draw):
+        raise ValueError(f"--pair {args.pair} --augs none: two equal views teach nothing")
     if args.pair == "multi" and args.loss != "ntxent":
         raise ValueError(f"--pair multi has NT-Xent for many views only, not --loss {args.loss}")
     if args.domain_bn and args.pair in ("real-real", "synth-synth"):
@@ -211,8 +223,10 @@ def main(args: argparse.Namespace) -> None:
         chosen = evenly(train, args.num_images)
         joint = Joint(args, run, chosen, turns) if args.joint else None
         net = args.net if joint is None else joint.file
-        source, sampler = synthetic_views(args, net, run, chosen, trained)
+        source, sampler, origin = synthetic_views(args, net, run, chosen, trained)
         objects = {} if joint is None else joint.objects()
+        if joint is None and source is not None:
+            objects["views"] = Origin(origin)
 
         run.restore(model=model, optimizer=optimizer, **objects)
         if joint is not None:
@@ -536,7 +550,11 @@ def show(run: Run, trained: Pictures, source: ViewSource | None) -> None:
     columns = [simclr.take(trained.images, ids, run.device)]
     columns += [source(ids.to(run.device), draw).to(run.device) for draw in range(SHOWN[1])]
     if isinstance(source, FilteredViews):
-        source.take_counts()  # these are not training's
+        found = source.take_counts().figures()  # these are not training's
+        run.say(
+            f"the filter takes {found['acceptance']:.0%} of the draws; of {found['stood_in']:.0%} "
+            "of the views the picture itself stands in"
+        )
     run.sample_grid("views", torch.stack(columns, 1).flatten(0, 1).float() / 255, len(columns))
 
 
@@ -545,29 +563,53 @@ def show(run: Run, trained: Pictures, source: ViewSource | None) -> None:
 
 def synthetic_views(
     args: argparse.Namespace, net: str | None, run: Run, chosen: Source, trained: Pictures
-) -> tuple[ViewSource | None, Sampler | None]:
-    """The source that the options ask for, and what draws for it; None where there is none.
+) -> tuple[ViewSource | None, Sampler | None, str]:
+    """The source that the options ask for, what draws for it (None where there is none), and a
+    digest of the generator or the cache.
 
     net: the generator's file. chosen: the pictures of `trained`, in its order.
     """
     if args.pair == "real-real":
         if args.net:
             run.say("--pair real-real: --net has no influence and is not read")
-        return None, None
+        return None, None, ""
     quiet = not run.is_main
     if args.views == "cache":
         stored = open_views(args.cache, chosen, args.picture_size, place=args.place, quiet=quiet)
         images, rows = stored.images, stored.rows
         if args.place == "memory":
             images, rows = images.to(run.device), rows.to(run.device)
-        return CachedViews(images, run.device, rows=rows), None
+        made = json.dumps([stored.settings, list(images.shape)], sort_keys=True)
+        origin = hashlib.sha256(made.encode()).hexdigest()
+        return CachedViews(images, run.device, rows=rows), None, origin
     options = argparse.Namespace(**{**vars(args), "net": net})
-    sampler, _ = open_generator(options, args.picture_size, run.device, run.say)
+    sampler, settings = open_generator(options, args.picture_size, run.device, run.say)
     inputs = UInt8Cache(chosen, sampler.input_size, quiet=quiet).to(run.device).images
     real = trained.images
     if real.device.type != run.device.type and (args.lpips_min, args.lpips_max) != (None, None):
         raise UsageError("--lpips_min and --lpips_max on a GPU need --place memory")
-    return view_source(args, sampler, inputs, real, root_ids(chosen).to(run.device)), sampler
+    source = view_source(args, sampler, inputs, real, root_ids(chosen).to(run.device))
+    return source, sampler, settings["snapshot"]
+
+
+class Origin:
+    """What a run's views are drawn from: a resumed run must not go on with others.
+
+    Errors, when loaded: ValueError.
+    """
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def state_dict(self) -> dict[str, str]:
+        return {"digest": self.digest}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if state["digest"] != self.digest:
+            raise ValueError(
+                "--net or --cache has changed since this run began; put back what it was, or "
+                "begin another run"
+            )
 
 
 # ------------------------------------------------------------------------- training the generator

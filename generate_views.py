@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from data.registry import open_source
-from data.sources import Subset
+from data.sources import Subset, evenly
 from data.uint8_cache import UInt8Cache
 from data.view_cache import FORMATS, ViewWriter, root_ids, root_of
 from generate_images import build, untrained
@@ -310,6 +310,8 @@ def open_generator(
     }
     sampler = view_sampler(snapshot, **options, device=device)
     options["size"] = sampler.size
+    if sampler.image_size < sampler.size and args.view_source == "generated":
+        say(f"the generator gives {sampler.image_size} px: views of {sampler.size} px are enlarged")
     filtered = None
     if is_filtered(args):
         filtered = [args.lpips_min or 0.0, args.lpips_max, args.tries, args.lpips]
@@ -364,7 +366,8 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("--data", text, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB"),
         ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
         ("--split", ("train", "val", "test"), "train", "where --data names none"),
-        ("--num_images", positive_int, None, "the first so many of them alone"),
+        ("--num_images", positive_int, None, "so many of them alone: those that "
+         "TrainISICLE.py takes"),
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
         ("--views", positive_int, 8, "views of each picture"),
         ("--first", nonnegative_int, 0, "number of the first view"),
@@ -400,7 +403,7 @@ def main(args: argparse.Namespace) -> None:
 def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFlag) -> None:
     """All views that are not there yet."""
     whole = open_source(args.data, args.data_path or data_home(), split=args.split)
-    source = Subset(whole, range(min(len(whole), args.num_images or len(whole))))
+    source = evenly(whole, args.num_images)
     split = getattr(root_of(source)[0], "split", None) or args.split
     sampler, settings = open_generator(args, args.size, device, say)
     settings |= {"crop": args.crop}

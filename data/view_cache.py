@@ -151,6 +151,8 @@ class ViewWriter:
         self._pixels: np.memmap | None = None
         self._noted = -math.inf
         self._stack = contextlib.ExitStack()
+        if not _note(self.folder, split).exists() and not self._progress.exists():
+            self._check_space()
         lock = self.folder / f".views-{split}.lock"
         with self._stack:
             try:
@@ -188,7 +190,6 @@ class ViewWriter:
         if begun is None and self.place.exists():
             raise DataError(f"{self.place} is there and not ours to go on with; another folder")
         if begun is None:
-            self._check_space()
             self._note_progress()
         else:
             self.done, self._sums = int(begun["done"]), list(begun["sums"])
@@ -225,7 +226,8 @@ class ViewWriter:
 
     def _check_space(self) -> None:
         need = len(self) * self._bytes if self.format != "folder" else 0
-        free = shutil.disk_usage(self.folder).free
+        there = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(there).free
         if need > free:
             raise DataError(
                 f"{len(self)} x {self.k} views of {self.size} px need {need / 2**30:.1f} GiB in "
@@ -410,6 +412,9 @@ def open_views(
     note = _read(_note(folder, split))
     if note is None and (folder / f"building-views-{split}.json").exists():
         raise DataError(f"{folder} is unfinished; run the same generate_views.py command again")
+    others = [f.stem.removeprefix("views-") for f in sorted(folder.glob("views-*.json"))]
+    if note is None and others:
+        raise DataError(f"{folder} holds views of {', '.join(others)}, not of {split}")
     names = picture_names(source)
     if note is not None and note["plan"]["format"] == "memmap" and note["plan"]["size"] == size:
         rows = _rows(names, note["names"], folder)

@@ -29,9 +29,14 @@ ViewSource = Callable[[Tensor, "Tensor | int"], Tensor]
 
 
 class Sampler(Protocol):
-    """An image-conditioned generator. size: side of its images; input_size: side of its inputs."""
+    """An image-conditioned generator.
+
+    input_size: side of its inputs; image_size: side of what it computes; size: side of the images
+    that `sample` makes of that.
+    """
 
     size: int
+    image_size: int
     input_size: int
 
     def sample(self, inputs: Tensor, ids: Tensor, draw: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import models.simclr
 import runtime.tracker
 from imle import CAMNet
+from runtime.errors import CheckpointError
 from runtime.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests import kill_harness as harness
@@ -76,8 +77,8 @@ def train(run_dir, *words, name="TrainISICLE"):
     return run_dir
 
 
-def stop_and_resume(run_dir, turn, *words):
-    """A signal in turn `turn`, then the same command again."""
+def stop(run_dir, turn, *words):
+    """A launch that gets a signal in turn `turn`."""
     script = load("TrainISICLE")
     whole = script.Turns.at
 
@@ -92,6 +93,11 @@ def stop_and_resume(run_dir, turn, *words):
             train(run_dir, *words)
     finally:
         script.Turns.at = whole
+
+
+def stop_and_resume(run_dir, turn, *words):
+    """A signal in turn `turn`, then the same command again."""
+    stop(run_dir, turn, *words)
     return train(run_dir, *words)
 
 
@@ -156,6 +162,21 @@ def test_other_views_give_other_losses(net, tmp_path):
     accepted = metrics(tmp_path / "filtered", "acceptance")
     assert set(accepted) == {1} and 0 <= accepted[1] <= 1
     assert set(metrics(tmp_path / "filtered", "stood_in")) == {1}
+    log = (tmp_path / "filtered" / "log.txt").read_text()
+    assert "the filter takes" in log and "8 px: views of 16 px are enlarged" in log
+
+
+def test_a_run_does_not_go_on_with_another_generator(net, tmp_path):
+    snapshot, file = load_snapshot(net), tmp_path / "net.safetensors"
+    save_snapshot(file, *snapshot)
+    stop(tmp_path / "run", 4, "--net", str(file))
+    other = {k: 2 * v for k, v in snapshot.state_dict.items()}
+    save_snapshot(file, other, *snapshot[1:])
+    with pytest.raises(CheckpointError, match="has changed since this run began"):
+        train(tmp_path / "run", "--net", str(file))
+    save_snapshot(file, *snapshot)
+    train(tmp_path / "run", "--net", str(file))
+    assert len(metrics(tmp_path / "run", "loss_tr")) == 6
 
 
 def test_refreshed_views_are_those_of_a_folder_until_they_are_drawn_anew(net, pictures, tmp_path):
@@ -328,6 +349,11 @@ def test_a_batch_ahead_on_a_gpu_is_the_batch(net, tmp_path):
         ("--joint 1 --imle '", "No closing quotation"),
         ("--net x --lpips_min 1 --lpips_max 0.5", "not below"),
         ("--net x --pair some", "invalid choice"),
+        ("--net x --augs none --f 0", "two equal views"),
+        ("--net x --augs none --pair synth-synth --code fixed", "two equal views"),
+        ("--net x --augs none --f 1 --temperature 0", "two equal views"),
+        ("--views cache --cache x --temperature 0.5", "takes no --temperature"),
+        ("--views cache --cache x --lpips_max 0.5", "takes no --lpips_max"),
     ],
 )
 def test_wrong_options_are_one_line(words, says, capsys):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data.registry import open_source
-from data.sources import Subset
+from data.sources import Subset, evenly
 from data.uint8_cache import UInt8Cache
 from data.view_cache import FORMATS, open_views, root_ids
 from imle import CAMNet, CodeGenerator, Corruption
@@ -219,7 +219,7 @@ def test_snapshots_that_cannot_serve(monkeypatch):
 
 def test_another_generator_is_one_entry(monkeypatch):
     class Plain:
-        size, input_size = 4, 4
+        size, image_size, input_size = 4, 4, 4
 
         def sample(self, inputs, ids, draw):
             return inputs
@@ -252,7 +252,8 @@ def generate(file, out, *words):
 def online(file, *words, keys=None, picked=None):
     """The source of views that a training script would make, and its pictures."""
     args = SCRIPT.get_args(arguments(file, "unused", *words))
-    source = Subset(open_source("scenes", "."), range(7) if picked is None else picked)
+    source = evenly(open_source("scenes", "."), 7)  # as training takes --num_images
+    source = source if picked is None else Subset(source, picked)
     sampler, settings = SCRIPT.open_generator(args, 16, torch.device("cpu"), lambda line: None)
     small, real = (UInt8Cache(source, s, quiet=True).images for s in (8, 16))
     return SCRIPT.view_source(args, sampler, small, real, root_ids(source)), source, settings
@@ -302,7 +303,7 @@ def test_a_stopped_command_goes_on(file, tmp_path, monkeypatch, format):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # handlers given back
     generate(file, tmp_path / "a", "--format", format)
     generate(file, tmp_path / "b", "--format", format)
-    pictures = Subset(open_source("scenes", "."), range(7))
+    pictures = evenly(open_source("scenes", "."), 7)
     a, b = (open_views(tmp_path / n, pictures, 16, verify=True, quiet=True) for n in "ab")
     assert torch.equal(a.images[a.rows], b.images[b.rows])
 
