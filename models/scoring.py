@@ -10,14 +10,16 @@ def correct(scores: Tensor, labels: Tensor, top: int = 1) -> Tensor:
     """Whether the label is among the `top` highest scores, bool [N].
 
     scores: [N, C]. Of equal scores the smaller class comes first, so that the answer is no matter
-    of a device's sort. With no more than `top` classes all is correct. Errors: ValueError.
+    of a device's sort. With no more than `top` classes all is correct, but a row with a NaN never:
+    a head that diverged has learnt nothing. Errors: ValueError.
     """
     if scores.dim() != 2 or not len(scores):
         raise ValueError(f"scores {list(scores.shape)} are not [N, C] with N >= 1")
     labels = check_labels(labels, len(scores), scores.shape[1], "labels").to(scores.device)
     own = scores.gather(1, labels[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    return ((scores > own) | ((scores == own) & earlier)).sum(1) < top
+    before = ((scores > own) | ((scores == own) & earlier)).sum(1)
+    return (before < top) & ~scores.isnan().any(1)
 
 
 def accuracies(name: str, scores: Tensor, labels: Tensor) -> dict[str, float]:

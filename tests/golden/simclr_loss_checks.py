@@ -143,9 +143,9 @@ def check_dcl(v: Vectors) -> None:
                 value, grads = _gradient(loss, inputs, dtype)
                 exact = dtype == torch.float64
                 expected = np.array(v.number(f"{case}/loss"))
-                assert_close(
-                    value, expected, f"{what}, loss", rtol=0, atol=1e-10 if exact else 5e-6
-                )
+                # a float32 has 6e-8 of its own size, and this loss reaches 1 / T
+                atol = 1e-10 if exact else max(5e-6, 2e-7 * float(abs(expected)))
+                assert_close(value, expected, f"{what}, loss", rtol=0, atol=atol)
                 for i, grad in enumerate(grads):
                     rel = 1e-8 if exact else 5e-5
                     assert_rel(grad, v[f"{case}/grad{i}"], f"{what}, grad{i}", rel)

@@ -112,6 +112,12 @@ def test_correct_counts_ties_by_class():
     assert correct(scores, torch.tensor([2, 0]), 5).all()
 
 
+def test_scores_that_are_not_numbers_are_wrong():
+    scores = torch.tensor([[0.0, math.nan], [math.nan, 0.0], [0.0, 1.0], [0.0, math.inf]])
+    for top, expected in ((1, [False, False, True, True]), (5, [False, False, True, True])):
+        assert correct(scores, torch.tensor([1, 1, 1, 1]), top).tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

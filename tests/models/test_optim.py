@@ -259,6 +259,8 @@ def test_google_ends_at_zero():
     assert google_steps(**of) == 501
     rates = [google_lr(s, **of, warmup_epochs=1, peak=3.0) for s in (0, 50, 100, 501, 600)]
     assert rates == [0, 1.5, 3.0, 0, 0]
+    rates = [google_lr(s, **of, warmup_epochs=0.5, peak=3.0) for s in (0, 25, 50)]  # half an epoch
+    assert rates == [0, 1.5, 3.0]
 
 
 @pytest.mark.parametrize(
