@@ -180,7 +180,8 @@ def crop_resize(images: Tensor, boxes: Tensor, out: int, flip: Tensor | None = N
     if height <= out:  # known without asking the device: rows are enlarged, two of them matter
         rows = _enlarged_rows(images, top, h, out)
         return torch.bmm(rows.view(n, channels * out, width), across.mT).view(n, channels, out, out)
-    x = torch.bmm(images.to(torch.float32).view(n, channels * height, width), across.mT)
+    planes = images.to(torch.float32).reshape(n, channels * height, width)
+    x = torch.bmm(planes, across.mT)
     down = resize_weights(height, top, h, out)
     return torch.matmul(down[:, None], x.view(n, channels, height, out))
 
@@ -209,7 +210,7 @@ def crop_bilinear(images: Tensor, boxes: Tensor, out: int, flip: Tensor | None =
     """
     _, _, height, width = images.shape
     top, left, h, w = boxes.unbind(1)
-    x = images.to(torch.float32)
+    x = images.to(torch.float32, memory_format=torch.contiguous_format)  # grid_sample keeps it
     if images.dtype == torch.uint8:
         x = x.mul_(1 / 255)
     grid = torch.empty(len(images), out, out, 2, device=images.device)

@@ -102,6 +102,18 @@ def test_channels_last(kind):
 
 
 @pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
+@pytest.mark.parametrize("side", [20, 12])  # larger and smaller than the view
+def test_any_layout_of_pictures(kind, side):
+    plan = recipe("imagenet", crop_size=16)
+    images = pictures(20, side, side + 3)
+    expected = kind(plan)(images, keys(20))
+    for other in (images.contiguous(memory_format=torch.channels_last), images.flip(3).flip(3)):
+        assert torch.equal(kind(plan)(other, keys(20)), expected)
+    part = torch.nn.functional.pad(images, (2, 5, 1, 4))[:, :, 1:-4, 2:-5]
+    assert not part.is_contiguous() and torch.equal(kind(plan)(part, keys(20)), expected)
+
+
+@pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
 def test_views_lie_in_0_to_1(kind):
     plan = recipe("imagenet", crop_size=24, color_s=2)
     out = kind(plan)(pictures(64, 24, 24), keys(64))
