@@ -15,6 +15,7 @@ beside it. All are fitted on train pictures alone, on a backbone that is proved 
 import argparse
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -767,7 +768,7 @@ def load_(
     try:
         found = load_torch(path)
     except CheckpointError as error:
-        if not path.is_file() or "refused: global" not in str(error):
+        if not zipfile.is_zipfile(path) or "refused: global" not in str(error):
             raise
         found = read_objects(path)
     if not isinstance(found, dict) or "model" not in found:

@@ -55,8 +55,8 @@ def check_splits(root: Path) -> None:
     splits = splits_in(root)
     if set(splits) != set(CLASSES):
         raise DataError(
-            f"{root} has splits {', '.join(splits) or 'none'}, {NAME} has {', '.join(CLASSES)}; "
-            "is it another archive?"
+            f"{root} has splits {', '.join(splits) or 'none'}, {NAME} has {', '.join(CLASSES)}: "
+            "it is of another archive"
         )
     seen: dict[str, str] = {}
     for split, folder in splits.items():

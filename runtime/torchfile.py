@@ -35,8 +35,9 @@ def reading(path: Path) -> Iterator[None]:
     """Whatever the content of a file makes its readers raise, as CheckpointError of one line."""
     try:
         yield
-    except (CheckpointError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # the content comes from outside: anything can be wrong with it
-        said = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: {said or type(error).__name__}") from None
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        named = isinstance(error, CheckpointError) and str(path) in str(error)
+        raise CheckpointError(str(error) if named else f"{path}: {said}") from None

@@ -29,7 +29,8 @@ def test_faults_are_one_line_and_name_the_file(tmp_path):
     for error, says in (
         (TypeError("first\n\n  second"), "a.pt: first second"),
         (IndexError(), "a.pt: IndexError"),
-        (CheckpointError("as it is"), "^as it is$"),
+        (CheckpointError("refused"), "a.pt: refused$"),
+        (CheckpointError(f"in {tmp_path / 'a.pt'} x"), "^in .*a.pt x$"),
     ):
         with pytest.raises(CheckpointError, match=says) as caught, reading(tmp_path / "a.pt"):
             raise error

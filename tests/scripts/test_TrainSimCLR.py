@@ -1,6 +1,7 @@
 """TrainSimCLR.py: runs, resumes bit-exactly, is one on several ranks, refuses what cannot be."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -64,6 +65,43 @@ def test_a_run_stopped_in_mid_epoch_ends_as_one_that_was_not(whole, tmp_path, tu
     assert harness.finish(train, [broken], log) == 0, log.read_text()
     assert harness.differences(harness.final_state(whole), harness.final_state(broken)) == []
     assert harness.metrics(whole) == harness.metrics(broken)
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(whole, tmp_path):
+    def check(folder):
+        assert harness.differences(harness.final_state(whole), harness.final_state(folder)) == []
+        assert harness.metrics(whole) == harness.metrics(folder)
+        ours, theirs = (json.loads((d / "probes.json").read_text()) for d in (whole, folder))
+        assert ours == theirs
+        assert load_torch(whole / "1.pt")["results"] == load_torch(folder / "1.pt")["results"]
+        assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]
+
+    report = harness.kill_and_resume(
+        train, lambda d: [d], tmp_path, kills=8, seconds=(0.8, 4), check=check
+    )
+    assert report.kills == 8
+
+
+@pytest.mark.slow
+def test_ranks_of_which_one_gets_a_signal_end_as_those_that_did_not(tmp_path):
+    log, folders = tmp_path / "log", [tmp_path / "whole", tmp_path / "broken"]
+    ranks = harness.launch_ranks(stopped_on_rank_1, [folders[1]], log, 2)
+    assert [harness.wait(p) for p in ranks] == [75, 75], log.read_text()
+    for folder in folders:
+        ranks = harness.launch_ranks(train, [folder], log, 2)
+        assert [harness.wait(p) for p in ranks] == [0, 0], log.read_text()
+    assert harness.differences(*(harness.final_state(d) for d in folders)) == []
+    assert harness.metrics(folders[0]) == harness.metrics(folders[1])
+    ours, theirs = (json.loads((d / "probes.json").read_text()) for d in folders)
+    assert ours == theirs
+
+
+def stopped_on_rank_1(run_dir):
+    if os.environ["RANK"] == "1":
+        stopped(run_dir, 2, "two_views")
+    else:
+        train(run_dir)
 
 
 def test_probes_that_a_signal_ended_are_made_by_the_same_command(whole, tmp_path):

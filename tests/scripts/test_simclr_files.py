@@ -194,6 +194,12 @@ def test_what_a_file_wants_to_run_is_refused(script, tmp_path, call):
     assert not seen.exists()
 
 
+def test_a_file_of_before_zip_files_is_refused_by_what_it_wants(script, tmp_path):
+    torch.save({"model": nn.Linear(2, 2)}, tmp_path / "1.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"refused: global torch.nn.\S+Linear in .*1.pt"):
+        script.load_(tmp_path / "1.pt")
+
+
 def rewritten(path, change):
     """A copy of a torch.save file with some of its members changed."""
     out = path.with_name("changed.pt")
