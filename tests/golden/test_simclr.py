@@ -15,7 +15,6 @@ FAMILIES = {
     **simclr_loss_checks.FAMILIES,
     **simclr_probe_checks.FAMILIES,
     **simclr_view_checks.FAMILIES,
-    **simclr_view_checks.FAMILIES,
 }
 
 
