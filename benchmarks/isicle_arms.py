@@ -13,13 +13,15 @@ Controls, for each AUGS:
 
 AUGS-mixed-upsampled   instead of a drawn view, the generator's input enlarged
 AUGS-mixed-fixed       one code for all pictures and draws
-AUGS-real-real-long    SimCLR for as many more epochs as the views of `mixed` cost in CPU time
+AUGS-real-real-long    SimCLR for as long as `mixed` takes: so many more epochs
 
 Every arm is a run of TrainISICLE.py below DIR (its command is in args.json), which resumes when
 this command is run again; arms of a seed have the same initial weights and order of pictures. Arms
 named by --key run on all seeds, the others on the first. Figures are of real held-out pictures:
 weighted kNN and the convex probe. report.md: means over seeds, differences from AUGS-real-real
-with a paired 95 % t-interval over seeds, and over pictures of the first seed; costs in CPU time.
+with a paired 95 % t-interval over seeds, and over pictures of the first seed; costs. What equal
+time means is CPU time on a CPU, since other programs of a machine stretch the clock's, and the
+clock's time on a GPU.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ import TrainGeneratorWandB
 import TrainISICLE
 from models.intervals import mean_interval, paired_images, paired_t
 from runtime.checkpoint import write_atomic
+from runtime.distributed import launch
+from runtime.netfiles import find_network
+from runtime.networks import open_network
+from runtime.rundir import refuse_changes, shaping
 from runtime.snapshot import load_torch
 
 AUGS = ("full", "crop+flip")
@@ -80,6 +86,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--extra", default="", help="options for all arms, in quotes")
     parser.add_argument("--imle", default="", help="options for the generator's training")
     parser.add_argument("--report", action="store_true", help="write the report of what is there")
+    parser.set_defaults(gpus=[])  # one process; arms have the --gpus of --extra
     args = parser.parse_args(argv)
     for pattern in [*args.only, *args.key]:
         if not any(fnmatch(name, pattern) for name in ARMS):
@@ -109,21 +116,36 @@ def folder_of(args: argparse.Namespace, piece: Piece) -> Path:
     return args.out / f"seed{piece.seed}" / piece.arm
 
 
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """A run's metrics."""
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
 def lines_of(folder: Path, key: str) -> list[float]:
     """All values of a key of a run's metrics."""
-    file = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    return [line[key] for line in lines if key in line]
+    return [line[key] for line in rows_of(folder) if key in line]
+
+
+def refuse_other(args: argparse.Namespace, piece: Piece, net: Path | str) -> None:
+    """UsageError if a finished piece had other options than this command gives it."""
+    folder = folder_of(args, piece)
+    before = json.loads((folder / "args.json").read_text())["args"]
+    now = TrainISICLE.get_args(command(args, piece, net, args.epochs))
+    # of a -long arm the epochs are by what others took
+    out = [*TrainISICLE.EXECUTION_ONLY, *(["epochs"] if piece.arm.endswith("-long") else [])]
+    refuse_changes(shaping(argparse.Namespace(**before), out), shaping(now, out), str(folder), out)
 
 
 def generator(args: argparse.Namespace) -> Path:
     """The generator's snapshot; trained first, or further, if none was given."""
     if args.net:
-        return Path(args.net)
+        open_network(net_of(args))  # now, not after hours of arms without it
+        return net_of(args)
     folder = args.out / "generator"
     words = f"{GENERATOR} --data_tr {args.data} --run-dir {shlex.quote(str(folder))} {args.imle}"
     TrainGeneratorWandB.main(TrainGeneratorWandB.get_args(shlex.split(words)))
-    return folder / "snapshots" / "network-latest.safetensors"
+    return net_of(args)
 
 
 def command(args: argparse.Namespace, piece: Piece, net: Path | str, epochs: int) -> list[str]:
@@ -144,7 +166,7 @@ def longer(args: argparse.Namespace, piece: Piece, done: dict[Piece, dict[str, A
     for seed in args.seeds:
         both = [done.get(Piece(f"{augs}-{pair}", seed)) for pair in ("real-real", "mixed")]
         if all(both):
-            real, mixed = (found["cpu_s"] for found in both)
+            real, mixed = (found[found["time is"]] for found in both)
             return max(args.epochs, round(args.epochs * mixed / real))
     return None
 
@@ -156,7 +178,7 @@ def result(args: argparse.Namespace, piece: Piece) -> dict[str, Any] | None:
     if not probes.is_file() or json.loads(status.read_text()).get("state") != "finished":
         return None
     figures = json.loads(probes.read_text())["figures"]
-    epochs = json.loads((folder / "args.json").read_text())["args"]["epochs"]
+    asked = json.loads((folder / "args.json").read_text())["args"]
     steps = max(int(line) for line in lines_of(folder, "step"))
     cpu = lines_of(folder, "time/cpu_s")
     views = lines_of(folder, "time/ms_per_view")
@@ -164,11 +186,13 @@ def result(args: argparse.Namespace, piece: Piece) -> dict[str, Any] | None:
     found: dict[str, Any] = {
         "arm": piece.arm,
         "seed": piece.seed,
-        "epochs": epochs,
+        "epochs": asked["epochs"],
         "steps": steps,
-        "cpu_s": steps * sum(cpu) / len(cpu),
-        "ms_per_view": sum(views) / len(views) if views else None,
-        "synthetic": sum(shares) / len(shares),
+        "cpu_s": steps * mean(cpu),
+        "wall_s": steps * mean(lines_of(folder, "time/step_s")),
+        "time is": "cpu_s" if asked["gpus"] == [] else "wall_s",
+        "ms_per_view": mean(views) if views else None,
+        "synthetic": mean(shares),
     }
     for name, beginning in PROBES.items():
         full = next(k for k in figures if k.startswith(beginning) and k.endswith(" acc1"))
@@ -181,6 +205,10 @@ def right(args: argparse.Namespace, found: dict[str, Any], probe: str) -> Tensor
     """Which held-out pictures a piece has right, bool [N]."""
     folder = folder_of(args, Piece(found["arm"], found["seed"]))
     return load_torch(folder / "right.pt")[found[f"{probe} is"]]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def per_cent(value: float) -> str:
@@ -211,8 +239,7 @@ def against(args: argparse.Namespace, by: dict[Piece, dict[str, Any]], arm: str,
 def report(args: argparse.Namespace, by: dict[Piece, dict[str, Any]]) -> str:
     """Markdown: how the generator does, then a row an arm."""
     lines = ["# Do generated views help?", ""]
-    if not args.net and (args.out / "generator" / "metrics.jsonl").is_file():
-        lines += generator_lines(args.out / "generator")
+    lines += generator_lines(net_of(args).parent.parent)
     if not by:
         return "\n".join([*lines, "No arm is finished.", ""])
     names = {probe: next(iter(by.values()))[f"{probe} is"] for probe in PROBES}
@@ -221,8 +248,8 @@ def report(args: argparse.Namespace, by: dict[Piece, dict[str, Any]]) -> str:
         "Differences are from real-real of the same augmentations, in points, with 95 % intervals.",
         "",
         "| arm | seeds | epochs | kNN | linear | kNN, difference | linear, difference | "
-        "synthetic | ms/view | CPU s a step | CPU h |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "synthetic | ms/view | CPU s a step | CPU h | clock h |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in ARMS:
         own = [found for piece, found in by.items() if piece.arm == arm]
@@ -238,37 +265,43 @@ def report(args: argparse.Namespace, by: dict[Piece, dict[str, Any]]) -> str:
             cells.append(cell)
         cells += [against(args, by, arm, probe) for probe in PROBES]
         views = [found["ms_per_view"] for found in own if found["ms_per_view"] is not None]
-        mean = lambda values: sum(values) / len(values)  # noqa: E731
         cells += [
             f"{mean([found['synthetic'] for found in own]):.2f}",
             f"{mean(views):.2f}" if views else "",
             f"{mean([found['cpu_s'] / found['steps'] for found in own]):.2f}",
             f"{mean([found['cpu_s'] for found in own]) / 3600:.2f}",
+            f"{mean([found['wall_s'] for found in own]) / 3600:.2f}",
         ]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def net_of(args: argparse.Namespace) -> Path:
+    """The generator's file, trained by this command or not."""
+    if args.net:
+        return find_network(args.net, "TrainGeneratorWandB")
+    return args.out / "generator" / "snapshots" / "network-latest.safetensors"
+
+
 def generator_lines(folder: Path) -> list[str]:
-    """Fidelity and diversity of the generator this command trained, at the end."""
-    rows = [
-        json.loads(line)
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-        if '"val/' in line
-    ]
-    if not rows:
+    """Fidelity, diversity and cost of the generator of a run, at its end; none of another file."""
+    figures = {k: v for line in rows_of(folder) for k, v in line.items() if k.startswith("val/")}
+    if not figures:
         return []
-    last = rows[-1]
-    shown = [f"{k.removeprefix('val/')} {v:.4f}" for k, v in last.items() if k.startswith("val/")]
-    said = f"Generator after {last['step']} steps, on held-out pictures: {', '.join(shown)}."
+    steps, took = max(lines_of(folder, "step")), lines_of(folder, "time/step_s")
+    shown = [f"{k.removeprefix('val/')} {v:.4f}" for k, v in figures.items()]
+    cost = f", {steps * mean(took) / 3600:.2f} hours by the clock," if took else ","
+    said = f"Generator after {steps:.0f} steps{cost} on pictures held out: {', '.join(shown)}."
     return [said, ""]
 
 
 def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
-    net = Path(args.net or args.out / "generator" / "snapshots" / "network-latest.safetensors")
+    net = net_of(args)
     every = [Piece(arm, seed) for seed in args.seeds for arm in ARMS]
     done = {piece: found for piece in every if (found := result(args, piece))}
+    for piece in [] if args.report else done:
+        refuse_other(args, piece, net)
     todo = [] if args.report else [piece for piece in pieces(args) if piece not in done]
     if any("--pair real-real" not in ARMS[piece.arm] for piece in todo):
         net = generator(args)
@@ -291,4 +324,4 @@ def write(args: argparse.Namespace, done: dict[Piece, dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(get_args())
+    launch(main, get_args())

@@ -11,6 +11,7 @@ import models.simclr
 import runtime.tracker
 from benchmarks import isicle_arms as study
 from imle import CAMNet
+from runtime.errors import CheckpointError, UsageError
 from runtime.snapshot import save_snapshot
 from tests.data.pictures import make_set
 from tests.scripts.simclr_support import small_backbone
@@ -64,10 +65,14 @@ def test_pieces_are_whole_and_in_order(words):
 def test_the_longer_control_costs_what_mixed_costs(words):
     args = args_of(words, "--seeds", "0", "1", "--epochs", "20")
     piece = study.Piece("full-real-real-long", 1)
-    done = {study.Piece("full-real-real", 0): {"cpu_s": 10.0}}
+    time = {"wall_s": 1.0, "time is": "cpu_s"}
+    done = {study.Piece("full-real-real", 0): {"cpu_s": 10.0, **time}}
     assert study.longer(args, piece, done) is None
-    done[study.Piece("full-mixed", 0)] = {"cpu_s": 17.0}
+    done[study.Piece("full-mixed", 0)] = {"cpu_s": 17.0, **time}
     assert study.longer(args, piece, done) == 34
+    for found, wall in zip(done.values(), (10.0, 25.0), strict=True):
+        found |= {"wall_s": wall, "time is": "wall_s"}
+    assert study.longer(args, piece, done) == 50
     assert study.longer(args, study.Piece("full-mixed", 1), {}) == 20
 
 
@@ -81,6 +86,9 @@ def test_one_command_trains_reports_and_goes_on(words, monkeypatch, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(results) == 4 and all(r["steps"] == 2 and r["cpu_s"] > 0 for r in results)
     by = {(r["arm"], r["seed"]): r for r in results}
+    assert all(r["wall_s"] > 0 and r["time is"] == "cpu_s" for r in results)
+    with pytest.raises(UsageError, match=r"--epochs \| 1 +\| 2"):
+        study.main(args_of([*words, "--epochs", "2"], "--seeds", "0", "1"))
     assert by["full-mixed", 0]["ms_per_view"] > 0 == by["full-real-real", 0]["synthetic"]
 
     # what is there is not done again; the control that waited runs now
@@ -90,3 +98,31 @@ def test_one_command_trains_reports_and_goes_on(words, monkeypatch, tmp_path):
     study.main(args_of(words, "--seeds", "0", "1", "--only", "full-real-real-long", "full-mixed"))
     assert [folder.rsplit("/", 1)[1] for folder in trained] == ["full-real-real-long"]
     assert "full-real-real-long" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_generator_that_is_not_there_is_named_before_anything_is_trained(words, tmp_path):
+    words[words.index("--net") + 1] = str(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="none.safetensors"):
+        study.main(args_of(words, "--seeds", "0"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+GENERATOR = (
+    "--res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --n_blocks 1 --bs 4 --mini_bs 4 "
+    "--ns 2 --sp 2 --code_bs 4 --subsample_size 8 --num_iteration 2 --outer_loops 1 "
+    "--num_val_images 2 --spi 2 --lpips random --cv_frac 0.25"
+)
+
+
+def test_the_generator_is_trained_first_and_its_figures_are_told(words, tmp_path):
+    words = [w for i, w in enumerate(words) if "--net" not in words[max(0, i - 1) : i + 1]]
+    only = ["--only", "full-mixed", "--imle", GENERATOR, "--seeds", "0"]
+    study.main(args_of(words, *only))
+    text = (tmp_path / "out" / "report.md").read_text()
+    said = next(line for line in text.splitlines() if line.startswith("Generator after 2 steps"))
+    assert "hours by the clock" in said and "diversity_lpips" in said and "| full-mixed |" in text
+    # the same is told of a generator that is given
+    given = ["--net", str(tmp_path / "out" / "generator" / "snapshots" / "network-latest")]
+    other = [*words[:1], str(tmp_path / "other"), *words[2:]]
+    study.main(args_of([*other, *given], "--report"))
+    assert said in (tmp_path / "other" / "report.md").read_text()
