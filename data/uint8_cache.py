@@ -123,6 +123,7 @@ class UInt8Cache:
             sampler=range(start, total),
             num_workers=self._workers,
             multiprocessing_context="fork" if self._workers else None,
+            generator=torch.Generator(),  # torch's own is not to depend on what had to be read
         )
         off = True if self._quiet else None  # None: silent where nobody looks
         what = f"{self.name} at {self.resolution} px"

@@ -36,6 +36,17 @@ def test_in_memory(source):
         cache.batch(torch.tensor([160]))
 
 
+def test_the_global_random_numbers_do_not_depend_on_what_was_read(source, tmp_path):
+    """Initial weights are drawn after the pictures are there, built just now or long ago."""
+    found = set()
+    for _ in range(2):
+        torch.manual_seed(0)
+        UInt8Cache(source, 12, "memmap", folder=tmp_path / "uint8", quiet=True)
+        found.add(torch.rand(()).item())
+    torch.manual_seed(0)
+    assert found == {torch.rand(()).item()}
+
+
 def test_workers_change_nothing(source):
     assert torch.equal(
         UInt8Cache(source, 12, quiet=True).images,
