@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import torch
 
 from runtime import checkpoint, dirs, distributed, provenance, rundir, seeding, state
+from runtime.allocator import keep_freed_memory
 from runtime.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
 from runtime.failures import as_out_of_memory
 from runtime.grids import save_grid
@@ -107,6 +108,8 @@ class Run:
         if args.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.device = distributed.choose_device(args.gpus)
+        if self.device.type == "cpu":
+            keep_freed_memory()  # activations, freed and made again in every step
         distributed.init(self.device)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.is_main = distributed.is_main()
