@@ -1,8 +1,8 @@
 """Do generated views help SimCLR? `python -m benchmarks.isicle_arms --out DIR`.
 
-A CAM-Net is trained on the train split without its labels (or `--net FILE` is taken), then arms
-train one encoder each, on equally many steps of equally many views, augmented by crop and flip
-alone (`crop+flip`) or in full (`full`):
+A CAM-Net is trained on the train split without its labels (or `--net FILE` is taken), draws --k
+views of every picture, and then arms train one encoder each, on equally many steps of equally many
+views, augmented by crop and flip alone (`crop+flip`) or in full (`full`):
 
 AUGS-real-real     SimCLR: both views are of the real picture
 AUGS-real-synth    one view is drawn by the generator
@@ -13,20 +13,25 @@ Controls, for each AUGS:
 
 AUGS-mixed-upsampled   instead of a drawn view, the generator's input enlarged
 AUGS-mixed-fixed       one code for all pictures and draws
-AUGS-real-real-long    SimCLR for as long as `mixed` takes: so many more epochs
+AUGS-real-real-long    SimCLR for as long as `mixed` takes, its views' drawing counted (not the
+                       generator's training): so many more epochs
 
 Every arm is a run of TrainISICLE.py below DIR (its command is in args.json), which resumes when
 this command is run again; arms of a seed have the same initial weights and order of pictures. Arms
-named by --key run on all seeds, the others on the first. Figures are of real held-out pictures:
-weighted kNN and the convex probe. report.md: means over seeds, differences from AUGS-real-real
-with a paired 95 % t-interval over seeds, and over pictures of the first seed; costs. What equal
-time means is CPU time on a CPU, since other programs of a machine stretch the clock's, and the
-clock's time on a GPU.
+named by --key run on all seeds, the others on the first. `--k 0` draws anew in every step. Figures
+are of real held-out pictures: weighted kNN and the convex probe. report.md: means over seeds,
+differences from AUGS-real-real with a paired 95 % t-interval over seeds, and over pictures of the
+first seed; costs. What equal time means is CPU time on a CPU, since other programs of a machine
+stretch the clock's, and the clock's time on a GPU.
+
+results.json is all that a finished arm leaves to the report: with it and the generator's snapshot
+(--net) in place of DIR the study goes on elsewhere, and the runs' folders can be removed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -34,39 +39,54 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import generate_views
 import TrainGeneratorWandB
 import TrainISICLE
 from models.intervals import mean_interval, paired_images, paired_t
 from runtime.checkpoint import write_atomic
 from runtime.distributed import launch
-from runtime.netfiles import find_network
+from runtime.errors import UsageError
+from runtime.netfiles import find_network, identity
 from runtime.networks import open_network
 from runtime.rundir import refuse_changes, shaping
 from runtime.snapshot import load_torch
 
 AUGS = ("full", "crop+flip")
+# What stands for a drawn view: name -> (options of the generator, whether draws differ).
+SOURCES = {
+    "generated": ("", True),
+    "upsampled": ("--view_source upsampled", False),
+    "fixed": ("--code fixed", False),
+}
+# Name -> (options of TrainISICLE.py, where synthetic views come from).
 PAIRS = {
-    "real-real": "--pair real-real",
-    "real-synth": "--pair real-synth",
-    "synth-synth": "--pair synth-synth",
-    "mixed": "--pair mixed --f 0.5",
-    "mixed-upsampled": "--pair mixed --f 0.5 --view_source upsampled",
-    "mixed-fixed": "--pair mixed --f 0.5 --code fixed",
-    "real-real-long": "--pair real-real",
+    "real-real": ("--pair real-real", None),
+    "real-synth": ("--pair real-synth", "generated"),
+    "synth-synth": ("--pair synth-synth", "generated"),
+    "mixed": ("--pair mixed --f 0.5", "generated"),
+    "mixed-upsampled": ("--pair mixed --f 0.5", "upsampled"),
+    "mixed-fixed": ("--pair mixed --f 0.5", "fixed"),
+    "real-real-long": ("--pair real-real", None),
 }
 ARMS = {
-    f"{augs}-{pair}": f"--augs {augs} {words}" for augs in AUGS for pair, words in PAIRS.items()
+    f"{augs}-{pair}": (f"--augs {augs} {words}", source)
+    for augs in AUGS
+    for pair, (words, source) in PAIRS.items()
 }
-# What a run on the CPU needs beside the preset; --extra comes after it and wins.
+# What runs on the CPU need beside the presets; --extra, --draw and --imle come after them and win.
 COMMON = "--preset tiny25 --gpus cpu --wandb disabled"
+DRAW = "--view_precision bf16"
 GENERATOR = (
     "--preset cpu-small --precision bf16 --search_precision bf16 --gpus cpu --wandb disabled "
     "--save_every 64"
 )
+# Options that name places: what they hold is compared instead.
+PLACES = (*TrainISICLE.EXECUTION_ONLY, "net", "cache")
 PROBES = {"kNN": "knn(", "linear": "linear("}  # how their names begin; the first one counts
 
 
@@ -83,11 +103,15 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--key", nargs="*", default=["*-real-real", "*-mixed"], help="arms that run on all seeds"
     )
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--k", type=int, default=8, help="views a picture; 0: anew in every step")
+    parser.add_argument("--draw", default="", help="options of the views' drawing, in quotes")
     parser.add_argument("--extra", default="", help="options for all arms, in quotes")
     parser.add_argument("--imle", default="", help="options for the generator's training")
     parser.add_argument("--report", action="store_true", help="write the report of what is there")
     parser.set_defaults(gpus=[])  # one process; arms have the --gpus of --extra
     args = parser.parse_args(argv)
+    if args.k < 0:
+        parser.error(f"--k {args.k}: views a picture, or 0")
     for pattern in [*args.only, *args.key]:
         if not any(fnmatch(name, pattern) for name in ARMS):
             parser.error(f"no arm {pattern!r}; there are {', '.join(ARMS)}")
@@ -127,14 +151,24 @@ def lines_of(folder: Path, key: str) -> list[float]:
     return [line[key] for line in rows_of(folder) if key in line]
 
 
-def refuse_other(args: argparse.Namespace, piece: Piece, net: Path | str) -> None:
-    """UsageError if a finished piece had other options than this command gives it."""
-    folder = folder_of(args, piece)
-    before = json.loads((folder / "args.json").read_text())["args"]
-    now = TrainISICLE.get_args(command(args, piece, net, args.epochs))
-    # of a -long arm the epochs are by what others took
-    out = [*TrainISICLE.EXECUTION_ONLY, *(["epochs"] if piece.arm.endswith("-long") else [])]
-    refuse_changes(shaping(argparse.Namespace(**before), out), shaping(now, out), str(folder), out)
+def compared(asked: argparse.Namespace, arm: str) -> dict[str, Any]:
+    """The options of an arm that must not differ; of a -long one epochs are by what others took."""
+    return shaping(asked, [*PLACES, *(["epochs"] if arm.endswith("-long") else [])])
+
+
+def refuse_other(args: argparse.Namespace, done: dict[Piece, dict[str, Any]]) -> None:
+    """UsageError if a finished piece had other options, or other views, than this command gives."""
+    for piece, found in done.items():
+        where = f"{piece.arm} of seed {piece.seed}"
+        now = TrainISICLE.get_args(command(args, piece, args.epochs))
+        refuse_changes(found["asked"], compared(now, piece.arm), where, PLACES)
+        source = ARMS[piece.arm][1]
+        drawn = views(args, source) if source else None
+        if drawn is not None and drawn[0] != found["views"]:
+            raise UsageError(
+                f"{where} had other views than there are in {args.out}: the generator, or how it "
+                "drew, is another"
+            )
 
 
 def generator(args: argparse.Namespace) -> Path:
@@ -148,12 +182,56 @@ def generator(args: argparse.Namespace) -> Path:
     return net_of(args)
 
 
-def command(args: argparse.Namespace, piece: Piece, net: Path | str, epochs: int) -> list[str]:
+def folder_of_views(args: argparse.Namespace, source: str) -> Path:
+    return args.out / f"views-{source}"
+
+
+def draw(args: argparse.Namespace, source: str) -> None:
+    """Train the generator and draw the views of a source, as far as they are not there."""
+    net = generator(args)
+    if not args.k:
+        return
+    asked = TrainISICLE.get_args(command(args, Piece("full-real-real", 0), args.epochs))
+    options, differ = SOURCES[source]
+    words = f"{DRAW} --data {args.data} --split train --size {asked.picture_size} --format memmap "
+    words += f"--views {args.k if differ else 1} {options} {args.draw}"
+    words = [*shlex.split(words), "--net", str(net), "--out", str(folder_of_views(args, source))]
+    words += ["--gpus", *(map(str, asked.gpus) if asked.gpus else ["cpu"])]
+    words += ["--data_path", asked.data_path] if asked.data_path else []
+    generate_views.main(generate_views.get_args(words))
+
+
+def views(args: argparse.Namespace, source: str) -> tuple[str, float] | None:
+    """(digest of a source's views, seconds their drawing took), None while they are not there.
+
+    Seconds are the CPU's where it drew. Without --k the digest is of the generator.
+    """
+    if not args.k:
+        net = net_of(args)
+        return (identity(net), 0.0) if net.is_file() else None
+    file = folder_of_views(args, source) / "views-train.json"
+    if not file.is_file():
+        return None
+    note = json.loads(file.read_text())
+    plan, facts = note["plan"], note["facts"]
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    each = facts.get("cpu_ms_per_view", facts.get("ms_per_view", 0.0))
+    return digest, len(note["names"]) * plan["k"] * each / 1000
+
+
+def command(args: argparse.Namespace, piece: Piece, epochs: int) -> list[str]:
     """The options of TrainISICLE.py that make a piece."""
-    words = f"{COMMON} --data {args.data} --seed {piece.seed} {ARMS[piece.arm]} --epochs {epochs}"
+    own, source = ARMS[piece.arm]
+    words = f"{COMMON} --data {args.data} --seed {piece.seed} {own} --epochs {epochs}"
     words = [*shlex.split(words), "--run-dir", str(folder_of(args, piece))]
-    if "--pair real-real" not in ARMS[piece.arm]:
-        words += ["--net", str(net)]
+    if source and args.k:
+        words += ["--views", "cache", "--cache", str(folder_of_views(args, source))]
+    elif source:
+        words += [
+            *shlex.split(f"{DRAW} {SOURCES[source][0]} {args.draw}"),
+            "--net",
+            str(net_of(args)),
+        ]
     return [*words, *shlex.split(args.extra)]
 
 
@@ -163,48 +241,51 @@ def longer(args: argparse.Namespace, piece: Piece, done: dict[Piece, dict[str, A
         return args.epochs
     augs = piece.arm.removesuffix("-real-real-long")
     # by the first seed that has both: all seeds then train equally long
-    for seed in args.seeds:
+    for seed in sorted({found.seed for found in done}):
         both = [done.get(Piece(f"{augs}-{pair}", seed)) for pair in ("real-real", "mixed")]
         if all(both):
-            real, mixed = (found[found["time is"]] for found in both)
+            real, mixed = (found[found["time is"]] + found["drawing_s"] for found in both)
             return max(args.epochs, round(args.epochs * mixed / real))
     return None
 
 
 def result(args: argparse.Namespace, piece: Piece) -> dict[str, Any] | None:
-    """What a piece came to, None while it is not finished."""
+    """What the run of a piece came to, None while it is not finished."""
     folder = folder_of(args, piece)
     status, probes = folder / "status.json", folder / "probes.json"
     if not probes.is_file() or json.loads(status.read_text()).get("state") != "finished":
         return None
     figures = json.loads(probes.read_text())["figures"]
-    asked = json.loads((folder / "args.json").read_text())["args"]
+    asked = argparse.Namespace(**json.loads((folder / "args.json").read_text())["args"])
     steps = max(int(line) for line in lines_of(folder, "step"))
-    cpu = lines_of(folder, "time/cpu_s")
-    views = lines_of(folder, "time/ms_per_view")
-    shares = lines_of(folder, "synthetic")
+    source, per_view = ARMS[piece.arm][1], lines_of(folder, "time/ms_per_view")
+    digest, seconds = (source and views(args, source)) or ("", 0.0)
     found: dict[str, Any] = {
         "arm": piece.arm,
         "seed": piece.seed,
-        "epochs": asked["epochs"],
+        "epochs": asked.epochs,
         "steps": steps,
-        "cpu_s": steps * mean(cpu),
+        "cpu_s": steps * mean(lines_of(folder, "time/cpu_s")),
         "wall_s": steps * mean(lines_of(folder, "time/step_s")),
-        "time is": "cpu_s" if asked["gpus"] == [] else "wall_s",
-        "ms_per_view": mean(views) if views else None,
-        "synthetic": mean(shares),
+        "drawing_s": seconds,
+        "time is": "cpu_s" if asked.gpus == [] else "wall_s",
+        "ms_per_view": mean(per_view) if per_view else None,
+        "synthetic": mean(lines_of(folder, "synthetic")),
+        "asked": compared(asked, piece.arm),
+        "views": digest,
     }
+    right = load_torch(folder / "right.pt")
     for name, beginning in PROBES.items():
         full = next(k for k in figures if k.startswith(beginning) and k.endswith(" acc1"))
         found[name] = figures[full]
         found[f"{name} is"] = full.removesuffix(" acc1")
+        found[f"{name} right"] = "".join(str(int(x)) for x in right[found[f"{name} is"]])
     return found
 
 
-def right(args: argparse.Namespace, found: dict[str, Any], probe: str) -> Tensor:
+def right(found: dict[str, Any], probe: str) -> Tensor:
     """Which held-out pictures a piece has right, bool [N]."""
-    folder = folder_of(args, Piece(found["arm"], found["seed"]))
-    return load_torch(folder / "right.pt")[found[f"{probe} is"]]
+    return torch.tensor([x == "1" for x in found[f"{probe} right"]])
 
 
 def mean(values: list[float]) -> float:
@@ -215,12 +296,12 @@ def per_cent(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def against(args: argparse.Namespace, by: dict[Piece, dict[str, Any]], arm: str, probe: str) -> str:
+def against(by: dict[Piece, dict[str, Any]], arm: str, probe: str) -> str:
     """Difference from AUGS-real-real: over seeds, and over the pictures of the first seed."""
     base = next(f"{augs}-real-real" for augs in AUGS if arm.startswith(f"{augs}-"))
     pairs = [
         (by[Piece(arm, seed)], by[Piece(base, seed)])
-        for seed in args.seeds
+        for seed in sorted({piece.seed for piece in by})
         if Piece(arm, seed) in by and Piece(base, seed) in by
     ]
     if arm == base or not pairs:
@@ -230,25 +311,25 @@ def against(args: argparse.Namespace, by: dict[Piece, dict[str, Any]], arm: str,
         t = paired_t(*([pair[i][probe] for pair in pairs] for i in (0, 1)))
         low, high = per_cent(t.low), per_cent(t.high)
         cells.append(f"{per_cent(t.difference)} ({low} to {high}, {t.n} seeds)")
-    m = paired_images(*(right(args, found, probe) for found in pairs[0]))
+    m = paired_images(*(right(found, probe) for found in pairs[0]))
     low, high = per_cent(m.low), per_cent(m.high)
     cells.append(f"{per_cent(m.difference)} ({low} to {high}, {m.n} pictures, p = {m.p:.2g})")
     return "; ".join(cells)
 
 
-def report(args: argparse.Namespace, by: dict[Piece, dict[str, Any]]) -> str:
-    """Markdown: how the generator does, then a row an arm."""
-    lines = ["# Do generated views help?", ""]
-    lines += generator_lines(net_of(args).parent.parent)
+def report(by: dict[Piece, dict[str, Any]], said: str) -> str:
+    """Markdown: how the generator does (`said`), then a row an arm."""
+    lines = ["# Do generated views help?", "", *([said, ""] if said else [])]
     if not by:
         return "\n".join([*lines, "No arm is finished.", ""])
     names = {probe: next(iter(by.values()))[f"{probe} is"] for probe in PROBES}
     lines += [
         f"Accuracy on held-out real pictures, %. kNN: {names['kNN']}; linear: {names['linear']}. "
-        "Differences are from real-real of the same augmentations, in points, with 95 % intervals.",
+        "Differences are from real-real of the same augmentations, in points, with 95 % intervals. "
+        "Drawing: of all the views of an arm, once for all arms that share them.",
         "",
         "| arm | seeds | epochs | kNN | linear | kNN, difference | linear, difference | "
-        "synthetic | ms/view | CPU s a step | CPU h | clock h |",
+        "synthetic | CPU s a step | CPU h | clock h | drawing h |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in ARMS:
@@ -263,14 +344,14 @@ def report(args: argparse.Namespace, by: dict[Piece, dict[str, Any]]) -> str:
                 interval = mean_interval(values)
                 cell += f" ± {100 * (interval.high - interval.mean):.1f}"
             cells.append(cell)
-        cells += [against(args, by, arm, probe) for probe in PROBES]
-        views = [found["ms_per_view"] for found in own if found["ms_per_view"] is not None]
+        cells += [against(by, arm, probe) for probe in PROBES]
+        drawing = mean([found["drawing_s"] for found in own]) / 3600
         cells += [
             f"{mean([found['synthetic'] for found in own]):.2f}",
-            f"{mean(views):.2f}" if views else "",
             f"{mean([found['cpu_s'] / found['steps'] for found in own]):.2f}",
             f"{mean([found['cpu_s'] for found in own]) / 3600:.2f}",
             f"{mean([found['wall_s'] for found in own]) / 3600:.2f}",
+            f"{drawing:.2f}" if drawing else "",
         ]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -283,44 +364,66 @@ def net_of(args: argparse.Namespace) -> Path:
     return args.out / "generator" / "snapshots" / "network-latest.safetensors"
 
 
-def generator_lines(folder: Path) -> list[str]:
-    """Fidelity, diversity and cost of the generator of a run, at its end; none of another file."""
+def about_generator(args: argparse.Namespace) -> str:
+    """Fidelity, diversity and cost of the generator at its end; "" if it is not of a run here."""
+    folder = net_of(args).parent.parent
     figures = {k: v for line in rows_of(folder) for k, v in line.items() if k.startswith("val/")}
     if not figures:
-        return []
+        return ""
     steps, took = max(lines_of(folder, "step")), lines_of(folder, "time/step_s")
     shown = [f"{k.removeprefix('val/')} {v:.4f}" for k, v in figures.items()]
     cost = f", {steps * mean(took) / 3600:.2f} hours by the clock," if took else ","
-    said = f"Generator after {steps:.0f} steps{cost} on pictures held out: {', '.join(shown)}."
-    return [said, ""]
+    return f"Generator after {steps:.0f} steps{cost} on pictures held out: {', '.join(shown)}."
+
+
+def collect(args: argparse.Namespace) -> tuple[dict[Piece, dict[str, Any]], str]:
+    """(results of all finished pieces, what is said of the generator): from the runs' folders, and
+    from results.json where these are gone."""
+    file, by, said = args.out / "results.json", {}, ""
+    if file.is_file():
+        try:
+            kept = json.loads(file.read_text())
+            by = {Piece(found["arm"], found["seed"]): found for found in kept["pieces"]}
+            said = kept["generator"]
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{file} is not a results.json of this study; move it away") from None
+    for seed in args.seeds:
+        for arm in ARMS:
+            if found := result(args, Piece(arm, seed)):
+                by[Piece(arm, seed)] = found
+    return by, about_generator(args) or said
 
 
 def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
-    net = net_of(args)
-    every = [Piece(arm, seed) for seed in args.seeds for arm in ARMS]
-    done = {piece: found for piece in every if (found := result(args, piece))}
-    for piece in [] if args.report else done:
-        refuse_other(args, piece, net)
-    todo = [] if args.report else [piece for piece in pieces(args) if piece not in done]
-    if any("--pair real-real" not in ARMS[piece.arm] for piece in todo):
-        net = generator(args)
-    for piece in todo:
+    if args.net:
+        generator(args)
+    done = collect(args)[0]
+    if not args.report:
+        refuse_other(args, done)
+    for piece in [] if args.report else pieces(args):
+        if piece in done:
+            continue
         epochs = longer(args, piece, done)
         if epochs is None:
             print(f"{piece.arm}, seed {piece.seed}: waits for real-real and mixed of a seed")
             continue
-        TrainISICLE.main(TrainISICLE.get_args(command(args, piece, net, epochs)))
-        done[piece] = result(args, piece)
-        write(args, done)
-    write(args, done)
-    print(report(args, done))
+        if source := ARMS[piece.arm][1]:
+            draw(args, source)
+            refuse_other(args, done)  # views that are there only now
+        TrainISICLE.main(TrainISICLE.get_args(command(args, piece, epochs)))
+        done = write(args)
+    write(args)
+    print((args.out / "report.md").read_text())
 
 
-def write(args: argparse.Namespace, done: dict[Piece, dict[str, Any]]) -> None:
-    """report.md and results.json of what is done."""
-    write_atomic(args.out / "report.md", report(args, done))
-    write_atomic(args.out / "results.json", json.dumps(list(done.values()), indent=1))
+def write(args: argparse.Namespace) -> dict[Piece, dict[str, Any]]:
+    """report.md and results.json of what is done, by this process or another; returns it."""
+    by, said = collect(args)
+    write_atomic(args.out / "report.md", report(by, said))
+    record = {"generator": said, "pieces": list(by.values())}
+    write_atomic(args.out / "results.json", json.dumps(record, indent=1))
+    return by
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from tests.data.pictures import make_set
 from tests.scripts.simclr_support import small_backbone
 
 TINY = (
-    "--crop_size 8 --num_images 16 --bs 8 --n_ramp 0 --view_batch 8 --precision fp32 "
-    "--view_precision fp32 --log_every 1 --eval_iter 99 --save_iter 99 --save_every 99"
+    "--crop_size 8 --num_images 16 --bs 8 --n_ramp 0 --precision fp32 --log_every 1 "
+    "--eval_iter 99 --save_iter 99 --save_every 99"
 )
+DRAW = "--view_batch 8 --view_precision fp32"
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def words(tmp_path):
 
 
 def args_of(words, *more):
-    return study.get_args([*words, "--extra", TINY, *more])
+    return study.get_args([*words, "--k", "2", "--extra", TINY, "--draw", DRAW, *more])
 
 
 def test_pieces_are_whole_and_in_order(words):
@@ -66,11 +67,11 @@ def test_the_longer_control_costs_what_mixed_costs(words):
     args = args_of(words, "--seeds", "0", "1", "--epochs", "20")
     piece = study.Piece("full-real-real-long", 1)
     time = {"wall_s": 1.0, "time is": "cpu_s"}
-    done = {study.Piece("full-real-real", 0): {"cpu_s": 10.0, **time}}
+    done = {study.Piece("full-real-real", 0): {"cpu_s": 10.0, "drawing_s": 0.0, **time}}
     assert study.longer(args, piece, done) is None
-    done[study.Piece("full-mixed", 0)] = {"cpu_s": 17.0, **time}
+    done[study.Piece("full-mixed", 0)] = {"cpu_s": 12.0, "drawing_s": 5.0, **time}
     assert study.longer(args, piece, done) == 34
-    for found, wall in zip(done.values(), (10.0, 25.0), strict=True):
+    for found, wall in zip(done.values(), (10.0, 20.0), strict=True):
         found |= {"wall_s": wall, "time is": "wall_s"}
     assert study.longer(args, piece, done) == 50
     assert study.longer(args, study.Piece("full-mixed", 1), {}) == 20
@@ -83,13 +84,16 @@ def test_one_command_trains_reports_and_goes_on(words, monkeypatch, tmp_path):
     rows = [line for line in text.splitlines() if line.startswith("| full")]
     assert [row.split(" | ")[0] for row in rows] == ["| full-real-real", "| full-mixed"]
     assert "2 seeds" in rows[1] and "8 pictures" in rows[1]
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["pieces"]
     assert len(results) == 4 and all(r["steps"] == 2 and r["cpu_s"] > 0 for r in results)
     by = {(r["arm"], r["seed"]): r for r in results}
     assert all(r["wall_s"] > 0 and r["time is"] == "cpu_s" for r in results)
     with pytest.raises(UsageError, match=r"--epochs \| 1 +\| 2"):
         study.main(args_of([*words, "--epochs", "2"], "--seeds", "0", "1"))
-    assert by["full-mixed", 0]["ms_per_view"] > 0 == by["full-real-real", 0]["synthetic"]
+    assert by["full-mixed", 0]["drawing_s"] > 0 == by["full-real-real", 0]["drawing_s"]
+    assert by["full-mixed", 0]["synthetic"] > 0 == by["full-real-real", 0]["synthetic"]
+    note = json.loads((tmp_path / "out" / "views-generated" / "views-train.json").read_text())
+    assert note["plan"]["k"] == 2 and note["plan"]["size"] == 8
 
     # what is there is not done again; the control that waited runs now
     trained = []
@@ -98,6 +102,51 @@ def test_one_command_trains_reports_and_goes_on(words, monkeypatch, tmp_path):
     study.main(args_of(words, "--seeds", "0", "1", "--only", "full-real-real-long", "full-mixed"))
     assert [folder.rsplit("/", 1)[1] for folder in trained] == ["full-real-real-long"]
     assert "full-real-real-long" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_study_goes_on_elsewhere_with_its_results_alone(words, monkeypatch, tmp_path):
+    only = ["--only", "full-real-real", "full-mixed", "--seeds", "0"]
+    study.main(args_of(words, *only))
+    text = (tmp_path / "out" / "report.md").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "out" / "results.json").rename(other / "results.json")
+    words[words.index("--out") + 1] = str(other)
+    trained = []
+    whole = study.TrainISICLE.main
+    monkeypatch.setattr(study.TrainISICLE, "main", lambda a: trained.append(a.run_dir) or whole(a))
+    study.main(args_of(words, *only))
+    assert not trained and (other / "report.md").read_text() == text
+    # another seed's command leaves what is there in place
+    study.main(args_of(words, "--only", "full-real-real", "--seeds", "1"))
+    assert (
+        len(trained) == 1 and len(json.loads((other / "results.json").read_text())["pieces"]) == 3
+    )
+    # views by another generator are refused before they are trained on
+    torch.manual_seed(1)
+    file = words[words.index("--net") + 1]
+    config = study.open_network(file).config
+    save_snapshot(file, CAMNet(**config["net"]).state_dict(), "camnet", config, {})
+    with pytest.raises(UsageError, match="full-mixed of seed 0 had other views"):
+        study.main(args_of(words, "--only", "full-synth-synth", "--seeds", "0"))
+    assert len(trained) == 1
+    (other / "results.json").write_text("{}")
+    with pytest.raises(UsageError, match="is not a results.json"):
+        study.main(args_of(words, *only))
+
+
+@pytest.mark.parametrize("k", ["0", "2"])
+def test_controls_are_drawn_as_they_say(words, tmp_path, k):
+    names = ["full-mixed-upsampled", "full-mixed-fixed"]
+    study.main(args_of(words, "--k", k, "--only", *names, "--key", "--seeds", "0"))
+    for arm, asked in zip(names, ({"view_source": "upsampled"}, {"code": "fixed"}), strict=True):
+        args = json.loads((tmp_path / "out" / "seed0" / arm / "args.json").read_text())["args"]
+        if k == "0":
+            assert asked.items() <= args.items() and args["views"] == "online"
+        else:
+            note = json.loads(open(f"{args['cache']}/views-train.json").read())
+            plan = {"view_source": note["plan"]["source"], "code": note["plan"]["code"]}
+            assert asked.items() <= plan.items() and note["plan"]["k"] == 1
 
 
 def test_a_generator_that_is_not_there_is_named_before_anything_is_trained(words, tmp_path):
