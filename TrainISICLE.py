@@ -201,7 +201,7 @@ def main(args: argparse.Namespace) -> None:
         args, script="TrainISICLE", name=run_name(args), shaping_exclude=EXECUTION_ONLY
     ) as run:
         # Data: uint8 pictures in memory, on the device; views are made there too.
-        train, held = simclr.splits(args)
+        train, held = simclr.splits(args, run)
         trained = simclr.in_memory(train, args, run)
         tested = simclr.held_pictures(held, trained, args, run)
         simclr.check_evaluation(args, trained)

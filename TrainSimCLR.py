@@ -27,7 +27,7 @@ from torch import Tensor
 from data.errors import DataError
 from data.registry import open_source
 from data.sources import Source, evenly, labels_of, split_of
-from data.ssl import Plain, get_data_splits, get_ssl_data_augs, pooled_splits
+from data.ssl import Plain, get_data_splits, get_ssl_data_augs, own_eval, pooled_splits
 from data.uint8_cache import UInt8Cache
 from data.views import (
     CIFAR_MEAN,
@@ -171,7 +171,7 @@ def main(args: argparse.Namespace) -> None:
         args, script="TrainSimCLR", name=run_name(args), shaping_exclude=EXECUTION_ONLY
     ) as run:
         # Data: uint8 pictures in memory, on the device; views are made there too.
-        train, held = splits(args)
+        train, held = splits(args, run)
         trained = in_memory(train, args, run)
         tested = held_pictures(held, trained, args, run)
         check_evaluation(args, trained)
@@ -231,7 +231,7 @@ def probe(args: argparse.Namespace) -> None:
     name = f"probes-{Path(args.data).stem}-{Path(args.probe_only).stem}"
     with Run(args, script="TrainSimCLR", name=name, shaping_exclude=EXECUTION_ONLY) as run:
         run.say(model.describe())
-        train, held = splits(args)
+        train, held = splits(args, run)
         trained = in_memory(train, args, run)
         tested = held_pictures(held, trained, args, run)
         check_evaluation(args, trained)
@@ -249,9 +249,9 @@ def add_simclr_args(parser: argparse.ArgumentParser) -> None:
     add_table(parser, "data and views", [
         ("--data", text, "cifar10", "NAME, a folder, a zip or an LMDB"),
         ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
-        ("--eval", ("val", "cv", "test", "pooled"), "val", "what figures are of: its val or test "
-         "split; cv: folds of train; pooled: all splits as one, of which --held_out of every class "
-         "are held out"),
+        ("--eval", ("auto", "val", "cv", "test", "pooled"), "auto", "what figures are of: its val "
+         "or test split; cv: folds of train; pooled: all splits as one, of which --held_out of "
+         "every class are held out; auto: val, where there is one of train's classes, else cv"),
         ("--folds", integer(2, 1000), 5, "folds of --eval cv"),
         ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same"),
         ("--num_images", positive_int, None, "use so many of them alone, equally many of a class"),
@@ -357,9 +357,15 @@ def run_name(args: argparse.Namespace) -> str:
 # --------------------------------------------------------------------------------------------- data
 
 
-def splits(args: argparse.Namespace) -> tuple[Source, Source | None]:
-    """Pictures to train on, and those held out; None: figures are by cross-validation of train."""
+def splits(args: argparse.Namespace, run: Run) -> tuple[Source, Source | None]:
+    """Pictures to train on, and those held out; None: figures are by cross-validation of train.
+
+    args.eval "auto" becomes what it stands for.
+    """
     home = args.data_path or data_home()
+    if args.eval == "auto":
+        args.eval = own_eval(args.data, home)
+        run.say(f"figures are of {args.data}: --eval {args.eval}")
     if args.eval == "pooled":
         return pooled_splits(args.data, home, args.held_out, seed=LIST_SEED)
     train, held = get_data_splits(args.data, args.eval, home)

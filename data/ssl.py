@@ -62,6 +62,17 @@ def get_data_splits(
     return train, "cv" if held is None else _at(held, res)
 
 
+def own_eval(data: str, data_path: str | Path) -> Literal["cv", "val"]:
+    """What figures of a set are of when nothing is said: "val" if it has that split, of train's own
+    classes, and does not itself name it; else "cv". Never "test", which is to be touched once.
+    """
+    named = split_of(Path(data).name) if _whole(data) != str(data) else None
+    if named == "val" or "val" not in splits_of(_whole(data), Path(data_path)):
+        return "cv"
+    train, held = get_data_splits(data, "val", data_path)
+    return "val" if set(held.classes) <= set(train.classes) else "cv"
+
+
 def _whole(data: str) -> str:
     """The set a spec names, without the split it may name: evaluation has its own."""
     head, _, last = str(data).rstrip("/").rpartition("/")

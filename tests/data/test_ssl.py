@@ -7,7 +7,7 @@ from data.errors import DataError
 from data.folders import list_files
 from data.labelled import LabelledImages
 from data.registry import KNOWN, Known
-from data.ssl import Plain, get_data_splits, get_ssl_data_augs
+from data.ssl import Plain, get_data_splits, get_ssl_data_augs, own_eval
 from tests.data.pictures import make_set, zip_folder
 
 COUNTS = {"train": {"a": 4, "b": 4}, "test": {"a": 2, "b": 2}}
@@ -47,6 +47,17 @@ def test_a_split_is_not_held_out_from_itself(tmp_path):
     for name in ("mine/test", "mine/test/", str(tmp_path / "mine" / "test")):
         with pytest.raises(DataError, match="is the split test itself"):
             get_data_splits(name, "test", tmp_path)
+
+
+def test_what_figures_are_of_when_nothing_is_said(tmp_path):
+    make_set(tmp_path / "mine", COUNTS)
+    make_set(tmp_path / "whole", {**COUNTS, "val": {"b": 2}})
+    make_set(tmp_path / "novel", {**COUNTS, "val": {"c": 2}})
+    (make_set(tmp_path / "made", COUNTS) / "train").rename(tmp_path / "flat")
+    found = {name: own_eval(name, tmp_path) for name in ("mine", "whole", "novel", "flat")}
+    assert found == {"mine": "cv", "whole": "val", "novel": "cv", "flat": "cv"}  # test: never
+    assert own_eval("whole/train", tmp_path) == "val" and own_eval("whole/val", tmp_path) == "cv"
+    assert own_eval(str(tmp_path / "whole"), tmp_path) == "val"
 
 
 def test_resolutions(tmp_path):

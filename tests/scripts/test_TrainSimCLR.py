@@ -340,6 +340,16 @@ def test_labels_of_what_is_held_out_are_those_of_train(script):
     assert script.held_pictures(None, trained, args, FakeRun) is None
 
 
+@pytest.mark.parametrize(("data", "means"), [("scenes", "val"), ("scenes/val", "cv")])
+def test_eval_is_by_what_the_set_has(script, data, means):
+    args, said = options(script, "--eval", "auto", "--data", data, "--crop_size", "8"), []
+    run = FakeRun()
+    run.say = said.append
+    held = script.splits(args, run)[1]
+    assert args.eval == means and said == [f"figures are of {data}: --eval {means}"]
+    assert (held is None) == (means == "cv")
+
+
 def test_pictures_are_taken_evenly(script):
     args = options(script, "--num_images", "7")
     source = Joined([Coloured("t", ["a", "b"]), Coloured("u", ["c"])], "both")
@@ -357,5 +367,5 @@ def test_a_set_without_classes_is_trained_on_and_not_probed(tmp_path, script):
 
 def unlabelled(run_dir):
     script = load("TrainSimCLR")
-    script.splits = lambda args: (Coloured("plain", ["images"]), None)
+    script.splits = lambda args, run: (Coloured("plain", ["images"]), None)
     train(run_dir, "--bs", "2", "--epochs", "2", "--num_images", "4")
