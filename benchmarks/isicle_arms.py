@@ -16,6 +16,9 @@ AUGS-mixed-fixed       one code for all pictures and draws
 AUGS-real-real-long    SimCLR for as long as `mixed` takes, its views' drawing counted (not the
                        generator's training): so many more epochs
 
+and, only if --only names it, AUGS-real-real-exact: SimCLR on views in torchvision's arithmetic,
+which tells what folding colour operations and crops together does to a training.
+
 Every arm is a run of TrainISICLE.py below DIR (its command is in args.json), which resumes when
 this command is run again; arms of a seed have the same initial weights and order of pictures. Arms
 named by --key run on all seeds, the others on the first. `--k 0` draws anew in every step. Figures
@@ -72,6 +75,7 @@ PAIRS = {
     "mixed-upsampled": ("--pair mixed --f 0.5", "upsampled"),
     "mixed-fixed": ("--pair mixed --f 0.5", "fixed"),
     "real-real-long": ("--pair real-real", None),
+    "real-real-exact": ("--pair real-real --exact_augs", None),
 }
 ARMS = {
     f"{augs}-{pair}": (f"--augs {augs} {words}", source)
@@ -98,7 +102,12 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--net", help="the generator's snapshot (default: train one below DIR)")
     parser.add_argument("--data", default="tiny_imagenet_25", help="with a train and a val split")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=["*"], help="arms, or patterns of them")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[arm for arm in ARMS if not arm.endswith("-exact")],
+        help="arms, or patterns of them (default: all but *-exact)",
+    )
     parser.add_argument(
         "--key", nargs="*", default=["*-real-real", "*-mixed"], help="arms that run on all seeds"
     )

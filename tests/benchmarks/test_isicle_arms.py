@@ -57,6 +57,8 @@ def test_pieces_are_whole_and_in_order(words):
     }
     arms = [p.arm for p in found if p.seed == 3]
     assert set(arms[-2:]) == {"full-real-real-long", "crop+flip-real-real-long"}
+    exact = study.Piece("full-real-real-exact", 0)
+    assert exact.arm not in arms and "--exact_augs" in study.command(args, exact, 1)
     only = study.pieces(args_of(words, "--only", "full-*real", "--key"))
     assert [p.arm for p in only] == ["full-real-real"]
     with pytest.raises(SystemExit):
