@@ -41,7 +41,7 @@ from data.views import (
     view_keys,
 )
 from models import SimCLR
-from models.features import fingerprint, frozen, save_features
+from models.features import Pixels, fingerprint, frozen, save_features
 from models.lab import lab_config, lab_optimizer, load_lab
 from models.linear_probe import moments
 from models.losses import DCL, DCLW, NTXent
@@ -133,6 +133,7 @@ PROBE_OPTIONS = (
 )  # fmt: skip
 FEATURES_AT_ONCE = 512
 PROBE_BATCH = 512
+BASELINES = ("untrained", "pixels")  # of --probe_only
 PROBE_DRAWS = 1 << 20  # number of the view that probes are trained on; training's are 0, 1, ...
 EPISODE = (5, 5, 15)  # ways, most shots, queries
 LIST_SEED = 0  # of which pictures are held out: the same for every --seed
@@ -157,10 +158,12 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_simclr_args(parser)
     add_table(parser, "another use", [
         ("--probe_only", text, None, "no training: probes of a snapshot, an <epoch>.pt or a run's "
-         "newest"),
+         "newest; untrained: of the network that training would begin with; pixels: of pictures"),
     ])  # fmt: skip
     args = parse(parser, PRESETS, argv)
     check_simclr_args(parser, args)
+    if args.probe_only == "pixels" and args.export_backbone:
+        parser.error("--probe_only pixels has no backbone for --export_backbone")
     return args
 
 
@@ -222,15 +225,22 @@ def main(args: argparse.Namespace) -> None:
 
 
 def probe(args: argparse.Namespace) -> None:
-    """Figures of a finished network, in a run's folder of their own."""
-    path = find_snapshot(args.probe_only, "TrainSimCLR", args.results_path)
-    model, plan, size = open_encoder(path)
+    """Figures of a finished network, or of what it has to beat, in a run's folder of their own."""
+    model, plan, size = None, None, None
+    if args.probe_only not in BASELINES:
+        path = find_snapshot(args.probe_only, "TrainSimCLR", args.results_path)
+        model, plan, size = open_encoder(path)
+        args.backbone = model.config["backbone"]
     plan = plan or build_recipe(args)
-    args.backbone, args.crop_size = model.config["backbone"], plan.size
-    args.picture_size = size or args.picture_size
+    args.crop_size, args.picture_size = plan.size, size or args.picture_size
     name = f"probes-{Path(args.data).stem}-{Path(args.probe_only).stem}"
     with Run(args, script="TrainSimCLR", name=name, shaping_exclude=EXECUTION_ONLY) as run:
-        run.say(model.describe())
+        if args.probe_only == "pixels":
+            model = Pixels()
+        elif model is None:
+            model = build_model(args, run)
+        else:
+            run.say(model.describe())
         train, held = splits(args, run)
         trained = in_memory(train, args, run)
         tested = held_pictures(held, trained, args, run)

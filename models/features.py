@@ -34,6 +34,14 @@ class Features(NamedTuple):
     dataset: str
 
 
+class Pixels(nn.Module):
+    """The picture itself as its features: what an encoder has to beat."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N, 3, r, r] -> [N, 3 r r]."""
+        return x.flatten(1)
+
+
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all parameters and buffers.
 

@@ -9,6 +9,7 @@ import torch
 
 import models.simclr
 from data.sources import Joined
+from models.features import fingerprint
 from models.optim import google_lr, seed_epoch_lr, warmup_cosine
 from runtime import distributed
 from runtime.precision import Precision
@@ -126,6 +127,30 @@ def test_probe_only_gives_the_figures_of_the_run(whole, tmp_path):
         assert harness.finish(train, [folder, *words], log) == 0, log.read_text()
         found = json.loads((folder / "probes.json").read_text())
         assert found["figures"] == json.loads((whole / "probes.json").read_text())["figures"]
+
+
+def test_what_an_encoder_has_to_beat(tmp_path, script, monkeypatch):
+    """The network as training begins it, and no network, by the same probes."""
+    found = {}
+    for word in ("untrained", "pixels"):
+        log = tmp_path / "log"
+        words = ["--probe_only", word, "--probe_epochs", "0", "--seed", "3"]
+        assert harness.finish(train, [tmp_path / word, *words], log) == 0, log.read_text()
+        found[word] = json.loads((tmp_path / word / "probes.json").read_text())
+        assert {k.split("(")[0] for k in found[word]["figures"]} == {"knn", "linear"}
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args = script.get_args([*TINY, "--seed", "3", "--run-dir", str(tmp_path / "run")])
+    with script.Run(args, script="TrainSimCLR", name="init") as run:
+        begins = fingerprint(script.build_model(args, run))
+    assert found["untrained"]["network"] == begins != found["pixels"]["network"]
+
+
+def test_pixels_are_their_own_features(script):
+    plan, run = script.build_recipe(options(script)), FakeRun()
+    run.precision = Precision("fp32", run.device)
+    pictures = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    h = script.features(run, script.Pixels(), pictures, plan)
+    assert torch.equal(h, pictures.flatten(1) / 255)
 
 
 def test_figures_asked_otherwise_are_made_anew(whole, tmp_path):
@@ -297,6 +322,7 @@ def test_wrong_options_are_one_line(words, says, capsys):
         ("--data scenes/val --eval val", 6, "scenes/val is the split val itself"),
         ("--few_shot scenes/test", 6, "scenes has splits train and val"),
         ("--probe_only nowhere.pt", 3, "nowhere.pt"),
+        ("--probe_only pixels --export_backbone", 2, "pixels has no backbone"),
     ],
 )
 def test_what_shows_only_later_is_one_line_too(tmp_path, words, code, says):
