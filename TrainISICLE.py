@@ -35,8 +35,8 @@ from data.pyramids import Pyramid, free_memory
 from data.sources import Source, evenly
 from data.ssl import Plain
 from data.uint8_cache import UInt8Cache
-from data.view_cache import open_views, root_ids
-from data.views import Recipe, view_keys
+from data.view_cache import ViewCache, open_views, root_ids
+from data.views import Recipe, described, view_keys
 from generate_images import build
 from generate_views import (
     GENERATOR,
@@ -176,11 +176,21 @@ def check(args: argparse.Namespace) -> None:
             f"--pair {args.pair} takes synthetic views from somewhere: give --net SNAPSHOT, "
             "--views cache --cache FOLDER, or --joint R"
         )
-    one_draw = args.temperature == 0 or args.code == "fixed" or args.view_source == "upsampled"
+    one_draw = (
+        args.temperature == 0
+        or args.code == "fixed"
+        or args.view_source == "upsampled"
+        or bool(args.refresh and args.k == 1)
+    )
     all_real = args.pair == "real-real" or args.pair == "mixed" and share == (0, 0)
     all_drawn = args.pair == "synth-synth" or args.pair == "mixed" and share == (1, 1)
     if args.augs == "none" and (all_real or all_drawn and one_draw):
         raise ValueError(f"--pair {args.pair} --augs none: two equal views teach nothing")
+    if args.k != 4 and not args.refresh:
+        raise ValueError(f"--k {args.k} is of --refresh; without it views are drawn in every step")
+    for name, default in (("num_synth", 2), ("reduce", "out")):
+        if getattr(args, name) != default and args.pair != "multi":
+            raise ValueError(f"--{name} {getattr(args, name)} is of --pair multi, not {args.pair}")
     if args.pair == "multi" and args.loss != "ntxent":
         raise ValueError(f"--pair multi has NT-Xent for many views only, not --loss {args.loss}")
     if args.domain_bn and args.pair in ("real-real", "synth-synth"):
@@ -204,9 +214,10 @@ def main(args: argparse.Namespace) -> None:
         train, held = simclr.splits(args, run)
         trained = simclr.in_memory(train, args, run)
         tested = simclr.held_pictures(held, trained, args, run)
-        simclr.check_evaluation(args, trained)
+        simclr.check_evaluation(args, trained, run)
         steps_per_epoch = simclr.epoch_steps(trained, args, run)
         plan = simclr.build_recipe(args)
+        run.say(described(plan) if args.augs != "none" else f"views of {plan.size} px as they are")
         augment = augmentation(plan, args)
 
         # Network, loss, optimizer.
@@ -360,7 +371,7 @@ class Supply:
         """The batch of an encoder's step."""
         args, run = self.args, self.run
         epoch, place = divmod(step, self.steps_per_epoch)
-        source = self._refreshed(epoch) if args.refresh else self.source
+        source = self._refreshed(step) if args.refresh else self.source
         self._watch.start()
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, simclr.epoch_order(len(self.real), args, epoch))
@@ -389,18 +400,19 @@ class Supply:
         every = self.args.refresh
         return then < self.args.epochs and (not every or now // every == then // every)
 
-    def _refreshed(self, epoch: int) -> CachedViews:
+    def _refreshed(self, step: int) -> CachedViews:
         """The views of this refresh, drawn if they are not at hand."""
-        number = epoch // self.args.refresh
+        number, place = divmod(step, self.args.refresh * self.steps_per_epoch)
         if self._drawn is None or self._drawn[0] != number:
             self._drawn = None  # not two at a time
-            self._drawn = (number, CachedViews(self._draw(number)))
+            self._drawn = (number, CachedViews(self._draw(number, first=place == 0)))
         return self._drawn[1]
 
-    def _draw(self, number: int) -> Tensor:
+    def _draw(self, number: int, first: bool) -> Tensor:
         """k views of every picture, uint8 [N, k, 3, s, s]; ranks share the work.
 
-        Views j of refresh r are the draws r k + j: never the same twice.
+        Views j of refresh r are the draws r k + j: never the same twice. first: not drawn again by
+        a resumed run, whose log has the figures already.
         """
         k, run, n = self.args.k, self.run, len(self.real)
         share = -(-n // run.world_size)
@@ -425,9 +437,11 @@ class Supply:
         if run.device.type == "cuda":
             torch.cuda.synchronize(run.device)
         seconds = time.monotonic() - begun
-        run.log(**{"time/refresh_s": seconds, "time/ms_per_view": 1000 * seconds / (share * k)})
-        if isinstance(self.source, FilteredViews):
-            log_acceptance(run, self.source.take_counts())
+        counts = self.source.take_counts() if isinstance(self.source, FilteredViews) else None
+        if first:
+            run.log(**{"time/refresh_s": seconds, "time/ms_per_view": 1000 * seconds / (share * k)})
+            if counts is not None:
+                log_acceptance(run, counts)
         return gather(views)[:n]
 
 
@@ -576,6 +590,7 @@ def synthetic_views(
     quiet = not run.is_main
     if args.views == "cache":
         stored = open_views(args.cache, chosen, args.picture_size, place=args.place, quiet=quiet)
+        refuse_equal_views(args, stored)
         images, rows = stored.images, stored.rows
         if args.place == "memory":
             images, rows = images.to(run.device), rows.to(run.device)
@@ -590,6 +605,19 @@ def synthetic_views(
         raise UsageError("--lpips_min and --lpips_max on a GPU need --place memory")
     source = view_source(args, sampler, inputs, real, root_ids(chosen).to(run.device))
     return source, sampler, settings["snapshot"]
+
+
+def refuse_equal_views(args: argparse.Namespace, stored: ViewCache) -> None:
+    """UsageError for pairs without augmentation that are one and the same stored picture."""
+    drawn = args.pair == "synth-synth" or args.pair == "mixed" and fraction(args.f or 0.5) == (1, 1)
+    how = stored.settings
+    alike = stored.images.shape[1] == 1 or how.get("code") == "fixed"
+    alike = alike or how.get("source") == "upsampled" or how.get("temperature") == 0
+    if args.augs == "none" and drawn and alike:
+        raise UsageError(
+            f"--pair {args.pair} --augs none: {args.cache} holds one view of a picture, or equal "
+            "ones, and two equal views teach nothing"
+        )
 
 
 class Origin:

@@ -38,12 +38,14 @@ from data.views import (
     ExactViews,
     FoldedViews,
     Recipe,
+    described,
+    own_options,
     view_keys,
 )
 from models import SimCLR
 from models.features import Pixels, fingerprint, frozen, save_features
 from models.lab import lab_config, lab_optimizer, load_lab
-from models.linear_probe import moments
+from models.linear_probe import Sweep, moments
 from models.losses import DCL, DCLW, NTXent
 from models.optim import (
     LARC,
@@ -177,9 +179,10 @@ def main(args: argparse.Namespace) -> None:
         train, held = splits(args, run)
         trained = in_memory(train, args, run)
         tested = held_pictures(held, trained, args, run)
-        check_evaluation(args, trained)
+        check_evaluation(args, trained, run)
         steps_per_epoch = epoch_steps(trained, args, run)
         plan = build_recipe(args)
+        run.say(described(plan))
         make_views = views_of(plan, args)
 
         # Network, loss, optimizer.
@@ -244,7 +247,7 @@ def probe(args: argparse.Namespace) -> None:
         train, held = splits(args, run)
         trained = in_memory(train, args, run)
         tested = held_pictures(held, trained, args, run)
-        check_evaluation(args, trained)
+        check_evaluation(args, trained, run)
         final_probes(run, on_device(model, args, run), trained, tested, plan)
         run.finished = True
 
@@ -271,8 +274,10 @@ def add_simclr_args(parser: argparse.ArgumentParser) -> None:
          "(default: --crop_size)"),
         ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)"),
         ("--crop_size", positive_int, None, "side of a view (default: the data set's)"),
-        ("--color_s", nonnegative_float, 1.0, "strength of the colour jitter"),
-        ("--gaussian_blur", one_of(0, 1), 0, "1: blur, with the recipe's chance"),
+        ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
+         "--recipe has)"),
+        ("--gaussian_blur", one_of(0, 1), None, "1: blur, with the recipe's chance (default: 0, or "
+         "what --recipe has)"),
         ("--unreal_augs", one_of(0, 1), 1, "0: crop and flip alone"),
         ("--normalise", tuple(NORMALISATIONS), "none", "mean and deviation taken out of views"),
         ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, slower"),
@@ -323,7 +328,12 @@ def add_simclr_args(parser: argparse.ArgumentParser) -> None:
 
 
 def check_simclr_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Fill in --crop_size and --picture_size; what cannot be goes out through parser.error."""
+    """Fill in what follows from other options; what cannot be goes out through parser.error."""
+    color_s, blur = (1.0, False) if args.recipe is None else own_options(args.recipe)
+    args.color_s = color_s if args.color_s is None else args.color_s
+    args.gaussian_blur = int(blur) if args.gaussian_blur is None else args.gaussian_blur
+    if args.sigma != 0.5 and args.loss != "dclw":
+        parser.error(f"--sigma {args.sigma:g} is of --loss dclw, not of {args.loss}")
     try:
         own = get_ssl_data_augs(args.data, crop_size=args.crop_size)
         args.crop_size = own.train.size
@@ -531,7 +541,7 @@ def learning_rate(args: argparse.Namespace, step: int, steps_per_epoch: int) -> 
 # --------------------------------------------------------------------------------------- evaluation
 
 
-def check_evaluation(args: argparse.Namespace, trained: Pictures) -> None:
+def check_evaluation(args: argparse.Namespace, trained: Pictures, run: Run) -> None:
     """UsageError now for an evaluation that could not be made at the end."""
     if len(trained.classes) > 1:
         counts = trained.labels.cpu().bincount(minlength=len(trained.classes))
@@ -544,6 +554,12 @@ def check_evaluation(args: argparse.Namespace, trained: Pictures) -> None:
             raise UsageError(f"{which} to fit on{kept}, and l2 is chosen on one; --no-probe")
     if args.probe and args.few_shot:
         novel = novel_source(args)
+        known = set(novel.classes) & set(trained.classes)
+        if known:
+            run.say(
+                f"--few_shot {args.few_shot}: {len(known)} of its {len(novel.classes)} classes are "
+                f"among train's ({min(known)}, ...): episodes are not of novel classes alone"
+            )
         try:
             draw_episodes(torch.from_numpy(labels_of(novel)), *EPISODE, 0, 1)
         except ValueError as error:
@@ -584,9 +600,9 @@ def final_probes(
     """kNN, the convex probe, the probe on augmented pictures, episodes: after the loop, once.
 
     Logged as final/.... Written into the run's folder: probes.json {"figures", "asked", "step",
-    "network"}, and right.pt: by name, which pictures of `tested` (of train under cv) are right,
-    bool [N]. Once they are there for this network and these options, they are read. All ranks call
-    it. A signal ends it; the same command begins it again.
+    "network", "l2" of the convex probe, fold by fold}, and right.pt: by name, which pictures of
+    `tested` (of train under cv) are right, bool [N]. Once they are there for this network and these
+    options, they are read. All ranks call it. A signal ends it; the same command begins it again.
     """
     args, file = run.args, run.dir / "probes.json"
     asked = {key: getattr(args, key) for key in PROBE_OPTIONS} | {"recipe": plan._asdict()}
@@ -598,16 +614,20 @@ def final_probes(
         return found["figures"]
     classes, folds = len(trained.classes), args.folds if tested is None else None
     figures, right, methods = {}, {}, []
+    sweeps: list[Sweep] = []
+    layer = "pixels" if isinstance(model, Pixels) else "h"
     with frozen(model):
         h, y, held = embedded(run, model, trained, tested, plan)
         if classes < 2:
             run.say(f"{trained.name} has no classes: no probes")
         else:
-            methods.append(knn_method(h, y, classes, folds=folds))
+            methods.append(knn_method(h, y, classes, folds=folds, layer=layer))
         if classes > 1 and args.probe:
-            methods.append(linear_method(h, y, classes, seed=args.seed))
+            methods.append(
+                linear_method(h, y, classes, seed=args.seed, layer=layer, found=sweeps.append)
+            )
         if classes > 1 and args.probe and args.probe_epochs:
-            methods.append(augmented_method(run, model, trained, h, y, plan))
+            methods.append(augmented_method(run, model, trained, h, y, plan, layer))
         for method in methods:
             part = judge(h, y, [method], held=held, folds=args.folds, seed=args.seed)
             figures, right = figures | part.figures, right | part.right
@@ -626,14 +646,18 @@ def final_probes(
         low, high = figures.get(f"{name} low"), figures.get(f"{name} high")
         interval = f" [{low:.4f}, {high:.4f}]" if low is not None else ""
         run.say(f"{name}: {figures[f'{name} acc1']:.4f}{interval}")
+    for sweep in sweeps:
+        if sweep.at_edge:
+            run.say(f"linear: l2 {sweep.l2:g} is at the edge of those tried")
     record = {"figures": figures, "asked": asked, "step": run.completed, "network": network}
+    record["l2"] = [sweep.l2 for sweep in sweeps]
     try:
         if args.export_features and run.is_main:
             folder = run.dir / "features"
             folder.mkdir(exist_ok=True)
             export = {"train": (trained, h)} | ({"held": (tested, held[0])} if held else {})
             for name, (pictures, rows) in export.items():
-                facts = {"layer": "h", "snapshot": network, "dataset": pictures.name}
+                facts = {"layer": layer, "snapshot": network, "dataset": pictures.name}
                 save_features(folder / f"{name}.safetensors", rows, pictures.labels, **facts)
         if args.export_backbone and run.is_main:
             write_torch(run.dir / f"{args.backbone}-torchvision.pt", export_torchvision(model))
@@ -657,7 +681,7 @@ def embedded(
 
 
 def augmented_method(
-    run: Run, model: SimCLR, trained: Pictures, h: Tensor, y: Tensor, plan: Recipe
+    run: Run, model: SimCLR, trained: Pictures, h: Tensor, y: Tensor, plan: Recipe, layer: str
 ) -> Method:
     """A linear head trained by SGD on views drawn anew in every epoch: crop and flip, or train's.
 
@@ -694,7 +718,7 @@ def augmented_method(
             lr=stable_lr((h[rows].double() - mean) / std),
             standardise=(mean, std),
         )
-        name = f"augmented({args.probe_augs}, {args.probe_epochs} epochs, standardised, h)"
+        name = f"augmented({args.probe_augs}, {args.probe_epochs} epochs, standardised, {layer})"
         return {name: head.logits(query)}
 
     return scores

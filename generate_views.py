@@ -34,6 +34,7 @@ from data.uint8_cache import UInt8Cache
 from data.view_cache import FORMATS, ViewWriter, root_ids, root_of
 from generate_images import build, untrained
 from imle import CAMNet, CodeGenerator, Corruption
+from imle.perceptual import MIN_SIDE
 from models.synthetic_views import (
     Acceptance,
     FilteredViews,
@@ -342,6 +343,11 @@ def view_source(
         source = GeneratedViews(inputs, sampler, keys=keys, rows=args.view_batch)
     if not is_filtered(args):
         return source
+    if sampler.size < MIN_SIDE:
+        raise UsageError(
+            f"--lpips_min and --lpips_max: VGG16 sees no views below {MIN_SIDE} px, these have "
+            f"{sampler.size}"
+        )
     if real is None:
         raise UsageError("--lpips_min and --lpips_max compare with the real pictures: none given")
     low, high = args.lpips_min or 0.0, args.lpips_max or math.inf

@@ -16,8 +16,15 @@ AUGS-mixed-fixed       one code for all pictures and draws
 AUGS-real-real-long    SimCLR for as long as `mixed` takes, its views' drawing counted (not the
                        generator's training): so many more epochs
 
-and, only if --only names it, AUGS-real-real-exact: SimCLR on views in torchvision's arithmetic,
-which tells what folding colour operations and crops together does to a training.
+and, only if --only names them:
+
+AUGS-mixed-f25, -f75   other shares of synthetic views
+AUGS-multi             one real and two drawn views
+none-...               no augmentation at all: what differs is what the generator draws
+AUGS-real-real-exact   SimCLR on views in torchvision's arithmetic: what folding the colour
+                       operations into one does to a training
+
+Other k, corruptions, temperatures and generators are other DIRs (--k, --draw, --net).
 
 Every arm is a run of TrainISICLE.py below DIR (its command is in args.json), which resumes when
 this command is run again; arms of a seed have the same initial weights and order of pictures. Arms
@@ -59,7 +66,7 @@ from runtime.networks import open_network
 from runtime.rundir import refuse_changes, shaping
 from runtime.snapshot import load_torch
 
-AUGS = ("full", "crop+flip")
+AUGS = ("full", "crop+flip", "none")
 # What stands for a drawn view: name -> (options of the generator, whether draws differ).
 SOURCES = {
     "generated": ("", True),
@@ -75,13 +82,18 @@ PAIRS = {
     "mixed-upsampled": ("--pair mixed --f 0.5", "upsampled"),
     "mixed-fixed": ("--pair mixed --f 0.5", "fixed"),
     "real-real-long": ("--pair real-real", None),
+    "mixed-f25": ("--pair mixed --f 0.25", "generated"),
+    "mixed-f75": ("--pair mixed --f 0.75", "generated"),
+    "multi": ("--pair multi --num_synth 2", "generated"),
     "real-real-exact": ("--pair real-real --exact_augs", None),
 }
 ARMS = {
     f"{augs}-{pair}": (f"--augs {augs} {words}", source)
     for augs in AUGS
     for pair, (words, source) in PAIRS.items()
+    if augs != "none" or source == "generated"  # else two views could be equal
 }
+OPTIONAL = ("none-*", "*-f25", "*-f75", "*-multi", "*-exact")  # arms that --only has to name
 # What runs on the CPU need beside the presets; --extra, --draw and --imle come after them and win.
 COMMON = "--preset tiny25 --gpus cpu --wandb disabled"
 DRAW = "--view_precision bf16"
@@ -105,8 +117,8 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         nargs="+",
-        default=[arm for arm in ARMS if not arm.endswith("-exact")],
-        help="arms, or patterns of them (default: all but *-exact)",
+        default=[arm for arm in ARMS if not any(fnmatch(arm, word) for word in OPTIONAL)],
+        help=f"arms, or patterns of them (default: all but {', '.join(OPTIONAL)})",
     )
     parser.add_argument(
         "--key", nargs="*", default=["*-real-real", "*-mixed"], help="arms that run on all seeds"
@@ -124,6 +136,11 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     for pattern in [*args.only, *args.key]:
         if not any(fnmatch(name, pattern) for name in ARMS):
             parser.error(f"no arm {pattern!r}; there are {', '.join(ARMS)}")
+    for name in ("draw", "extra", "imle"):
+        try:
+            shlex.split(getattr(args, name))
+        except ValueError as error:
+            parser.error(f"--{name} {getattr(args, name)!r}: {error}")
     return args
 
 
@@ -185,10 +202,14 @@ def generator(args: argparse.Namespace) -> Path:
     if args.net:
         open_network(net_of(args))  # now, not after hours of arms without it
         return net_of(args)
-    folder = args.out / "generator"
-    words = f"{GENERATOR} --data_tr {args.data} --run-dir {shlex.quote(str(folder))} {args.imle}"
-    TrainGeneratorWandB.main(TrainGeneratorWandB.get_args(shlex.split(words)))
+    TrainGeneratorWandB.main(TrainGeneratorWandB.get_args(training(args)))
     return net_of(args)
+
+
+def training(args: argparse.Namespace) -> list[str]:
+    """The options of TrainGeneratorWandB.py that train the generator."""
+    folder = shlex.quote(str(args.out / "generator"))
+    return shlex.split(f"{GENERATOR} --data_tr {args.data} --run-dir {folder} {args.imle}")
 
 
 def folder_of_views(args: argparse.Namespace, source: str) -> Path:
@@ -197,23 +218,30 @@ def folder_of_views(args: argparse.Namespace, source: str) -> Path:
 
 def draw(args: argparse.Namespace, source: str) -> None:
     """Train the generator and draw the views of a source, as far as they are not there."""
-    net = generator(args)
-    if not args.k:
-        return
+    generator(args)
+    if args.k:
+        generate_views.main(generate_views.get_args(drawing(args, source)))
+
+
+def drawing(args: argparse.Namespace, source: str) -> list[str]:
+    """The options of generate_views.py that draw the views of a source."""
     asked = TrainISICLE.get_args(command(args, Piece("full-real-real", 0), args.epochs))
     options, differ = SOURCES[source]
     words = f"{DRAW} --data {args.data} --split train --size {asked.picture_size} --format memmap "
     words += f"--views {args.k if differ else 1} {options} {args.draw}"
-    words = [*shlex.split(words), "--net", str(net), "--out", str(folder_of_views(args, source))]
+    words = [*shlex.split(words), "--net", str(net_of(args))]
+    words += ["--out", str(folder_of_views(args, source))]
     words += ["--gpus", *(map(str, asked.gpus) if asked.gpus else ["cpu"])]
-    words += ["--data_path", asked.data_path] if asked.data_path else []
-    generate_views.main(generate_views.get_args(words))
+    return [*words, *(["--data_path", asked.data_path] if asked.data_path else [])]
 
 
-def views(args: argparse.Namespace, source: str) -> tuple[str, float] | None:
-    """(digest of a source's views, seconds their drawing took), None while they are not there.
+def views(
+    args: argparse.Namespace, source: str, used: int | None = None
+) -> tuple[str, float] | None:
+    """(digest of a source's views, seconds that drawing took), None while they are not there.
 
-    Seconds are the CPU's where it drew. Without --k the digest is of the generator.
+    used: of so many pictures alone. Seconds are the CPU's where it drew. Without --k the digest is
+    of the generator. UsageError for views of unknown cost.
     """
     if not args.k:
         net = net_of(args)
@@ -224,8 +252,11 @@ def views(args: argparse.Namespace, source: str) -> tuple[str, float] | None:
     note = json.loads(file.read_text())
     plan, facts = note["plan"], note["facts"]
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-    each = facts.get("cpu_ms_per_view", facts.get("ms_per_view", 0.0))
-    return digest, len(note["names"]) * plan["k"] * each / 1000
+    each = facts.get("cpu_ms_per_view", facts.get("ms_per_view"))
+    if each is None:
+        raise UsageError(f"{file} does not say what a view took; remove its folder, draw again")
+    pictures = min(len(note["names"]), used or len(note["names"]))
+    return digest, pictures * plan["k"] * each / 1000
 
 
 def command(args: argparse.Namespace, piece: Piece, epochs: int) -> list[str]:
@@ -268,7 +299,7 @@ def result(args: argparse.Namespace, piece: Piece) -> dict[str, Any] | None:
     asked = argparse.Namespace(**json.loads((folder / "args.json").read_text())["args"])
     steps = max(int(line) for line in lines_of(folder, "step"))
     source, per_view = ARMS[piece.arm][1], lines_of(folder, "time/ms_per_view")
-    digest, seconds = (source and views(args, source)) or ("", 0.0)
+    digest, seconds = (source and views(args, source, asked.num_images)) or ("", 0.0)
     found: dict[str, Any] = {
         "arm": piece.arm,
         "seed": piece.seed,
@@ -307,7 +338,8 @@ def per_cent(value: float) -> str:
 
 def against(by: dict[Piece, dict[str, Any]], arm: str, probe: str) -> str:
     """Difference from AUGS-real-real: over seeds, and over the pictures of the first seed."""
-    base = next(f"{augs}-real-real" for augs in AUGS if arm.startswith(f"{augs}-"))
+    augs = next(augs for augs in AUGS if arm.startswith(f"{augs}-"))
+    base = f"{'crop+flip' if augs == 'none' else augs}-real-real"
     pairs = [
         (by[Piece(arm, seed)], by[Piece(base, seed)])
         for seed in sorted({piece.seed for piece in by})
@@ -334,7 +366,8 @@ def report(by: dict[Piece, dict[str, Any]], said: str) -> str:
     names = {probe: next(iter(by.values()))[f"{probe} is"] for probe in PROBES}
     lines += [
         f"Accuracy on held-out real pictures, %. kNN: {names['kNN']}; linear: {names['linear']}. "
-        "Differences are from real-real of the same augmentations, in points, with 95 % intervals. "
+        "Differences are from real-real of the same augmentations (of none: crop+flip), in points, "
+        "with 95 % intervals. "
         "Drawing: of all the views of an arm, once for all arms that share them.",
         "",
         "| arm | seeds | epochs | kNN | linear | kNN, difference | linear, difference | "
@@ -393,6 +426,8 @@ def collect(args: argparse.Namespace) -> tuple[dict[Piece, dict[str, Any]], str]
         try:
             kept = json.loads(file.read_text())
             by = {Piece(found["arm"], found["seed"]): found for found in kept["pieces"]}
+            if strange := {piece.arm for piece in by} - ARMS.keys():
+                raise UsageError(f"{file} has arms that this version does not know: {strange}")
             said = kept["generator"]
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{file} is not a results.json of this study; move it away") from None
@@ -404,9 +439,17 @@ def collect(args: argparse.Namespace) -> tuple[dict[Piece, dict[str, Any]], str]
 
 
 def main(args: argparse.Namespace) -> None:
-    args.out.mkdir(parents=True, exist_ok=True)
+    # What is wrong with options is said now, not after hours.
+    if any(source for _, source in map(ARMS.get, {piece.arm for piece in pieces(args)})):
+        if args.k:
+            generate_views.get_args(drawing(args, "generated"))
+        if not args.net:
+            TrainGeneratorWandB.get_args(training(args))
+    for piece in pieces(args):
+        TrainISICLE.get_args(command(args, piece, args.epochs))
     if args.net:
         generator(args)
+    args.out.mkdir(parents=True, exist_ok=True)
     done = collect(args)[0]
     if not args.report:
         refuse_other(args, done)

@@ -99,7 +99,9 @@ RECIPES: dict[str, _Named] = {
         1.0,
         23,
     ),
-    "imagenet": _Named("SimCLR's paper: blur with p .5", 224, 1.0, blur_p=0.5),
+    "imagenet": _Named(
+        "SimCLR's paper, crops as torchvision's: bilinear, 10 tries", 224, 1.0, blur_p=0.5
+    ),
     "strong": _Named("crops from a fifth, less gray; CIFAR", 32, 0.5, (0.2, 1.0), 0.1),
     "real": _Named("crop and flip only: stays on the real manifold", 32, 0.5, unreal=False),
 }
@@ -152,6 +154,24 @@ def recipe(
     return check_recipe(plan)
 
 
+def own_options(name: str) -> tuple[float, bool]:
+    """(color_s, gaussian_blur) that a recipe of RECIPES or ALIASES has itself."""
+    named = RECIPES[ALIASES.get(name, name)]
+    return named.color_s, named.blur_p > 0
+
+
+def described(plan: Recipe) -> str:
+    """What a recipe does, in a line."""
+    p = plan
+    parts = [f"views of {p.size} px: crop {p.scale[0]:g} to {p.scale[1]:g}, flip {p.flip:g}"]
+    if p.jitter_p:
+        strengths = "/".join(f"{x:g}" for x in (p.brightness, p.contrast, p.saturation, p.hue))
+        parts.append(f"jitter {strengths} with p {p.jitter_p:g}")
+    parts += [f"gray {p.gray_p:g}"] if p.gray_p else []
+    parts += [f"blur of {p.blur_kernel} taps with p {p.blur_p:g}"] if p.blur_p else []
+    return ", ".join(parts)
+
+
 def check_recipe(plan: Recipe) -> Recipe:
     """`plan`, or DataError with the value that cannot be."""
     p = plan
@@ -167,6 +187,11 @@ def check_recipe(plan: Recipe) -> Recipe:
             raise DataError(f"{what} {getattr(p, what)} must be 0 or more")
     if not 0 <= p.hue <= 0.5:
         raise DataError(f"hue {p.hue:g} must lie in 0 to 0.5 (color_s at most 2.5)")
+    if p.blur_p and p.blur_kernel == 1:
+        raise DataError(
+            f"a blur of 1 tap changes nothing: views of {p.size} px are too small for a tenth of "
+            "their side; another crop_size, or gaussian_blur off"
+        )
     if p.blur_p and not (p.blur_kernel % 2 == 1 and 0 < p.blur_kernel // 2 + 1 <= p.size):
         raise DataError(
             f"a blur of {p.blur_kernel} taps on views of {p.size} px: an odd number of taps, less "

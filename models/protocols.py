@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.intervals import mean_interval
 from models.knn import SETTINGS, search, vote
-from models.linear_probe import l2_sweep
+from models.linear_probe import Sweep, l2_sweep
 from models.scoring import accuracies, check_features, check_labels, correct
 from models.splits import stratified_folds
 
@@ -125,15 +125,23 @@ def knn_method(
 
 
 def linear_method(
-    h: Tensor, y: Tensor, num_classes: int, *, seed: int = 0, layer: str = "h"
+    h: Tensor,
+    y: Tensor,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    layer: str = "h",
+    found: Callable[[Sweep], None] | None = None,
 ) -> Method:
     """The convex probe on standardised features, its l2 chosen on a slice of what it is fitted on.
 
-    Errors: ValueError.
+    found: is given every sweep, fold by fold, for what l2 came out. Errors: ValueError.
     """
 
     def scores(rows: Tensor, query: Tensor) -> dict[str, Tensor]:
-        found = l2_sweep(h[rows], y[rows], num_classes, standardise=True, seed=seed, layer=layer)
-        return {f"linear(l2 swept, standardised, {layer})": found.probe.logits(query)}
+        sweep = l2_sweep(h[rows], y[rows], num_classes, standardise=True, seed=seed, layer=layer)
+        if found is not None:
+            found(sweep)
+        return {f"linear(l2 swept, standardised, {layer})": sweep.probe.logits(query)}
 
     return scores

@@ -381,9 +381,11 @@ def add_run_args(parser: argparse.ArgumentParser, *, save_every: int = 500) -> N
     add_bool(g, "--deterministic", False, "bit-equal reruns on GPUs too, slower (default no)")
     g.add_argument(
         "--wandb",
+        type=lambda word: {"1": "online", "0": "disabled"}.get(word, word),
         choices=("online", "offline", "disabled"),
         default="online",
-        help="Weights & Biases; online (default) goes offline without a key or a network",
+        help="Weights & Biases; online (default, or 1) goes offline without a key or a network; "
+        "disabled (or 0): none",
     )
     g.add_argument(
         "--gpus",

@@ -87,6 +87,7 @@ class Run:
         self.config_hash = rundir.config_hash(script, self.flags)
         self.completed = 0
         self.nimg = 0
+        self._images_per_step = 0
         self.finished = False
         self._objects: dict[str, Any] | None = None
         self._in_body = False
@@ -417,6 +418,7 @@ class Run:
             raise UsageError(
                 "call run.restore(...) with everything that has state before run.steps"
             )
+        self._images_per_step = images_per_step
         ask = total if callable(total) else lambda: total
 
         def ends() -> tuple[int, int]:
@@ -631,7 +633,7 @@ class Run:
             "config_hash": self.config_hash,
             "args": rundir.plain(vars(self.args)),
             "step": self._stamp,
-            "nimg": self.nimg,
+            "nimg": self.nimg + self._images_per_step * (self._stamp - self.completed),
             "torch": torch.__version__,
             "time": rundir.timestamp(),
         }

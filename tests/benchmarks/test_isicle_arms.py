@@ -53,7 +53,7 @@ def test_pieces_are_whole_and_in_order(words):
     found = study.pieces(args)
     assert len(found) == len(set(found)) == 14 + 4
     assert {p.arm for p in found if p.seed == 4} == {
-        f"{augs}-{pair}" for augs in study.AUGS for pair in ("real-real", "mixed")
+        f"{augs}-{pair}" for augs in ("full", "crop+flip") for pair in ("real-real", "mixed")
     }
     arms = [p.arm for p in found if p.seed == 3]
     assert set(arms[-2:]) == {"full-real-real-long", "crop+flip-real-real-long"}
@@ -61,8 +61,40 @@ def test_pieces_are_whole_and_in_order(words):
     assert exact.arm not in arms and "--exact_augs" in study.command(args, exact, 1)
     only = study.pieces(args_of(words, "--only", "full-*real", "--key"))
     assert [p.arm for p in only] == ["full-real-real"]
+    more = {piece.arm for piece in study.pieces(args_of(words, "--only", "*", "--key"))}
+    assert more == set(study.ARMS) and {"none-synth-synth", "full-multi"} <= more - set(arms)
     with pytest.raises(SystemExit):
         args_of(words, "--only", "nothing")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--draw", "--temprature 1"], "--temprature"),
+        (["--draw", "'"], '--draw "\'": No closing quotation'),
+        (["--extra", "--bs nought"], "nought"),
+        (["--k", "-1"], "--k -1"),
+    ],
+)
+def test_wrong_options_are_said_before_anything_is_trained(words, tmp_path, capsys, wrong, says):
+    with pytest.raises(SystemExit) as end:
+        study.main(args_of(words, *wrong))
+    assert end.value.code == 2 and says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_views_of_unknown_cost_are_refused(words, tmp_path):
+    only = ["--only", "full-mixed", "--key", "--seeds", "0"]
+    study.main(args_of(words, *only))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["pieces"]
+    file = tmp_path / "out" / "views-generated" / "views-train.json"
+    note = json.loads(file.read_text())
+    assert results[0]["drawing_s"] == pytest.approx(32 * note["facts"]["cpu_ms_per_view"] / 1000)
+    for name in ("cpu_ms_per_view", "ms_per_view"):
+        del note["facts"][name]
+    file.write_text(json.dumps(note))
+    with pytest.raises(UsageError, match="does not say what a view took"):
+        study.main(args_of(words, *only))
 
 
 def test_the_longer_control_costs_what_mixed_costs(words):
@@ -132,6 +164,10 @@ def test_the_study_goes_on_elsewhere_with_its_results_alone(words, monkeypatch, 
     with pytest.raises(UsageError, match="full-mixed of seed 0 had other views"):
         study.main(args_of(words, "--only", "full-synth-synth", "--seeds", "0"))
     assert len(trained) == 1
+    record = {"generator": "", "pieces": [{"arm": "full-none", "seed": 0}]}
+    (other / "results.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="does not know: {'full-none'}"):
+        study.main(args_of(words, *only))
     (other / "results.json").write_text("{}")
     with pytest.raises(UsageError, match="is not a results.json"):
         study.main(args_of(words, *only))
@@ -155,7 +191,7 @@ def test_a_generator_that_is_not_there_is_named_before_anything_is_trained(words
     words[words.index("--net") + 1] = str(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="none.safetensors"):
         study.main(args_of(words, "--seeds", "0"))
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 GENERATOR = (

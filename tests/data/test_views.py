@@ -102,9 +102,9 @@ def test_channels_last(kind):
 
 
 @pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
-@pytest.mark.parametrize("side", [20, 12])  # larger and smaller than the view
+@pytest.mark.parametrize("side", [30, 18])  # larger and smaller than the view
 def test_any_layout_of_pictures(kind, side):
-    plan = recipe("imagenet", crop_size=16)
+    plan = recipe("imagenet", crop_size=24)
     images = pictures(20, side, side + 3)
     expected = kind(plan)(images, keys(20))
     for other in (images.contiguous(memory_format=torch.channels_last), images.flip(3).flip(3)):
