@@ -7,8 +7,10 @@ import argparse
 import pytest
 import torch
 
-from benchmarks import augment, ntxent
+import models.simclr
+from benchmarks import augment, ntxent, simclr_step
 from data.views import view_keys
+from tests.scripts.simclr_support import small_backbone
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,15 @@ def test_augment_prints_a_table(capsys):
     table = rows(capsys.readouterr().out)
     assert [row[2] for row in table] == ["per sample", "exact", "folded"]
     assert all(float(row[3]) > 0 for row in table) and table[0][5] == "1.0 (1.0-1.0)"
+
+
+def test_a_step_prints_its_tables(capsys, monkeypatch):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    simclr_step.main(["--quick"])
+    table = rows(capsys.readouterr().out)
+    names = [row[0] for row in table if row[0] != "method" and "---" not in row[0]]
+    assert names[:4] == ["fp32", "fp32, channels_last", "bf16", "bf16, channels_last"]
+    assert names[4:] == ["per sample", "per sample bf16", "exact", "folded"]
 
 
 def test_augment_makes_two_different_views_of_the_size(monkeypatch):

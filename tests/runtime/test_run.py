@@ -401,7 +401,10 @@ def test_one_turn_is_one_step_however_many_optimizers(tmp_path):
             run.backward(a(torch.ones(1, 1)).sum())
             assert run.step(oa)
             run.backward(b(torch.ones(1, 1)).sum())
+            facts = run.provenance()  # of weights that have seen this step's images
+            assert (facts["step"], facts["nimg"]) == (run.completed + 1, 3 * (run.completed + 1))
             assert run.step(ob) and run.step(oa)  # nothing pending is fine
+        assert run.provenance()["nimg"] == 12
     assert run.completed == 4 and run.nimg == 12
 
 

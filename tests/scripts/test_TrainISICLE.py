@@ -11,7 +11,7 @@ import torch
 import models.simclr
 import runtime.tracker
 from imle import CAMNet
-from runtime.errors import CheckpointError
+from runtime.errors import CheckpointError, UsageError
 from runtime.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests import kill_harness as harness
@@ -166,6 +166,26 @@ def test_other_views_give_other_losses(net, tmp_path):
     assert "the filter takes" in log and "8 px: views of 16 px are enlarged" in log
 
 
+def test_a_filter_on_refreshed_views_counts_once(net, tmp_path):
+    """A resumed run draws again what it had, and says nothing of it twice."""
+    words = ["--net", net, *"--crop_size 16 --refresh 2 --k 2 --lpips random".split()]
+    words += "--lpips_min 1e-4 --lpips_max 0.01 --tries 2 --num_images 16".split()
+    whole = train(tmp_path / "whole", *words)
+    same(whole, stop_and_resume(tmp_path / "broken", 3, *words))
+    assert set(metrics(whole, "acceptance")) == {1}
+    with pytest.raises(UsageError, match="VGG16 sees no views below 16 px, these have 8"):
+        train(tmp_path / "small", "--net", net, "--lpips", "random", "--lpips_min", "0.01")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", ["--pair multi", "--pair multi --domain_bn --reduce in", "--f 1:0 --k 2 --refresh 1"]
+)
+def test_others_resume_too(words, net, tmp_path):
+    words = ["--net", net, *words.split()]
+    same(train(tmp_path / "whole", *words), stop_and_resume(tmp_path / "broken", 4, *words))
+
+
 def test_a_run_does_not_go_on_with_another_generator(net, tmp_path):
     snapshot, file = load_snapshot(net), tmp_path / "net.safetensors"
     save_snapshot(file, *snapshot)
@@ -187,6 +207,19 @@ def test_refreshed_views_are_those_of_a_folder_until_they_are_drawn_anew(net, pi
     cached = train(tmp_path / "cached", "--views", "cache", "--cache", str(views))
     once = train(tmp_path / "once", "--net", net, "--refresh", "2", "--k", "3")
     assert metrics(cached, "loss_tr") == metrics(once, "loss_tr")
+
+    # one view of each, or one code for all draws: without augmentation nothing to learn from
+    for name, more in (
+        ("one", "--views 1"),
+        ("fixed", "--code fixed"),
+        ("cold", "--temperature 0"),
+    ):
+        folder = tmp_path / name
+        again = words.replace(str(views), str(folder))
+        script.main(script.get_args(f"{again} {more} --view_batch 8 --gpus cpu".split()))
+        pair = ["--pair", "synth-synth", "--augs", "none", "--views", "cache"]
+        with pytest.raises(UsageError, match="two equal views teach nothing"):
+            train(tmp_path / f"{name}-run", *pair, "--cache", str(folder))
 
     words = ["--net", net, "--refresh", "1", "--k", "3"]
     anew = train(tmp_path / "anew", *words)
@@ -352,6 +385,10 @@ def test_a_batch_ahead_on_a_gpu_is_the_batch(net, tmp_path):
         ("--net x --augs none --f 0", "two equal views"),
         ("--net x --augs none --pair synth-synth --code fixed", "two equal views"),
         ("--net x --augs none --f 1 --temperature 0", "two equal views"),
+        ("--net x --augs none --pair synth-synth --refresh 1 --k 1", "two equal views"),
+        ("--net x --k 8", "--k 8 is of --refresh"),
+        ("--net x --num_synth 3", "--num_synth 3 is of --pair multi"),
+        ("--net x --reduce in", "--reduce in is of --pair multi"),
         ("--views cache --cache x --temperature 0.5", "takes no --temperature"),
         ("--views cache --cache x --lpips_max 0.5", "takes no --lpips_max"),
     ],

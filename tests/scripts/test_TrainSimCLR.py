@@ -9,7 +9,8 @@ import torch
 
 import models.simclr
 from data.sources import Joined
-from models.features import fingerprint
+from data.synthetic import CLASSES
+from models.features import fingerprint, load_features
 from models.optim import google_lr, seed_epoch_lr, warmup_cosine
 from runtime import distributed
 from runtime.precision import Precision
@@ -129,6 +130,41 @@ def test_probe_only_gives_the_figures_of_the_run(whole, tmp_path):
         assert found["figures"] == json.loads((whole / "probes.json").read_text())["figures"]
 
 
+def test_options_work_together(tmp_path, script):
+    """Held-out splits, other losses, schedules and augmentations, episodes, exports."""
+    words = (
+        "--eval val --loss dclw --sigma 0.4 --temp 0.2 --lr_schedule google --opt lars "
+        "--crop_size 24 --gaussian_blur 1 --exact_augs --probe_augs train --few_shot scenes/val "
+        "--num_images 96 --wandb 0 --export_features --export_backbone"
+    ).split()
+    folder, log = tmp_path / "run", tmp_path / "log"
+    assert harness.finish(train, [folder, *words], log) == 0, log.read_text()
+    text = log.read_text()
+    assert "views of 24 px: crop 0.08 to 1" in text and "blur of 3 taps with p 0.5" in text
+    assert "classes are among train's" in text
+    record = json.loads((folder / "probes.json").read_text())
+    found = {k.removesuffix(" acc1") for k in record["figures"] if k.endswith(" acc1")}
+    assert len(record["l2"]) == 1 and record["l2"][0] > 0
+    assert "augmented(train, 1 epochs, standardised, h)" in found
+    assert sum("way" in name for name in found) == 4 and len(found) == 2 + 1 + 1 + 4
+    right = load_torch(folder / "right.pt")
+    for name, rows in load_features(folder / "features" / "held.safetensors")._asdict().items():
+        if name == "features":
+            assert len(rows) == len(next(iter(right.values()))) == 96 and rows.shape[1] == 512
+    state = load_torch(folder / "resnet18-torchvision.pt")
+    assert state.keys() == small_backbone().state_dict().keys()
+    snapshot = load_snapshot(folder / "snapshots" / "1.safetensors")
+    assert (snapshot.provenance["step"], snapshot.provenance["nimg"]) == (12, 192)
+
+
+def test_pooled_pictures_are_held_out(tmp_path):
+    words = "--eval pooled --held_out 3 --num_images 64 --no-probe".split()
+    folder, log = tmp_path / "run", tmp_path / "log"
+    assert harness.finish(train, [folder, *words], log) == 0, log.read_text()
+    right = load_torch(folder / "right.pt")
+    assert {len(v) for v in right.values()} == {3 * len(CLASSES)}
+
+
 def test_what_an_encoder_has_to_beat(tmp_path, script, monkeypatch):
     """The network as training begins it, and no network, by the same probes."""
     found = {}
@@ -138,6 +174,9 @@ def test_what_an_encoder_has_to_beat(tmp_path, script, monkeypatch):
         assert harness.finish(train, [tmp_path / word, *words], log) == 0, log.read_text()
         found[word] = json.loads((tmp_path / word / "probes.json").read_text())
         assert {k.split("(")[0] for k in found[word]["figures"]} == {"knn", "linear"}
+        layer = {"untrained": "h", "pixels": "pixels"}[word]
+        assert all(f", {layer})" in k for k in found[word]["figures"])
+        assert len(found[word]["l2"]) == 2  # folds
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
     args = script.get_args([*TINY, "--seed", "3", "--run-dir", str(tmp_path / "run")])
     with script.Run(args, script="TrainSimCLR", name="init") as run:
@@ -283,6 +322,15 @@ def test_sizes_and_recipes_are_the_data_sets_own(script):
     args = script.get_args(["--data", "miniImagenet", "--gaussian_blur", "1"])
     plan = script.build_recipe(args)
     assert (plan.size, plan.blur_p, plan.blur_kernel) == (128, 1.0, 23)
+    for name, k, blur in (("strong", 0.5, 0), ("imagenet", 1.0, 0.5), ("miniImagenet", 0.5, 1)):
+        args = script.get_args(["--data", "miniImagenet", "--recipe", name])
+        plan = script.build_recipe(args)  # one that is named is itself
+        assert plan == script.get_ssl_data_augs("miniImagenet", name=name).train
+        assert (args.color_s, plan.brightness, plan.blur_p) == (k, 0.8 * k, blur)
+        args = script.get_args(["--recipe", name, "--color_s", "0.25", "--gaussian_blur", "0"])
+        assert (script.build_recipe(args).hue, script.build_recipe(args).blur_p) == (0.05, 0)
+    args = script.get_args(["--data", "miniImagenet"])
+    assert (args.color_s, args.gaussian_blur) == (1.0, 0)  # the lab's
     args = script.get_args(["--data", "cifar10", "--normalise", "cifar", "--unreal_augs", "0"])
     plan = script.build_recipe(args)
     assert plan.size == 32 and plan.jitter_p == 0 and plan.mean == script.CIFAR_MEAN
@@ -301,6 +349,9 @@ def test_sizes_and_recipes_are_the_data_sets_own(script):
         ("--recipe nothing", "invalid choice"),
         ("--data /nowhere/at/all", "give crop_size"),
         ("--color_s 3", "hue 0.6"),
+        ("--sigma 0.4", "is of --loss dclw"),
+        ("--crop_size 16 --gaussian_blur 1", "a blur of 1 tap changes nothing"),
+        ("--wandb 2", "--wandb"),
         ("--few_shot train", "other pictures than train's"),
     ],
 )
