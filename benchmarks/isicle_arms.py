@@ -209,7 +209,8 @@ def generator(args: argparse.Namespace) -> Path:
 def training(args: argparse.Namespace) -> list[str]:
     """The options of TrainGeneratorWandB.py that train the generator."""
     folder = shlex.quote(str(args.out / "generator"))
-    return shlex.split(f"{GENERATOR} --data_tr {args.data} --run-dir {folder} {args.imle}")
+    words = f"{GENERATOR} --data_tr {shlex.quote(args.data)} --run-dir {folder} {args.imle}"
+    return shlex.split(words)
 
 
 def folder_of_views(args: argparse.Namespace, source: str) -> Path:
@@ -227,9 +228,9 @@ def drawing(args: argparse.Namespace, source: str) -> list[str]:
     """The options of generate_views.py that draw the views of a source."""
     asked = TrainISICLE.get_args(command(args, Piece("full-real-real", 0), args.epochs))
     options, differ = SOURCES[source]
-    words = f"{DRAW} --data {args.data} --split train --size {asked.picture_size} --format memmap "
+    words = f"{DRAW} --split train --size {asked.picture_size} --format memmap "
     words += f"--views {args.k if differ else 1} {options} {args.draw}"
-    words = [*shlex.split(words), "--net", str(net_of(args))]
+    words = [*shlex.split(words), "--data", args.data, "--net", str(net_of(args))]
     words += ["--out", str(folder_of_views(args, source))]
     words += ["--gpus", *(map(str, asked.gpus) if asked.gpus else ["cpu"])]
     return [*words, *(["--data_path", asked.data_path] if asked.data_path else [])]
@@ -262,8 +263,8 @@ def views(
 def command(args: argparse.Namespace, piece: Piece, epochs: int) -> list[str]:
     """The options of TrainISICLE.py that make a piece."""
     own, source = ARMS[piece.arm]
-    words = f"{COMMON} --data {args.data} --seed {piece.seed} {own} --epochs {epochs}"
-    words = [*shlex.split(words), "--run-dir", str(folder_of(args, piece))]
+    words = f"{COMMON} --seed {piece.seed} {own} --epochs {epochs}"
+    words = [*shlex.split(words), "--data", args.data, "--run-dir", str(folder_of(args, piece))]
     if source and args.k:
         words += ["--views", "cache", "--cache", str(folder_of_views(args, source))]
     elif source:

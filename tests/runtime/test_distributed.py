@@ -506,10 +506,13 @@ def script(args):
         for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(s, lambda number, frame: got.append(number))
         distributed.barrier()
-        print("READY", flush=True)
+        # Whole lines in one write: with PYTHONUNBUFFERED print() makes two, and ranks get mixed up.
+        sys.stdout.write("READY\n")
+        sys.stdout.flush()
         while not got:
             time.sleep(0.01)
-        print("got", *[signal.Signals(n).name for n in got], flush=True)
+        sys.stdout.write(f"got {' '.join(signal.Signals(n).name for n in got)}\n")
+        sys.stdout.flush()
         distributed.barrier()
         sys.exit(75)
     if mode in ("kill 1, rest hangs", "sleep"):
