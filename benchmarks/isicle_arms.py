@@ -281,10 +281,18 @@ def longer(args: argparse.Namespace, piece: Piece, done: dict[Piece, dict[str, A
     if not piece.arm.endswith("-real-real-long"):
         return args.epochs
     augs = piece.arm.removesuffix("-real-real-long")
-    # by the first seed that has both: all seeds then train equally long
+    # All seeds train equally long: as one that has, else by the first seed that has both.
+    for seed in sorted({found.seed for found in done}):
+        if Piece(piece.arm, seed) in done:
+            return done[Piece(piece.arm, seed)]["epochs"]
     for seed in sorted({found.seed for found in done}):
         both = [done.get(Piece(f"{augs}-{pair}", seed)) for pair in ("real-real", "mixed")]
         if all(both):
+            if both[0]["time is"] != both[1]["time is"]:
+                raise UsageError(
+                    f"{augs}-real-real and {augs}-mixed of seed {seed} were timed on different "
+                    "devices, so no equal time follows from them; train both on one"
+                )
             real, mixed = (found[found["time is"]] + found["drawing_s"] for found in both)
             return max(args.epochs, round(args.epochs * mixed / real))
     return None
@@ -434,8 +442,11 @@ def collect(args: argparse.Namespace) -> tuple[dict[Piece, dict[str, Any]], str]
             raise UsageError(f"{file} is not a results.json of this study; move it away") from None
     for seed in args.seeds:
         for arm in ARMS:
-            if found := result(args, Piece(arm, seed)):
-                by[Piece(arm, seed)] = found
+            piece = Piece(arm, seed)
+            if found := result(args, piece):
+                if piece in by:  # what it was trained on, whatever views are there now
+                    found |= {key: by[piece][key] for key in ("views", "drawing_s")}
+                by[piece] = found
     return by, about_generator(args) or said
 
 

@@ -90,6 +90,14 @@ def test_views_of_unknown_cost_are_refused(words, tmp_path):
     file = tmp_path / "out" / "views-generated" / "views-train.json"
     note = json.loads(file.read_text())
     assert results[0]["drawing_s"] == pytest.approx(32 * note["facts"]["cpu_ms_per_view"] / 1000)
+    # an arm keeps what it was trained on and what that cost, whatever becomes of the views
+    file.rename(tmp_path / "note.json")
+    study.main(args_of(words, *only))
+    again = json.loads((tmp_path / "out" / "results.json").read_text())["pieces"]
+    assert again == results
+    file.write_text(json.dumps({**note, "plan": {**note["plan"], "temperature": 2.0}}))
+    with pytest.raises(UsageError, match="full-mixed of seed 0 had other views"):
+        study.main(args_of(words, *only))
     for name in ("cpu_ms_per_view", "ms_per_view"):
         del note["facts"][name]
     file.write_text(json.dumps(note))
@@ -108,6 +116,11 @@ def test_the_longer_control_costs_what_mixed_costs(words):
     for found, wall in zip(done.values(), (10.0, 20.0), strict=True):
         found |= {"wall_s": wall, "time is": "wall_s"}
     assert study.longer(args, piece, done) == 50
+    first = study.Piece("full-real-real-long", 0)
+    assert study.longer(args, piece, {**done, first: {"epochs": 44}}) == 44  # all seeds alike
+    done[study.Piece("full-real-real", 0)]["time is"] = "cpu_s"
+    with pytest.raises(UsageError, match="timed on different devices"):
+        study.longer(args, piece, done)
     assert study.longer(args, study.Piece("full-mixed", 1), {}) == 20
 
 
