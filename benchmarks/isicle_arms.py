@@ -103,6 +103,7 @@ GENERATOR = (
 )
 # Options that name places: what they hold is compared instead.
 PLACES = (*TrainISICLE.EXECUTION_ONLY, "net", "cache")
+OWN = ("epochs", "seed", "pair", "augs", "f", "num_synth")  # not to be in --extra
 PROBES = {"kNN": "knn(", "linear": "linear("}  # how their names begin; the first one counts
 
 
@@ -454,11 +455,20 @@ def main(args: argparse.Namespace) -> None:
     # What is wrong with options is said now, not after hours.
     if any(source for _, source in map(ARMS.get, {piece.arm for piece in pieces(args)})):
         if args.k:
-            generate_views.get_args(drawing(args, "generated"))
+            asked = generate_views.get_args(drawing(args, "generated"))
+            if asked.num_images or asked.views != args.k:
+                raise UsageError("--draw: views are --k of all pictures, no --views, --num_images")
         if not args.net:
             TrainGeneratorWandB.get_args(training(args))
     for piece in pieces(args):
-        TrainISICLE.get_args(command(args, piece, args.epochs))
+        words = command(args, piece, args.epochs)
+        again = shlex.split(f"{ARMS[piece.arm][0]} --seed {piece.seed} --epochs {args.epochs}")
+        asked, own = (TrainISICLE.get_args(w) for w in (words, [*words, *again]))
+        for name in OWN:
+            if getattr(own, name) != getattr(asked, name):
+                raise UsageError(
+                    f"--extra: --{name} is what makes an arm, or an option of this one"
+                )
     if args.net:
         generator(args)
     args.out.mkdir(parents=True, exist_ok=True)

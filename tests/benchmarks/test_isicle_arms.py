@@ -83,6 +83,21 @@ def test_wrong_options_are_said_before_anything_is_trained(words, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--extra", f"{TINY} --epochs 3"], "--epochs is what makes an arm"),
+        (["--extra", f"{TINY} --augs full"], "--augs is what makes an arm"),
+        (["--draw", "--views 3"], "no --views, --num_images"),
+        (["--draw", "--num_images 4"], "no --views, --num_images"),
+    ],
+)
+def test_what_makes_an_arm_is_not_overridden(words, tmp_path, wrong, says):
+    with pytest.raises(UsageError, match=says):
+        study.main(args_of(words, *wrong))
+    assert not (tmp_path / "out").exists()
+
+
 def test_views_of_unknown_cost_are_refused(words, tmp_path):
     only = ["--only", "full-mixed", "--key", "--seeds", "0"]
     study.main(args_of(words, *only))
