@@ -14,7 +14,7 @@ def keep_freed_memory(limit: int = 1 << 30) -> bool:
     Arrays up to `limit` bytes come from the heap, of whose top up to `limit` free bytes are kept;
     what is free below memory in use stays too.  Arrays made and freed again in every step otherwise
     cost a page fault for each 4 kB: training the toy network on a CPU then takes 1.5 to 2 times as
-    long, a step of SimCLR 1.08 times.  True if it could be set (glibc), else nothing happens.
+    long, a step of SimCLR 1.1 times.  True if it could be set (glibc), else nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False
