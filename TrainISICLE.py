@@ -102,6 +102,14 @@ EXECUTION_ONLY = (*simclr.EXECUTION_ONLY, "lpips_path")
 AUGS = ("none", "crop+flip", "full")
 # Of the generator's options those that a preset may set for a run that draws nothing.
 HOW_DRAWN = ("view_batch", "view_precision", "view_channels_last", "lpips", "lpips_path")
+# Options of TrainGeneratorWandB.py that --imle does not take: this run's own hold for the generator
+# too, or there is nothing here that they would change.
+NOT_IMLE = (
+    "run_dir", "results_path", "resume", "save_every", "log_every", "num_workers", "precision",
+    "compile", "deterministic", "seed", "wandb", "gpus", "data_tr", "data_val", "data_path",
+    "cv_frac", "crop", "cache", "outer_loops", "num_iteration", "proj_dim", "pool_size",
+    "num_val_images", "spi", "snapshot_every", "chunk_epochs", "suffix", "job_id", "uid",
+)  # fmt: skip
 SHOWN = (8, 6)  # pictures and draws of a grid
 CHUNK = 512  # pictures between two looks for a signal, when a cache is drawn
 
@@ -652,6 +660,13 @@ def imle_args(args: argparse.Namespace, res: list[int] | None = None) -> argpars
         words = shlex.split(args.imle)
     except ValueError as error:
         raise ValueError(f"--imle {args.imle!r}: {error}") from None
+    for word in words:
+        name = word.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
+        if word.startswith("--") and name in NOT_IMLE:
+            raise ValueError(
+                f"--imle: {word} has no influence there; this run's own options hold for its "
+                "generator, and --joint and --imle_steps say how long it trains"
+            )
     words += ["--data_tr", args.data, "--seed", str(args.seed)]
     words += ["--num_iteration", str(args.imle_steps)]
     words += [] if res is None else ["--res", *map(str, res)]

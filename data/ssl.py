@@ -21,7 +21,7 @@ from data.errors import DataError
 from data.labelled import LabelledImages
 from data.registry import KNOWN, fraction_of, full_name, open_source, splits_of
 from data.sources import SPLITS, Joined, Source, Subset, keyed_order, labels_of, split_of
-from data.view_ops import crop_resize
+from data.view_ops import beside, crop_resize
 from data.views import Recipe, recipe
 
 EVALS = ("cv", "val", "test")
@@ -186,6 +186,6 @@ class Plain(NamedTuple):
             boxes = torch.tensor(box, device=images.device).expand(len(images), 4)
             x = crop_resize(images, boxes, self.size)
         if self.mean is not None and self.std is not None:
-            mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+            mean, std = (beside(x, v).view(1, 3, 1, 1) for v in (self.mean, self.std))
             x = x.sub_(mean).div_(std)
         return x

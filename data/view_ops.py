@@ -23,6 +23,11 @@ def _column(values: Tensor) -> Tensor:
     return values.to(torch.float32).view(-1, 1, 1, 1)
 
 
+def beside(x: Tensor, values: tuple[float, ...]) -> Tensor:
+    """A few numbers as x has its own, [n]; filled there: a copy from the host is waited for."""
+    return torch.stack([x.new_full((), value) for value in values])
+
+
 def gray_plane(x: Tensor) -> Tensor:
     """Luma [n, 1, h, w] of RGB by ITU-R 601-2 as torchvision has it."""
     luma = x[:, 0:1] * GRAY[0]
@@ -42,7 +47,7 @@ def brightness_(x: Tensor, factor: Tensor) -> Tensor:
 def contrast_(x: Tensor, factor: Tensor) -> Tensor:
     """clip(f x + (1 - f) m), m the mean luma of the picture."""
     f = _column(factor)
-    mean = (x.mean((2, 3)) * x.new_tensor(GRAY)).sum(1).view(-1, 1, 1, 1)
+    mean = (x.mean((2, 3)) * beside(x, GRAY)).sum(1).view(-1, 1, 1, 1)
     return x.mul_(f).add_((1 - f) * mean).clamp_(0, 1)
 
 
@@ -95,7 +100,7 @@ def jitter_masked_(x: Tensor, order: Tensor, factors: Tensor, active: Tensor) ->
     order: [n, 4], the operation at each position; factors: [n, 4] by operation; active: bool [n].
     Does everything four times; for devices where waiting costs more than arithmetic.
     """
-    weights = x.new_tensor(GRAY)
+    weights = beside(x, GRAY)
     for position in range(4):
         op = order[:, position]
         f = _column(factors.gather(1, op[:, None]))

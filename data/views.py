@@ -27,6 +27,7 @@ from data.view_ops import (
     GRAY,
     JITTERS,
     ORDERS,
+    beside,
     blur,
     crop_bilinear,
     crop_resize,
@@ -391,7 +392,7 @@ class _Views:
     def _normalise_(self, x: Tensor) -> Tensor:
         if self.recipe.mean is None:
             return x
-        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.recipe.mean, self.recipe.std))
+        mean, std = (beside(x, v).view(1, 3, 1, 1) for v in (self.recipe.mean, self.recipe.std))
         return x.sub_(mean).div_(std)
 
 
@@ -507,24 +508,28 @@ class FoldedViews(_Views):
         block = len(images) if images.is_cuda else self._block()
         for start in range(0, len(images), max(block, 1)):
             part = slice(start, start + block)
-            # which ones are blurred is asked of the draws as they came: on the host, if they were
-            # made there, so that the device is not waited for
-            chosen = draws.blur[part].nonzero()[:, 0] if self.recipe.blur_p else None
-            x = self._geometry(images[part], d.rows(part), chosen)
+            x = self._geometry(images[part], d.rows(part))
+            if self.recipe.blur_p:
+                x = self._blurred(x, draws.blur[part], d.sigma[part])
             if own is not None and other is not None:
                 x = _affine(x, own[part], other[part])
             out[part] = self._normalise_(x.clamp_(0, 1))
         return out
 
-    def _geometry(self, images: Tensor, d: Draws, blurred: Tensor | None) -> Tensor:
+    def _geometry(self, images: Tensor, d: Draws) -> Tensor:
         plan = self.recipe
         # known without asking the device: nothing is reduced, so there is nothing to antialias
         enlarges = max(images.shape[-2:]) <= plan.size
         crop = crop_bilinear if enlarges else crop_resize
-        x = crop(images, d.boxes, plan.size, d.flip)
-        if blurred is not None and len(blurred):
-            chosen = blurred.to(x.device, non_blocking=True)
-            x[chosen] = blur(x[chosen], d.sigma[chosen], plan.blur_kernel)
+        return crop(images, d.boxes, plan.size, d.flip)
+
+    def _blurred(self, x: Tensor, asked: Tensor, sigma: Tensor) -> Tensor:
+        """x with the pictures blurred for which it is `asked`: bool [B], where it was drawn."""
+        if asked.is_cuda and x.is_cuda:  # nothing waits for which ones: all are, some are taken
+            return torch.where(asked.view(-1, 1, 1, 1), blur(x, sigma, self.recipe.blur_kernel), x)
+        chosen = asked.nonzero()[:, 0].to(x.device, non_blocking=True)
+        if len(chosen):
+            x[chosen] = blur(x[chosen], sigma[chosen], self.recipe.blur_kernel)
         return x
 
 
@@ -537,8 +542,7 @@ def _fold(d: Draws, jitters: bool) -> tuple[Tensor, Tensor]:
     """
     device, n = d.factors.device, len(d.factors)
     eye = torch.eye(3, device=device)
-    # as a stack of filled columns: no copy from the host
-    luma = torch.stack([torch.full((3,), v, device=device) for v in GRAY], 1)
+    luma = beside(d.factors, GRAY).expand(3, 3)
     own, other = eye.repeat(n, 1, 1), torch.zeros(n, 3, 3, device=device)
     if jitters:
         angle = (2 * math.pi) * d.factors[:, 3]

@@ -141,6 +141,18 @@ def test_a_gpu_gives_the_same(kind):
         torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_not_waited_for(kind):
+    plan, height, width = PLANS["paper"]
+    images, some = pictures(64, height, width).cuda(), keys(64).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        kind(plan)(images, some)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 # ------------------------------------------------------------------------------------ folded
 
 

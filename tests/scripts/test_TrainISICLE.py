@@ -379,6 +379,8 @@ def test_a_batch_ahead_on_a_gpu_is_the_batch(net, tmp_path):
         ("--net x --unreal_augs 0 --augs full", "exclude each other"),
         ("--joint 3 --refresh 2", "not a multiple of --refresh 2"),
         ("--joint 1 --imle=--nonsense", "--nonsense"),
+        ("--joint 1 --imle=--num-workers=2", "--num-workers=2 has no influence"),
+        ("--joint 1 --imle=--no-compile", "--no-compile has no influence"),
         ("--joint 1 --imle '", "No closing quotation"),
         ("--net x --lpips_min 1 --lpips_max 0.5", "not below"),
         ("--net x --pair some", "invalid choice"),
