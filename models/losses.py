@@ -6,10 +6,11 @@ all other images. Every loss here is a function of (N, p), so its gradient is
 
     dL/dz_i = sum_k (a_i / s_i) exp(S_ik) z_k / T + ...,    a = dl/dN, s = exp(N), b = dl/dp,
 
-and is formed during the forward pass from a part of S at a time: memory is chunk x columns at most
-instead of columns x columns. In one process S is symmetric: the blocks on and above its diagonal
-give s in a first pass, and in a second G_ik = exp(S_ik) (a_i / s_i + a_k / s_k), which serves row
-and column of dL/dz = G z / T: two products of the size of S, where rows at a time need three.
+and is formed during the forward pass from a part of S at a time: memory is chunk x columns at most,
+or KEPT_ENTRIES, instead of columns x columns. In one process S is symmetric: the blocks on and
+above its diagonal give s in a first pass, and in a second G_ik = exp(S_ik) (a_i / s_i + a_k / s_k),
+which serves row and column of dL/dz = G z / T: two products of the size of S, one and a half where
+exp(S) is kept between the passes. Rows at a time need three.
 Keeping N without the positives is what keeps near-perfect alignment exact: with x = N - p the loss
 is softplus(x), 1 - P = sigmoid(x), and nothing nearly equal is ever subtracted.
 
@@ -38,6 +39,9 @@ from runtime.precision import full_fp32
 BLOCK_SIDE = {"cpu": 512, "cuda": 4096}
 # Entries of S held at once, in rows of it, when no chunk is given: 2**22 floats are 16 MiB.
 BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
+# Entries of exp(S) kept from the first pass to the second where they are no more, and no chunk is
+# given: 64 and 256 MiB, which spare a quarter of the products and half of the exponentials.
+KEPT_ENTRIES = {"cpu": 2**24, "cuda": 2**26}
 # exp(1 / T) needs no shift by the row's maximum in fp32 below this: e^40 * 1e9 columns < 1e38.
 UNSHIFTED = 40.0
 
@@ -123,31 +127,37 @@ def _exponentials(S: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return s, s.log() + shift
 
 
-def _half(z: Tensor, temperature: float, chunk: int | None) -> Any:
+def _half(z: Tensor, temperature: float, chunk: int | None, twice: bool) -> Any:
     """A function that yields (rows, columns, E = exp(S) with own images 0), rows <= columns.
 
-    z [V, n, d], all there are. E is one buffer, overwritten from block to block.
+    z [V, n, d], all there are. E may be written to: the second call, if asked for by `twice`, finds
+    what the first one left where that was kept, and forms anew what was not.
     """
     V, n, d = z.shape
     M = V * n
     flat, logits = z.reshape(M, d), z.reshape(M, d) / temperature
-    side = min(M, chunk or BLOCK_SIDE.get(z.device.type, BLOCK_SIDE["cpu"]))
+    device = z.device.type if z.device.type in BLOCK_SIDE else "cpu"
+    side = min(M, chunk or BLOCK_SIDE[device])
     cuts = [slice(i, min(M, i + side)) for i in range(0, M, side)]
-    buffer = z.new_empty(side * side)
+    pairs = [(i, j) for a, i in enumerate(cuts) for j in cuts[a:]]
+    sizes = [(i.stop - i.start) * (j.stop - j.start) for i, j in pairs]
+    keep = twice and (len(pairs) == 1 or chunk is None and sum(sizes) <= KEPT_ENTRIES[device])
+    buffer = z.new_empty(sum(sizes) if keep else sizes[0])  # the first is the largest
 
-    def blocks(kept: bool) -> Any:
-        for a, i in enumerate(cuts):
-            for j in cuts[a:]:
-                shape = i.stop - i.start, j.stop - j.start
-                E = buffer[: shape[0] * shape[1]].view(shape)
-                if not (kept and len(cuts) == 1):  # a lone block is still there
-                    torch.mm(logits[i], flat[j].t(), out=E)
-                    E.exp_()
-                    for views_apart in range(1 - V, V):
-                        own = i.start - j.start + views_apart * n
-                        if -shape[0] < own < shape[1]:
-                            E.diagonal(own).zero_()
-                yield i, j, E
+    def blocks(again: bool) -> Any:
+        start = 0
+        for (i, j), size in zip(pairs, sizes, strict=True):
+            shape = i.stop - i.start, j.stop - j.start
+            E = buffer[start : start + size].view(shape)
+            start += size if keep else 0
+            if not (again and keep):
+                torch.mm(logits[i], flat[j].t(), out=E)
+                E.exp_()
+                for views_apart in range(1 - V, V):
+                    own = i.start - j.start + views_apart * n
+                    if -shape[0] < own < shape[1]:
+                        E.diagonal(own).zero_()
+            yield i, j, E
 
     return blocks
 
@@ -163,9 +173,9 @@ def _symmetric(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One process: (losses [V, n], b [V, n, V], gradient of all that is not positives or None)."""
     V, n, d = z.shape
-    blocks, flat = _half(z, temperature, chunk), z.reshape(V * n, d)
+    blocks, flat = _half(z, temperature, chunk, twice=wanted), z.reshape(V * n, d)
     s = z.new_zeros(V * n)
-    for i, j, E in blocks(kept=False):
+    for i, j, E in blocks(again=False):
         s[i] += E.sum(1)
         if i != j:
             s[j] += E.sum(0)
@@ -173,7 +183,7 @@ def _symmetric(
     if not wanted:
         return losses, b, None
     r, dz = a.flatten() / s, torch.zeros_like(flat)
-    for i, j, E in blocks(kept=True):
+    for i, j, E in blocks(again=True):
         E.mul_(r[i, None] + r[j])
         dz[i].addmm_(E, flat[j])
         if i != j:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from models import losses
 from models.losses import DCL, DCLW, MultiPositive, NTXent
 from runtime import distributed
 from tests import gloo
@@ -273,6 +274,29 @@ def test_memory_is_rows_times_columns(T):
     with Watch():
         NTXent(T, chunk=16)(*x).backward()
     assert 512 * 4 <= max(sizes) <= 16 * 512
+
+
+def test_what_is_kept_between_the_passes_changes_nothing(monkeypatch):
+    monkeypatch.setitem(losses.BLOCK_SIDE, "cpu", 16)
+    x = views(2, 30, 4).requires_grad_()  # blocks of 16 and of 12
+    products = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            products.append(func)
+            return func(*args, **(kwargs or {}))
+
+    found = []
+    for entries in (10**6, 0):
+        monkeypatch.setitem(losses.KEPT_ENTRIES, "cpu", entries)
+        with Watch():
+            loss = NTXent(0.5)(*x)
+        found.append((loss, *torch.autograd.grad(loss, x)))
+        found[-1] += (products.count(torch.ops.aten.mm.out),)
+        products.clear()
+    (kept, kept_grad, fewer), (anew, anew_grad, more) = found
+    assert torch.equal(kept, anew) and torch.equal(kept_grad, anew_grad)
+    assert (fewer, more) == (10, 20)
 
 
 @pytest.mark.parametrize("T", [0, -0.1, math.nan, math.inf, "warm", None])
