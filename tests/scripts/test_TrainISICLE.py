@@ -402,6 +402,11 @@ def test_wrong_options_are_one_line(words, says, capsys):
     assert len(said) == 1 and says in said[0]
 
 
+def test_what_imle_does_not_take_are_options_of_its_script():
+    options = vars(load("TrainGeneratorWandB").get_args(["--data_tr", "scenes"]))
+    assert set(load("TrainISICLE").NOT_IMLE) <= options.keys()
+
+
 @pytest.mark.slow
 def test_the_smoke_preset(tmp_path):
     script = load("TrainISICLE")
