@@ -103,12 +103,18 @@ AUGS = ("none", "crop+flip", "full")
 # Of the generator's options those that a preset may set for a run that draws nothing.
 HOW_DRAWN = ("view_batch", "view_precision", "view_channels_last", "lpips", "lpips_path")
 # Options of TrainGeneratorWandB.py that --imle does not take: this run's own hold for the generator
-# too, or there is nothing here that they would change.
+# too, or they have no influence on it here. And those that are as a --net has them.
 NOT_IMLE = (
     "run_dir", "results_path", "resume", "save_every", "log_every", "num_workers", "precision",
     "compile", "deterministic", "seed", "wandb", "gpus", "data_tr", "data_val", "data_path",
     "cv_frac", "crop", "cache", "outer_loops", "num_iteration", "proj_dim", "pool_size",
     "num_val_images", "spi", "snapshot_every", "chunk_epochs", "suffix", "job_id", "uid",
+    "epochs", "max_nc",
+)  # fmt: skip
+OF_THE_NET = (
+    "res", "in_nc", "out_nc", "code_nc", "map_nc", "latent_nc", "resid_nc", "dense_nc", "n_blocks",
+    "act_type", "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init",
+    "sample_method", "num_components", "grayscale", "mask_res", "mask_frac", "fill",
 )  # fmt: skip
 SHOWN = (8, 6)  # pictures and draws of a grid
 CHUNK = 512  # pictures between two looks for a signal, when a cache is drawn
@@ -141,7 +147,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("--joint", nonnegative_int, 0, "train the generator before every so many epochs"),
         ("--imle_steps", positive_int, 100, "its steps each time, on codes searched anew"),
         ("--imle", text, "--preset cpu-small", "options of TrainGeneratorWandB.py for it, in "
-         "quotes; with --net only what does not shape the network counts"),
+         "quotes; with --net none of the network's, its codes' and its corruption's"),
     ])
     # fmt: on
     args = parse(parser, PRESETS, argv)
@@ -651,6 +657,13 @@ class Origin:
 # ------------------------------------------------------------------------- training the generator
 
 
+def named(words: list[str]) -> dict[str, str]:
+    """Option as it is written, --no-compile or --lr=1 -> its name, compile or lr."""
+    options = [word for word in words if word.startswith("--")]
+    names = [word.split("=")[0].lstrip("-").replace("-", "_") for word in options]
+    return {o: name.removeprefix("no_") for o, name in zip(options, names, strict=True)}
+
+
 def imle_args(args: argparse.Namespace, res: list[int] | None = None) -> argparse.Namespace:
     """--imle as TrainGeneratorWandB.py reads it; res: of a network that is there already.
 
@@ -660,12 +673,11 @@ def imle_args(args: argparse.Namespace, res: list[int] | None = None) -> argpars
         words = shlex.split(args.imle)
     except ValueError as error:
         raise ValueError(f"--imle {args.imle!r}: {error}") from None
-    for word in words:
-        name = word.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
-        if word.startswith("--") and name in NOT_IMLE:
+    for word, name in named(words).items():
+        if name in NOT_IMLE:
             raise ValueError(
-                f"--imle: {word} has no influence there; this run's own options hold for its "
-                "generator, and --joint and --imle_steps say how long it trains"
+                f"--imle: {word} has no influence there: leave it out. What this run has an option "
+                "for is as that says; --joint and --imle_steps say how long the generator trains"
             )
     words += ["--data_tr", args.data, "--seed", str(args.seed)]
     words += ["--num_iteration", str(args.imle_steps)]
@@ -693,6 +705,9 @@ class Joint:
             net = build(snapshot).train().requires_grad_(True)
             own = imle_args(args, snapshot.config["net"]["res"])
             mixing, noise = snapshot.config["codes"], snapshot.config["corruption"]
+            idle = [o for o, name in named(shlex.split(args.imle)).items() if name in OF_THE_NET]
+            if idle:
+                run.say(f"--imle: {', '.join(idle)} have no influence, they are as in {file.name}")
         else:
             own = imle_args(args)
             _, net = generator.build_net(own)

@@ -104,7 +104,7 @@ class UInt8Cache:
 
         Numbers may repeat and come in any order; on the CPU those outside raise IndexError.
         """
-        indices = indices.to(self.device, non_blocking=True)
+        indices = indices.to(self.device, non_blocking=self.images.is_cuda)
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
     # -------------------------------------------------------------------------------- building

@@ -228,8 +228,8 @@ class Draws(NamedTuple):
         return Draws(*(t[index] for t in self))
 
     def to(self, device: torch.device) -> Draws:
-        """On another device."""
-        return Draws(*(t.to(device, non_blocking=True) for t in self))
+        """On another device; a copy to a CPU is waited for, since the host reads it at once."""
+        return Draws(*(t.to(device, non_blocking=device.type == "cuda") for t in self))
 
 
 def view_keys(seed: int, epoch: int, indices: Tensor, view: int) -> Tensor:
@@ -527,7 +527,7 @@ class FoldedViews(_Views):
         """x with the pictures blurred for which it is `asked`: bool [B], where it was drawn."""
         if asked.is_cuda and x.is_cuda:  # nothing waits for which ones: all are, some are taken
             return torch.where(asked.view(-1, 1, 1, 1), blur(x, sigma, self.recipe.blur_kernel), x)
-        chosen = asked.nonzero()[:, 0].to(x.device, non_blocking=True)
+        chosen = asked.nonzero()[:, 0].to(x.device, non_blocking=x.is_cuda)
         if len(chosen):
             x[chosen] = blur(x[chosen], sigma[chosen], self.recipe.blur_kernel)
         return x

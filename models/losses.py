@@ -40,7 +40,7 @@ BLOCK_SIDE = {"cpu": 512, "cuda": 4096}
 # Entries of S held at once, in rows of it, when no chunk is given: 2**22 floats are 16 MiB.
 BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 # Entries of exp(S) kept from the first pass to the second where they are no more, and no chunk is
-# given: 64 and 256 MiB, which spare a quarter of the products and half of the exponentials.
+# given: 64 and 256 MiB of fp32, which spare a quarter of the products and half of the exponentials.
 KEPT_ENTRIES = {"cpu": 2**24, "cuda": 2**26}
 # exp(1 / T) needs no shift by the row's maximum in fp32 below this: e^40 * 1e9 columns < 1e38.
 UNSHIFTED = 40.0
@@ -295,7 +295,7 @@ class _Contrastive(nn.Module):
     def __init__(self, temperature: float, *, chunk: int | None = None, gather: bool = True):
         super().__init__()
         self.temperature = _check_temperature("temperature", temperature)
-        if chunk is not None and not (isinstance(chunk, int) and chunk > 0):
+        if chunk is not None and (type(chunk) is not int or chunk <= 0):
             raise ValueError(f"chunk={chunk!r}: give a number of rows above 0, or None")
         self.chunk, self.gather = chunk, bool(gather)
 
@@ -380,8 +380,9 @@ class NTXent(_Views):
 
     Two views [n, d] of un-normalised projections -> scalar, fp32 (fp64 for fp64). Between 0 and
     2 / T + ln(2n - 1); google's code reports twice this. One image alone: exactly 0.
-    temperature: T > 0. chunk: rows of S at a time; None chooses. gather: with several ranks, use
-    all their rows (they need equal n). For more views: MultiPositive.
+    temperature: T > 0. chunk: rows of S at a time; None chooses, and keeps up to
+    KEPT_ENTRIES of exp(S). gather: with several ranks, use all their rows (they need equal n). For
+    more views: MultiPositive.
     Errors: ValueError for the arguments; RuntimeError when differentiated twice.
     Source: Chen et al. 2020, "A Simple Framework ...", equation 1.
     """

@@ -329,7 +329,7 @@ def gather_views(
         return out
     if source is None:
         raise ValueError("synthetic views are asked for, and there is no view source")
-    chosen = chosen.to(real.device, non_blocking=True)
+    chosen = chosen.to(real.device, non_blocking=real.is_cuda)
     made = source(rows[chosen % count], draws.to(real.device).flatten()[chosen])
     return out.flatten(0, 1).index_copy(0, chosen, made.to(real.device)).unflatten(0, (views, -1))
 

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
@@ -137,8 +140,9 @@ def test_a_gpu_gives_the_same(kind):
     images = pictures(64, height, width)
     expected = kind(plan)(images, keys(64))
     for some in (keys(64), keys(64).cuda()):
-        out = kind(plan)(images.cuda(), some)
-        torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-3)
+        for there in (images, images.cuda()):
+            out = kind(plan)(there, some)
+            torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
@@ -151,6 +155,32 @@ def test_a_gpu_is_not_waited_for(kind):
         kind(plan)(images, some)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class OnlyOnTheGPU(TorchDispatchMode):
+    """Fails where an operation reads or makes a tensor of the host: one waits for the other."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        assert all(t.is_cuda for t in tensors), func
+        return out
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("kind", [ExactViews, FoldedViews])
+def test_a_gpu_would_not_be_waited_for(kind, name):
+    """Without one: tensors that have a device and a shape and nothing in them.
+
+    What depends on their contents, such as nonzero, fails of itself.
+    """
+    plan, height, width = PLANS[name]
+    with FakeTensorMode():
+        images = torch.empty(8, 3, height, width, dtype=torch.uint8, device="cuda")
+        some = torch.empty(8, dtype=torch.int64, device="cuda")
+        with OnlyOnTheGPU():
+            out = kind(plan)(images, some)
+    assert out.shape == (8, 3, plan.size, plan.size) and out.is_cuda
 
 
 # ------------------------------------------------------------------------------------ folded

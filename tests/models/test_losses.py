@@ -299,6 +299,24 @@ def test_what_is_kept_between_the_passes_changes_nothing(monkeypatch):
     assert (fewer, more) == (10, 20)
 
 
+def test_nothing_is_kept_where_there_is_one_pass(monkeypatch):
+    monkeypatch.setitem(losses.BLOCK_SIDE, "cpu", 16)
+    sizes = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
+            return out
+
+    x = views(2, 30, 4).requires_grad_()
+    for grad in (True, False):
+        sizes.clear()
+        with torch.set_grad_enabled(grad), Watch():
+            NTXent(0.5)(*x)
+        assert (max(sizes) > 16 * 16) == grad  # a block
+
+
 @pytest.mark.parametrize("T", [0, -0.1, math.nan, math.inf, "warm", None])
 def test_bad_temperatures(T):
     for make_loss in (NTXent, DCL, DCLW, MultiPositive):
@@ -326,7 +344,7 @@ def test_bad_arguments():
             MultiPositive()(wrong)
     with pytest.raises(ValueError, match="reduce='mean'"):
         MultiPositive(0.5, "mean")
-    for chunk in (0, -1, 1.5):
+    for chunk in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="chunk="):
             NTXent(chunk=chunk)
     with pytest.raises(ValueError, match="sigma=0"):

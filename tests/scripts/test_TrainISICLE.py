@@ -261,6 +261,8 @@ def test_joint_training_goes_on_from_a_snapshot_and_refreshes(joint_run, tmp_pat
     words = [*JOINT, "--net", file, "--refresh", "1", "--k", "2"]
     whole = train(tmp_path / "whole", *words)
     assert not (whole / "snapshots" / "generator-initial.safetensors").exists()
+    said = (whole / "log.txt").read_text()
+    assert "--imle: --res, --resid_nc, --dense_nc, --map_nc, --latent_nc have no influence" in said
     same(whole, stop_and_resume(tmp_path / "broken", 10, *words))
 
 
@@ -402,9 +404,16 @@ def test_wrong_options_are_one_line(words, says, capsys):
     assert len(said) == 1 and says in said[0]
 
 
-def test_what_imle_does_not_take_are_options_of_its_script():
-    options = vars(load("TrainGeneratorWandB").get_args(["--data_tr", "scenes"]))
-    assert set(load("TrainISICLE").NOT_IMLE) <= options.keys()
+def test_every_option_of_imle_is_taken_or_refused():
+    """A new option of TrainGeneratorWandB.py has to be put in one of these."""
+    taken = """
+        preset bs mini_bs ipc code_bs ns sp rescore search_precision subsample_size flip lr
+        lr_schedule mapping_lr_mult warmup weight_decay grad_clip ema_std alpha lpips lpips_path
+        lpips_weighting channels_last unconditional
+    """.split()  # unconditional is refused by what it asks for
+    script = load("TrainISICLE")
+    options = [*vars(load("TrainGeneratorWandB").get_args(["--data_tr", "scenes"]))]
+    assert sorted((*taken, *script.NOT_IMLE, *script.OF_THE_NET)) == sorted(options)
 
 
 @pytest.mark.slow
