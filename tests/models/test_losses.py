@@ -259,41 +259,39 @@ def test_a_row_of_zeros_is_finite():
     assert loss.isfinite() and x.grad.isfinite().all()
 
 
+class Operations(TorchDispatchMode):
+    """Notes every operation, and the number of entries of every tensor that one returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.sizes = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.names.append(func)
+        self.sizes.extend(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
 @pytest.mark.parametrize("T", [0.5, 0.01])
 def test_memory_is_rows_times_columns(T):
     """No tensor of columns x columns is ever made."""
-    sizes = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
-            return out
-
     x = views(2, 256, 4).float().requires_grad_()
-    with Watch():
+    with Operations() as seen:
         NTXent(T, chunk=16)(*x).backward()
-    assert 512 * 4 <= max(sizes) <= 16 * 512
+    assert 512 * 4 <= max(seen.sizes) <= 16 * 512
 
 
 def test_what_is_kept_between_the_passes_changes_nothing(monkeypatch):
     monkeypatch.setitem(losses.BLOCK_SIDE, "cpu", 16)
     x = views(2, 30, 4).requires_grad_()  # blocks of 16 and of 12
-    products = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            products.append(func)
-            return func(*args, **(kwargs or {}))
-
     found = []
     for entries in (10**6, 0):
         monkeypatch.setitem(losses.KEPT_ENTRIES, "cpu", entries)
-        with Watch():
+        with Operations() as seen:
             loss = NTXent(0.5)(*x)
-        found.append((loss, *torch.autograd.grad(loss, x)))
-        found[-1] += (products.count(torch.ops.aten.mm.out),)
-        products.clear()
+        products = seen.names.count(torch.ops.aten.mm.out)
+        found.append((loss, *torch.autograd.grad(loss, x), products))
     (kept, kept_grad, fewer), (anew, anew_grad, more) = found
     assert torch.equal(kept, anew) and torch.equal(kept_grad, anew_grad)
     assert (fewer, more) == (10, 20)
@@ -301,20 +299,11 @@ def test_what_is_kept_between_the_passes_changes_nothing(monkeypatch):
 
 def test_nothing_is_kept_where_there_is_one_pass(monkeypatch):
     monkeypatch.setitem(losses.BLOCK_SIDE, "cpu", 16)
-    sizes = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
-            return out
-
     x = views(2, 30, 4).requires_grad_()
     for grad in (True, False):
-        sizes.clear()
-        with torch.set_grad_enabled(grad), Watch():
+        with torch.set_grad_enabled(grad), Operations() as seen:
             NTXent(0.5)(*x)
-        assert (max(sizes) > 16 * 16) == grad  # a block
+        assert (max(seen.sizes) > 16 * 16) == grad  # a block
 
 
 @pytest.mark.parametrize("T", [0, -0.1, math.nan, math.inf, "warm", None])
