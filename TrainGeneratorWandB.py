@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data.prepare.weights import LPIPS_BACKBONES, weights_folder
 from data.pyramids import Pyramid
 from data.registry import train_val_sources
-from data.weights import LPIPS_BACKBONES, weights_folder
 from evaluation.samples import best_of_k, bicubic, pairwise_diversity, psnr
 from imle import (
     CAMNet,
@@ -57,11 +57,11 @@ from runtime.cli import (
     probability,
     text,
 )
-from runtime.dirs import data_home, models_home
 from runtime.distributed import launch
-from runtime.errors import UsageError
 from runtime.run import Run
 from runtime.seeding import seed_worker
+from storage.dirs import data_home, models_home
+from storage.errors import UsageError
 
 VALIDATION_LOOP = -1  # validation noise is that of a loop which is never trained
 

@@ -33,24 +33,8 @@ import TrainGeneratorWandB as generator
 import TrainSimCLR as simclr
 from data.pyramids import Pyramid, free_memory
 from data.sources import Source, evenly
-from data.ssl import Plain
 from data.uint8_cache import UInt8Cache
-from data.view_cache import ViewCache, open_views, root_ids
-from data.views import Recipe, described, view_keys
-from generate_images import build
-from generate_views import (
-    GENERATOR,
-    add_generator_args,
-    check_generator_args,
-    open_generator,
-    view_source,
-)
-from imle import CIMLEDataLoader, CodeGenerator, Corruption, KeyedFlip, KorKMinusOne
-from imle import parameter_groups as generator_groups
-from models import MultiPositive, SimCLR
-from models.domain_norm import by_domain, convert_domain_bn, real_state
-from models.simclr import two_views
-from models.synthetic_views import (
+from data.views.generated import (
     MODES,
     Acceptance,
     CachedViews,
@@ -65,15 +49,31 @@ from models.synthetic_views import (
     online_draws,
     synthetic_mask,
 )
+from data.views.recipes import Recipe, described, view_keys
+from data.views.splits import Plain
+from data.views.stored import ViewCache, open_views, root_ids
+from generate_images import build
+from generate_views import (
+    GENERATOR,
+    add_generator_args,
+    check_generator_args,
+    open_generator,
+    view_source,
+)
+from imle import CIMLEDataLoader, CodeGenerator, Corruption, KeyedFlip, KorKMinusOne
+from imle import parameter_groups as generator_groups
+from models import MultiPositive, SimCLR
+from models.domain_norm import by_domain, convert_domain_bn, real_state
+from models.simclr import two_views
 from runtime import ema as emas
 from runtime.cli import add_table, nonnegative_int, parse, positive_int, text
 from runtime.distributed import gather, launch
-from runtime.errors import UsageError
 from runtime.meters import Stopwatch
-from runtime.netfiles import find_network
 from runtime.networks import open_network
 from runtime.run import Run
 from runtime.seeding import seed_worker
+from storage.errors import UsageError
+from storage.find import find_network
 from TrainSimCLR import Pictures
 
 TINY_IMLE = (

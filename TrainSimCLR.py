@@ -24,12 +24,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data.errors import DataError
 from data.registry import open_source
 from data.sources import Source, evenly, labels_of, split_of
-from data.ssl import Plain, get_data_splits, get_ssl_data_augs, own_eval, pooled_splits
 from data.uint8_cache import UInt8Cache
-from data.views import (
+from data.views.recipes import (
     CIFAR_MEAN,
     CIFAR_STD,
     IMAGENET_MEAN,
@@ -42,10 +40,12 @@ from data.views import (
     own_options,
     view_keys,
 )
+from data.views.splits import Plain, get_data_splits, get_ssl_data_augs, own_eval, pooled_splits
+from evaluation.features import Pixels, fingerprint, frozen, save_features
+from evaluation.linear_probe import Sweep, moments
+from evaluation.probes import METHODS, augmented_probe, draw_episodes, few_shot, stable_lr
+from evaluation.protocols import Method, judge, knn_method, linear_method, smallest_bank
 from models import SimCLR
-from models.features import Pixels, fingerprint, frozen, save_features
-from models.lab import lab_config, lab_optimizer, load_lab
-from models.linear_probe import Sweep, moments
 from models.losses import DCL, DCLW, NTXent
 from models.optim import (
     LARC,
@@ -57,11 +57,9 @@ from models.optim import (
     seed_epoch_lr,
     warmup_cosine,
 )
-from models.probes import METHODS, augmented_probe, draw_episodes, few_shot, stable_lr
-from models.protocols import Method, judge, knn_method, linear_method, smallest_bank
+from models.original import lab_config, lab_optimizer, load_lab
 from models.simclr import HEADS, export_torchvision, two_views
 from runtime import rundir
-from runtime.checkpoint import write_atomic
 from runtime.cli import (
     add_run_args,
     add_table,
@@ -77,14 +75,15 @@ from runtime.cli import (
     text,
 )
 from runtime.counter_rng import permutation
-from runtime.dirs import data_home, find_snapshot
 from runtime.distributed import gather_object, interleave, launch
-from runtime.errors import CheckpointError, DiskError, NonFiniteError, UsageError
 from runtime.meters import Stopwatch
-from runtime.objects import module_state, optimizer_state, plain_value, read_objects
 from runtime.run import Run
-from runtime.snapshot import load_snapshot, load_torch
-from runtime.torchfile import reading, write_torch
+from storage.checkpoint import write_atomic
+from storage.dirs import data_home, find_snapshot
+from storage.errors import CheckpointError, DataError, DiskError, NonFiniteError, UsageError
+from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
+from storage.snapshot import load_snapshot, load_torch
+from storage.torchfile import reading, write_torch
 
 PRESETS = {
     "smoke": {

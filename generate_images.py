@@ -38,7 +38,6 @@ from diffusion.guidance import guided
 from diffusion.samplers import heun, sigma_levels
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
 from runtime import distributed
-from runtime.checkpoint import write_atomic
 from runtime.cli import (
     add_table,
     compact_seeds,
@@ -52,17 +51,18 @@ from runtime.cli import (
     seed_range,
     text,
 )
-from runtime.dirs import data_home, results_home
 from runtime.distributed import choose_device, launch
-from runtime.errors import CheckpointError, NonFiniteError, UsageError
 from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet, read_facts
-from runtime.grids import save_grid
-from runtime.netfiles import ema_sibling, find_network, identity
 from runtime.networks import open_network
 from runtime.precision import Precision
 from runtime.progress import Progress
 from runtime.provenance import collect
-from runtime.snapshot import Snapshot
+from storage.checkpoint import write_atomic
+from storage.dirs import data_home, results_home
+from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.find import ema_sibling, find_network, identity
+from storage.pictures import save_grid
+from storage.snapshot import Snapshot
 
 SAMPLING_LOOP = -3  # the IMLE codes' "loop", apart from training (>= 0) and validation
 GRID = 100  # images in grid.png, at most

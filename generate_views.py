@@ -31,11 +31,7 @@ from torch import Tensor, nn
 from data.registry import open_source
 from data.sources import Subset, evenly
 from data.uint8_cache import UInt8Cache
-from data.view_cache import FORMATS, ViewWriter, root_ids, root_of
-from generate_images import build, untrained
-from imle import CAMNet, CodeGenerator, Corruption
-from imle.perceptual import MIN_SIDE
-from models.synthetic_views import (
+from data.views.generated import (
     Acceptance,
     FilteredViews,
     GeneratedViews,
@@ -44,6 +40,10 @@ from models.synthetic_views import (
     ViewSource,
     to_size,
 )
+from data.views.stored import FORMATS, ViewWriter, root_ids, root_of
+from generate_images import build, untrained
+from imle import CAMNet, CodeGenerator, Corruption
+from imle.perceptual import MIN_SIDE
 from runtime import distributed
 from runtime.cli import (
     add_table,
@@ -57,16 +57,16 @@ from runtime.cli import (
     probability,
     text,
 )
-from runtime.dirs import data_home, results_home
 from runtime.distributed import choose_device, launch
-from runtime.errors import CheckpointError, Preempted, UsageError
-from runtime.netfiles import find_network, identity
 from runtime.networks import open_network
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag
 from runtime.progress import Progress
 from runtime.provenance import collect
-from runtime.snapshot import Snapshot
+from storage.dirs import data_home, results_home
+from storage.errors import CheckpointError, Preempted, UsageError
+from storage.find import find_network, identity
+from storage.snapshot import Snapshot
 from TrainGeneratorWandB import build_loss
 
 VIEW_LOOP = -4  # the codes' "loop" of views, apart from training (>= 0), validation and sampling
@@ -86,7 +86,7 @@ PRESETS = {
 
 
 class CAMNetSampler:
-    """Draws from a CAM-Net: models.synthetic_views.Sampler.
+    """Draws from a CAM-Net: data.views.generated.Sampler.
 
     net: trained; only the levels up to the first image of at least `size` (None: its largest) are
     kept, frozen, and run without gradient. codes: settings of CodeGenerator; corruption: of
@@ -335,7 +335,7 @@ def view_source(
     """The source of views that the options ask for.
 
     inputs: uint8 [N, 3, sampler.input_size, sampler.input_size]; real: uint8 [N, 3, size, size],
-    needed by the filter alone; keys: int64 [N] (data.view_cache.root_ids), all on the device.
+    needed by the filter alone; keys: int64 [N] (data.views.stored.root_ids), all on the device.
     """
     if args.view_source == "upsampled":
         source: Any = UpsampledViews(inputs, sampler.size, corrupt=sampler.corrupt, keys=keys)

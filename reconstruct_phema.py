@@ -22,11 +22,11 @@ from torch import Tensor
 from diffusion import phema
 from runtime import ema
 from runtime.cli import add_table, list_of, nonnegative_int, number, parse, positive_int, text
-from runtime.dirs import results_home
 from runtime.distributed import launch
-from runtime.errors import CheckpointError, UsageError
 from runtime.rundir import plain, timestamp
-from runtime.snapshot import SnapshotFile, save_snapshot
+from storage.dirs import results_home
+from storage.errors import CheckpointError, UsageError
+from storage.snapshot import SnapshotFile, save_snapshot
 
 PRESETS = {
     "smoke": {

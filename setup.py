@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 REQUIREMENTS = [
@@ -21,6 +21,6 @@ setup(
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     # tests: for the plugin below, which knows --golden-dir before pytest looks for test folders.
-    packages=["data", "diffusion", "evaluation", "imle", "models", "runtime", "selection", "tests"],
+    packages=find_packages(exclude=["benchmarks"]),
     entry_points={"pytest11": ["imle_lab_golden = tests.golden_option"]},
 )

@@ -42,14 +42,11 @@ from runtime.cli import (
     positive_int,
     text,
 )
-from runtime.dirs import find_snapshot, results_home
 from runtime.distributed import choose_device, launch
-from runtime.errors import CheckpointError, UsageError
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
 from runtime.run import Run
 from runtime.seeding import generator
-from runtime.textlog import TextLog, read_figures
 from selection import (
     EarlyLateSwitch,
     draw_spread,
@@ -59,6 +56,9 @@ from selection import (
     selection_size,
     sigma_strata,
 )
+from storage.dirs import find_snapshot, results_home
+from storage.errors import CheckpointError, UsageError
+from storage.textlog import TextLog, read_figures
 
 # Of train; test and plot have a smoke of their own.
 PRESETS = {

@@ -57,12 +57,8 @@ from runtime.cli import (
     text,
 )
 from runtime.counter_rng import mix, normal
-from runtime.dirs import data_home, results_home
 from runtime.distributed import launch
-from runtime.errors import UsageError
-from runtime.index_log import IndexLog
 from runtime.meters import Stopwatch
-from runtime.netfiles import find_network
 from runtime.networks import open_network
 from runtime.run import Run
 from runtime.seeding import generator, seed_worker
@@ -75,6 +71,10 @@ from selection import (
     selection_size,
     sigma_strata,
 )
+from storage.dirs import data_home, results_home
+from storage.errors import UsageError
+from storage.find import find_network
+from storage.index_log import IndexLog
 
 _IMG512 = {"data": "img512", "decay": 70000, "P_mean": -0.4, "P_std": 1.0}
 _IMG64 = {"data": "img64", "decay": 35000, "P_mean": -0.8, "P_std": 1.6}

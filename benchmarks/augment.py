@@ -2,8 +2,8 @@
 
 per sample  torchvision on PIL pictures, one at a time, as a DataLoader's worker does it: already
             decoded, two views each, stacked to a batch. The reference.
-exact       data.views.ExactViews on the uint8 batch, index sampling and drawing included.
-folded      data.views.FoldedViews, the same.
+exact       data.views.recipes.ExactViews on the uint8 batch, index sampling and drawing included.
+folded      data.views.recipes.FoldedViews, the same.
 
 Recipes: 32 px, color_s .5, no blur; 96 px, color_s 1, blur of 9 taps with p .5; both normalised,
 pictures of the views' size. On the CPU: one thread, its processor time (other work on the machine
@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.imle_setup import machine
-from data.views import (
+from data.views.recipes import (
     CIFAR_MEAN,
     CIFAR_STD,
     IMAGENET_MEAN,

@@ -35,11 +35,11 @@ from data.labelled import LabelledImages
 from data.registry import open_source
 from diffusion import EDM2Loss, Precond, frozen_weights
 from diffusion.edm2_loss import per_pixel_loss
-from runtime.checkpoint import write_atomic
 from runtime.counter_rng import mix, normal
-from runtime.dirs import data_home
-from runtime.snapshot import load_snapshot
 from selection import selection_size
+from storage.checkpoint import write_atomic
+from storage.dirs import data_home
+from storage.snapshot import load_snapshot
 
 FILTER = 0.8
 SIGMAS = 8

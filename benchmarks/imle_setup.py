@@ -16,7 +16,7 @@ from torch import Tensor
 from data.pyramids import Pyramid
 from data.synthetic import Scenes
 from imle import CAMNet, CIMLEDataLoader, CodeGenerator, KorKMinusOne, ResolutionLoss
-from runtime.snapshot import load_snapshot, save_snapshot
+from storage.snapshot import load_snapshot, save_snapshot
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import generate_views
 import TrainGeneratorWandB
 import TrainISICLE
-from models.intervals import mean_interval, paired_images, paired_t
-from runtime.checkpoint import write_atomic
+from evaluation.intervals import mean_interval, paired_images, paired_t
 from runtime.distributed import launch
-from runtime.errors import UsageError
-from runtime.netfiles import find_network, identity
 from runtime.networks import open_network
 from runtime.rundir import refuse_changes, shaping
-from runtime.snapshot import load_torch
+from storage.checkpoint import write_atomic
+from storage.errors import UsageError
+from storage.find import find_network, identity
+from storage.snapshot import load_torch
 
 AUGS = ("full", "crop+flip", "none")
 # What stands for a drawn view: name -> (options of the generator, whether draws differ).

@@ -7,8 +7,8 @@ weights after the step:
 per sample      torchvision on PIL pictures, one at a time, and the encoder in fp32. On the CPU in
                 the process itself; on a GPU by a DataLoader with `--workers` processes, pinned.
 per sample bf16 the same views, and the encoder in bf16 and channels_last.
-exact           data.views.ExactViews on the batch, and the encoder in bf16 and channels_last.
-folded          data.views.FoldedViews, the same: what TrainSimCLR.py does.
+exact           data.views.recipes.ExactViews on the batch, the encoder in bf16 and channels_last.
+folded          data.views.recipes.FoldedViews, the same: what TrainSimCLR.py does.
 
 On the CPU: one thread, its processor time (other work on the machine does not count), methods in
 turns, medians; the ratio's range over the rounds in brackets. On a GPU (`--device cuda`): elapsed
@@ -31,7 +31,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.augment import pictures
 from benchmarks.imle_setup import machine
-from data.views import ExactViews, FoldedViews, Recipe, per_sample, recipe, view_keys
+from data.views.recipes import ExactViews, FoldedViews, Recipe, per_sample, recipe, view_keys
 from models import NTXent, SimCLR, two_views
 
 Step = Callable[[Tensor, Tensor], None]

@@ -56,8 +56,6 @@ from diffusion.guidance import guided
 from diffusion.samplers import heun
 from runtime import ema as emas
 from runtime.allocator import keep_freed_memory
-from runtime.checkpoint import load_latest, save_state, write_atomic
-from runtime.errors import RunError, UsageError
 from runtime.seeding import generator, hash64
 from selection import (
     draw_spread,
@@ -66,6 +64,8 @@ from selection import (
     scaled,
     sigma_strata,
 )
+from storage.checkpoint import load_latest, save_state, write_atomic
+from storage.errors import RunError, UsageError
 
 HELD_OUT = 10**6  # the seed of evaluation points and noise, the same for all
 TUNING = 1000  # the first tuning seed

@@ -19,9 +19,9 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.errors import DataDiskError, DataError
-from data.folders import list_files, splits_in
+from data.readers.folders import list_files, splits_in
 from data.sources import split_of
+from storage.errors import DataDiskError, DataError
 
 INVERTED = "camnet_data"
 CLASS_FIRST = "cls_first"  # SetupDataset.py --also_cls_first

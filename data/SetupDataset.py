@@ -23,11 +23,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.errors import DISK_ERRNOS
 from data.InvertDirStructure import CLASS_FIRST, INVERTED, default_out, invert
+from data.prepare.weights import LPIPS_BACKBONES
 from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
-from data.weights import LPIPS_BACKBONES
+from storage.errors import DISK_ERRNOS
 
 SIZES = (16, 32, 64, 128, 256)
 MAX_SIZE = 8192
@@ -128,8 +128,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def setup(args: argparse.Namespace) -> None:
     """Do what the command line says. DataError for anything wrong with the data."""
-    from data.files import locked, make_folder
-    from data.prepare import acquire, lmdb_sources, prepare_folders, prepare_lmdb, say
+    from data.prepare.sizes import acquire, lmdb_sources, prepare_folders, prepare_lmdb, say
+    from storage.files import locked, make_folder
 
     data_path = make_folder(args.data_path or _home("data")).absolute()
     # `tiny` is made as tinyImagenet, unless somebody makes a set of that name of his own
@@ -185,14 +185,14 @@ def weights(argv: Sequence[str]) -> None:
 
 
 def _fetch_weights(nets: Sequence[str], models_path: Path | None, mirrors: Sequence[str]) -> None:
-    from data.weights import PYTORCH, fetch_weights
+    from data.prepare.weights import PYTORCH, fetch_weights
 
     for file in fetch_weights(models_path or _home("models"), nets, mirrors=[*mirrors, PYTORCH]):
         print(f"ready: {file}", file=sys.stderr)
 
 
 def _home(kind: str) -> Path:
-    from runtime import dirs
+    from storage import dirs
 
     return dirs.data_home() if kind == "data" else dirs.models_home()
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data import SetupDataset
-from data.errors import DataError
+from storage.errors import DataError
 
 NAME = "miniImagenet"
 CLASSES = {"train": 64, "val": 16, "test": 20}
@@ -49,7 +49,7 @@ def _hex(text: str) -> str:
 
 def check_splits(root: Path) -> None:
     """DataError unless `root` is split as miniImagenet is."""
-    from data.folders import FolderSource, splits_in
+    from data.readers.folders import FolderSource, splits_in
     from data.sources import labels_of
 
     splits = splits_in(root)
@@ -78,11 +78,11 @@ def check_splits(root: Path) -> None:
 
 def setup(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from data.download import archive_fault, fetch, hash_file
-    from data.files import locked, make_folder
-    from data.prepare import acquire, say
+    from data.prepare.download import archive_fault, fetch, hash_file
+    from data.prepare.sizes import acquire, say
     from data.registry import KNOWN
-    from runtime.dirs import data_home
+    from storage.dirs import data_home
+    from storage.files import locked, make_folder
 
     data_path = make_folder(args.data_path or data_home()).absolute()
     source = args.source or args.use_existing

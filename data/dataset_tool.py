@@ -35,10 +35,10 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
 import numpy as np
 from PIL import Image
 
-from data.edm_zip import LABELS, LATENTS, EdmSource, is_edm
-from data.errors import DISK_ERRNOS, DataDiskError, DataError
-from data.files import locked, make_folder
+from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
 from data.sources import Source
+from storage.errors import DISK_ERRNOS, DataDiskError, DataError
+from storage.files import locked, make_folder
 
 if TYPE_CHECKING:
     import torch
@@ -237,7 +237,7 @@ def convert(
     written, for an unreadable picture or if results are not square, of a power of two and of one
     size.
     """
-    from data.prepare import bar, parallel_map
+    from data.prepare.sizes import bar, parallel_map
 
     count = len(source) if max_images is None else min(max_images, len(source))
     if getattr(source, "channels", 3) != 3:
@@ -370,7 +370,7 @@ def _in_batches(
     max_images: int | None,
     batch: int,
 ) -> int:
-    from data.prepare import bar
+    from data.prepare.sizes import bar
 
     count = len(source) if max_images is None else min(max_images, len(source))
     labels, shape = _Labels(source), None
@@ -402,7 +402,7 @@ def open_input(spec: str, split: str, data_path: Path | None) -> Source:
         if (place.is_dir() or zipfile.is_zipfile(place)) and is_edm(place):
             return EdmSource(place, partial=True)
     if data_path is None:
-        from runtime.dirs import data_home
+        from storage.dirs import data_home
 
         data_path = data_home()
     return open_source(spec, data_path, split=split)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from data.errors import DataError
+from storage.errors import DataError
 
 MAX_PIXELS = 178_956_970
 _WHITE = (255, 255, 255)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.errors import DataError, DataShapeError
 from data.pyramids import Pyramid
 from data.sources import Source, Subset, labels_of
+from storage.errors import DataError, DataShapeError
 
 LATENTS = 8  # mean and standard deviation of a 4-channel autoencoder
 _LOOKED_AT = 8

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import Dataset
 
 from data.decode import resize_rgb
-from data.errors import DataError, DataShapeError
 from data.sources import CROPS, Source, allowed_bad, has_native
+from storage.errors import DataError, DataShapeError
 
 _ATTEMPTS = 64
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.arrays import array_splits
-from data.edm_zip import EdmSource, is_edm
-from data.errors import DataError
-from data.folders import FolderSource, resolutions_of, split_folder, splits_in
-from data.lmdb_store import FULL, LmdbSource, find_envs, parse_env
+from data.readers.arrays import array_splits
+from data.readers.edm_zip import EdmSource, is_edm
+from data.readers.folders import FolderSource, resolutions_of, split_folder, splits_in
+from data.readers.lmdb_store import FULL, LmdbSource, find_envs, parse_env
+from data.readers.zips import ZipSource, zip_splits
 from data.sources import (
     Source,
     Subset,
@@ -27,7 +27,7 @@ from data.sources import (
     split_of,
     stratified,
 )
-from data.zips import ZipSource, zip_splits
+from storage.errors import DataError
 
 # NAME_deci holds a tenth of NAME's training pictures, and so on; validation pictures stay.
 FRACTIONS = {"deci": 0.1, "centi": 0.01, "milli": 0.001}
@@ -40,8 +40,8 @@ ALIASES = {"tiny": "tinyImagenet"}
 class Known:
     """A data set this toolkit can prepare: where its archive is, or what it is a part of.
 
-    recipe: name of the augmentations for contrastive learning (data.views.RECIPES), size: side of
-    the views; without them both follow from the resolution that is asked for.
+    recipe: name of the augmentations for contrastive learning (data.views.recipes.RECIPES), size:
+    side of the views; without them both follow from the resolution that is asked for.
     """
 
     about: str

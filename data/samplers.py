@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from data.errors import DataError
 from data.sources import keyed_order
+from storage.errors import DataError
 
 
 class StepSampler(Sampler[list[int]]):

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from data.errors import DataError
+from storage.errors import DataError
 
 SPLITS = ("train", "val", "test")
 # What people call the splits, by the name used here.

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import DataError
 from data.scene_paint import Picture
 from data.scene_plan import (
     CLASSES,
@@ -32,6 +31,7 @@ from data.scene_plan import (
     label_of,
     plan,
 )
+from storage.errors import DataError
 
 __all__ = [
     "CLASSES",

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import DataDiskError, DataError
-from data.files import locked, make_folder, write_json
 from data.labelled import LabelledImages
 from data.pyramids import free_memory
 from data.sources import Source
+from storage.errors import DataDiskError, DataError
+from storage.files import locked, make_folder, write_json
 
 PLACES = ("memory", "memmap")
 PIXELS, LABELS, NOTE, PROGRESS = "pixels.u8", "labels.npy", "cache.json", "building.json"

@@ -7,8 +7,8 @@ from imle.generator import CAMNet, parameter_groups
 from imle.kkm import KorKMinusOne
 from imle.loader import CIMLEDataLoader
 from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
+from imle.original import load_reference
 from imle.pool import PoolSearch, pixel_features
-from imle.reference import load_reference
 from imle.sampling import draw_samples
 from imle.unconditional import UnconditionalGenerator, default_channels
 

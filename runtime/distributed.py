@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from runtime.errors import RunError, UsageError
+from storage.errors import RunError, UsageError
 
 BUCKET_BYTES = 25 * 2**20  # flat all-reduce size: large enough for bandwidth, small beside a model
 _CPU_RANKS = "IMLE_LAB_CPU_RANKS"
@@ -509,7 +509,7 @@ def average_gradients(params: Iterable[torch.nn.Parameter]) -> None:
 
 Main = Callable[[argparse.Namespace], object]
 
-_PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 75)  # exit codes that mean something (runtime.errors)
+_PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 75)  # exit codes that mean something (storage.errors)
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 

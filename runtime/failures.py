@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from runtime.errors import OutOfMemory
+from storage.errors import OutOfMemory
 
 _SIGNS = (
     "DefaultCPUAllocator: can't allocate",

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from runtime import distributed
-from runtime.checkpoint import write_atomic
-from runtime.errors import UsageError
-from runtime.grids import save_grid
+from storage.checkpoint import write_atomic
+from storage.errors import UsageError
+from storage.pictures import save_grid
 
 FACTS = "provenance.json"
 _OURS = re.compile(r"((\d{6,}|\.parts)/)?\d{6,}(_\d{5})?(_trajectory)?\.png|grid\.png")

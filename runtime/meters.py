@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runtime.errors import UsageError
+from storage.errors import UsageError
 
 Gather = Callable[[Any], list[Any]]
 

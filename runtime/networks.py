@@ -1,8 +1,8 @@
 """Networks by path: our snapshots, and the EDM2 pickles of their first authors.
 
 NVIDIA's `.pkl` files hold Python source that a plain `pickle.load` runs.  Here they are read as
-data (`runtime.pickles`): tensors, constructor arguments and a few plain values come in, the source
-is skipped, and a file that names anything else is refused.
+data (`storage.foreign.pickles`): tensors, constructor arguments and a few plain values come in,
+the source is skipped, and a file that names anything else is refused.
 
     python -m runtime.networks edm2-img512-xs-2147483-0.135.pkl    # writes a .safetensors beside it
 """
@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from runtime.errors import CheckpointError, RunError, UsageError
-from runtime.pickles import Global, Inert, PickleError, Refused, file_end, read_pickle
-from runtime.snapshot import Snapshot, load_snapshot, save_snapshot
+from storage.errors import CheckpointError, RunError, UsageError
+from storage.foreign.pickles import Global, Inert, PickleError, Refused, file_end, read_pickle
+from storage.snapshot import Snapshot, load_snapshot, save_snapshot
 
 _GLOBALS = frozenset(
     "collections.OrderedDict copyreg._reconstructor copy_reg._reconstructor _codecs.encode "

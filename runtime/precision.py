@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runtime.errors import UsageError
+from storage.errors import UsageError
 
 NAMES = ("auto", "fp32", "bf16", "fp16")
 

@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime import checkpoint
-from runtime.errors import CheckpointError, UsageError
+from storage import checkpoint
+from storage.errors import CheckpointError, UsageError
 
 Say = Callable[[str], None]
 

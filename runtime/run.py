@@ -26,11 +26,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from runtime import checkpoint, dirs, distributed, provenance, rundir, seeding, state
+from runtime import distributed, provenance, rundir, seeding, state
 from runtime.allocator import keep_freed_memory
-from runtime.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
 from runtime.failures import as_out_of_memory
-from runtime.grids import save_grid
 from runtime.meters import Meters
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag
@@ -38,6 +36,9 @@ from runtime.progress import Progress
 from runtime.resume import Resume
 from runtime.tracker import Tracker
 from runtime.update import Ids, Updater
+from storage import checkpoint, dirs
+from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
+from storage.pictures import save_grid
 
 T = TypeVar("T")
 SAVE_FAILURES = 3

@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoint import write_atomic
-from runtime.errors import LockError, RunError, UsageError
+from storage.checkpoint import write_atomic
+from storage.errors import LockError, RunError, UsageError
 
 # Flags that say where and how fast a run runs; all others shape what it computes.
 EXECUTION_ONLY = frozenset(

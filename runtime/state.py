@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from runtime.checkpoint import check_portable
-from runtime.errors import CheckpointError, NonFiniteError, UsageError
 from runtime.update import largest
+from storage.checkpoint import check_portable
+from storage.errors import CheckpointError, NonFiniteError, UsageError
 
 
 def accept(objects: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from runtime import distributed
-from runtime.errors import NonFiniteError, UsageError
 from runtime.precision import LossScaler
+from storage.errors import NonFiniteError, UsageError
 
 LIMIT = 3
 _SHOWN = 32  # sample ids in a message

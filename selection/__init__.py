@@ -2,10 +2,10 @@
 
 from selection.jest import draw_spread, jointly_sample_batch, selection_logits
 from selection.methods import METHODS, Method, select
-from selection.random import random_baseline
 from selection.scores import Spread, entropy, perplexity, scaled, scores, sigma_strata
 from selection.sizes import chunk_sizes, reference_size, selection_size
 from selection.switch import EarlyLateSwitch
+from selection.uniform import random_baseline
 
 __all__ = [
     "EarlyLateSwitch",

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from selection.jest import jointly_sample_batch
-from selection.random import random_baseline
 from selection.sizes import Ratio
+from selection.uniform import random_baseline
 
 
 class Method(NamedTuple):

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runtime import checkpoint, distributed
+from runtime import distributed
+from storage import checkpoint
 
 # What a launch would spend seconds on importing; _dynamo comes with the first optimizer.
 PRELOAD = ["torch", "torch._dynamo", "numpy", "PIL.Image", "matplotlib.figure", "runtime.run"]

@@ -11,8 +11,8 @@ import models.simclr
 import runtime.tracker
 from benchmarks import isicle_arms as study
 from imle import CAMNet
-from runtime.errors import CheckpointError, UsageError
-from runtime.snapshot import save_snapshot
+from storage.errors import CheckpointError, UsageError
+from storage.snapshot import save_snapshot
 from tests.data.pictures import make_set
 from tests.scripts.simclr_support import small_backbone
 

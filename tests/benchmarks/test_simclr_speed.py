@@ -9,7 +9,7 @@ import torch
 
 import models.simclr
 from benchmarks import augment, ntxent, simclr_step
-from data.views import view_keys
+from data.views.recipes import view_keys
 from tests.scripts.simclr_support import small_backbone
 
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import toy_selection as study
 from diffusion import toy
-from runtime.errors import UsageError
+from storage.errors import UsageError
 
 S = replace(study.QUICK, steps=8)
 PLAN = {"temperature": 0.5, "long": 1.5, "long+": 1.75}

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from data import InvertDirStructure
-from data.folders import list_files
 from data.InvertDirStructure import default_out, main
+from data.readers.folders import list_files
 from tests.data.pictures import make_set
 
 

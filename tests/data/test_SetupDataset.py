@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import data
-from data.errors import DataBusyError
-from data.files import locked
-from data.folders import list_files
-from data.lmdb_store import LmdbSource
 from data.pyramids import Pyramid
+from data.readers.folders import list_files
+from data.readers.lmdb_store import LmdbSource
 from data.registry import open_source
 from data.SetupDataset import get_parser, main
+from storage.errors import DataBusyError
+from storage.files import locked
 from tests.data.pictures import make_set, zip_folder
 
 SCRIPT = Path(data.__file__).parent / "SetupDataset.py"

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from data import dataset_tool as tool
-from data.edm_zip import EdmSource
-from data.errors import DataError
 from data.labelled import LabelledImages
+from data.readers.edm_zip import EdmSource
 from data.registry import open_source
 from diffusion.encoders import StabilityVAEEncoder
+from storage.errors import DataError
 from tests.data.pictures import make_set, noise, truncate, zip_folder
 from tests.data.test_arrays import mnist, official, tarred
 from tests.data.test_edm_zip import latent_files, latents, png, write

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data.decode import decode, resize_rgb
-from data.errors import DataError
+from storage.errors import DataError
 from tests.data.pictures import encoded, noise
 
 

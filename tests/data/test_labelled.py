@@ -5,11 +5,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data.decode import bad_image
-from data.errors import DataError
-from data.folders import FolderSource
 from data.labelled import LabelledImages, own_size
+from data.readers.folders import FolderSource
 from data.registry import open_source
 from data.sources import Subset
+from storage.errors import DataError
 from tests.data.pictures import make_set, truncate
 
 

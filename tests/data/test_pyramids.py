@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.errors import DataError
-from data.folders import FolderSource
 from data.pyramids import Pyramid
+from data.readers.folders import FolderSource
+from storage.errors import DataError
 from tests.data.pictures import make_set, truncate
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from data import registry
-from data.errors import DataError
 from data.registry import cut, names, open_source, train_val_sources
 from data.sources import labels_of
+from storage.errors import DataError
 from tests.data.pictures import encoded, make_set, zip_folder
 
 

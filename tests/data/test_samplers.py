@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.errors import DataError
 from data.samplers import StepSampler
+from storage.errors import DataError
 
 
 class Indices(Dataset):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from data.errors import DataError
 from data.sources import PathTable, Subset, allowed_bad, keyed_order, split_of, stratified
+from storage.errors import DataError
 
 
 class Numbers:

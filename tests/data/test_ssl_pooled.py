@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import DataError
 from data.registry import open_source
 from data.sources import Joined, evenly, labels_of
-from data.ssl import pooled_splits
+from data.views.splits import pooled_splits
+from storage.errors import DataError
 
 SPLITS = {"train": ("a", "b"), "val": ("c",), "test": ("d", "b")}
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from data.errors import DataError
 from data.labelled import LabelledImages
-from data.prepare import acquire, prepare_folders
+from data.prepare.sizes import acquire, prepare_folders
 from data.registry import full_name, open_source, train_val_sources
 from data.sources import Subset, labels_of
+from storage.errors import DataError
 from tests.data.pictures import encoded, zip_folder
 
 WNIDS = ["n01443537", "n01629819", "n02124075"]

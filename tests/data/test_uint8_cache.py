@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from data import uint8_cache
-from data.errors import DataError
 from data.labelled import LabelledImages
 from data.registry import open_source
 from data.uint8_cache import UInt8Cache, source_digest
+from storage.errors import DataError
 from tests.data.pictures import make_set, truncate
 
 COUNTS = {"train": {"a": 70, "b": 90}}

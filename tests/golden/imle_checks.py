@@ -18,7 +18,7 @@ from imle.generator import CAMNet
 from imle.kkm import KorKMinusOne
 from imle.loader import CIMLEDataLoader
 from imle.losses import ProjectedDistance, ResolutionLoss
-from imle.reference import load_reference
+from imle.original import load_reference
 from imle.rrdb import RRDB, MappingNet, StyleBlock, Upsample, freeze
 from imle.search import search
 from tests.golden.support import Check, Vectors, assert_close

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.knn import knn
-from models.linear_probe import linear_probe
-from models.scoring import correct
+from evaluation.accuracy import correct
+from evaluation.knn import knn
+from evaluation.linear_probe import linear_probe
 from tests.golden.support import Check, Vectors, assert_close
 
 # scores; and how near, relative to the squared lengths, two neighbours may change places

@@ -8,7 +8,7 @@ import re
 
 import torch
 
-from data.view_ops import (
+from data.views.ops import (
     blur,
     brightness_,
     contrast_,
@@ -24,7 +24,7 @@ from tests.golden.support import Check, Vectors, assert_close
 
 CLOSE = dict(atol=2e-5, rtol=0)
 HUE = dict(atol=1e-4, rtol=0)
-LETTERS = "bcsh"  # numbers of the operations in data.view_ops.ORDERS
+LETTERS = "bcsh"  # numbers of the operations in data.views.ops.ORDERS
 FACTORS = ("brightness", "contrast", "saturation", "hue")
 ONE_BY_ONE = dict(zip(FACTORS, (brightness_, contrast_, saturation_, hue_), strict=True))
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from runtime import distributed
-from runtime.errors import NonFiniteError, RunError, UsageError
+from storage.errors import NonFiniteError, RunError, UsageError
 from tests import gloo
 
 ROOT = Path(__file__).resolve().parents[2]

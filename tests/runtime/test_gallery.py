@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from runtime.errors import UsageError
 from runtime.gallery import Gallery, grid_of_files, labelled_sheet, read_facts, read_png, save_png
+from storage.errors import UsageError
 
 
 def image(value, size=4):

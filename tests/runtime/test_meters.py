@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from runtime.errors import UsageError
 from runtime.meters import Meters, Stopwatch
+from storage.errors import UsageError
 
 
 def one(value):

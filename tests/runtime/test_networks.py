@@ -13,9 +13,9 @@ from diffusion.encoders import make_encoder
 from diffusion.mp import MPConv, MPFourier
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
 from runtime import networks
-from runtime.errors import CheckpointError, UsageError
 from runtime.networks import convert, import_pickle, open_network
-from runtime.snapshot import load_snapshot, save_snapshot
+from storage.errors import CheckpointError, UsageError
+from storage.snapshot import load_snapshot, save_snapshot
 from tests.runtime.edm2_pickles import EasyDict, Raw, dumps, put_modules, snapshot_dict
 
 CLASSES = (Precond, UNet, Block, MPConv, MPFourier)

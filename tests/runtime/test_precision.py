@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from runtime.errors import UsageError
 from runtime.precision import LossScaler, Precision, full_fp32
+from storage.errors import UsageError
 
 
 def test_auto_is_fp32_on_a_cpu():

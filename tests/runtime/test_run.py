@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime import checkpoint
-from runtime.errors import (
+from runtime.run import Run
+from storage import checkpoint
+from storage.errors import (
     CheckpointError,
     DiskError,
     LockError,
@@ -19,7 +20,6 @@ from runtime.errors import (
     OutOfMemory,
     UsageError,
 )
-from runtime.run import Run
 from tests import kill_harness as harness
 from tests.runtime import toy
 from tests.runtime.toy import open_run, toy_args, train

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from runtime import checkpoint
+from storage import checkpoint
 from tests import kill_harness as harness
 from tests.scripts.support import ROOT, TINY, load, metrics, train
 

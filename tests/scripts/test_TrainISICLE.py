@@ -11,8 +11,8 @@ import torch
 import models.simclr
 import runtime.tracker
 from imle import CAMNet
-from runtime.errors import CheckpointError, UsageError
-from runtime.snapshot import load_snapshot, save_snapshot
+from storage.errors import CheckpointError, UsageError
+from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests import kill_harness as harness
 from tests.data.pictures import make_set

@@ -13,7 +13,7 @@ from PIL import Image
 from diffusion import Precond
 from diffusion.encoders import RGBEncoder
 from diffusion.samplers import SeedStack, heun
-from runtime.snapshot import load_snapshot, save_snapshot
+from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests.scripts.support import load, train
 

@@ -15,11 +15,11 @@ import torch
 from data.registry import open_source
 from data.sources import Subset, evenly
 from data.uint8_cache import UInt8Cache
-from data.view_cache import FORMATS, open_views, root_ids
+from data.views.generated import CachedViews, FilteredViews, GeneratedViews
+from data.views.stored import FORMATS, open_views, root_ids
 from imle import CAMNet, CodeGenerator, Corruption
-from models.synthetic_views import CachedViews, FilteredViews, GeneratedViews
-from runtime.errors import CheckpointError, Preempted, UsageError
-from runtime.snapshot import Snapshot, save_snapshot
+from storage.errors import CheckpointError, Preempted, UsageError
+from storage.snapshot import Snapshot, save_snapshot
 from tests import gloo
 from tests.scripts.support import ROOT, load
 

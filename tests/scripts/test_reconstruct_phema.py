@@ -11,8 +11,8 @@ import torch
 
 from diffusion import Precond
 from runtime import ema
-from runtime.errors import CheckpointError, UsageError
-from runtime.snapshot import load_snapshot, save_snapshot
+from storage.errors import CheckpointError, UsageError
+from storage.snapshot import load_snapshot, save_snapshot
 from tests.scripts.support import load
 
 SCRIPT = load("reconstruct_phema")

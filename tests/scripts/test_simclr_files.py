@@ -15,9 +15,9 @@ from torch import nn
 import models.simclr
 from models import SimCLR, lab_config
 from models.optim import LARC
-from runtime.errors import CheckpointError
-from runtime.objects import read_objects
-from runtime.snapshot import load_torch, save_snapshot
+from storage.errors import CheckpointError
+from storage.foreign.objects import read_objects
+from storage.snapshot import load_torch, save_snapshot
 from tests.models.test_lab import Head, Headed, Wrapped, lab
 from tests.scripts.simclr_support import TINY, small_backbone
 from tests.scripts.support import load

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from runtime.errors import CheckpointError, UsageError
-from runtime.snapshot import load_snapshot
+from storage.errors import CheckpointError, UsageError
+from storage.snapshot import load_snapshot
 from tests.scripts.support import load, metrics
 
 SCRIPT = load("toy_example")
@@ -276,7 +276,7 @@ def test_foreign_networks_are_refused_in_one_line(guide, tmp_path):
         run("plot", "--net", str(tmp_path / "nothing.safetensors"))
     with pytest.raises(UsageError, match="download it first"):
         run("plot", "--net", "https://somewhere/iter4096.pkl")
-    from runtime.snapshot import save_snapshot
+    from storage.snapshot import save_snapshot
 
     weights = load_snapshot(guide / "snapshots" / "iter0008.safetensors").state_dict
     other = save_snapshot(tmp_path / "a.safetensors", weights, "camnet", {}, {})

@@ -15,10 +15,11 @@ import torch
 from diffusion import EDM2Loss
 from diffusion.encoders import RGBEncoder
 from diffusion.rows import row_losses
-from runtime import checkpoint, rundir
-from runtime.index_log import read_index_log
-from runtime.snapshot import load_snapshot
+from runtime import rundir
 from selection import METHODS, Method, selection_size
+from storage import checkpoint
+from storage.index_log import read_index_log
+from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
 from tests.scripts.support import ROOT, load, metrics
 

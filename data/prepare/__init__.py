@@ -1,0 +1,1 @@
+"""Bringing data here: download, check, resize, pack."""

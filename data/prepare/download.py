@@ -1,0 +1,301 @@
+"""Fetching files from places that fail in many ways, and unpacking archives nobody vouches for.
+
+A file appears under its name only when it is whole: it is written to `NAME.part`, checked (length,
+SHA-256 where one is known, not a web page), then renamed; a second process waits at a lock and
+finds the file. When every mirror fails the message says where to put the file by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import stat
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from storage.errors import DISK_ERRNOS, DataDiskError, DataError
+from storage.files import locked, make_folder
+
+TIMEOUT = 30.0
+MAX_FILES = 5_000_000
+MAX_BYTES = 1 << 40
+# Pictures hardly compress; an archive that grows more than this is made to fill a disk.
+MAX_RATIO = 200
+_CHUNK = 1 << 20
+
+
+def fetch(
+    mirrors: Sequence[str],
+    file: Path,
+    *,
+    sha256: str | None = None,
+    check: Callable[[Path], str | None] | None = None,
+    bar: bool = True,
+) -> Path:
+    """Have `file`, from the first mirror that gives it whole.
+
+    mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: full
+    digest or its first hex digits. check: reads the finished part file and returns what is wrong
+    with it. DataError says what each mirror answered and where to place the file.
+    """
+    make_folder(file.parent)
+    with locked(file.with_name(f".{file.name}.lock"), wait=True, what=file.name):
+        if file.exists():
+            fault = _fault(file, sha256, check)
+            if fault is None:
+                return file
+            raise DataError(
+                f"{file} is there but {fault}; remove it or replace it by the right one"
+            )
+        faults = []
+        part = file.with_name(file.name + ".part")
+        for mirror in mirrors:
+            with contextlib.suppress(FileNotFoundError):
+                part.unlink()
+            try:
+                _get(mirror, part, bar)
+                fault = _fault(part, sha256, check)
+            except OSError as error:
+                if error.errno in DISK_ERRNOS:
+                    raise DataDiskError(f"cannot write {part}: {error.strerror}") from None
+                fault = _one_line(error)
+            except http.client.HTTPException as error:
+                fault = _one_line(error)
+            if fault is None:
+                os.replace(part, file)
+                return file
+            with contextlib.suppress(FileNotFoundError):
+                part.unlink()
+            faults.append(f"{mirror}: {fault}")
+        raise DataError(
+            f"{file.name}: {'; '.join(faults) or 'no place to fetch it from is known'}. "
+            f"Place the file at {file}"
+        )
+
+
+def _fault(
+    file: Path, sha256: str | None, check: Callable[[Path], str | None] | None
+) -> str | None:
+    """What is wrong with a finished file, or None."""
+    page = web_page(file)
+    if sha256:
+        digest = hash_file(file)
+        if not digest.startswith(sha256.lower()):
+            return f"expected sha256 {sha256[:12]}.., got {page or digest[:12] + '..'}"
+    elif page:
+        return f"got {page}"
+    elif file.stat().st_size == 0:
+        return "got an empty file"
+    return check(file) if check is not None else None
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as handle:
+        while block := handle.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def web_page(file: Path) -> str | None:
+    """What kind of web page the file is instead of data, or None."""
+    with open(file, "rb") as handle:
+        head = handle.read(1 << 16)
+    text = head.decode("utf-8", "replace").lstrip("\ufeff \r\n\t").lower()
+    if not text.startswith(("<!doctype html", "<html", "<head", "<?xml")):
+        return None
+    if "quota" in text or "too many users" in text:
+        return "an HTML page (Google Drive quota: try tomorrow, or copy the file to your own Drive)"
+    if "sign in" in text or "accounts.google" in text:
+        return "an HTML page (a sign-in form: the file is not public)"
+    if "virus" in text:
+        return "an HTML page (Google Drive's virus-scan warning)"
+    return "an HTML page"
+
+
+def archive_fault(file: Path) -> str | None:
+    """What the file is if it is no zip or tar that can be listed, or None; a `check` of `fetch`."""
+    if zipfile.is_zipfile(file) or tarfile.is_tarfile(file):
+        return None
+    if page := web_page(file):
+        return f"is {page}"
+    if not file.stat().st_size:
+        return "is empty"
+    return "is neither a zip nor a tar archive (cut short?)"
+
+
+def _get(mirror: str, part: Path, bar: bool) -> None:
+    if mirror.startswith("drive:"):
+        _get_drive(mirror[len("drive:") :], part, bar)
+        return
+    request = urllib.request.Request(mirror, headers={"User-Agent": "imle-lab"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(part, "wb") as out:
+        length = answer.headers.get("Content-Length")
+        expected = int(length) if length and length.isdigit() else None
+        got = 0
+        with _bar(expected, part.name, bar) as advance:
+            while block := answer.read(_CHUNK):
+                out.write(block)
+                got += len(block)
+                advance(len(block))
+        out.flush()
+        os.fsync(out.fileno())
+    if expected is not None and got != expected:
+        raise OSError(f"ended after {got} of {expected} bytes")
+
+
+def _get_drive(file_id: str, part: Path, bar: bool) -> None:
+    try:
+        import gdown
+    except ImportError:
+        raise OSError("gdown is not installed (pip install gdown)") from None
+    try:
+        result = gdown.download(id=file_id, output=str(part), quiet=not bar)
+    except Exception as error:  # gdown raises its own, requests' and plain ones
+        text = _one_line(error)
+        if "quota" in text.lower() or "too many users" in str(error).lower():
+            text = "quota exceeded"
+        elif "Max retries exceeded" in text or "NameResolution" in text:
+            text = "no connection"
+        raise OSError(f"Google Drive: {text}") from None
+    if result is None or not part.exists():
+        raise OSError("Google Drive gave no file")
+
+
+@contextlib.contextmanager
+def _bar(total: int | None, name: str, show: bool) -> Iterator[Callable[[int], object]]:
+    if not show:
+        yield lambda n: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as shown:
+        yield shown.update
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        error = error.reason if isinstance(error.reason, BaseException) else error
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def is_archive(file: Path) -> bool:
+    """By name: what `extract` unpacks."""
+    return bool(re.search(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$", file.name.lower()))
+
+
+def extract(
+    archive: Path,
+    folder: Path,
+    *,
+    max_files: int = MAX_FILES,
+    max_bytes: int = MAX_BYTES,
+    max_ratio: float = MAX_RATIO,
+    bar: bool = True,
+) -> Path:
+    """Unpack a zip or tar into `folder`, which must not exist: all of it or nothing.
+
+    Only plain files and folders with names inside the folder: `..`, absolute names, links and
+    devices are refused, and so are archives over the caps. Bytes are counted as they come out,
+    whatever the headers claim; `max_ratio` (unpacked / packed) holds from 16 MiB on.
+    """
+    if folder.exists():
+        raise DataError(f"{folder} exists already; not unpacking {archive.name} over it")
+    make_folder(folder.parent)
+    staging = folder.with_name(f".{folder.name}.unpack")
+    shutil.rmtree(staging, ignore_errors=True)  # of an unpacking that was killed
+    staging.mkdir()
+    try:
+        opened = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+        packed = archive.stat().st_size
+        count = total = 0
+        cap = min(max_bytes, max(16 << 20, int(packed * max_ratio)))
+        with _bar(None, f"unpack {archive.name}", bar) as advance:
+            for name, reader in opened(archive):
+                target = staging / _safe_name(name, archive)
+                if reader is None:
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                count += 1
+                if count > max_files:
+                    raise _unsafe(archive, f"more than {max_files} files")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with reader() as source, open(target, "xb") as out:
+                    while block := source.read(_CHUNK):
+                        total += len(block)
+                        if total > cap:
+                            raise _unsafe(
+                                archive, f"more than {cap} bytes come out of {packed} ({name})"
+                            )
+                        out.write(block)
+                        advance(len(block))
+        os.replace(staging, folder)
+    except DataError:
+        raise
+    except FileExistsError as error:
+        raise _unsafe(archive, f"two members named {Path(error.filename).name}") from None
+    except Exception as error:  # zipfile, tarfile and four codecs each raise their own
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+            raise DataDiskError(f"cannot unpack {archive}: {error.strerror}") from None
+        raise DataError(f"{archive} is damaged ({_one_line(error)}); fetch it again") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def _unsafe(archive: Path, what: str) -> DataError:
+    return DataError(f"unsafe archive {archive}: {what}; nothing extracted")
+
+
+def _safe_name(name: str, archive: Path) -> str:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    inside = [p for p in parts if p != "."]
+    if (
+        name.startswith(("/", "\\"))
+        or ".." in parts
+        or "\0" in name
+        or re.match(r"[A-Za-z]:", name)
+    ):
+        raise _unsafe(archive, f"unsafe member {name[:100]!r}")
+    return "/".join(inside)
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
+    with zipfile.ZipFile(archive) as opened:
+        # all names before the first byte: a refusal should not cost an hour of unpacking
+        for info in opened.infolist():
+            _safe_name(info.filename, archive)
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _unsafe(archive, f"unsafe member {info.filename[:100]!r} (link or device)")
+            if info.flag_bits & 0x1:
+                raise DataError(f"{archive} is encrypted; unpack it by hand")
+        for info in opened.infolist():
+            yield info.filename, None if info.is_dir() else (lambda i=info: opened.open(i))
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
+    try:
+        opened = tarfile.open(archive, "r:*")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{archive} is not a readable archive ({_one_line(error)})") from None
+    with opened:
+        for info in opened:
+            if info.isdir():
+                yield info.name, None
+            elif info.isreg():
+                yield info.name, lambda i=info: opened.extractfile(i)
+            else:
+                raise _unsafe(archive, f"unsafe member {info.name[:100]!r} (link or device)")

@@ -1,0 +1,1 @@
+"""Where pictures lie: folders, zips, LMDB, arrays. Each says what it is and opens it."""

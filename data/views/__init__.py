@@ -1,0 +1,1 @@
+"""Views for contrastive learning: augmentations, batch operations, stored and generated views."""

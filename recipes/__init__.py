@@ -1,0 +1,1 @@
+"""What a user may ask of each method, and how its parts are put together from that."""

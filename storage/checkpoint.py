@@ -1,0 +1,506 @@
+"""Training state on disk: atomic, checked, versioned.
+
+A checkpoint is the directory `step-%09d` with one `.pt` a named object, `meta.json` and, written
+last, `manifest.json` with the size and SHA-256 of each.  It is staged as `.tmp-*`, flushed to the
+disk, and renamed: at any instant the directory holds the old state or the new one.  Every byte is
+verified before it is used; a damaged checkpoint is renamed `*.bad` and the one before it is taken.
+Files hold tensors and plain values only and are read with `weights_only=True`: reading never
+executes anything.
+
+Portable weights for use (rather than for resuming) are in `storage.snapshot`, re-exported here.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+
+from storage.errors import CheckpointError, DiskError
+from storage.snapshot import Snapshot, load_foreign, load_snapshot, load_torch, save_snapshot
+
+__all__ = [
+    "Loaded",
+    "Snapshot",
+    "check_portable",
+    "failpoint",
+    "fsync_dir",
+    "load_foreign",
+    "load_latest",
+    "load_path",
+    "load_snapshot",
+    "load_step",
+    "newest_good",
+    "save_snapshot",
+    "save_state",
+    "steps_of",
+    "supersede",
+    "sweep",
+    "verify",
+    "write_atomic",
+]
+
+FORMAT = 1
+KEEP = 2
+_NAME = re.compile(r"step-(\d{9,})")
+_PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
+
+
+class Loaded(NamedTuple):
+    """A verified checkpoint: its step, the state of each named object, and the JSON beside them."""
+
+    step: int
+    state: dict[str, Any]
+    meta: dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------- fail points
+
+
+def failpoint(name: str) -> bool:
+    """Fail here if the environment says so; tests only.
+
+    IMLE_LAB_FAILPOINT=NAME[:N][=ACTION]: at the Nth passing of NAME (default 1; `all` = each;
+    NAME `any` = every point) do ACTION: `kill` (SIGKILL, default) or an errno name such as ENOSPC.
+    """
+    spec = os.environ.get("IMLE_LAB_FAILPOINT")
+    if not spec:
+        return False
+    where, _, action = spec.partition("=")
+    wanted, _, count = where.partition(":")
+    if wanted not in (name, "any"):
+        return False
+    if count != "all":
+        left = int(count or 1) - 1
+        os.environ["IMLE_LAB_FAILPOINT"] = f"{wanted}:{left}={action}" if left else ""
+        if left:
+            return False
+    if action in ("", "kill"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    code = getattr(errno, action)
+    raise OSError(code, os.strerror(code), f"failpoint {name}")
+
+
+# ------------------------------------------------------------------------------ small file helpers
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames and new names inside `path` durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small text file so that readers see the old content or the new one."""
+    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with open(tmp, "w", encoding="utf-8") as fh:
+            fh.write(text)
+            fh.flush()
+            os.fsync(fh.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+    fsync_dir(path.parent)
+
+
+class _HashingFile:
+    """Binary file that keeps the size and SHA-256 of what it was asked to write.
+
+    torch.save turns an error of the file into one of its own ("unexpected pos"), so the first real
+    one is kept in `error`.
+    """
+
+    def __init__(self, fh: IO[bytes]) -> None:
+        self._fh = fh
+        self._sha = hashlib.sha256()
+        self.size = 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        data = bytes(data)
+        half = len(data) // 2
+        try:
+            self._fh.write(data[:half])
+            if os.environ.get("IMLE_LAB_FAILPOINT"):
+                self._fh.flush()
+                failpoint("half-file")
+            self._fh.write(data[half:])
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self._sha.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._fh.flush()
+
+    def entry(self) -> dict[str, Any]:
+        return {"size": self.size, "sha256": self._sha.hexdigest()}
+
+
+def _write_file(path: Path, fill: Callable[[_HashingFile], None]) -> dict[str, Any]:
+    failpoint("pre-write")
+    with open(path, "wb") as fh:
+        out = _HashingFile(fh)
+        try:
+            fill(out)
+        except Exception:
+            if out.error is not None:
+                raise out.error from None
+            raise
+        fh.flush()
+        failpoint("pre-fsync")
+        os.fsync(fh.fileno())
+        failpoint("post-fsync")
+    return out.entry()
+
+
+def _hash_file(path: Path) -> dict[str, Any]:
+    sha, size = hashlib.sha256(), 0
+    with open(path, "rb") as fh:
+        while block := fh.read(1 << 20):
+            sha.update(block)
+            size += len(block)
+    return {"size": size, "sha256": sha.hexdigest()}
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    body = {k: v for k, v in manifest.items() if k != "digest"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+# -------------------------------------------------------------------------- what may be in a state
+
+
+def check_portable(value: Any, where: str) -> Any:
+    """Copy of `value` with nothing in it that `weights_only=True` would refuse to load.
+
+    Tensors are detached, and cut out of the larger storage they may be a view of.
+    Anything but tensors, plain values and their containers is a CheckpointError naming `where`:
+    better now than at the first resume.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        whole = value.untyped_storage().nbytes() if value.layout == torch.strided else 0
+        return value.clone() if whole > value.numel() * value.element_size() else value
+    if isinstance(value, (Counter, torch.Size)):
+        return value
+    if type(value) in _PLAIN or isinstance(value, (torch.dtype, torch.device)):
+        return value
+    if isinstance(value, dict):
+        kind = OrderedDict if isinstance(value, OrderedDict) else dict
+        for key in value:
+            if type(key) not in (str, int, float, bool, tuple, type(None)):
+                raise CheckpointError(
+                    f"{where} has a key of type {type(key).__name__} ({key!r}): use str or int"
+                )
+        return kind((k, check_portable(v, f"{where}[{k!r}]")) for k, v in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(check_portable(v, f"{where}[{i}]") for i, v in enumerate(value))
+    if type(value) is set:
+        return {check_portable(v, f"{where}{{}}") for v in value}
+    raise CheckpointError(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}: a state may hold only "
+        "tensors, numbers, strings, None and lists, tuples, sets or dicts of them"
+    )
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_tensor_bytes(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_tensor_bytes(v) for v in value)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def save_state(
+    directory: Path,
+    step: int,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    milestone: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Commit a checkpoint and prune older ones; returns its directory.
+
+    state: object name -> state_dict.  meta: JSON values.  Milestones are never pruned; of the
+    others the newest two stay.  If a good checkpoint of this step is there already, it is kept.
+    Raises DiskError when the disk did not take it (nothing older was touched), CheckpointError when
+    the state holds something that could not be loaded again.
+    """
+    state = {name: check_portable(value, name) for name, value in state.items()}
+    final = directory / f"step-{step:09d}"
+    needed = sum(_tensor_bytes(value) for value in state.values())
+    staged = directory / f".tmp-{step}-{uuid.uuid4().hex[:8]}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if final.exists() and _still_good(final, milestone, say):
+            return final
+        _check_space(directory, needed)
+        _stage(staged, step, state, meta, milestone)
+        os.replace(staged, final)
+        failpoint("post-rename")
+        fsync_dir(directory)
+        _read_back(final)
+    except OSError as error:
+        free = _gigabytes(_free_bytes(directory))
+        older = [s for s in steps_of(directory) if s < step]
+        keeping = f"keeping step {older[-1]}" if older else "nothing is saved yet"
+        raise DiskError(
+            f"cannot save step {step}: {error}; {_gigabytes(needed)} needed, {free} free in "
+            f"{directory}; {keeping}"
+        ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    _prune(directory, say)
+    return final
+
+
+def _still_good(path: Path, milestone: bool, say: Callable[[str], None]) -> bool:
+    try:
+        manifest = verify(path)
+    except _Foreign:
+        raise
+    except CheckpointError as error:
+        say(f"{error}; renamed {_set_aside(path, 'bad').name}")
+        return False
+    if milestone and not manifest["milestone"]:
+        manifest["milestone"] = True
+        manifest["digest"] = _digest(manifest)
+        write_atomic(path / "manifest.json", json.dumps(manifest, indent=1))
+    return True
+
+
+def _stage(
+    staged: Path, step: int, state: dict[str, Any], meta: dict[str, Any], milestone: bool
+) -> None:
+    staged.mkdir()
+    files = {}
+    for name, value in state.items():
+        # Through a python handle: given a path, torch.save hides "no space left" as a wrong offset.
+        files[f"{name}.pt"] = _write_file(staged / f"{name}.pt", _torch_writer(value))
+    text = json.dumps(meta, indent=1).encode()
+    files["meta.json"] = _write_file(staged / "meta.json", _bytes_writer(text))
+    manifest = {"format": FORMAT, "step": step, "milestone": milestone, "files": files}
+    manifest["digest"] = _digest(manifest)
+    text = json.dumps(manifest, indent=1).encode()
+    _write_file(staged / "manifest.json", _bytes_writer(text))
+    fsync_dir(staged)
+    failpoint("post-manifest")
+
+
+def _read_back(path: Path) -> None:
+    """Check that the disk has what was meant; EIO if not."""
+    try:
+        verify(path)
+    except CheckpointError as error:
+        _set_aside(path, "bad")
+        raise OSError(errno.EIO, f"read back wrong: {error}") from error
+
+
+def _torch_writer(value: Any) -> Callable[[_HashingFile], None]:
+    return lambda out: torch.save(value, out)
+
+
+def _bytes_writer(data: bytes) -> Callable[[_HashingFile], None]:
+    return lambda out: (out.write(data), None)[1]
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    if _free_bytes(directory) < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _free_bytes(directory: Path) -> int:
+    return shutil.disk_usage(directory if directory.exists() else directory.parent).free
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _prune(directory: Path, say: Callable[[str], None]) -> None:
+    """Delete all but the newest KEEP checkpoints and the milestones.
+
+    A doomed one is renamed first, so that a kill here leaves rubbish to sweep, not half of one.
+    """
+    try:
+        for step in steps_of(directory)[:-KEEP]:
+            path = directory / f"step-{step:09d}"
+            try:
+                doomed = not _read_manifest(path)["milestone"]
+            except CheckpointError:
+                continue  # damaged: left for the loader to name
+            if doomed:
+                grave = directory / f".tmp-pruned-{step}-{uuid.uuid4().hex[:8]}"
+                os.replace(path, grave)
+                failpoint("mid-prune")
+                shutil.rmtree(grave)
+    except OSError as error:
+        say(f"cannot delete an old checkpoint: {error}")
+
+
+def sweep(directory: Path, say: Callable[[str], None] = print) -> None:
+    """Remove what a killed process left unfinished.  Only for the holder of the run's lock."""
+    for path in sorted(directory.glob(".tmp-*")):
+        shutil.rmtree(path, ignore_errors=True)
+        say(f"removed unfinished {path.name}")
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def steps_of(directory: Path) -> list[int]:
+    """Steps of the checkpoints in `directory`, ascending, verified or not."""
+    if not directory.is_dir():
+        return []
+    found = (_NAME.fullmatch(path.name) for path in directory.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    short = path.name
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        version = manifest["format"]
+        if isinstance(version, int) and version > FORMAT and manifest["digest"]:
+            raise _Foreign(
+                f"{path}: written by a newer version (format {version}, this one reads {FORMAT})"
+            )
+        if manifest["digest"] != _digest(manifest):
+            raise CheckpointError(f"{short}/manifest.json: its own checksum does not match")
+        if f"step-{manifest['step']:09d}" != short:
+            raise CheckpointError(f"{short}: its manifest says step {manifest['step']}")
+    except FileNotFoundError:
+        raise CheckpointError(f"{short}/manifest.json: missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{short}/manifest.json: damaged ({error})") from None
+    return manifest
+
+
+class _Foreign(CheckpointError):
+    """Unusable here, but not damaged: never set aside."""
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check every byte of the checkpoint directory `path`; returns its manifest.
+
+    Raises CheckpointError that names the file and what is wrong with it.
+    """
+    try:
+        manifest = _read_manifest(path)
+        for name, wanted in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                raise CheckpointError(f"{path.name}/{name}: missing")
+            found = _hash_file(file)
+            if found["size"] != wanted["size"]:
+                raise CheckpointError(
+                    f"{path.name}/{name}: {found['size']} bytes, not {wanted['size']}"
+                )
+            if found["sha256"] != wanted["sha256"]:
+                raise CheckpointError(f"{path.name}/{name}: sha256 mismatch")
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise CheckpointError(f"{path.name}: {error}") from error
+        raise _Foreign(f"cannot read {path}: {error}") from error
+    return manifest
+
+
+def load_path(path: Path, *, verified: bool = False) -> Loaded:
+    """Load the checkpoint directory `path` onto the CPU; CheckpointError if it is damaged.
+
+    verified: the caller has just called `verify`.
+    """
+    manifest = _read_manifest(path) if verified else verify(path)
+    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    state = {
+        name.removesuffix(".pt"): load_torch(path / name)
+        for name in manifest["files"]
+        if name.endswith(".pt")
+    }
+    return Loaded(manifest["step"], state, meta)
+
+
+def load_step(directory: Path, step: int) -> Loaded:
+    """Load the checkpoint of exactly this step; CheckpointError if missing or damaged."""
+    path = directory / f"step-{step:09d}"
+    if not path.is_dir():
+        there = ", ".join(map(str, steps_of(directory))) or "none"
+        raise CheckpointError(f"no checkpoint of step {step} in {directory} (there are: {there})")
+    return load_path(path)
+
+
+def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | None:
+    """Directory of the newest checkpoint that verifies; None when there never was one.
+
+    Damaged ones are renamed `*.bad` and named.  If there are only damaged ones, now or from an
+    earlier call, that is a CheckpointError: training never silently starts again.
+    """
+    for path in _newest_first(directory):
+        try:
+            verify(path)
+        except _Foreign:
+            raise
+        except CheckpointError as error:
+            say(f"checkpoint {error}; renamed {_set_aside(path, 'bad').name}")
+        else:
+            return path
+    bad = sorted(path.name for path in directory.glob("step-*.bad*") if "supers" not in path.name)
+    if bad:
+        raise CheckpointError(
+            f"no checkpoint in {directory} is intact ({', '.join(bad)}): start again with "
+            "--resume 0 or another --run-dir"
+        )
+    return None
+
+
+def load_latest(directory: Path, say: Callable[[str], None] = print) -> Loaded | None:
+    """Load what `newest_good` finds; None when there never was a checkpoint."""
+    path = newest_good(directory, say)
+    return None if path is None else load_path(path, verified=True)
+
+
+def supersede(directory: Path, after: int, say: Callable[[str], None] = print) -> None:
+    """Rename checkpoints later than step `after` to `*.superseded`; -1: all, damaged ones too."""
+    for path in _newest_first(directory):
+        if int(_NAME.fullmatch(path.name)[1]) > after:
+            say(f"checkpoint {path.name} renamed {_set_aside(path, 'superseded').name}")
+    if after < 0 and directory.is_dir():
+        for path in sorted(directory.glob("step-*.bad*")):
+            if "superseded" not in path.name:
+                _set_aside(path, "superseded")
+
+
+def _newest_first(directory: Path) -> Iterator[Path]:
+    for step in reversed(steps_of(directory)):
+        yield directory / f"step-{step:09d}"
+
+
+def _set_aside(path: Path, suffix: str) -> Path:
+    target, n = path.with_name(f"{path.name}.{suffix}"), 1
+    while target.exists():
+        n += 1
+        target = path.with_name(f"{path.name}.{suffix}{n}")
+    os.replace(path, target)
+    fsync_dir(path.parent)
+    return target

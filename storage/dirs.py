@@ -1,0 +1,145 @@
+"""Where data, models and results live on this machine.
+
+For each of the three, in this order:
+1. the environment variable DATA_HOME, MODELS_HOME or RESULTS_HOME;
+2. the entry of this host in `dirs.json`:
+       {"gpu03": {"data": "/scratch/me/data", "models": "...", "results": "..."}, "*": {...}}
+   where "*" stands for every host without an entry of its own, and a missing kind falls through;
+3. ~/imle-lab/data, ~/imle-lab/models, ~/imle-lab/results.
+Bytes never go into the repository. The folder is created when missing, and so is `dirs.json`, with
+the default folders of this host, as the place to change them.
+
+`dirs.json` lies at $IMLE_LAB_DIRS, else $XDG_CONFIG_HOME/imle-lab/dirs.json, else
+~/.config/imle-lab/dirs.json. Once there it is only read: one that cannot be understood is an error,
+never replaced, since it is somebody's handwriting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+
+from storage.errors import UsageError
+
+KINDS = ("data", "models", "results")
+_OURS = ".safetensors"
+
+
+def data_home() -> Path:
+    """The folder of data sets, existing. Errors: UsageError."""
+    return _home("data")
+
+
+def models_home() -> Path:
+    """The folder of downloaded network weights, existing. Errors: UsageError."""
+    return _home("models")
+
+
+def results_home() -> Path:
+    """The folder runs go to, existing. Errors: UsageError."""
+    return _home("results")
+
+
+def dirs_file() -> Path:
+    """Where `dirs.json` is looked for; it need not exist."""
+    if os.environ.get("IMLE_LAB_DIRS"):
+        return Path(os.environ["IMLE_LAB_DIRS"]).expanduser()
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    # The XDG specification: a relative path there is to be ignored.
+    base = Path(config) if os.path.isabs(config) else Path.home() / ".config"
+    return base / "imle-lab" / "dirs.json"
+
+
+def _home(kind: str) -> Path:
+    variable = f"{kind.upper()}_HOME"
+    if os.environ.get(variable):
+        path, source = os.environ[variable], f"${variable}"
+    else:
+        path, source = _from_file(kind), str(dirs_file())
+        if path is None:
+            path, source = _default(kind), "the default"
+    folder = Path(os.path.abspath(Path(path).expanduser()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot create the {kind} folder {folder} (from {source}): {error.strerror}; "
+            f"set {variable} to a folder you may write to"
+        ) from error
+    return folder
+
+
+def _default(kind: str) -> str:
+    return str(Path.home() / "imle-lab" / kind)
+
+
+def _create(file: Path) -> None:
+    """Write a `dirs.json` that says what holds now; an existing one stays, even in a race."""
+    entry = {socket.gethostname(): {kind: _default(kind) for kind in KINDS}}
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+        os.link(draft, file)  # unlike a rename, refuses to replace
+    except OSError:
+        pass  # a read-only home: the defaults hold all the same
+    with contextlib.suppress(OSError):
+        draft.unlink()
+
+
+def _from_file(kind: str) -> str | None:
+    """This host's entry of `dirs.json`, or None. The whole file is checked, whatever is asked."""
+    file = dirs_file()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        _create(file)
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {file}: {error}") from error
+    try:
+        hosts = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{file} is not JSON ({error}); mend or remove it") from error
+    if not isinstance(hosts, dict):
+        raise UsageError(f"{file} must be an object keyed by host, found {type(hosts).__name__}")
+    for host, entry in hosts.items():
+        if not isinstance(entry, dict):
+            raise UsageError(f"{file}: the entry of host {host!r} must be an object")
+        for key, value in entry.items():
+            if key not in KINDS:
+                raise UsageError(f"{file}: host {host!r} has {key!r}; known: {', '.join(KINDS)}")
+            if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
+                raise UsageError(
+                    f"{file}: {key!r} of host {host!r} is not an absolute path: {value!r}"
+                )
+    name = socket.gethostname()
+    for host in (name, name.split(".")[0], "*"):
+        if kind in hosts.get(host, {}):
+            return hosts[host][kind]
+    return None
+
+
+def find_snapshot(path: str, script: str, results: str | Path | None = None) -> Path:
+    """The file that a command line means by the path of a network.
+
+    path: as it is; or below the results of `script` (in `results`, by default results_home()),
+    where it need not name the `snapshots` folder of a run; or below the models directory (and its
+    `Images`, the original's place). `.safetensors` may be left out, and a `.pkl` is found where
+    there is only its sibling in our format (`runtime.networks.open_network` opens that one and says
+    so). Returns `path` itself if nothing is there, so that whoever opens it says so.
+    """
+    asked = Path(path).expanduser()
+    own = (results_home() if results is None else Path(results)) / script
+    for home in (Path(), own, models_home() / "Images", models_home()):
+        place = home / asked
+        for folder in (place.parent, place.parent / "snapshots"):
+            file = folder / place.name
+            if file.is_file() or file.suffix == ".pkl" and file.with_suffix(_OURS).is_file():
+                return file
+            if file.suffix != _OURS and Path(f"{file}{_OURS}").is_file():
+                return Path(f"{file}{_OURS}")
+    return asked

@@ -1,0 +1,69 @@
+"""Lists of numbers by step in one compact file that only grows: which samples a step trained on.
+
+A record is the step and the length n (two little-endian uint32), then n uint32. W&B and
+metrics.jsonl are for scalars; two thousand indices a step belong here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from storage.errors import DiskError
+
+_WORD = np.dtype("<u4")
+
+
+class IndexLog:
+    """Appends records to `path`; made by one rank.
+
+    completed: steps whose records stay; later ones, of a run that was killed before it saved, and
+    a record cut short go, so that each step is there once. Errors: DiskError.
+    """
+
+    def __init__(self, path: Path, completed: int) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab")
+            end = 0
+            for step, start, numbers in _records(self.path):
+                if step >= completed:
+                    break
+                end = start + _WORD.itemsize * (2 + len(numbers))
+            self._file.truncate(end)
+        except OSError as error:
+            raise DiskError(f"{self.path}: {error.strerror}") from error
+
+    def add(self, step: int, numbers: np.ndarray) -> None:
+        """Append the 1-D whole numbers in [0, 2^32) of a 0-based step. Errors: DiskError."""
+        head = np.array([step, len(numbers)], _WORD)
+        try:
+            self._file.write(head.tobytes() + np.asarray(numbers).astype(_WORD).tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise DiskError(f"{self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """End writing."""
+        self._file.close()
+
+
+def read_index_log(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """(step, uint32 numbers) of every whole record, in order."""
+    for step, _, numbers in _records(Path(path)):
+        yield step, numbers
+
+
+def _records(path: Path) -> Iterator[tuple[int, int, np.ndarray]]:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while file.tell() + 2 * _WORD.itemsize <= size:
+            start = file.tell()
+            step, count = np.frombuffer(file.read(2 * _WORD.itemsize), _WORD).tolist()
+            if file.tell() + count * _WORD.itemsize > size:
+                return
+            yield step, start, np.frombuffer(file.read(count * _WORD.itemsize), _WORD)

@@ -1,0 +1,222 @@
+"""Weights for use: one safetensors file with what is needed to build the network again.
+
+A snapshot holds tensors, the kind of network, its constructor arguments and where it came from,
+all under one SHA-256 that is checked on load.  Foreign `.pt` files are read here too, weights only.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pickletools
+import re
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from storage.errors import CheckpointError, DiskError
+
+_FORMAT = "imle-lab-snapshot"
+_VERSION = 1
+_BOILERPLATE = ("Weights only load failed", "Please file an issue", "Check the documentation")
+
+
+class Snapshot(NamedTuple):
+    """What `load_snapshot` returns; `config` are the constructor's arguments."""
+
+    state_dict: dict[str, torch.Tensor]
+    kind: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def save_snapshot(
+    path: Path,
+    state_dict: dict[str, torch.Tensor],
+    kind: str,
+    config: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Path:
+    """Write a snapshot atomically; `config` and `provenance` must be JSON values.
+
+    Raises CheckpointError for an entry that is not a tensor, DiskError when it cannot be written.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    tensors = {}
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"snapshot {path.name}: entry {name!r} is a {type(value).__name__}, not a tensor"
+            )
+        # A copy each: safetensors refuses tensors that share memory (tied weights).
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+    try:
+        header = {
+            "format": _FORMAT,
+            "version": str(_VERSION),
+            "kind": kind,
+            "config": json.dumps(config, sort_keys=True),
+            "provenance": json.dumps(provenance, sort_keys=True),
+        }
+    except TypeError as error:
+        raise CheckpointError(f"snapshot {path.name}: config or provenance: {error}") from None
+    sha = _content_hash(header)
+    for name in sorted(tensors):
+        _add_tensor(sha, name, tensors[name])
+    header["sha256"] = sha.hexdigest()
+    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(tmp, "wb") as fh:
+            fh.write(save(tensors, metadata=header))
+            fh.flush()
+            os.fsync(fh.fileno())
+        os.replace(tmp, path)
+    except OSError as error:
+        raise DiskError(f"cannot write snapshot {path}: {error}") from error
+    finally:
+        if tmp.exists():
+            tmp.unlink()
+    return path
+
+
+class SnapshotFile:
+    """A snapshot read piece by piece: facts and layout when opened, tensors one after the other.
+
+    For work on many snapshots at once. Attributes: path, kind, config, provenance, sha256, layout
+    {name: (shape, type)}. Errors: CheckpointError for a file damaged, foreign or missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"snapshot {path}: no such file")
+        with _readable(self.path):
+            self._file = safe_open(self.path, framework="pt", device="cpu")
+            header = self._header = self._file.metadata() or {}
+            if header.get("format") != _FORMAT:
+                raise CheckpointError(f"{path} is not a snapshot of this toolkit")
+            if int(header["version"]) > _VERSION:
+                raise CheckpointError(
+                    f"{path}: written by a newer version (format {header['version']}, "
+                    f"this one reads {_VERSION})"
+                )
+            self.kind: str = header["kind"]
+            self.sha256: str = header["sha256"]
+            self.config: dict[str, Any] = json.loads(header["config"])
+            self.provenance: dict[str, Any] = json.loads(header["provenance"])
+            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            self.layout = {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) in order of names, on the CPU.
+
+        The checksum is taken on the way: only whoever reads to the end knows that all was intact.
+        """
+        sha = _content_hash(self._header)
+        for name in sorted(self.layout):
+            with _readable(self.path):
+                tensor = self._file.get_tensor(name)
+            _add_tensor(sha, name, tensor)
+            yield name, tensor
+        if sha.hexdigest() != self.sha256:
+            raise CheckpointError(f"snapshot {self.path}: sha256 mismatch, the file is damaged")
+
+
+def load_snapshot(path: Path) -> Snapshot:
+    """Read and verify a snapshot, onto the CPU; CheckpointError if damaged, foreign or missing."""
+    file = SnapshotFile(path)
+    return Snapshot(dict(file.tensors()), file.kind, file.config, file.provenance)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever a broken file makes its readers raise, as CheckpointError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"snapshot {path}: damaged or foreign ({error})") from error
+
+
+def _content_hash(header: dict[str, str]) -> "hashlib._Hash":
+    """SHA-256 of a snapshot's facts; `_add_tensor` adds the tensors, in order of their names."""
+    sha = hashlib.sha256()
+    for key in ("format", "version", "kind", "config", "provenance"):
+        sha.update(f"{key}\0{header[key]}\0".encode())
+    return sha
+
+
+def _add_tensor(sha: "hashlib._Hash", name: str, tensor: torch.Tensor) -> None:
+    sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+    if tensor.numel():
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def load_foreign(path: Path) -> dict[str, Any]:
+    """Read a `.pt`, `.pth` or `.safetensors` file of another program, onto the CPU.
+
+    Only tensors and plain containers come in; a file that would need anything else is refused
+    ("refused: global X in FILE") and nothing of it runs.  Raises CheckpointError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    value = load_torch(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a dict of weights")
+    return value
+
+
+def load_torch(path: Path) -> Any:
+    """`torch.load` with weights only, onto the CPU, with errors of one line (CheckpointError)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats; the result is what counts
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # any parser error there is: the bytes come from outside
+        text = re.sub(r"\x1b\[\d*m", "", str(error))
+        culprit = re.search(r"GLOBAL (\w[\w.]*)", text)
+        name = culprit[1] if culprit else _first_global(path)
+        if name:
+            raise CheckpointError(f"refused: global {name} in {path}") from None
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith(_BOILERPLATE)]
+        said = lines[0] if lines else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable weights file ({said})") from None
+
+
+def _first_global(path: Path) -> str | None:
+    """First thing that a plain pickle (no zip) would import, found without running it."""
+    words: list[str] = []
+    try:
+        with open(path, "rb") as fh:
+            for code, value, _ in pickletools.genops(fh):
+                if code.name == "GLOBAL":
+                    return str(value).replace(" ", ".")
+                if code.name == "STACK_GLOBAL" and len(words) >= 2:
+                    return ".".join(words[-2:])
+                if isinstance(value, str):
+                    words.append(value)
+    except Exception:  # not a pickle
+        return None
+    return None

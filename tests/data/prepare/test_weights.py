@@ -1,0 +1,32 @@
+import hashlib
+
+import pytest
+
+from data.prepare.sizes import weights
+from data.SetupDataset import main
+from storage.errors import DataError
+
+
+def test_fetch_from_a_mirror_by_hash(tmp_path, monkeypatch, capsys):
+    data = b"weights" * 100
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    name = f"vgg16-{digest}.pth"
+    monkeypatch.setitem(weights.LPIPS_BACKBONES, "vgg", name)
+    monkeypatch.setattr(weights, "PYTORCH", "http://127.0.0.1:9/")
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / name).write_bytes(b"<html>sign in</html>")
+    command = ["fetch-weights", "--models_path", str(tmp_path / "m"), "--mirror", mirror.as_uri()]
+    assert main(command) == 6
+    said = capsys.readouterr().err
+    file = tmp_path / "m/hub/checkpoints" / name
+    assert said.count("\n") == 1 and said.endswith(f"Place the file at {file}\n")
+    (mirror / name).write_bytes(data)
+    assert main(command) == 0 and file.read_bytes() == data
+    (mirror / name).unlink()
+    assert main(command) == 0  # there already
+
+
+def test_unknown_net(tmp_path):
+    with pytest.raises(DataError, match="there are vgg, alex, squeeze"):
+        weights.fetch_weights(tmp_path, ["resnet"])

@@ -1,0 +1,121 @@
+"""Where things live: environment, dirs.json, defaults."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from storage import dirs
+from storage.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    for name in ("DATA_HOME", "MODELS_HOME", "RESULTS_HOME", "IMLE_LAB_DIRS", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def write(home, content):
+    file = home / ".config" / "imle-lab" / "dirs.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def test_defaults_are_outside_the_repository_and_created(home):
+    assert dirs.data_home() == home / "imle-lab" / "data"
+    assert dirs.models_home() == home / "imle-lab" / "models"
+    assert dirs.results_home() == home / "imle-lab" / "results"
+    assert all((home / "imle-lab" / kind).is_dir() for kind in dirs.KINDS)
+
+
+def test_dirs_json_is_created_and_then_obeyed(home):
+    dirs.data_home()
+    file = home / ".config" / "imle-lab" / "dirs.json"
+    content = json.loads(file.read_text())
+    assert set(content[socket.gethostname()]) == set(dirs.KINDS)
+    content[socket.gethostname()]["data"] = str(home / "elsewhere")
+    file.write_text(json.dumps(content))
+    assert dirs.data_home() == home / "elsewhere"
+    assert os.listdir(file.parent) == ["dirs.json"]
+
+
+def test_the_environment_wins(home, monkeypatch):
+    write(home, {socket.gethostname(): {"data": str(home / "file")}})
+    monkeypatch.setenv("DATA_HOME", str(home / "env" / "deep"))
+    assert dirs.data_home() == home / "env" / "deep"
+    assert dirs.data_home().is_dir() and not (home / "file").exists()
+
+
+def test_hosts_have_entries_of_their_own(home, monkeypatch):
+    write(home, {"gpu03": {"data": str(home / "g")}, "*": {"data": "~/any", "models": "~/m"}})
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu03.cluster")
+    assert dirs.data_home() == home / "g"
+    assert dirs.models_home() == home / "m"
+    assert dirs.results_home() == home / "imle-lab" / "results"
+    monkeypatch.setattr(socket, "gethostname", lambda: "laptop")
+    assert dirs.data_home() == home / "any"
+
+
+def test_where_the_file_lies(home, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
+    assert dirs.dirs_file() == home / "xdg" / "imle-lab" / "dirs.json"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert dirs.dirs_file() == home / ".config" / "imle-lab" / "dirs.json"
+    monkeypatch.setenv("IMLE_LAB_DIRS", "~/mine.json")
+    assert dirs.dirs_file() == home / "mine.json"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": ', "not JSON"),
+        ("", "not JSON"),
+        ("[]", "keyed by host"),
+        ('{"a": 3}', "'a'"),
+        ('{"a": {"date": "/x"}}', "'date'"),
+        ('{"a": {"data": 3}}', "not an absolute path"),
+        ('{"a": {"data": "here"}}', "'here'"),
+    ],
+)
+def test_a_corrupt_file_is_an_error_and_stays(home, content, said):
+    file = write(home, content)
+    with pytest.raises(UsageError, match=said) as error:
+        dirs.data_home()
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+    assert file.read_text() == content
+    assert not (home / "imle-lab").exists()
+
+
+def test_bytes_that_are_no_text_are_an_error(home):
+    file = write(home, "")
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot read"):
+        dirs.data_home()
+
+
+def test_a_folder_that_cannot_be_made_names_the_remedy(home, monkeypatch):
+    (home / "file").write_text("")
+    monkeypatch.setenv("DATA_HOME", str(home / "file" / "data"))
+    with pytest.raises(UsageError, match=r"DATA_HOME.*folder you may write"):
+        dirs.data_home()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_parent(home, monkeypatch):
+    (home / "ro").mkdir(mode=0o500)
+    monkeypatch.setenv("RESULTS_HOME", str(home / "ro" / "results"))
+    with pytest.raises(UsageError, match="Permission denied"):
+        dirs.results_home()
+
+
+def test_a_read_only_config_folder_does_no_harm(home, monkeypatch):
+    monkeypatch.setattr(
+        Path, "write_text", lambda *a, **k: (_ for _ in ()).throw(OSError(30, "ro"))
+    )
+    assert dirs.data_home() == home / "imle-lab" / "data"
+    assert not dirs.dirs_file().exists()

@@ -1,0 +1,103 @@
+"""Which file a network is: by path, by published name, by EMA length."""
+
+import pytest
+import torch
+
+from storage.errors import CheckpointError, UsageError
+from storage.find import ema_sibling, find_network, identity
+from storage.snapshot import save_snapshot
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    home = tmp_path / "models"
+    (home / "a" / "b" / "c").mkdir(parents=True)
+    monkeypatch.setenv("MODELS_HOME", str(home))
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+def touch(path):
+    path.write_bytes(b"x")
+    return path
+
+
+@pytest.mark.parametrize("folder", ["", "a", "a/b"])
+@pytest.mark.parametrize("suffix", [".pkl", ".safetensors"])
+def test_a_published_name_is_found_in_the_models_directory(models, folder, suffix):
+    file = touch(models / folder / f"edm2-img512-s-2147483-0.130{suffix}")
+    for word in ("edm2-img512-s-2147483-0.130", "edm2-img512-s-2147483-*", "edm2-img512-s-*"):
+        assert find_network(word) == file
+    with pytest.raises(CheckpointError, match="edm2-img512-s-uncond"):
+        find_network("edm2-img512-s-uncond-*")
+
+
+def test_our_format_comes_first(models):
+    touch(models / "edm2-img64-s-1073741-0.045.pkl")
+    ours = touch(models / "a" / "edm2-img64-s-1073741-0.045.safetensors")
+    assert find_network("edm2-img64-s-*-0.045") == ours
+
+
+def test_what_is_missing_says_where_it_belongs(models):
+    with pytest.raises(CheckpointError) as error:
+        find_network("edm2-img512-xs-0134*-0.125")
+    said = str(error.value)
+    assert str(models) in said and "github.com/NVlabs/edm2" in said and "\n" not in said
+    touch(models / "a" / "b" / "c" / "edm2-img512-s-2147483-0.130.pkl")  # too deep
+    with pytest.raises(CheckpointError):
+        find_network("edm2-img512-s-2147483-0.130")
+
+
+def test_a_name_that_may_be_two_files_is_refused(models):
+    touch(models / "edm2-img512-s-2147483-0.130.pkl")
+    touch(models / "edm2-img512-s-2147483-0.190.pkl")
+    with pytest.raises(UsageError, match=r"0\.130 or edm2.*0\.190: choose one"):
+        find_network("edm2-img512-s-2147483-*")
+
+
+def test_paths_are_paths(models, tmp_path):
+    file = touch(tmp_path / "net.safetensors")
+    assert find_network(str(file)) == file
+    assert find_network("net.safetensors").resolve() == file
+    assert find_network("nowhere.safetensors").name == "nowhere.safetensors"
+    with pytest.raises(CheckpointError, match="network-snapshot-0000008-0.10: no such file"):
+        find_network("network-snapshot-0000008-0.10")
+    with pytest.raises(UsageError, match="https://host/edm2.pkl is a URL: download"):
+        find_network("https://host/edm2.pkl")
+    with pytest.raises(UsageError, match="is a folder"):
+        find_network(str(tmp_path))
+
+
+def test_siblings(tmp_path):
+    own = touch(tmp_path / "network-snapshot-0000008-0.050.safetensors")
+    other = touch(tmp_path / "network-snapshot-0000008-0.100.pkl")
+    phema = touch(tmp_path / "phema-0000008-0.150.safetensors")
+    touch(tmp_path / "phema-0000008-0.100.safetensors")
+    touch(tmp_path / "network-snapshot-0000009-0.200.safetensors")
+    touch(tmp_path / "edm2-img64-s-0000008-0.250.safetensors")
+    assert ema_sibling(own, 0.05) == own
+    assert ema_sibling(own, 0.1) == other  # of the same name, before phema
+    assert ema_sibling(own, 0.15) == phema
+    assert ema_sibling(phema, 0.05) == own
+    for std in (0.2, 0.25):
+        with pytest.raises(UsageError, match=r"there are 0\.050, 0\.100, 0\.150; reconstruct"):
+            ema_sibling(own, std)
+    with pytest.raises(UsageError, match="NAME-STEP-EMA"):
+        ema_sibling(tmp_path / "network-latest.safetensors", 0.1)
+
+
+def test_identity_is_of_the_content(tmp_path):
+    def save(name, value):
+        return save_snapshot(tmp_path / name, {"w": torch.tensor([value])}, "k", {}, {})
+
+    a, b, c = save("a.safetensors", 1.0), save("b.safetensors", 1.0), save("c.safetensors", 2.0)
+    assert identity(a) == identity(b) != identity(c)
+    pkl = touch(tmp_path / "d.pkl")
+    first = identity(pkl)
+    pkl.write_bytes(b"y")
+    assert identity(pkl) != first
+    assert identity(tmp_path / "a.pkl") == identity(a)  # its sibling is what is opened
+    (tmp_path / "e.safetensors").write_bytes(b"no snapshot")
+    with pytest.raises(CheckpointError, match="e.safetensors"):
+        identity(tmp_path / "e.safetensors")
