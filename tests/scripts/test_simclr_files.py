@@ -18,7 +18,7 @@ from models.optim import LARC
 from storage.errors import CheckpointError
 from storage.foreign.objects import read_objects
 from storage.snapshot import load_torch, save_snapshot
-from tests.models.test_lab import Head, Headed, Wrapped, lab
+from tests.models.test_original import Head, Headed, Wrapped, lab
 from tests.scripts.simclr_support import TINY, small_backbone
 from tests.scripts.support import load
 

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from data.prepare.sizes import weights
+from data.prepare import weights
 from data.SetupDataset import main
 from storage.errors import DataError
 

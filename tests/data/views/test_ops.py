@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from data.views import ops as view_ops
 from data.views.ops import ORDERS, crop_bilinear, crop_resize, hue_, resize_weights
-from data.views.recipes import ops as view_ops
 
 G = torch.Generator().manual_seed(5)
 
