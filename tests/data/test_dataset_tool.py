@@ -22,7 +22,7 @@ from diffusion.encoders import StabilityVAEEncoder
 from storage.errors import DataError
 from tests.data.pictures import make_set, noise, truncate, zip_folder
 from tests.data.readers.test_arrays import mnist, official, tarred
-from tests.data.test_edm_zip import latent_files, latents, png, write
+from tests.data.readers.test_edm_zip import latent_files, latents, png, write
 
 ROOT = Path(tool.__file__).parents[1]
 
