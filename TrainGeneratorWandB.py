@@ -57,7 +57,7 @@ from runtime.cli import (
     probability,
     text,
 )
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.run import Run
 from runtime.seeding import seed_worker
 from storage.dirs import data_home, models_home

@@ -75,7 +75,8 @@ from runtime.cli import (
     text,
 )
 from runtime.counter_rng import permutation
-from runtime.distributed import gather_object, interleave, launch
+from runtime.distributed import gather_object, interleave
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.run import Run
 from storage.checkpoint import write_atomic

@@ -51,9 +51,10 @@ from runtime.cli import (
     seed_range,
     text,
 )
-from runtime.distributed import choose_device, launch
 from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet, read_facts
+from runtime.launch import launch
 from runtime.networks import open_network
+from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.progress import Progress
 from runtime.provenance import collect

@@ -57,8 +57,9 @@ from runtime.cli import (
     probability,
     text,
 )
-from runtime.distributed import choose_device, launch
+from runtime.launch import launch
 from runtime.networks import open_network
+from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag
 from runtime.progress import Progress

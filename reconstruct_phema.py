@@ -22,7 +22,7 @@ from torch import Tensor
 from diffusion import phema
 from runtime import ema
 from runtime.cli import add_table, list_of, nonnegative_int, number, parse, positive_int, text
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.rundir import plain, timestamp
 from storage.dirs import results_home
 from storage.errors import CheckpointError, UsageError

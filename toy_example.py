@@ -30,7 +30,6 @@ from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.toy_eval import examine, panels
 from runtime import ema as emas
-from runtime.allocator import keep_freed_memory
 from runtime.cli import (
     add_run_args,
     add_table,
@@ -42,9 +41,11 @@ from runtime.cli import (
     positive_int,
     text,
 )
-from runtime.distributed import choose_device, launch
+from runtime.launch import launch
+from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
+from runtime.place import choose_device
 from runtime.run import Run
 from runtime.seeding import generator
 from selection import (

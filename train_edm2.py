@@ -57,9 +57,10 @@ from runtime.cli import (
     text,
 )
 from runtime.counter_rng import mix, normal
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
+from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator, seed_worker
 from selection import (
@@ -315,7 +316,7 @@ def mini_batch(args: argparse.Namespace, world_size: int) -> int:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.dry_run and distributed.place().rank == 0:
+    if args.dry_run and place().rank == 0:
         print(json.dumps(vars(args), indent=1))
     if args.dry_run:
         return
