@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.synthetic import FAR, TOP, Scenes, SceneSample
+from data.scenes import FAR, TOP, Scenes, SceneSample
 
 FILE = Path(__file__).with_name("recording.txt")
 COUNT = 200

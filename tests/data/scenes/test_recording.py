@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.synthetic import CLASSES, Scenes, SceneSample
+from data.scenes import CLASSES, Scenes, SceneSample
 from tests.data.scenes import recording
 
 SOME = range(0, recording.COUNT, 8)
