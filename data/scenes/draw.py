@@ -8,6 +8,7 @@ import numpy as np
 
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 Item = TypeVar("Item")
+_POOL = 512  # numbers drawn at a time
 
 
 class Draw:
@@ -18,7 +19,7 @@ class Draw:
         # The raw bits: numpy keeps those for ever, and not what a Generator makes of them.
         self.bits = np.random.PCG64(int.from_bytes(digest, "little"))
         self.pool: list[float] = []
-        self.at = 0
+        self.at = _POOL
 
     def block(self, count: int) -> np.ndarray:
         """`count` uniform numbers in [0, 1), float64."""
@@ -26,10 +27,11 @@ class Draw:
 
     def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
         """A number in [low, high)."""
-        if self.at == len(self.pool):
-            self.pool, self.at = self.block(512).tolist(), 0
-        self.at += 1
-        return low + (high - low) * self.pool[self.at - 1]
+        at = self.at
+        if at == _POOL:
+            self.pool, at = self.block(_POOL).tolist(), 0
+        self.at = at + 1
+        return low + (high - low) * self.pool[at]
 
     def chance(self, probability: float) -> bool:
         """True with a probability."""
@@ -45,10 +47,11 @@ class Draw:
 
     def colour(self, base: Colour, spread: float = 0.05) -> Colour:
         """`base` with a common change of brightness and a smaller one per channel."""
-        if self.at + 4 > len(self.pool):
-            self.pool, self.at = self.block(512).tolist(), 0
-        bright, red, green, blue = self.pool[self.at : self.at + 4]
-        self.at += 4
+        at = self.at
+        if at + 4 > _POOL:
+            self.pool, at = self.block(_POOL).tolist(), 0
+        bright, red, green, blue = self.pool[at : at + 4]
+        self.at = at + 4
         scale = 1.0 + (bright * 3.2 - 1.6) * spread
         return (
             min(max(base[0] * scale + (red - 0.5) * spread, 0.0), 1.0),

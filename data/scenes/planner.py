@@ -2,7 +2,7 @@
 
 from data.scenes.draw import Colour, Draw
 from data.scenes.ridges import OutlineMaker, Ridge, summed
-from data.scenes.things.thing import Box, Thing
+from data.scenes.things.thing import Thing
 from data.scenes.world import Scene
 
 SMALLEST = 0.012  # of a side of a thing's box, image heights
@@ -23,11 +23,11 @@ class Planner:
         """Set a thing down, if enough of it lies in the picture."""
         thing.set_down(self.scene)
         left, top, right, bottom = thing.extent(self.scene)
-        box = Box(max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
-        if box.right - box.left < SMALLEST or box.bottom - box.top < SMALLEST:
+        box = max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
+        width, height = box[2] - box[0], box[3] - box[1]
+        if width < SMALLEST or height < SMALLEST:
             return
-        inside = (box.right - box.left) * (box.bottom - box.top)
-        if inside / ((right - left) * (bottom - top)) < (0.04 if thing.wall else 0.4):
+        if width * height / ((right - left) * (bottom - top)) < (0.04 if thing.wall else 0.4):
             return
         thing.box = box
         self.scene.things.append(thing)

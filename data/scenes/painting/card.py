@@ -43,19 +43,20 @@ class Card:
         self.pixel = pixel
         self.depth, self.above = depth, above
         self.per_metre = 1.0 / pixel
+        half = pixel * 0.5
+        self._left, self._right = x - half, x + half  # the pixels' edges
+        self._low, self._high = y - half, y + half
         self.rgba = np.zeros((4, y.shape[0], x.shape[1]), np.float32)
 
     def hspan(self, left: Edge, right: Edge) -> np.ndarray:
         """Share of each pixel's width inside [left, right]."""
-        half = self.pixel * 0.5
-        cover = np.minimum(self.x + half, right) - np.maximum(self.x - half, left)
+        cover = np.minimum(self._right, right) - np.maximum(self._left, left)
         cover *= self.per_metre
         return np.maximum(cover, 0.0, out=cover)
 
     def vspan(self, low: Edge, high: Edge) -> np.ndarray:
         """Share of each pixel's height inside [low, high]."""
-        half = self.pixel * 0.5
-        cover = np.minimum(self.y + half, high) - np.maximum(self.y - half, low)
+        cover = np.minimum(self._high, high) - np.maximum(self._low, low)
         cover *= self.per_metre
         return np.maximum(cover, 0.0, out=cover)
 
@@ -70,7 +71,11 @@ class Card:
 
     def ellipse(self, x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
         """Coverage of one ellipse about (x, y), [h, w]."""
-        return self.ellipses(array([(x, y, half_width, half_height)]))
+        across = (self.x - x) / half_width
+        across *= across
+        up = (self.y - y) / half_height
+        up *= up
+        return self._within(across + up, min(half_width, half_height), self.pixel)
 
     def ellipses(self, ellipses: np.ndarray, soft: float = 0.0) -> np.ndarray:
         """Union of ellipses [K, 4] (middle x, y, half axes): coverage from the distance, [h, w].
@@ -82,13 +87,18 @@ class Card:
         across *= across
         up = (self.y - y) / half_height
         up *= up
-        cover = (across + up).min(0)
-        np.sqrt(cover, out=cover)
         size = min(ellipses[0, 2:].tolist())  # the first stands for all
-        cover -= 1.0
-        cover *= -size / max(self.pixel, soft)
-        cover += 0.5
-        return unit(cover)
+        return self._within((across + up).min(0), size, max(self.pixel, soft))
+
+    def _within(self, squared: np.ndarray, size: float, edge: float) -> np.ndarray:
+        """Coverage from the squared distance in half axes, in place: `size` metres are one half
+        axis, `edge` is the width over which coverage falls.
+        """
+        np.sqrt(squared, out=squared)
+        squared -= 1.0
+        squared *= -float(np.float32(size)) / edge
+        squared += 0.5
+        return unit(squared)
 
     def paint(self, cover: np.ndarray, colour: Colour) -> None:
         """Lay a colour over what is painted, where and as much as `cover` [h, w] says."""

@@ -105,14 +105,13 @@ class Block(Standing):
     colour: Colour  # of the walls
 
     def extent(self, scene: Scene) -> Box:
-        box = super().extent(scene)
-        left, right = self.x - self.width / 2, self.x + self.width / 2
-        top = scene.horizon + (scene.camera - self.foot - self.height) / self.z_end
-        return Box(
-            min(box.left, scene.axis + left / self.z_end),
-            min(box.top, top),
-            max(box.right, scene.axis + right / self.z_end),
-            box.bottom,
+        left, top, right, bottom = Standing.extent(self, scene)
+        half, far = self.width / 2, self.z_end
+        return (
+            min(left, scene.axis + (self.x - half) / far),
+            min(top, scene.horizon + (scene.camera - self.foot - self.height) / far),
+            max(right, scene.axis + (self.x + half) / far),
+            bottom,
         )
 
     def card(self, view: View) -> Facade | None:

@@ -13,14 +13,8 @@ from data.scenes.painting.look import Look
 from data.scenes.painting.view import View
 from data.scenes.world import Scene
 
-
-class Box(NamedTuple):
-    """A rectangle in the picture, [0, 1] from its upper left corner."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
+# A rectangle in image coordinates: left, top, right, bottom.
+Box = tuple[float, float, float, float]
 
 
 class Light(NamedTuple):
@@ -56,7 +50,7 @@ class Thing:
     z: float
     width: float
     height: float
-    box: Box = Box(0.0, 0.0, 0.0, 0.0)  # of the dry scene, clipped to the picture
+    box: Box = (0.0, 0.0, 0.0, 0.0)  # of the dry scene, clipped to the picture
 
     def set_down(self, scene: Scene) -> None:
         """Find the height at which it stands."""
@@ -100,18 +94,21 @@ class Standing(Thing):
             self.foot = scene.elevation(float(self.x), float(self.z))
 
     def extent(self, scene: Scene) -> Box:
-        return Box(
-            scene.axis + (self.x - self.width / 2) / self.z,
-            scene.horizon + (scene.camera - self.foot - self.height) / self.z,
-            scene.axis + (self.x + self.width / 2) / self.z,
-            scene.horizon + (scene.camera - self.foot) / self.z,
+        half, z = self.width / 2, self.z
+        above_foot = scene.camera - self.foot
+        return (
+            scene.axis + (self.x - half) / z,
+            scene.horizon + (above_foot - self.height) / z,
+            scene.axis + (self.x + half) / z,
+            scene.horizon + above_foot / z,
         )
 
     def box_at(self, scene: Scene, level: float) -> Box:
         if level <= self.foot:
             return self.box
         waterline = scene.horizon + (scene.camera - level) / self.z
-        return self.box._replace(bottom=min(self.box.bottom, waterline))
+        left, top, right, bottom = self.box
+        return (left, top, right, min(bottom, waterline))
 
     def drowned(self, level: float) -> bool:
         return self.foot + self.height <= level + 0.08
@@ -145,7 +142,8 @@ class Floating(Standing):
         lift = level / self.z
         foot = scene.horizon + scene.camera / self.z
         top = foot - self.height / self.z
-        return Box(self.box.left, max(top - lift, 0.0), self.box.right, min(foot - lift, 1.0))
+        left, _, right, _ = self.box
+        return (left, max(top - lift, 0.0), right, min(foot - lift, 1.0))
 
     def drowned(self, level: float) -> bool:
         return False
@@ -165,7 +163,7 @@ class InSky(Thing):
 
     def extent(self, scene: Scene) -> Box:
         half = self.width / 2
-        return Box(self.u - half, self.v - self.height, self.u + half, self.v)
+        return (self.u - half, self.v - self.height, self.u + half, self.v)
 
     def card(self, view: View) -> Card | None:
         half = self.width / 2
