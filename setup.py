@@ -21,6 +21,19 @@ setup(
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     # tests: for the plugin below, which knows --golden-dir before pytest looks for test folders.
-    packages=["data", "diffusion", "evaluation", "imle", "models", "runtime", "selection", "tests"],
+    packages=[
+        "data",
+        "data.scenes",
+        "data.scenes.painting",
+        "data.scenes.places",
+        "data.scenes.things",
+        "diffusion",
+        "evaluation",
+        "imle",
+        "models",
+        "runtime",
+        "selection",
+        "tests",
+    ],
     entry_points={"pytest11": ["imle_lab_golden = tests.golden_option"]},
 )

@@ -1,4 +1,4 @@
-"""Every pixel of 200 scenes is the one recorded before data/scenes was a package."""
+"""Every output of 200 scenes, at two sizes, in both styles, dry and flooded, is as recorded."""
 
 import numpy as np
 import pytest
