@@ -230,7 +230,7 @@ def _envs(place: Path, envs: dict[str, dict[int, Path]], split: str) -> Source:
 
 
 def _scenes(spec: str, split: str) -> Source:
-    from data.synthetic import Scenes
+    from data.scenes import Scenes
 
     _, _, own = spec.partition("/")
     split = check_split(own or split)

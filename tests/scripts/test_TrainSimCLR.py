@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import models.simclr
+from data.scenes import CLASSES
 from data.sources import Joined
-from data.synthetic import CLASSES
 from evaluation.features import fingerprint, load_features
 from models.optim import google_lr, seed_epoch_lr, warmup_cosine
 from runtime import distributed
