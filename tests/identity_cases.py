@@ -269,7 +269,10 @@ CASES: tuple[Case, ...] = (
     case("edm2-latents", f"{EDM2} --data latents.zip --acid --score_scale mean", make=latents),
     case("edm2-folder", f"{EDM2} --dataset folder --data set", make=a_labelled_set),
     case("edm2-ranks", command(f"{EDM2} --acid", ranks=2)),
-    case("edm2-ranks-scope", command(f"{EDM2} --acid --select_scope rank --n 2", ranks=2)),
+    case(
+        "edm2-ranks-scope",
+        command(f"{EDM2} --acid --select_scope rank --batch-gpu 20 --n 2", ranks=2),
+    ),
     # ---- toy_example
     case("toy-smoke", "toy_example.py --preset smoke --run-dir run"),
     case("toy-baseline", f"{TOY} --logging log.txt"),
