@@ -5,6 +5,7 @@
     python -m tests.identity --cache DIR                  keep the old tree's results, run it once
     python -m tests.identity --list                       the cases
     python -m tests.identity --keep DIR                   leave what they wrote in DIR/old, DIR/new
+    python -m tests.identity --tree DIR                   another tree instead of this one
     python -m tests.identity --itself                     the old tree twice: nothing may differ
 
 Every case of tests/identity_cases.py, which is a few command lines in a folder of its own, is run
@@ -436,6 +437,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="folder of the old revision's results")
     parser.add_argument("--keep", type=Path, help="leave what the cases wrote in DIR/old, DIR/new")
     parser.add_argument("--old-only", action="store_true", help="only fill the cache")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="another tree than this one")
     parser.add_argument("--itself", action="store_true", help="run the old revision once more")
     parser.add_argument("--jobs", type=int, default=1, choices=[1], help="one at a time")
     parser.add_argument("--most", type=int, default=12, help="differences shown of a case")
@@ -452,7 +454,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     different = 0
     with contextlib.ExitStack() as stack:
-        tree = stack.enter_context(checkout(args.revision)) if args.itself else ROOT
+        tree = stack.enter_context(checkout(args.revision)) if args.itself else args.tree.resolve()
         print(f"{tree}: {len(cases)} cases", flush=True)
         for case, record in run_cases(tree, cases, args.keep and args.keep / "new"):
             found = differences(old[case.name], record)
