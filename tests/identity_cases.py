@@ -186,7 +186,6 @@ SIMCLR_MODES = {
     "bolts": "--opt lars --lars_semantics bolts --head solo --lr_scaling linear --no-probe",
     "larc": "--opt lars --lars_semantics larc --head leftthomas --lr_scaling sqrt --no-probe",
     "popular": "--opt lars --lars_semantics google_popular --head dkobak --no-probe --wd 1e-4",
-    "no-head": "--head none --normalise cifar --unreal_augs 0 --no-probe --channels_last False",
     "real": "--recipe real --exact_augs --gaussian_blur 1 --crop_size 16 --no-probe",
     "val-few-shot-exports": "--eval val --few_shot scenes/val --num_images 64 --export_features "
     "--export_backbone --epochs 1 --probe_epochs 1 --probe_augs train",
@@ -227,7 +226,7 @@ VIEWS = (
     "--gpus cpu --out views"
 )
 IMAGES = "generate_images.py --gpus cpu --outdir out"
-DRAW = f"{IMAGES} --net {STRONG} --steps 3"
+DRAW = f"generate_images.py --gpus cpu --net {STRONG} --steps 3 --outdir out"
 
 
 def wrong(name: str, front: str, words: Sequence[str], needs: Sequence[str] = ()) -> Case:
@@ -297,6 +296,11 @@ CASES: tuple[Case, ...] = (
     case("simclr-smoke", SIMCLR, f"{SIMCLR} --no-probe"),
     *modes("simclr", SIMCLR, SIMCLR_MODES),
     case(
+        "simclr-no-head",
+        SIMCLR.replace("--proj_hidden 16 --proj_dim 8", "--head none --normalise cifar --no-probe")
+        + " --unreal_augs 0 --channels_last False --epochs 1",
+    ),
+    case(
         "simclr-probe_only",
         f"{SIMCLR} --probe_only @../simclr-smoke/run/snapshots/1.safetensors".replace(
             "--run-dir run", "--run-dir a"
@@ -309,7 +313,7 @@ CASES: tuple[Case, ...] = (
     case("simclr-ranks", command(f"{SIMCLR} --no-probe --epochs 1 --n_ramp 0", ranks=2)),
     # ---- TrainISICLE
     case("isicle-real-real", f"{ISICLE} --pair real-real", make=a_labelled_set),
-    case("isicle-smoke", "TrainISICLE.py --preset smoke --run-dir run --epochs 1 --num_images 32"),
+    case("isicle-smoke", "TrainISICLE.py --preset smoke --run-dir run"),
     case(
         "views-memmap",
         f"{VIEWS} --format memmap --data ../isicle-real-real/set --num_images 24".replace(
@@ -358,7 +362,7 @@ CASES: tuple[Case, ...] = (
         f"{DRAW} --seeds 0-3 --S_churn 5 --batch 3",
         f"{DRAW}2 --seeds 0-1 --class 2 --gnet {WEAK} --guidance 1.7 --name_class",
         f"{DRAW}3 --seeds 0 --gnet {WEAK} --guidance 3 --guidance_interval 0.1 10 --trajectory",
-        f"{DRAW}4 --seeds 0-1 --gnet {WEAK} --sweep_guidance 1 1.5 --sweep_ema 0.05 0.1 0.15",
+        f"{DRAW}4 --seeds 0-1 --gnet {WEAK} --sweep_guidance 1 1.5 --sweep_ema 0.05 0.1",
         f"{DRAW}5 --seeds 3-5 --no-random --name_class --subdirs",
         f"{DRAW}6 --seeds 0-1 --class all --grid_only",
         f"{DRAW}7 --seeds 0-1 --class beach harbour",
@@ -395,7 +399,8 @@ CASES: tuple[Case, ...] = (
         "data-tool",
         "data/dataset_tool.py convert --source src --dest a.zip --transform center-crop "
         "--resolution 16x16 --workers 1",
-        "data/dataset_tool.py convert --source src --dest b --max-images 3 --workers 1",
+        "data/dataset_tool.py convert --source src --dest b --max-images 3 --workers 1 "
+        "--transform center-crop-wide --resolution 16x8",
         "data/dataset_tool.py convert --source scenes --dest c.zip --max-images 3 --transform "
         "center-crop-dhariwal --resolution 8x8 --workers 1",
         make=a_set,
