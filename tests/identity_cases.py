@@ -470,8 +470,8 @@ CASES: tuple[Case, ...] = (
             "--bs 1", "--opt x", "--head v3", "--eval nothing", "--data nowhere", "--loss dclw "
             "--sigma 0", "--mm 0.9 0.9 0.9", "--lars 2", "--recipe none", "--probe_only nowhere.pt",
             "--few_shot nowhere", "--gaussian_blur 2", "--num_images 3",
-            "--eval pooled --held_out 999", 
-            
+            "--eval pooled --held_out 999",
+
         ],
     ),
     wrong(
