@@ -513,7 +513,7 @@ CASES: tuple[Case, ...] = (
             "--data scenes", "--net x", "--net x --data d --lpips_min 2 --lpips_max 1",
             "--net x --data d --views 0", "--net x --data d --format zip", "--net x --data scenes "
             "--out o", f"--net {NET} --data nothing --out o",
-            f"--net {NET} --data scenes --lpips_max 1 --out o --size 16",
+            f"--net {NET} --data scenes --num_images 7 --lpips_max 1 --out o --size 16",
             f"--net {STRONG} --data scenes --out o",
         ],
         needs=["imle-small", "edm2-baseline"],
