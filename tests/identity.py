@@ -322,7 +322,24 @@ def file_record(file: Path, hidden: dict[str, str]) -> Record:
         return {}
     if file.suffix == ".zip":
         return zip_record(file, hidden)
+    if file.name == "data.mdb":
+        return lmdb_record(file.parent, hidden)
     return {"bytes": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}
+
+
+def lmdb_record(folder: Path, hidden: dict[str, str]) -> Record:
+    """The entries of an LMDB; those that are JSON may hold times."""
+    import lmdb
+
+    found: Record = {}
+    with lmdb.open(str(folder), readonly=True, lock=False) as opened, opened.begin() as entries:
+        for key, value in entries.cursor():
+            name = key.decode(errors="backslashreplace")
+            try:
+                found |= flat(json.loads(value), hidden, name)
+            except ValueError:
+                found[name] = hashlib.sha256(value).hexdigest()[:16]
+    return found
 
 
 def safetensors_record(file: Path, hidden: dict[str, str]) -> Record:
