@@ -177,6 +177,22 @@ class RunDir:
             raise UsageError(f"{file} is not a run's; use another --run-dir")
         return known
 
+    def admit(self, script: str, flags: dict[str, Any], exclude: Iterable[str]) -> bool:
+        """Refuse the directory of another script, or one trained with other shaping flags.
+
+        True if args.json may be written: before there is any checkpoint, flags may be corrected.
+        Errors: UsageError.
+        """
+        known = self.read_args()
+        if known is None:
+            return True
+        if known.get("script") != script:
+            raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {script}")
+        if not any((self.path / "checkpoints").glob("step-*")):
+            return True
+        refuse_changes(known["shaping"], flags, str(self.path), exclude)
+        return False
+
     def write_args(self, record: dict[str, Any]) -> None:
         """Write args.json."""
         write_atomic(self.path / "args.json", json.dumps(record, indent=1) + "\n")
@@ -201,6 +217,11 @@ class RunDir:
             if isinstance(launch, dict):
                 found.append(launch)
         return found
+
+    def made_progress(self, newest: int, launches: int) -> bool:
+        """False if that many last launches all began at step `newest`, the one saved last."""
+        starts = [launch.get("from_step") for launch in self.launches()][-launches:]
+        return len(starts) < launches or any(start != newest for start in starts)
 
     def read_status(self) -> dict[str, Any]:
         """Content of status.json; empty if missing or unreadable."""

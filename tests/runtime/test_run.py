@@ -325,13 +325,13 @@ def test_resume_from_a_path(tmp_path):
 
 def test_a_run_that_starts_from_another_has_its_own_wandb_id(tmp_path):
     def track(run, step, loss):
-        run._wandb_id = run._wandb_id or "first"
+        run._logs.wandb_id = run._logs.wandb_id or "first"
         return loss
 
     run = train(toy_args(tmp_path, total=2), hook=track)
-    assert train(toy_args(tmp_path, total=2))._wandb_id == "first"
+    assert train(toy_args(tmp_path, total=2))._logs.wandb_id == "first"
     copy = toy_args(tmp_path, total=2, resume=str(run.dir), run_dir=str(tmp_path / "copy"))
-    assert train(copy)._wandb_id is None
+    assert train(copy)._logs.wandb_id is None
 
 
 # -------------------------------------------------------------------------------------------- loop
