@@ -82,8 +82,8 @@ from storage.checkpoint import write_atomic
 from storage.dirs import data_home, find_snapshot
 from storage.errors import CheckpointError, DataError, DiskError, NonFiniteError, UsageError
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import load_snapshot, load_torch
-from storage.torchfile import reading, write_torch
+from storage.snapshot import load_snapshot
+from storage.torchfile import load_torch, reading, write_torch
 
 PRESETS = {
     "smoke": {

@@ -64,7 +64,7 @@ from runtime.rundir import refuse_changes, shaping
 from storage.checkpoint import write_atomic
 from storage.errors import UsageError
 from storage.find import find_network, identity
-from storage.snapshot import load_torch
+from storage.torchfile import load_torch
 
 AUGS = ("full", "crop+flip", "none")
 # What stands for a drawn view: name -> (options of the generator, whether draws differ).

@@ -35,6 +35,7 @@ from runtime.resume import Resume
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
+from storage.snapshot import save_snapshot
 
 _NO_PROGRESS = 3  # launches preempted at one and the same step
 _REFUSED = (2, 3, 6)  # exit codes of wrong options, and of networks or data that cannot be read
@@ -531,9 +532,7 @@ class Run:
         origin = self.provenance() | {k: rundir.plain(v) for k, v in extra_provenance.items()}
         weights = getattr(module, "_orig_mod", module).state_dict()
         try:
-            return distributed.from_main(
-                lambda: checkpoint.save_snapshot(path, weights, kind, config, origin)
-            )
+            return distributed.from_main(lambda: save_snapshot(path, weights, kind, config, origin))
         except DiskError as error:
             if not self._in_body:
                 raise

@@ -11,8 +11,8 @@ import torch
 from runtime import distributed
 from runtime.update import largest
 from storage import checkpoint
-from storage.checkpoint import check_portable
 from storage.errors import CheckpointError, DiskError, NonFiniteError, UsageError
+from storage.torchfile import check_portable
 
 SAVE_FAILURES = 3  # in a row, after which a full disk ends the run
 _OWN = "_run"  # name of the run's own state among the checkpoint's objects

@@ -7,7 +7,8 @@ verified before it is used; a damaged checkpoint is renamed `*.bad` and the one 
 Files hold tensors and plain values only and are read with `weights_only=True`: reading never
 executes anything.
 
-Portable weights for use (rather than for resuming) are in `storage.snapshot`, re-exported here.
+Weights for use (rather than for resuming) are in `storage.snapshot`; what may be in a state is in
+`storage.torchfile`.
 """
 
 import errno
@@ -18,7 +19,6 @@ import re
 import shutil
 import signal
 import uuid
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -26,33 +26,11 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from storage.errors import CheckpointError, DiskError
-from storage.snapshot import Snapshot, load_foreign, load_snapshot, load_torch, save_snapshot
-
-__all__ = [
-    "Loaded",
-    "Snapshot",
-    "check_portable",
-    "failpoint",
-    "fsync_dir",
-    "load_foreign",
-    "load_latest",
-    "load_path",
-    "load_snapshot",
-    "load_step",
-    "newest_good",
-    "save_snapshot",
-    "save_state",
-    "steps_of",
-    "supersede",
-    "sweep",
-    "verify",
-    "write_atomic",
-]
+from storage.torchfile import check_portable, load_torch
 
 FORMAT = 1
 KEEP = 2
 _NAME = re.compile(r"step-(\d{9,})")
-_PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 
 
 class Loaded(NamedTuple):
@@ -183,52 +161,6 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-# -------------------------------------------------------------------------- what may be in a state
-
-
-def check_portable(value: Any, where: str) -> Any:
-    """Copy of `value` with nothing in it that `weights_only=True` would refuse to load.
-
-    Tensors are detached, and cut out of the larger storage they may be a view of.
-    Anything but tensors, plain values and their containers is a CheckpointError naming `where`:
-    better now than at the first resume.
-    """
-    if isinstance(value, torch.Tensor):
-        value = value.detach()
-        whole = value.untyped_storage().nbytes() if value.layout == torch.strided else 0
-        return value.clone() if whole > value.numel() * value.element_size() else value
-    if isinstance(value, (Counter, torch.Size)):
-        return value
-    if type(value) in _PLAIN or isinstance(value, (torch.dtype, torch.device)):
-        return value
-    if isinstance(value, dict):
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        for key in value:
-            if type(key) not in (str, int, float, bool, tuple, type(None)):
-                raise CheckpointError(
-                    f"{where} has a key of type {type(key).__name__} ({key!r}): use str or int"
-                )
-        return kind((k, check_portable(v, f"{where}[{k!r}]")) for k, v in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(check_portable(v, f"{where}[{i}]") for i, v in enumerate(value))
-    if type(value) is set:
-        return {check_portable(v, f"{where}{{}}") for v in value}
-    raise CheckpointError(
-        f"{where} is a {type(value).__module__}.{type(value).__qualname__}: a state may hold only "
-        "tensors, numbers, strings, None and lists, tuples, sets or dicts of them"
-    )
-
-
-def _tensor_bytes(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, dict):
-        return sum(_tensor_bytes(v) for v in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(_tensor_bytes(v) for v in value)
-    return 0
-
-
 # ---------------------------------------------------------------------------------------- writing
 
 
@@ -288,6 +220,16 @@ def _still_good(path: Path, milestone: bool, say: Callable[[str], None]) -> bool
         manifest["digest"] = _digest(manifest)
         write_atomic(path / "manifest.json", json.dumps(manifest, indent=1))
     return True
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_tensor_bytes(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_tensor_bytes(v) for v in value)
+    return 0
 
 
 def _stage(

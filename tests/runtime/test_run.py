@@ -20,6 +20,7 @@ from storage.errors import (
     OutOfMemory,
     UsageError,
 )
+from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
 from tests.runtime import toy
 from tests.runtime.toy import open_run, toy_args, train
@@ -848,7 +849,7 @@ def test_sample_grid_and_snapshot(tmp_path, capsys):
     assert picture.getpixel((0, 0)) == (255, 0, 0) and picture.getpixel((7, 0)) == (0, 0, 0)
     assert picture.getpixel((0, 6)) == (255, 255, 255)
     assert harness.metrics(run.dir) == [{"step": 3, "psnr": 20.0}]
-    snapshot = checkpoint.load_snapshot(file)
+    snapshot = load_snapshot(file)
     assert torch.equal(snapshot.state_dict["weight"], net.weight) and snapshot.config == {"n": 2}
     origin = snapshot.provenance
     assert origin["step"] == 3 and origin["data"] == "scenes" and origin["res"] == [1, 2]
