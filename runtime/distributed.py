@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from runtime.place import STORE, place, slurm_meeting_point
-from storage.errors import RunError, UsageError
+from storage.errors import RunError, UsageError, first_line
 
 T = TypeVar("T")
 BUCKET_BYTES = 25 * 2**20  # flat all-reduce size: large enough for bandwidth, small beside a model
@@ -68,9 +68,9 @@ def init(device: torch.device | None = None, *, timeout_s: float = 1800.0) -> No
     except UsageError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(
-            f"rank {here.rank} of {here.world} could not meet the others at {where}: {first}"
+            f"rank {here.rank} of {here.world} could not meet the others at {where}: "
+            f"{first_line(error)}"
         ) from error
 
 

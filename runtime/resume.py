@@ -9,7 +9,6 @@ again after a preemption must go on rather than rewind, so every checkpoint reme
 it was made under, and if the newest good one was made under the same, it is taken.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from storage import checkpoint
 from storage.errors import CheckpointError, UsageError
+from storage.files import read_json
 
 Say = Callable[[str], None]
 
@@ -114,7 +114,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _lineage_of(path: Path) -> str:
-    return json.loads((path / "meta.json").read_text(encoding="utf-8"))["lineage"]
+    return read_json(path / "meta.json")["lineage"]
 
 
 def _newest_elsewhere(checkpoints: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from runtime import distributed
 from runtime.update import largest
 from storage import checkpoint
-from storage.errors import CheckpointError, DiskError, NonFiniteError, UsageError
+from storage.errors import CheckpointError, DiskError, NonFiniteError, UsageError, one_line
 from storage.torchfile import check_portable
 
 SAVE_FAILURES = 3  # in a row, after which a full disk ends the run
@@ -129,8 +129,9 @@ def load(objects: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> No
         try:
             obj.load_state_dict(saved[name])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-            line = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{where}: cannot load {name!r}: {line}") from error
+            raise CheckpointError(
+                f"{where}: cannot load {name!r}: {one_line(error, 300)}"
+            ) from error
 
 
 def refuse_bad_weights(objects: Mapping[str, Any], step: int, kept: Sequence[int]) -> None:

@@ -7,8 +7,6 @@ all under one SHA-256 that is checked on load.
 import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from storage.errors import CheckpointError, DiskError
+from storage.files import write_bytes
 
 _FORMAT = "imle-lab-snapshot"
 _VERSION = 1
@@ -66,19 +65,11 @@ def save_snapshot(
     for name in sorted(tensors):
         _add_tensor(sha, name, tensors[name])
     header["sha256"] = sha.hexdigest()
-    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(tmp, "wb") as fh:
-            fh.write(save(tensors, metadata=header))
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
+        write_bytes(path, save(tensors, metadata=header))
     except OSError as error:
         raise DiskError(f"cannot write snapshot {path}: {error}") from error
-    finally:
-        if tmp.exists():
-            tmp.unlink()
     return path
 
 

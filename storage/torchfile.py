@@ -6,7 +6,6 @@ one line.
 
 from __future__ import annotations
 
-import os
 import pickletools
 import re
 import warnings
@@ -18,7 +17,8 @@ from typing import Any
 
 import torch
 
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, one_line
+from storage.files import writing
 
 _PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 _BOILERPLATE = ("Weights only load failed", "Please file an issue", "Check the documentation")
@@ -60,18 +60,10 @@ def check_portable(value: Any, where: str) -> Any:
 def write_torch(path: Path, value: Any) -> None:
     """torch.save so that readers see the old file or the new one.
 
-    For one writer at a time: what a kill leaves half written the next call replaces. Errors:
-    OSError, and torch's own RuntimeError where a file cannot be written.
+    Errors: OSError, and torch's own RuntimeError where a file cannot be written.
     """
-    tmp = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(tmp, "wb") as fh:
-            torch.save(value, fh)
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with writing(path) as file:
+        torch.save(value, file)
 
 
 @contextmanager
@@ -82,7 +74,7 @@ def reading(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # the content comes from outside: anything can be wrong with it
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = one_line(error, 300)
         named = isinstance(error, CheckpointError) and str(path) in str(error)
         raise CheckpointError(str(error) if named else f"{path}: {said}") from None
 

@@ -19,7 +19,6 @@ import io
 import json
 import multiprocessing.connection
 import os
-import shutil
 import sys
 import threading
 import time
@@ -61,8 +60,9 @@ from data.sources import (
     resolution_name,
     stratified,
 )
+from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
-from storage.files import make_folder, write_json
+from storage.files import make_folder, read_object, write_json
 
 ORIGIN = "origin.json"
 _WINDOW = 512
@@ -93,30 +93,22 @@ def acquire(name: str, data_path: Path, source: Path | None = None) -> Path:
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file; the data set's folder should go there")
     make_folder(data_path)
-    staging = data_path / f".{name}.new"
-    shutil.rmtree(staging, ignore_errors=True)
     try:
-        _fill(staging, name, data_path, source)
-        write_json(staging / ORIGIN, {"name": name, "source": str(source) if source else "known"})
-        if root.is_dir():
-            root.rmdir()
-        os.replace(staging, root)
+        with files.staging(root) as staging:
+            _fill(staging, name, data_path, source)
+            origin = {"name": name, "source": str(source) if source else "known"}
+            write_json(staging / ORIGIN, origin)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise DataDiskError(f"cannot prepare {root}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return root
 
 
 def _check_origin(root: Path, source: Path | None) -> None:
     if source is None or source.resolve() == root.resolve():
         return
-    try:
-        made_from = json.loads((root / ORIGIN).read_text())["source"]
-    except (OSError, ValueError, KeyError):
-        made_from = "something else"
+    made_from = (read_object(root / ORIGIN) or {}).get("source", "something else")
     if made_from != str(source):
         raise DataError(
             f"{root} exists already, made from {made_from}; remove it or take another --data name"
@@ -130,13 +122,13 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
     if source is not None:
         if source.is_dir():
             _refuse_edm(source)
-            _link_folder(source, staging)
+            _link_folder(source, staging, name)
         elif is_archive(source):
             if fault := archive_fault(source):
                 raise DataError(f"{source} {fault}; fetch it again")
             if zipfile.is_zipfile(source):
                 _refuse_edm(source)
-            _unpack(source, staging)
+            _unpack(source, staging, name)
         else:
             raise DataError(
                 f"{source} is neither a folder nor a .zip or .tar archive; "
@@ -158,7 +150,7 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
     elif known and known.mirrors:
         file = data_path / "downloads" / f"{name}.zip"
         fetch(known.mirrors, file, sha256=known.sha256, check=archive_fault)
-        _unpack(file, staging)
+        _unpack(file, staging, name)
     else:
         raise DataError(
             f"{name} is not in {data_path} and not a set known by name "
@@ -188,13 +180,13 @@ def _inner(folder: Path) -> Path:
     return folder
 
 
-def _link_folder(source: Path, staging: Path) -> None:
+def _link_folder(source: Path, staging: Path, name: str) -> None:
     inner = _inner(source)
     if arrays := array_splits(inner):
         _write_arrays(arrays, staging)
         return
     if archive := _lone_archive(inner):
-        _unpack(archive, staging)
+        _unpack(archive, staging, name)
         return
     splits = splits_in(inner) or {"train": inner}
     for folder in splits.values():
@@ -210,10 +202,10 @@ def _lone_archive(folder: Path) -> Path | None:
     return archives[0] if len(archives) == 1 and not list_files(folder) else None
 
 
-def _unpack(archive: Path, staging: Path) -> None:
-    unpacked = staging.with_name(staging.name + ".unpacked")
-    shutil.rmtree(unpacked, ignore_errors=True)
-    try:
+def _unpack(archive: Path, staging: Path, name: str) -> None:
+    with files.scratch(staging.with_name(f"{name}.unpacked")) as room:
+        room.mkdir()
+        unpacked = room / "all"
         extract(archive, unpacked)
         inner = _inner(unpacked)
         if arrays := array_splits(inner):
@@ -227,12 +219,10 @@ def _unpack(archive: Path, staging: Path) -> None:
             except DataError as error:  # the folder it names is about to vanish
                 raise DataError(str(error).replace(str(unpacked), str(archive))) from None
         if splits:
-            os.replace(inner, staging)
+            files.move(inner, staging)
         else:
             staging.mkdir()
-            os.replace(inner, staging / "train")
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+            files.move(inner, staging / "train")
 
 
 def _link_part(whole: Path, staging: Path, part: Callable[[Source, str], Source]) -> None:
@@ -282,10 +272,10 @@ def _official_names(root: Path, index: Path) -> None:
     if unknown:
         raise DataError(f"{index} has no number for {unknown[0]}; remove it to go without")
     for path in here:  # to other names first: 0001.jpg may become 0002.jpg
-        os.replace(root / path, root / f"{path}.renamed")
+        files.move(root / path, root / f"{path}.renamed")
     for path in here:
         name = f"{table[path]:05d}{Path(path).suffix}"
-        os.replace(root / f"{path}.renamed", (root / path).with_name(name))
+        files.move(root / f"{path}.renamed", (root / path).with_name(name))
 
 
 # ---------------------------------------------------------------- looking at every picture
@@ -408,9 +398,7 @@ def _finish_split(
     """Manifest in order, stale pictures out, notes that say complete. Returns the bad pictures."""
     ordered = [records[p] for p in paths]
     lines = "".join(json.dumps(r) + "\n" for r in ordered)
-    temporary = manifest.with_name(f".tmp-{manifest.name}")
-    temporary.write_text(lines)
-    os.replace(temporary, manifest)
+    files.write_text(manifest, lines)
     bad = [r["path"] for r in ordered if "bad" in r]
     content = hashlib.sha256()
     for r in ordered:
@@ -422,8 +410,8 @@ def _finish_split(
         for name in list_files(out):
             if name not in wanted:  # from an earlier state of the originals
                 os.unlink(os.path.join(out, name))
-        for name in list_files(out, keep=lambda n: n.endswith(".tmp")):
-            os.unlink(os.path.join(out, name))  # of a worker that was killed
+        for below, _, _ in os.walk(out):
+            files.sweep(Path(below))  # of a worker that was killed
         above = Path(out).parent
         write_json(above / COMPLETE.format(split=split), {**facts, "crop": crop, "format": form})
         (above / BUILDING.format(split=split)).unlink()
@@ -446,7 +434,7 @@ def _size_is_done(
     """Whether a resolution needs nothing; DataError if it was made otherwise or by others."""
     out = root.with_name(resolution_name(root.name, size))
     for note_name in (BUILDING, COMPLETE):  # both: killed between the two, so not done
-        note = read_json(out / note_name.format(split=split))
+        note = read_object(out / note_name.format(split=split))
         if note is not None:
             if (note.get("crop"), note.get("format")) != (crop, form):
                 raise DataError(
@@ -468,32 +456,16 @@ def _size_is_done(
 
 
 def _index(root: Path, split: str) -> dict:
-    return read_json(root / INDEX.format(split=split)) or {}
-
-
-def read_json(file: Path) -> dict | None:
-    """A JSON object, or None if the file is absent or not one."""
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+    return read_object(root / INDEX.format(split=split)) or {}
 
 
 def _read_manifest(file: Path) -> dict[str, dict]:
     """Records by path; a line cut off by a kill is dropped."""
-    records = {}
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                record = json.loads(line)
-                records[record["path"]] = record
-            except (ValueError, KeyError, TypeError):
-                continue
-        if not file.read_bytes().endswith(b"\n"):
-            with open(file, "a") as log:
-                log.write("\n")  # so that the next record does not join the broken line
-    return records
+    if not file.exists():
+        return {}
+    if not file.read_bytes().endswith(b"\n"):
+        files.append_line(file, "")  # so that the next record does not join the broken line
+    return {r["path"]: r for r in files.read_lines(file) if isinstance(r.get("path"), str)}
 
 
 def _is_fresh(record: dict | None, file: str) -> bool:
@@ -539,10 +511,7 @@ def _save(pixels: np.ndarray, file: str, form: str) -> None:
         image.save(out, kind, **options)
     else:
         image.save(out, "PNG", compress_level=4)
-    temporary = f"{file}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as handle:
-        handle.write(out.getbuffer())
-    os.replace(temporary, file)
+    files.write_bytes(Path(file), out.getbuffer(), durable=False)  # by the thousand
 
 
 def parallel_map(

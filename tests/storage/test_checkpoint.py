@@ -16,6 +16,7 @@ import torch
 
 from storage import checkpoint as ck
 from storage.errors import CheckpointError, DiskError
+from storage.files import hash_file
 from tests.storage.states import Bomb, equal
 
 POINTS = [
@@ -457,7 +458,10 @@ def test_a_poisoned_file_inside_a_checkpoint_with_right_hashes_is_refused(two):
     marker, folder = two / "executed", two / "step-000000002"
     torch.save(Bomb(marker), folder / "net.pt")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["net.pt"] = ck._hash_file(folder / "net.pt")
+    manifest["files"]["net.pt"] = {
+        "size": (folder / "net.pt").stat().st_size,
+        "sha256": hash_file(folder / "net.pt"),
+    }
     manifest["digest"] = ck._digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="refused: global posix.system"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from storage.errors import CheckpointError
+from storage.files import temporary
 from storage.torchfile import load_foreign, reading, write_torch
 from tests.storage.states import Bomb, equal
 
@@ -13,7 +14,7 @@ from tests.storage.states import Bomb, equal
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "1.pt"
     write_torch(path, {"a": torch.ones(3)})
-    (tmp_path / ".1.pt.tmp").write_bytes(b"what a kill left")
+    temporary(path).write_bytes(b"what a kill left")
 
     def full(value, fh):
         fh.write(b"half of")
