@@ -44,11 +44,11 @@ from data.readers.folders import (
     COMPLETE,
     INDEX,
     FolderSource,
-    list_files,
     lossless_form,
     native_name,
     splits_in,
 )
+from data.readers.layout import list_files
 from data.readers.lmdb_store import FULL, LmdbWriter, env_name, finished_plan, unique_keys
 from data.registry import KNOWN, fraction_of, one_class
 from data.sources import (

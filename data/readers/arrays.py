@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from data.sources import split_of
+from data.readers.base import Found
+from data.sources import Source, check_split, split_of
 from storage.errors import DataError
 from storage.foreign.pickles import Inert, PickleError, read_pickle
 
@@ -52,6 +53,20 @@ _NUMPY = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")}
 }
 
 Arrays = tuple[np.ndarray, np.ndarray, list[str]]  # images, labels, classes
+
+
+def recognise(place: Path) -> Found | None:
+    """CIFAR-10's or MNIST's own files."""
+    splits = array_splits(place)
+    if not splits:
+        return None
+
+    def open_split(split: str) -> Source:
+        if check_split(split) not in splits:
+            raise DataError(f"{place} has no split {split}; it has {', '.join(splits)}")
+        return splits[check_split(split)]()
+
+    return Found(tuple(splits), open_split)
 
 
 class ArraySource:

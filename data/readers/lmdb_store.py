@@ -20,14 +20,15 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.decode import bad_image
-from data.readers.folders import list_digest
-from data.sources import PathTable, split_of
+from data.readers.base import Found
+from data.readers.layout import list_digest
+from data.sources import PathTable, Source, check_split, split_of
 from storage.errors import DataDiskError, DataError
 from storage.files import write_json
 
@@ -39,6 +40,41 @@ FULL = 0  # "size" of an environment that holds the pictures unresized
 def env_name(name: str, split: str, size: int) -> str:
     """Folder of an environment: `camnet3_train_256.lmdb`, or `..._full.lmdb` when unresized."""
     return f"{name}_{split}_{'full' if size == FULL else size}.lmdb"
+
+
+def recognise_environment(place: Path) -> Found | None:
+    """A single environment; its siblings of other sizes belong to it."""
+    if not (place.is_dir() and (place / "data.mdb").exists()):
+        return None
+    return Found((), lambda split: _open_one(place))
+
+
+def recognise(place: Path) -> Found | None:
+    """A folder of environments, one a split and size."""
+    envs = find_envs(place) if place.is_dir() else {}
+    if not envs:
+        return None
+
+    def open_split(split: str) -> Source:
+        split = check_split(split)
+        if split not in envs:
+            raise DataError(f"{place} has no split {split}; it has {', '.join(sorted(envs))}")
+        return LmdbSource(envs[split], name=f"{place.name}/{split}", split=split)
+
+    return Found(tuple(sorted(envs)), open_split)
+
+
+def _open_one(env: Path) -> Source:
+    name, split, size = parse_env(env)
+    envs = {size: env}
+    if split is not None:
+        for other in env.parent.glob("*.lmdb"):
+            other_name, other_split, other_size = parse_env(other)
+            if (other_name, other_split) == (name, split) and other_size < size:
+                envs[other_size] = other
+        if size != FULL:
+            envs.pop(FULL, None)
+    return LmdbSource(envs, name=name, split=split)
 
 
 class _Environments:
@@ -110,7 +146,7 @@ class LmdbSource:
     """
 
     def __init__(
-        self, envs: dict[int, str | os.PathLike], *, name: str, split: str | None = None
+        self, envs: Mapping[int, str | os.PathLike], *, name: str, split: str | None = None
     ) -> None:
         if not envs:
             raise DataError(f"{name}: no LMDB given")

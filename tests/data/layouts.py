@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data.readers.lmdb_store import LmdbWriter, close_all
-from data.registry import open_source, splits_of, train_val_sources
+from data.registry import find, open_source, train_val_sources
 from data.views.splits import get_data_splits, own_eval, pooled_splits
 from storage.errors import DataError
 from tests.data.pictures import encoded, make_set, noise, zip_folder
@@ -388,6 +388,10 @@ def found(root: Path, data: Path) -> dict[str, Any]:
     def told(ask: Callable[[], Any]) -> Any:
         return shortened(root, answer(root, ask))
 
+    def splits(spec: str) -> list[str] | None:
+        there = find(spec, data).splits
+        return None if there is None else list(there)
+
     def pair(a: Any, b: Any) -> Any:
         parts = [s if isinstance(s, str) else described(root, s) for s in (a, b)]
         # what each is like stands under "open"; here it matters which pictures went where
@@ -401,7 +405,7 @@ def found(root: Path, data: Path) -> dict[str, Any]:
     for spec in specs:
         key = shortened(root, spec)
         if spec != TOO_LONG:  # an OSError went through when this was recorded
-            table[f"splits {key}"] = told(lambda: splits_of(spec, data))  # noqa: B023
+            table[f"splits {key}"] = told(lambda: splits(spec))  # noqa: B023
         for split in ASKED:
             source = told(lambda: described(root, open_source(spec, data, split=split)))  # noqa: B023
             table[f"open {key} | {split}"] = source

@@ -11,7 +11,8 @@ from PIL import Image
 from data.prepare.sizes import acquire, prepare_folders
 from data.pyramids import Pyramid
 from data.readers.arrays import read_idx
-from data.readers.folders import FolderSource, list_files
+from data.readers.folders import FolderSource
+from data.readers.layout import list_files
 from data.registry import open_source
 from storage.errors import DataError
 from tests.data.pictures import encoded, make_set, truncate, zip_folder
@@ -84,7 +85,7 @@ def test_manifest_holds_every_picture(data):
 
 
 def test_killed_at_any_moment_it_goes_on(data, monkeypatch):
-    from data.prepare.sizes import sizes as prepare
+    from data.prepare import sizes as prepare
 
     real, seen = prepare._save, []
 
