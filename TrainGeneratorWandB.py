@@ -41,25 +41,24 @@ from imle import (
     pixel_features,
 )
 from runtime import ema as emas
-from runtime.cli import (
+from runtime.cli import parse
+from runtime.launch import launch
+from runtime.options import add_run_args, add_table
+from runtime.run import Run
+from runtime.seeding import seed_worker
+from runtime.types import (
     IntList,
-    add_run_args,
-    add_table,
     integer,
     list_of,
     nonnegative_float,
     nonnegative_int,
     number,
     one_of,
-    parse,
     positive_float,
     positive_int,
     probability,
     text,
 )
-from runtime.distributed import launch
-from runtime.run import Run
-from runtime.seeding import seed_worker
 from storage.dirs import data_home, models_home
 from storage.errors import UsageError
 

@@ -66,12 +66,15 @@ from models import MultiPositive, SimCLR
 from models.domain_norm import by_domain, convert_domain_bn, real_state
 from models.simclr import two_views
 from runtime import ema as emas
-from runtime.cli import add_table, nonnegative_int, parse, positive_int, text
-from runtime.distributed import gather, launch
+from runtime.cli import parse
+from runtime.distributed import gather
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
+from runtime.options import add_table
 from runtime.run import Run
 from runtime.seeding import seed_worker
+from runtime.types import nonnegative_int, positive_int, text
 from storage.errors import UsageError
 from storage.find import find_network
 from TrainSimCLR import Pictures

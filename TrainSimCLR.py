@@ -60,24 +60,24 @@ from models.optim import (
 from models.original import lab_config, lab_optimizer, load_lab
 from models.simclr import HEADS, export_torchvision, two_views
 from runtime import rundir
-from runtime.cli import (
-    add_run_args,
-    add_table,
+from runtime.cli import parse
+from runtime.counter_rng import permutation
+from runtime.distributed import gather_object, interleave
+from runtime.launch import launch
+from runtime.meters import Stopwatch
+from runtime.options import add_run_args, add_table
+from runtime.run import Run
+from runtime.types import (
     integer,
     list_of,
     nonnegative_float,
     nonnegative_int,
     number,
     one_of,
-    parse,
     positive_float,
     positive_int,
     text,
 )
-from runtime.counter_rng import permutation
-from runtime.distributed import gather_object, interleave, launch
-from runtime.meters import Stopwatch
-from runtime.run import Run
 from storage.checkpoint import write_atomic
 from storage.dirs import data_home, find_snapshot
 from storage.errors import CheckpointError, DataError, DiskError, NonFiniteError, UsageError

@@ -37,26 +37,26 @@ from diffusion.generate import Item, check_guide, generate, seed_classes, split_
 from diffusion.guidance import guided
 from diffusion.samplers import heun, sigma_levels
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
+from recipes.words import compact_seeds, seed_range
 from runtime import distributed
-from runtime.cli import (
-    add_table,
-    compact_seeds,
+from runtime.cli import parse
+from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet, read_facts
+from runtime.launch import launch
+from runtime.networks import open_network
+from runtime.options import add_table
+from runtime.place import choose_device
+from runtime.precision import Precision
+from runtime.progress import Progress
+from runtime.provenance import collect
+from runtime.types import (
     finite_float,
     list_of,
     nonnegative_float,
     nonnegative_int,
-    parse,
     positive_float,
     positive_int,
-    seed_range,
     text,
 )
-from runtime.distributed import choose_device, launch
-from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet, read_facts
-from runtime.networks import open_network
-from runtime.precision import Precision
-from runtime.progress import Progress
-from runtime.provenance import collect
 from storage.checkpoint import write_atomic
 from storage.dirs import data_home, results_home
 from storage.errors import CheckpointError, NonFiniteError, UsageError

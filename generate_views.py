@@ -45,24 +45,25 @@ from generate_images import build, untrained
 from imle import CAMNet, CodeGenerator, Corruption
 from imle.perceptual import MIN_SIDE
 from runtime import distributed
-from runtime.cli import (
-    add_table,
+from runtime.cli import parse
+from runtime.launch import launch
+from runtime.networks import open_network
+from runtime.options import add_table
+from runtime.place import choose_device
+from runtime.precision import Precision
+from runtime.preemption import PreemptionFlag
+from runtime.progress import Progress
+from runtime.provenance import collect
+from runtime.types import (
     list_of,
     nonnegative_float,
     nonnegative_int,
     one_of,
-    parse,
     positive_float,
     positive_int,
     probability,
     text,
 )
-from runtime.distributed import choose_device, launch
-from runtime.networks import open_network
-from runtime.precision import Precision
-from runtime.preemption import PreemptionFlag
-from runtime.progress import Progress
-from runtime.provenance import collect
 from storage.dirs import data_home, results_home
 from storage.errors import CheckpointError, Preempted, UsageError
 from storage.find import find_network, identity

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from diffusion import phema
 from runtime import ema
-from runtime.cli import add_table, list_of, nonnegative_int, number, parse, positive_int, text
-from runtime.distributed import launch
+from runtime.cli import parse
+from runtime.launch import launch
+from runtime.options import add_table
 from runtime.rundir import plain, timestamp
+from runtime.types import list_of, nonnegative_int, number, positive_int, text
 from storage.dirs import results_home
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import SnapshotFile, save_snapshot

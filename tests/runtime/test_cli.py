@@ -5,32 +5,48 @@ import copy
 
 import pytest
 
-from runtime import cli
+from recipes.words import compact_seeds, image_count, period, period_steps, seed_range
+from runtime.cli import parse
+from runtime.options import add_bool, add_run_args
+from runtime.types import (
+    IntList,
+    boolean,
+    finite_float,
+    integer,
+    nonnegative_float,
+    nonnegative_int,
+    number,
+    one_of,
+    positive_float,
+    positive_int,
+    probability,
+    text,
+)
 
 
 def make():
     parser = argparse.ArgumentParser(prog="script")
-    parser.add_argument("--res", action=cli.IntList, default=[64, 64], help="resolutions")
-    parser.add_argument("--lr", type=cli.positive_float, default=1e-4)
+    parser.add_argument("--res", action=IntList, default=[64, 64], help="resolutions")
+    parser.add_argument("--lr", type=positive_float, default=1e-4)
     parser.add_argument("--data_tr", required=True)
-    parser.add_argument("--mask-frac", type=cli.probability, default=0.0)
-    parser.add_argument("--gray", type=cli.one_of(0, 0.5, 1), default=0)
+    parser.add_argument("--mask-frac", type=probability, default=0.0)
+    parser.add_argument("--gray", type=one_of(0, 0.5, 1), default=0)
     parser.add_argument("--mode", choices=("a", "b"), default="a")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--suffix", default=None)
-    cli.add_bool(parser, "--cond", False, "conditional")
-    cli.add_run_args(parser, save_every=7)
+    add_bool(parser, "--cond", False, "conditional")
+    add_run_args(parser, save_every=7)
     return parser
 
 
 def run(*argv, presets=None):
-    return cli.parse(make(), presets, ["--data_tr", "x", *argv])
+    return parse(make(), presets, ["--data_tr", "x", *argv])
 
 
 def refused(capsys, *argv, presets=None, base=("--data_tr", "x")):
     """The one line on stderr of a command line that must end with exit code 2."""
     with pytest.raises(SystemExit) as stop:
-        cli.parse(make(), presets, [*base, *argv])
+        parse(make(), presets, [*base, *argv])
     assert stop.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("script: error: ")
@@ -63,18 +79,18 @@ def test_defaults_of_the_run_options():
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        (cli.positive_int, ["1", "7"], ["0", "-1", "1.5", "x", "", "nan", "1e3", str(2**63)]),
-        (cli.nonnegative_int, ["0", "7"], ["-1", "1.0", "inf"]),
-        (cli.positive_float, ["1e-9", "3"], ["0", "-1", "nan", "inf", "-inf", "1e999", "x"]),
-        (cli.nonnegative_float, ["0", "2.5"], ["-1e-9", "nan", "inf"]),
-        (cli.finite_float, ["-5", "0"], ["nan", "inf", "1,5"]),
-        (cli.probability, ["0", "1", ".5"], ["-0.1", "1.01", "nan"]),
-        (cli.number(0, 1, lo_open=True, hi_open=True), ["0.5"], ["0", "1"]),
-        (cli.integer(2, 4), ["2", "4"], ["1", "5"]),
-        (cli.one_of("rgb", "lab"), ["rgb"], ["RGB", "", "x"]),
-        (cli.one_of(0, 0.5, 1), ["0", ".50", "1.0"], ["0.4", "nan", "x"]),
-        (cli.boolean, ["True", "false", "1", "0", "YES"], ["2", "", "maybe"]),
-        (cli.text, ["a b", "/x"], ["", "  ", "a\nb", "a\0b"]),
+        (positive_int, ["1", "7"], ["0", "-1", "1.5", "x", "", "nan", "1e3", str(2**63)]),
+        (nonnegative_int, ["0", "7"], ["-1", "1.0", "inf"]),
+        (positive_float, ["1e-9", "3"], ["0", "-1", "nan", "inf", "-inf", "1e999", "x"]),
+        (nonnegative_float, ["0", "2.5"], ["-1e-9", "nan", "inf"]),
+        (finite_float, ["-5", "0"], ["nan", "inf", "1,5"]),
+        (probability, ["0", "1", ".5"], ["-0.1", "1.01", "nan"]),
+        (number(0, 1, lo_open=True, hi_open=True), ["0.5"], ["0", "1"]),
+        (integer(2, 4), ["2", "4"], ["1", "5"]),
+        (one_of("rgb", "lab"), ["rgb"], ["RGB", "", "x"]),
+        (one_of(0, 0.5, 1), ["0", ".50", "1.0"], ["0.4", "nan", "x"]),
+        (boolean, ["True", "false", "1", "0", "YES"], ["2", "", "maybe"]),
+        (text, ["a b", "/x"], ["", "  ", "a\nb", "a\0b"]),
     ],
 )
 def test_types(kind, good, bad):
@@ -88,9 +104,9 @@ def test_types(kind, good, bad):
 
 
 def test_values_come_out_typed():
-    assert cli.positive_float("3") == 3.0 and isinstance(cli.positive_float("3"), float)
-    assert cli.one_of(0, 0.5, 1)(".50") == 0.5
-    assert cli.boolean("No") is False
+    assert positive_float("3") == 3.0 and isinstance(positive_float("3"), float)
+    assert one_of(0, 0.5, 1)(".50") == 0.5
+    assert boolean("No") is False
 
 
 @pytest.mark.parametrize(
@@ -122,7 +138,7 @@ def test_required_options_are_asked_for(capsys):
 
 def test_scripts_errors_after_parsing_are_one_line_too(capsys):
     parser = make()
-    cli.parse(parser, None, ["--data_tr", "x"])
+    parse(parser, None, ["--data_tr", "x"])
     with pytest.raises(SystemExit) as stop:
         parser.error("bs 3 is not a multiple of 2")
     assert stop.value.code == 2
@@ -135,14 +151,14 @@ def test_scripts_errors_after_parsing_are_one_line_too(capsys):
 def test_hyphen_and_underscore_are_the_same():
     args = run("--run_dir", "a", "--save-every=3", "--mask_frac", "0.5", "--no_cond")
     assert (args.run_dir, args.save_every, args.mask_frac, args.cond) == ("a", 3, 0.5, False)
-    assert cli.parse(make(), None, ["--data-tr", "y_z-w"]).data_tr == "y_z-w"
+    assert parse(make(), None, ["--data-tr", "y_z-w"]).data_tr == "y_z-w"
 
 
 def test_a_script_may_define_both_spellings_itself():
     parser = argparse.ArgumentParser()
     parser.add_argument("--a-b", dest="one")
     parser.add_argument("--a_b", dest="two")
-    args = cli.parse(parser, None, ["--a-b", "1", "--a_b", "2"])
+    args = parse(parser, None, ["--a-b", "1", "--a_b", "2"])
     assert (args.one, args.two) == ("1", "2")
 
 
@@ -184,8 +200,8 @@ def test_gpus():
 
 def test_default_lists_are_not_shared():
     parser = make()
-    cli.parse(parser, None, ["--data_tr", "x"]).res.append(1)
-    assert cli.parse(parser, None, ["--data_tr", "x"]).res == [64, 64]
+    parse(parser, None, ["--data_tr", "x"]).res.append(1)
+    assert parse(parser, None, ["--data_tr", "x"]).res == [64, 64]
 
 
 @pytest.mark.parametrize(
@@ -231,19 +247,19 @@ PRESETS = {
 
 def test_a_preset_fills_in_and_the_command_line_wins():
     before = copy.deepcopy(PRESETS)
-    args = cli.parse(make(), PRESETS, ["--preset", "smoke"])
+    args = parse(make(), PRESETS, ["--preset", "smoke"])
     assert (args.data_tr, args.res, args.lr, args.cond) == ("scenes", [16, 32], 1e-3, True)
     assert (args.gpus, args.gray, args.mask_frac, args.verbose) == ([], 0.5, 1.0, True)
     assert isinstance(args.mask_frac, float) and args.preset == "smoke"
-    args = cli.parse(make(), PRESETS, ["--no-cond", "--preset=smoke", "--res", "4", "8", "--lr=2"])
+    args = parse(make(), PRESETS, ["--no-cond", "--preset=smoke", "--res", "4", "8", "--lr=2"])
     assert (args.cond, args.res, args.lr, args.gpus) == (False, [4, 8], 2.0, [])
     args.res.append(99)
-    cli.parse(make(), PRESETS, ["--preset", "smoke"]).res.append(99)
+    parse(make(), PRESETS, ["--preset", "smoke"]).res.append(99)
     assert PRESETS == before
 
 
 def test_a_preset_equals_the_same_words_typed():
-    preset = cli.parse(make(), PRESETS, ["--preset", "other", "--data_tr", "x"])
+    preset = parse(make(), PRESETS, ["--preset", "other", "--data_tr", "x"])
     typed = run("--mode", "b", "--res", "8", "16")
     preset.preset = None
     assert preset == typed
@@ -251,10 +267,10 @@ def test_a_preset_equals_the_same_words_typed():
 
 def test_a_preset_leaves_the_parser_as_it_was(capsys):
     parser = make()
-    cli.parse(parser, PRESETS, ["--preset", "smoke"])
-    assert cli.parse(parser, PRESETS, ["--data_tr", "x"]).res == [64, 64]
+    parse(parser, PRESETS, ["--preset", "smoke"])
+    assert parse(parser, PRESETS, ["--data_tr", "x"]).res == [64, 64]
     with pytest.raises(SystemExit):
-        cli.parse(parser, PRESETS, [])  # data_tr is required again
+        parse(parser, PRESETS, [])  # data_tr is required again
 
 
 @pytest.mark.parametrize(
@@ -290,7 +306,7 @@ def test_an_unknown_preset_names_the_known(capsys):
 
 def test_help_lists_presets_and_their_values(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.parse(make(), PRESETS, ["--help"])
+        parse(make(), PRESETS, ["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0 and "smoke: CPU, 100% quick; other" in text
 
@@ -298,8 +314,8 @@ def test_help_lists_presets_and_their_values(capsys):
 def test_presets_without_run_options():
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=1)
-    assert cli.parse(parser, {"big": {"n": 9}}, ["--preset", "big"]).n == 9
-    assert cli.parse(parser, {"big": {"n": 9}}, []).n == 1
+    assert parse(parser, {"big": {"n": 9}}, ["--preset", "big"]).n == 9
+    assert parse(parser, {"big": {"n": 9}}, []).n == 1
 
 
 def test_nargs_options_in_presets():
@@ -307,10 +323,10 @@ def test_nargs_options_in_presets():
     parser.add_argument("--pair", type=int, nargs=2)
     parser.add_argument("--many", type=float, nargs="+")
     presets = {"p": {"pair": [1, 2], "many": [1, 2.5]}}
-    args = cli.parse(parser, presets, ["--preset", "p"])
+    args = parse(parser, presets, ["--preset", "p"])
     assert args.pair == [1, 2] and args.many == [1.0, 2.5]
     with pytest.raises(SystemExit):
-        cli.parse(parser, {"p": {"pair": [1]}}, [])
+        parse(parser, {"p": {"pair": [1]}}, [])
 
 
 # ------------------------------------------------------------------------------------------- seeds
@@ -318,18 +334,18 @@ def test_nargs_options_in_presets():
 
 @pytest.mark.parametrize(("word", "seeds"), [("7", [7]), ("16-19", [16, 17, 18, 19]), ("3-3", [3])])
 def test_seeds(word, seeds):
-    assert list(cli.seed_range(word)) == seeds
+    assert list(seed_range(word)) == seeds
 
 
 @pytest.mark.parametrize("word", ["", "-1", "5-3", "1-", "1.5", "4294967296", "0-4294967296"])
 def test_what_are_no_seeds(word):
     with pytest.raises(argparse.ArgumentTypeError, match="seed"):
-        cli.seed_range(word)
+        seed_range(word)
 
 
 def test_seeds_in_few_words():
-    assert cli.compact_seeds([0, 1, 2, 7, 9, 10]) == "0-2,7,9-10"
-    assert cli.compact_seeds([5, 4]) == "5,4" and cli.compact_seeds([]) == ""
+    assert compact_seeds([0, 1, 2, 7, 9, 10]) == "0-2,7,9-10"
+    assert compact_seeds([5, 4]) == "5,4" and compact_seeds([]) == ""
 
 
 # ------------------------------------------------------------------------------------ image counts
@@ -339,7 +355,7 @@ def test_seeds_in_few_words():
     ("word", "images"), [("7", 7), ("128Ki", 131072), ("1.5Mi", 1572864), ("2Gi", 2**31)]
 )
 def test_numbers_of_images(word, images):
-    assert cli.image_count(word) == images
+    assert image_count(word) == images
 
 
 @pytest.mark.parametrize(
@@ -347,7 +363,7 @@ def test_numbers_of_images(word, images):
 )
 def test_what_is_no_number_of_images(word):
     with pytest.raises(argparse.ArgumentTypeError, match="images"):
-        cli.image_count(word)
+        image_count(word)
 
 
 @pytest.mark.parametrize(
@@ -361,10 +377,10 @@ def test_what_is_no_number_of_images(word):
     ],
 )
 def test_a_period_is_in_steps_or_in_images(word, batch, steps):
-    assert cli.period_steps(cli.period(word), batch) == steps
+    assert period_steps(period(word), batch) == steps
 
 
 @pytest.mark.parametrize("word", ["0", "1.5", "steps", "0Ki"])
 def test_what_is_no_period(word):
     with pytest.raises(argparse.ArgumentTypeError):
-        cli.period(word)
+        period(word)

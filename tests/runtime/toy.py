@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from runtime import cli
+from runtime.cli import parse
 from runtime.ema import EMA, constant
+from runtime.options import add_run_args
 from runtime.run import Run
 from runtime.seeding import seed_worker
 
@@ -20,12 +21,12 @@ from runtime.seeding import seed_worker
 def toy_args(root: Path, **changes: Any) -> argparse.Namespace:
     """Parsed options of the toy; runs go below `root`."""
     parser = argparse.ArgumentParser()
-    cli.add_run_args(parser, save_every=5)
+    add_run_args(parser, save_every=5)
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--total", type=int, default=40)
     parser.add_argument("--spi", type=int, default=6)
-    args = cli.parse(parser, {}, [])
+    args = parse(parser, {}, [])
     args.results_path, args.wandb, args.gpus, args.log_every = str(root), "disabled", [], 1
     args.num_workers = 0
     for name, value in changes.items():

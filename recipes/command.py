@@ -1,0 +1,41 @@
+"""The command line of a training script: its table of options, its presets, its rules."""
+
+import argparse
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from runtime.cli import parse
+from runtime.options import Table, add_options, add_run_args
+
+
+def read_options(
+    doc: str | None,
+    table: Table,
+    presets: Mapping[str, Mapping[str, Any]],
+    check: Callable[[Namespace], None],
+    argv: Sequence[str] | None = None,
+    *,
+    save_every: int = 500,
+    fail: Callable[[str], NoReturn] | None = None,
+) -> Namespace:
+    """The options of a run and of `table`, a preset's values over defaults, `argv` over both.
+
+    doc: what --help begins with. check: rules between options; it may complete the arguments, and
+    raises ValueError. save_every: the script's own default. fail: what a mistake is told to, for
+    options that are not the process's own (it must raise).
+    Errors: whatever `fail` raises; by default SystemExit(2) after one line on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=fail is None,
+    )
+    add_run_args(parser, save_every=save_every)
+    add_options(parser, table)
+    args = parse(parser, presets, argv, fail=fail)
+    try:
+        check(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args

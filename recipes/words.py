@@ -1,0 +1,63 @@
+"""Words of a command line that stand for several numbers: image counts, periods, seeds."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from runtime.types import INT_MAX, positive_int
+
+_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def image_count(value: str) -> int:
+    """Type of a number of images: `20480`, `128Ki`, `1.5Mi`, `2Gi` (powers of 1024)."""
+    number_, unit = (value[:-2], value[-2:]) if value[-2:] in _UNITS else (value, "")
+    try:
+        exact = Fraction(number_) * _UNITS.get(unit, 1)
+    except (ValueError, ZeroDivisionError):
+        exact = Fraction(0)
+    if exact.denominator != 1 or not 0 < exact <= INT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is no whole positive number of images, like 20480, 128Ki, 8Mi or 2Gi"
+        )
+    return int(exact)
+
+
+def period(value: str) -> str:
+    """Type of how often something is done: `500` are steps, `128Ki` (Ki, Mi, Gi) are images."""
+    if value[-2:] in _UNITS:
+        image_count(value)
+        return value
+    return str(positive_int(value))
+
+
+def period_steps(value: str, images_per_step: int) -> int:
+    """Steps of a `period`; images are rounded to whole steps, at least one."""
+    if value[-2:] in _UNITS:
+        return max(1, round(Fraction(image_count(value), images_per_step)))
+    return int(value)
+
+
+def seed_range(word: str) -> range:
+    """Type of a seed or a range of them: `7`, `16-19`."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither a seed nor a range such as 16-19")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < 2**32:
+        raise argparse.ArgumentTypeError(f"{word}: seeds go upwards, to 4294967295 at most")
+    return range(first, last + 1)
+
+
+def compact_seeds(seeds: Sequence[int]) -> str:
+    """[0, 1, 2, 7] -> "0-2,7"."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,223 @@
+"""Types of options: what one types -> a checked value, or one line that says what is allowed.
+
+A type is a function of a word that raises argparse.ArgumentTypeError; an option that takes several
+values is an argparse action (`list_of`), and so is one that is yes or no.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+INT_MAX = 2**63 - 1  # torch's int64; anything larger would only fail later and obscurely
+_UNSET = object()
+
+
+def _bounds(lo: float | None, hi: float | None, lo_open: bool, hi_open: bool) -> str:
+    parts = []
+    if lo is not None:
+        parts.append(f"{'>' if lo_open else '>='} {lo:g}")
+    if hi is not None:
+        parts.append(f"{'<' if hi_open else '<='} {hi:g}")
+    return " and ".join(parts)
+
+
+def integer(lo: int | None = None, hi: int | None = None) -> Callable[[str], int]:
+    """Type of a whole number in [lo, hi] (None = no bound, but always within int64)."""
+    allowed = "a whole number" + (
+        " " + _bounds(lo, hi, False, False) if (lo, hi) != (None, None) else ""
+    )
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}") from None
+        if (lo is not None and value < lo) or (hi is not None and value > hi):
+            raise argparse.ArgumentTypeError(f"{text} is out of range, allowed: {allowed}")
+        if abs(value) > INT_MAX:
+            raise argparse.ArgumentTypeError(f"{text} is out of range, allowed: at most {INT_MAX}")
+        return value
+
+    return convert
+
+
+def number(
+    lo: float | None = None,
+    hi: float | None = None,
+    *,
+    lo_open: bool = False,
+    hi_open: bool = False,
+) -> Callable[[str], float]:
+    """Type of a finite number in [lo, hi]; `lo_open`/`hi_open` exclude the bound itself."""
+    bounds = _bounds(lo, hi, lo_open, hi_open)
+    allowed = "a finite number" + (f" {bounds}" if bounds else "")
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}") from None
+        below = lo is not None and (value <= lo if lo_open else value < lo)
+        above = hi is not None and (value >= hi if hi_open else value > hi)
+        if not math.isfinite(value) or below or above:
+            raise argparse.ArgumentTypeError(f"{text} is out of range, allowed: {allowed}")
+        return value
+
+    return convert
+
+
+positive_int = integer(1)
+nonnegative_int = integer(0)
+positive_float = number(0, lo_open=True)
+nonnegative_float = number(0)
+finite_float = number()
+probability = number(0, 1)
+
+
+def one_of(*values: str | int | float) -> Callable[[str], Any]:
+    """Type of one of a few named values. If all are numbers, `0.50` and `.5` both mean 0.5."""
+    listed = ", ".join(str(v) for v in values)
+    numeric = all(isinstance(v, int | float) for v in values)
+
+    def convert(text: str) -> Any:
+        for value in values:
+            if text == value:
+                return value
+            if numeric:
+                try:
+                    if float(text) == value:
+                        return value
+                except ValueError:
+                    break
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {listed}")
+
+    return convert
+
+
+def text(value: str) -> str:
+    """Type of a non-empty string without NUL or line break: a path, a name."""
+    if not value.strip() or any(c in value for c in "\0\n\r"):
+        raise argparse.ArgumentTypeError(f"{value!r} is empty or has a line break in it")
+    return value
+
+
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+
+
+def boolean(value: str) -> bool:
+    """Type of True|False|1|0 (also yes/no, on/off), any case."""
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise argparse.ArgumentTypeError(f"{value!r} is not True, False, 1 or 0")
+
+
+class ListAction(argparse.Action):
+    """Several values: `16 32 64`, `16,32,64`, `[16,32,64]`, `[16, 32, 64]` (split by the shell)."""
+
+    item: Callable[[str], Any] = staticmethod(positive_int)
+    unique = False
+    empty_word: str | None = None
+
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        default: Any = None,
+        required: bool = False,
+        help: str | None = None,
+        metavar: str | None = None,
+    ) -> None:
+        super().__init__(
+            option_strings,
+            dest,
+            nargs="+",
+            default=default,
+            required=required,
+            help=help,
+            metavar=metavar or "N",
+        )
+
+    def convert(self, words: Sequence[str]) -> list[Any]:
+        """Words of the command line -> list of checked values. Errors: argparse.ArgumentError."""
+        joined = " ".join(words).strip()
+        if self.empty_word is not None and joined.lower() in (self.empty_word, "[]"):
+            return []
+        if joined.startswith("[") != joined.endswith("]"):
+            raise argparse.ArgumentError(self, f"{joined!r} has only one of the two brackets")
+        inner = joined[1:-1] if joined.startswith("[") else joined
+        parts = [p for p in re.split(r"[,\s]+", inner.strip()) if p]
+        if not parts:
+            raise argparse.ArgumentError(self, f"{joined!r} names no value")
+        try:
+            values = [type(self).item(p) for p in parts]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        if self.unique and len(set(values)) < len(values):
+            raise argparse.ArgumentError(self, f"{joined!r} names the same value twice")
+        return values
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, self.convert(values))
+
+
+def list_of(
+    item: Callable[[str], Any], *, unique: bool = False, empty_word: str | None = None
+) -> type[argparse.Action]:
+    """Action of an option that takes a list; every element passes `item`.
+
+    `unique` refuses repeated values; `empty_word` is what one types for the empty list, which is
+    refused otherwise.
+    """
+    fields = {"item": staticmethod(item), "unique": unique, "empty_word": empty_word}
+    return type("ListAction", (ListAction,), fields)
+
+
+IntList = list_of(positive_int)
+
+
+class BoolAction(argparse.Action):
+    """`--cond`, `--no-cond`, `--cond False`, `--cond=1`."""
+
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        default: bool | None = None,
+        help: str | None = None,
+    ) -> None:
+        negative = [f"--no-{o[2:]}" for o in option_strings if o.startswith("--")]
+        self._negative = {canonical(o) for o in negative}
+        super().__init__(
+            [*option_strings, *negative],
+            dest,
+            nargs="?",
+            const=_UNSET,
+            default=default,
+            help=help,
+            metavar="BOOL",
+        )
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if canonical(option_string or "") in self._negative:
+            if values is not _UNSET:
+                raise argparse.ArgumentError(
+                    self, f"{option_string} takes no value, got {values!r}"
+                )
+            value = False
+        else:
+            try:
+                value = True if values is _UNSET else boolean(values)
+            except argparse.ArgumentTypeError as error:
+                raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, value)
+
+
+def canonical(option: str) -> str:
+    """`--run_dir` -> `--run-dir`: the one spelling under which names are compared."""
+    return option.replace("_", "-")
