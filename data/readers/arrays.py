@@ -12,7 +12,7 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def array_splits(place: Path) -> dict[str, Callable[[], ArraySource]]:
     """Openers of the splits of a CIFAR-10 folder or tar, or a folder of idx files; {} otherwise."""
     if place.is_dir():
         for folder in (place, place / CIFAR_FOLDER):
-            splits = {
+            splits: dict[str, Callable[[], Arrays]] = {
                 split: partial(read_cifar, folder, split)
                 for split, files in CIFAR_BATCHES.items()
                 if all((folder / f).is_file() for f in files)
@@ -132,7 +132,9 @@ def array_splits(place: Path) -> dict[str, Callable[[], ArraySource]]:
     return {}
 
 
-def _sources(place: Path, reads: dict[str, Callable[[], Arrays]]) -> dict:
+def _sources(
+    place: Path, reads: Mapping[str, Callable[[], Arrays]]
+) -> dict[str, Callable[[], ArraySource]]:
     name = place.name.split(".")[0]
     return {
         split: partial(ArraySource, read, name=f"{name}/{split}", path=f"{place}/{split}")

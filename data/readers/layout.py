@@ -37,7 +37,7 @@ def list_files(root: str | os.PathLike, keep: Callable[[str], bool] = is_image_n
     return found
 
 
-def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
+def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     """What is in a folder, by name; DataError if one may not look."""
     try:
         return sorted(os.scandir(folder), key=lambda e: e.name)
@@ -100,7 +100,7 @@ def word_names(classes: list[str], read: Callable[[str], bytes | None]) -> list[
     """
     if not all(re.fullmatch(r"n\d{8}", c) for c in classes):
         return None
-    wanted, words = set(classes), {}
+    wanted, words = set(classes), dict[str, str]()
     for note in ("words.txt", "classes.txt"):
         for line in (read(note) or b"").decode("utf-8", "replace").splitlines():
             number, _, meaning = line.partition("\t")

@@ -22,6 +22,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from data.readers.layout import list_digest
 from data.sources import PathTable, Source, check_split, split_of
 from storage.errors import DataDiskError, DataError
 from storage.files import write_json
+
+if TYPE_CHECKING:
+    import lmdb
 
 MANIFEST = "manifest.json"
 UNFINISHED = "building.json"
@@ -81,7 +85,7 @@ class _Environments:
     """Read-only environments open in this process, by real path."""
 
     def __init__(self) -> None:
-        self._open: dict[str, object] = {}
+        self._open: dict[str, lmdb.Environment] = {}
         self._lock = threading.Lock()
         self._pid = 0
 
@@ -100,7 +104,7 @@ class _Environments:
             env = self._open.get(folder)
             if env is None:
                 env = self._open[folder] = _open_env(folder)
-            with env.begin() as txn:  # type: ignore[attr-defined]
+            with env.begin() as txn:
                 return [txn.get(key) for key in keys]
 
     def close(self) -> None:
@@ -111,7 +115,7 @@ class _Environments:
     def _close(self) -> None:
         if self._pid == os.getpid():
             for env in self._open.values():
-                env.close()  # type: ignore[attr-defined]
+                env.close()
         self._open = {}
 
     def _before_fork(self) -> None:
@@ -128,7 +132,7 @@ def close_all() -> None:
     _ENVIRONMENTS.close()
 
 
-def _open_env(folder: str):
+def _open_env(folder: str) -> lmdb.Environment:
     import lmdb
 
     try:
@@ -298,6 +302,7 @@ class LmdbWriter:
 
         self.folder = Path(folder)
         self.plan = plan
+        self._closed = False
         self._say = say or (lambda line: print(line, file=sys.stderr))
         close_all()  # a reader in this process would forbid opening it
         try:
@@ -339,8 +344,8 @@ class LmdbWriter:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    for key, value in records:
-                        txn.put(key, value)
+                    for name, value in records:
+                        txn.put(name, value)
                 return
             except lmdb.MapFullError:
                 self.map_size *= 2
@@ -374,10 +379,10 @@ class LmdbWriter:
 
     def close(self) -> None:
         """Flush and close; safe to call twice."""
-        if self._env is not None:
+        if not self._closed:
             self._env.sync(True)
             self._env.close()
-            self._env = None
+            self._closed = True
 
     def __enter__(self) -> LmdbWriter:
         return self

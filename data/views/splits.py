@@ -71,6 +71,7 @@ def own_eval(data: str, data_path: str | Path) -> Literal["cv", "val"]:
     if named == "val" or "val" not in (find(_whole(data), Path(data_path)).splits or ()):
         return "cv"
     train, held = get_data_splits(data, "val", data_path)
+    assert held != "cv"  # what was asked for is "val"
     return "val" if set(held.classes) <= set(train.classes) else "cv"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.prepare.sizes import acquire, prepare_folders
+from data.prepare.acquire import acquire
+from data.prepare.sizes import prepare_folders
 from data.pyramids import Pyramid
 from data.readers.arrays import read_idx
 from data.readers.folders import FolderSource
