@@ -78,8 +78,9 @@ def check_splits(root: Path) -> None:
 
 def setup(args: argparse.Namespace) -> None:
     """Do what the command line says."""
+    from data.prepare.acquire import acquire
     from data.prepare.download import archive_fault, fetch
-    from data.prepare.sizes import acquire, say
+    from data.prepare.workers import say
     from data.registry import KNOWN
     from storage.dirs import data_home
     from storage.files import hash_file, locked, make_folder

@@ -245,6 +245,7 @@ class ViewWriter:
         part = slice(self.done, self.done + len(pixels))
         try:
             if self.format == "memmap":
+                assert self._pixels is not None, "the writer is closed"
                 self._pixels[part] = pixels
             elif self._lmdb is not None:
                 self._lmdb.put(
@@ -258,7 +259,7 @@ class ViewWriter:
                 for name, row in zip(self.names[part], pixels, strict=True):
                     self._put_files(name, row)
             if self.format == "memmap":
-                self._sums.append([part.stop, zlib.crc32(pixels)])
+                self._sums.append([part.stop, zlib.crc32(pixels.data)])
             self.done = part.stop
             if self.done == len(self) or time.monotonic() - self._noted >= NOTE_EVERY_S:
                 self._note_progress()
@@ -507,7 +508,7 @@ def _open_array(folder: Path, split: str, note: dict[str, Any], verify: bool) ->
     start = 0
     for n, (stop, expected) in enumerate(note["sums"]):
         looked_at = verify or n in (0, len(note["sums"]) - 1)
-        if looked_at and zlib.crc32(np.ascontiguousarray(pixels[start:stop])) != expected:
+        if looked_at and zlib.crc32(np.ascontiguousarray(pixels[start:stop]).data) != expected:
             raise DataError(f"views of pictures {start} to {stop - 1} in {file} differ; {again}")
         start = stop
     return pixels

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.prepare.sizes import acquire, prepare_folders
+from data.prepare.acquire import acquire
+from data.prepare.sizes import prepare_folders
 from data.pyramids import Pyramid
 from data.readers.arrays import read_idx
-from data.readers.folders import FolderSource, list_files
+from data.readers.folders import FolderSource
+from data.readers.layout import list_files
 from data.registry import open_source
 from storage.errors import DataError
 from storage.files import temporary
