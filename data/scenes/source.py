@@ -5,12 +5,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from storage.errors import DataError
 from data.scenes.painting.picture import Picture
 from data.scenes.places import CLASSES
 from data.scenes.plan import label_of, plan
 from data.scenes.things import OBJECTS
 from data.scenes.world import Scene
+from storage.errors import DataError
 
 STYLES = ("real", "sim", "mixed")
 COUNTS = {"train": 4096, "val": 512}
