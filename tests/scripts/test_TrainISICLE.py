@@ -73,7 +73,8 @@ def train(run_dir, *words, name="TrainISICLE"):
     runtime.tracker.Tracker.curves = lambda self: None
     script, data = load(name), os.environ["ISICLE_TEST_SET"]
     words = [*words, "--view_batch", "8"] if name == "TrainISICLE" else words
-    script.main(script.get_args(["--data", data, *COMMON, "--run-dir", str(run_dir), *words]))
+    words = ["--data", data, *COMMON, "--run-dir", str(run_dir), *words]
+    script.main(script.get_args(words) if name == "TrainISICLE" else script.get_args(None, words))
     return run_dir
 
 
