@@ -71,7 +71,8 @@ from recipes.simclr.parts import Pictures
 from runtime import ema as emas
 from runtime.cli import parse
 from runtime.counter_rng import permutation
-from runtime.distributed import gather, launch
+from runtime.distributed import gather
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
 from runtime.options import EXECUTION, add_options, add_run_args, add_table, tagged

@@ -26,7 +26,7 @@ from recipes.simclr import figures, parts
 from recipes.simclr.files import load_, open_encoder, save_epoch  # noqa: F401  (load_: the API)
 from recipes.simclr.options import OPTIONS, PRESETS, get_args, run_name  # noqa: F401
 from runtime.counter_rng import permutation
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.options import EXECUTION, tagged
 from runtime.run import Run
