@@ -16,7 +16,7 @@ from data.views.splits import get_data_splits
 from evaluation.features import Pixels, fingerprint, frozen, save_features
 from evaluation.linear_probe import Sweep
 from evaluation.probes import METHODS, draw_episodes
-from evaluation.protocols import Method, judge, smallest_bank
+from evaluation.protocols import Judged, Method, judge, smallest_bank
 from models import SimCLR, export_torchvision
 from recipes.simclr import parts, validation
 from recipes.simclr.options import OPTIONS, PROBE
@@ -74,10 +74,11 @@ def check(args: Namespace, trained: Pictures, say: Say) -> None:
 
 def novel_source(args: Namespace) -> Source:
     """The pictures of --few_shot: a split of --data, or another data set."""
-    home = args.data_path or data_home()
-    if split_of(args.few_shot):
-        return get_data_splits(args.data, split_of(args.few_shot), home)[1]
-    return open_source(args.few_shot, home)
+    home, split = args.data_path or data_home(), split_of(args.few_shot)
+    if split is None:
+        return open_source(args.few_shot, home)
+    held: Any = get_data_splits(args.data, split, home)[1]
+    return held
 
 
 def evaluate(
@@ -144,14 +145,15 @@ def _features(run: Run, net: SimCLR | Pixels, images: Tensor, recipe: Recipe) ->
     return validation.features(net, images, recipe, run.device, run.precision.autocast)
 
 
-def _judged(run: Run, rows: Rows, method: Method):
+def _judged(run: Run, rows: Rows, method: Method) -> Judged:
     folds, seed = run.args.folds, run.args.seed
     return judge(rows.features, rows.labels, [method], held=rows.held, folds=folds, seed=seed)
 
 
 def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recipe: Recipe) -> Found:
     """All that is asked for, method by method."""
-    args, methods, found = run.args, [], Found({}, {}, [])
+    args, found = run.args, Found({}, {}, [])
+    methods: list[Method] = []
     if rows.classes < 2:
         run.say(f"{trained.name} has no classes: no probes")
     else:
@@ -185,8 +187,8 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
         novel = parts.in_memory(args, novel_source(args), run, whole=True)
         h = _features(run, net, novel.images, recipe)
         labels = novel.labels.to(h.device)
-        for shots, method in product((1, EPISODE[1]), METHODS):
-            found.figures.update(validation.episodes(h, labels, shots, method, args.seed))
+        for shots, head in product((1, EPISODE[1]), METHODS):
+            found.figures.update(validation.episodes(h, labels, shots, head, args.seed))
             run.check_preempted()
     return found
 

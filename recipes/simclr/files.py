@@ -126,7 +126,10 @@ def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
     if not {"net", "recipe", "picture_size"} <= config.keys():
         raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
     with reading(path):
-        recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in config["recipe"].items()}
+        recipe: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in config["recipe"].items()
+        }
         net = network_of(config["net"], snapshot.state_dict)
         return net, Recipe(**recipe), int(config["picture_size"])
 

@@ -45,7 +45,7 @@ def test_cross_validation_is_a_loop_over_folds():
 
 def test_cross_validation_takes_any_scores():
     X, y = data(spread=0.01)
-    got = cross_validate(X, y, lambda a, b, q: knn(a, b, q, 5, 0.1, 4).scores)
+    got = cross_validate(X, y, lambda a, b, q: knn(a, b, q, 5, 0.1, 4).votes)
     assert got.folds == (1.0,) * 5 and got.right.all()
 
 
