@@ -11,7 +11,6 @@ carries them and its figures are named by them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -201,24 +200,3 @@ def knn(
     """`search` and `vote` at one setting."""
     found = search(bank, query, k, metric=metric)
     return vote(found, bank_labels, k, T, num_classes, weighted=weighted, layer=layer)
-
-
-def knn_figures(
-    bank: Tensor,
-    bank_labels: Tensor,
-    query: Tensor,
-    query_labels: Tensor,
-    num_classes: int | None = None,
-    *,
-    settings: Iterable[tuple[int, float]] = SETTINGS,
-    layer: str = "h",
-) -> dict[str, float]:
-    """Figures of several (k, T), by one search; see `KNN.figures`. Errors: ValueError."""
-    settings = list(settings)
-    if not settings:
-        raise ValueError("no setting (k, T) was given")
-    found = search(bank, query, max(k for k, _ in settings))
-    out: dict[str, float] = {}
-    for k, T in settings:
-        out |= vote(found, bank_labels, k, T, num_classes, layer=layer).figures(query_labels)
-    return out

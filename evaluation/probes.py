@@ -1,4 +1,4 @@
-"""Protocols on frozen features: cross-validation, few-shot episodes, the augmented probe.
+"""Probes on frozen features that need more than a fit: few-shot episodes, the augmented probe.
 
 The parts are `evaluation.knn`, `.linear_probe`, `.features` and `.intervals`.
 """
@@ -17,57 +17,12 @@ from evaluation.accuracy import accuracies, check_features, check_labels, correc
 from evaluation.intervals import Interval, mean_interval
 from evaluation.knn import unit
 from evaluation.linear_probe import head_logits, linear_probe
-from evaluation.splits import stratified_folds
 from runtime import counter_rng
 
 METHODS = ("prototypes", "logistic")
 OPTIMIZERS = ("sgd", "adam")
 _EPISODE = 3  # keeps this use of a seed apart
 _AT_ONCE = 1 << 22  # random keys or feature values per chunk of episodes
-
-
-class CrossValidation(NamedTuple):
-    """Accuracy of each fold, the interval over them, and of each row whether it was right.
-
-    interval: Student's t over folds. They share training rows, so it is somewhat narrow.
-    right: bool [N], every row tested once; two methods on the same folds compare by
-    `evaluation.intervals.paired_images`.
-    """
-
-    folds: tuple[float, ...]
-    interval: Interval
-    right: Tensor
-
-
-@torch.no_grad()
-def cross_validate(
-    X: Tensor,
-    y: Tensor,
-    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
-    *,
-    folds: int = 5,
-    seed: int = 0,
-    num_classes: int | None = None,
-) -> CrossValidation:
-    """Train on all folds but one, test on that one; stratified by class, features computed once.
-
-    X: [N, d] features, y: [N]. predict: (X_train, y_train, X_test) -> [n, C]; it sees nothing of
-    the test rows' labels, so choices (of l2, say) are made on train:
-    `lambda X, y, Q: l2_sweep(X, y, C).probe.logits(Q)`. num_classes: all that must be there.
-    Errors: ValueError, also for a class with fewer rows than folds.
-    """
-    check_features(X, "features")
-    most = int(y.max()) + 1 if num_classes is None and y.numel() else num_classes or 1
-    y = check_labels(y, len(X), most, "labels").to(X.device)
-    fold = stratified_folds(y.cpu(), folds, seed, num_classes).to(X.device)
-    right = torch.zeros(len(X), dtype=torch.bool, device=X.device)
-    each = []
-    for f in range(folds):
-        test = fold == f
-        hit = correct(predict(X[~test], y[~test], X[test]), y[test])
-        right[test] = hit.to(right.device)
-        each.append(float(hit.double().mean()))
-    return CrossValidation(tuple(each), mean_interval(each), right)
 
 
 class Episodes(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluation.accuracy import correct
-from evaluation.knn import knn, knn_figures, search, vote
+from evaluation.knn import knn, search, vote
 
 
 def rows(n: int, d: int = 7, seed: int = 0, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +57,9 @@ def test_chunks_change_nothing(metric):
 
 def test_one_search_serves_smaller_k():
     (bank, labels), (query, truth) = rows(60), rows(9, seed=1)
-    both = knn_figures(bank, labels, query, truth, 4, settings=((3, 0.07), (20, 0.1)))
+    found, both = search(bank, query, 20), {}
+    for k, T in ((3, 0.07), (20, 0.1)):
+        both |= vote(found, labels, k, T, 4).figures(truth)
     alone = knn(bank, labels, query, 3, 0.07, 4).figures(truth)
     assert list(both) == [
         f"knn(k={k}, T={T}, h) acc{top}" for k, T in ((3, 0.07), (20, 0.1)) for top in (1, 5)
