@@ -60,6 +60,7 @@ from generate_views import (
     open_generator,
     view_source,
 )
+from generators.files import open_network
 from imle import CIMLEDataLoader, CodeGenerator, Corruption, KeyedFlip, KorKMinusOne
 from imle import parameter_groups as generator_groups
 from models import MultiPositive, SimCLR
@@ -69,7 +70,6 @@ from runtime import ema as emas
 from runtime.cli import parse
 from runtime.distributed import gather, launch
 from runtime.meters import Stopwatch
-from runtime.networks import open_network
 from runtime.options import add_table
 from runtime.run import Run
 from runtime.seeding import seed_worker

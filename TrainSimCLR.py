@@ -78,8 +78,9 @@ from runtime.types import (
     text,
 )
 from storage.checkpoint import write_atomic
-from storage.dirs import data_home, find_snapshot
+from storage.dirs import data_home
 from storage.errors import CheckpointError, DataError, DiskError, NonFiniteError, UsageError
+from storage.find import find_file
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
 from storage.snapshot import load_snapshot, load_torch
 from storage.torchfile import reading, write_torch
@@ -229,7 +230,7 @@ def probe(args: argparse.Namespace) -> None:
     """Figures of a finished network, or of what it has to beat, in a run's folder of their own."""
     model, plan, size = None, None, None
     if args.probe_only not in BASELINES:
-        path = find_snapshot(args.probe_only, "TrainSimCLR", args.results_path)
+        path = find_file(args.probe_only, "TrainSimCLR", args.results_path)
         model, plan, size = open_encoder(path)
         args.backbone = model.config["backbone"]
     plan = plan or build_recipe(args)

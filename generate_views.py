@@ -42,12 +42,12 @@ from data.views.generated import (
 )
 from data.views.stored import FORMATS, ViewWriter, root_ids, root_of
 from generate_images import build, untrained
+from generators.files import open_network
 from imle import CAMNet, CodeGenerator, Corruption
 from imle.perceptual import MIN_SIDE
 from runtime import distributed
 from runtime.cli import parse
 from runtime.distributed import choose_device, launch
-from runtime.networks import open_network
 from runtime.options import add_table
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag

@@ -58,8 +58,8 @@ import generate_views
 import TrainGeneratorWandB
 import TrainISICLE
 from evaluation.intervals import mean_interval, paired_images, paired_t
+from generators.files import open_network
 from runtime.distributed import launch
-from runtime.networks import open_network
 from runtime.rundir import refuse_changes, shaping
 from storage.checkpoint import write_atomic
 from storage.errors import UsageError
