@@ -52,14 +52,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from generators.files import open_network
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import generate_views
 import TrainGeneratorWandB
 import TrainISICLE
 from evaluation.intervals import mean_interval, paired_images, paired_t
-from generators.files import open_network
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.rundir import refuse_changes, shaping
 from storage.checkpoint import write_atomic
 from storage.errors import UsageError
