@@ -13,6 +13,7 @@ from PIL import Image
 from diffusion import Precond
 from diffusion.encoders import RGBEncoder
 from diffusion.samplers import SeedStack, heun
+from recipes.generate.options import get_args
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests.scripts.support import load, train
@@ -28,7 +29,7 @@ def snapshot(tmp_path_factory):
 
 
 def generate(*words):
-    SCRIPT.main(SCRIPT.get_args([str(w) for w in words]))
+    SCRIPT.main(get_args(None, [str(w) for w in words]))
 
 
 def test_smoke_needs_nothing(tmp_path, capsys):
@@ -93,7 +94,7 @@ def test_inputs_are_asked_for(snapshot, tmp_path):
         generate("--snapshot", snapshot, "--outdir", tmp_path / "out")
     assert error.value.exit_code == 2
     with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args([])
+        get_args(None, [])
     assert stop.value.code == 2
 
 
@@ -197,7 +198,7 @@ def test_an_image_depends_on_its_seed_alone(edm2, nets, tmp_path):
 
 
 def test_defaults_are_those_of_the_original():
-    args = SCRIPT.get_args(["--net", "x"])
+    args = get_args(None, ["--net", "x"])
     assert (args.seeds, args.batch, args.guidance) == ([16, 17, 18, 19], 32, 1.0)
     assert (args.steps, args.sigma_min, args.sigma_max, args.rho) == (32, 0.002, 80, 7)
     assert (args.S_churn, args.S_min, args.S_max, args.S_noise) == (0, 0, float("inf"), 1)
@@ -466,7 +467,7 @@ def test_guides_that_do_not_fit(edm2, tmp_path, other, says):
 )
 def test_wrong_options(words, says, capsys):
     with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args(["--net", "x", *words])
+        get_args(None, ["--net", "x", *words])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and len(said.splitlines()) == 1
     assert re.search(says, said), said
@@ -540,22 +541,22 @@ def test_other_snapshots_are_named(tmp_path):
 
 
 def test_words_of_the_original(nets, capsys):
-    args = SCRIPT.get_args(["checkpoint", "--net", "x", "--guide-weight", "1.0"])
+    args = get_args(None, ["checkpoint", "--net", "x", "--guide-weight", "1.0"])
     assert args.net == "x" and args.guidance == 1
     assert "checkpoint: not needed" in capsys.readouterr().out
     preset = ["--preset", "edm2-img512-s-autog-dino"]
-    args = SCRIPT.get_args(["pretrained", *preset, "--outdir=images_test"])
+    args = get_args(None, ["pretrained", *preset, "--outdir=images_test"])
     assert (args.net, args.gnet) == ("edm2-img512-s-2147483-0.120", "edm2-img512-xs-0134*-0.165")
     assert args.guidance == 2.45
-    assert SCRIPT.get_args([*preset, "--guidance"]).guidance == 2.45
-    assert SCRIPT.get_args([*preset, "--no-guidance"]).guidance == 1
-    assert SCRIPT.get_args([*preset, "--guidance", "3"]).guidance == 3
+    assert get_args(None, [*preset, "--guidance"]).guidance == 2.45
+    assert get_args(None, [*preset, "--no-guidance"]).guidance == 1
+    assert get_args(None, [*preset, "--guidance", "3"]).guidance == 3
 
 
 def test_presets_do_not_change_and_agree_with_their_names():
     before = repr(SCRIPT.PRESETS)
     for name, preset in SCRIPT.PRESETS.items():
-        args = SCRIPT.get_args(["--preset", name])
+        args = get_args(None, ["--preset", name])
         args.seeds.append(1)
         if name.startswith("edm2-"):
             size, kind = name.split("-")[2], name.rsplit("-", 1)[-1]
