@@ -87,7 +87,7 @@ def edm2_images(args: argparse.Namespace, net: EDM2, device: torch.device) -> No
     for k, point in enumerate(points):
         say(f"{point['folder']} ({k + 1} of {len(points)})")
         own = files[k // len(weights)]
-        if own != net.file:
+        if own is not None and own != net.file:
             net = parts.sibling(args, own, device, say)
         draw(args, net, guide, point["guidance"], outdir / point["folder"])
         if distributed.is_main():  # after every point: an interrupted sweep has its sheet

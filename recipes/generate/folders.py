@@ -80,11 +80,11 @@ def settings_of(
     args: Namespace, net: EDM2, guide: EDM2 | None, guidance: float | None
 ) -> dict[str, Any]:
     """What decides how the image of a file name looks, as JSON values."""
-    used = guide is not None and guidance != 1
+    used = None if guidance == 1 else guide
     rule = vars(args)["class"] or ("random" if args.random else "seed modulo classes")
     return {
         "net": net.content,
-        "guide": guide.content if used else None,
+        "guide": used.content if used else None,
         "guidance": guidance,
         "guidance_interval": plain(args.guidance_interval) if used else None,
         **{name: plain(getattr(args, name)) for name in tagged(OPTIONS, SAMPLER)},

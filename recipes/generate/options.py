@@ -3,12 +3,13 @@
 import argparse
 import math
 import sys
+from typing import Any
 
 from diffusion.guidance import guided
 from diffusion.samplers import sigma_levels
 from recipes.words import seed_range
 from runtime.cli import parse
-from runtime.options import Rules, add_options, flag, tagged
+from runtime.options import Rules, Table, add_options, flag, tagged
 from runtime.types import (
     finite_float,
     list_of,
@@ -31,7 +32,7 @@ KINDS = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2}
 # not tell (EMA lengths mostly): then the models directory must have one such file. FID and FD are
 # the published figures, on 50000 images. Guided xl and xxl are left out: no weight is known.
 # fmt: off
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "_help": "embedded scenes, CPU, an untrained IMLE network unless --net is given",
         "data": "scenes/val", "num_images": 2, "samples": 3, "gpus": [],
@@ -112,7 +113,7 @@ class GuidanceAction(argparse.Action):
 
 
 # fmt: off
-OPTIONS = {
+OPTIONS: Table = {
     "how": [
         ("--outdir", text, None, "where images go (default: under the results directory)"),
         ("--grid_only", bool, False, "no single images"),
