@@ -9,7 +9,7 @@ Arms. All learn from super-batches of 4096 noisy points; they differ in the rows
 none-4096      all rows: the upper reference
 none-816       the first 816, which are as good as any
 random-816     816 at random
-jest           816 by JEST on the seed's scale (raw losses); reference: the learner's own EMA
+jest           816 by JEST on raw losses, as Autoguided; reference: the learner's own EMA
 ajest-T        816 by JEST on standardised scores at temperature T = 1, .5, .25; reference: a small
                guide, one a seed, trained once; its cost is reported apart
 ajest-T-sigma  with the best T, ranked within strata of sigma

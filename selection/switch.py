@@ -1,8 +1,8 @@
 """When to stop selecting (early), or begin to (late): when the learner has caught up.
 
-The seed switches as soon as one rank, in one round, measures mean(learner) < mean(reference): with
-thousands of looks at a noisy number, that is soon met by chance. Here the difference is averaged
-over steps and must lie below zero by `z` of its own standard errors.
+The Autoguided code switches as soon as one rank, in one round, measures mean(learner) below
+mean(reference): with thousands of looks at a noisy number, that is soon met by chance. Here the
+difference is averaged over steps and must lie below zero by `z` of its own standard errors.
 """
 
 from __future__ import annotations
