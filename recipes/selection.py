@@ -23,14 +23,14 @@ from selection.scores import Spread
 JEST = "jest"  # the tag of an option that has an effect on JEST alone
 
 _SCALES = ("standardised", "autoguided", "raw", "mean")
-_AUTOGUIDED = "seed"  # as runs of before, which must still resume, have it in their args.json
+AUTOGUIDED = "seed"  # as runs of before, which must still resume, have it in their args.json
 
 
 def score_scale(word: str) -> str:
     """Type of --score_scale. `autoguided` is kept under the name it had at first, `seed`."""
-    if word not in (*_SCALES, _AUTOGUIDED):
+    if word not in (*_SCALES, AUTOGUIDED):
         raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(_SCALES)}")
-    return _AUTOGUIDED if word == "autoguided" else word
+    return AUTOGUIDED if word == "autoguided" else word
 
 
 def whether_rows() -> list[Row]:
@@ -118,7 +118,7 @@ def picker(
         filter_ratio=args.filt,
         num_chunks=args.n,
         rounding=args.rounding,
-        scale="autoguided" if scale == _AUTOGUIDED else scale,
+        scale="autoguided" if scale == AUTOGUIDED else scale,
         values=values,
         loss_scaling=loss_scaling,
         batch_gpu_total=batch_gpu_total,

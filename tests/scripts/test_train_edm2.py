@@ -514,7 +514,7 @@ def test_the_switch_is_kept_and_changes_the_step(weak, tmp_path, monkeypatch):
 
 
 def test_as_a_user_types_it(tmp_path):
-    """A process of its own, --outdir, an Autoguided .pkl name for the guide, grids with guidance."""
+    """A process of its own, --outdir, a .pkl name for the guide, grids with guidance."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "RESULTS_HOME": str(tmp_path)}
     common = [sys.executable, ROOT / "train_edm2.py", "--preset", "smoke", "--duration", "80"]
     for words in (

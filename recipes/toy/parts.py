@@ -1,0 +1,74 @@
+"""Networks of the 2-D tree: in training, by path, and without any training."""
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor
+
+from diffusion import toy
+from runtime.networks import open_network
+from storage.dirs import find_snapshot
+from storage.errors import CheckpointError
+
+EMA_STD = 0.010  # relative width of the power-function EMA
+GUIDANCE = 3.0  # weight of the guide
+
+
+def network(args: Namespace) -> toy.ToyModel:
+    """The network in training. The caller normalises its weights, once a step."""
+    net = toy.ToyModel(2, args.layers, args.dim)
+    net.forced_weight_norm = False
+    return net
+
+
+def optimizer(args: Namespace, net: toy.ToyModel) -> torch.optim.Adam:
+    """Adam as the toy of autoguidance uses it."""
+    return torch.optim.Adam(net.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
+
+
+def loss(
+    net: toy.ToyModel,
+    x: Tensor,
+    sigma: Tensor,
+    target: Tensor,
+    guide: toy.ToyModel | None = None,
+) -> Tensor:
+    """Loss [N] of every point; with a guide, of the score that it guides.
+
+    x [N, 2] noisy points, sigma [N], target [N, 2] the exact score there.
+    """
+    score = net.score(x, sigma)
+    if guide is not None:
+        with torch.no_grad():
+            other = guide.score(x, sigma)
+        score = toy.extrapolate(score, other, GUIDANCE)
+    return toy.loss(score, target, sigma)
+
+
+def load_net(
+    path: str | None, device: torch.device, results: str | None = None
+) -> toy.ToyModel | None:
+    """A toy network by its path; None for none. Errors: CheckpointError, UsageError.
+
+    results: the results folder of a run that has one of its own.
+    """
+    if path is None:
+        return None
+    # A URL is refused by open_network, in its own words.
+    found = path if "://" in path else find_snapshot(path, "toy_example", results)
+    snapshot = open_network(found)
+    if snapshot.kind != "edm2-toy":
+        raise CheckpointError(f"{path} is a network of kind {snapshot.kind}, not of the toy")
+    try:
+        net = toy.ToyModel(**snapshot.config["net"])
+        net.load_state_dict(snapshot.state_dict)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} is no toy network: {line}") from None
+    return net.to(device).eval().requires_grad_(False)
+
+
+def untrained(seed: int, device: torch.device) -> toy.ToyModel:
+    """A small network as `seed` initialises it, for the smoke presets of test and plot."""
+    torch.manual_seed(seed)
+    return toy.ToyModel(2, 2, 16).to(device).eval().requires_grad_(False)
