@@ -16,9 +16,7 @@ from diffusion.rows import Rows
 from runtime import distributed
 from runtime.options import EXECUTION, Row, Rules, Table, tagged
 from runtime.types import number, positive_float, positive_int
-from selection import EarlyLateSwitch
-from selection.picker import Picker
-from selection.scores import Spread
+from selection import EarlyLateSwitch, Picker, Spread
 
 JEST = "jest"  # the tag of an option that has an effect on JEST alone
 

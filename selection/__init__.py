@@ -2,6 +2,7 @@
 
 from selection.jest import draw_spread, jointly_sample_batch, selection_logits
 from selection.methods import METHODS, Method, select
+from selection.picker import Picked, Picker
 from selection.scores import Spread, entropy, perplexity, scaled, scores, sigma_strata
 from selection.sizes import chunk_sizes, reference_size, selection_size
 from selection.switch import EarlyLateSwitch
@@ -11,6 +12,8 @@ __all__ = [
     "EarlyLateSwitch",
     "METHODS",
     "Method",
+    "Picked",
+    "Picker",
     "Spread",
     "chunk_sizes",
     "draw_spread",

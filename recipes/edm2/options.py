@@ -21,8 +21,7 @@ from runtime.types import (
     probability,
     text,
 )
-from selection import METHODS
-from selection.picker import Picker
+from selection import METHODS, Picker
 from storage.dirs import results_home
 
 _IMG512 = {"data": "img512", "decay": 70000, "P_mean": -0.4, "P_std": 1.0}

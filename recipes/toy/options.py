@@ -11,7 +11,7 @@ from recipes import selection
 from runtime.cli import parse
 from runtime.options import EXECUTION, Table, add_options, add_run_args, tagged
 from runtime.types import finite_float, nonnegative_int, positive_float, positive_int, text
-from selection.picker import Picker
+from selection import Picker
 from storage.dirs import results_home
 
 # Of train; test and plot have a smoke of their own.

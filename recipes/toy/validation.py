@@ -36,7 +36,10 @@ def network_picture(
     count: int,
     generator: torch.Generator,
 ) -> None:
-    """`count` samples of a network, of its guide, and guided ones, into a PNG. Errors: UsageError."""
+    """`count` samples of a network, of its guide, and guided ones, into a PNG.
+
+    Errors: UsageError if it cannot be written.
+    """
     if guide is None:
         columns = [("network", net.denoise), ("no guide", None), ("", None)]
     else:
