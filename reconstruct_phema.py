@@ -77,7 +77,7 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
         weights = phema.coefficients(*profiles) if todo else np.empty((len(files), 0))
     except (ValueError, np.linalg.LinAlgError) as error:
         raise CheckpointError(f"{indir}: {error}") from error
-    missed = phema.mismatch(weights, *profiles) if todo else []
+    missed = phema.mismatch(weights, *profiles) if todo else np.empty(0)
     for first in range(0, len(todo), args.batch):
         batch = slice(first, first + args.batch)
         results = reconstruct(files, weights[:, batch])

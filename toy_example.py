@@ -103,16 +103,16 @@ def train(args: Namespace) -> None:
 
             # First pass, without gradients: learner and reference on the whole super-batch. Then
             # the draw.
-            learner = ref = None
+            learner: torch.Tensor | None = None
+            ref: torch.Tensor | None = None
             if (selecting and picker.needs_losses) or waiting:
                 target = tree.score(x, sigma)
                 with torch.no_grad():
                     learner = parts.loss(net, x, sigma, target, steering)
                     ref = parts.loss(reference, x, sigma, target)
             if selecting:
-                # It wants losses that are sums over both dimensions; these are means.
-                sums = (None if loss is None else 2 * loss for loss in (learner, ref))
                 random = generator(run.device, "selection", args.seed, step)
+                sums = parts.summed(learner), parts.summed(ref)
                 rows, spread = picker.pick(len(x), *sums, sigma, random=random)
                 if spread is not None:
                     journal.note({"Selection Perplexity": spread.relative})
@@ -130,12 +130,13 @@ def train(args: Namespace) -> None:
             run.nimg += len(x)
 
             figures = {"Average Learner Loss": loss.detach()}
-            if learner is not None:
+            if learner is not None and ref is not None:
                 figures["Average Super-Batch Learner Loss"] = learner.mean()
                 figures["Average Super-Batch Reference Loss"] = ref.mean()
             run.log(**figures)
             journal.note(figures, training=watch.stop(), selection=selection_seconds)
-            if waiting:  # is the learner better than the reference by now?
+            if waiting and learner is not None and ref is not None:
+                # Is the learner better than the reference by now?
                 ahead = (learner - ref).mean().item()
                 if switch.observe(ahead, nimg=run.nimg, step=step + 1):
                     word = "begins" if switch.selecting else "ends"

@@ -83,7 +83,7 @@ def main(args: Namespace) -> None:
         picker = selection_picker(args, run.world_size, values)
         switch = early_late_switch(args)
         if picker.needs_ref and reference is None:
-            reference = first_average
+            reference = first_average  # the learner's own EMA
 
         run.restore(
             net=net,
@@ -142,7 +142,7 @@ def main(args: Namespace) -> None:
             learner = ref = sigma = choice = None
             if selecting or waiting:
                 selection_time.start()
-                if waiting or picker.needs_ref:
+                if reference is not None and (waiting or picker.needs_ref):
                     ref, sigma = losses_of(reference, rows, draw=int(args.unpaired))
                 if selecting and (waiting or picker.needs_losses):
                     learner, sigma = losses_of(net, rows)
@@ -186,7 +186,7 @@ def main(args: Namespace) -> None:
             if choice is not None and chosen_log is not None:  # the host waits, as in run.step
                 chosen_log.add(step, choice.numbers.flatten().cpu().numpy())
 
-            if waiting:  # is the learner better than the reference by now?
+            if waiting and ref is not None:  # is the learner better than the reference by now?
                 learner = torch.cat(losses) if learner is None else learner
                 ahead = distributed.mean((learner - ref).mean() / values).item()
                 if switch.observe(ahead, nimg=run.nimg, step=step + 1):

@@ -304,13 +304,15 @@ class _Pairs:
 
     def sums(self, index: Tensor) -> Tensor:
         """sum_{k in index} s_kj + s_jk, float64 [B]."""
-        out = None
-        for dim in (0, 1):
-            part = -self.ref.index_select(dim, index).sum(dim, dtype=torch.float64)
-            if self.learnability:
-                part += self.learner.index_select(dim, index).sum(dim, dtype=torch.float64)
-            out = part if out is None else out + part
+        out = self._sums(index, 0) + self._sums(index, 1)
         return -out if self.inverted else out
+
+    def _sums(self, index: Tensor, dim: int) -> Tensor:
+        """Scores summed over the rows (dim 0) or columns of `index`, not inverted."""
+        out = -self.ref.index_select(dim, index).sum(dim, dtype=torch.float64)
+        if self.learnability:
+            out += self.learner.index_select(dim, index).sum(dim, dtype=torch.float64)
+        return out
 
 
 def _draw_pairs(

@@ -58,7 +58,7 @@ class EarlyLateSwitch:
             raise ValueError(f"min_observations {min_observations} is below 2: no error is known")
         self.mode = mode
         self.half_life, self.z, self.min_observations = half_life, z, min_observations
-        self.selecting = {"early": True, "late": False}.get(mode, selecting)
+        self.selecting = selecting if mode is None else mode == "early"
         self.waiting = mode is not None
         self.change_nimg = self.change_step = 0
         self.observations = 0

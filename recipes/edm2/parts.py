@@ -79,8 +79,10 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
         raise UsageError(str(error)) from None
     if kind != "rgb" and args.vae is not None and args.sample_images and run.is_main:
         encoder.decode(torch.zeros(1, net.img_channels, 1, 1))  # fails now, not at the first grid
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    net = net.to(run.device, memory_format=layout).train()
+    net = net.to(run.device).train()
+    net = net.to(
+        memory_format=torch.channels_last if args.channels_last else torch.contiguous_format
+    )
     net.compute_dtype = run.precision.dtype
     return net, encoder
 
@@ -134,7 +136,7 @@ def optimizer(args: Namespace, net: Precond, device: torch.device) -> torch.opti
     return torch.optim.Adam(net.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=fused)
 
 
-def averages(args: Namespace, net: Precond) -> dict[float, emas.EMA]:
+def averages(args: Namespace, net: Precond) -> dict[float, emas.EMA[Precond]]:
     """An EMA of the weights for each of --ema_stds, its relative width."""
     return {std: emas.EMA(net, emas.power(std)) for std in args.ema_stds}
 
@@ -163,7 +165,7 @@ def learning_rate(
 def save_snapshots(
     args: Namespace,
     run: Run,
-    averages: dict[float, emas.EMA],
+    averages: dict[float, emas.EMA[Precond]],
     encoder: Encoder,
     classes: list[str],
 ) -> None:

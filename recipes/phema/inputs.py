@@ -32,7 +32,7 @@ def find_inputs(indir: Path, prefix: str, std: float | None) -> list[SnapshotFil
         if not path.name.startswith(prefix):
             continue
         file = SnapshotFile(path)
-        facts = [file.config.get(key) for key in ("nimg", "step", "ema_std")]
+        facts: list[Any] = [file.config.get(key) for key in ("nimg", "step", "ema_std")]
         if any(isinstance(f, bool) or not isinstance(f, int | float) for f in facts):
             print(f"{path.name}: passed over, not a snapshot of an average at a known time")
         elif "reconstructed" in file.provenance:
@@ -76,11 +76,11 @@ def check_same_run(a: SnapshotFile, b: SnapshotFile) -> None:
 
 def at_time(files: list[SnapshotFile], kimg: int | None, step: int | None) -> SnapshotFile:
     """An input at the wanted time, by default the last. Errors: UsageError."""
-    if kimg is None and step is None:
-        return files[-1]
     if step is not None:
         found = [f for f in files if f.config["step"] == step]
         option, value, there = "--out_step", step, {f.config["step"] for f in files}
+    elif kimg is None:
+        return files[-1]
     else:
         found = [f for f in files if f.config["nimg"] // 1000 == kimg]
         option, value, there = "--outkimg", kimg, {f.config["nimg"] // 1000 for f in files}

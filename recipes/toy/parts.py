@@ -45,6 +45,11 @@ def loss(
     return toy.loss(score, target, sigma)
 
 
+def summed(losses: Tensor | None) -> Tensor | None:
+    """Losses [N] as sums over both dimensions, as a draw takes them: those of `loss` are means."""
+    return None if losses is None else 2 * losses
+
+
 def load_net(
     path: str | None, device: torch.device, results: str | None = None
 ) -> toy.ToyModel | None:
