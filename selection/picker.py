@@ -76,12 +76,14 @@ class Picker:
         sigma: Tensor | None = None,
         *,
         random: torch.Generator,
+        spread: bool = True,
     ) -> Picked:
         """Draw from `count` rows.
 
         learner, ref: [count] losses, sums over the values of a row. sigma: [count] noise levels.
         What the method does not look at may be None, and has no effect. random: what the draw is
-        a function of besides, on the losses' device. Errors: ValueError.
+        a function of besides, on the losses' device. spread: whether to find out how selective the
+        draw is. Errors: ValueError.
         """
         if not self.needs_losses:
             learner = torch.zeros(count, device=random.device)
@@ -91,9 +93,10 @@ class Picker:
         if not self.needs_ref:
             ref = None
         elif ref is not None:
-            if self.by_sigma and sigma is None:
-                raise ValueError("a selection by noise level needs sigma")
-            strata = sigma_strata(sigma) if self.by_sigma and sigma is not None else None
+            if self.by_sigma:
+                if sigma is None:
+                    raise ValueError("a selection by noise level needs sigma")
+                strata = sigma_strata(sigma)
             learner, ref = scaled(
                 learner,
                 ref,
@@ -105,7 +108,7 @@ class Picker:
                 strata=strata,
             )
         options: dict[str, Any] = {}
-        spread = None
+        found = None
         if self.method == "jest" and ref is not None:
             options = {
                 "learnability": self.learnability,
@@ -115,9 +118,15 @@ class Picker:
                 "temperature": self.temperature,
                 "strata": strata,
             }
-            spread = draw_spread(
-                learner, ref, self.num_chunks, self.filter_ratio, rounding=self.rounding, **options
-            )
+            if spread:
+                found = draw_spread(
+                    learner,
+                    ref,
+                    self.num_chunks,
+                    self.filter_ratio,
+                    rounding=self.rounding,
+                    **options,
+                )
         rows = select(
             self.method,
             learner,
@@ -128,4 +137,4 @@ class Picker:
             generator=random,
             options=options,
         )
-        return Picked(rows, spread)
+        return Picked(rows, found)

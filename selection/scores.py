@@ -48,38 +48,6 @@ def check_generator(generator: torch.Generator | None, device: torch.device) -> 
         )
 
 
-def scores(
-    learner_loss: Tensor,
-    ref_loss: Tensor,
-    *,
-    scale: str = "standardised",
-    learnability: bool = True,
-    inverted: bool = False,
-    pixels: int | None = None,
-    loss_scaling: float = 1.0,
-    batch_gpu_total: int | None = None,
-    strata: Tensor | None = None,
-) -> Tensor:
-    """Scores float64 of the losses' shape: high ones are wanted.
-
-    learnability: learner - reference (what the reference finds easier than the learner does);
-    else easy reference: -reference (Evans et al. 2024, arXiv:2406.17711, section 3). `inverted`
-    negates. The other arguments, errors: `scaled`.
-    """
-    learner, ref = scaled(
-        learner_loss,
-        ref_loss,
-        scale=scale,
-        learnability=learnability,
-        pixels=pixels,
-        loss_scaling=loss_scaling,
-        batch_gpu_total=batch_gpu_total,
-        strata=strata,
-    )
-    score = learner - ref if learnability else -ref
-    return -score if inverted else score
-
-
 def scaled(
     learner_loss: Tensor,
     ref_loss: Tensor,

@@ -79,10 +79,8 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
         raise UsageError(str(error)) from None
     if kind != "rgb" and args.vae is not None and args.sample_images and run.is_main:
         encoder.decode(torch.zeros(1, net.img_channels, 1, 1))  # fails now, not at the first grid
-    net = net.to(run.device).train()
-    net = net.to(
-        memory_format=torch.channels_last if args.channels_last else torch.contiguous_format
-    )
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    net = net.to(run.device).to(memory_format=layout).train()
     net.compute_dtype = run.precision.dtype
     return net, encoder
 

@@ -12,7 +12,6 @@ from selection import (
     jointly_sample_batch,
     perplexity,
     scaled,
-    scores,
     selection_logits,
     sigma_strata,
 )
@@ -24,6 +23,13 @@ def sums(B: int = 200, pixels: int = 768) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     ref = pixels * (0.2 + torch.rand(B, generator=generator))
     return ref + 5 * torch.randn(B, generator=generator) + 3, ref
+
+
+def scores(learner, ref, *, learnability=True, inverted=False, **how):
+    """What a draw ranks by: losses that are scaled, subtracted, and negated where that is asked."""
+    learner, ref = scaled(learner, ref, learnability=learnability, **how)
+    score = learner - ref if learnability else -ref
+    return -score if inverted else score
 
 
 # ------------------------------------------------------------------------------------------- scales
