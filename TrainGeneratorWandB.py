@@ -42,7 +42,7 @@ from imle import (
 )
 from runtime import ema as emas
 from runtime.cli import parse
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.options import add_run_args, add_table
 from runtime.run import Run
 from runtime.seeding import seed_worker

@@ -67,7 +67,8 @@ from models.domain_norm import by_domain, convert_domain_bn, real_state
 from models.simclr import two_views
 from runtime import ema as emas
 from runtime.cli import parse
-from runtime.distributed import gather, launch
+from runtime.distributed import gather
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
 from runtime.options import add_table

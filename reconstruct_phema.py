@@ -25,7 +25,7 @@ from recipes.phema.inputs import at_time, describe, find_folder, find_inputs
 from recipes.phema.options import PRESETS, get_args  # noqa: F401
 from recipes.phema.smoke import make_inputs
 from runtime import ema
-from runtime.distributed import launch
+from runtime.launch import launch
 from storage.dirs import results_home
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import SnapshotFile, save_snapshot

@@ -38,9 +38,10 @@ from recipes.toy.options import (
 )
 from recipes.toy.parts import EMA_STD, GUIDANCE
 from runtime import ema as emas
-from runtime.allocator import keep_freed_memory
-from runtime.distributed import choose_device, launch
+from runtime.launch import launch
+from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
+from runtime.place import choose_device
 from runtime.run import Run
 from runtime.seeding import generator
 from storage.dirs import results_home

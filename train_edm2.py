@@ -42,8 +42,9 @@ from recipes.edm2.options import (
 )
 from recipes.selection import choose, early_late_switch
 from runtime import distributed
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.meters import Stopwatch
+from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator
 from storage.index_log import IndexLog
@@ -51,7 +52,7 @@ from storage.index_log import IndexLog
 
 def main(args: Namespace) -> None:
     if args.dry_run:
-        if distributed.place().rank == 0:
+        if place().rank == 0:
             print(json.dumps(vars(args), indent=1))
         return
     with Run(

@@ -4,36 +4,31 @@ After a wanted change: IMLE_LAB_WRITE_FLAGS=1 pytest tests/scripts/test_flags.py
 """
 
 import argparse
-import inspect
 import os
+import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from tests.scripts.support import SCRIPTS, load
+import recipes.command
+from tests.scripts.support import SCRIPTS, get_args, load
 
 FLAGS = Path(__file__).parent / "flags"
-
-
-def get_args(script: ModuleType, words: list[str]) -> argparse.Namespace:
-    """A page's options take its docstring first."""
-    doc = [None] if "doc" in inspect.signature(script.get_args).parameters else []
-    return script.get_args(*doc, words)
 
 
 def flags_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[argparse.ArgumentParser] = []
 
-    def stop(parser, *_):
-        if parser.add_help:  # not the one that looks for --preset before all others
-            seen.append(parser)
-            raise SystemExit
-        return argparse.Namespace(preset=None), []
+    def stop(parser, *_, **__):
+        seen.append(parser)
+        raise SystemExit
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
+    script = load(name)
+    home = sys.modules[script.get_args.__module__]
+    home = home if hasattr(home, "parse") else recipes.command
+    monkeypatch.setattr(home, "parse", stop)
     with pytest.raises(SystemExit):
-        get_args(load(name), [])
+        get_args(script, [])
     return [
         f"{'/'.join(a.option_strings)} = {a.default!r}"
         for a in seen[0]._actions
