@@ -78,12 +78,12 @@ from runtime.types import (
     positive_int,
     text,
 )
-from storage.checkpoint import write_atomic
 from storage.dirs import data_home, find_snapshot
 from storage.errors import CheckpointError, DataError, DiskError, NonFiniteError, UsageError
+from storage.files import write_text
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import load_snapshot, load_torch
-from storage.torchfile import reading, write_torch
+from storage.snapshot import load_snapshot
+from storage.torchfile import load_torch, reading, write_torch
 
 PRESETS = {
     "smoke": {
@@ -662,7 +662,7 @@ def final_probes(
             write_torch(run.dir / f"{args.backbone}-torchvision.pt", export_torchvision(model))
         if run.is_main:
             write_torch(run.dir / "right.pt", right)
-            write_atomic(file, json.dumps(record, indent=1) + "\n")  # last: all the rest is there
+            write_text(file, json.dumps(record, indent=1) + "\n")  # last: all the rest is there
     except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
         raise DiskError(f"{run.dir}: figures not written: {str(error).splitlines()[0]}") from None
     return figures

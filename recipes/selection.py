@@ -4,7 +4,6 @@ A script puts `whether_rows()` and `how_rows(...)` into its option table, calls 
 `check_jest_options`) in its own, makes the draw by `picker`, and calls `choose` once a step.
 """
 
-import argparse
 from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.rows import Rows
+from recipes.words import former
 from runtime import distributed
 from runtime.options import EXECUTION, Row, Rules, Table, tagged
 from runtime.types import number, positive_float, positive_int
@@ -20,15 +20,8 @@ from selection import EarlyLateSwitch, Picker, Spread
 
 JEST = "jest"  # the tag of an option that has an effect on JEST alone
 
-_SCALES = ("standardised", "autoguided", "raw", "mean")
-AUTOGUIDED = "seed"  # as runs of before, which must still resume, have it in their args.json
-
-
-def score_scale(word: str) -> str:
-    """Type of --score_scale. `autoguided` is kept under the name it had at first, `seed`."""
-    if word not in (*_SCALES, AUTOGUIDED):
-        raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(_SCALES)}")
-    return AUTOGUIDED if word == "autoguided" else word
+SCALES = ("standardised", "autoguided", "raw", "mean")
+AUTOGUIDED = "seed"  # the former name of the scale "autoguided", by which it is kept
 
 
 def whether_rows() -> list[Row]:
@@ -56,7 +49,7 @@ def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list
         ("--late", bool, False, "select only from then on"),
         ("--trick", bool, False, "no effect: probabilities are computed in logarithms anyway",
          EXECUTION),
-        ("--score_scale", score_scale, "standardised", scales, JEST),
+        ("--score_scale", former(SCALES, {AUTOGUIDED: "autoguided"}), "standardised", scales, JEST),
         ("--temperature", positive_float, 1.0, "of the draw", JEST),
         ("--score_by_sigma", bool, False, f"rank {unit} among those of like sigma: keeps P(sigma)",
          JEST),

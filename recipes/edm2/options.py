@@ -78,7 +78,9 @@ class DryRunAction(argparse.Action):
     def __init__(
         self, option_strings: Sequence[str], dest: str, default: bool = False, help: str = ""
     ) -> None:
-        super().__init__(["-n", *option_strings], dest, nargs=0, default=default, help=help)
+        super().__init__(
+            ["-n", *option_strings], dest, nargs=0, const=True, default=default, help=help
+        )
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         setattr(namespace, self.dest, True)

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import models.simclr
+from data.scenes import CLASSES
 from data.sources import Joined
-from data.synthetic import CLASSES
 from evaluation.features import fingerprint, load_features
 from models.optim import google_lr, seed_epoch_lr, warmup_cosine
 from runtime import distributed
 from runtime.precision import Precision
-from storage.snapshot import load_snapshot, load_torch
+from storage.snapshot import load_snapshot
+from storage.torchfile import load_torch
 from tests import gloo
 from tests import kill_harness as harness
 from tests.scripts.simclr_support import TINY, small_backbone, stopped, train

@@ -17,7 +17,8 @@ from models import SimCLR, lab_config
 from models.optim import LARC
 from storage.errors import CheckpointError
 from storage.foreign.objects import read_objects
-from storage.snapshot import load_torch, save_snapshot
+from storage.snapshot import save_snapshot
+from storage.torchfile import load_torch
 from tests.models.test_original import Head, Headed, Wrapped, lab
 from tests.scripts.simclr_support import TINY, small_backbone
 from tests.scripts.support import load
