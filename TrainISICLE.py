@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import TrainGeneratorWandB as generator
 import TrainSimCLR as simclr
 from data.pyramids import Pyramid, free_memory
 from data.sources import Source, evenly
@@ -65,6 +64,9 @@ from imle import parameter_groups as generator_groups
 from models import MultiPositive, SimCLR
 from models.domain_norm import by_domain, convert_domain_bn, real_state
 from models.simclr import two_views
+from recipes.imle import options as imle_options
+from recipes.imle import parts
+from recipes.imle.step import imle_gradients
 from runtime import ema as emas
 from runtime.cli import parse
 from runtime.distributed import gather, launch
@@ -684,7 +686,7 @@ def imle_args(args: argparse.Namespace, res: list[int] | None = None) -> argpars
     words += ["--data_tr", args.data, "--seed", str(args.seed)]
     words += ["--num_iteration", str(args.imle_steps)]
     words += [] if res is None else ["--res", *map(str, res)]
-    found = generator.get_args(words)
+    found = imle_options.get_args(None, words)
     if found.unconditional:
         raise ValueError("--imle --unconditional: views need a generator that takes a picture")
     return found
@@ -712,7 +714,7 @@ class Joint:
                 run.say(f"--imle: {', '.join(idle)} have no influence, they are as in {file.name}")
         else:
             own = imle_args(args)
-            _, net = generator.build_net(own)
+            net = parts.network(own, torch.device("cpu"))
             mixing = {"method": own.sample_method, "num_components": own.num_components}
             noise = {k: getattr(own, k) for k in ("grayscale", "mask_res", "mask_frac", "fill")}
         if own.bs % run.world_size:
@@ -721,13 +723,13 @@ class Joint:
         self.config = {"net": net.config, "codes": mixing, "corruption": noise, "crop": "center"}
         layout = torch.channels_last if own.channels_last else torch.contiguous_format
         self.net = net.to(run.device, memory_format=layout)
-        self.loss_fn = generator.build_loss(own).to(run.device, memory_format=layout)
+        self.loss_fn = parts.loss(own, run.device)
         groups = generator_groups(self.net, own.lr, own.mapping_lr_mult)
         self.optimizer = torch.optim.AdamW(
             groups, betas=(0.9, 0.999), weight_decay=own.weight_decay, fused=True
         )
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.factor = generator.lr_factor(own, turns.phases * turns.phase)
+        self.factor = parts.lr_factor(own, turns.phases * turns.phase)
         self.ema = emas.EMA(self.net, emas.power(own.ema_std) if own.ema_std else 0.0)
         on_gpu = run.device.type == "cuda"
         bf16 = own.search_precision == "bf16" or (
@@ -798,15 +800,10 @@ class Joint:
         rate = self.factor(number)
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * rate
-        batch_loss: Any = 0.0
-        for first in range(0, len(cx), own.mini_bs):
-            part = slice(first, first + own.mini_bs)
-            with run.precision.autocast():
-                images = self._forward(cx[part], [code[part] for code in codes])
-                terms = [self.loss_fn(x, y[part]).mean() for x, y in zip(images, ys, strict=True)]
-            loss = sum(terms) * (len(cx[part]) / len(cx))
-            run.backward(loss, self.loader.last_ids[part], last=part.stop >= len(cx))
-            batch_loss = batch_loss + loss.detach()
+        batch_loss = imle_gradients(
+            run, self._forward, self.loss_fn, (cx, codes, ys), self.loader.last_ids,
+            mini_bs=own.mini_bs,
+        )  # fmt: skip
         if run.step(self.optimizer, clip=own.grad_clip or None):
             self.ema.update(self.net, (number + 1) * own.bs, own.bs)
         run.log(**{"imle/batch loss": batch_loss, "imle/learning rate": self.rates[0] * rate})

@@ -44,6 +44,7 @@ from data.views.stored import FORMATS, ViewWriter, root_ids, root_of
 from generate_images import build, untrained
 from imle import CAMNet, CodeGenerator, Corruption
 from imle.perceptual import MIN_SIDE
+from recipes.imle.perceptual import perceptual_loss
 from runtime import distributed
 from runtime.cli import parse
 from runtime.distributed import choose_device, launch
@@ -67,7 +68,6 @@ from storage.dirs import data_home, results_home
 from storage.errors import CheckpointError, Preempted, UsageError
 from storage.find import find_network, identity
 from storage.snapshot import Snapshot
-from TrainGeneratorWandB import build_loss
 
 VIEW_LOOP = -4  # the codes' "loop" of views, apart from training (>= 0), validation and sampling
 CODES = ("random", "fixed")
@@ -351,11 +351,7 @@ def view_source(
     if real is None:
         raise UsageError("--lpips_min and --lpips_max compare with the real pictures: none given")
     low, high = args.lpips_min or 0.0, args.lpips_max or math.inf
-    loss = build_loss(
-        argparse.Namespace(
-            lpips=args.lpips, lpips_path=args.lpips_path, alpha=0.0, lpips_weighting="lpips"
-        )
-    ).to(real.device)
+    loss = perceptual_loss(args.lpips, args.lpips_path, alpha=0.0).to(real.device)
     return FilteredViews(source, real, loss, low, high, tries=args.tries, rows=args.view_batch)
 
 
