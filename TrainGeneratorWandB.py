@@ -19,7 +19,7 @@ from torch import nn
 from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, run_name
 from recipes.imle.step import imle_gradients
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.options import EXECUTION, tagged
 from runtime.run import Run
 

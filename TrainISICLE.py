@@ -69,7 +69,8 @@ from recipes.imle import parts
 from recipes.imle.step import imle_gradients
 from runtime import ema as emas
 from runtime.cli import parse
-from runtime.distributed import gather, launch
+from runtime.distributed import gather
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
 from runtime.options import add_table

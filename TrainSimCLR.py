@@ -62,7 +62,8 @@ from models.simclr import HEADS, export_torchvision, two_views
 from runtime import rundir
 from runtime.cli import parse
 from runtime.counter_rng import permutation
-from runtime.distributed import gather_object, interleave, launch
+from runtime.distributed import gather_object, interleave
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.options import add_run_args, add_table
 from runtime.run import Run

@@ -40,10 +40,11 @@ from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw
 from recipes.words import compact_seeds, seed_range
 from runtime import distributed
 from runtime.cli import parse
-from runtime.distributed import choose_device, launch
 from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet, read_facts
+from runtime.launch import launch
 from runtime.networks import open_network
 from runtime.options import add_table
+from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.progress import Progress
 from runtime.provenance import collect

@@ -47,9 +47,10 @@ from imle.perceptual import MIN_SIDE
 from recipes.imle.perceptual import perceptual_loss
 from runtime import distributed
 from runtime.cli import parse
-from runtime.distributed import choose_device, launch
+from runtime.launch import launch
 from runtime.networks import open_network
 from runtime.options import add_table
+from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag
 from runtime.progress import Progress

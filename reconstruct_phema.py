@@ -22,7 +22,7 @@ from torch import Tensor
 from diffusion import phema
 from runtime import ema
 from runtime.cli import parse
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.options import add_table
 from runtime.rundir import plain, timestamp
 from runtime.types import list_of, nonnegative_int, number, positive_int, text

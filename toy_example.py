@@ -30,12 +30,13 @@ from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.toy_eval import examine, panels
 from runtime import ema as emas
-from runtime.allocator import keep_freed_memory
 from runtime.cli import parse
-from runtime.distributed import choose_device, launch
+from runtime.launch import launch
+from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
 from runtime.options import add_run_args, add_table
+from runtime.place import choose_device
 from runtime.run import Run
 from runtime.seeding import generator
 from runtime.types import finite_float, nonnegative_int, number, positive_float, positive_int, text

@@ -42,10 +42,11 @@ from runtime import distributed
 from runtime import ema as emas
 from runtime.cli import parse
 from runtime.counter_rng import mix, normal
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
 from runtime.options import add_run_args, add_table
+from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator, seed_worker
 from runtime.types import (
@@ -312,7 +313,7 @@ def mini_batch(args: argparse.Namespace, world_size: int) -> int:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.dry_run and distributed.place().rank == 0:
+    if args.dry_run and place().rank == 0:
         print(json.dumps(vars(args), indent=1))
     if args.dry_run:
         return

@@ -58,7 +58,7 @@ import generate_views
 import TrainGeneratorWandB
 import TrainISICLE
 from evaluation.intervals import mean_interval, paired_images, paired_t
-from runtime.distributed import launch
+from runtime.launch import launch
 from runtime.networks import open_network
 from runtime.rundir import refuse_changes, shaping
 from storage.checkpoint import write_atomic

@@ -55,7 +55,7 @@ from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.samplers import heun
 from runtime import ema as emas
-from runtime.allocator import keep_freed_memory
+from runtime.memory import keep_freed_memory
 from runtime.seeding import generator, hash64
 from selection import (
     draw_spread,

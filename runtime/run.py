@@ -26,14 +26,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from runtime import distributed, provenance, rundir, seeding, state
-from runtime.allocator import keep_freed_memory
-from runtime.failures import as_out_of_memory
+from runtime import distributed, provenance, resume, rundir, seeding
+from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.meters import Meters
+from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag
 from runtime.progress import Progress
-from runtime.resume import Resume
 from runtime.tracker import Tracker
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
@@ -109,7 +108,7 @@ class Run:
         args = self.args
         if args.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        self.device = distributed.choose_device(args.gpus)
+        self.device = choose_device(args.gpus)
         if self.device.type == "cpu":
             keep_freed_memory()  # activations, freed and made again in every step
         distributed.init(self.device)
@@ -126,7 +125,7 @@ class Run:
             torch.backends.cudnn.deterministic = args.deterministic
             torch.backends.cudnn.benchmark = not args.deterministic
             self._updater = Updater(self.precision.scaler, self.say)
-            self.resume = Resume(args.resume, args.run_dir, self.milestone_every)
+            self.resume = resume.Resume(args.resume, args.run_dir, self.milestone_every)
             self.dir = self._from_main(self._open_dir)
             self.checkpoints = self.dir / "checkpoints"
             seeding.seed_all(seeding.hash64("init", args.seed))
@@ -303,10 +302,10 @@ class Run:
         checkpoint: one missing or extra is a CheckpointError.  Every rank loads the same file.
         Returns the number of completed steps, 0 for a fresh run.
         """
-        self._objects = state.accept(objects)
+        self._objects = resume.accept(objects)
         path = self._from_main(lambda: self.resume.choose(self.checkpoints, self.say))
         if path is None:
-            state.check(self._objects)  # fail now, not at the first save
+            resume.check(self._objects)  # fail now, not at the first save
             return 0
         self._load(checkpoint.load_path(path, verified=self.is_main), path)
         return self.completed
@@ -316,7 +315,7 @@ class Run:
         if meta["script"] != self.script:
             raise CheckpointError(f"{path} was written by {meta['script']}, not by {self.script}")
         rundir.refuse_changes(meta["shaping"], self.flags, str(path), self.exclude)
-        state.load(self._objects, loaded.state, path.name)
+        resume.load(self._objects, loaded.state, path.name)
         self.completed, self.nimg = loaded.step, meta["nimg"]
         self._saved_step = self.completed
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
@@ -344,7 +343,7 @@ class Run:
             rng = distributed.gather_object(seeding.rng_state(self.device))
             meters = self._meters.state_dict(distributed.gather_object)
             self._from_main(
-                lambda: state.refuse_bad_weights(
+                lambda: resume.refuse_bad_weights(
                     self._objects or {}, self.completed, checkpoint.steps_of(self.checkpoints)
                 )
             )

@@ -1,7 +1,7 @@
 """Errors that end a run, each with the exit code that the launcher gives to the shell.
 
 The protocol is the attribute `exit_code`: any exception of any package may carry one, and
-`runtime.distributed.launch` turns it into one line on stderr and that code.  Nobody has to import
+`runtime.launch.launch` turns it into one line on stderr and that code.  Nobody has to import
 this file for that.  Codes: 2 usage, 3 checkpoint, 4 lock, 5 non-finite, 6 data, 7 disk, 8 memory,
 75 preempted (the EX_TEMPFAIL of sysexits.h: run the same command again).
 """

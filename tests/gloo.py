@@ -32,6 +32,12 @@ class ChildFailed(AssertionError):
     """A rank raised, died or was late; the message has its traceback."""
 
 
+def shard(n: int) -> range:
+    """This rank's contiguous share of range(n); shares differ by at most one and cover it once."""
+    r, w = distributed.rank(), distributed.world_size()
+    return range(n * r // w, n * (r + 1) // w)
+
+
 def _child(
     fn: Callable[..., Any],
     args: tuple[Any, ...],

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runtime import distributed
+from runtime.launch import call_main
 from storage import checkpoint
 
 # What a launch would spend seconds on importing; _dynamo comes with the first optimizer.
@@ -60,7 +60,7 @@ def _child(target: Target, args: tuple[Any, ...], log: str, env: dict[str, str])
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | env)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for data workers, as in a plain process
-    code = distributed._call(lambda _: target(*args), None)  # as distributed.launch would
+    code = call_main(lambda _: target(*args), None)  # as `launch` would
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

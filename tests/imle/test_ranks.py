@@ -20,7 +20,7 @@ def gradients() -> list[torch.Tensor]:
     codes = [
         z.draw(level, 0, torch.arange(4), torch.zeros(1, dtype=torch.int64)) for level in (0, 1)
     ]
-    share = distributed.shard(4)
+    share = gloo.shard(4)
     part = slice(share.start, share.stop)
     images = net(x[part], [c[part] for c in codes])
     sum(loss_fn(fx, y[part]).mean() for fx, y in zip(images, ys, strict=True)).backward()

@@ -1,11 +1,8 @@
-"""Rendezvous from the environment, collectives against one-process arithmetic, the launcher."""
+"""Joining several processes, and collectives against one-process arithmetic."""
 
-import argparse
-import errno
 import importlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,10 +11,10 @@ import pytest
 import torch
 
 from runtime import distributed
-from storage.errors import NonFiniteError, RunError, UsageError
+from runtime.place import place
+from storage.errors import RunError
 from tests import gloo
 
-ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -28,14 +25,11 @@ def bare_environment(monkeypatch):
             monkeypatch.delenv(name)
 
 
-# --- rendezvous
-
-
 def test_alone_nothing_is_initialised():
     distributed.init(torch.device("cpu"))
     assert not torch.distributed.is_initialized()
     assert (distributed.rank(), distributed.world_size(), distributed.local_rank()) == (0, 1, 0)
-    assert distributed.is_main() and distributed.shard(5) == range(5)
+    assert distributed.is_main() and gloo.shard(5) == range(5)
     x = torch.arange(6.0).view(2, 3)
     for f in (distributed.all_reduce_sum, distributed.mean, distributed.gather):
         assert torch.equal(f(x), x) and f(x).data_ptr() != x.data_ptr()
@@ -45,119 +39,7 @@ def test_alone_nothing_is_initialised():
     distributed.shutdown()
 
 
-def test_torchrun_variables():
-    env = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-    assert distributed.place(env) == (3, 8, 1, "torchrun")
-    assert distributed.place({**env, "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}).source == "torchrun"
-    with pytest.raises(UsageError, match="rank 8 of 8"):
-        distributed.place({**env, "RANK": "8"})
-    with pytest.raises(UsageError, match="WORLD_SIZE='many'"):
-        distributed.place({**env, "WORLD_SIZE": "many"})
-
-
-def test_slurm_variables():
-    env = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
-    assert distributed.place(env) == (5, 8, 1, "slurm")
-    assert distributed.place({**env, "SLURM_STEP_NUM_TASKS": "6"}).world == 6
-    assert distributed.place({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == (0, 1, 0, "one")
-
-
-def test_a_batch_script_is_one_process():
-    # Outside srun the batch shell has PROCID 0 of all the job's tasks, which nobody started.
-    env = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_TASK_PID": "77"}
-    assert distributed.place(env) == (0, 1, 0, "one")
-    assert distributed.place({**env, "SLURM_STEP_ID": "0"}) == (0, 8, 0, "slurm")
-
-
-@pytest.mark.parametrize(
-    ("nodes", "host"),
-    [
-        ("gpu03", "gpu03"),
-        ("gpu[03-05,07]", "gpu03"),
-        ("gpu[7,9]", "gpu7"),
-        ("gpu03,gpu04", "gpu03"),
-        ("a-b[001-010]-ib,other", "a-b001-ib"),
-        ("r[1-2]n[3-4].cluster.org", "r1n3.cluster.org"),
-    ],
-)
-def test_first_host_without_scontrol(monkeypatch, nodes, host):
-    monkeypatch.setattr(distributed.shutil, "which", lambda name: None)
-    assert distributed.first_host(nodes) == host
-
-
-@pytest.mark.parametrize("nodes", ["", "  ", "[1-2]", "gpu[1-", "gpu]", "-x"])
-def test_first_host_never_guesses(monkeypatch, nodes):
-    monkeypatch.setattr(distributed.shutil, "which", lambda name: None)
-    with pytest.raises(UsageError, match="MASTER_ADDR"):
-        distributed.first_host(nodes)
-
-
-def test_scontrol_is_asked_first_and_may_fail(tmp_path, monkeypatch):
-    fake = tmp_path / "scontrol"
-    fake.write_text('#!/bin/sh\n[ "$1 $2" = "show hostnames" ] && printf "real07\\nreal08\\n"\n')
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert distributed.first_host("alias[7-8]") == "real07"
-    fake.write_text("#!/bin/sh\nexit 1\n")
-    assert distributed.first_host("alias[7-8]") == "alias7"
-
-
-def test_slurm_meeting_point(monkeypatch):
-    monkeypatch.setattr(distributed.shutil, "which", lambda name: None)
-    meet = distributed.slurm_meeting_point
-    env = {"SLURM_JOB_NODELIST": "gpu[03-04]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "812"}
-    assert meet(env) == ("gpu03", 10812)
-    assert meet({**env, "SLURM_JOB_ID": "40005", "SLURM_STEP_ID": "2"}) == ("gpu03", 10007)
-    assert meet({**env, "MASTER_ADDR": "h", "MASTER_PORT": "99"}) == ("h", 99)
-    assert meet({**env, "SLURM_NNODES": "1"})[0] == "127.0.0.1"
-    assert meet({"SLURM_JOB_NODELIST": "gpu3", "SLURM_JOB_ID": "1"})[0] == "127.0.0.1"
-    for broken, said in (
-        ({"SLURM_NNODES": "2", "SLURM_JOB_ID": "1"}, "MASTER_ADDR"),
-        ({"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "[", "SLURM_JOB_ID": "1"}, "MASTER_ADDR"),
-        ({"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "a,b"}, "MASTER_PORT"),
-        ({**env, "SLURM_JOB_ID": "x"}, "SLURM_JOB_ID"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            meet(broken)
-
-
-def test_choice_of_device(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert distributed.choose_device() == torch.device("cpu")
-    assert capsys.readouterr().out == "no GPU found: running on the CPU\n"
-    assert distributed.choose_device([]) == torch.device("cpu")
-    assert capsys.readouterr().out == ""
-    with pytest.raises(UsageError, match="--gpus 0: this machine has no GPU"):
-        distributed.choose_device([0])
-    monkeypatch.setenv("IMLE_LAB_CPU_RANKS", "2")
-    assert distributed.choose_device() == torch.device("cpu")
-    assert capsys.readouterr().out == ""
-    with pytest.raises(UsageError, match="exclude"):
-        distributed.choose_device([0])
-
-
-def test_choice_among_gpus(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    assert distributed.choose_device().index == 0
-    assert distributed.choose_device([3, 1]).index == 3
-    assert distributed.choose_device([]).type == "cpu"
-    with pytest.raises(UsageError, match="--gpus 4 9: this machine has GPUs 0 to 3"):
-        distributed.choose_device([1, 4, 9])
-    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
-        monkeypatch.setenv(name, value)
-    assert distributed.choose_device([3, 1]).index == 1
-    assert distributed.choose_device().index == 1
-    with pytest.raises(UsageError, match="process 2 on this machine has no GPU"):
-        distributed.choose_device([2])
-    for name in LAUNCHER[:3]:
-        monkeypatch.delenv(name)
-    # A SLURM task that was bound to its GPU sees only that one, as number 0.
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for name, value in (("PROCID", "5"), ("NTASKS", "8"), ("LOCALID", "1")):
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert distributed.choose_device().index == 0
+# --- joining
 
 
 def slurm_rank(port):
@@ -167,7 +49,7 @@ def slurm_rank(port):
     os.environ.update({"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": "2"})
     os.environ.update({"SLURM_JOB_NODELIST": "thishost", "SLURM_JOB_ID": str(port - 10000)})
     distributed.init(torch.device("cpu"), timeout_s=30)
-    return distributed.place().source, distributed.gather_object(distributed.rank())
+    return place().source, distributed.gather_object(distributed.rank())
 
 
 def free_port():
@@ -232,7 +114,7 @@ def rank_collectives():
     out["scalar"] = distributed.gather(torch.tensor(float(r)))
     out["empty"] = distributed.gather(torch.empty(0, 3)).shape
     out["object"] = distributed.gather_object({"rank": r, "text": "x" * r})
-    out["shards"] = [distributed.shard(n) for n in (0, 1, 3, 10)]
+    out["shards"] = [gloo.shard(n) for n in (0, 1, 3, 10)]
     distributed.barrier()
     return out
 
@@ -267,7 +149,7 @@ def test_collectives_against_arithmetic():
 
 def rank_contrastive(x, weight):
     """A loss in which every row meets every other: what gather_grad exists for."""
-    rows = x[distributed.shard(len(x)).start : distributed.shard(len(x)).stop].clone()
+    rows = x[gloo.shard(len(x)).start : gloo.shard(len(x)).stop].clone()
     w = weight.clone().requires_grad_()
     z = torch.tanh(rows @ w)
     everything = distributed.gather_grad(z)
@@ -416,32 +298,24 @@ def test_average_gradients_of_different_parameters_is_an_error():
     assert results[0][0] == "fine" and all("different" in s for s in results[0][1:])
 
 
-def rank_module(same):
-    torch.manual_seed(distributed.rank())
-    wide = 3 if same else 3 + distributed.rank()
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, wide, 3), torch.nn.BatchNorm2d(wide))
-    net[0].weight.data = net[0].weight.data.to(memory_format=torch.channels_last)
-    net[1].running_mean.fill_(distributed.rank())
-    net[1].num_batches_tracked.fill_(5 + distributed.rank())
-    net.half_weight = torch.nn.Parameter(torch.randn(5).bfloat16())
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    try:
-        distributed.broadcast_module(net, src=1)
-    except ValueError as error:
-        return str(error)
-    return before, net.state_dict()
+def rank_interleaved(whole, lists):
+    me, world = distributed.rank(), distributed.world_size()
+    mine = whole[me::world]
+    shares = [distributed.take_interleaved([mine, mine[:, 0].half()], rows) for rows in lists]
+    return distributed.interleave(mine), shares
 
 
-def test_broadcast_module():
-    results = gloo.run(2, rank_module, True)
-    source = results[1][0]
-    assert not torch.equal(results[0][0]["0.weight"], source["0.weight"])
-    for _, after in results:
-        assert all(torch.equal(after[k], source[k]) for k in source) and len(source) == 8
-    said = gloo.run(2, rank_module, False)
-    assert said == ["rank 1 built another module than rank 0"] + [
-        "rank 0 built another module than rank 1"
-    ]
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_rows_shared_one_by_one(world):
+    whole = torch.randint(0, 256, (12, 3, 2), dtype=torch.uint8)
+    lists = [[0], [11, 3, 3, 7, 0], [0, 3, 6, 9], [1, 4], list(range(12)), []]
+    lists = [torch.tensor(rows, dtype=torch.int64) for rows in lists]
+    results = gloo.run(world, rank_interleaved, whole, lists)
+    for me, (order, shares) in enumerate(results):
+        assert torch.equal(order, whole)
+        for rows, (taken, halves) in zip(lists, shares, strict=True):
+            assert torch.equal(taken, whole[rows[me::world]])
+            assert torch.equal(halves, whole[rows[me::world]][:, 0].half())
 
 
 # --- the helper itself
@@ -471,240 +345,3 @@ def test_gloo_run_reports_failures(how, said):
 def test_gloo_run_wants_a_module_level_function():
     with pytest.raises(TypeError, match="module-level"):
         gloo.run(2, lambda: 1)
-
-
-# --- launcher
-
-
-def script(args):
-    """What the launcher is given in these tests; `args.mode` says how it ends."""
-    distributed.init(distributed.choose_device(args.gpus), timeout_s=60)
-    rank, mode = distributed.rank(), args.mode
-    print(f"rank {rank} of {distributed.world_size()}", flush=True)
-    if mode == "usage":
-        raise UsageError("bs 3 is not a multiple of 2")
-    if mode == "one rank non-finite":
-        if rank == 1:
-            raise NonFiniteError("three in a row")
-        distributed.barrier()
-    if mode == "bug":
-        raise KeyError("oops")
-    if mode == "memory":
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines")
-    if mode == "cpu memory":
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
-    if mode == "disk":
-        raise OSError(errno.ENOSPC, "No space left on device")
-    if mode == "exit 75":
-        sys.exit(75)
-    if mode == "text exit":
-        sys.exit("finished badly")
-    if mode == "kill 1, rest hangs" and rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if mode == "wait for a signal":
-        got = []
-        for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(s, lambda number, frame: got.append(number))
-        distributed.barrier()
-        # Whole lines in one write: with PYTHONUNBUFFERED print() makes two, and ranks get mixed up.
-        sys.stdout.write("READY\n")
-        sys.stdout.flush()
-        while not got:
-            time.sleep(0.01)
-        sys.stdout.write(f"got {' '.join(signal.Signals(n).name for n in got)}\n")
-        sys.stdout.flush()
-        distributed.barrier()
-        sys.exit(75)
-    if mode in ("kill 1, rest hangs", "sleep"):
-        print("READY", flush=True)
-        while True:  # a rank that ignores even SIGTERM
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            time.sleep(0.05)
-
-
-def _launched(log, ranks, mode, gpus, env):
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1)
-    sys.stderr = os.fdopen(2, "w", buffering=1)
-    os.environ.update(env)
-    if ranks > 1:
-        os.environ["IMLE_LAB_CPU_RANKS"] = str(ranks)
-    torch.set_num_threads(1)
-    distributed.launch(
-        script, argparse.Namespace(gpus=gpus, mode=mode), start_method="fork", grace_s=0.5
-    )
-
-
-class Launched:
-    """`distributed.launch` in a process of its own; forked: importing torch takes seconds."""
-
-    def __init__(self, tmp_path, ranks, mode, gpus=None, env=None):
-        self.log = tmp_path / "log"
-        context = torch.multiprocessing.get_context("fork")
-        self.process = context.Process(
-            target=_launched, args=(self.log, ranks, mode, gpus, env or {})
-        )
-        self.process.start()
-
-    def text(self):
-        return self.log.read_text() if self.log.exists() else ""
-
-    def wait_for(self, word, times):
-        deadline = time.monotonic() + 20
-        while self.text().count(word) < times:
-            assert time.monotonic() < deadline and self.process.is_alive(), self.text()
-            time.sleep(0.02)
-
-    def end(self, seconds=30):
-        self.process.join(seconds)
-        if self.process.is_alive():
-            self.process.kill()
-            raise AssertionError(f"still running: {self.text()}")
-        return self.process.exitcode, self.text()
-
-
-@pytest.mark.parametrize(
-    ("mode", "code", "said"),
-    [
-        ("fine", 0, ""),
-        ("usage", 2, "error: bs 3 is not a multiple of 2\n"),
-        ("memory", 8, "error: out of memory: CUDA out of memory. Tried to allocate 20 GiB"),
-        ("cpu memory", 8, "error: out of memory: [enforce fail]"),
-        ("disk", 7, "error: no space left"),
-        ("exit 75", 75, ""),
-        ("text exit", 1, "error: finished badly\n"),
-    ],
-)
-def test_one_process_exit_codes(tmp_path, mode, code, said):
-    got, text = Launched(tmp_path, 1, mode, gpus=[]).end()
-    assert got == code
-    assert text.startswith("rank 0 of 1\n") and said in text
-    assert "Traceback" not in text and text.count("\n") == 1 + bool(said)
-
-
-def test_a_bug_keeps_its_traceback(tmp_path):
-    code, text = Launched(tmp_path, 1, "bug", gpus=[]).end()
-    assert code == 1 and "Traceback" in text and "error: KeyError: 'oops'" in text
-
-
-def test_tracebacks_on_request(tmp_path):
-    code, text = Launched(tmp_path, 1, "usage", [], {"IMLE_LAB_TRACEBACK": "1"}).end()
-    assert code == 2 and "Traceback" in text
-
-
-def test_wrong_requests_are_usage_errors(tmp_path, monkeypatch):
-    for i, (gpus, env, said) in enumerate(
-        [
-            ([99], {}, "--gpus 99: this machine has"),
-            ([0, 1], {"IMLE_LAB_CPU_RANKS": "2"}, "exclude each other"),
-            (None, {"IMLE_LAB_CPU_RANKS": "two"}, "'two' is not a number of processes"),
-            (None, {"IMLE_LAB_CPU_RANKS": "0"}, "'0' is not a number of processes"),
-        ]
-    ):
-        folder = tmp_path / str(i)
-        folder.mkdir()
-        code, text = Launched(folder, 1, "fine", gpus, env).end()
-        assert code == 2 and said in text and text.count("\n") == 1
-
-
-def test_several_ranks_run(tmp_path):
-    code, text = Launched(tmp_path, 3, "fine").end()
-    assert code == 0 and sorted(text.splitlines()) == [f"rank {r} of 3" for r in range(3)]
-
-
-def test_the_meaningful_code_wins(tmp_path):
-    code, text = Launched(tmp_path, 2, "one rank non-finite").end()
-    assert code == 5
-    assert "error: rank 1: three in a row\n" in text and "Traceback" not in text
-
-
-def test_preempted_ranks_give_75(tmp_path):
-    assert Launched(tmp_path, 2, "exit 75").end()[0] == 75
-
-
-def test_a_dead_rank_takes_the_others_down(tmp_path):
-    start = time.monotonic()
-    code, text = Launched(tmp_path, 2, "kill 1, rest hangs").end()
-    assert code == 128 + signal.SIGKILL and "error: rank 1 died (SIGKILL)" in text
-    assert time.monotonic() - start < 20  # 0.5 s of grace, 10 s after SIGTERM
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_signals_reach_every_rank_once(tmp_path, number):
-    launched = Launched(tmp_path, 2, "wait for a signal")
-    launched.wait_for("READY", 2)
-    os.kill(launched.process.pid, number)
-    code, text = launched.end()
-    assert code == 75 and text.count(f"got {number.name}\n") == 2
-
-
-def test_ranks_never_outlive_a_killed_launcher(tmp_path):
-    launched = Launched(tmp_path, 2, "sleep")
-    launched.wait_for("READY", 2)
-    children = Path(f"/proc/{launched.process.pid}/task/{launched.process.pid}/children")
-    if not children.exists():
-        pytest.skip("needs /proc")
-    ranks = [int(p) for p in children.read_text().split()]
-    assert len(ranks) == 2
-    launched.process.kill()
-    launched.process.join()
-
-    def alive(pid):
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except OSError:
-            return False
-
-    deadline = time.monotonic() + 10
-    while any(alive(p) for p in ranks):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-SCRIPT = """
-import argparse
-from runtime import distributed
-from tests.runtime.test_distributed import script
-
-def main(args):
-    script(args)
-
-if __name__ == "__main__":
-    distributed.launch(main, argparse.Namespace(gpus=None, mode="wait for a signal"))
-"""
-
-
-def test_a_real_script_spawns_its_ranks(tmp_path):
-    file = tmp_path / "script.py"
-    file.write_text(SCRIPT)
-    env = {**os.environ, "IMLE_LAB_CPU_RANKS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, file], env=env, stdout=subprocess.PIPE, text=True) as p:
-        lines = []
-        while lines.count("READY\n") < 2:
-            lines.append(p.stdout.readline())
-            assert lines[-1], lines
-        p.send_signal(signal.SIGUSR1)
-        rest = p.stdout.read()
-        assert p.wait(30) == 75 and rest.count("got SIGUSR1\n") == 2
-
-
-def rank_interleaved(whole, lists):
-    me, world = distributed.rank(), distributed.world_size()
-    mine = whole[me::world]
-    shares = [distributed.take_interleaved([mine, mine[:, 0].half()], rows) for rows in lists]
-    return distributed.interleave(mine), shares
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_rows_shared_one_by_one(world):
-    whole = torch.randint(0, 256, (12, 3, 2), dtype=torch.uint8)
-    lists = [[0], [11, 3, 3, 7, 0], [0, 3, 6, 9], [1, 4], list(range(12)), []]
-    lists = [torch.tensor(rows, dtype=torch.int64) for rows in lists]
-    results = gloo.run(world, rank_interleaved, whole, lists)
-    for me, (order, shares) in enumerate(results):
-        assert torch.equal(order, whole)
-        for rows, (taken, halves) in zip(lists, shares, strict=True):
-            assert torch.equal(taken, whole[rows[me::world]])
-            assert torch.equal(halves, whole[rows[me::world]][:, 0].half())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -37,10 +39,21 @@ def load(name: str) -> ModuleType:
     return sys.modules[key]
 
 
+def get_args(script: ModuleType, words: list[str]) -> argparse.Namespace:
+    """A script's options; those that a recipe reads are told what --help begins with."""
+    takes_doc = "doc" in inspect.signature(script.get_args).parameters
+    return script.get_args(None, words) if takes_doc else script.get_args(words)
+
+
+def presets(script: ModuleType) -> dict[str, dict]:
+    """A script's presets, which stand beside its options."""
+    return sys.modules[script.get_args.__module__].PRESETS
+
+
 def train(run_dir: Path | str, *words: str) -> None:
     """One launch of the main job on the tiny settings; module-level, for the fork harness."""
     script = load("TrainGeneratorWandB")
-    script.main(script.get_args([*TINY, "--run-dir", str(run_dir), *words]))
+    script.main(get_args(script, [*TINY, "--run-dir", str(run_dir), *words]))
 
 
 def metrics(run_dir: Path, key: str) -> dict[int, float]:

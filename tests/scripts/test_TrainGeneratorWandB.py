@@ -12,14 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from recipes.imle import parts
 from storage import checkpoint
 from tests import kill_harness as harness
-from tests.scripts.support import ROOT, TINY, load, metrics, train
+from tests.scripts.support import ROOT, TINY, get_args, load, metrics, train
 
 SCRIPT = load("TrainGeneratorWandB")
 
-# The founding text's list of options, in its order.
-SEED_OPTIONS = """--wandb disabled --suffix s --job_id 7 --uid u --resume 0 --data_path p --spi 2
+# The options of the CIMLE refactoring, in its order.
+THEIR_OPTIONS = """--wandb disabled --suffix s --job_id 7 --uid u --resume 0 --data_path p --spi 2
 --num_val_images 3 --chunk_epochs 1 --gpus 0 1 --code_bs 2 --data_tr
 camnet3/train --data_val camnet3/val --res 16 32 64 128 256 --alpha 0.1 --seed 1
 --proj_dim 1000 --epochs 3 --outer_loops 4 --bs 4 --mini_bs 2 --ns 8 --ipc 10
@@ -38,24 +39,23 @@ def finished(tmp_path_factory):
     return run_dir
 
 
-def test_every_founding_option_is_accepted():
-    args = SCRIPT.get_args(SEED_OPTIONS)
+def test_every_original_option_is_accepted():
+    args = get_args(SCRIPT, THEIR_OPTIONS)
     assert args.ns == [8] * 4 and args.sp == [4] * 4  # one value broadcasts
     assert (args.grayscale, args.fill, args.color_space) == (0.5, "color", "lab")
 
 
-def test_founding_defaults():
-    args = SCRIPT.get_args(["--data_tr", "camnet3"])
+def test_original_defaults():
+    args = get_args(SCRIPT, ["--data_tr", "camnet3"])
     assert args.res == [64, 64, 64, 64, 128] and args.ns == [128] * 4
     assert (args.bs, args.mini_bs, args.lr, args.alpha) == (512, 8, 1e-4, 0.1)
     assert args.wandb == "online" and args.n_blocks == 6
 
 
-def test_founding_run_name():
-    args = SCRIPT.get_args(
-        "--data_tr camnet3/train --res 16 32 64 --ns 8 4 --suffix x --uid abc --grayscale 1".split()
-    )
-    assert SCRIPT.seed_name(args) == (
+def test_original_run_name():
+    words = "--data_tr camnet3/train --res 16 32 64 --ns 8 4 --suffix x --uid abc --grayscale 1"
+    args = get_args(SCRIPT, words.split())
+    assert SCRIPT.display_name(args) == (
         "camnet3-bs512-OuterLoops20-grayscale1-ipc10240-lr1.00e-04-ns8_4-res16_32_64-seed0-abc-x"
     )
 
@@ -95,7 +95,7 @@ def test_founding_run_name():
 )
 def test_wrong_options_are_one_line_and_exit_2(words, says, capsys):
     with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args(["--data_tr", "scenes", *words.split()])
+        get_args(SCRIPT, ["--data_tr", "scenes", *words.split()])
     said = capsys.readouterr().err.strip()
     assert stop.value.code == 2
     assert says in said and "\n" not in said
@@ -103,7 +103,7 @@ def test_wrong_options_are_one_line_and_exit_2(words, says, capsys):
 
 def test_data_is_asked_for(capsys):
     with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args([])
+        get_args(SCRIPT, [])
     assert stop.value.code == 2 and "--data_tr" in capsys.readouterr().err
 
 
@@ -115,7 +115,7 @@ def test_a_whole_run(finished):
     loss = metrics(finished, "batch loss")
     assert sorted(loss) == list(range(1, 13)) and all(v > 0 for v in loss.values())
     rates = metrics(finished, "learning rate")  # of the step itself: warm-up of 2 steps, cosine
-    assert rates[1] == pytest.approx(SCRIPT.get_args(TINY).lr / 2) and rates[12] > 0
+    assert rates[1] == pytest.approx(get_args(SCRIPT, TINY).lr / 2) and rates[12] > 0
     best = metrics(finished, "val/best_lpips_random")
     assert sorted(best) == [0, 4, 8, 12]
     assert not metrics(finished, "val/lpips")  # random weights never pass for LPIPS
@@ -368,13 +368,13 @@ def test_ranks_share_an_unconditional_run(tmp_path):
 
 
 def test_search_precision_reaches_the_loader(tmp_path, monkeypatch):
-    seen, original = [], SCRIPT.CIMLEDataLoader
+    seen, original = [], parts.CIMLEDataLoader
 
     def loader(*args, **kwargs):
         seen.append(kwargs["precision"])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(SCRIPT, "CIMLEDataLoader", loader)
+    monkeypatch.setattr(parts, "CIMLEDataLoader", loader)
     for name in ("auto", "bf16", "fp32"):
         words = f"--outer_loops 1 --num_iteration 1 --search_precision {name}".split()
         train(tmp_path / name, *words)

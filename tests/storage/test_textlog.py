@@ -2,7 +2,6 @@
 
 import pytest
 
-from runtime.allocator import keep_freed_memory
 from storage.errors import UsageError
 from storage.textlog import TextLog, read_figures
 
@@ -54,7 +53,3 @@ def test_no_path_no_file(tmp_path, monkeypatch):
 def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(UsageError, match="cannot write the log"):
         TextLog(tmp_path).say("x")
-
-
-def test_the_allocator_is_told():
-    assert isinstance(keep_freed_memory(), bool)

@@ -1,0 +1,243 @@
+"""Start a script's `main`, once or once per rank, and turn what goes wrong into exit codes.
+
+Three ways to start, one code path after that:
+- `python script.py`: one process; or, when `--gpus` names several GPUs (or the machine has
+  several), one spawned process per GPU. IMLE_LAB_CPU_RANKS=N spawns N CPU processes instead
+  (gloo), to try multi-process training on a laptop.
+- `torchrun ... script.py` and `srun python script.py`, one task per GPU: the processes are there
+  already (`runtime.place`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait as wait_any
+from typing import Any
+
+import torch
+
+from runtime.distributed import shutdown
+from runtime.place import CPU_RANKS, STORE, check_gpus, place, words
+from storage.errors import UsageError
+
+Main = Callable[[argparse.Namespace], object]
+
+_TRACEBACK = "IMLE_LAB_TRACEBACK"
+_PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 75)  # exit codes that mean something (storage.errors)
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def launch(
+    main: Main, args: argparse.Namespace, *, start_method: str = "spawn", grace_s: float = 20.0
+) -> None:
+    """Run `main(args)` here, or one copy per rank, and turn failures into exit codes.
+
+    Returns only after success. An exception with an `exit_code` attribute becomes one line on
+    stderr and that code; out of memory 8, full disk 7; any other keeps its traceback and gives 1
+    (IMLE_LAB_TRACEBACK=1 shows all tracebacks). With spawned ranks the code is the first meaningful
+    one among theirs; SIGTERM, SIGUSR1 and SIGINT are passed on to them; when one dies the others
+    get `grace_s` seconds to notice, then SIGTERM, then SIGKILL. `main` must be importable (a
+    top-level function, the script guarded by `if __name__ == "__main__"`).
+    """
+    try:
+        count = _ranks_to_spawn(getattr(args, "gpus", None))
+    except UsageError as error:
+        sys.exit(_report(error, ""))
+    code = call_main(main, args) if count == 1 else _spawn(main, args, count, start_method, grace_s)
+    if code != 0:
+        sys.exit(code)
+
+
+def _ranks_to_spawn(gpus: Sequence[int] | None) -> int:
+    if place().source != "one":
+        return 1
+    cpu_ranks = os.environ.get(CPU_RANKS, "")
+    if cpu_ranks:
+        if gpus:
+            raise UsageError(f"--gpus {words(gpus)} and {CPU_RANKS} exclude each other")
+        if not cpu_ranks.isdigit() or not 1 <= int(cpu_ranks) <= 1024:
+            raise UsageError(f"{CPU_RANKS}={cpu_ranks!r} is not a number of processes (1 to 1024)")
+        return int(cpu_ranks)
+    if gpus is not None and not len(gpus):
+        return 1
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    check_gpus(gpus, count)
+    return max(1, count if gpus is None else len(gpus))
+
+
+def call_main(main: Main, args: argparse.Namespace) -> int:
+    """main(args) -> exit code; says what went wrong."""
+    here = place()
+    who = f"rank {here.rank}: " if here.world > 1 else ""
+    try:
+        main(args)
+        shutdown()
+        return 0
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(f"error: {who}{stop.code}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print(f"error: {who}interrupted", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        return _report(error, who)
+
+
+def _report(error: BaseException, who: str) -> int:
+    code = getattr(error, "exit_code", None)
+    text = str(error).strip() or type(error).__name__
+    if not isinstance(code, int) or isinstance(code, bool):
+        code, text = _common_failure(error, text)
+    if code is None or os.environ.get(_TRACEBACK) == "1":
+        traceback.print_exception(error)
+    if code is None:
+        first = text.splitlines()[0]
+        text, code = f"{type(error).__name__}: {first}", 1
+    said = "" if code == 75 else "error: "
+    print(f"{said}{who}{text}", file=sys.stderr, flush=True)
+    return code
+
+
+def _common_failure(error: BaseException, text: str) -> tuple[int | None, str]:
+    """Failures of the machine that raise types of their own: memory and disk."""
+    first = text.splitlines()[0]
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return 8, f"out of memory: {first}; use a smaller batch"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 7, f"no space left: {first}"
+    if isinstance(error, RuntimeError) and re.search(r"Connection (closed|reset) by peer", text):
+        return 1, "lost contact with another rank, which ended or died"
+    return None, text
+
+
+def _rank_entry(main: Main, args: argparse.Namespace, rank_: int, world: int, store: str) -> None:
+    """What a spawned rank runs."""
+    _die_with_parent()
+    # A group of its own: Ctrl-C in a terminal then reaches the launcher only, which passes it on
+    # once. Otherwise ranks would see it twice, and a second Ctrl-C asks for more than the first.
+    os.setpgid(0, 0)
+    os.environ.update(
+        {
+            "RANK": str(rank_),
+            "LOCAL_RANK": str(rank_),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            STORE: store,
+        }
+    )
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // world))
+    sys.exit(call_main(main, args))
+
+
+def _die_with_parent() -> None:
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    # PR_SET_PDEATHSIG: ranks never outlive a launcher that was killed with -9.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _spawn(
+    main: Main, args: argparse.Namespace, world: int, start_method: str, grace_s: float
+) -> int:
+    context = torch.multiprocessing.get_context(start_method)
+    folder = tempfile.mkdtemp(prefix="imle-lab-")
+    store = os.path.join(folder, "store")
+    ranks = [
+        context.Process(target=_rank_entry, args=(main, args, r, world, store), name=f"rank {r}")
+        for r in range(world)
+    ]
+    forwarded: list[int] = []
+    gone: set[int] = set()
+
+    def send(number: int) -> None:
+        for r, p in enumerate(ranks):
+            if p.pid is not None and r not in gone:
+                try:
+                    os.kill(p.pid, number)
+                except ProcessLookupError:
+                    pass
+
+    def forward(number: int, frame: object) -> None:
+        forwarded.append(number)
+        send(number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, forward) for s in _FORWARDED} if main_thread else {}
+    try:
+        for p in ranks:
+            p.start()
+        codes = _watch(ranks, gone, send, grace_s, forwarded)
+    except BaseException:
+        send(signal.SIGKILL)
+        raise
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+        shutil.rmtree(folder, ignore_errors=True)
+    return _overall_code(codes, forwarded)
+
+
+def _watch(
+    ranks: Sequence[Any],
+    gone: set[int],
+    send: Callable[[int], None],
+    grace_s: float,
+    forwarded: Sequence[int],
+) -> list[tuple[int, int]]:
+    """Wait for all ranks. Returns (rank, exit code) in the order they ended."""
+    ended: list[tuple[int, int]] = []
+    term_at = kill_at = math.inf
+    while len(gone) < len(ranks):
+        sentinels = {p.sentinel: r for r, p in enumerate(ranks) if r not in gone}
+        timeout = min(term_at, kill_at) - time.monotonic()
+        ready = wait_any(list(sentinels), timeout=max(0.0, min(timeout, 1.0)))
+        for sentinel in ready:
+            r = sentinels[sentinel]  # type: ignore[index]
+            gone.add(r)
+            ranks[r].join()
+            code = ranks[r].exitcode
+            ended.append((r, code))
+            if code < 0 and not (forwarded and -code in forwarded):
+                name = signal.Signals(-code).name
+                hint = " (out of host memory?)" if -code == signal.SIGKILL else ""
+                if term_at == math.inf:
+                    print(f"error: rank {r} died ({name}){hint}", file=sys.stderr, flush=True)
+            if code != 0 and kill_at == math.inf:
+                # 75 is an orderly end: another rank may still be writing the checkpoint.
+                term_at = min(term_at, time.monotonic() + (600.0 if code == 75 else grace_s))
+        now = time.monotonic()
+        if now >= kill_at:
+            send(signal.SIGKILL)
+            kill_at = math.inf
+        elif now >= term_at and kill_at == math.inf and len(gone) < len(ranks):
+            send(signal.SIGTERM)
+            kill_at, term_at = now + min(10.0, grace_s), now + 1e9
+    return ended
+
+
+def _overall_code(ended: Sequence[tuple[int, int]], forwarded: Sequence[int]) -> int:
+    """First meaningful code in order of ending, else the first failure, else 0."""
+    codes = [75 if c < 0 and -c in forwarded and -c != signal.SIGINT else c for _, c in ended]
+    failed = [c for c in codes if c != 0]
+    if not failed:
+        return 0
+    meaningful = [c for c in failed if c in _PROTOCOL]
+    first = meaningful[0] if meaningful else failed[0]
+    return 128 - first if first < 0 else first
