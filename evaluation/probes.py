@@ -88,7 +88,14 @@ class Episodes(NamedTuple):
 
 
 def draw_episodes(
-    labels: Tensor, ways: int, shots: int, queries: int, first: int, count: int, seed: int = 0
+    labels: Tensor,
+    ways: int,
+    shots: int,
+    queries: int,
+    *,
+    first: int,
+    count: int,
+    seed: int = 0,
 ) -> Tensor:
     """Rows of episodes first .. first + count - 1, int64 [count, ways, shots + queries].
 
@@ -152,7 +159,8 @@ def few_shot(
     found = []
     for first in range(0, episodes, step):
         count = min(step, episodes - first)
-        rows = draw_episodes(y, ways, shots, queries, first, count, seed).to(X.device)
+        rows = draw_episodes(y, ways, shots, queries, first=first, count=count, seed=seed)
+        rows = rows.to(X.device)
         support, query = X[rows[:, :, :shots]], X[rows[:, :, shots:]].flatten(1, 2)
         if method == "prototypes":
             scores = query @ F.normalize(support.mean(2), dim=2).mT

@@ -68,7 +68,7 @@ def uneven():
 
 def test_episodes_are_draws_without_replacement():
     y = uneven()
-    rows = draw_episodes(y, 3, 5, 15, 0, 200, seed=1)
+    rows = draw_episodes(y, 3, 5, 15, first=0, count=200, seed=1)
     assert rows.shape == (200, 3, 20)
     of = y[rows]
     assert (of == of[:, :, :1]).all()  # one class a way
@@ -86,10 +86,10 @@ def test_episodes_are_draws_without_replacement():
 
 def test_an_episode_is_a_function_of_seed_and_number():
     y = uneven()
-    whole = draw_episodes(y, 3, 5, 15, 0, 20, seed=1)
-    assert torch.equal(whole[7:12], draw_episodes(y, 3, 5, 15, 7, 5, seed=1))
-    assert not torch.equal(whole, draw_episodes(y, 3, 5, 15, 0, 20, seed=2))
-    assert torch.equal(whole[:, :, :4], draw_episodes(y, 3, 1, 3, 0, 20, seed=1))
+    whole = draw_episodes(y, 3, 5, 15, first=0, count=20, seed=1)
+    assert torch.equal(whole[7:12], draw_episodes(y, 3, 5, 15, first=7, count=5, seed=1))
+    assert not torch.equal(whole, draw_episodes(y, 3, 5, 15, first=0, count=20, seed=2))
+    assert torch.equal(whole[:, :, :4], draw_episodes(y, 3, 1, 3, first=0, count=20, seed=1))
 
 
 @pytest.mark.parametrize("method", ["prototypes", "logistic"])
@@ -97,7 +97,7 @@ def test_an_episode_is_a_function_of_seed_and_number():
 def test_few_shot_is_a_loop(method, shots):
     X, y = data(n=150, d=9, C=5, spread=1.5)
     got = few_shot(X, y, ways=3, shots=shots, queries=7, episodes=12, seed=4, method=method)
-    rows = draw_episodes(y, 3, shots, 7, 0, 12, seed=4)
+    rows = draw_episodes(y, 3, shots, 7, first=0, count=12, seed=4)
     unit = F.normalize(X.double())
     for e in range(12):
         query = unit[rows[e, :, shots:].flatten()]

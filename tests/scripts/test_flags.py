@@ -18,7 +18,7 @@ FLAGS = Path(__file__).parent / "flags"
 def flags_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[argparse.ArgumentParser] = []
 
-    def stop(parser, *_):
+    def stop(parser, *_, **__):
         seen.append(parser)
         raise SystemExit
 
