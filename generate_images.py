@@ -36,13 +36,13 @@ from diffusion.encoders import Encoder, make_encoder
 from diffusion.generate import Item, check_guide, generate, seed_classes, split_batches
 from diffusion.guidance import guided
 from diffusion.samplers import heun, sigma_levels
+from generators.files import open_network
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
 from recipes.words import compact_seeds, seed_range
 from runtime import distributed
 from runtime.cli import parse
 from runtime.gallery import FACTS, Gallery, grid_of_files, labelled_sheet, read_facts
 from runtime.launch import launch
-from runtime.networks import open_network
 from runtime.options import add_table
 from runtime.place import choose_device
 from runtime.precision import Precision

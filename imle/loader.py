@@ -122,7 +122,7 @@ class CIMLEDataLoader:
     batches each worker decodes ahead. worker_init_fn: handed to torch's DataLoader. searcher: see
     Searcher.
 
-    last_ids: ids of the images of the last yielded (local) batch. last_search: a SearchReport.
+    last_ids: ids of the images of the last yielded (local) batch.
     """
 
     def __init__(
@@ -198,12 +198,19 @@ class CIMLEDataLoader:
         self.worker_init_fn, self.searcher = worker_init_fn, searcher
 
         self.last_ids: list[int] = []
-        self.last_search: SearchReport | None = None
+        self._search: SearchReport | None = None
         self._begun = -1  # number of the loop begun last
         self._current: tuple[_Loop, int] | None = None  # loop and batches yielded of it
         self._resume: tuple[_Loop, int] | None = None
         self._fresh: dict[str, Any] | None = None  # kkm's state before the very first search
         self._order_cache: tuple[tuple[int, int], list[int]] | None = None
+
+    @property
+    def last_search(self) -> SearchReport:
+        """What the newest search found. Errors: RuntimeError before the first one."""
+        if self._search is None:
+            raise RuntimeError("nothing has been searched yet: take a batch first")
+        return self._search
 
     def __len__(self) -> int:
         """Batches of one iteration: `num_iteration`."""
@@ -384,7 +391,7 @@ class CIMLEDataLoader:
             inputs = inputs[: len(unique)] if self.searcher else self._gather(inputs, unique)
         check_found((winners < 0).any(1), unique)
         winners = winners.cpu()
-        self.last_search = SearchReport(
+        self._search = SearchReport(
             number, torch.tensor(unique), winners, losses.cpu(), time.perf_counter() - began
         )
         return self._loop(number, ids, self._kkm_state(), winners, codes, inputs)
