@@ -189,7 +189,7 @@ class Ahead:
         self._make, self._device = make, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ready: tuple[int, Batch] | None = None
-        self._mark: torch.cuda.Event | None = None
+        self._mark: torch.cuda.Event  # of the last `take`
 
     def take(self, step: int) -> Batch:
         """The batch of a step."""
@@ -213,7 +213,7 @@ class Ahead:
 
     def start(self, step: int) -> None:
         """Begin the batch of a step."""
-        if self._stream is None or self._mark is None:
+        if self._stream is None:
             return
         self._stream.wait_event(self._mark)
         with torch.cuda.stream(self._stream):
