@@ -198,7 +198,7 @@ class CIMLEDataLoader:
         self.worker_init_fn, self.searcher = worker_init_fn, searcher
 
         self.last_ids: list[int] = []
-        self._search: SearchReport | None = None
+        self._report: SearchReport | None = None
         self._begun = -1  # number of the loop begun last
         self._current: tuple[_Loop, int] | None = None  # loop and batches yielded of it
         self._resume: tuple[_Loop, int] | None = None
@@ -208,9 +208,9 @@ class CIMLEDataLoader:
     @property
     def last_search(self) -> SearchReport:
         """What the newest search found. Errors: RuntimeError before the first one."""
-        if self._search is None:
+        if self._report is None:
             raise RuntimeError("nothing has been searched yet: take a batch first")
-        return self._search
+        return self._report
 
     def __len__(self) -> int:
         """Batches of one iteration: `num_iteration`."""
@@ -391,7 +391,7 @@ class CIMLEDataLoader:
             inputs = inputs[: len(unique)] if self.searcher else self._gather(inputs, unique)
         check_found((winners < 0).any(1), unique)
         winners = winners.cpu()
-        self._search = SearchReport(
+        self._report = SearchReport(
             number, torch.tensor(unique), winners, losses.cpu(), time.perf_counter() - began
         )
         return self._loop(number, ids, self._kkm_state(), winners, codes, inputs)
