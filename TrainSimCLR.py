@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
         # Network, loss, optimizer.
         net = parts.network(args, run.world_size)
         run.say(net.describe())
-        net.to(run.device, memory_format=parts.layout(args))
+        net.to(memory_format=parts.layout(args)).to(run.device)
         loss_fn = parts.loss(args)
         optimizer = parts.optimizer(args, net)
 
@@ -122,7 +122,7 @@ def probe(args: argparse.Namespace) -> None:
             run.say(net.describe())
         trained, tested = parts.pictures(args, run)
         figures.check(args, trained, run.say)
-        net.to(run.device, memory_format=parts.layout(args))
+        net.to(memory_format=parts.layout(args)).to(run.device)
         figures.final_probes(run, net, trained, tested, recipe)
         run.finished = True
 

@@ -62,10 +62,10 @@ from generators.files import open_network
 from recipes.views import options as view_options
 from runtime.launch import launch
 from runtime.rundir import refuse_changes, shaping
-from storage.checkpoint import write_atomic
 from storage.errors import UsageError
+from storage.files import write_text
 from storage.find import find_network, identity
-from storage.snapshot import load_torch
+from storage.torchfile import load_torch
 
 AUGS = ("full", "crop+flip", "none")
 # What stands for a drawn view: name -> (options of the generator, whether draws differ).
@@ -501,9 +501,9 @@ def main(args: argparse.Namespace) -> None:
 def write(args: argparse.Namespace) -> dict[Piece, dict[str, Any]]:
     """report.md and results.json of what is done, by this process or another; returns it."""
     by, said = collect(args)
-    write_atomic(args.out / "report.md", report(by, said))
+    write_text(args.out / "report.md", report(by, said))
     record = {"generator": said, "pieces": list(by.values())}
-    write_atomic(args.out / "results.json", json.dumps(record, indent=1))
+    write_text(args.out / "results.json", json.dumps(record, indent=1))
     return by
 
 

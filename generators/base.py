@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from data.views.generated import Sampler
 from storage.errors import CheckpointError
+from storage.find import identity
 from storage.snapshot import Snapshot
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -36,10 +38,11 @@ class Generator(Protocol):
     """A trained network of any kind as one thing that draws images.
 
     kind: as snapshots name it. net: the plain module, in evaluation mode, on the device. snapshot:
-    its configuration and provenance. file: where it lies; None: nowhere. resolution: side of the
-    images. classes: their names, or numbers where they have none; [] without classes. input_size:
-    side of the pictures it needs as input; None: none. code_sizes: length of the latent code of
-    each level; [] where images are made of noise of their own shape.
+    its configuration and provenance. file: where it lies; None: nowhere. content: what tells its
+    weights from others. resolution: side of the images. classes: their names, or numbers where they
+    have none; [] without classes. input_size: side of the pictures it needs as input; None: none.
+    code_sizes: length of the latent code of each level; [] where images are made of noise of their
+    own shape.
     """
 
     @property
@@ -53,6 +56,9 @@ class Generator(Protocol):
 
     @property
     def file(self) -> Path | None: ...
+
+    @property
+    def content(self) -> str: ...
 
     @property
     def resolution(self) -> int: ...
@@ -83,6 +89,21 @@ class ImageConditioned(Generator, Protocol):
         ...
 
 
+class Loaded:
+    """What every kind keeps of its making: the snapshot, the file it was read from, the device."""
+
+    def __init__(
+        self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
+    ) -> None:
+        self.snapshot, self.file, self.setup = snapshot, file, setup or Setup()
+        self.device = torch.device(self.setup.device)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A checksum, or "untrained" for what is of no file."""
+        return identity(self.file) if self.file else "untrained"
+
+
 Kind = Callable[[Snapshot, Setup, Path | None], Generator]  # last: the file it was read from
 
 
@@ -93,5 +114,7 @@ def build(make: Callable[..., Net], snapshot: Snapshot) -> Net:
         net.load_state_dict(snapshot.state_dict)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the {snapshot.kind} snapshot does not fit itself: {what}") from None
+        raise CheckpointError(
+            f"the {snapshot.kind!r} snapshot does not fit itself: {what}"
+        ) from None
     return net.eval().requires_grad_(False)

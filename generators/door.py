@@ -22,10 +22,10 @@ from generators.files import open_network
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from generators.toy import Toy
 from storage.errors import CheckpointError
-from storage.find import find_network, identity
+from storage.find import find_network
 from storage.snapshot import Snapshot
 
-__all__ = ["KINDS", "content_of", "make_generator", "open_generator", "open_network"]
+__all__ = ["KINDS", "make_generator", "open_generator", "open_network"]
 
 # Kinds of snapshots -> what draws from them: (snapshot, setup, file) -> Generator.
 KINDS: dict[str, Kind] = {
@@ -75,11 +75,6 @@ def view_sampler(snapshot: Snapshot, size: int | None, **options: Any) -> Sample
             f"{', '.join(able)}"
         )
     return make_generator(snapshot).view_sampler(size, **options)  # type: ignore[attr-defined]
-
-
-def content_of(generator: Generator) -> str:
-    """What tells its weights from others: a checksum, or "untrained"."""
-    return identity(generator.file) if generator.file else "untrained"
 
 
 def _kind(snapshot: Snapshot) -> Kind:

@@ -17,7 +17,7 @@ from diffusion import generate as drawing
 from diffusion.encoders import Encoder, make_encoder
 from diffusion.generate import Item
 from diffusion.samplers import heun
-from generators.base import Setup, build
+from generators.base import Loaded, Setup, build
 from runtime.precision import Precision
 from storage.errors import CheckpointError, NonFiniteError, UsageError
 from storage.snapshot import Snapshot
@@ -39,7 +39,7 @@ class Pictures(NamedTuple):
     steps: list[Tensor]
 
 
-class EDM2:
+class EDM2(Loaded):
     """A diffusion network: a `Generator`. encoder: between latents and images.
 
     Errors: CheckpointError for a snapshot that does not fit itself, UsageError for a precision that
@@ -52,8 +52,8 @@ class EDM2:
     def __init__(
         self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
     ) -> None:
-        self.snapshot, self.file = snapshot, file
-        self.device = torch.device((setup := setup or Setup()).device)
+        super().__init__(snapshot, setup, file)
+        setup = self.setup
         self.net = build(Precond, snapshot).to(self.device)
         precision = Precision(setup.precision or "fp32", self.device)
         precision.apply_tf32_policy()

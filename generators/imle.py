@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.views.generated import to_size, to_uint8
-from generators.base import Setup, build
+from generators.base import Loaded, Setup, build
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
 from runtime.precision import Precision
 from storage.errors import CheckpointError, UsageError
@@ -27,7 +27,7 @@ VIEW_LOOP = -4
 CODES = ("random", "fixed")
 
 
-class _IMLE:
+class _IMLE(Loaded):
     """What both kinds share."""
 
     net: CAMNet | UnconditionalGenerator
@@ -39,13 +39,11 @@ class _IMLE:
         setup: Setup | None,
         file: Path | None,
     ) -> None:
-        setup = setup or Setup()
-        self.snapshot, self.file = snapshot, file
-        self.device = torch.device(setup.device)
+        super().__init__(snapshot, setup, file)
         self.net = net.to(self.device)
         self.code_sizes: list[int] = list(net.code_sizes)
         self.classes: list[str] = []
-        self._precision = Precision(setup.precision or "fp32", self.device)
+        self._precision = Precision(self.setup.precision or "fp32", self.device)
 
     def _samples(
         self, shown: Tensor, n: int, seed: int, ids: Tensor, first: int, batch: int

@@ -10,14 +10,14 @@ from torch import Tensor
 from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.toy_eval import sample
-from generators.base import Setup, build
+from generators.base import Loaded, Setup, build
 from generators.files import open_network
 from storage.errors import CheckpointError
 from storage.find import find_network
 from storage.snapshot import Snapshot
 
 
-class Toy:
+class Toy(Loaded):
     """A network of the 2-D tree: a `Generator`. Errors: CheckpointError."""
 
     kind = "edm2-toy"
@@ -28,8 +28,7 @@ class Toy:
     def __init__(
         self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
     ) -> None:
-        self.snapshot, self.file = snapshot, file
-        self.device = torch.device((setup or Setup()).device)
+        super().__init__(snapshot, setup, file)
         self.net = build(toy.ToyModel, snapshot).to(self.device)
         self.classes: list[str] = []
         self.code_sizes: list[int] = []

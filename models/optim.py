@@ -161,7 +161,7 @@ class LARS(torch.optim.Optimizer):
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         lr, mu, nesterov = group["lr"], group["momentum"], group["nesterov"]
         classic, popular = self.semantics == "google", self.semantics == "google_popular"
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         if any(g.is_sparse for g in grads):
             raise ValueError("LARS takes no sparse gradients")
         d, ratio = _decayed(group, params, grads, self.semantics)
@@ -180,7 +180,7 @@ class LARS(torch.optim.Optimizer):
                 step = d
         if popular and group["adapt"]:
             scale = _ratio(torch._foreach_norm(params), torch._foreach_norm(step), group["trust"])
-            step = torch._foreach_mul(step, scale)
+            step = list(torch._foreach_mul(step, scale))
         torch._foreach_add_(params, step, alpha=-1 if classic else -lr)
 
     def _buffer(self, p: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ The original SimCLR code is the PyTorch code whose command line TrainSimCLR.py k
 
 There the ResNet's children sat in an nn.Sequential, so that names became indices, and aliases
 stored every tensor twice. Only a state_dict is taken here: files are read by
-`storage.checkpoint.load_foreign`, which refuses whole pickled objects.
+`storage.torchfile.load_foreign`, which refuses whole pickled objects.
 """
 
 from __future__ import annotations
@@ -45,10 +45,17 @@ def original_config(state: Mapping[str, Any]) -> dict[str, Any]:
 class _Found(Protocol):
     """A pickled optimizer, read as data: see `storage.foreign.objects.Optimizer`."""
 
-    kind: str
-    groups: list[dict[str, Any]]
-    state: list[tuple[torch.Tensor, dict[str, Any]]]
-    wrapped: bool
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def groups(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def state(self) -> list[tuple[torch.Tensor, dict[str, Any]]]: ...
+
+    @property
+    def wrapped(self) -> bool: ...
 
 
 def original_optimizer(
@@ -194,9 +201,10 @@ def _stem(backbone: Mapping[str, torch.Tensor]) -> str:
 def _name(key: str, stem: str) -> str:
     first = 4 if stem == "standard" else 3
     match = re.fullmatch(r"(\d+)\.(.+)", key)
-    index = int(match[1]) if match else -1
-    if index in (0, 1):
-        return f"{('conv1', 'bn1')[index]}.{match[2]}"
-    if first <= index < first + 4:
-        return f"layer{index - first + 1}.{match[2]}"
+    if match is not None:
+        index, rest = int(match[1]), match[2]
+        if index in (0, 1):
+            return f"{('conv1', 'bn1')[index]}.{rest}"
+        if first <= index < first + 4:
+            return f"layer{index - first + 1}.{rest}"
     raise ValueError(f"not a key of the original SimCLR code: backbone.model.{key}")

@@ -1,9 +1,7 @@
 """The figures of a run: what is asked of `validation`, and how it is logged, said and written."""
 
-import json
 from argparse import Namespace
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +14,7 @@ from data.views.splits import get_data_splits
 from evaluation.features import Pixels, fingerprint, frozen, save_features
 from evaluation.linear_probe import Sweep
 from evaluation.probes import METHODS, draw_episodes
-from evaluation.protocols import Method, judge, smallest_bank
+from evaluation.protocols import Judged, Method, judge, smallest_bank
 from models import SimCLR, export_torchvision
 from recipes.simclr import parts, validation
 from recipes.simclr.options import OPTIONS, PROBE
@@ -26,9 +24,9 @@ from runtime import rundir
 from runtime.distributed import gather_object
 from runtime.options import tagged
 from runtime.run import Run
-from storage.checkpoint import write_atomic
 from storage.dirs import data_home
 from storage.errors import DiskError, UsageError
+from storage.files import read_object, write_json
 from storage.torchfile import write_torch
 
 # What the figures of `final_probes` depend on, besides the network and its recipe.
@@ -74,10 +72,11 @@ def check(args: Namespace, trained: Pictures, say: Say) -> None:
 
 def novel_source(args: Namespace) -> Source:
     """The pictures of --few_shot: a split of --data, or another data set."""
-    home = args.data_path or data_home()
-    if split_of(args.few_shot):
-        return get_data_splits(args.data, split_of(args.few_shot), home)[1]
-    return open_source(args.few_shot, home)
+    home, split = args.data_path or data_home(), split_of(args.few_shot)
+    if split is None:
+        return open_source(args.few_shot, home)
+    held: Any = get_data_splits(args.data, split, home)[1]
+    return held
 
 
 def evaluate(
@@ -111,7 +110,7 @@ def final_probes(
     file, network = run.dir / "probes.json", fingerprint(net)
     asked = {key: getattr(run.args, key) for key in ASKED} | {"recipe": recipe._asdict()}
     asked = rundir.plain(asked)
-    known = gather_object(read_json(file))[0]
+    known = gather_object(read_object(file))[0]
     if known and known.get("asked") == asked and known.get("network") == network:
         run.say(f"figures are in {file}")
         return known["figures"]
@@ -125,7 +124,7 @@ def final_probes(
         try:
             _export(run, net, trained, tested, rows, network)
             write_torch(run.dir / "right.pt", found.right)
-            write_atomic(file, json.dumps(record, indent=1) + "\n")  # last: all the rest is there
+            write_json(file, record, indent=1)  # last: all the rest is there
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
             said = str(error).splitlines()[0]
             raise DiskError(f"{run.dir}: figures not written: {said}") from None
@@ -144,14 +143,15 @@ def _features(run: Run, net: SimCLR | Pixels, images: Tensor, recipe: Recipe) ->
     return validation.features(net, images, recipe, run.device, run.precision.autocast)
 
 
-def _judged(run: Run, rows: Rows, method: Method):
+def _judged(run: Run, rows: Rows, method: Method) -> Judged:
     folds, seed = run.args.folds, run.args.seed
     return judge(rows.features, rows.labels, [method], held=rows.held, folds=folds, seed=seed)
 
 
 def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recipe: Recipe) -> Found:
     """All that is asked for, method by method."""
-    args, methods, found = run.args, [], Found({}, {}, [])
+    args, found = run.args, Found({}, {}, [])
+    methods: list[Method] = []
     if rows.classes < 2:
         run.say(f"{trained.name} has no classes: no probes")
     else:
@@ -185,8 +185,8 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
         novel = parts.in_memory(args, novel_source(args), run, whole=True)
         h = _features(run, net, novel.images, recipe)
         labels = novel.labels.to(h.device)
-        for shots, method in product((1, EPISODE[1]), METHODS):
-            found.figures.update(validation.episodes(h, labels, shots, method, args.seed))
+        for shots, head in product((1, EPISODE[1]), METHODS):
+            found.figures.update(validation.episodes(h, labels, shots, head, args.seed))
             run.check_preempted()
     return found
 
@@ -232,12 +232,3 @@ def _export(
             save_features(folder / f"{name}.safetensors", h, pictures.labels, **facts)
     if run.args.export_backbone and isinstance(net, SimCLR):
         write_torch(run.dir / f"{run.args.backbone}-torchvision.pt", export_torchvision(net))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a small file, None if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -2,8 +2,7 @@
 checkpoints, which are pickled objects and are read as data."""
 
 import argparse
-import json
-import os
+import contextlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from models import SimCLR, load_original, original_config, original_optimizer
 from recipes.simclr import parts
 from runtime import rundir
 from runtime.run import Run
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, first_line
+from storage.files import read_lines, write_link
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import load_snapshot, load_torch
-from storage.torchfile import reading, write_torch
+from storage.snapshot import load_snapshot
+from storage.torchfile import load_torch, reading, write_torch
 
 FORMAT = "imle-lab-simclr-1"
 
@@ -53,12 +53,9 @@ def save_epoch(
         path = run.dir / f"{epoch}.pt"
         try:
             write_torch(path, value)
-            link = run.dir / ".latest.pt.tmp"
-            link.unlink(missing_ok=True)  # of a launch that was killed
-            link.symlink_to(path.name)
-            os.replace(link, run.dir / "latest.pt")
+            write_link(run.dir / "latest.pt", path.name)
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
-            run.say(f"{path} not written: {str(error).splitlines()[0]}")
+            run.say(f"{path} not written: {first_line(error)}")
 
 
 Loaded = tuple[SimCLR, "torch.optim.Optimizer | None", int, argparse.Namespace, dict[str, Any]]
@@ -126,7 +123,10 @@ def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
     if not {"net", "recipe", "picture_size"} <= config.keys():
         raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
     with reading(path):
-        recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in config["recipe"].items()}
+        recipe: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in config["recipe"].items()
+        }
         net = network_of(config["net"], snapshot.state_dict)
         return net, Recipe(**recipe), int(config["picture_size"])
 
@@ -148,15 +148,10 @@ def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:
 def results_of(run_dir: Path) -> dict[str, list[list[float]]]:
     """{name: [[step, value], ...]} of losses, rates and accuracies in metrics.jsonl."""
     out: dict[str, list[list[float]]] = {}
-    try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:  # a full disk cut it
-            continue
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):
+        rows = read_lines(run_dir / "metrics.jsonl")
+    for row in rows:
         for key in row:
             if key in ("loss_tr", "lr", "acc_val") or key.startswith(("eval/", "final/")):
                 out.setdefault(key, []).append([row["step"], row[key]])

@@ -1,11 +1,12 @@
 """What may be asked of generate_views.py; TrainISICLE.py shares how a generator draws views."""
 
 import argparse
+from typing import Any
 
 from data.views.stored import FORMATS
 from generators.imle import CODES
 from runtime.cli import parse
-from runtime.options import EXECUTION, Rules, add_options, tagged
+from runtime.options import EXECUTION, Rules, Table, add_options, tagged
 from runtime.types import (
     list_of,
     nonnegative_float,
@@ -17,7 +18,7 @@ from runtime.types import (
     text,
 )
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "_help": "embedded scenes, CPU, an untrained generator unless --net is given",
         "data": "scenes", "num_images": 6, "views": 3, "view_batch": 8, "gpus": [],
@@ -30,7 +31,7 @@ CORRUPTION, FILTER = "corruption", "filter"
 DRAWING = "drawing"
 
 # fmt: off
-GENERATOR = {
+GENERATOR: Table = {
     "views from a generator": [
         ("--view_source", ("generated", "upsampled"), "generated", "upsampled: the generator's "
          "input, enlarged (a control)"),
@@ -59,7 +60,7 @@ GENERATOR = {
         ("--view_channels_last", bool, True, "memory format of the generator", DRAWING),
     ],
 }
-OPTIONS = {
+OPTIONS: Table = {
     "what and where": [
         ("--data", text, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB"),
         ("--data_path", text, None, "where data sets are stored (default: the data directory)"),

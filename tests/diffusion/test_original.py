@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import random
+import subprocess
 import sys
 import time
 
@@ -186,6 +187,15 @@ def test_command(tmp_path, capsys):
     assert original.main([str(tmp_path / "b.pkl")]) == 3
     assert not (tmp_path / "b.safetensors").exists()
     assert "refused: global os.system" in capsys.readouterr().err
+
+
+def test_the_former_spelling_of_the_command_goes_on_working(tmp_path):
+    path = write(tmp_path / "a.pkl", snapshot_dict(small(), KWARGS))
+    command = [sys.executable, "-m", "runtime.networks"]
+    for words, code in (([str(path)], 0), ([str(path)], 3), ([], 2)):
+        done = subprocess.run([*command, *words], capture_output=True, text=True)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "a.safetensors").is_file()
 
 
 # ---------------------------------------------------------------------------------------- bad files

@@ -1,6 +1,5 @@
 """The door: a path goes in, something that draws comes out, whatever the kind."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,8 @@ from torch import Tensor, nn
 
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
 from generators import edm2, imle
-from generators.base import Setup
-from generators.door import KINDS, content_of, make_generator, open_generator, view_sampler
+from generators.base import Loaded, Setup, build
+from generators.door import KINDS, make_generator, open_generator, view_sampler
 from imle import UnconditionalGenerator
 from recipes.views import parts
 from recipes.views.options import get_args
@@ -46,7 +45,7 @@ def test_every_kind_is_tried_here():
 def test_what_a_path_says_and_draws(kind, tmp_path):
     file = save_snapshot(tmp_path / "net.safetensors", *SNAPSHOTS[kind]())
     net = open_generator(file)
-    assert net.kind == kind and net.file == file and len(content_of(net)) == 64
+    assert net.kind == kind and net.file == file and len(net.content) == 64
     assert not net.net.training and not any(p.requires_grad for p in net.net.parameters())
     inputs = {}
     if net.input_size is not None:
@@ -70,7 +69,7 @@ def test_what_each_kind_needs():
     assert len(camnet.code_sizes) == len(RES) - 1
     assert make_generator(unconditional()).input_size is None
     assert diffusion.classes == list("abcd") and diffusion.code_sizes == []
-    assert content_of(diffusion) == "untrained"
+    assert diffusion.content == "untrained"
     with pytest.raises(UsageError, match="inputs are missing"):
         camnet.draw(1)
 
@@ -129,16 +128,16 @@ class Mirror(nn.Module):
         self.weight = nn.Parameter(torch.zeros(side))
 
 
-@dataclass
-class MirrorGenerator:
+class MirrorGenerator(Loaded):
     """All that another kind takes: a class that keeps the protocol, and an entry of KINDS."""
 
-    snapshot: Snapshot
-    setup: Setup
-    file: Path | None = None
+    kind = "mirror"
 
-    def __post_init__(self) -> None:
-        self.kind, self.net = "mirror", Mirror(**self.snapshot.config["net"])
+    def __init__(
+        self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
+    ) -> None:
+        super().__init__(snapshot, setup, file)
+        self.net = build(Mirror, snapshot).to(self.device)
         self.resolution = self.input_size = self.snapshot.config["net"]["side"]
         self.classes: list[str] = []
         self.code_sizes: list[int] = []
