@@ -41,8 +41,6 @@ LOADERS = ("storage/torchfile.py", "imle/perceptual.py")
 # only shrinks, and is to be empty.
 EXCEPTIONS = {
     ("benchmarks/edm2_arms.py", "train_edm2"): 1,
-    ("benchmarks/isicle_arms.py", "TrainGeneratorWandB"): 1,
-    ("benchmarks/isicle_arms.py", "TrainISICLE"): 1,
 }
 
 
