@@ -41,7 +41,6 @@ LOADERS = ("storage/torchfile.py", "imle/perceptual.py")
 # only shrinks, and is to be empty.
 EXCEPTIONS = {
     ("TrainISICLE.py", "TrainGeneratorWandB"): 1,
-    ("TrainISICLE.py", "TrainSimCLR"): 2,
     ("TrainISICLE.py", "generate_images"): 1,
     ("TrainISICLE.py", "generate_views"): 1,
     ("generate_views.py", "TrainGeneratorWandB"): 1,
