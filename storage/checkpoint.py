@@ -306,7 +306,7 @@ def load_path(path: Path, *, verified: bool = False) -> Loaded:
     verified: the caller has just called `verify`.
     """
     manifest = _read_manifest(path) if verified else verify(path)
-    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    meta = files.read_json(path / "meta.json")
     state = {
         name.removesuffix(".pt"): load_torch(path / name)
         for name in manifest["files"]
