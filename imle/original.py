@@ -1,8 +1,8 @@
 """Weights of the two original code bases -> a CAMNet that computes what they computed.
 
-Refactor keys (`levels.0.feat_net.0.bias`) are ours. The original CAM-Net (`level_1_feat.0.bias`)
-has the same modules under other names and four tasks, which differ in what a level is fed and in
-where its image is taken:
+Keys of the CIMLE refactoring (`levels.0.feat_net.0.bias`) are ours. The CAM-Net code release
+(`level_1_feat.0.bias`) has the same modules under other names and four tasks, which differ in what
+a level is fed and in where its image is taken:
 
 | task             | input of level i > 0     | image taken             | returned                |
 |------------------|--------------------------|-------------------------|-------------------------|
@@ -44,9 +44,10 @@ def load_reference(
     """A CAMNet with an original's weights; its outputs equal the original's.
 
     Args:
-        state_dict: of the refactor or of the original CAM-Net; a `module.` prefix is accepted.
-        cfg: what the original was constructed with (its own names; the refactor's config.json may
-            be given whole). Widths and depths are read from the weights and must agree with cfg
+        state_dict: of the CIMLE refactoring or of the CAM-Net code release; a `module.` prefix is
+            accepted.
+        cfg: what the original was constructed with (its own names; the refactoring's config.json
+            may be given whole). Widths and depths are read from the weights and must agree with cfg
             where it names them; only task, res, color_space and feat_scales cannot be read from
             weights.
         res: r_0, .., r_L, if cfg has none. It fixes `code_sizes`; the model runs at other sizes

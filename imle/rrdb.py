@@ -4,7 +4,7 @@ Sources: residual-in-residual dense blocks from ESRGAN (Wang et al., 2018, secti
 normalisation w = g * v / ||v|| per output channel (Salimans and Kingma, 2016, eq. 2); instance
 normalisation with a learnt style (g, b) as in StyleGAN / AdaIN; their arrangement from CAM-Net
 (Peng, Moazeni and Li, arXiv 2106.09015). Module names give the state-dict keys of the CIMLE
-refactor, e.g. `sub.0.RDB1.conv1.0.weight_g`.
+refactoring, e.g. `sub.0.RDB1.conv1.0.weight_g`.
 
 Two forms of every block exist. The trainable form keeps g and v. `freeze(module, dtype, ...)` makes
 a copy for a search phase, when the weights stand still: weight norm folded once, low precision

@@ -89,10 +89,10 @@ class _Named(NamedTuple):
 
 
 RECIPES: dict[str, _Named] = {
-    "cifar": _Named("the lab's CIFAR recipe", 32, 0.5),
+    "cifar": _Named("the original SimCLR code's CIFAR recipe", 32, 0.5),
     "small": _Named("pictures of about 32 to 96 px: cifar at another size", 64, 0.5),
     "miniImagenet": _Named(
-        "the lab's first miniImagenet recipe: 23 taps of blur, always",
+        "the original SimCLR code's first miniImagenet recipe: 23 taps of blur, always",
         128,
         0.5,
         (0.08, 1.0),

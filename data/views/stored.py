@@ -4,13 +4,13 @@ Three layouts, each of one split, in one folder:
     folder   SPLIT/CLASS/PICTURE_aug<j>.png, an ImageFolder like any other
     lmdb     NAME_SPLIT_SIZE.lmdb, raw pixels, keys CLASS/PICTURE_aug<j>
     memmap   SPLIT.views.u8, uint8 [N, k, 3, s, s]
-and beside it `views-SPLIT.json`: which pictures, how many views, how they were made. The lab's own
-folders of that naming, without the note, are read as well, and so is any source whose names end in
-`_aug<j>`.
+and beside it `views-SPLIT.json`: which pictures, how many views, how they were made. Folders of the
+original SimCLR code, of that naming without the note, are read as well, and so is any source whose
+names end in `_aug<j>`.
 
     cache = open_views("tiny_views", source, 64)      # views of the pictures of a source
     drawn = CachedViews(cache.images, rows=cache.rows)
-    items = PreAugmentedDataset("tiny_views", "cl")   # the lab's data set of pre-augmented pictures
+    items = PreAugmentedDataset("tiny_views", "cl")   # the original SimCLR code's data set of views
 """
 
 from __future__ import annotations
