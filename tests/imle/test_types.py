@@ -1,5 +1,7 @@
 """What is asked of the objects a loader is given: ours do it, wrappers count as what they wrap."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ def plain(*args, **options):
     return None
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[object], bool], Callable[[], object]]] = {
     "cascade": (types.is_cascade, lambda: UnconditionalGenerator(8, channels=[4, 4])),
     "scorer": (
         types.has_scorer,
