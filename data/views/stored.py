@@ -40,7 +40,7 @@ from data.labelled import own_size
 from data.pyramids import free_memory
 from data.readers.lmdb_store import LmdbSource, LmdbWriter, close_all, env_name, finished_plan
 from data.registry import open_source
-from data.sources import Source, Subset, is_image_name, keyed_order
+from data.sources import NamesFiles, Source, Subset, is_image_name, keyed_order
 from data.uint8_cache import UInt8Cache, _check_memory
 from storage.errors import DataBusyError, DataDiskError, DataError
 from storage.files import locked, make_folder, write_bytes, write_json
@@ -477,12 +477,12 @@ def _views_source(folder: Path, split: str, note: dict[str, Any] | None) -> Sour
 
 
 def _stored_names(source: Source) -> list[str]:
-    relative = getattr(source, "relative", None)
-    if isinstance(source, LmdbSource):
-        return [source.relative(i) for i in range(len(source))]
-    if relative is None:
+    if not isinstance(source, NamesFiles):
         return _plain_names(source)
-    return [os.path.splitext(relative(i))[0] for i in range(len(source))]
+    names = [source.relative(i) for i in range(len(source))]
+    if isinstance(source, LmdbSource):  # keys have no suffix
+        return names
+    return [os.path.splitext(name)[0] for name in names]
 
 
 def _rows(names: Sequence[str], stored: Sequence[str], folder: Path) -> np.ndarray:
