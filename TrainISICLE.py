@@ -30,9 +30,8 @@ import torch
 from torch import Tensor
 
 import TrainGeneratorWandB as generator
-import TrainSimCLR as simclr
 from data.pyramids import Pyramid, free_memory
-from data.sources import Source, evenly
+from data.sources import Source
 from data.uint8_cache import UInt8Cache
 from data.views.generated import (
     MODES,
@@ -65,19 +64,23 @@ from imle import parameter_groups as generator_groups
 from models import MultiPositive, SimCLR
 from models.domain_norm import by_domain, convert_domain_bn, real_state
 from models.simclr import two_views
+from recipes.simclr import figures, parts
+from recipes.simclr import options as simclr
+from recipes.simclr.files import save_epoch
+from recipes.simclr.parts import Pictures
 from runtime import ema as emas
 from runtime.cli import parse
+from runtime.counter_rng import permutation
 from runtime.distributed import gather
 from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.networks import open_network
-from runtime.options import add_table
+from runtime.options import EXECUTION, add_options, add_run_args, add_table, tagged
 from runtime.run import Run
 from runtime.seeding import seed_worker
 from runtime.types import nonnegative_int, positive_int, text
 from storage.errors import UsageError
 from storage.find import find_network
-from TrainSimCLR import Pictures
 
 TINY_IMLE = (
     "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4 "
@@ -101,7 +104,7 @@ PRESETS = {
     },
 }  # fmt: skip
 
-EXECUTION_ONLY = (*simclr.EXECUTION_ONLY, "lpips_path")
+EXECUTION_ONLY = (*tagged(simclr.OPTIONS, EXECUTION), "lpips_path")
 AUGS = ("none", "crop+flip", "full")
 # Of the generator's options those that a preset may set for a run that draws nothing.
 HOW_DRAWN = ("view_batch", "view_precision", "view_channels_last", "lpips", "lpips_path")
@@ -128,7 +131,8 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    simclr.add_simclr_args(parser)
+    add_run_args(parser, save_every=500)
+    add_options(parser, simclr.OPTIONS)
     add_generator_args(parser)
     # fmt: off
     add_table(parser, "pairs", [
@@ -158,9 +162,9 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         if args.augs == "full" and not args.unreal_augs:
             parser.error("--unreal_augs 0 and --augs full exclude each other")
         args.unreal_augs = int(args.augs == "full")
-    simclr.check_simclr_args(parser, args)
-    check_generator_args(parser, args)
     try:
+        simclr.check(args)
+        check_generator_args(parser, args)
         check(args)
     except ValueError as error:
         parser.error(str(error))
@@ -228,27 +232,27 @@ def main(args: argparse.Namespace) -> None:
         args, script="TrainISICLE", name=run_name(args), shaping_exclude=EXECUTION_ONLY
     ) as run:
         # Data: uint8 pictures in memory, on the device; views are made there too.
-        train, held = simclr.splits(args, run)
-        trained = simclr.in_memory(train, args, run)
-        tested = simclr.held_pictures(held, trained, args, run)
-        simclr.check_evaluation(args, trained, run)
-        steps_per_epoch = simclr.epoch_steps(trained, args, run)
-        plan = simclr.build_recipe(args)
+        trained, tested = parts.pictures(args, run)
+        figures.check(args, trained, run.say)
+        steps_per_epoch = parts.epoch_steps(args, trained, run.world_size)
+        plan = parts.view_recipe(args)
         run.say(described(plan) if args.augs != "none" else f"views of {plan.size} px as they are")
         augment = augmentation(plan, args)
 
         # Network, loss, optimizer.
-        model = simclr.build_model(args, run)
+        model = parts.network(args, run.world_size)
+        run.say(model.describe())
+        model.to(run.device, memory_format=parts.layout(args))
         if args.domain_bn:
             convert_domain_bn(model)
-        loss_fn = simclr.build_loss(args)
+        loss_fn = parts.loss(args)
         if args.pair == "multi":
             loss_fn = MultiPositive(args.temp, args.reduce)
-        optimizer = simclr.build_optimizer(model, args)
+        optimizer = parts.optimizer(args, model)
 
         # Synthetic views, and what trains their generator.
         turns = Turns(steps_per_epoch, args.epochs, args.joint, args.imle_steps)
-        chosen = evenly(train, args.num_images)
+        chosen = trained.source
         joint = Joint(args, run, chosen, turns) if args.joint else None
         net = args.net if joint is None else joint.file
         source, sampler, origin = synthetic_views(args, net, run, chosen, trained)
@@ -290,7 +294,7 @@ def main(args: argparse.Namespace) -> None:
             run.backward(loss, batch.ids)
             if supply.follows(step) and turns.at(turn + 1)[0] is not None:
                 ahead.start(step + 1)
-            lr = simclr.learning_rate(args, step, steps_per_epoch)
+            lr = parts.learning_rate(args, step, steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             run.step(optimizer)
@@ -310,10 +314,10 @@ def main(args: argparse.Namespace) -> None:
             if place == steps_per_epoch - 1:  # the end of an epoch
                 last = epoch + 1 == args.epochs
                 if not last and (epoch + 1) % args.eval_iter == 0:
-                    simclr.evaluate(run, model, trained, tested, plan)
+                    figures.evaluate(run, model, trained, tested, plan)
                 if last or (epoch + 1) % args.save_iter == 0:
                     save(run, model, optimizer, plan, epoch)
-        simclr.final_probes(run, for_real(model, args, run), trained, tested, plan)
+        figures.final_probes(run, for_real(model, args, run), trained, tested, plan)
 
 
 # ------------------------------------------------------------------------------- a step of ISICLE
@@ -391,7 +395,7 @@ class Supply:
         source = self._refreshed(step) if args.refresh else self.source
         self._watch.start()
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, simclr.epoch_order(len(self.real), args, epoch))
+            self._order = (epoch, permutation(len(self.real), args.seed, epoch))
         part = slice(place * args.bs, (place + 1) * args.bs)
         ids = self._order[1][part][run.rank :: run.world_size]
         f = self.share.at(epoch, args.epochs)
@@ -506,7 +510,7 @@ class Ahead:
 def augmentation(plan: Recipe, args: argparse.Namespace) -> Callable[[Tensor, Tensor], Tensor]:
     """(uint8 [B, 3, s, s], keys int64 [B]) -> float32 [B, 3, r, r]."""
     if args.augs != "none":
-        return simclr.views_of(plan, args)
+        return parts.views(args, plan)
     plain = Plain(plan.size, plan.mean, plan.std)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     return lambda images, keys: plain(images).contiguous(memory_format=layout)
@@ -555,8 +559,8 @@ def save(
     that has taken no step: checkpoints, not these files, are for resuming."""
     if run.args.domain_bn:
         model = for_real(model, run.args, run)
-        optimizer = simclr.build_optimizer(model, run.args)
-    simclr.save_epoch(run, model, optimizer, plan, epoch)
+        optimizer = parts.optimizer(run.args, model)
+    save_epoch(run, model, optimizer, plan, epoch)
 
 
 def for_real(model: SimCLR, args: argparse.Namespace, run: Run) -> SimCLR:
@@ -565,7 +569,7 @@ def for_real(model: SimCLR, args: argparse.Namespace, run: Run) -> SimCLR:
         return model
     plain = SimCLR(**model.config)
     plain.load_state_dict(real_state(model))
-    return simclr.on_device(plain, args, run).train(model.training)
+    return plain.to(run.device, memory_format=parts.layout(args)).train(model.training)
 
 
 def show(run: Run, trained: Pictures, source: ViewSource | None) -> None:
@@ -578,7 +582,7 @@ def show(run: Run, trained: Pictures, source: ViewSource | None) -> None:
         run.say(f"a view takes {cost:.3g} ms, {len(ids)} at a time")
     count = min(SHOWN[0], len(trained.images))
     ids = torch.arange(count) * len(trained.images) // count
-    columns = [simclr.take(trained.images, ids, run.device)]
+    columns = [parts.images_at(trained.images, ids, run.device)]
     columns += [source(ids.to(run.device), draw).to(run.device) for draw in range(SHOWN[1])]
     if isinstance(source, FilteredViews):
         found = source.take_counts().figures()  # these are not training's

@@ -54,6 +54,7 @@ from torch import Tensor
 from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.samplers import heun
+from evaluation.intervals import t_test
 from runtime import ema as emas
 from runtime.memory import keep_freed_memory
 from runtime.seeding import generator, hash64
@@ -64,8 +65,9 @@ from selection import (
     scaled,
     sigma_strata,
 )
-from storage.checkpoint import load_latest, save_state, write_atomic
+from storage.checkpoint import load_latest, save_state
 from storage.errors import RunError, UsageError
+from storage.files import write_text
 
 HELD_OUT = 10**6  # the seed of evaluation points and noise, the same for all
 TUNING = 1000  # the first tuning seed
@@ -501,7 +503,7 @@ class Study:
         mine, file = asdict(s), out / "settings.json"
         if file.is_file() and json.loads(file.read_text()) != mine:
             raise UsageError(f"{out} has results of other settings: take another --out")
-        write_atomic(file, json.dumps(mine, indent=1) + "\n")
+        write_text(file, json.dumps(mine, indent=1) + "\n")
         self._exam: Exam | None = None
 
     @property
@@ -537,7 +539,7 @@ class Study:
                 saved = time.monotonic()
             if stop:
                 return
-        write_atomic(file, json.dumps(one.records(self.exam, phase)) + "\n")
+        write_text(file, json.dumps(one.records(self.exam, phase)) + "\n")
         say(f"{phase} seed {seed}: done")
 
     def records(self, phase: str | None = None) -> list[dict[str, Any]]:
@@ -573,7 +575,7 @@ class Study:
             "long+": float(np.median(ratios_with_guide)),
             "seeds": seeds,
         }
-        write_atomic(file, json.dumps(plan, indent=1) + "\n")
+        write_text(file, json.dumps(plan, indent=1) + "\n")
         say(f"plan: {json.dumps(plan)}")
         return plan
 
@@ -583,28 +585,6 @@ def say(text: str) -> None:
 
 
 # ----------------------------------------------------------------------------------- statistics
-
-
-def t_tail(t: float, df: int) -> float:
-    """P(|T| > |t|) for Student's t with df degrees of freedom, to 1e-9."""
-    # Substituting t = sqrt(df) tan(a) makes the density cos(a)^(df - 1) on a finite interval.
-    edges = np.array([math.atan(abs(t) / math.sqrt(df)), math.pi / 2])
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-
-    def area(lo: float, hi: float) -> float:
-        a = lo + (hi - lo) * (nodes + 1) / 2
-        return float((np.cos(a) ** (df - 1) * weights).sum() * (hi - lo) / 2)
-
-    return area(edges[0], edges[1]) / area(0.0, math.pi / 2)
-
-
-def t_quantile(df: int, level: float = 0.95) -> float:
-    """The t with P(|T| <= t) = level."""
-    lo, hi = 0.0, 1e4
-    for _ in range(200):
-        mid = (lo + hi) / 2
-        lo, hi = (mid, hi) if t_tail(mid, df) > 1 - level else (lo, mid)
-    return lo
 
 
 @dataclass(frozen=True)
@@ -638,11 +618,9 @@ def compare(question: str, arm: str, baseline: str, figure: str, values: dict) -
     if not all(math.isfinite(v) for pair in pairs for v in pair):
         nan = math.nan
         return Comparison(question, arm, baseline, figure, n, nan, nan, 1.0, better)
-    d = [math.log(a / b) for a, b in pairs]
-    mean, error = float(np.mean(d)), float(np.std(d, ddof=1)) / math.sqrt(n)
-    p = t_tail(mean / error, n - 1) if error > 0 else float(mean == 0)
-    half = t_quantile(n - 1) * error
-    return Comparison(question, arm, baseline, figure, n, mean, half, p, better)
+    t = t_test([math.log(a / b) for a, b in pairs])
+    half = t.high - t.difference
+    return Comparison(question, arm, baseline, figure, n, t.difference, half, t.p, better)
 
 
 def holm(found: Sequence[Comparison]) -> list[Comparison]:
@@ -773,8 +751,8 @@ def plot(study: Study) -> None:
 
 def write(study: Study, *, plots: bool) -> None:
     lines = "".join(json.dumps(r) + "\n" for r in study.records())
-    write_atomic(study.out / "results.jsonl", lines)
-    write_atomic(study.out / "report.md", report(study))
+    write_text(study.out / "results.jsonl", lines)
+    write_text(study.out / "report.md", report(study))
     if plots and study.records("main"):
         plot(study)
 

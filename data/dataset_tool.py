@@ -21,7 +21,6 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +36,7 @@ from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
 from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
+from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
 from storage.files import locked, make_folder
 
@@ -130,31 +130,25 @@ def writing(dest: Path) -> Iterator[Writer]:
     packed = dest.suffix.lower() == ".zip"
     make_folder(dest.parent)
     lock = dest.with_name(f".{dest.name}.lock")
-    part = dest.with_name(f".{dest.name}.part")
     with locked(lock, wait=False, what=str(dest)):
         try:
             if packed and dest.exists():
                 raise DataError(f"{dest} is there already; remove it or give another --dest")
             if not packed and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
                 raise DataError(f"{dest} is no empty folder; empty it or give another --dest")
-            _remove(part)  # of one that was killed
             if packed:
-                with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-                    yield partial(_into_zip, archive)
-                with open(part, "rb") as file:
-                    os.fsync(file.fileno())
+                with files.writing(dest) as file:
+                    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                        yield partial(_into_zip, archive)
             else:
-                part.mkdir()
-                yield partial(_into_folder, part)
-                if dest.exists():
-                    dest.rmdir()
-            os.replace(part, dest)
+                with files.staging(dest) as part:
+                    part.mkdir()
+                    yield partial(_into_folder, part)
         except OSError as error:
             if error.errno in DISK_ERRNOS:
                 raise DataDiskError(f"cannot write {dest}: {error.strerror}") from None
             raise
         finally:
-            _remove(part)
             lock.unlink(missing_ok=True)
 
 
@@ -168,13 +162,6 @@ def _into_folder(folder: Path, name: str, data: bytes) -> None:
     file = folder / name
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
-
-
-def _remove(part: Path) -> None:
-    if part.is_dir():
-        shutil.rmtree(part, ignore_errors=True)
-    else:
-        part.unlink(missing_ok=True)
 
 
 def png(image: np.ndarray) -> bytes:

@@ -31,8 +31,8 @@ class LabelledImages(Dataset):
     sizes are reduced or enlarged as in `Pyramid` (`crop`: "center" cuts the central square first,
     "squash" does not); latents cannot be.
     xflip: the set is twice as long; item n + k is item k mirrored. The index returned is the item's
-    (0 .. 2n - 1), so per-sample noise can be keyed by it; `image_number` gives k. Latents are
-    mirrored as they are, which is not quite the latent of the mirrored picture.
+    (0 .. 2n - 1), so per-sample noise can be keyed by it; modulo n it is the picture's. Latents
+    are mirrored as they are, which is not quite the latent of the mirrored picture.
     cache, max_bad: see Pyramid.
 
     `label_dim` is the number of classes, 0 if there is but one: the width of a one-hot label.
@@ -89,10 +89,6 @@ class LabelledImages(Dataset):
         if i != k:
             image = np.ascontiguousarray(image[:, :, ::-1])  # torch takes no negative strides
         return i, torch.from_numpy(image), int(self._labels[self._pyramid.shown(k)])
-
-    def image_number(self, i: int) -> int:
-        """Number in the source of item i: the same for a picture and its mirror image."""
-        return i % self._n
 
     @property
     def labels(self) -> np.ndarray:

@@ -158,7 +158,7 @@ def _at_path(spec: str, data_path: Path) -> Found | None:
 
 
 def _scenes(spec: str, split: str) -> Source:
-    from data.synthetic import Scenes
+    from data.scenes import Scenes
 
     _, _, own = spec.partition("/")
     split = check_split(own or split)

@@ -9,13 +9,11 @@ cache.to("cuda")                                                   # batches for
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +23,7 @@ from data.labelled import LabelledImages
 from data.pyramids import free_memory
 from data.sources import Source, channels_of, names_of
 from storage.errors import DataDiskError, DataError
-from storage.files import locked, make_folder, write_json
+from storage.files import locked, make_folder, read_object, write_json
 
 PLACES = ("memory", "memmap")
 PIXELS, LABELS, NOTE, PROGRESS = "pixels.u8", "labels.npy", "cache.json", "building.json"
@@ -152,7 +150,7 @@ class UInt8Cache:
     def _build(self, items: LabelledImages) -> None:
         make_folder(self.folder)
         size = int(np.prod(self.shape))
-        progress = _read_json(self.folder / PROGRESS) or {}
+        progress = read_object(self.folder / PROGRESS) or {}
         pixel_file, label_file = self.folder / PIXELS, self.folder / LABELS
         sums: list[list[int]] = progress.get("sums", [])
         start = int(progress.get("done", 0))
@@ -190,7 +188,7 @@ class UInt8Cache:
 
     def _open(self, verify: bool) -> tuple[np.ndarray, np.ndarray]:
         again = f"remove {self.folder} to have it made again"
-        note = _read_json(self.folder / NOTE)
+        note = read_object(self.folder / NOTE)
         size = int(np.prod(self.shape))
         file = self.folder / PIXELS
         if note is None or note.get("digest") != self.digest or note["shape"] != list(self.shape):
@@ -243,11 +241,3 @@ def _check_memory(name: str, shape: tuple[int, ...], free: int | None, where: st
             f"{name} at {shape[-1]} px needs {need / 2**30:.1f} GiB of {where}, "
             f"{free / 2**30:.1f} are free; {instead}, or take smaller pictures"
         )
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -8,8 +8,6 @@ save_features(path, bank, labels, layer="h", snapshot=fingerprint(model), datase
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from storage.errors import first_line
+from storage.files import write_bytes
 
 _FORMAT = "imle-lab-features"
 
@@ -48,7 +49,7 @@ def fingerprint(module: nn.Module) -> str:
     Buffers that a state dict leaves out are in it. Copies everything to the host once.
     """
     digest = hashlib.sha256()
-    named = [*module.named_parameters(remove_duplicate=False)]
+    named: list[tuple[str, Tensor]] = [*module.named_parameters(remove_duplicate=False)]
     named += module.named_buffers(remove_duplicate=False)
     for name, tensor in sorted(named, key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
@@ -58,7 +59,7 @@ def fingerprint(module: nn.Module) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _training(module: nn.Module) -> str | None:
@@ -129,8 +130,8 @@ def extract(
         labels.append(y)
     if not rows:
         raise ValueError("no batch came: there is nothing to extract")
-    labels = torch.cat([y.to(rows[0].device, torch.int64, non_blocking=True) for y in labels])
-    return torch.cat(rows), labels
+    beside = [y.to(rows[0].device, torch.int64, non_blocking=True) for y in labels]
+    return torch.cat(rows), torch.cat(beside)
 
 
 def save_features(
@@ -155,15 +156,7 @@ def save_features(
     digest = _digest(features, labels)
     header = {"format": _FORMAT, "version": "1", "sha256": digest, **facts}
     content = save({"features": features, "labels": labels}, metadata=header)
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(tmp, "wb") as fh:
-            fh.write(content)
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    write_bytes(path, content)
     return path
 
 
@@ -184,7 +177,7 @@ def load_features(path: Path) -> Features:
     except OSError as error:
         raise ValueError(f"features {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"features {path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"features {path}: {first_line(error)}") from error
     return Features(features, labels, *facts)
 
 

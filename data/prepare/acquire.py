@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -29,8 +27,9 @@ from data.readers.folders import FolderSource, splits_in
 from data.readers.layout import list_files
 from data.registry import KNOWN, fraction_of, one_class
 from data.sources import Source, Subset, is_image_name, labels_of, stratified
+from storage import files
 from storage.errors import DataDiskError, DataError
-from storage.files import make_folder, write_json
+from storage.files import make_folder, read_object, write_json
 
 ORIGIN = "origin.json"
 
@@ -52,30 +51,22 @@ def acquire(name: str, data_path: Path, source: Path | None = None) -> Path:
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file; the data set's folder should go there")
     make_folder(data_path)
-    staging = data_path / f".{name}.new"
-    shutil.rmtree(staging, ignore_errors=True)
     try:
-        _fill(staging, name, data_path, source)
-        write_json(staging / ORIGIN, {"name": name, "source": str(source) if source else "known"})
-        if root.is_dir():
-            root.rmdir()
-        os.replace(staging, root)
+        with files.staging(root) as staging:
+            _fill(staging, name, data_path, source)
+            origin = {"name": name, "source": str(source) if source else "known"}
+            write_json(staging / ORIGIN, origin)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise DataDiskError(f"cannot prepare {root}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return root
 
 
 def _check_origin(root: Path, source: Path | None) -> None:
     if source is None or source.resolve() == root.resolve():
         return
-    try:
-        made_from = json.loads((root / ORIGIN).read_text())["source"]
-    except (OSError, ValueError, KeyError):
-        made_from = "something else"
+    made_from = (read_object(root / ORIGIN) or {}).get("source", "something else")
     if made_from != str(source):
         raise DataError(
             f"{root} exists already, made from {made_from}; remove it or take another --data name"
@@ -89,13 +80,13 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
     if source is not None:
         if source.is_dir():
             _refuse_edm(source)
-            _link_folder(source, staging)
+            _link_folder(source, staging, name)
         elif is_archive(source):
             if fault := archive_fault(source):
                 raise DataError(f"{source} {fault}; fetch it again")
             if zipfile.is_zipfile(source):
                 _refuse_edm(source)
-            _unpack(source, staging)
+            _unpack(source, staging, name)
         else:
             raise DataError(
                 f"{source} is neither a folder nor a .zip or .tar archive; "
@@ -117,7 +108,7 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
     elif known and known.mirrors:
         file = data_path / "downloads" / f"{name}.zip"
         fetch(known.mirrors, file, sha256=known.sha256, check=archive_fault)
-        _unpack(file, staging)
+        _unpack(file, staging, name)
     else:
         raise DataError(
             f"{name} is not in {data_path} and not a set known by name "
@@ -147,13 +138,13 @@ def _inner(folder: Path) -> Path:
     return folder
 
 
-def _link_folder(source: Path, staging: Path) -> None:
+def _link_folder(source: Path, staging: Path, name: str) -> None:
     inner = _inner(source)
     if arrays := array_splits(inner):
         _write_arrays(arrays, staging)
         return
     if archive := _lone_archive(inner):
-        _unpack(archive, staging)
+        _unpack(archive, staging, name)
         return
     splits = splits_in(inner) or {"train": inner}
     for folder in splits.values():
@@ -169,10 +160,10 @@ def _lone_archive(folder: Path) -> Path | None:
     return archives[0] if len(archives) == 1 and not list_files(folder) else None
 
 
-def _unpack(archive: Path, staging: Path) -> None:
-    unpacked = staging.with_name(staging.name + ".unpacked")
-    shutil.rmtree(unpacked, ignore_errors=True)
-    try:
+def _unpack(archive: Path, staging: Path, name: str) -> None:
+    with files.scratch(staging.with_name(f"{name}.unpacked")) as room:
+        room.mkdir()
+        unpacked = room / "all"
         extract(archive, unpacked)
         inner = _inner(unpacked)
         if arrays := array_splits(inner):
@@ -186,12 +177,10 @@ def _unpack(archive: Path, staging: Path) -> None:
             except DataError as error:  # the folder it names is about to vanish
                 raise DataError(str(error).replace(str(unpacked), str(archive))) from None
         if splits:
-            os.replace(inner, staging)
+            files.move(inner, staging)
         else:
             staging.mkdir()
-            os.replace(inner, staging / "train")
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+            files.move(inner, staging / "train")
 
 
 def _link_part(whole: Path, staging: Path, part: Callable[[Source, str], Source]) -> None:
@@ -241,7 +230,7 @@ def _official_names(root: Path, index: Path) -> None:
     if unknown:
         raise DataError(f"{index} has no number for {unknown[0]}; remove it to go without")
     for path in here:  # to other names first: 0001.jpg may become 0002.jpg
-        os.replace(root / path, root / f"{path}.renamed")
+        files.move(root / path, root / f"{path}.renamed")
     for path in here:
         name = f"{table[path]:05d}{Path(path).suffix}"
-        os.replace(root / f"{path}.renamed", (root / path).with_name(name))
+        files.move(root / f"{path}.renamed", (root / path).with_name(name))

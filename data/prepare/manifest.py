@@ -6,37 +6,21 @@ NAME/index-{split}.json              counts, digests and the bad pictures
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from data.readers.folders import INDEX
+from storage.files import append_line, read_lines, read_object
 
 
 def read_index(root: Path, split: str) -> dict:
     """What the last look at a split found: count, digests, bad pictures; {} if none was."""
-    return read_json(root / INDEX.format(split=split)) or {}
-
-
-def read_json(file: Path) -> dict | None:
-    """A JSON object, or None if the file is absent or not one."""
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+    return read_object(root / INDEX.format(split=split)) or {}
 
 
 def read_manifest(file: Path) -> dict[str, dict]:
     """Records by path; a line cut off by a kill is dropped."""
-    records = {}
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                record = json.loads(line)
-                records[record["path"]] = record
-            except (ValueError, KeyError, TypeError):
-                continue
-        if not file.read_bytes().endswith(b"\n"):
-            with open(file, "a") as log:
-                log.write("\n")  # so that the next record does not join the broken line
-    return records
+    if not file.exists():
+        return {}
+    if not file.read_bytes().endswith(b"\n"):
+        append_line(file, "")  # so that the next record does not join the broken line
+    return {r["path"]: r for r in read_lines(file) if isinstance(r.get("path"), str)}

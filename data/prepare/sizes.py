@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from data.decode import open_rgb, resize_rgb
-from data.prepare.manifest import read_index, read_json, read_manifest
+from data.prepare.manifest import read_index, read_manifest
 from data.prepare.workers import bar, parallel_map, say
 from data.readers.folders import (
     BUILDING,
@@ -37,8 +37,9 @@ from data.readers.folders import (
 )
 from data.readers.layout import list_files
 from data.sources import SPLITS, allowed_bad, resolution_name
+from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
-from storage.files import make_folder, write_json
+from storage.files import make_folder, read_object, write_json
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,7 @@ def _finish_split(
     """Manifest in order, stale pictures out, notes that say complete. Returns the bad pictures."""
     ordered = [records[p] for p in paths]
     lines = "".join(json.dumps(r) + "\n" for r in ordered)
-    temporary = manifest.with_name(f".tmp-{manifest.name}")
-    temporary.write_text(lines)
-    os.replace(temporary, manifest)
+    files.write_text(manifest, lines)
     bad = [r["path"] for r in ordered if "bad" in r]
     content = hashlib.sha256()
     for r in ordered:
@@ -172,8 +171,8 @@ def _finish_split(
         for name in list_files(out):
             if name not in wanted:  # from an earlier state of the originals
                 os.unlink(os.path.join(out, name))
-        for name in list_files(out, keep=lambda n: n.endswith(".tmp")):
-            os.unlink(os.path.join(out, name))  # of a worker that was killed
+        for below, _, _ in os.walk(out):
+            files.sweep(Path(below))  # of a worker that was killed
         above = Path(out).parent
         write_json(above / COMPLETE.format(split=split), {**facts, "crop": crop, "format": form})
         (above / BUILDING.format(split=split)).unlink()
@@ -196,7 +195,7 @@ def _size_is_done(
     """Whether a resolution needs nothing; DataError if it was made otherwise or by others."""
     out = root.with_name(resolution_name(root.name, size))
     for note_name in (BUILDING, COMPLETE):  # both: killed between the two, so not done
-        note = read_json(out / note_name.format(split=split))
+        note = read_object(out / note_name.format(split=split))
         if note is not None:
             if (note.get("crop"), note.get("format")) != (crop, form):
                 raise DataError(
@@ -260,7 +259,4 @@ def _save(pixels: np.ndarray, file: str, form: str) -> None:
         image.save(out, kind, **options)
     else:
         image.save(out, "PNG", compress_level=4)
-    temporary = f"{file}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as handle:
-        handle.write(out.getbuffer())
-    os.replace(temporary, file)
+    files.write_bytes(Path(file), out.getbuffer(), durable=False)  # by the thousand

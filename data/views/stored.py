@@ -43,7 +43,7 @@ from data.registry import open_source
 from data.sources import NamesFiles, Source, Subset, is_image_name, keyed_order
 from data.uint8_cache import UInt8Cache, _check_memory
 from storage.errors import DataBusyError, DataDiskError, DataError
-from storage.files import locked, make_folder, write_bytes, write_json
+from storage.files import Damaged, locked, make_folder, read_json, write_bytes, write_json
 
 FORMATS = ("folder", "lmdb", "memmap")
 NOTE_EVERY_S = 2.0  # between notes of progress: what a killed process may lose
@@ -276,7 +276,7 @@ class ViewWriter:
             Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0))).save(out, "PNG")
             file = self._file(name, j)
             make_folder(file.parent)
-            write_bytes(file, out.getvalue())
+            write_bytes(file, out.getvalue(), durable=False)  # by the thousand
 
     def finish(self, **facts: Any) -> int:
         """All pictures are put: check, write the note with `facts` (JSON). Returns the bytes."""
@@ -362,11 +362,11 @@ def _difference(old: Any, new: Mapping[str, Any]) -> str:
 def _read(file: Path) -> dict[str, Any] | None:
     """A note, None if there is none; DataError for a damaged one."""
     try:
-        value = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
+        value = read_json(file)
+    except Damaged as error:
         raise DataError(f"{file} cannot be read ({error}); remove its folder") from None
+    if value is None and not file.exists():
+        return None
     return value if isinstance(value, dict) else {}
 
 

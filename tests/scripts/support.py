@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -35,6 +37,12 @@ def load(name: str) -> ModuleType:
         sys.modules[key] = module
         spec.loader.exec_module(module)
     return sys.modules[key]
+
+
+def get_args(script: ModuleType, words: list[str]) -> argparse.Namespace:
+    """A script's options; those that a recipe reads are told what --help begins with."""
+    takes_doc = "doc" in inspect.signature(script.get_args).parameters
+    return script.get_args(None, words) if takes_doc else script.get_args(words)
 
 
 def train(run_dir: Path | str, *words: str) -> None:

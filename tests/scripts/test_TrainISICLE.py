@@ -17,7 +17,7 @@ from tests import gloo
 from tests import kill_harness as harness
 from tests.data.pictures import make_set
 from tests.scripts.simclr_support import small_backbone
-from tests.scripts.support import load, metrics
+from tests.scripts.support import get_args, load, metrics
 
 COMMON = (
     "--num_images 24 --bs 8 --epochs 2 --crop_size 8 --proj_hidden 16 --n_ramp 1 --stem standard "
@@ -73,7 +73,8 @@ def train(run_dir, *words, name="TrainISICLE"):
     runtime.tracker.Tracker.curves = lambda self: None
     script, data = load(name), os.environ["ISICLE_TEST_SET"]
     words = [*words, "--view_batch", "8"] if name == "TrainISICLE" else words
-    script.main(script.get_args(["--data", data, *COMMON, "--run-dir", str(run_dir), *words]))
+    words = ["--data", data, *COMMON, "--run-dir", str(run_dir), *words]
+    script.main(get_args(script, words))
     return run_dir
 
 

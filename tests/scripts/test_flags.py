@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.support import SCRIPTS, load
+import recipes.command
+from tests.scripts.support import SCRIPTS, get_args, load
 
 FLAGS = Path(__file__).parent / "flags"
 
@@ -17,13 +18,15 @@ FLAGS = Path(__file__).parent / "flags"
 def flags_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[argparse.ArgumentParser] = []
 
-    def stop(parser, *_):
+    def stop(parser, *_, **__):
         seen.append(parser)
         raise SystemExit
 
-    monkeypatch.setattr(load(name), "parse", stop)
+    script = load(name)
+    home = script if hasattr(script, "parse") else recipes.command
+    monkeypatch.setattr(home, "parse", stop)
     with pytest.raises(SystemExit):
-        load(name).get_args([])
+        get_args(script, [])
     return [
         f"{'/'.join(a.option_strings)} = {a.default!r}"
         for a in seen[0]._actions
@@ -49,12 +52,12 @@ def test_every_preset_parses_and_there_is_a_smoke(name):
         words = ["--preset", preset]
         if preset != "smoke" and name in ("generate_images", "TrainISICLE"):
             words += ["--snapshot", "x"]
-        assert script.get_args(words).preset == preset
+        assert get_args(script, words).preset == preset
 
 
 def test_presets_are_not_mutated():
     script = load("TrainGeneratorWandB")
     before = repr(script.PRESETS)
-    args = script.get_args(["--preset", "smoke"])
+    args = get_args(script, ["--preset", "smoke"])
     args.res.append(7)
     assert repr(script.PRESETS) == before
