@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow identity lint format clean
 
 demo: $(VENV)/.installed
 	$(PY) TrainGeneratorWandB.py --preset smoke
@@ -14,6 +14,10 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m slow
+
+# Whether every smoke mode still gives the weights, figures and files of an earlier revision.
+identity: $(VENV)/.installed-dev
+	$(PY) -m tests.identity
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -57,9 +57,9 @@ from runtime.types import (
     positive_int,
     text,
 )
-from storage.checkpoint import write_atomic
 from storage.dirs import data_home, results_home
 from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.files import write_text
 from storage.find import ema_sibling, find_network, identity
 from storage.pictures import save_grid
 from storage.snapshot import Snapshot
@@ -578,7 +578,7 @@ def write_sweep(
         columns=[f"guidance {weight:g}" for weight in weights],
     )
     whole = {"emas": emas, "weights": weights, "seeds": compact_seeds(args.seeds), "points": done}
-    write_atomic(outdir / "sweep.json", json.dumps(whole, indent=1))
+    write_text(outdir / "sweep.json", json.dumps(whole, indent=1))
 
 
 # ------------------------------------------------------------------------------------------- IMLE
@@ -620,7 +620,7 @@ def imle_images(args: argparse.Namespace, snapshot: Snapshot, device: torch.devi
                 save_grid(outdir / f"{name}_{args.first + k}.png", image[None], ncol=1)
         rows.append(torch.cat([enlarge(c, images.shape[-1]), images]) if c.numel() else images)
     grid = save_grid(outdir / "grid.png", torch.cat(rows), ncol=len(rows[0]))
-    write_atomic(outdir / FACTS, json.dumps(facts_of(args, snapshot, outdir), indent=1))
+    write_text(outdir / FACTS, json.dumps(facts_of(args, snapshot, outdir), indent=1))
     print(f"{len(rows)} x {args.samples} samples; grid: {grid}")
 
 

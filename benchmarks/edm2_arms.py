@@ -38,8 +38,8 @@ from diffusion.edm2_loss import per_pixel_loss
 from evaluation.intervals import mean_interval
 from runtime.counter_rng import mix, normal
 from selection import selection_size
-from storage.checkpoint import write_atomic
 from storage.dirs import data_home
+from storage.files import write_text
 from storage.snapshot import load_snapshot
 
 FILTER = 0.8
@@ -150,7 +150,7 @@ def result(args: argparse.Namespace, name: str, words: str, seed: int) -> dict[s
     for key in ("perplexity / B", "time/selection_s", "time/training_s"):
         values = [line[key] for line in lines if key in line]
         found[key] = float(np.mean(values)) if values else None
-    write_atomic(file, json.dumps(found))
+    write_text(file, json.dumps(found))
     return found
 
 
@@ -201,7 +201,7 @@ def main(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         for name, words in arms(args).items():
             results.append(result(args, name, words, seed))
-            write_atomic(args.out / "report.md", report(results))
+            write_text(args.out / "report.md", report(results))
     print(report(results))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.pyramids import Pyramid
-from data.synthetic import Scenes
+from data.scenes import Scenes
 from imle import CAMNet, CIMLEDataLoader, CodeGenerator, KorKMinusOne, ResolutionLoss
 from storage.snapshot import load_snapshot, save_snapshot
 

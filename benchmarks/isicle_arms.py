@@ -61,10 +61,10 @@ from evaluation.intervals import mean_interval, paired_images, paired_t
 from runtime.launch import launch
 from runtime.networks import open_network
 from runtime.rundir import refuse_changes, shaping
-from storage.checkpoint import write_atomic
 from storage.errors import UsageError
+from storage.files import write_text
 from storage.find import find_network, identity
-from storage.snapshot import load_torch
+from storage.torchfile import load_torch
 
 AUGS = ("full", "crop+flip", "none")
 # What stands for a drawn view: name -> (options of the generator, whether draws differ).
@@ -494,9 +494,9 @@ def main(args: argparse.Namespace) -> None:
 def write(args: argparse.Namespace) -> dict[Piece, dict[str, Any]]:
     """report.md and results.json of what is done, by this process or another; returns it."""
     by, said = collect(args)
-    write_atomic(args.out / "report.md", report(by, said))
+    write_text(args.out / "report.md", report(by, said))
     record = {"generator": said, "pieces": list(by.values())}
-    write_atomic(args.out / "results.json", json.dumps(record, indent=1))
+    write_text(args.out / "results.json", json.dumps(record, indent=1))
     return by
 
 

@@ -13,7 +13,7 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from data.synthetic import Scenes  # noqa: E402
+from data.scenes import Scenes  # noqa: E402
 
 
 def rate(

@@ -65,8 +65,9 @@ from selection import (
     scaled,
     sigma_strata,
 )
-from storage.checkpoint import load_latest, save_state, write_atomic
+from storage.checkpoint import load_latest, save_state
 from storage.errors import RunError, UsageError
+from storage.files import write_text
 
 HELD_OUT = 10**6  # the seed of evaluation points and noise, the same for all
 TUNING = 1000  # the first tuning seed
@@ -502,7 +503,7 @@ class Study:
         mine, file = asdict(s), out / "settings.json"
         if file.is_file() and json.loads(file.read_text()) != mine:
             raise UsageError(f"{out} has results of other settings: take another --out")
-        write_atomic(file, json.dumps(mine, indent=1) + "\n")
+        write_text(file, json.dumps(mine, indent=1) + "\n")
         self._exam: Exam | None = None
 
     @property
@@ -538,7 +539,7 @@ class Study:
                 saved = time.monotonic()
             if stop:
                 return
-        write_atomic(file, json.dumps(one.records(self.exam, phase)) + "\n")
+        write_text(file, json.dumps(one.records(self.exam, phase)) + "\n")
         say(f"{phase} seed {seed}: done")
 
     def records(self, phase: str | None = None) -> list[dict[str, Any]]:
@@ -574,7 +575,7 @@ class Study:
             "long+": float(np.median(ratios_with_guide)),
             "seeds": seeds,
         }
-        write_atomic(file, json.dumps(plan, indent=1) + "\n")
+        write_text(file, json.dumps(plan, indent=1) + "\n")
         say(f"plan: {json.dumps(plan)}")
         return plan
 
@@ -750,8 +751,8 @@ def plot(study: Study) -> None:
 
 def write(study: Study, *, plots: bool) -> None:
     lines = "".join(json.dumps(r) + "\n" for r in study.records())
-    write_atomic(study.out / "results.jsonl", lines)
-    write_atomic(study.out / "report.md", report(study))
+    write_text(study.out / "results.jsonl", lines)
+    write_text(study.out / "report.md", report(study))
     if plots and study.records("main"):
         plot(study)
 

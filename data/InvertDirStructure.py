@@ -19,7 +19,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.readers.folders import list_files, splits_in
+from data.readers.folders import splits_in
+from data.readers.layout import list_files
 from data.sources import split_of
 from storage.errors import DataDiskError, DataError
 

@@ -128,7 +128,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def setup(args: argparse.Namespace) -> None:
     """Do what the command line says. DataError for anything wrong with the data."""
-    from data.prepare.sizes import acquire, lmdb_sources, prepare_folders, prepare_lmdb, say
+    from data.prepare.acquire import acquire
+    from data.prepare.pack import lmdb_sources, prepare_lmdb
+    from data.prepare.sizes import prepare_folders
+    from data.prepare.workers import say
     from storage.files import locked, make_folder
 
     data_path = make_folder(args.data_path or _home("data")).absolute()

@@ -78,11 +78,12 @@ def check_splits(root: Path) -> None:
 
 def setup(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from data.prepare.download import archive_fault, fetch, hash_file
-    from data.prepare.sizes import acquire, say
+    from data.prepare.acquire import acquire
+    from data.prepare.download import archive_fault, fetch
+    from data.prepare.workers import say
     from data.registry import KNOWN
     from storage.dirs import data_home
-    from storage.files import locked, make_folder
+    from storage.files import hash_file, locked, make_folder
 
     data_path = make_folder(args.data_path or data_home()).absolute()
     source = args.source or args.use_existing

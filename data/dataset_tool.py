@@ -21,7 +21,6 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +35,8 @@ import numpy as np
 from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
-from data.sources import Source
+from data.sources import Source, channels_of, is_drawn, latent, names_of, native
+from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
 from storage.files import locked, make_folder
 
@@ -130,31 +130,25 @@ def writing(dest: Path) -> Iterator[Writer]:
     packed = dest.suffix.lower() == ".zip"
     make_folder(dest.parent)
     lock = dest.with_name(f".{dest.name}.lock")
-    part = dest.with_name(f".{dest.name}.part")
     with locked(lock, wait=False, what=str(dest)):
         try:
             if packed and dest.exists():
                 raise DataError(f"{dest} is there already; remove it or give another --dest")
             if not packed and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
                 raise DataError(f"{dest} is no empty folder; empty it or give another --dest")
-            _remove(part)  # of one that was killed
             if packed:
-                with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-                    yield partial(_into_zip, archive)
-                with open(part, "rb") as file:
-                    os.fsync(file.fileno())
+                with files.writing(dest) as file:
+                    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                        yield partial(_into_zip, archive)
             else:
-                part.mkdir()
-                yield partial(_into_folder, part)
-                if dest.exists():
-                    dest.rmdir()
-            os.replace(part, dest)
+                with files.staging(dest) as part:
+                    part.mkdir()
+                    yield partial(_into_folder, part)
         except OSError as error:
             if error.errno in DISK_ERRNOS:
                 raise DataDiskError(f"cannot write {dest}: {error.strerror}") from None
             raise
         finally:
-            _remove(part)
             lock.unlink(missing_ok=True)
 
 
@@ -168,13 +162,6 @@ def _into_folder(folder: Path, name: str, data: bytes) -> None:
     file = folder / name
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
-
-
-def _remove(part: Path) -> None:
-    if part.is_dir():
-        shutil.rmtree(part, ignore_errors=True)
-    else:
-        part.unlink(missing_ok=True)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -212,7 +199,7 @@ class _Labels:
 
     def json(self) -> bytes:
         note: dict[str, Any] = {"labels": self.pairs if self.there else None}
-        names = list(getattr(self.source, "class_names", None) or self.source.classes)
+        names = names_of(self.source)
         if self.there and names != [str(k) for k in range(len(names))]:
             note["classes"] = names  # NVIDIA's reader does not look at it
         return json.dumps(note).encode()
@@ -237,12 +224,12 @@ def convert(
     written, for an unreadable picture or if results are not square, of a power of two and of one
     size.
     """
-    from data.prepare.sizes import bar, parallel_map
+    from data.prepare.workers import bar, parallel_map
 
     count = len(source) if max_images is None else min(max_images, len(source))
-    if getattr(source, "channels", 3) != 3:
+    if channels_of(source) != 3:
         raise DataError(f"{source.name} holds latents; `dataset_tool.py decode` makes pictures")
-    if _drawn(source) and resolution is None:
+    if is_drawn(source) and resolution is None:
         raise DataError(f"{source.name} are drawn at any size; give --resolution")
     work = partial(_convert_one, source, crop, resolution)
     labels, size = _Labels(source), None
@@ -267,20 +254,12 @@ def convert(
 def _convert_one(
     source: Source, crop: str | None, resolution: tuple[int, int] | None, i: int
 ) -> tuple[bytes, tuple[int, ...]] | None:
-    if resolution is not None and _drawn(source):
-        image = source.native(i, max(resolution))  # type: ignore[attr-defined]
+    if resolution is not None and is_drawn(source):
+        image = native(source, i, max(resolution))
     else:
         image = source.image(i)
-    image = transform(image, crop, resolution)
-    return None if image is None else (png(image), image.shape)
-
-
-def _drawn(source: Source) -> bool:
-    """Whether pictures have no size of their own."""
-    inner = source
-    while hasattr(inner, "source"):
-        inner = inner.source
-    return hasattr(inner, "native") and not hasattr(inner, "has_native")
+    made = transform(image, crop, resolution)
+    return None if made is None else (png(made), made.shape)
 
 
 def _check_size(path: str, shape: tuple[int, ...], size: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -314,7 +293,7 @@ def encode(
     """
     import torch
 
-    if getattr(source, "channels", 3) != 3:
+    if channels_of(source) != 3:
         raise DataError(f"{source.name} holds latents already")
 
     def read(i: int) -> np.ndarray:
@@ -350,15 +329,15 @@ def decode(
     """
     import torch
 
-    if getattr(source, "channels", 3) == 3:
+    if channels_of(source) == 3:
         raise DataError(f"{source.name} holds pictures; decode takes latents (img-mean-std-*.npy)")
 
     def code(raw: np.ndarray) -> Iterable[bytes]:
         images = decoder(torch.from_numpy(raw).to(device)).cpu().numpy()
         return map(png, np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
 
-    latent = source.latent  # type: ignore[attr-defined]
-    return _in_batches(source, dest, latent, code, "img", max_images, batch)
+    read = partial(latent, source)
+    return _in_batches(source, dest, read, code, "img", max_images, batch)
 
 
 def _in_batches(
@@ -370,7 +349,7 @@ def _in_batches(
     max_images: int | None,
     batch: int,
 ) -> int:
-    from data.prepare.sizes import bar
+    from data.prepare.workers import bar
 
     count = len(source) if max_images is None else min(max_images, len(source))
     labels, shape = _Labels(source), None

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from storage.errors import DataError
+from storage.errors import DataError, first_line
 
 MAX_PIXELS = 178_956_970
 _WHITE = (255, 255, 255)
@@ -110,7 +110,7 @@ def _reason(data: bytes, error: Exception) -> str:
         return "empty file"
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, not an image"
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = first_line(error)
     if isinstance(error, Image.DecompressionBombError):
         return "too large: " + text.split(",")[0].lower()
     if "truncated" in text.lower() or isinstance(error, EOFError):

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.pyramids import Pyramid
-from data.sources import Source, Subset, labels_of
+from data.sources import Source, channels_of, is_drawn, labels_of, latent, names_of
 from storage.errors import DataError, DataShapeError
 
 LATENTS = 8  # mean and standard deviation of a 4-channel autoencoder
@@ -31,8 +31,8 @@ class LabelledImages(Dataset):
     sizes are reduced or enlarged as in `Pyramid` (`crop`: "center" cuts the central square first,
     "squash" does not); latents cannot be.
     xflip: the set is twice as long; item n + k is item k mirrored. The index returned is the item's
-    (0 .. 2n - 1), so per-sample noise can be keyed by it; `image_number` gives k. Latents are
-    mirrored as they are, which is not quite the latent of the mirrored picture.
+    (0 .. 2n - 1), so per-sample noise can be keyed by it; modulo n it is the picture's. Latents
+    are mirrored as they are, which is not quite the latent of the mirrored picture.
     cache, max_bad: see Pyramid.
 
     `label_dim` is the number of classes, 0 if there is but one: the width of a one-hot label.
@@ -53,27 +53,20 @@ class LabelledImages(Dataset):
         if not len(source):
             raise DataError(f"{source.name} has no images")
         self.source = source
-        self.channels = int(getattr(source, "channels", 3))
+        self.channels = channels_of(source)
         self.xflip = bool(xflip)
-        own = resolution is None
-        if own or self.channels != 3:
+        if resolution is None or self.channels != 3:
             size = own_size(source)
-            if not own and resolution != size:
+            if resolution not in (None, size):
                 raise DataError(
                     f"{source.name} holds latents of {size}x{size}; they cannot be brought to "
                     f"{resolution}x{resolution}, encode pictures of another size instead"
                 )
             self._pyramid: Pyramid = _AsTheyAre(source, [size], cache=cache, max_bad=max_bad)
         else:
-            self._pyramid = Pyramid(
-                source,
-                [resolution],  # type: ignore[list-item]
-                crop=crop,
-                cache=cache,
-                max_bad=max_bad,
-            )
+            self._pyramid = Pyramid(source, [resolution], crop=crop, cache=cache, max_bad=max_bad)
         self.resolution = self._pyramid.res[0]
-        self.classes = list(getattr(source, "class_names", None) or source.classes)
+        self.classes = names_of(source)
         self.label_dim = len(self.classes) if len(self.classes) > 1 else 0
         self._labels = labels_of(source)
         low, high = int(self._labels.min()), int(self._labels.max())
@@ -97,10 +90,6 @@ class LabelledImages(Dataset):
             image = np.ascontiguousarray(image[:, :, ::-1])  # torch takes no negative strides
         return i, torch.from_numpy(image), int(self._labels[self._pyramid.shown(k)])
 
-    def image_number(self, i: int) -> int:
-        """Number in the source of item i: the same for a picture and its mirror image."""
-        return i % self._n
-
     @property
     def labels(self) -> np.ndarray:
         """int64 [n], the label of every picture of the source."""
@@ -116,14 +105,14 @@ class _AsTheyAre(Pyramid):
     """Pictures or latents at the one size they have."""
 
     def _kind(self, source: Source) -> tuple[int, type]:
-        channels = int(getattr(source, "channels", 3))
+        channels = channels_of(source)
         return channels, np.uint8 if channels == 3 else np.float32
 
     def _read(self, i: int) -> dict[int, np.ndarray]:
         if self.channels == 3:
             image = np.array(self.source.image(i).transpose(2, 0, 1), order="C")
         else:
-            image = self.source.latent(i)  # type: ignore[attr-defined]
+            image = latent(self.source, i)
         size = self.sizes[0]
         if image.shape != (self.channels, size, size):
             raise DataShapeError(
@@ -138,17 +127,14 @@ def own_size(source: Source) -> int:
 
     Every other picture is compared when it is read.
     """
-    whole = source
-    while isinstance(whole, Subset):
-        whole = whole.source
-    if hasattr(whole, "native") and not hasattr(whole, "has_native"):
+    if is_drawn(source):
         raise DataError(f"{source.name} are drawn at any size; give a resolution")
     n = len(source)
-    latents = getattr(source, "channels", 3) != 3
+    latents = channels_of(source) != 3
     found: tuple[int, tuple[int, ...]] | None = None
     for i in sorted({round(k * (n - 1) / (_LOOKED_AT - 1)) for k in range(_LOOKED_AT)}):
         try:
-            shape = (source.latent(i) if latents else source.image(i).transpose(2, 0, 1)).shape  # type: ignore[attr-defined]
+            shape = (latent(source, i) if latents else source.image(i).transpose(2, 0, 1)).shape
         except DataShapeError:
             raise
         except DataError:

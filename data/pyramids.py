@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.decode import resize_rgb
-from data.sources import CROPS, Source, allowed_bad, has_native
+from data.sources import CROPS, Source, allowed_bad, channels_of, has_native, native
 from storage.errors import DataError, DataShapeError
 
 _ATTEMPTS = 64
@@ -118,7 +118,7 @@ class Pyramid(Dataset):
         picture = {}
         for size in self.sizes:
             if self._native[size]:
-                image = self.source.native(i, size)  # type: ignore[attr-defined]
+                image = native(self.source, i, size)
             else:
                 if original is None:
                     original = self.source.image(i)
@@ -128,9 +128,9 @@ class Pyramid(Dataset):
 
     def _kind(self, source: Source) -> tuple[int, type]:
         """(channels, dtype) of what `_read` gives."""
-        if getattr(source, "channels", 3) != 3:
+        if channels_of(source) != 3:
             raise DataError(
-                f"{source.name} holds latents of {source.channels} channels, not pictures; "  # type: ignore[attr-defined]
+                f"{source.name} holds latents of {channels_of(source)} channels, not pictures; "
                 "`python data/dataset_tool.py decode` makes pictures of them"
             )
         return 3, np.uint8

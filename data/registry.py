@@ -6,18 +6,14 @@ A new data set is a folder path, a folder put under the data directory, or one e
 from __future__ import annotations
 
 import difflib
-import errno
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.readers.arrays import array_splits
-from data.readers.edm_zip import EdmSource, is_edm
-from data.readers.folders import FolderSource, resolutions_of, split_folder, splits_in
-from data.readers.lmdb_store import FULL, LmdbSource, find_envs, parse_env
-from data.readers.zips import ZipSource, zip_splits
+from data.readers import recognise
+from data.readers.base import Found, refused
+from data.readers.folders import resolutions_of
 from data.sources import (
     Source,
     Subset,
@@ -127,110 +123,42 @@ def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> So
     (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`). `split` counts when
     spec names none. DataError: one line with what is there and how to get what is not.
     """
-    data_path = Path(data_path)
-    spec = str(spec).strip()
-    if not spec:
-        raise DataError("an empty data set name; give a NAME, NAME/split or a folder")
-    if spec.split("/")[0] == SYNTHETIC and len(spec.split("/")) <= 2:
-        return _scenes(spec, split)
-    for place in (data_path / spec, Path(spec).expanduser()):
-        found = _open_path(place, split)
-        if found is not None:
-            return found
+    return find(str(spec), Path(data_path)).open(split)
+
+
+def find(spec: str, data_path: Path) -> Found:
+    """What `spec` (as open_source takes it) names: its splits, and how to open one of them.
+
+    Readers are asked once; a set that is not there is told of when it is opened.
+    """
     head, _, last = spec.rpartition("/")
-    if head and split_of(last):
+    own = split_of(last) if head else None
+    bare = spec.strip()
+    if bare != spec:  # forgiven when opened, not looked for
+        return Found(None if own else (), lambda split: find(bare, data_path).open(split))
+    if not spec:
+        return refused("an empty data set name; give a NAME, NAME/split or a folder")
+    if spec.split("/")[0] == SYNTHETIC and len(spec.split("/")) <= 2:
+        splits = None if own else ("train", "val") if spec == SYNTHETIC else ()
+        return Found(splits, lambda split: _scenes(spec, split))
+    if found := _at_path(spec, data_path):
+        return Found(None, found.open) if own else found
+    if own:
         # NAME/split where NAME is no folder of that kind: a zip, a part of a set, or a missing
         # split
-        for place in (data_path / head, Path(head).expanduser()):
-            found = _open_path(place, check_split(last))
-            if found is not None:
-                return found
-        return _open_part(head, data_path, check_split(last))
-    return _open_part(spec, data_path, check_split(split))
+        whole = _at_path(head, data_path) or _part(head, data_path)
+        return Found(None, lambda _: whole.open(own))
+    part = _part(spec, data_path)
+    return Found(part.splits, lambda split: part.open(check_split(split)))
 
 
-def _open_path(place: Path, split: str) -> Source | None:
-    """The source at an existing path, None if nothing is there."""
-    try:
-        os.stat(place)
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            raise DataError(f"{place}: no permission to look there") from None
-        if error.errno != errno.ENOENT and error.errno != errno.ENOTDIR:
-            return None  # a name too long or otherwise impossible names nothing
-    arrays = array_splits(place)
-    if arrays:
-        if check_split(split) not in arrays:
-            raise DataError(f"{place} has no split {split}; it has {', '.join(arrays)}")
-        return arrays[split]()
-    if place.is_dir():
-        if (place / "data.mdb").exists():
-            return _one_env(place)
-        if is_edm(place):
-            return EdmSource(place)
-        envs = find_envs(place)
-        if envs:
-            return _envs(place, envs, check_split(split))
-        return _folder(place, check_split(split))
-    archive = _archive(place)
-    if archive.is_file():
-        if is_edm(archive):
-            return EdmSource(archive)
-        splits = zip_splits(archive)
-        return ZipSource(archive, split=check_split(split) if splits else None)
-    if place.exists():
-        raise DataError(
-            f"{place} is neither a folder nor a zip; unpack it with "
-            f"`python data/SetupDataset.py --data NAME --source {place}`"
-        )
-    return None
-
-
-def _archive(place: Path) -> Path:
-    """The zip a path means: itself, or NAME.zip for NAME."""
-    return place if place.suffix.lower() == ".zip" else Path(f"{place}.zip")
-
-
-def _folder(place: Path, split: str) -> Source:
-    splits = splits_in(place)
-    if splits:
-        if split not in splits:
-            cut_off = ", or cv to cut one off" if split == "val" and "train" in splits else ""
-            raise DataError(
-                f"{place} has no split {split}; it has {', '.join(splits)} "
-                f"(give NAME/{next(iter(splits))}{cut_off})"
-            )
-        if is_edm(splits[split]):
-            return EdmSource(splits[split], name=f"{place.name}/{split}")
-        return FolderSource(splits[split], base=place, split=split)
-    own = split_of(place.name)
-    if own is not None and split_folder(place.parent, own) == place:
-        # NAME/train given as a path: its prebuilt sizes lie beside NAME
-        return FolderSource(place, base=place.parent, split=own)
-    return FolderSource(place, base=place, split=None)
-
-
-def _one_env(env: Path) -> Source:
-    """A single environment, with its siblings of other sizes."""
-    name, split, size = parse_env(env)
-    envs = {size: env}
-    if split is not None:
-        for other in env.parent.glob("*.lmdb"):
-            other_name, other_split, other_size = parse_env(other)
-            if (other_name, other_split) == (name, split) and other_size < size:
-                envs[other_size] = other
-        envs.pop(FULL, None) if size != FULL else None
-    return LmdbSource(envs, name=name, split=split)
-
-
-def _envs(place: Path, envs: dict[str, dict[int, Path]], split: str) -> Source:
-    if split not in envs:
-        raise DataError(f"{place} has no split {split}; it has {', '.join(sorted(envs))}")
-    return LmdbSource(dict(envs[split]), name=f"{place.name}/{split}", split=split)
+def _at_path(spec: str, data_path: Path) -> Found | None:
+    """What lies at a path in the data directory, or seen from here."""
+    return recognise(data_path / spec) or recognise(Path(spec).expanduser())
 
 
 def _scenes(spec: str, split: str) -> Source:
-    from data.synthetic import Scenes
+    from data.scenes import Scenes
 
     _, _, own = spec.partition("/")
     split = check_split(own or split)
@@ -239,21 +167,34 @@ def _scenes(spec: str, split: str) -> Source:
     return Scenes(split=split)
 
 
-def _open_part(name: str, data_path: Path, split: str) -> Source:
-    """A subset of a set that is there (`bird`, `X_deci`), or the error that says how to get it."""
+def _part(name: str, data_path: Path) -> Found:
+    """A part of a set that is there (`bird`, `X_deci`), or the error that says how to get it."""
+
+    def missing(_: str) -> Source:
+        raise DataError(_missing(name, data_path))
+
     if full_name(name) != name:
-        return open_source(full_name(name), data_path, split=split)
-    base, fraction = fraction_of(name)
-    if fraction is not None and _is_there(base, data_path):
-        whole = open_source(base, data_path, split=split)
-        if split != "train":
-            return whole
-        return Subset(whole, stratified(labels_of(whole), fraction, seed=0), f"{name}/{split}")
+        return find(full_name(name), data_path)
     known = KNOWN.get(name)
-    if known and known.classes and known.base and _is_there(known.base, data_path):
-        whole = open_source(known.base, data_path, split=split)
-        return one_class(whole, known.classes, name)
-    raise DataError(_missing(name, data_path))
+    classes = known.classes if known else ()
+    base, fraction = fraction_of(name)
+    if known and known.base and classes:
+        base = known.base
+    elif fraction is None:
+        return Found((), missing)
+    whole = find(base, data_path)
+    if not _is_there(base, data_path):
+        return Found(whole.splits, missing)
+
+    def open_part(split: str) -> Source:
+        source = whole.open(split)
+        if classes:
+            return one_class(source, classes, name)
+        if fraction is None or split != "train":
+            return source
+        return Subset(source, stratified(labels_of(source), fraction, seed=0), f"{name}/{split}")
+
+    return Found(whole.splits, open_part)
 
 
 def one_class(whole: Source, wanted: tuple[str, ...], name: str) -> Subset:
@@ -312,19 +253,19 @@ def train_val_sources(
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction {val_fraction} must lie between 0 and 1")
     data_path = Path(data_path)
-    full = open_source(data_tr, data_path, split="train")
+    data_tr = str(data_tr)
+    found = find(data_tr, data_path)
+    full = found.open("train")
     if data_val != "cv":
-        base = _without_split(str(data_tr))
-        if data_val in (None, ""):
-            data_val = base
-        data_val = str(data_val)
-        own = splits_of(data_val, data_path)
-        if own is None or "val" in own:  # says its split itself, or has one for us
-            return full, open_source(data_val, data_path, split="val")
-        if own and data_val != base:
-            return full, open_source(data_val, data_path, split="val")  # the error names the splits
-        if not own and data_val not in (base, str(data_tr)):
-            return full, open_source(data_val, data_path)  # another folder without splits, whole
+        base = _without_split(data_tr)
+        data_val = str(data_val or base)
+        held = found if data_val == data_tr else find(data_val, data_path)
+        if held.splits is None or "val" in held.splits:  # says its split itself, or has one for us
+            return full, held.open("val")
+        if held.splits and data_val != base:
+            return full, held.open("val")  # the error names the splits
+        if not held.splits and data_val not in (base, data_tr):
+            return full, held.open("train")  # another folder without splits, whole
     return cut(full, val_fraction, seed)
 
 
@@ -351,27 +292,3 @@ def cut(full: Source, val_fraction: float, seed: int) -> tuple[Subset, Subset]:
 def _without_split(spec: str) -> str:
     head, _, last = spec.rpartition("/")
     return head if head and split_of(last) else spec
-
-
-def splits_of(spec: str, data_path: Path) -> list[str] | None:
-    """Splits to choose from for a spec that names none; None if it names one itself."""
-    if _without_split(spec) != spec:
-        return None
-    if spec == SYNTHETIC:
-        return ["train", "val"]
-    for place in (data_path / spec, Path(spec).expanduser()):
-        if arrays := array_splits(place):
-            return list(arrays)
-        if place.is_dir():
-            if (place / "data.mdb").exists() or is_edm(place):
-                return []
-            return sorted(find_envs(place)) or list(splits_in(place))
-        archive = _archive(place)
-        if archive.is_file():
-            return [] if is_edm(archive) else zip_splits(archive)
-    if full_name(spec) != spec:
-        return splits_of(full_name(spec), data_path)
-    known = KNOWN.get(spec)
-    base = known.base if known and known.classes else None
-    base = base or (fraction_of(spec)[0] if fraction_of(spec)[1] is not None else None)
-    return splits_of(base, data_path) if base else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -36,13 +36,14 @@ IMAGE_SUFFIXES = (
 
 @runtime_checkable
 class Source(Protocol):
-    """Numbered images. `image(i)` is uint8 [H, W, 3] RGB; bad bytes raise DataError with a name.
+    """Numbered images with labels. That is all a reader must give.
 
-    A source that can give some resolutions itself also has
-    `native(i, size) -> uint8 [size, size, 3]` and, unless it can give every size,
-    `has_native(size, crop="squash") -> bool`. One that holds latents instead of pictures says so by
-    `channels` (3 where it is not said) and has `latent(i) -> float32 [channels, r, r]`. One whose
-    classes have names for people besides those of its folders has `class_names`.
+    image(i): uint8 [H, W, 3] RGB; bad bytes raise DataError with a name. label(i): number of the
+    class in `classes`. path(i): where it came from, for people.
+
+    What some can do besides is a protocol of its own, and is asked for by a function below, which
+    knows that subsets have it only if the whole has: DrawsSizes, HoldsSizes (`has_native`,
+    `native`), HoldsLatents (`channels_of`, `latent`), NamesClasses (`names_of`).
     """
 
     name: str
@@ -57,12 +58,69 @@ class Source(Protocol):
     def path(self, i: int) -> str: ...
 
 
+@runtime_checkable
+class DrawsSizes(Protocol):
+    """Gives pictures at any size: `native(i, size)` is uint8 [size, size, 3]."""
+
+    def native(self, i: int, size: int) -> np.ndarray: ...
+
+
+@runtime_checkable
+class HoldsSizes(DrawsSizes, Protocol):
+    """Gives pictures at some sizes, those for which `has_native` is true."""
+
+    def has_native(self, size: int, crop: str = "squash") -> bool: ...
+
+
+@runtime_checkable
+class HoldsLatents(Protocol):
+    """Holds latents instead of pictures: `latent(i)` is float32 [channels, r, r]."""
+
+    channels: int  # 3 says that they are pictures all the same
+
+    def latent(self, i: int) -> np.ndarray: ...
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """Has names of its classes for people, besides those of its folders; None if not told."""
+
+    class_names: list[str] | None
+
+
 def has_native(source: Source, size: int, crop: str = "squash") -> bool:
-    """Whether `source.native(i, size)` may be called for pictures framed as `crop` says."""
-    if not hasattr(source, "native"):
-        return False
-    ask = getattr(source, "has_native", None)
-    return True if ask is None else bool(ask(size, crop))
+    """Whether `native(source, i, size)` may be called for pictures framed as `crop` says."""
+    if isinstance(source, HoldsSizes):
+        return bool(source.has_native(size, crop))
+    return isinstance(source, DrawsSizes)
+
+
+def native(source: Source, i: int, size: int) -> np.ndarray:
+    """uint8 [size, size, 3], of a source that `has_native` of this size."""
+    return cast(DrawsSizes, source).native(i, size)
+
+
+def is_drawn(source: Source) -> bool:
+    """Whether pictures are drawn at any size, so that they have none of their own."""
+    while isinstance(source, Subset):
+        source = source.source
+    return isinstance(source, DrawsSizes) and not isinstance(source, HoldsSizes)
+
+
+def channels_of(source: Source) -> int:
+    """3 for pictures; latents have more."""
+    return int(getattr(source, "channels", 3))
+
+
+def latent(source: Source, i: int) -> np.ndarray:
+    """float32 [channels, r, r], of a source whose `channels_of` is not 3."""
+    return cast(HoldsLatents, source).latent(i)
+
+
+def names_of(source: Source) -> list[str]:
+    """Names of the classes, in words where the data set tells."""
+    words = source.class_names if isinstance(source, NamesClasses) else None
+    return list(words or source.classes)
 
 
 def is_image_name(name: str) -> bool:
@@ -101,7 +159,9 @@ class PathTable(Sequence[str]):
 class Subset:
     """Some images of a source, in the order of `indices`; labels, classes and paths stay."""
 
-    def __init__(self, source: Source, indices: Sequence[int], name: str | None = None) -> None:
+    def __init__(
+        self, source: Source, indices: Sequence[int] | np.ndarray, name: str | None = None
+    ) -> None:
         self.source = source
         self.indices = np.asarray(indices, dtype=np.int64)
         if self.indices.size and not (0 <= self.indices.min() and self.indices.max() < len(source)):
@@ -111,8 +171,8 @@ class Subset:
             )
         self.name = source.name if name is None else name
         self.classes = list(source.classes)
-        self.class_names = getattr(source, "class_names", None)
-        self.channels = int(getattr(source, "channels", 3))
+        self.class_names = source.class_names if isinstance(source, NamesClasses) else None
+        self.channels = channels_of(source)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -135,11 +195,11 @@ class Subset:
 
     def native(self, i: int, size: int) -> np.ndarray:
         """uint8 [size, size, 3] as the whole set gives it."""
-        return self.source.native(int(self.indices[i]), size)  # type: ignore[attr-defined]
+        return native(self.source, int(self.indices[i]), size)
 
     def latent(self, i: int) -> np.ndarray:
         """float32 [channels, r, r], if the whole set holds latents."""
-        return self.source.latent(int(self.indices[i]))  # type: ignore[attr-defined]
+        return latent(self.source, int(self.indices[i]))
 
 
 class Joined:
@@ -150,13 +210,13 @@ class Joined:
         self.classes = list(dict.fromkeys(c for s in self.sources for c in s.classes))
         self._numbers = [[self.classes.index(c) for c in s.classes] for s in self.sources]
         self._ends = np.cumsum([len(s) for s in self.sources])
-        kinds = {int(getattr(s, "channels", 3)) for s in self.sources}
+        kinds = {channels_of(s) for s in self.sources}
         if len(kinds) != 1:
             raise DataError(f"{name} is made of pictures and latents, which make no one set")
         self.channels = kinds.pop()
-        words = {}
+        words: dict[str, str] = {}
         for s in self.sources:
-            words |= zip(s.classes, getattr(s, "class_names", None) or s.classes, strict=True)
+            words |= zip(s.classes, names_of(s), strict=True)
         self.class_names = [words[c] for c in self.classes]
 
     def __len__(self) -> int:
@@ -190,12 +250,12 @@ class Joined:
     def native(self, i: int, size: int) -> np.ndarray:
         """uint8 [size, size, 3] as the source gives it."""
         which, own = self._at(i)
-        return self.sources[which].native(own, size)  # type: ignore[attr-defined]
+        return native(self.sources[which], own, size)
 
     def latent(self, i: int) -> np.ndarray:
         """float32 [channels, r, r], if the sources hold latents."""
         which, own = self._at(i)
-        return self.sources[which].latent(own)  # type: ignore[attr-defined]
+        return latent(self.sources[which], own)
 
 
 def evenly(source: Source, count: int | None, seed: int = 0) -> Source:

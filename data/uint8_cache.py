@@ -9,13 +9,11 @@ cache.to("cuda")                                                   # batches for
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +21,9 @@ from torch import Tensor
 
 from data.labelled import LabelledImages
 from data.pyramids import free_memory
-from data.sources import Source
+from data.sources import Source, channels_of, names_of
 from storage.errors import DataDiskError, DataError
-from storage.files import locked, make_folder, write_json
+from storage.files import locked, make_folder, read_object, write_json
 
 PLACES = ("memory", "memmap")
 PIXELS, LABELS, NOTE, PROGRESS = "pixels.u8", "labels.npy", "cache.json", "building.json"
@@ -61,10 +59,10 @@ class UInt8Cache:
             raise DataError(f"place {place!r} is none of {', '.join(PLACES)}")
         if (folder is None) != (place == "memory"):
             raise DataError("a memmap needs a folder to lie in, a cache in memory has none")
-        if getattr(source, "channels", 3) != 3:
+        if channels_of(source) != 3:
             raise DataError(f"{source.name} holds latents, a cache takes pictures")
         self.place, self.resolution, self.name = place, int(resolution), source.name
-        self.classes = list(getattr(source, "class_names", None) or source.classes)
+        self.classes = names_of(source)
         self._quiet, self._workers = quiet, workers
         items = LabelledImages(source, resolution, crop=crop, max_bad=max_bad)
         self.shape = (len(items), 3, self.resolution, self.resolution)
@@ -152,9 +150,9 @@ class UInt8Cache:
     def _build(self, items: LabelledImages) -> None:
         make_folder(self.folder)
         size = int(np.prod(self.shape))
-        progress = _read_json(self.folder / PROGRESS) or {}
+        progress = read_object(self.folder / PROGRESS) or {}
         pixel_file, label_file = self.folder / PIXELS, self.folder / LABELS
-        sums: list[int] = progress.get("sums", [])
+        sums: list[list[int]] = progress.get("sums", [])
         start = int(progress.get("done", 0))
         there = pixel_file.is_file() and label_file.is_file()
         if not there or pixel_file.stat().st_size != size:
@@ -179,7 +177,9 @@ class UInt8Cache:
             pixels.flush()
             labels.flush()
             # boundaries are whole batches, the same however often the build was interrupted
-            sums.append([done, zlib.crc32(pixels[start:done]), zlib.crc32(labels[start:done])])
+            sums.append(
+                [done, zlib.crc32(pixels[start:done].data), zlib.crc32(labels[start:done].data)]
+            )
             start = done
             write_json(self.folder / PROGRESS, {"done": done, "sums": sums})
         note = {"digest": self.digest, "shape": list(self.shape), "sums": sums}
@@ -188,7 +188,7 @@ class UInt8Cache:
 
     def _open(self, verify: bool) -> tuple[np.ndarray, np.ndarray]:
         again = f"remove {self.folder} to have it made again"
-        note = _read_json(self.folder / NOTE)
+        note = read_object(self.folder / NOTE)
         size = int(np.prod(self.shape))
         file = self.folder / PIXELS
         if note is None or note.get("digest") != self.digest or note["shape"] != list(self.shape):
@@ -204,7 +204,7 @@ class UInt8Cache:
         begins = [0, *(stop for stop, _, _ in note["sums"])]
         parts = list(zip(begins, note["sums"], strict=False))
         for begin, (stop, pixel_sum, label_sum) in parts if verify else {*_ends(parts)}:
-            found = zlib.crc32(pixels[begin:stop]), zlib.crc32(labels[begin:stop])
+            found = zlib.crc32(pixels[begin:stop].data), zlib.crc32(labels[begin:stop].data)
             if found != (pixel_sum, label_sum):
                 raise DataError(f"pictures {begin} to {stop - 1} in {file} are damaged; {again}")
         return np.asarray(pixels), labels
@@ -241,11 +241,3 @@ def _check_memory(name: str, shape: tuple[int, ...], free: int | None, where: st
             f"{name} at {shape[-1]} px needs {need / 2**30:.1f} GiB of {where}, "
             f"{free / 2**30:.1f} are free; {instead}, or take smaller pictures"
         )
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -8,8 +8,6 @@ save_features(path, bank, labels, layer="h", snapshot=fingerprint(model), datase
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from storage.errors import first_line
+from storage.files import write_bytes
 
 _FORMAT = "imle-lab-features"
 
@@ -155,15 +156,7 @@ def save_features(
     digest = _digest(features, labels)
     header = {"format": _FORMAT, "version": "1", "sha256": digest, **facts}
     content = save({"features": features, "labels": labels}, metadata=header)
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(tmp, "wb") as fh:
-            fh.write(content)
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    write_bytes(path, content)
     return path
 
 
@@ -184,7 +177,7 @@ def load_features(path: Path) -> Features:
     except OSError as error:
         raise ValueError(f"features {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"features {path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"features {path}: {first_line(error)}") from error
     return Features(features, labels, *facts)
 
 

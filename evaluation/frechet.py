@@ -11,8 +11,6 @@ Reference statistics are `.npz` files read without pickle. Nothing here knows a 
 
 from __future__ import annotations
 
-import os
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -24,6 +22,8 @@ import torch
 from torch import Tensor
 
 from runtime import distributed
+from storage.errors import first_line
+from storage.files import writing
 
 _FID = ("mu", "sigma")
 
@@ -145,15 +145,8 @@ def save_moments(path: Path, moments: Mapping[str, Moments]) -> Path:
         arrays |= {name: t.numpy() for name, t in zip(names, (m.mean, m.cov), strict=True)}
         if m.images is not None:
             arrays[f"{metric}.count"] = np.asarray(m.images)
-    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with open(tmp, "wb") as fh:
-            np.savez(fh, **arrays)  # type: ignore[arg-type]
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with writing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 
@@ -186,7 +179,7 @@ def load_moments(path: Path) -> dict[str, Moments]:
     except KeyError as error:
         raise ValueError(f"statistics {path}: {str(error.args[0]).splitlines()[0]}") from error
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"statistics {path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"statistics {path}: {first_line(error)}") from error
 
 
 def _moments(mean: np.ndarray, cov: np.ndarray, count: int | None) -> Moments:

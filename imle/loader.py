@@ -17,25 +17,48 @@ many batches, which images, and the numbers of the winning candidates.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from imle.search import CodeSearch, check_found, keyed_draw, per_level, plain_draw, resolve_dtype
+from imle.draws import draw_of
+from imle.order import StreamOrder
+from imle.reading import Item, Read, chunks, collate, read_items
+from imle.search import CodeSearch, check_found, per_level, resolve_dtype
+from imle.types import (
+    Augments,
+    Batch,
+    Cascade,
+    Corrupts,
+    Indices,
+    Items,
+    KeyedCodes,
+    Loss,
+    Model,
+    OnChunk,
+    PlainCodes,
+    PreparedLoss,
+    Searcher,
+    State,
+    Stateful,
+    Targets,
+    device_of,
+    has_levels,
+    is_keyed_codes,
+    is_keyed_corruption,
+    is_many,
+    is_rounded,
+    is_sized,
+    is_stateful,
+)
 from runtime import distributed
-from runtime.counter_rng import mix, permutation
+from runtime.counter_rng import mix
 
-_TAG_ORDER = 0x6F72646572  # "order"
 _TAG_WORKERS = 0x776F726B  # "work"
 _STATE_VERSION = 1
-
-Batch = tuple[Tensor, list[Tensor], list[Tensor]]  # cx, codes, ys
-Read = tuple[Tensor, Tensor, list[Tensor]]  # image ids, x, ys on the CPU
-Item = tuple[Tensor, list[Tensor]]  # x, ys of one image
 
 
 class SearchReport(NamedTuple):
@@ -48,33 +71,12 @@ class SearchReport(NamedTuple):
     seconds: float
 
 
-class Searcher(Protocol):
-    """Replaces the search per image (keyword `searcher`), e.g. by one over a shared pool.
-
-    `search` gets the model, `z_gen`, batches of (image_ids [b], cx, ys) of *all* images of the
-    subsample on every rank, the loop and a callback (done, total); it returns the winners [U, L]
-    int64 and their losses [U, L], the same on all ranks, in the order of the batches.
-    `codes` gives the codes of given winners [b, L], a list of [b, d_l].
-    """
-
-    def search(
-        self,
-        model: Any,
-        z_gen: Any,
-        batches: Iterable[tuple[Tensor, Tensor, list[Tensor]]],
-        loop: int,
-        on_chunk: Callable[[int, int], None] | None,
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def codes(self, z_gen: Any, loop: int, image_ids: Tensor, winners: Tensor) -> list[Tensor]: ...
-
-
 class _Loop(NamedTuple):
     """An outer loop whose codes are known."""
 
     number: int
     ids: list[int]  # [S] the subsample, in the order popped
-    kkm: dict[str, Any] | None  # state after popping it
+    kkm: State | None  # state after popping it
     row: dict[int, int]  # image id -> row of the tensors below
     winners: Tensor  # [U, L] int64, CPU
     codes: list[Tensor] | None  # per level [U, d_l], when they cannot be drawn again
@@ -127,12 +129,12 @@ class CIMLEDataLoader:
 
     def __init__(
         self,
-        dataset: Dataset | Sequence[Any],
-        kkm: Any,
-        model: Any,
-        corruptor: Any,
-        z_gen: Any,
-        loss_fn: Any,
+        dataset: Items[Any],
+        kkm: Indices,
+        model: Cascade | Model,
+        corruptor: Corrupts | Callable[[Tensor], Tensor] | None,
+        z_gen: KeyedCodes | PlainCodes,
+        loss_fn: Loss | PreparedLoss,
         num_samples: int | Sequence[int],
         sample_parallelism: int | Sequence[int],
         code_bs: int,
@@ -145,9 +147,9 @@ class CIMLEDataLoader:
         drop_last: bool = False,
         *,
         seed: int = 0,
-        augment: Callable[[list[Tensor], int, Tensor], list[Tensor]] | None = None,
+        augment: Augments | None = None,
         device: torch.device | str | None = None,
-        on_chunk: Callable[[int, int], None] | None = None,
+        on_chunk: OnChunk | None = None,
         precision: str | torch.dtype = torch.float32,
         rescore: int = 4,
         channels_last: bool = True,
@@ -156,8 +158,8 @@ class CIMLEDataLoader:
         worker_init_fn: Callable[[int], None] | None = None,
         searcher: Searcher | None = None,
     ) -> None:
-        available = len(kkm) if hasattr(kkm, "__len__") else len(dataset)
-        subsample_size = available if subsample_size is None else subsample_size
+        if subsample_size is None:
+            subsample_size = len(kkm) if is_sized(kkm) else len(dataset)  # type: ignore[arg-type]
         for name, value, least in (
             ("code_bs", code_bs, 1),
             ("subsample_size", subsample_size, 1),
@@ -174,13 +176,13 @@ class CIMLEDataLoader:
                 f"batch_size {batch_size} cannot be divided among {distributed.world_size()} "
                 "ranks; use a multiple of it"
             )
-        levels = len(model.code_sizes) if hasattr(model, "code_sizes") else None
-        for name, value in (
+        levels = len(model.code_sizes) if has_levels(model) else None
+        for name, number in (
             ("num_samples", num_samples),
             ("sample_parallelism", sample_parallelism),
         ):
-            single = isinstance(value, Integral)
-            per_level(value, levels or (1 if single else len(value)), name)
+            single = isinstance(number, (int, Integral))
+            per_level(number, levels or (1 if single else len(number)), name)  # type: ignore[arg-type]
         resolve_dtype(precision)
 
         self.dataset, self.kkm, self.model, self.corruptor = dataset, kkm, model, corruptor
@@ -192,7 +194,7 @@ class CIMLEDataLoader:
         self.shuffle = shuffle is None or bool(shuffle)
         self.drop_last = bool(drop_last)
         self.seed, self.augment, self.on_chunk = int(seed), augment, on_chunk
-        self.device = torch.device(device) if device is not None else _device_of(model)
+        self.device = torch.device(device) if device is not None else device_of(model)
         self.precision, self.rescore, self.channels_last = precision, rescore, channels_last
         self.cache_images, self.prefetch_factor = bool(cache_images), prefetch_factor
         self.worker_init_fn, self.searcher = worker_init_fn, searcher
@@ -202,8 +204,14 @@ class CIMLEDataLoader:
         self._begun = -1  # number of the loop begun last
         self._current: tuple[_Loop, int] | None = None  # loop and batches yielded of it
         self._resume: tuple[_Loop, int] | None = None
-        self._fresh: dict[str, Any] | None = None  # kkm's state before the very first search
-        self._order_cache: tuple[tuple[int, int], list[int]] | None = None
+        self._fresh: State | None = None  # kkm's state before the very first search
+        self._order = StreamOrder(
+            self.subsample_size,
+            self.batch_size,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            seed=self.seed,
+        )
 
     def __len__(self) -> int:
         """Batches of one iteration: `num_iteration`."""
@@ -231,7 +239,7 @@ class CIMLEDataLoader:
             if self._begun == number and before is not None:
                 # abandoned: the next iteration does exactly the same again
                 self._begun, self._fresh = number - 1, None
-                self.kkm.load_state_dict(before)
+                cast(Stateful, self.kkm).load_state_dict(before)
             raise
         yield batch
         yield from batches
@@ -245,27 +253,7 @@ class CIMLEDataLoader:
 
     def positions(self, loop: int, batch: int) -> list[int]:
         """Positions in the subsample that batch `batch` of `loop` consists of, over all ranks."""
-        size, bs = self.subsample_size, self.batch_size
-        if self.drop_last and size >= bs:
-            passes, index = divmod(batch, size // bs)
-            first = passes * size + index * bs
-        else:
-            first = batch * bs
-        result: list[int] = []
-        while len(result) < bs:
-            passes, offset = divmod(first + len(result), size)
-            result += self._order(loop, passes)[offset : offset + bs - len(result)]
-        return result
-
-    def _order(self, loop: int, passes: int) -> Sequence[int]:
-        """Order of a pass over the subsample."""
-        if not self.shuffle:
-            return range(self.subsample_size)
-        key = (loop, passes)
-        if self._order_cache is None or self._order_cache[0] != key:
-            order = permutation(self.subsample_size, _TAG_ORDER, self.seed, *key).tolist()
-            self._order_cache = (key, order)
-        return self._order_cache[1]
+        return self._order.positions(loop, batch)
 
     def _batch_ids(self, ids: list[int], loop: int, batch: int) -> list[int]:
         """Image ids of this rank's slice of a batch."""
@@ -274,12 +262,12 @@ class CIMLEDataLoader:
         return [ids[p] for p in self.positions(loop, batch)[first : first + share]]
 
     def _pop(self) -> list[int]:
-        if hasattr(self.kkm, "pop_many"):
+        if is_many(self.kkm):
             return [int(i) for i in self.kkm.pop_many(self.subsample_size)]
         return [int(self.kkm.pop()) for _ in range(self.subsample_size)]
 
-    def _kkm_state(self) -> dict[str, Any] | None:
-        return self.kkm.state_dict() if hasattr(self.kkm, "state_dict") else None
+    def _kkm_state(self) -> State | None:
+        return self.kkm.state_dict() if is_stateful(self.kkm) else None
 
     # --------------------------------------------------------------------------------- images
 
@@ -302,31 +290,29 @@ class CIMLEDataLoader:
         chunks of the search. With `cache_images` what the batches need comes once, without order.
         """
         share = self._share(ids) if first is None else []
-        yield from _chunks(share, self.code_bs)
-        rest = (self._batch_ids(ids, loop, b) for b in range(first or 0, self.num_iteration))
+        yield from chunks(share, self.code_bs)
+        rest: Iterator[list[int]] = (
+            self._batch_ids(ids, loop, b) for b in range(first or 0, self.num_iteration)
+        )
         if self.cache_images:
             known = set(share)
             needed = dict.fromkeys(i for batch in rest for i in batch if i not in known)
-            rest = _chunks(list(needed), self.code_bs)
+            rest = chunks(list(needed), self.code_bs)
         yield from rest
 
     def _read(self, ids: list[int], loop: int, first: int | None) -> Iterator[Read]:
-        """One DataLoader for all reads of a loop, so that workers start once and stay."""
-        # its own generator: torch's DataLoader would draw from the global one
-        word = int(mix(_TAG_WORKERS, self.seed, loop)) & (2**63 - 1)
-        loader = DataLoader(
-            _Numbered(self.dataset),
-            batch_sampler=_Plan(lambda: self._plan(ids, loop, first)),
+        """All reads of a loop."""
+        return read_items(
+            self.dataset,
+            lambda: self._plan(ids, loop, first),
+            seed=int(mix(_TAG_WORKERS, self.seed, loop)) & (2**63 - 1),
             num_workers=self.num_workers,
-            collate_fn=_collate,
             pin_memory=self.pin_memory and self.device.type == "cuda",
-            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            prefetch_factor=self.prefetch_factor,
             worker_init_fn=self.worker_init_fn,
-            generator=torch.Generator().manual_seed(word),
         )
-        return iter(loader)
 
-    def _prepare(self, image_ids: Tensor, x: Tensor, ys: list[Tensor], loop: int):
+    def _prepare(self, image_ids: Tensor, x: Tensor, ys: list[Tensor], loop: int) -> Targets:
         """On the device, augmented, as floats: image_ids, x and ys, not yet corrupted."""
         image_ids = image_ids.to(self.device, non_blocking=True)
         images = [t.to(self.device, non_blocking=True) for t in (x, *ys)]
@@ -337,14 +323,15 @@ class CIMLEDataLoader:
 
     @property
     def _keeps_inputs(self) -> bool:
-        return self.corruptor is not None and not hasattr(self.corruptor, "keyed")
+        return self.corruptor is not None and not is_keyed_corruption(self.corruptor)
 
     def _corrupt(self, x: Tensor, loop: int, image_ids: Tensor) -> Tensor:
         if self.corruptor is None:
             return x
-        if self._keeps_inputs:
-            return self.corruptor(x)
-        return self.corruptor.keyed(x, loop, image_ids)
+        if is_keyed_corruption(self.corruptor):
+            return self.corruptor.keyed(x, loop, image_ids)
+        assert callable(self.corruptor)
+        return self.corruptor(x)
 
     # --------------------------------------------------------------------------------- search
 
@@ -352,13 +339,13 @@ class CIMLEDataLoader:
         self, number: int, ids: list[int], reader: Iterator[Read], store: dict[int, Item]
     ) -> _Loop:
         began = time.perf_counter()
-        if hasattr(self.loss_fn, "set_round"):  # ProjectedDistance: new matrices each loop
+        if is_rounded(self.loss_fn):  # ProjectedDistance: new matrices each loop
             self.loss_fn.set_round(number)
         share = self._share(ids)
         unique = list(dict.fromkeys(ids))
         kept_inputs: list[Tensor] = []
 
-        def batches() -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+        def batches() -> Iterator[Targets]:
             for _ in range(-(-len(share) // self.code_bs)):
                 read = next(reader)
                 self._keep(read, store)
@@ -390,7 +377,7 @@ class CIMLEDataLoader:
         return self._loop(number, ids, self._kkm_state(), winners, codes, inputs)
 
     def _search_each(
-        self, number: int, images: int, batches: Iterator[tuple[Tensor, Tensor, list[Tensor]]]
+        self, number: int, images: int, batches: Iterator[Targets]
     ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
         """Winners, losses and, where they cannot be drawn again, codes of this rank's images."""
         engine = CodeSearch(
@@ -411,15 +398,11 @@ class CIMLEDataLoader:
             if self.on_chunk is not None:
                 self.on_chunk(done, total)
 
-        keyed = hasattr(self.z_gen, "draw")
+        keyed = is_keyed_codes(self.z_gen)
         with engine:
             for image_ids, cx, ys in batches:
                 total = -(-images // self.code_bs) * sum(len(c) for c in engine.plan(len(ys)))
-                draw = (
-                    keyed_draw(self.z_gen, number, image_ids)
-                    if keyed
-                    else plain_draw(self.z_gen, len(cx), self.device)
-                )
+                draw = draw_of(self.z_gen, number, image_ids, self.device)
                 found = engine(cx, ys, draw, on_chunk=report)
                 results.append(found._replace(codes=[]) if keyed else found)
         codes = None
@@ -436,7 +419,14 @@ class CIMLEDataLoader:
         return distributed.gather(t)[: len(unique)]
 
     @staticmethod
-    def _loop(number, ids, kkm, winners, codes, inputs) -> _Loop:
+    def _loop(
+        number: int,
+        ids: list[int],
+        kkm: State | None,
+        winners: Tensor,
+        codes: list[Tensor] | None,
+        inputs: Tensor | None,
+    ) -> _Loop:
         row = {image: r for r, image in enumerate(dict.fromkeys(ids))}
         return _Loop(number, ids, kkm, row, winners, codes, inputs)
 
@@ -458,13 +448,13 @@ class CIMLEDataLoader:
         winners = loop.winners.to(self.device)
         for b in range(first, self.num_iteration):
             if self.cache_images:
-                read = _collate([(i, store[i]) for i in self._batch_ids(loop.ids, loop.number, b)])
+                read = collate([(i, store[i]) for i in self._batch_ids(loop.ids, loop.number, b)])
             else:
                 read = next(reader)
             ids = read[0].tolist()
             rows = torch.tensor([loop.row[i] for i in ids]).to(self.device, non_blocking=True)
             image_ids, x, ys = self._prepare(*read, loop.number)
-            if self._keeps_inputs:
+            if loop.inputs is not None:
                 cx = loop.inputs[rows]
             else:
                 cx = self._corrupt(x, loop.number, image_ids)
@@ -477,6 +467,7 @@ class CIMLEDataLoader:
             return self.searcher.codes(self.z_gen, loop.number, image_ids, won)
         if loop.codes is not None:
             return [c[rows] for c in loop.codes]
+        assert is_keyed_codes(self.z_gen)
         return [
             self.z_gen.draw(level, loop.number, image_ids, won[:, level : level + 1], self.device)
             for level in range(won.shape[1])
@@ -484,7 +475,7 @@ class CIMLEDataLoader:
 
     # ---------------------------------------------------------------------------------- state
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> State:
         """What the order of the stream depends on."""
         return {
             "seed": self.seed,
@@ -495,15 +486,15 @@ class CIMLEDataLoader:
             "drop_last": self.drop_last,
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The state after the last batch yielded, whatever has been begun since.
 
         Tensors and plain values: kkm's and z_gen's state, number of the loop, batches yielded of
         it, the subsample's ids, the winners' numbers [U, L] of its U different images; with a
         plain z_gen or corruptor also their codes or corrupted inputs. The same on all ranks.
         """
-        state: dict[str, Any] = {"version": _STATE_VERSION, "settings": self._settings()}
-        state["z"] = self.z_gen.state_dict() if hasattr(self.z_gen, "state_dict") else None
+        state: State = {"version": _STATE_VERSION, "settings": self._settings()}
+        state["z"] = self.z_gen.state_dict() if is_stateful(self.z_gen) else None
         if self._current is None:
             kkm = self._fresh if self._fresh is not None else self._kkm_state()
             return {**state, "kkm": kkm, "loop": -1, "batch": 0}
@@ -519,7 +510,7 @@ class CIMLEDataLoader:
             "inputs": None if loop.inputs is None else loop.inputs.cpu(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """The next iteration goes on after the saved batch. ValueError if the stream would differ.
 
         World size, workers, code_bs, sample_parallelism and caching may differ from the saving run.
@@ -539,7 +530,7 @@ class CIMLEDataLoader:
                 f"the loader state was saved with other values: {', '.join(differing)}"
             )
         codes, inputs = state.get("codes"), state.get("inputs")
-        drawn_again = self.searcher is not None or hasattr(self.z_gen, "draw")
+        drawn_again = self.searcher is not None or is_keyed_codes(self.z_gen)
         if state["loop"] >= 0 and (
             (inputs is not None) != self._keeps_inputs or (codes is None and not drawn_again)
         ):
@@ -548,9 +539,9 @@ class CIMLEDataLoader:
                 "keep numbers in it, plain ones what they gave"
             )
         if state["kkm"] is not None:
-            self.kkm.load_state_dict(state["kkm"])
+            cast(Stateful, self.kkm).load_state_dict(state["kkm"])
         if state["z"] is not None:
-            self.z_gen.load_state_dict(state["z"])
+            cast(Stateful, self.z_gen).load_state_dict(state["z"])
         self._begun, self._fresh, self.last_ids = int(state["loop"]), None, []
         if self._begun < 0:
             self._current = self._resume = None
@@ -564,61 +555,3 @@ class CIMLEDataLoader:
             None if inputs is None else inputs.to(self.device),
         )
         self._current = self._resume = (loop, int(state["batch"]))
-
-
-class _Numbered(Dataset):
-    """Items with their numbers."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        try:
-            return index, self.dataset[index]
-        except StopIteration as error:  # on its way up it would pass for the end of the data
-            raise RuntimeError(
-                f"item {index} of the data set raised StopIteration: {error}"
-            ) from error
-
-
-class _Plan:
-    """A batch sampler that makes its lists as they are asked for."""
-
-    def __init__(self, make: Callable[[], Iterator[list[int]]]) -> None:
-        self.make = make
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.make()
-
-
-def _collate(items: list[tuple[int, Any]]) -> Read:
-    rows = [_images_of(i, item) for i, item in items]
-    shapes = [[list(image.shape) for image in row] for row in rows]
-    for (i, _), shape in zip(items, shapes, strict=True):
-        if shape != shapes[0]:
-            raise ValueError(
-                f"item {i} of the data set has images of {shape}, item {items[0][0]} of "
-                f"{shapes[0]}: all must be alike"
-            )
-    x, *ys = (torch.stack(images) for images in zip(*rows, strict=True))
-    return torch.tensor([i for i, _ in items]), x, ys
-
-
-def _images_of(number: int, item: Any) -> list[Tensor]:
-    """[x, y_1, .., y_L] of an item (x, [y_1, .., y_L]) or (x, y)."""
-    if isinstance(item, (tuple, list)) and len(item) == 2:
-        x, ys = item
-        images = [x, ys] if isinstance(ys, Tensor) else [x, *ys]
-        if len(images) > 1 and all(isinstance(image, Tensor) for image in images):
-            return images
-    raise ValueError(f"item {number} of the data set must be tensors (x, [y_1, ..., y_L])")
-
-
-def _chunks(ids: list[int], size: int) -> Iterator[list[int]]:
-    return (ids[i : i + size] for i in range(0, len(ids), size))
-
-
-def _device_of(model: Any) -> torch.device:
-    parameters = model.parameters() if hasattr(model, "parameters") else iter(())
-    first = next(iter(parameters), None)
-    return torch.device("cpu") if first is None else first.device

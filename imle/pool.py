@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from imle.search import NonFiniteSearchError, resolve_dtype
+from imle.types import KeyedCodes, Model, OnChunk, PlainCodes, Targets, device_of, is_keyed_codes
 from runtime import distributed
 
 Features = Callable[[Tensor], Tensor]
@@ -59,9 +60,14 @@ def pixel_features(images: Tensor) -> Tensor:
     return flat * flat.shape[1] ** -0.5
 
 
-def pool_codes(z, loop: int, candidates: Tensor, device: torch.device | None = None) -> Tensor:
+def pool_codes(
+    z: KeyedCodes | PlainCodes,
+    loop: int,
+    candidates: Tensor,
+    device: torch.device | None = None,
+) -> Tensor:
     """Codes [K, d] of pool candidates [K] or [K, 1]; `z` is a CodeGenerator of one level."""
-    if not hasattr(z, "draw"):
+    if not is_keyed_codes(z):
         raise ValueError(
             "a pool is drawn by number, twice: z_gen must be a CodeGenerator, not a plain callable"
         )
@@ -93,11 +99,11 @@ class PoolSearch:
 
     def search(
         self,
-        model,
-        z_gen,
-        batches: Iterable[tuple[Tensor, Tensor, list[Tensor]]],
+        model: Model,
+        z_gen: KeyedCodes | PlainCodes,
+        batches: Iterable[Targets],
         loop: int,
-        on_chunk: Callable[[int, int], None] | None = None,
+        on_chunk: OnChunk | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Winners [S, 1] int64 and losses [S, 1] of the images ys[-1] of (image_ids, cx, ys)."""
         found = pool_search(
@@ -113,15 +119,17 @@ class PoolSearch:
         )
         return found.candidates, found.distances[:, None].float()
 
-    def codes(self, z_gen, loop: int, image_ids: Tensor, winners: Tensor) -> list[Tensor]:
+    def codes(
+        self, z_gen: KeyedCodes | PlainCodes, loop: int, image_ids: Tensor, winners: Tensor
+    ) -> list[Tensor]:
         """[codes [b, d]] of winners [b, 1], on the winners' device; image_ids do not matter."""
         return [pool_codes(z_gen, loop, winners)]
 
 
 @torch.no_grad()
 def pool_search(
-    model,
-    z,
+    model: Model,
+    z: KeyedCodes | PlainCodes,
     targets: Iterable[Tensor],
     loop: int,
     *,
@@ -130,7 +138,7 @@ def pool_search(
     features: Features = pixel_features,
     precision: str | torch.dtype = torch.float32,
     device: torch.device | str | None = None,
-    on_chunk: Callable[[int, int], None] | None = None,
+    on_chunk: OnChunk | None = None,
 ) -> PoolWinners:
     """For every image the nearest of `pool_size` samples; ties go to the smaller candidate number.
 
@@ -149,7 +157,7 @@ def pool_search(
     """
     if pool_size < 1 or chunk < 1:
         raise ValueError(f"pool_size and chunk must be at least 1, got {pool_size} and {chunk}")
-    device = torch.device(device) if device is not None else _device_of(model)
+    device = torch.device(device) if device is not None else device_of(model)
     dtype = resolve_dtype(precision)
     low = dtype != torch.float32
     nearest = Nearest(torch.cat([features(t.to(device)).float() for t in targets]))
@@ -238,8 +246,3 @@ class Nearest:
         if bool((winner == _NONE).any()):
             raise NonFiniteSearchError("no sample of the pool is finite; lower the learning rate")
         return PoolWinners(winner[:, None], distance)
-
-
-def _device_of(model) -> torch.device:
-    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
-    return torch.device("cpu") if parameter is None else parameter.device

@@ -23,12 +23,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from imle.scoring import frozen_loss
+from imle.cascade import Scorer, cast_like, map_tree, where_tree
+from imle.draws import PlainDraw, draw_of, listed_draw
+from imle.types import Cascade, Draw, KeyedCodes, Loss, Model, OnChunk, PlainCodes, PreparedLoss
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGE = torch.iinfo(torch.int64).max
@@ -38,12 +40,6 @@ class NonFiniteSearchError(ValueError):
     """Some image has no candidate of finite loss: the model or its input has diverged."""
 
     exit_code = 5
-
-
-class Draw(Protocol):
-    """Codes of candidates: level, ids [K] or [B, K] -> [B*K, d_level], row b*K + k."""
-
-    def __call__(self, level: int, candidate_ids: Tensor) -> Tensor: ...
 
 
 class SearchResult(NamedTuple):
@@ -62,7 +58,7 @@ class SearchResult(NamedTuple):
 
 def per_level(value: int | Sequence[int], levels: int, name: str) -> list[int]:
     """Broadcast one number, or one number a level, to `levels` positive integers."""
-    values = [value] if isinstance(value, Integral) else list(value)
+    values = [value] if isinstance(value, (int, Integral)) else list(value)
     if len(values) == 1:
         values = values * levels
     if len(values) != levels:
@@ -75,150 +71,10 @@ def per_level(value: int | Sequence[int], levels: int, name: str) -> list[int]:
 
 def resolve_dtype(precision: str | torch.dtype) -> torch.dtype:
     """fp32 | bf16 | fp16, or the torch dtype itself."""
-    dtype = _DTYPES.get(precision, precision) if isinstance(precision, str) else precision
-    if dtype not in _DTYPES.values():
+    dtype = _DTYPES.get(precision) if isinstance(precision, str) else precision
+    if dtype is None or dtype not in _DTYPES.values():
         raise ValueError(f"search precision must be one of {', '.join(_DTYPES)}, got {precision}")
     return dtype
-
-
-def keyed_draw(z: Any, loop: int, image_ids: Tensor) -> Draw:
-    """The candidates of a counter-based generator (`z.draw`) for given images [B] in a loop."""
-
-    def draw(level: int, candidate_ids: Tensor) -> Tensor:
-        return z.draw(level, loop, image_ids, candidate_ids, image_ids.device)
-
-    return draw
-
-
-def pool_draw(pools: Sequence[Tensor]) -> Draw:
-    """Supplied candidates: one tensor [B, ns_l, d_l] a level."""
-
-    def draw(level: int, candidate_ids: Tensor) -> Tensor:
-        pool = pools[level]
-        if candidate_ids.dim() == 1:
-            return pool[:, candidate_ids].flatten(0, 1)
-        rows = torch.arange(len(pool), device=pool.device)[:, None]
-        return pool[rows, candidate_ids].flatten(0, 1)
-
-    return draw
-
-
-def plain_draw(z_gen: Callable[..., Any], batch: int, device: torch.device) -> Draw:
-    """A plain `z_gen(bs, level)`: every call gives new codes, so it can be asked only once."""
-
-    def draw(level: int, candidate_ids: Tensor) -> Tensor:
-        rows = batch * candidate_ids.shape[-1]
-        code = z_gen(rows, level)
-        if not isinstance(code, Tensor) or code.shape[0] != rows:
-            got = list(code.shape) if isinstance(code, Tensor) else type(code).__name__
-            raise ValueError(f"z_gen({rows}, {level}) must give {rows} codes, got {got}")
-        return code.to(device)
-
-    draw.once = True  # type: ignore[attr-defined]
-    return draw
-
-
-# ------------------------------------------------------------------ models and losses, one shape
-
-
-class _PlainModel:
-    """The cascade interface for any `model(x, codes, loi=level)`, by running all levels again.
-
-    Everything is expanded to the candidates' rows, so the model need not know about candidates.
-    """
-
-    def __init__(self, model: Callable[..., Any]) -> None:
-        self.model = model
-
-    def start(self, cx: Tensor) -> tuple[Tensor, ...]:
-        return (cx,)
-
-    def advance(self, state: tuple[Tensor, ...], code: Tensor, level: int):
-        times = code.shape[0] // state[0].shape[0]
-        state = tuple(t.repeat_interleave(times, 0) for t in state)
-        return self.model(state[0], [*state[1:], code], loi=level), (*state, code)
-
-
-def _as_cascade(model: Any) -> Any:
-    return model if hasattr(model, "start") and hasattr(model, "advance") else _PlainModel(model)
-
-
-class _Scorer:
-    """A model and a loss at one precision."""
-
-    def __init__(self, model: Any, loss_fn: Any, dtype: torch.dtype, channels_last: bool) -> None:
-        self.dtype = dtype
-        frozen = frozen_loss(loss_fn, dtype, channels_last)
-        self.loss_fn = loss_fn if frozen is None else frozen
-        self.own_loss = frozen is not None
-        # own scorers look after their precision; anything else runs under autocast
-        self.own = hasattr(model, "scorer")
-        self.net = (
-            model.scorer(dtype=dtype, channels_last=channels_last)
-            if self.own
-            else _as_cascade(model)
-        )
-
-    def _autocast(self, device: torch.device, own: bool) -> torch.autocast:
-        low = self.dtype != torch.float32 and not own
-        return torch.autocast(device.type, self.dtype if low else torch.bfloat16, enabled=low)
-
-    def start(self, cx: Tensor) -> Any:
-        with self._autocast(cx.device, self.own):
-            return self.net.start(cx)
-
-    def prepare(self, y: Tensor) -> Any:
-        if not hasattr(self.loss_fn, "prepare"):
-            return y
-        with self._autocast(y.device, self.own_loss):
-            return self.loss_fn.prepare(y)
-
-    def losses(self, state: Any, code: Tensor, level: int, target: Any) -> tuple[Tensor, Any]:
-        """Losses of the candidates [rows] in fp32, inf where not finite, and their states."""
-        rows = code.shape[0]
-        with self._autocast(code.device, self.own):
-            rgb, state = self.net.advance(state, code, level)
-        if not hasattr(self.loss_fn, "prepare"):
-            target = target.repeat_interleave(rows // target.shape[0], 0)
-        with self._autocast(code.device, self.own_loss):
-            loss = self.loss_fn(rgb, target)
-        if not isinstance(loss, Tensor) or loss.numel() != rows:
-            got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"loss_fn must give one value per row ({rows} of them), got {got}")
-        loss = loss.detach().reshape(rows).float()
-        return torch.where(torch.isfinite(loss), loss, torch.inf), state
-
-    def as_mine(self, state: Any, one: Any, code: Tensor, level: int) -> Any:
-        """A state behind `level` in this scorer's formats; one, code: a row to find them out."""
-        with self._autocast(code.device, self.own):
-            return _like(state, self.net.advance(one, code, level)[1])
-
-
-def _map(fn: Callable[..., Any], *trees: Any) -> Any:
-    """Apply fn to the tensors of equally built nests of tuples, lists, dicts and None."""
-    head = trees[0]
-    if head is None:
-        return None
-    if isinstance(head, Tensor):
-        return fn(*trees)
-    if isinstance(head, dict):
-        return {k: _map(fn, *(t[k] for t in trees)) for k in head}
-    parts = [_map(fn, *part) for part in zip(*trees, strict=True)]
-    return type(head)(*parts) if hasattr(head, "_fields") else type(head)(parts)
-
-
-def _like(state: Any, template: Any) -> Any:
-    """Cast the state's tensors to the formats of a template's."""
-    return _map(lambda t, like: t.to(like.dtype, memory_format=_format(like)), state, template)
-
-
-def _where(mask: Tensor, new: Any, old: Any) -> Any:
-    if old is None:
-        return new
-    return _map(lambda n, o: torch.where(mask.view(-1, *[1] * (n.dim() - 1)), n, o), new, old)
-
-
-# ------------------------------------------------------------------------------------- the search
 
 
 class _Best(NamedTuple):
@@ -246,8 +102,8 @@ class CodeSearch:
 
     def __init__(
         self,
-        model: Any,
-        loss_fn: Any,
+        model: Cascade | Model,
+        loss_fn: Loss | PreparedLoss,
         num_samples: int | Sequence[int],
         sample_parallelism: int | Sequence[int],
         *,
@@ -255,6 +111,8 @@ class CodeSearch:
         rescore: int = 4,
         channels_last: bool = True,
     ) -> None:
+        self._exact: Scorer  # inside `with`
+        self._fast: Scorer | None = None  # ... where the precision is low
         if rescore < 1:
             raise ValueError(f"rescore must be at least 1, got {rescore}")
         self.model, self.loss_fn = model, loss_fn
@@ -271,17 +129,19 @@ class CodeSearch:
             top.eval()
         try:
             with torch.no_grad():
-                make = (self.model, self.loss_fn)
-                self._exact = _Scorer(*make, torch.float32, self.channels_last)
-                low = self.dtype != torch.float32
-                self._fast = _Scorer(*make, self.dtype, self.channels_last) if low else None
+                made = [
+                    Scorer(self.model, self.loss_fn, dtype, self.channels_last)
+                    for dtype in dict.fromkeys((torch.float32, self.dtype))
+                ]
+                self._exact, self._fast = made[0], made[1] if len(made) > 1 else None
         except BaseException:
             self._restore_modes()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._exact = self._fast = None
+        del self._exact
+        self._fast = None
         self._restore_modes()
 
     def _restore_modes(self) -> None:
@@ -307,37 +167,38 @@ class CodeSearch:
     ) -> SearchResult:
         """Search codes for inputs cx [B, ...] and the targets of every level.
 
-        draw: where candidates come from (`keyed_draw`, `pool_draw`, `plain_draw`).
+        draw: where candidates come from (see imle.draws).
         on_chunk: called after every chunk, equally often for every batch; what it raises ends
             the search and passes through.
         """
         if self._modes is None:
             raise RuntimeError("CodeSearch is used inside `with`")
+        fast = self._fast
         if len(cx) == 0:
             raise ValueError("nothing to search: the batch of inputs is empty")
         plan = self.plan(len(ys))
         state = self._exact.start(cx)
-        fast_state = self._fast.start(cx) if self._fast else None
+        fast_state = fast.start(cx) if fast else None
         best: list[_Best] = []
         table: list[Tensor] | None = [] if return_losses else None
         for level, (y, chunks) in enumerate(zip(ys, plan, strict=True)):
             ids = [torch.arange(*c, device=cx.device) for c in chunks]
             row: list[Tensor] | None = [] if return_losses else None
             few = sum(len(c) for c in ids) <= self.rescore  # all would be scored again
-            if self._fast is None or few:
+            if fast is None or few:
                 target = self._exact.prepare(y)
-                with _no_tf32(cx.device, self._fast is not None):
+                with _no_tf32(cx.device, fast is not None):
                     found = self._argmin(state, target, level, ids, draw, on_chunk, row)
-                if self._fast is not None and level + 1 < len(ys):
-                    one = _map(lambda t: t[:1], fast_state)
-                    fast_state = self._fast.as_mine(found.state, one, found.code[:1], level)
+                if fast is not None and level + 1 < len(ys):
+                    one = map_tree(lambda t: t[:1], fast_state)
+                    fast_state = fast.as_mine(found.state, one, found.code[:1], level)
             else:
                 found, fast_state = self._two_stage(
-                    state, fast_state, y, level, ids, draw, on_chunk, row
+                    fast, state, fast_state, y, level, ids, draw, on_chunk, row
                 )
             state = found.state
             best.append(found._replace(state=None))
-            if table is not None:
+            if table is not None and row is not None:
                 table.append(torch.cat(row, 1))
         return SearchResult(
             torch.stack([b.ids for b in best], 1),
@@ -372,10 +233,12 @@ class CodeSearch:
                 row.append(loss)
             if on_chunk is not None:
                 on_chunk()
+        assert best is not None, "a level has a chunk"
         return best
 
     def _two_stage(
         self,
+        fast: Scorer,
         state: Any,
         fast_state: Any,
         y: Tensor,
@@ -388,21 +251,21 @@ class CodeSearch:
         """Score all in low precision, the best few again in fp32; the fp32 state is the truth."""
         keep = min(self.rescore, sum(len(c) for c in chunks))
         width = max(len(c) for c in chunks)
-        target = self._fast.prepare(y)
+        target = fast.prepare(y)
         top_loss = torch.full((len(y), keep), torch.inf, device=y.device)
         top_ids = torch.full((len(y), keep), -1, device=y.device)
         codes = None  # only for sources that cannot draw a candidate a second time
         for ids in chunks:
             code = draw(level, ids)
-            loss, new = self._fast.losses(fast_state, code, level, target)
-            template = _map(lambda t: t[:1], new)
+            loss, new = fast.losses(fast_state, code, level, target)
+            template = map_tree(lambda t: t[:1], new)
             del new
             loss = loss.view(-1, len(ids))
             # earlier candidates stand first and the sort is stable: ties go to the smaller number
             top_loss, order = torch.cat([top_loss, loss], 1).sort(dim=1, stable=True)
             top_loss, order = top_loss[:, :keep], order[:, :keep]
             top_ids = torch.cat([top_ids, ids.expand(len(y), -1)], 1).gather(1, order)
-            if getattr(draw, "once", False):
+            if isinstance(draw, PlainDraw):
                 fresh = code.view(len(y), len(ids), -1)
                 if codes is None:
                     codes = fresh.new_zeros(len(y), keep, fresh.shape[2])
@@ -421,7 +284,7 @@ class CodeSearch:
         again = draw
         if codes is not None:
             codes = codes.gather(1, order[:, :, None].expand(-1, -1, codes.shape[2]))
-            again = _listed(top_ids, codes)
+            again = listed_draw(top_ids, codes)
         with _no_tf32(y.device):
             found = self._argmin(state, target, level, top_ids.split(width, 1), again)
         if codes is None and not bool(torch.isfinite(found.loss).all()):
@@ -429,8 +292,8 @@ class CodeSearch:
             with _no_tf32(y.device):
                 full = self._argmin(state, target, level, chunks, draw)
             bad = ~torch.isfinite(found.loss)
-            found = _Best(*(_where(bad, n, o) for n, o in zip(full, found, strict=True)))
-        return found, _like(found.state, template)
+            found = _Best(*(where_tree(bad, n, o) for n, o in zip(full, found, strict=True)))
+        return found, cast_like(found.state, template)
 
 
 def _keep_better(best: _Best | None, loss: Tensor, ids: Tensor, code: Tensor, state: Any) -> _Best:
@@ -443,28 +306,13 @@ def _keep_better(best: _Best | None, loss: Tensor, ids: Tensor, code: Tensor, st
     index = torch.arange(rows, device=loss.device) * width + column
     finite = torch.isfinite(low)
     new_ids = ids[column] if ids.dim() == 1 else ids.gather(1, column[:, None])[:, 0]
-    new = _Best(low, torch.where(finite, new_ids, -1), code[index], _map(lambda t: t[index], state))
+    new = _Best(
+        low, torch.where(finite, new_ids, -1), code[index], map_tree(lambda t: t[index], state)
+    )
     if best is None:
         return new
     better = low < best.loss
-    return _Best(*(_where(better, n, o) for n, o in zip(new, best, strict=True)))
-
-
-def _listed(ids: Tensor, codes: Tensor) -> Draw:
-    """Codes [B, m, d] that were kept for ids [B, m]."""
-
-    def draw(level: int, candidate_ids: Tensor) -> Tensor:
-        hit = candidate_ids[:, :, None] == ids.clamp_min(0)[:, None, :]  # [B, K, m]
-        column = hit.to(torch.uint8).argmax(2)
-        return codes.gather(1, column[:, :, None].expand(-1, -1, codes.shape[2])).flatten(0, 1)
-
-    return draw
-
-
-def _format(t: Tensor) -> torch.memory_format:
-    if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.preserve_format
+    return _Best(*(where_tree(better, n, o) for n, o in zip(new, best, strict=True)))
 
 
 @contextlib.contextmanager
@@ -495,9 +343,9 @@ def check_found(failed: Tensor, image_ids: Sequence[int]) -> None:
 
 
 def search(
-    model: Any,
-    loss_fn: Any,
-    z: Any,
+    model: Cascade | Model,
+    loss_fn: Loss | PreparedLoss,
+    z: KeyedCodes | PlainCodes | Sequence[Tensor],
     cx: Tensor,
     ys: Sequence[Tensor],
     image_ids: Tensor,
@@ -509,7 +357,7 @@ def search(
     precision: str | torch.dtype = torch.float32,
     rescore: int = 4,
     channels_last: bool = True,
-    on_chunk: Callable[[int, int], None] | None = None,
+    on_chunk: OnChunk | None = None,
     return_losses: bool = False,
 ) -> SearchResult:
     """One search over images that are all in memory.
@@ -546,17 +394,12 @@ def search(
     with engine:
         for i in range(0, len(cx), code_bs):
             at = slice(i, i + code_bs)
-            if hasattr(z, "draw"):
-                draw = keyed_draw(z, loop, image_ids[at])
-            elif isinstance(z, (list, tuple)):
-                draw = pool_draw([p[at] for p in z])
-            else:
-                draw = plain_draw(z, len(cx[at]), cx.device)
+            part = [pool[at] for pool in z] if isinstance(z, (list, tuple)) else z
             parts.append(
                 engine(
                     cx[at],
                     [y[at] for y in ys],
-                    draw,
+                    draw_of(part, loop, image_ids[at], cx.device),
                     on_chunk=report,
                     return_losses=return_losses,
                 )

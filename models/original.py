@@ -4,7 +4,7 @@ The original SimCLR code is the PyTorch code whose command line TrainSimCLR.py k
 
 There the ResNet's children sat in an nn.Sequential, so that names became indices, and aliases
 stored every tensor twice. Only a state_dict is taken here: files are read by
-`storage.checkpoint.load_foreign`, which refuses whole pickled objects.
+`storage.torchfile.load_foreign`, which refuses whole pickled objects.
 """
 
 from __future__ import annotations

@@ -8,16 +8,17 @@ Who starts the processes: `runtime.launch`, torchrun or srun; who is who: `runti
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from runtime.place import STORE, place, slurm_meeting_point
-from storage.errors import RunError, UsageError
+from storage.errors import RunError, UsageError, first_line
 
+T = TypeVar("T")
 BUCKET_BYTES = 25 * 2**20  # flat all-reduce size: large enough for bandwidth, small beside a model
 
 # ------------------------------------------------------------------------------------------- ranks
@@ -67,9 +68,9 @@ def init(device: torch.device | None = None, *, timeout_s: float = 1800.0) -> No
     except UsageError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(
-            f"rank {here.rank} of {here.world} could not meet the others at {where}: {first}"
+            f"rank {here.rank} of {here.world} could not meet the others at {where}: "
+            f"{first_line(error)}"
         ) from error
 
 
@@ -255,6 +256,21 @@ def gather_object(obj: Any) -> list[Any]:
     out: list[Any] = [None] * world_size()
     dist.all_gather_object(out, obj)
     return out
+
+
+def from_main(work: Callable[[], T]) -> T:
+    """Do `work` on rank 0 only; its result, or its error, reaches every rank. Picklable things."""
+    result: T | None = None
+    error: Exception | None = None
+    if is_main():
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+    result, error = gather_object((result, error))[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

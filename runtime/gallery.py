@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor
 
 from runtime import distributed
-from storage.checkpoint import write_atomic
 from storage.errors import UsageError
+from storage.files import read_object, write_text, writing
 from storage.pictures import save_grid
 
 FACTS = "provenance.json"
@@ -97,7 +96,7 @@ class Gallery:
         if distributed.is_main():
             done = None if finished is None else _digest(finished)
             whole = {"settings": self.settings, "done": done, **facts}
-            write_atomic(self.folder / FACTS, json.dumps(whole, indent=1))
+            write_text(self.folder / FACTS, json.dumps(whole, indent=1))
         distributed.barrier()
 
     def add(self, name: str, image: Tensor) -> None:
@@ -113,13 +112,10 @@ def _digest(names: Sequence[str]) -> str:
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """The folder's `provenance.json`, {} if it cannot be read, None if there is none."""
-    try:
-        facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    file = Path(folder) / FACTS
+    if not file.exists():
         return None
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    return read_object(file) or {}
 
 
 def _difference(old: Any, new: Mapping[str, Any]) -> str:
@@ -137,12 +133,8 @@ def save_png(path: Path, image: Tensor) -> Path:
     from PIL import Image
 
     pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()
-    tmp = path.with_name(f".{uuid.uuid4().hex[:8]}.png")
-    try:
-        Image.fromarray(pixels).save(tmp)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with writing(path, durable=False) as file:  # thousands, each drawn again from its seed
+        Image.fromarray(pixels).save(file, "PNG")
     return path
 
 

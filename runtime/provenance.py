@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from storage.files import write_bytes
+
 _DIFF_LIMIT = 20_000_000  # bytes; a larger diff is data, not code
 
 
@@ -80,7 +82,7 @@ def _git(run_dir: Path) -> dict[str, Any] | None:
         short = commit.decode().strip()[:8]
         file = folder / f"{short}-{hashlib.sha256(diff).hexdigest()[:8]}.patch"
         if not file.exists():
-            file.write_bytes(diff)
+            write_bytes(file, diff)
         name = f"provenance/{file.name}"
     return {
         "commit": commit.decode().strip(),

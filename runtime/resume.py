@@ -1,4 +1,4 @@
-"""Which checkpoint a process goes on from (what `--resume` means), and the state in it.
+"""What `--resume` means: which checkpoint a process goes on from.
 
     auto (default)  the newest good one of the run's directory, if any
     N               the end of loop N-1, i.e. the milestone of step N * milestone_every; 0: scratch
@@ -7,23 +7,16 @@
 N and PATH rewind: later checkpoints are renamed `*.superseded`.  But a command that is simply run
 again after a preemption must go on rather than rewind, so every checkpoint remembers the `--resume`
 it was made under, and if the newest good one was made under the same, it is taken.
-
-The objects that `run.restore` is given are checked, loaded, and refused if not fit to be saved.
 """
 
-import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from runtime.update import largest
 from storage import checkpoint
-from storage.checkpoint import check_portable
-from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.errors import CheckpointError, UsageError
+from storage.files import read_json
 
 Say = Callable[[str], None]
 
@@ -121,7 +114,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _lineage_of(path: Path) -> str:
-    return json.loads((path / "meta.json").read_text(encoding="utf-8"))["lineage"]
+    return read_json(path / "meta.json")["lineage"]
 
 
 def _newest_elsewhere(checkpoints: Path) -> Path:
@@ -134,62 +127,3 @@ def _newest_elsewhere(checkpoints: Path) -> Path:
             continue
         return path
     raise CheckpointError(f"no intact checkpoint in {checkpoints}")
-
-
-# ------------------------------------------------------------------------- the objects with state
-
-
-def accept(objects: Mapping[str, Any]) -> dict[str, Any]:
-    """The objects with compiled modules unwrapped, so that names are the plain module's.
-
-    Errors: UsageError for one without state_dict and load_state_dict.
-    """
-    for name, obj in objects.items():
-        if not hasattr(obj, "state_dict") or not hasattr(obj, "load_state_dict"):
-            raise UsageError(f"run.restore({name}=...): {type(obj).__name__} has no state_dict")
-    return {name: getattr(obj, "_orig_mod", obj) for name, obj in objects.items()}
-
-
-def check(objects: Mapping[str, Any]) -> None:
-    """CheckpointError if a state holds something that could not be loaded again."""
-    for name, obj in objects.items():
-        check_portable(obj.state_dict(), name)
-
-
-def load(objects: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> None:
-    """Give every object its saved state; `where` names the checkpoint in errors.
-
-    Errors: CheckpointError if the names are not the same ones or a state does not fit.
-    """
-    missing = sorted(saved.keys() - objects.keys())
-    extra = sorted(objects.keys() - saved.keys())
-    if missing or extra:
-        raise CheckpointError(
-            f"{where} and run.restore differ: only in the checkpoint: "
-            f"{', '.join(missing) or '-'}; only in run.restore: {', '.join(extra) or '-'}"
-        )
-    for name, obj in objects.items():
-        try:
-            obj.load_state_dict(saved[name])
-        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-            line = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{where}: cannot load {name!r}: {line}") from error
-
-
-def refuse_bad_weights(objects: Mapping[str, Any], step: int, kept: Sequence[int]) -> None:
-    """NonFiniteError rather than a checkpoint of weights that are already lost.
-
-    step: completed steps; kept: steps of the checkpoints there are.
-    """
-    for name, obj in objects.items():
-        if not isinstance(obj, torch.nn.Module):
-            continue
-        named = [(n, p) for n, p in obj.named_parameters() if p.is_floating_point()]
-        if not named or torch.isfinite(largest([p for _, p in named])):
-            continue
-        worst = next((n for n, p in named if not torch.isfinite(p).all()), "?")
-        raise NonFiniteError(
-            f"weights of {name} are not finite after step {step} ({worst}); "
-            f"not saved, the last checkpoint is of step {kept[-1] if kept else 0}; "
-            "lower the learning rate"
-        )

@@ -7,8 +7,7 @@ log.txt         what was printed
 lock            held for life by the process that writes here
 """
 
-import errno
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
@@ -16,13 +15,12 @@ import re
 import shutil
 import socket
 import time
-import weakref
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from storage.checkpoint import write_atomic
+from storage import files
 from storage.errors import LockError, RunError, UsageError
 
 # Flags that say where and how fast a run runs; all others shape what it computes.
@@ -128,36 +126,22 @@ class RunDir:
         """Create the directory if needed and lock it; LockError if somebody has it."""
         self.path = path
         self.created = not path.exists()
+        note = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job})
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._fd: int | None = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock = files.Lock(path / "lock", note)
+        except files.Busy as busy:
+            raise LockError(f"{path} in use by {_holder(busy.holder)}; use --run-dir") from None
+        except files.CannotLock as error:
+            raise RunError(f"cannot lock {path}: {error.strerror}") from error
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"run directory {path}: there is a file in the way") from None
         except OSError as error:
             raise UsageError(f"run directory {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            held = os.pread(self._fd, 4096, 0)
-            os.close(self._fd)
-            self._fd = None
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise LockError(f"{path} in use by {_holder(held)}; use --run-dir") from None
-            raise RunError(f"cannot lock {path}: {error.strerror}") from error
-        text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job})
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, text.encode(), 0)
-        # A forked data worker would keep the lock alive after its parent was killed.
-        me = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _forget(me))
 
     def release(self) -> None:
         """Give the lock back."""
-        if self._fd is not None:
-            os.ftruncate(self._fd, 0)
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-            os.close(self._fd)
-            self._fd = None
+        self._lock.release()
 
     def discard(self) -> None:
         """Give the lock back and remove the directory: a launch that made it could not begin."""
@@ -168,47 +152,54 @@ class RunDir:
         """What an earlier launch wrote; None if there was none. UsageError if it is not ours."""
         file = self.path / "args.json"
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError) as error:
+            known = files.read_json(file)
+        except files.Damaged as error:
             raise UsageError(f"{file} cannot be read: {error}; use another --run-dir") from error
+        if known is None and not file.exists():
+            return None
         if not isinstance(known, dict) or not isinstance(known.get("shaping"), dict):
             raise UsageError(f"{file} is not a run's; use another --run-dir")
         return known
 
+    def admit(self, script: str, flags: dict[str, Any], exclude: Iterable[str]) -> bool:
+        """Refuse the directory of another script, or one trained with other shaping flags.
+
+        True if args.json may be written: before there is any checkpoint, flags may be corrected.
+        Errors: UsageError.
+        """
+        known = self.read_args()
+        if known is None:
+            return True
+        if known.get("script") != script:
+            raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {script}")
+        if not any((self.path / "checkpoints").glob("step-*")):
+            return True
+        refuse_changes(known["shaping"], flags, str(self.path), exclude)
+        return False
+
     def write_args(self, record: dict[str, Any]) -> None:
         """Write args.json."""
-        write_atomic(self.path / "args.json", json.dumps(record, indent=1) + "\n")
+        files.write_json(self.path / "args.json", record, indent=1)
 
     def add_launch(self, record: dict[str, Any]) -> None:
         """Append a line to launches.jsonl."""
-        with open(self.path / "launches.jsonl", "a", encoding="utf-8") as fh:
-            fh.write(json.dumps(record) + "\n")
+        files.append_line(self.path / "launches.jsonl", json.dumps(record))
 
     def launches(self) -> list[dict[str, Any]]:
         """Lines of launches.jsonl; one cut short by a kill is left out."""
-        found = []
         try:
-            text = (self.path / "launches.jsonl").read_text(encoding="utf-8")
+            return files.read_lines(self.path / "launches.jsonl")
         except OSError:
-            return found
-        for line in text.splitlines():
-            try:
-                launch = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(launch, dict):
-                found.append(launch)
-        return found
+            return []
+
+    def made_progress(self, newest: int, launches: int) -> bool:
+        """False if that many last launches all began at step `newest`, the one saved last."""
+        starts = [launch.get("from_step") for launch in self.launches()][-launches:]
+        return len(starts) < launches or any(start != newest for start in starts)
 
     def read_status(self) -> dict[str, Any]:
         """Content of status.json; empty if missing or unreadable."""
-        try:
-            status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return status if isinstance(status, dict) else {}
+        return files.read_object(self.path / "status.json") or {}
 
     def write_status(
         self,
@@ -230,18 +221,13 @@ class RunDir:
             "wants_requeue": wants_requeue,
             "time": timestamp(),
         }
-        try:
-            write_atomic(self.path / "status.json", json.dumps(record, indent=1) + "\n")
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            files.write_json(self.path / "status.json", record, indent=1)
 
     def log(self, text: str) -> None:
         """Append a line to log.txt."""
-        try:
-            with open(self.path / "log.txt", "a", encoding="utf-8") as fh:
-                fh.write(f"{timestamp()} {text}\n")
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            files.append_line(self.path / "log.txt", f"{timestamp()} {text}")
 
 
 def timestamp() -> str:
@@ -249,17 +235,10 @@ def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _holder(text: bytes) -> str:
+def _holder(text: str) -> str:
     try:
         who = json.loads(text)
         job = f"job {who['job']}" if who["job"] else f"process {who['pid']}"
         return f"{job} on {who['host']}"
     except (ValueError, KeyError, TypeError):
         return "another process"
-
-
-def _forget(me: "weakref.ref[RunDir]") -> None:
-    run_dir = me()
-    if run_dir is not None and run_dir._fd is not None:
-        os.close(run_dir._fd)
-        run_dir._fd = None

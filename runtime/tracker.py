@@ -29,12 +29,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from storage.checkpoint import write_atomic
+from storage.errors import first_line
+from storage.files import write_text, writing
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
 _FINISH_S = 20.0
 _STEP = "trainer/step"
+_SAID = 200  # characters of what W&B says
 
 
 class Tracker:
@@ -96,7 +98,7 @@ class Tracker:
                 kept.append(line)
         self._last: dict[str, Any] | None = _record(kept[-1]) if kept else None
         if damaged or later or (text and not text.endswith("\n")):
-            write_atomic(self.metrics, "".join(line + "\n" for line in kept))
+            write_text(self.metrics, "".join(line + "\n" for line in kept))
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
 
@@ -209,7 +211,11 @@ class Tracker:
                     self._run = result
                     print(f"wandb: {result.url}", flush=True)
                     return
-                why = _first_line(result) if done == "error" else f"no answer in {_ONLINE_S:g} s"
+                why = (
+                    first_line(result, _SAID)
+                    if done == "error"
+                    else f"no answer in {_ONLINE_S:g} s"
+                )
                 # Without it, a second init says that the run id is in use.
                 _bounded(lambda: wandb.teardown(exit_code=1), _TEARDOWN_S)
             self.mode = "offline"
@@ -220,7 +226,9 @@ class Tracker:
             if mode == "offline":
                 print(f"wandb: offline. {self._how_to_sync()}", flush=True)
         else:
-            said = _first_line(result) if done == "error" else f"no answer in {_OFFLINE_S:g} s"
+            said = (
+                first_line(result, _SAID) if done == "error" else f"no answer in {_OFFLINE_S:g} s"
+            )
             print(f"wandb: not recording ({said}); figures are in {self.metrics}", flush=True)
 
     def _how_to_sync(self) -> str:
@@ -236,7 +244,8 @@ class Tracker:
         except Exception as error:  # whatever W&B raises, training goes on
             self._run = None
             print(
-                f"wandb stopped ({_first_line(error)}): figures go on in {self.metrics}", flush=True
+                f"wandb stopped ({first_line(error, _SAID)}): figures go on in {self.metrics}",
+                flush=True,
             )
 
 
@@ -247,7 +256,7 @@ def _keep_id(file: Path, given: str | None) -> str:
         if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", kept):
             return kept
     new = given or secrets.token_hex(4)
-    write_atomic(file, new + "\n")
+    write_text(file, new + "\n")
     return new
 
 
@@ -271,7 +280,7 @@ def _why_offline() -> str | None:
     done, error = _bounded(connect, _PROBE_S + 0.5)
     if done == "ok":
         return None
-    return f"{host}: {_first_line(error) if done == 'error' else 'no answer'}"
+    return f"{host}: {first_line(error, _SAID) if done == 'error' else 'no answer'}"
 
 
 def _has_key(host: str) -> bool:
@@ -342,11 +351,6 @@ def _bounded(
 
 def _discard(run: Any) -> None:
     run.finish(exit_code=1)
-
-
-def _first_line(error: Any) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 # ------------------------------------------------------------------------------- files and plots
@@ -422,9 +426,5 @@ def _draw(series: Mapping[str, tuple[list[int], list[float]]], path: Path) -> No
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.locator_params(axis="x", nbins=5)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        figure.savefig(draft, format="png", dpi=100)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with writing(path, durable=False) as file:  # drawn again at the next occasion
+        figure.savefig(file, format="png", dpi=100)

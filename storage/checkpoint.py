@@ -7,7 +7,8 @@ verified before it is used; a damaged checkpoint is renamed `*.bad` and the one 
 Files hold tensors and plain values only and are read with `weights_only=True`: reading never
 executes anything.
 
-Portable weights for use (rather than for resuming) are in `storage.snapshot`, re-exported here.
+Weights for use (rather than for resuming) are in `storage.snapshot`; what may be in a state is in
+`storage.torchfile`.
 """
 
 import errno
@@ -16,43 +17,19 @@ import json
 import os
 import re
 import shutil
-import signal
-import uuid
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
 
+from storage import files
 from storage.errors import CheckpointError, DiskError
-from storage.snapshot import Snapshot, load_foreign, load_snapshot, load_torch, save_snapshot
-
-__all__ = [
-    "Loaded",
-    "Snapshot",
-    "check_portable",
-    "failpoint",
-    "fsync_dir",
-    "load_foreign",
-    "load_latest",
-    "load_path",
-    "load_snapshot",
-    "load_step",
-    "newest_good",
-    "save_snapshot",
-    "save_state",
-    "steps_of",
-    "supersede",
-    "sweep",
-    "verify",
-    "write_atomic",
-]
+from storage.torchfile import check_portable, load_torch
 
 FORMAT = 1
 KEEP = 2
 _NAME = re.compile(r"step-(\d{9,})")
-_PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 
 
 class Loaded(NamedTuple):
@@ -63,57 +40,7 @@ class Loaded(NamedTuple):
     meta: dict[str, Any]
 
 
-# ------------------------------------------------------------------------------------- fail points
-
-
-def failpoint(name: str) -> bool:
-    """Fail here if the environment says so; tests only.
-
-    IMLE_LAB_FAILPOINT=NAME[:N][=ACTION]: at the Nth passing of NAME (default 1; `all` = each;
-    NAME `any` = every point) do ACTION: `kill` (SIGKILL, default) or an errno name such as ENOSPC.
-    """
-    spec = os.environ.get("IMLE_LAB_FAILPOINT")
-    if not spec:
-        return False
-    where, _, action = spec.partition("=")
-    wanted, _, count = where.partition(":")
-    if wanted not in (name, "any"):
-        return False
-    if count != "all":
-        left = int(count or 1) - 1
-        os.environ["IMLE_LAB_FAILPOINT"] = f"{wanted}:{left}={action}" if left else ""
-        if left:
-            return False
-    if action in ("", "kill"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    code = getattr(errno, action)
-    raise OSError(code, os.strerror(code), f"failpoint {name}")
-
-
-# ------------------------------------------------------------------------------ small file helpers
-
-
-def fsync_dir(path: Path) -> None:
-    """Make renames and new names inside `path` durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file so that readers see the old content or the new one."""
-    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with open(tmp, "w", encoding="utf-8") as fh:
-            fh.write(text)
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-    fsync_dir(path.parent)
+# ------------------------------------------------------------------------- files with a checksum
 
 
 class _HashingFile:
@@ -136,7 +63,7 @@ class _HashingFile:
             self._fh.write(data[:half])
             if os.environ.get("IMLE_LAB_FAILPOINT"):
                 self._fh.flush()
-                failpoint("half-file")
+                files.failpoint("half-file")
             self._fh.write(data[half:])
         except OSError as error:
             self.error = self.error or error
@@ -153,7 +80,7 @@ class _HashingFile:
 
 
 def _write_file(path: Path, fill: Callable[[_HashingFile], None]) -> dict[str, Any]:
-    failpoint("pre-write")
+    files.failpoint("pre-write")
     with open(path, "wb") as fh:
         out = _HashingFile(fh)
         try:
@@ -163,70 +90,15 @@ def _write_file(path: Path, fill: Callable[[_HashingFile], None]) -> dict[str, A
                 raise out.error from None
             raise
         fh.flush()
-        failpoint("pre-fsync")
-        os.fsync(fh.fileno())
-        failpoint("post-fsync")
+        files.failpoint("pre-fsync")
+        files.flush(fh)
+        files.failpoint("post-fsync")
     return out.entry()
-
-
-def _hash_file(path: Path) -> dict[str, Any]:
-    sha, size = hashlib.sha256(), 0
-    with open(path, "rb") as fh:
-        while block := fh.read(1 << 20):
-            sha.update(block)
-            size += len(block)
-    return {"size": size, "sha256": sha.hexdigest()}
 
 
 def _digest(manifest: dict[str, Any]) -> str:
     body = {k: v for k, v in manifest.items() if k != "digest"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-# -------------------------------------------------------------------------- what may be in a state
-
-
-def check_portable(value: Any, where: str) -> Any:
-    """Copy of `value` with nothing in it that `weights_only=True` would refuse to load.
-
-    Tensors are detached, and cut out of the larger storage they may be a view of.
-    Anything but tensors, plain values and their containers is a CheckpointError naming `where`:
-    better now than at the first resume.
-    """
-    if isinstance(value, torch.Tensor):
-        value = value.detach()
-        whole = value.untyped_storage().nbytes() if value.layout == torch.strided else 0
-        return value.clone() if whole > value.numel() * value.element_size() else value
-    if isinstance(value, (Counter, torch.Size)):
-        return value
-    if type(value) in _PLAIN or isinstance(value, (torch.dtype, torch.device)):
-        return value
-    if isinstance(value, dict):
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        for key in value:
-            if type(key) not in (str, int, float, bool, tuple, type(None)):
-                raise CheckpointError(
-                    f"{where} has a key of type {type(key).__name__} ({key!r}): use str or int"
-                )
-        return kind((k, check_portable(v, f"{where}[{k!r}]")) for k, v in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(check_portable(v, f"{where}[{i}]") for i, v in enumerate(value))
-    if type(value) is set:
-        return {check_portable(v, f"{where}{{}}") for v in value}
-    raise CheckpointError(
-        f"{where} is a {type(value).__module__}.{type(value).__qualname__}: a state may hold only "
-        "tensors, numbers, strings, None and lists, tuples, sets or dicts of them"
-    )
-
-
-def _tensor_bytes(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, dict):
-        return sum(_tensor_bytes(v) for v in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(_tensor_bytes(v) for v in value)
-    return 0
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -250,16 +122,13 @@ def save_state(
     state = {name: check_portable(value, name) for name, value in state.items()}
     final = directory / f"step-{step:09d}"
     needed = sum(_tensor_bytes(value) for value in state.values())
-    staged = directory / f".tmp-{step}-{uuid.uuid4().hex[:8]}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if final.exists() and _still_good(final, milestone, say):
             return final
         _check_space(directory, needed)
-        _stage(staged, step, state, meta, milestone)
-        os.replace(staged, final)
-        failpoint("post-rename")
-        fsync_dir(directory)
+        with files.staging(final, durable=True) as staged:
+            _stage(staged, step, state, meta, milestone)
         _read_back(final)
     except OSError as error:
         free = _gigabytes(_free_bytes(directory))
@@ -269,8 +138,6 @@ def save_state(
             f"cannot save step {step}: {error}; {_gigabytes(needed)} needed, {free} free in "
             f"{directory}; {keeping}"
         ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     _prune(directory, say)
     return final
 
@@ -286,26 +153,36 @@ def _still_good(path: Path, milestone: bool, say: Callable[[str], None]) -> bool
     if milestone and not manifest["milestone"]:
         manifest["milestone"] = True
         manifest["digest"] = _digest(manifest)
-        write_atomic(path / "manifest.json", json.dumps(manifest, indent=1))
+        files.write_text(path / "manifest.json", json.dumps(manifest, indent=1))
     return True
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_tensor_bytes(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_tensor_bytes(v) for v in value)
+    return 0
 
 
 def _stage(
     staged: Path, step: int, state: dict[str, Any], meta: dict[str, Any], milestone: bool
 ) -> None:
     staged.mkdir()
-    files = {}
+    entries = {}
     for name, value in state.items():
         # Through a python handle: given a path, torch.save hides "no space left" as a wrong offset.
-        files[f"{name}.pt"] = _write_file(staged / f"{name}.pt", _torch_writer(value))
+        entries[f"{name}.pt"] = _write_file(staged / f"{name}.pt", _torch_writer(value))
     text = json.dumps(meta, indent=1).encode()
-    files["meta.json"] = _write_file(staged / "meta.json", _bytes_writer(text))
-    manifest = {"format": FORMAT, "step": step, "milestone": milestone, "files": files}
+    entries["meta.json"] = _write_file(staged / "meta.json", _bytes_writer(text))
+    manifest = {"format": FORMAT, "step": step, "milestone": milestone, "files": entries}
     manifest["digest"] = _digest(manifest)
     text = json.dumps(manifest, indent=1).encode()
     _write_file(staged / "manifest.json", _bytes_writer(text))
-    fsync_dir(staged)
-    failpoint("post-manifest")
+    files.sync_folder(staged)
+    files.failpoint("post-manifest")
 
 
 def _read_back(path: Path) -> None:
@@ -351,9 +228,9 @@ def _prune(directory: Path, say: Callable[[str], None]) -> None:
             except CheckpointError:
                 continue  # damaged: left for the loader to name
             if doomed:
-                grave = directory / f".tmp-pruned-{step}-{uuid.uuid4().hex[:8]}"
-                os.replace(path, grave)
-                failpoint("mid-prune")
+                grave = files.temporary(directory / f"pruned-{step}")
+                files.move(path, grave)
+                files.failpoint("mid-prune")
                 shutil.rmtree(grave)
     except OSError as error:
         say(f"cannot delete an old checkpoint: {error}")
@@ -361,8 +238,7 @@ def _prune(directory: Path, say: Callable[[str], None]) -> None:
 
 def sweep(directory: Path, say: Callable[[str], None] = print) -> None:
     """Remove what a killed process left unfinished.  Only for the holder of the run's lock."""
-    for path in sorted(directory.glob(".tmp-*")):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in files.sweep(directory):
         say(f"removed unfinished {path.name}")
 
 
@@ -412,12 +288,10 @@ def verify(path: Path) -> dict[str, Any]:
             file = path / name
             if not file.is_file():
                 raise CheckpointError(f"{path.name}/{name}: missing")
-            found = _hash_file(file)
-            if found["size"] != wanted["size"]:
-                raise CheckpointError(
-                    f"{path.name}/{name}: {found['size']} bytes, not {wanted['size']}"
-                )
-            if found["sha256"] != wanted["sha256"]:
+            size = file.stat().st_size
+            if size != wanted["size"]:
+                raise CheckpointError(f"{path.name}/{name}: {size} bytes, not {wanted['size']}")
+            if files.hash_file(file) != wanted["sha256"]:
                 raise CheckpointError(f"{path.name}/{name}: sha256 mismatch")
     except OSError as error:
         if error.errno == errno.EIO:
@@ -501,6 +375,5 @@ def _set_aside(path: Path, suffix: str) -> Path:
     while target.exists():
         n += 1
         target = path.with_name(f"{path.name}.{suffix}{n}")
-    os.replace(path, target)
-    fsync_dir(path.parent)
+    files.move(path, target, durable=True)
     return target

@@ -23,6 +23,7 @@ import socket
 from pathlib import Path
 
 from storage.errors import UsageError
+from storage.files import write_new
 
 KINDS = ("data", "models", "results")
 _OURS = ".safetensors"
@@ -79,15 +80,9 @@ def _default(kind: str) -> str:
 def _create(file: Path) -> None:
     """Write a `dirs.json` that says what holds now; an existing one stays, even in a race."""
     entry = {socket.gethostname(): {kind: _default(kind) for kind in KINDS}}
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):  # a read-only home: the defaults hold all the same
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
-        os.link(draft, file)  # unlike a rename, refuses to replace
-    except OSError:
-        pass  # a read-only home: the defaults hold all the same
-    with contextlib.suppress(OSError):
-        draft.unlink()
+        write_new(file, json.dumps(entry, indent=2) + "\n")
 
 
 def _from_file(kind: str) -> str | None:

@@ -19,6 +19,17 @@ DISK_ERRNOS = (
 )
 
 
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """All that an error says, in one line of at most `limit` characters; its type if nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def first_line(error: BaseException, limit: int | None = None) -> str:
+    """The first line of what an error says, at most `limit` characters; its type if nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:limit] if text else type(error).__name__
+
+
 class RunError(Exception):
     """A failure to be told in one line: what was wrong, which value, what to do."""
 

@@ -1,33 +1,286 @@
-"""Files that appear whole or not at all, and a lock."""
+"""The one way to write: files and folders that appear whole or not at all, and the lock.
+
+What is being written lies beside its final place as `.tmp-NAME-XXXXXXXX` (eight hex digits), held
+by a lock of the system; it is flushed to the disk and renamed. At any instant, whatever kills the
+process, there are the old bytes or the new ones under the name itself. What a killed process left
+is recognised by its name and its free lock, and swept when the same name is written again.
+
+Nothing else in the toolkit renames, flushes to the disk, locks or hashes files; a test reads the
+source. Errors are OSError, as the system raises them, unless a function says otherwise: who calls
+knows what was being written and says it in one line.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import re
+import shutil
+import signal
+import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from storage.errors import DataBusyError, DataDiskError
 
+_TEMPORARY = re.compile(r"\.tmp-.*-[0-9a-f]{8}", re.DOTALL)
+_NAME_BYTES = 200  # of a final name in a temporary's: file systems end at 255
+_BLOCK = 1 << 20
 
-def write_bytes(file: Path, data: bytes) -> None:
-    """Replace `file` atomically: a reader sees the old bytes or the new ones."""
-    temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
+# ------------------------------------------------------------------------------------- fail points
+
+
+def failpoint(name: str) -> bool:
+    """Fail here if the environment says so; tests only.
+
+    IMLE_LAB_FAILPOINT=NAME[:N][=ACTION]: at the Nth passing of NAME (default 1; `all` = each;
+    NAME `any` = every point) do ACTION: `kill` (SIGKILL, default) or an errno name such as ENOSPC.
+    """
+    spec = os.environ.get("IMLE_LAB_FAILPOINT")
+    if not spec:
+        return False
+    where, _, action = spec.partition("=")
+    wanted, _, count = where.partition(":")
+    if wanted not in (name, "any"):
+        return False
+    if count != "all":
+        left = int(count or 1) - 1
+        os.environ["IMLE_LAB_FAILPOINT"] = f"{wanted}:{left}={action}" if left else ""
+        if left:
+            return False
+    if action in ("", "kill"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    code = getattr(errno, action)
+    raise OSError(code, os.strerror(code), f"failpoint {name}")
+
+
+# ------------------------------------------------------------------------------------- temporaries
+
+
+def temporary(final: Path) -> Path:
+    """A fresh name beside `final` for what will become it."""
+    return final.with_name(f".tmp-{_short(final.name)}-{uuid.uuid4().hex[:8]}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name is one of `temporary`."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _short(name: str) -> str:
+    if len(os.fsencode(name)) <= _NAME_BYTES:
+        return name
+    return f"{name[:30]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+
+
+def temporaries(folder: Path, name: str | None = None) -> list[Path]:
+    """Temporaries in `folder`, sorted: all, or those of what is to be called `name`."""
+    wanted = _TEMPORARY
+    if name is not None:
+        wanted = re.compile(rf"\.tmp-{re.escape(_short(name))}-[0-9a-f]{{8}}", re.DOTALL)
     try:
-        with open(temporary, "wb") as out:
-            out.write(data)
-        os.replace(temporary, file)
+        return sorted(folder / e for e in os.listdir(folder) if wanted.fullmatch(e))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def sweep(folder: Path, name: str | None = None) -> list[Path]:
+    """Remove temporaries (of `name`, if given) however they came; returns them.
+
+    For whoever alone writes there now, as the holder of a lock does.
+    """
+    found = temporaries(folder, name)
+    for path in found:
+        remove(path)
+    return found
+
+
+def remove(path: Path) -> None:
+    """Take away a file, a link or a folder with all in it, if there is one; errors are passed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _sweep_dead(final: Path) -> None:
+    """Remove temporaries of `final` whose writers are gone: the system has dropped their locks."""
+    for path in temporaries(final.parent, final.name):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _open_temporary(final: Path) -> tuple[Path, IO[bytes]]:
+    """A new temporary, locked as long as it is open."""
+    while True:
+        path = temporary(final)
+        file = open(path, "xb")
+        with contextlib.suppress(OSError):  # a file system without locks: nobody sweeps there
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
+                return path, file
+        file.close()  # swept between its making and its lock
+
+
+# ------------------------------------------------------------------------------------- whole files
+
+
+@contextlib.contextmanager
+def writing(final: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A binary file to write and seek in, which becomes `final` when the block ends well.
+
+    Otherwise `final` stays as it is and nothing else is left. durable: on the disk when the block
+    has ended, come a power cut, and leftovers of killed writers of `final` are swept; False for
+    files by the thousand that can be made again, where the flush (milliseconds) and the listing of
+    their folder would be most of the work.
+    """
+    final = Path(final)
+    if durable:
+        _sweep_dead(final)
+    path, file = _open_temporary(final)
+    try:
+        failpoint("file-begun")
+        with file:
+            yield file
+            failpoint("file-written")
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+            failpoint("file-flushed")
+            os.replace(path, final)
+        failpoint("file-renamed")
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            file.close()
+        with contextlib.suppress(OSError):
+            path.unlink()
         raise
+    if durable:
+        sync_folder(final.parent)
 
 
-def write_json(file: Path, value: object) -> None:
-    """`write_bytes` of JSON, synced to disk: it usually says that something else is complete."""
-    write_bytes(file, (json.dumps(value, ensure_ascii=True) + "\n").encode())
-    handle = os.open(file, os.O_RDONLY)
+def write_bytes(final: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
+    """Replace a file by `data`; see `writing`."""
+    with writing(final, durable=durable) as file:
+        half = len(data) // 2
+        file.write(data[:half])
+        failpoint("file-half")
+        file.write(data[half:])
+
+
+def write_text(final: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a file by `text`, UTF-8; see `writing`."""
+    write_bytes(final, text.encode("utf-8"), durable=durable)
+
+
+def write_json(final: Path, value: Any, *, indent: int | None = None, durable: bool = True) -> None:
+    """Replace a file by a JSON value and a newline; see `writing`."""
+    write_text(final, json.dumps(value, indent=indent) + "\n", durable=durable)
+
+
+def write_link(final: Path, target: str | Path) -> None:
+    """Let the symbolic link `final` lead to `target`, whatever it was before."""
+    _sweep_links(final)
+    path = temporary(final)
+    try:
+        path.symlink_to(target)
+        os.replace(path, final)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _sweep_links(final: Path) -> None:
+    for path in temporaries(final.parent, final.name):
+        if path.is_symlink():  # made and renamed in one breath: what is there was left by a kill
+            remove(path)
+
+
+def write_new(final: Path, text: str) -> bool:
+    """Write a file that is not there yet; False if it is, even by a race, and then it stays."""
+    path, file = _open_temporary(final)
+    try:
+        with file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.link(path, final)  # unlike a rename, refuses to replace
+    except FileExistsError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return True
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log. A kill may cut it short; readers of logs pass over half lines."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+# ------------------------------------------------------------------------------------ whole folders
+
+
+@contextlib.contextmanager
+def scratch(final: Path) -> Iterator[Path]:
+    """A fresh path beside `final` to make a folder (or a file) at; what is there at the end goes.
+
+    Leftovers of killed makers of `final` are removed first: for the only one who makes it now.
+    """
+    final = Path(final)
+    sweep(final.parent, final.name)
+    path = temporary(final)
+    try:
+        yield path
+    finally:
+        remove(path)
+
+
+@contextlib.contextmanager
+def staging(final: Path, *, durable: bool = False) -> Iterator[Path]:
+    """As `scratch`, and what was made becomes `final` (no file, nor a folder with anything in it).
+
+    durable: the rename is on the disk at the end, not only in the system's memory; files in the
+    folder are their writers' to flush.
+    """
+    with scratch(final) as path:
+        yield path
+        move(path, final, durable=durable)
+
+
+def move(old: Path, new: Path, *, durable: bool = False) -> None:
+    """Rename within one file system; a file or an empty folder `new` is replaced."""
+    os.replace(old, new)
+    if durable:
+        failpoint("post-rename")
+        sync_folder(Path(new).parent)
+
+
+# ------------------------------------------------------------------------------------- the disk
+
+
+def flush(file: IO[bytes]) -> None:
+    """Have what was written to an open file on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have new names and renames inside `folder` on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -35,7 +288,7 @@ def write_json(file: Path, value: object) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """`folder`, created with its parents; one line if it cannot be."""
+    """`folder`, created with its parents; DataDiskError of one line if it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -45,25 +298,135 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+# ------------------------------------------------------------------------------------- reading
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Damaged(ValueError):
+    """A file that cannot be read or is no JSON; what is wrong with it, without its name."""
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file, None if there is no file. Errors: Damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(str(error)) from error
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no file, or something else in it."""
+    try:
+        value = read_json(path)
+    except Damaged:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a log, one a line; a line cut short by a kill is left out.
+
+    Empty if there is no file. Errors: OSError.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(value := json.loads(line), dict):
+                found.append(value)
+    return found
+
+
+# ------------------------------------------------------------------------------------- the lock
+
+
+class Busy(Exception):
+    """Somebody else has the lock; `holder` is what they wrote into its file."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+class CannotLock(OSError):
+    """A file system that knows no locks, or another reason of the system's."""
+
+
+class Lock:
+    """An exclusive lock on `path`, a file with `note` in it that says who holds it.
+
+    The system drops it however the process dies. wait: until it is free, else Busy. Children
+    forked while it is held let go of it, so that it never outlives its owner. Errors: OSError where
+    the file cannot be made, CannotLock.
+    """
+
+    def __init__(self, path: Path, note: str, *, wait: bool = False) -> None:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            holder = os.pread(handle, 4096, 0).decode(errors="replace")
+            os.close(handle)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise Busy(holder) from None
+            raise CannotLock(error.errno, error.strerror) from None
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, only nameless
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, note.encode(), 0)
+        self._handle: int | None = handle
+        me = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget(me))
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has it."""
+        return self._handle is not None
+
+    def release(self) -> None:
+        """Give it back; safe to call twice."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, 0)
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            self._close()
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _forget(me: weakref.ref[Lock]) -> None:
+    lock = me()
+    if lock is not None:
+        lock._close()
+
+
 @contextlib.contextmanager
 def locked(file: Path, *, wait: bool, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on `file`; the system drops it however the process dies."""
-    import fcntl
-
+    """Hold the `Lock` on `file` while preparing `what`. Errors: DataBusyError, DataDiskError."""
     make_folder(file.parent)
     try:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = Lock(file, f"process {os.getpid()} on {os.uname().nodename}", wait=wait)
+    except Busy as busy:
+        holder = busy.holder[:1000] or "another process"
+        raise DataBusyError(f"{what} is being prepared by {holder}; wait for it") from None
     except OSError as error:
         raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
-            raise DataBusyError(f"{what} is being prepared by {holder}; wait for it") from None
-        with contextlib.suppress(OSError):  # on a full disk the lock holds, only nameless
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         yield
     finally:
-        os.close(handle)
+        lock.release()

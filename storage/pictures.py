@@ -1,12 +1,11 @@
 """Pictures of many images in one PNG."""
 
-import os
-import uuid
 from pathlib import Path
 
 import torch
 
 from storage.errors import UsageError
+from storage.files import writing
 
 _GAP = 2  # pixels between images, white
 
@@ -31,10 +30,6 @@ def save_grid(path: Path, images: torch.Tensor, ncol: int) -> Path:
         top, left = i // ncol * (height + _GAP), i % ncol * (width + _GAP)
         sheet[top : top + height, left : left + width] = pixels[i]
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{uuid.uuid4().hex[:8]}.png")
-    try:
-        Image.fromarray(sheet.numpy()).save(tmp)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with writing(path, durable=False) as file:  # drawn again more easily than flushed
+        Image.fromarray(sheet.numpy()).save(file, "PNG")
     return path

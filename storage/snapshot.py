@@ -1,17 +1,12 @@
 """Weights for use: one safetensors file with what is needed to build the network again.
 
 A snapshot holds tensors, the kind of network, its constructor arguments and where it came from,
-all under one SHA-256 that is checked on load.  Foreign `.pt` files are read here too, weights only.
+all under one SHA-256 that is checked on load.
 """
 
 import contextlib
 import hashlib
 import json
-import os
-import pickletools
-import re
-import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from storage.errors import CheckpointError, DiskError
+from storage.files import write_bytes
 
 _FORMAT = "imle-lab-snapshot"
 _VERSION = 1
-_BOILERPLATE = ("Weights only load failed", "Please file an issue", "Check the documentation")
 
 
 class Snapshot(NamedTuple):
@@ -70,19 +65,11 @@ def save_snapshot(
     for name in sorted(tensors):
         _add_tensor(sha, name, tensors[name])
     header["sha256"] = sha.hexdigest()
-    tmp = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(tmp, "wb") as fh:
-            fh.write(save(tensors, metadata=header))
-            fh.flush()
-            os.fsync(fh.fileno())
-        os.replace(tmp, path)
+        write_bytes(path, save(tensors, metadata=header))
     except OSError as error:
         raise DiskError(f"cannot write snapshot {path}: {error}") from error
-    finally:
-        if tmp.exists():
-            tmp.unlink()
     return path
 
 
@@ -160,63 +147,3 @@ def _add_tensor(sha: "hashlib._Hash", name: str, tensor: torch.Tensor) -> None:
     sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
     if tensor.numel():
         sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
-def load_foreign(path: Path) -> dict[str, Any]:
-    """Read a `.pt`, `.pth` or `.safetensors` file of another program, onto the CPU.
-
-    Only tensors and plain containers come in; a file that would need anything else is refused
-    ("refused: global X in FILE") and nothing of it runs.  Raises CheckpointError.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    value = load_torch(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a dict of weights")
-    return value
-
-
-def load_torch(path: Path) -> Any:
-    """`torch.load` with weights only, onto the CPU, with errors of one line (CheckpointError)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old formats; the result is what counts
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # any parser error there is: the bytes come from outside
-        text = re.sub(r"\x1b\[\d*m", "", str(error))
-        culprit = re.search(r"GLOBAL (\w[\w.]*)", text)
-        name = culprit[1] if culprit else _first_global(path)
-        if name:
-            raise CheckpointError(f"refused: global {name} in {path}") from None
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        lines = [line for line in lines if not line.startswith(_BOILERPLATE)]
-        said = lines[0] if lines else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable weights file ({said})") from None
-
-
-def _first_global(path: Path) -> str | None:
-    """First thing that a plain pickle (no zip) would import, found without running it."""
-    words: list[str] = []
-    try:
-        with open(path, "rb") as fh:
-            for code, value, _ in pickletools.genops(fh):
-                if code.name == "GLOBAL":
-                    return str(value).replace(" ", ".")
-                if code.name == "STACK_GLOBAL" and len(words) >= 2:
-                    return ".".join(words[-2:])
-                if isinstance(value, str):
-                    words.append(value)
-    except Exception:  # not a pickle
-        return None
-    return None

@@ -10,8 +10,8 @@ import re
 import time
 from pathlib import Path
 
-from storage.checkpoint import write_atomic
 from storage.errors import UsageError
+from storage.files import append_line, write_text
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
 _FIGURE = re.compile(rf"^(?P<name>.*?[^\s=:])\s*[=:]?\s*(?P<value>{_NUMBER})\s*$")
@@ -43,7 +43,7 @@ class TextLog:
         for i in range(starts[-1], len(lines)):
             figure = _figure(lines[i])
             if figure is not None and figure[0] == _STEP and figure[1] > step:
-                write_atomic(self.path, "".join(lines[:i]))
+                write_text(self.path, "".join(lines[:i]))
                 break
 
     def say(self, message: str, level: str = "INFO") -> None:
@@ -52,8 +52,8 @@ class TextLog:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M')} | {level:<8} | {message}\n")
+            when = time.strftime("%Y-%m-%d %H:%M")
+            append_line(self.path, f"{when} | {level:<8} | {message}")
         except OSError as error:
             raise UsageError(f"cannot write the log {self.path}: {error.strerror}") from error
 

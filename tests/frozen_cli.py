@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "data.SetupMiniImagenet": ("data/SetupMiniImagenet.py",),
     "data.InvertDirStructure": ("data/InvertDirStructure.py",),
     "data.dataset_tool": ("data/dataset_tool.py",),
-    "data.synthetic": ("data.synthetic",),
+    "data.scenes": ("data.scenes",),
     **{
         f"benchmarks.{name}": (f"benchmarks.{name}",)
         for name in (

@@ -35,7 +35,7 @@ HOMES = {
 }
 
 # The only files that may read what could carry code. Every other one calls their functions.
-LOADERS = ("storage/checkpoint.py", "storage/snapshot.py", "imle/perceptual.py")
+LOADERS = ("storage/torchfile.py", "imle/perceptual.py")
 
 # Imports of root scripts that are still there, as (file, script): how many statements. This list
 # only shrinks, and is to be empty.
@@ -290,8 +290,8 @@ def test_a_circle_is_seen():
         ("runtime/tracker.py", "import matplotlib.pyplot as plt"),
         ("imle/a.py", "import torch\ntorch.load('x', weights_only=True)"),
         ("imle/a.py", "import pickle"),
-        ("storage/checkpoint.py", "import torch\ntorch.load('x')"),
-        ("storage/checkpoint.py", "import torch\ntorch.load('x', weights_only=False)"),
+        ("storage/torchfile.py", "import torch\ntorch.load('x')"),
+        ("storage/torchfile.py", "import torch\ntorch.load('x', weights_only=False)"),
         ("tests/a.py", "import torch\ntorch.load('x', weights_only=flag)"),
         ("data/a.py", "import numpy as np\nnp.load('x', allow_pickle=True)"),
         ("experiment.py", "import yaml\nyaml.load('x')"),
@@ -331,7 +331,7 @@ def test_a_breach_is_seen(file, source):
         ("diffusion/a.py", "from storage.foreign.pickles import read_pickle"),
         ("runtime/a.py", "from storage.errors import UsageError"),
         ("benchmarks/a.py", "from recipes.imle.options import get_args"),
-        ("storage/checkpoint.py", "import pickle, torch\ntorch.load('x', weights_only=True)"),
+        ("storage/torchfile.py", "import pickle, torch\ntorch.load('x', weights_only=True)"),
         ("data/a.py", "import numpy as np\nnp.load('x')"),
         ("imle/a.py", "model.eval()\nstate.load('x')"),
         (

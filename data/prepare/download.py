@@ -1,6 +1,6 @@
 """Fetching files from places that fail in many ways, and unpacking archives nobody vouches for.
 
-A file appears under its name only when it is whole: it is written to `NAME.part`, checked (length,
+A file appears under its name only when it is whole: it is written beside it, checked (length,
 SHA-256 where one is known, not a web page), then renamed; a second process waits at a lock and
 finds the file. When every mirror fails the message says where to put the file by hand.
 """
@@ -8,11 +8,8 @@ finds the file. When every mirror fails the message says where to put the file b
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
-import os
 import re
-import shutil
 import stat
 import tarfile
 import urllib.error
@@ -21,7 +18,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from storage.errors import DISK_ERRNOS, DataDiskError, DataError
+from storage import files
+from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
 
 TIMEOUT = 30.0
@@ -43,8 +41,9 @@ def fetch(
     """Have `file`, from the first mirror that gives it whole.
 
     mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: full
-    digest or its first hex digits. check: reads the finished part file and returns what is wrong
-    with it. DataError says what each mirror answered and where to place the file.
+    digest or its first hex digits. check: reads the finished file, before it has its name, and
+    returns what is wrong with it. DataError says what each mirror answered and where to place the
+    file.
     """
     make_folder(file.parent)
     with locked(file.with_name(f".{file.name}.lock"), wait=True, what=file.name):
@@ -56,29 +55,38 @@ def fetch(
                 f"{file} is there but {fault}; remove it or replace it by the right one"
             )
         faults = []
-        part = file.with_name(file.name + ".part")
         for mirror in mirrors:
-            with contextlib.suppress(FileNotFoundError):
-                part.unlink()
-            try:
-                _get(mirror, part, bar)
-                fault = _fault(part, sha256, check)
-            except OSError as error:
-                if error.errno in DISK_ERRNOS:
-                    raise DataDiskError(f"cannot write {part}: {error.strerror}") from None
-                fault = _one_line(error)
-            except http.client.HTTPException as error:
-                fault = _one_line(error)
+            fault = _try(mirror, file, sha256, check, bar)
             if fault is None:
-                os.replace(part, file)
                 return file
-            with contextlib.suppress(FileNotFoundError):
-                part.unlink()
             faults.append(f"{mirror}: {fault}")
         raise DataError(
             f"{file.name}: {'; '.join(faults) or 'no place to fetch it from is known'}. "
             f"Place the file at {file}"
         )
+
+
+def _try(
+    mirror: str,
+    file: Path,
+    sha256: str | None,
+    check: Callable[[Path], str | None] | None,
+    bar: bool,
+) -> str | None:
+    """Have `file` from one mirror; else what is wrong with it. Errors: DataDiskError."""
+    with files.scratch(file) as part:
+        try:
+            _get(mirror, part, file.name, bar)
+            fault = _fault(part, sha256, check)
+        except OSError as error:
+            if error.errno in DISK_ERRNOS:
+                raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+            fault = _one_line(error)
+        except http.client.HTTPException as error:
+            fault = _one_line(error)
+        if fault is None:
+            files.move(part, file)
+    return fault
 
 
 def _fault(
@@ -87,7 +95,7 @@ def _fault(
     """What is wrong with a finished file, or None."""
     page = web_page(file)
     if sha256:
-        digest = hash_file(file)
+        digest = files.hash_file(file)
         if not digest.startswith(sha256.lower()):
             return f"expected sha256 {sha256[:12]}.., got {page or digest[:12] + '..'}"
     elif page:
@@ -95,15 +103,6 @@ def _fault(
     elif file.stat().st_size == 0:
         return "got an empty file"
     return check(file) if check is not None else None
-
-
-def hash_file(file: Path) -> str:
-    """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as handle:
-        while block := handle.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def web_page(file: Path) -> str | None:
@@ -133,7 +132,7 @@ def archive_fault(file: Path) -> str | None:
     return "is neither a zip nor a tar archive (cut short?)"
 
 
-def _get(mirror: str, part: Path, bar: bool) -> None:
+def _get(mirror: str, part: Path, name: str, bar: bool) -> None:
     if mirror.startswith("drive:"):
         _get_drive(mirror[len("drive:") :], part, bar)
         return
@@ -142,13 +141,12 @@ def _get(mirror: str, part: Path, bar: bool) -> None:
         length = answer.headers.get("Content-Length")
         expected = int(length) if length and length.isdigit() else None
         got = 0
-        with _bar(expected, part.name, bar) as advance:
+        with _bar(expected, name, bar) as advance:
             while block := answer.read(_CHUNK):
                 out.write(block)
                 got += len(block)
                 advance(len(block))
-        out.flush()
-        os.fsync(out.fileno())
+        files.flush(out)
     if expected is not None and got != expected:
         raise OSError(f"ended after {got} of {expected} bytes")
 
@@ -187,7 +185,7 @@ def _one_line(error: BaseException) -> str:
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         error = error.reason if isinstance(error.reason, BaseException) else error
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     return text if len(text) <= 200 else text[:197] + "..."
 
 
@@ -214,34 +212,10 @@ def extract(
     if folder.exists():
         raise DataError(f"{folder} exists already; not unpacking {archive.name} over it")
     make_folder(folder.parent)
-    staging = folder.with_name(f".{folder.name}.unpack")
-    shutil.rmtree(staging, ignore_errors=True)  # of an unpacking that was killed
-    staging.mkdir()
     try:
-        opened = _zip_members if zipfile.is_zipfile(archive) else _tar_members
-        packed = archive.stat().st_size
-        count = total = 0
-        cap = min(max_bytes, max(16 << 20, int(packed * max_ratio)))
-        with _bar(None, f"unpack {archive.name}", bar) as advance:
-            for name, reader in opened(archive):
-                target = staging / _safe_name(name, archive)
-                if reader is None:
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                count += 1
-                if count > max_files:
-                    raise _unsafe(archive, f"more than {max_files} files")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with reader() as source, open(target, "xb") as out:
-                    while block := source.read(_CHUNK):
-                        total += len(block)
-                        if total > cap:
-                            raise _unsafe(
-                                archive, f"more than {cap} bytes come out of {packed} ({name})"
-                            )
-                        out.write(block)
-                        advance(len(block))
-        os.replace(staging, folder)
+        with files.staging(folder) as unpacked:
+            unpacked.mkdir()
+            _unpack_into(unpacked, archive, max_files, max_bytes, max_ratio, bar)
     except DataError:
         raise
     except FileExistsError as error:
@@ -250,9 +224,35 @@ def extract(
         if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
             raise DataDiskError(f"cannot unpack {archive}: {error.strerror}") from None
         raise DataError(f"{archive} is damaged ({_one_line(error)}); fetch it again") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def _unpack_into(
+    folder: Path, archive: Path, max_files: int, max_bytes: int, max_ratio: float, bar: bool
+) -> None:
+    opened = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+    packed = archive.stat().st_size
+    count = total = 0
+    cap = min(max_bytes, max(16 << 20, int(packed * max_ratio)))
+    with _bar(None, f"unpack {archive.name}", bar) as advance:
+        for name, reader in opened(archive):
+            target = folder / _safe_name(name, archive)
+            if reader is None:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            count += 1
+            if count > max_files:
+                raise _unsafe(archive, f"more than {max_files} files")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with reader() as source, open(target, "xb") as out:
+                while block := source.read(_CHUNK):
+                    total += len(block)
+                    if total > cap:
+                        raise _unsafe(
+                            archive, f"more than {cap} bytes come out of {packed} ({name})"
+                        )
+                    out.write(block)
+                    advance(len(block))
 
 
 def _unsafe(archive: Path, what: str) -> DataError:

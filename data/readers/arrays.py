@@ -12,14 +12,15 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.sources import split_of
+from data.readers.base import Found
+from data.sources import Source, check_split, split_of
 from storage.errors import DataError
 from storage.foreign.pickles import Inert, PickleError, read_pickle
 
@@ -52,6 +53,20 @@ _NUMPY = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")}
 }
 
 Arrays = tuple[np.ndarray, np.ndarray, list[str]]  # images, labels, classes
+
+
+def recognise(place: Path) -> Found | None:
+    """CIFAR-10's or MNIST's own files."""
+    splits = array_splits(place)
+    if not splits:
+        return None
+
+    def open_split(split: str) -> Source:
+        if check_split(split) not in splits:
+            raise DataError(f"{place} has no split {split}; it has {', '.join(splits)}")
+        return splits[check_split(split)]()
+
+    return Found(tuple(splits), open_split)
 
 
 class ArraySource:
@@ -103,7 +118,7 @@ def array_splits(place: Path) -> dict[str, Callable[[], ArraySource]]:
     """Openers of the splits of a CIFAR-10 folder or tar, or a folder of idx files; {} otherwise."""
     if place.is_dir():
         for folder in (place, place / CIFAR_FOLDER):
-            splits = {
+            splits: dict[str, Callable[[], Arrays]] = {
                 split: partial(read_cifar, folder, split)
                 for split, files in CIFAR_BATCHES.items()
                 if all((folder / f).is_file() for f in files)
@@ -117,7 +132,9 @@ def array_splits(place: Path) -> dict[str, Callable[[], ArraySource]]:
     return {}
 
 
-def _sources(place: Path, reads: dict[str, Callable[[], Arrays]]) -> dict:
+def _sources(
+    place: Path, reads: Mapping[str, Callable[[], Arrays]]
+) -> dict[str, Callable[[], ArraySource]]:
     name = place.name.split(".")[0]
     return {
         split: partial(ArraySource, read, name=f"{name}/{split}", path=f"{place}/{split}")

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import bad_image, decode
-from data.readers.folders import list_digest, list_files
-from data.readers.zips import MAX_MEMBER, ZipFiles, list_members, read_note
+from data.readers.base import Found
+from data.readers.layout import list_digest, list_files
+from data.readers.zips import MAX_MEMBER, ZipFiles, archive_of, list_members, read_note
 from data.sources import PathTable, is_image_name
 from storage.errors import DataError, DataShapeError
 
@@ -29,6 +30,15 @@ LABELS = "dataset.json"
 LATENTS = 8
 MAX_CLASSES = 1 << 20
 _LOOKED_AT = 8
+
+
+def recognise(place: Path) -> Found | None:
+    """A folder or zip in NVIDIA's layout; `set` also means `set.zip`."""
+    if not place.is_dir():
+        place = archive_of(place)
+        if not place.is_file():
+            return None
+    return Found((), lambda split: EdmSource(place)) if is_edm(place) else None
 
 
 class EdmSource:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from data.decode import bad_image, decode
-from data.sources import (
-    SPLIT_ALIASES,
-    SPLITS,
-    PathTable,
-    is_image_name,
-    resolution_name,
-    split_of,
+from data.readers.base import Found
+from data.readers.edm_zip import EdmSource, is_edm
+from data.readers.layout import (
+    ANNOTATIONS,
+    annotated_labels,
+    classes_and_labels,
+    entries,
+    list_digest,
+    list_files,
+    named_splits,
+    word_names,
 )
+from data.sources import PathTable, Source, check_split, is_image_name, resolution_name, split_of
 from storage.errors import DataError
 
 # Written next to the files of a resolution when every one of them is there.
@@ -30,99 +34,37 @@ BUILDING = "building-{split}.json"
 INDEX = "index-{split}.json"
 
 
-def list_files(root: str | os.PathLike, keep=is_image_name) -> list[str]:
-    """Files under `root` whose name `keep` accepts, as sorted `/`-joined relative paths.
-
-    Follows links; hidden entries and `__MACOSX` are left out; a link to a folder above is not
-    entered.
-    """
-    found: list[str] = []
-
-    def walk(folder: str, prefix: str, above: frozenset) -> None:
-        for entry in _entries(folder):
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if os.path.isdir(entry.path):  # unlike entry.is_dir(), false where one may not look
-                real = os.path.realpath(entry.path)
-                if real not in above:
-                    walk(entry.path, f"{prefix}{entry.name}/", above | {real})
-            elif keep(entry.name):
-                found.append(prefix + entry.name)
-
-    walk(os.fspath(root), "", frozenset([os.path.realpath(root)]))
-    return found
+def recognise(place: Path) -> Found | None:
+    """Any folder; one of its splits may lie there in NVIDIA's layout."""
+    if not place.is_dir():
+        return None
+    if splits := splits_in(place):
+        return Found(tuple(splits), partial(_open_split, place, splits))
+    return Found((), partial(_open_whole, place))
 
 
-def _entries(folder: str | os.PathLike) -> list[os.DirEntry]:
-    try:
-        return sorted(os.scandir(folder), key=lambda e: e.name)
-    except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}") from None
-
-
-def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[list[str], list[int]]:
-    """Class names (sorted) and a label per relative path; no class folders means one class."""
-    loose = [p for p in paths if "/" not in p]
-    if len(loose) == len(paths):
-        return [flat_name], [0] * len(paths)
-    if loose:
+def _open_split(place: Path, splits: dict[str, Path], split: str) -> Source:
+    split = check_split(split)
+    if split not in splits:
+        cut_off = ", or cv to cut one off" if split == "val" and "train" in splits else ""
         raise DataError(
-            f"{where} has class folders and loose images side by side ({loose[0]} and "
-            f"{len(loose) - 1} more); move the loose ones out"
+            f"{place} has no split {split}; it has {', '.join(splits)} "
+            f"(give NAME/{next(iter(splits))}{cut_off})"
         )
-    tops = [p.split("/", 1)[0] for p in paths]
-    classes = sorted(set(tops))
-    number = {c: k for k, c in enumerate(classes)}
-    return classes, [number[t] for t in tops]
+    if is_edm(splits[split]):
+        return EdmSource(splits[split], name=f"{place.name}/{split}")
+    return FolderSource(splits[split], base=place, split=split)
 
 
-ANNOTATIONS = "val_annotations.txt"
-
-
-def annotated_labels(
-    paths: list[str], table: bytes, known: bytes | None, where: str
-) -> tuple[list[str], list[int]]:
-    """Tiny ImageNet's val split: pictures in one folder, classes in a table (file, class, box).
-
-    known: the classes of the whole set, one a line, so that a part is numbered as the whole is.
-    """
-    rows = (line.split("\t") for line in table.decode("utf-8", "replace").splitlines())
-    class_of = {row[0]: row[1] for row in rows if len(row) >= 2}
-    missing = [p for p in paths if p.rsplit("/", 1)[-1] not in class_of]
-    if missing:
-        raise DataError(f"{ANNOTATIONS} in {where} says no class of {missing[0]}")
-    mine = [class_of[p.rsplit("/", 1)[-1]] for p in paths]
-    classes = sorted({*mine, *(known or b"").decode("utf-8", "replace").split()})
-    number = {c: k for k, c in enumerate(classes)}
-    return classes, [number[c] for c in mine]
-
-
-def word_names(classes: list[str], read: Callable[[str], bytes | None]) -> list[str] | None:
-    """What WordNet's numbers (n01443537) mean, by words.txt or classes.txt; None if not told.
-
-    read(name): the bytes of a file beside the pictures, or None. The first synonym is taken, with
-    the number where two classes share it.
-    """
-    if not all(re.fullmatch(r"n\d{8}", c) for c in classes):
-        return None
-    wanted, words = set(classes), {}
-    for note in ("words.txt", "classes.txt"):
-        for line in (read(note) or b"").decode("utf-8", "replace").splitlines():
-            number, _, meaning = line.partition("\t")
-            if number in wanted and meaning.strip():
-                words.setdefault(number, meaning.split(",")[0].strip())
-    if len(words) < len(wanted):
-        return None
-    names = [words[c] for c in classes]
-    return [n if names.count(n) == 1 else f"{n} ({c})" for n, c in zip(names, classes, strict=True)]
-
-
-def list_digest(paths) -> str:
-    """SHA-256 of a list of relative paths, order included."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(os.fsencode(path) + b"\n")
-    return digest.hexdigest()
+def _open_whole(place: Path, split: str) -> Source:
+    check_split(split)
+    own = split_of(place.name)
+    if own is not None:
+        beside = named_splits(lambda name: (place.parent / name).is_dir())
+        if beside.get(own) == place.name:
+            # NAME/train given as a path: its prebuilt sizes lie beside NAME
+            return FolderSource(place, base=place.parent, split=own)
+    return FolderSource(place, base=place, split=None)
 
 
 class FolderSource:
@@ -174,7 +116,7 @@ class FolderSource:
         return [self.base, self.root.resolve().parent]
 
     def _refuse_empty_classes(self) -> None:
-        for entry in _entries(self.root):
+        for entry in entries(self.root):
             if (
                 entry.is_dir()
                 and not entry.name.startswith(".")
@@ -319,22 +261,15 @@ def _read_note(file: Path) -> dict | None:
         ) from None
 
 
-def split_folder(root: Path, split: str) -> Path | None:
-    """The subfolder of `root` that holds `split` under any of its names, or None."""
-    for name in SPLIT_ALIASES[split]:
-        if (root / name).is_dir():
-            return root / name
-    return None
-
-
 def splits_in(root: Path) -> dict[str, Path]:
     """Split folders under `root` by split. Empty if they are rather classes among other classes."""
-    found = {s: f for s in SPLITS if (f := split_folder(root, s)) is not None}
+    names = named_splits(lambda name: (root / name).is_dir())
+    found = {split: root / name for split, name in names.items()}
     if len(found) != 1:
         return found  # two of these names together are no coincidence
-    for entry in _entries(root):
+    for entry in entries(root):
         if os.path.isdir(entry.path) and split_of(entry.name) is None and entry.name[0] != ".":
-            if any(is_image_name(e.name) for e in _entries(entry.path)):
+            if any(is_image_name(e.name) for e in entries(entry.path)):
                 return {}  # a sibling full of images: `train` is a class (of locomotives)
     return found
 

@@ -20,16 +20,21 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.decode import bad_image
-from data.readers.folders import list_digest
-from data.sources import PathTable, split_of
+from data.readers.base import Found
+from data.readers.layout import list_digest
+from data.sources import PathTable, Source, check_split, split_of
 from storage.errors import DataDiskError, DataError
 from storage.files import write_json
+
+if TYPE_CHECKING:
+    import lmdb
 
 MANIFEST = "manifest.json"
 UNFINISHED = "building.json"
@@ -41,11 +46,46 @@ def env_name(name: str, split: str, size: int) -> str:
     return f"{name}_{split}_{'full' if size == FULL else size}.lmdb"
 
 
+def recognise_environment(place: Path) -> Found | None:
+    """A single environment; its siblings of other sizes belong to it."""
+    if not (place.is_dir() and (place / "data.mdb").exists()):
+        return None
+    return Found((), lambda split: _open_one(place))
+
+
+def recognise(place: Path) -> Found | None:
+    """A folder of environments, one a split and size."""
+    envs = find_envs(place) if place.is_dir() else {}
+    if not envs:
+        return None
+
+    def open_split(split: str) -> Source:
+        split = check_split(split)
+        if split not in envs:
+            raise DataError(f"{place} has no split {split}; it has {', '.join(sorted(envs))}")
+        return LmdbSource(envs[split], name=f"{place.name}/{split}", split=split)
+
+    return Found(tuple(sorted(envs)), open_split)
+
+
+def _open_one(env: Path) -> Source:
+    name, split, size = parse_env(env)
+    envs = {size: env}
+    if split is not None:
+        for other in env.parent.glob("*.lmdb"):
+            other_name, other_split, other_size = parse_env(other)
+            if (other_name, other_split) == (name, split) and other_size < size:
+                envs[other_size] = other
+        if size != FULL:
+            envs.pop(FULL, None)
+    return LmdbSource(envs, name=name, split=split)
+
+
 class _Environments:
     """Read-only environments open in this process, by real path."""
 
     def __init__(self) -> None:
-        self._open: dict[str, object] = {}
+        self._open: dict[str, lmdb.Environment] = {}
         self._lock = threading.Lock()
         self._pid = 0
 
@@ -64,7 +104,7 @@ class _Environments:
             env = self._open.get(folder)
             if env is None:
                 env = self._open[folder] = _open_env(folder)
-            with env.begin() as txn:  # type: ignore[attr-defined]
+            with env.begin() as txn:
                 return [txn.get(key) for key in keys]
 
     def close(self) -> None:
@@ -75,7 +115,7 @@ class _Environments:
     def _close(self) -> None:
         if self._pid == os.getpid():
             for env in self._open.values():
-                env.close()  # type: ignore[attr-defined]
+                env.close()
         self._open = {}
 
     def _before_fork(self) -> None:
@@ -92,7 +132,7 @@ def close_all() -> None:
     _ENVIRONMENTS.close()
 
 
-def _open_env(folder: str):
+def _open_env(folder: str) -> lmdb.Environment:
     import lmdb
 
     try:
@@ -110,7 +150,7 @@ class LmdbSource:
     """
 
     def __init__(
-        self, envs: dict[int, str | os.PathLike], *, name: str, split: str | None = None
+        self, envs: Mapping[int, str | os.PathLike], *, name: str, split: str | None = None
     ) -> None:
         if not envs:
             raise DataError(f"{name}: no LMDB given")
@@ -262,6 +302,7 @@ class LmdbWriter:
 
         self.folder = Path(folder)
         self.plan = plan
+        self._closed = False
         self._say = say or (lambda line: print(line, file=sys.stderr))
         close_all()  # a reader in this process would forbid opening it
         try:
@@ -303,8 +344,8 @@ class LmdbWriter:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    for key, value in records:
-                        txn.put(key, value)
+                    for name, value in records:
+                        txn.put(name, value)
                 return
             except lmdb.MapFullError:
                 self.map_size *= 2
@@ -338,10 +379,10 @@ class LmdbWriter:
 
     def close(self) -> None:
         """Flush and close; safe to call twice."""
-        if self._env is not None:
+        if not self._closed:
             self._env.sync(True)
             self._env.close()
-            self._env = None
+            self._closed = True
 
     def __enter__(self) -> LmdbWriter:
         return self

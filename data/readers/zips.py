@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import bad_image, decode
-from data.readers.folders import (
+from data.readers.base import Found
+from data.readers.layout import (
     ANNOTATIONS,
     annotated_labels,
     classes_and_labels,
     list_digest,
+    named_splits,
     word_names,
 )
-from data.sources import SPLIT_ALIASES, SPLITS, PathTable, is_image_name, split_of
+from data.sources import PathTable, check_split, is_image_name, split_of
 from storage.errors import DataError
 
 # One picture's file; larger members are refused before they are inflated.
@@ -31,6 +33,23 @@ MAX_MEMBER = 1 << 30
 # A list of class names.
 MAX_NOTE = 1 << 26
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
+
+def archive_of(place: Path) -> Path:
+    """The zip a path means: itself, or NAME.zip for NAME."""
+    return place if place.suffix.lower() == ".zip" else Path(f"{place}.zip")
+
+
+def recognise(place: Path) -> Found | None:
+    """A zip; `set` also means `set.zip`."""
+    archive = archive_of(place)
+    if place.is_dir() or not archive.is_file():
+        return None
+    splits = zip_splits(archive)
+    return Found(
+        tuple(splits),
+        lambda split: ZipSource(archive, split=check_split(split) if splits else None),
+    )
 
 
 class ZipFiles:
@@ -237,11 +256,8 @@ def _splits(members: list[zipfile.ZipInfo], prefix: str) -> dict[str, str]:
         for m in members
         if "/" in m.filename[len(prefix) :]
     }
-    found = {}
-    for split in SPLITS:
-        for name in SPLIT_ALIASES[split]:
-            if name in tops and split not in found:
-                found[split] = f"{prefix}{name}/"
+    names = named_splits(tops.__contains__)
+    found = {split: f"{prefix}{name}/" for split, name in names.items()}
     if len(found) == 1 and any(split_of(t) is None for t in tops):
         return {}  # classes of which one happens to be called train
     return found

@@ -205,7 +205,8 @@ class FilteredViews:
         draw = draw_numbers(draw, ids)
         out = self.real[ids]
         open_ = torch.arange(len(ids), device=ids.device)
-        drawn = accepted = 0
+        drawn: int = 0
+        accepted: Tensor | int = 0
         for attempt in range(self.tries):
             views = self.source(ids[open_], draw[open_] + attempt * _RETRY)
             d = self._distances(views, self.real[ids[open_]])

@@ -341,7 +341,7 @@ def torchvision_view(plan: Recipe, image: Tensor, draws: Draws, row: int) -> Ten
         x = F.rgb_to_grayscale(x, num_output_channels=3)
     if d.blur[0]:
         x = F.gaussian_blur(x, [plan.blur_kernel] * 2, [float(d.sigma[0])] * 2)
-    if plan.mean is not None:
+    if plan.mean is not None and plan.std is not None:
         x = F.normalize(x, list(plan.mean), list(plan.std))
     return x
 
@@ -390,7 +390,7 @@ class _Views:
         raise NotImplementedError
 
     def _normalise_(self, x: Tensor) -> Tensor:
-        if self.recipe.mean is None:
+        if self.recipe.mean is None or self.recipe.std is None:
             return x
         mean, std = (beside(x, v).view(1, 3, 1, 1) for v in (self.recipe.mean, self.recipe.std))
         return x.sub_(mean).div_(std)
@@ -500,18 +500,18 @@ class FoldedViews(_Views):
         self._check(images)
         out = self._empty(images)
         d = draws.to(images.device)
+        colour = None
         if self.recipe.jitter_p or self.recipe.gray_p:
             # x -> own x + other mean(x): a contrast refers to the mean, all else to the pixel
-            own, other = _fold(d, bool(self.recipe.jitter_p))
-        else:
-            own = other = None
+            colour = _fold(d, bool(self.recipe.jitter_p))
         block = len(images) if images.is_cuda else self._block()
         for start in range(0, len(images), max(block, 1)):
             part = slice(start, start + block)
             x = self._geometry(images[part], d.rows(part))
             if self.recipe.blur_p:
                 x = self._blurred(x, draws.blur[part], d.sigma[part])
-            if own is not None and other is not None:
+            if colour is not None:
+                own, other = colour
                 x = _affine(x, own[part], other[part])
             out[part] = self._normalise_(x.clamp_(0, 1))
         return out

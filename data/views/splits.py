@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from data.labelled import LabelledImages
-from data.registry import KNOWN, fraction_of, full_name, open_source, splits_of
+from data.registry import KNOWN, find, fraction_of, full_name, open_source
 from data.sources import SPLITS, Joined, Source, Subset, keyed_order, labels_of, split_of
 from data.views.ops import beside, crop_resize
 from data.views.recipes import Recipe, recipe
@@ -55,9 +55,10 @@ def get_data_splits(
         whole = _whole(data)
         if whole != str(data) and split_of(Path(data).name) == eval:
             raise DataError(f"{data} is the split {eval} itself: it cannot be held out from itself")
-        if not splits_of(whole, Path(data_path)):
+        found = find(whole, Path(data_path))
+        if not found.splits:
             raise DataError(f"{data} has no splits, so no {eval}; cv or pooled holds out a part")
-        held = open_source(whole, data_path, split=eval)
+        held = found.open(eval)
     train = _at(train, res)
     return train, "cv" if held is None else _at(held, res)
 
@@ -67,9 +68,10 @@ def own_eval(data: str, data_path: str | Path) -> Literal["cv", "val"]:
     classes, and does not itself name it; else "cv". Never "test", which is to be touched once.
     """
     named = split_of(Path(data).name) if _whole(data) != str(data) else None
-    if named == "val" or "val" not in splits_of(_whole(data), Path(data_path)):
+    if named == "val" or "val" not in (find(_whole(data), Path(data_path)).splits or ()):
         return "cv"
     train, held = get_data_splits(data, "val", data_path)
+    assert held != "cv"  # what was asked for is "val"
     return "val" if set(held.classes) <= set(train.classes) else "cv"
 
 
@@ -96,9 +98,9 @@ def pooled_splits(
     The list is a function of (set, held_out, seed). DataError for a class that has no more.
     """
     spec = _whole(data)
-    there = splits_of(spec, Path(data_path)) or ["train"]
-    found = [open_source(spec, data_path, split=s) for s in SPLITS if s in there]
-    whole = Joined(found, f"{data} (all splits)")
+    found = find(spec, Path(data_path))
+    parts = [found.open(s) for s in SPLITS if s in (found.splits or ("train",))]
+    whole = Joined(parts, f"{data} (all splits)")
     labels = labels_of(whole)
     held = []
     for label in np.unique(labels):

@@ -43,7 +43,7 @@ from data.registry import open_source
 from data.sources import Source, Subset, is_image_name, keyed_order
 from data.uint8_cache import UInt8Cache, _check_memory
 from storage.errors import DataBusyError, DataDiskError, DataError
-from storage.files import locked, make_folder, write_bytes, write_json
+from storage.files import Damaged, locked, make_folder, read_json, write_bytes, write_json
 
 FORMATS = ("folder", "lmdb", "memmap")
 NOTE_EVERY_S = 2.0  # between notes of progress: what a killed process may lose
@@ -245,6 +245,7 @@ class ViewWriter:
         part = slice(self.done, self.done + len(pixels))
         try:
             if self.format == "memmap":
+                assert self._pixels is not None, "the writer is closed"
                 self._pixels[part] = pixels
             elif self._lmdb is not None:
                 self._lmdb.put(
@@ -258,7 +259,7 @@ class ViewWriter:
                 for name, row in zip(self.names[part], pixels, strict=True):
                     self._put_files(name, row)
             if self.format == "memmap":
-                self._sums.append([part.stop, zlib.crc32(pixels)])
+                self._sums.append([part.stop, zlib.crc32(pixels.data)])
             self.done = part.stop
             if self.done == len(self) or time.monotonic() - self._noted >= NOTE_EVERY_S:
                 self._note_progress()
@@ -275,7 +276,7 @@ class ViewWriter:
             Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0))).save(out, "PNG")
             file = self._file(name, j)
             make_folder(file.parent)
-            write_bytes(file, out.getvalue())
+            write_bytes(file, out.getvalue(), durable=False)  # by the thousand
 
     def finish(self, **facts: Any) -> int:
         """All pictures are put: check, write the note with `facts` (JSON). Returns the bytes."""
@@ -361,11 +362,11 @@ def _difference(old: Any, new: Mapping[str, Any]) -> str:
 def _read(file: Path) -> dict[str, Any] | None:
     """A note, None if there is none; DataError for a damaged one."""
     try:
-        value = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
+        value = read_json(file)
+    except Damaged as error:
         raise DataError(f"{file} cannot be read ({error}); remove its folder") from None
+    if value is None and not file.exists():
+        return None
     return value if isinstance(value, dict) else {}
 
 
@@ -507,7 +508,7 @@ def _open_array(folder: Path, split: str, note: dict[str, Any], verify: bool) ->
     start = 0
     for n, (stop, expected) in enumerate(note["sums"]):
         looked_at = verify or n in (0, len(note["sums"]) - 1)
-        if looked_at and zlib.crc32(np.ascontiguousarray(pixels[start:stop])) != expected:
+        if looked_at and zlib.crc32(np.ascontiguousarray(pixels[start:stop]).data) != expected:
             raise DataError(f"views of pictures {start} to {stop - 1} in {file} differ; {again}")
         start = stop
     return pixels

@@ -1,9 +1,7 @@
 """The figures of a run: what is asked of `validation`, and how it is logged, said and written."""
 
-import json
 from argparse import Namespace
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +24,9 @@ from runtime import rundir
 from runtime.distributed import gather_object
 from runtime.options import tagged
 from runtime.run import Run
-from storage.checkpoint import write_atomic
 from storage.dirs import data_home
 from storage.errors import DiskError, UsageError
+from storage.files import read_object, write_json
 from storage.torchfile import write_torch
 
 # What the figures of `final_probes` depend on, besides the network and its recipe.
@@ -112,7 +110,7 @@ def final_probes(
     file, network = run.dir / "probes.json", fingerprint(net)
     asked = {key: getattr(run.args, key) for key in ASKED} | {"recipe": recipe._asdict()}
     asked = rundir.plain(asked)
-    known = gather_object(read_json(file))[0]
+    known = gather_object(read_object(file))[0]
     if known and known.get("asked") == asked and known.get("network") == network:
         run.say(f"figures are in {file}")
         return known["figures"]
@@ -126,7 +124,7 @@ def final_probes(
         try:
             _export(run, net, trained, tested, rows, network)
             write_torch(run.dir / "right.pt", found.right)
-            write_atomic(file, json.dumps(record, indent=1) + "\n")  # last: all the rest is there
+            write_json(file, record, indent=1)  # last: all the rest is there
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
             said = str(error).splitlines()[0]
             raise DiskError(f"{run.dir}: figures not written: {said}") from None
@@ -234,12 +232,3 @@ def _export(
             save_features(folder / f"{name}.safetensors", h, pictures.labels, **facts)
     if run.args.export_backbone and isinstance(net, SimCLR):
         write_torch(run.dir / f"{run.args.backbone}-torchvision.pt", export_torchvision(net))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a small file, None if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -2,8 +2,6 @@
 checkpoints, which are pickled objects and are read as data."""
 
 import argparse
-import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from recipes.simclr import parts
 from runtime import rundir
 from runtime.run import Run
 from storage.errors import CheckpointError
+from storage.files import read_lines, write_link
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import load_snapshot, load_torch
-from storage.torchfile import reading, write_torch
+from storage.snapshot import load_snapshot
+from storage.torchfile import load_torch, reading, write_torch
 
 FORMAT = "imle-lab-simclr-1"
 
@@ -53,10 +52,7 @@ def save_epoch(
         path = run.dir / f"{epoch}.pt"
         try:
             write_torch(path, value)
-            link = run.dir / ".latest.pt.tmp"
-            link.unlink(missing_ok=True)  # of a launch that was killed
-            link.symlink_to(path.name)
-            os.replace(link, run.dir / "latest.pt")
+            write_link(run.dir / "latest.pt", path.name)
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
             run.say(f"{path} not written: {str(error).splitlines()[0]}")
 
@@ -152,14 +148,10 @@ def results_of(run_dir: Path) -> dict[str, list[list[float]]]:
     """{name: [[step, value], ...]} of losses, rates and accuracies in metrics.jsonl."""
     out: dict[str, list[list[float]]] = {}
     try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = read_lines(run_dir / "metrics.jsonl")
     except OSError:
-        lines = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:  # a full disk cut it
-            continue
+        rows = []
+    for row in rows:
         for key in row:
             if key in ("loss_tr", "lr", "acc_val") or key.startswith(("eval/", "final/")):
                 out.setdefault(key, []).append([row["step"], row[key]])

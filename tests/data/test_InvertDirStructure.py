@@ -5,7 +5,7 @@ import pytest
 
 from data import InvertDirStructure
 from data.InvertDirStructure import default_out, main
-from data.readers.folders import list_files
+from data.readers.layout import list_files
 from tests.data.pictures import make_set
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import data
 from data.pyramids import Pyramid
-from data.readers.folders import list_files
+from data.readers.layout import list_files
 from data.readers.lmdb_store import LmdbSource
 from data.registry import open_source
 from data.SetupDataset import get_parser, main

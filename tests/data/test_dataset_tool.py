@@ -20,6 +20,7 @@ from data.readers.edm_zip import EdmSource
 from data.registry import open_source
 from diffusion.encoders import StabilityVAEEncoder
 from storage.errors import DataError
+from storage.files import temporaries
 from tests.data.pictures import make_set, noise, truncate, zip_folder
 from tests.data.readers.test_arrays import mnist, official, tarred
 from tests.data.readers.test_edm_zip import latent_files, latents, png, write
@@ -278,19 +279,18 @@ def test_killed_half_way(tmp_path):
         words = ["convert", "--source", root, "--dest", tmp_path / dest, "--workers", "1"]
         words += ["--resolution", "256x256"]
         process = subprocess.Popen([sys.executable, ROOT / "data" / "dataset_tool.py", *words])
-        part = tmp_path / f".{dest}.part"
         try:
             for _ in range(600):
-                if part.exists() and (part.is_file() or any(part.rglob("*.png"))):
+                if any(p.is_file() or any(p.rglob("*.png")) for p in temporaries(tmp_path, dest)):
                     break
                 assert process.poll() is None
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
         finally:
             process.wait()
-        assert not (tmp_path / dest).exists() and part.exists()
+        assert not (tmp_path / dest).exists() and temporaries(tmp_path, dest)
         run(*words, "--max-images", 3)
-        assert len(members(tmp_path / dest)) == 4 and not part.exists()
+        assert len(members(tmp_path / dest)) == 4 and not temporaries(tmp_path, dest)
 
 
 def test_full_disk(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from data.reference_order import reference_order, reference_seed
+from tests.data.reference_order import reference_order, reference_seed
 
 
 def first(count: int, n: int, **where) -> list[int]:

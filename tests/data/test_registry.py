@@ -152,3 +152,22 @@ def test_known_sets_hang_together():
             or registry.fraction_of(known.base)[0] in registry.KNOWN
             or (known.base in registry.KNOWN)
         )
+
+
+def test_a_name_that_no_disk_can_hold_names_nothing(data):
+    assert registry.find("x" * 300, data).splits == ()
+    with pytest.raises(DataError, match="no data set"):
+        train_val_sources("both", "x" * 300, data)
+
+
+def test_each_place_is_looked_at_once(data, monkeypatch):
+    from data import readers
+
+    looked = []
+
+    def note(place):
+        looked.append(place)
+
+    monkeypatch.setattr(readers, "READERS", [note, *readers.READERS])
+    train_val_sources("both", None, data)
+    assert looked == [data / "both"]

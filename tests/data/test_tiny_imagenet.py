@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data.labelled import LabelledImages
-from data.prepare.sizes import acquire, prepare_folders
+from data.prepare.acquire import acquire
+from data.prepare.sizes import prepare_folders
 from data.registry import full_name, open_source, train_val_sources
 from data.sources import Subset, labels_of
 from storage.errors import DataError

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.reference_order import reference_order, reference_seed
 from selection import (
     chunk_sizes,
     jointly_sample_batch,
@@ -23,6 +22,7 @@ from selection import (
     selection_logits,
     selection_size,
 )
+from tests.data.reference_order import reference_order, reference_seed
 from tests.golden.support import Check, Vectors, assert_close
 
 PROBABILITY = dict(atol=1e-12, rtol=0)

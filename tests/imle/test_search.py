@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from imle.codes import CodeGenerator
+from imle.draws import keyed_draw
 from imle.generator import CAMNet
 from imle.losses import ResolutionLoss
-from imle.search import CodeSearch, NonFiniteSearchError, keyed_draw, per_level, search
+from imle.search import CodeSearch, NonFiniteSearchError, per_level, search
 from tests.imle.toys import PlainModel, PreparedLoss, ToyCascade, mse
 
 IDS = torch.tensor([7, 3, 100, 4, 12])

@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 
 from models import SimCLR, load_original, original_config
-from storage.checkpoint import load_foreign
 from storage.errors import CheckpointError
+from storage.torchfile import load_foreign
 
 BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 

@@ -76,8 +76,8 @@ def test_pictures_of_others_are_in_the_way(tmp_path):
 def test_no_half_image_is_ever_seen(tmp_path, monkeypatch):
     from PIL import Image
 
-    def fail(self, path, *args, **kwargs):
-        path.write_bytes(b"half")
+    def fail(self, file, *args, **kwargs):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)

@@ -20,6 +20,7 @@ from storage.errors import (
     OutOfMemory,
     UsageError,
 )
+from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
 from tests.runtime import toy
 from tests.runtime.toy import open_run, toy_args, train
@@ -141,9 +142,9 @@ def test_in_use(tmp_path, monkeypatch):
         pid = os.fork()  # a data worker
         if pid == 0:
             signal.pause()
-        fd = run._lock._fd
+        held = run._lock._lock.held
     os.kill(pid, 0)
-    assert run._lock._fd is None and fd is not None
+    assert held and not run._lock._lock.held
     train(toy_args(tmp_path, total=1))  # free again, though the worker lives
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -325,13 +326,13 @@ def test_resume_from_a_path(tmp_path):
 
 def test_a_run_that_starts_from_another_has_its_own_wandb_id(tmp_path):
     def track(run, step, loss):
-        run._wandb_id = run._wandb_id or "first"
+        run._logs.wandb_id = run._logs.wandb_id or "first"
         return loss
 
     run = train(toy_args(tmp_path, total=2), hook=track)
-    assert train(toy_args(tmp_path, total=2))._wandb_id == "first"
+    assert train(toy_args(tmp_path, total=2))._logs.wandb_id == "first"
     copy = toy_args(tmp_path, total=2, resume=str(run.dir), run_dir=str(tmp_path / "copy"))
-    assert train(copy)._wandb_id is None
+    assert train(copy)._logs.wandb_id is None
 
 
 # -------------------------------------------------------------------------------------------- loop
@@ -710,7 +711,7 @@ def test_a_signal_during_a_save(tmp_path, monkeypatch):
     fsync, sent = os.fsync, []
 
     def shoot(fd):
-        if not sent and ".tmp-10" in os.readlink(f"/proc/self/fd/{fd}"):
+        if not sent and ".tmp-step-000000010" in os.readlink(f"/proc/self/fd/{fd}"):
             sent.append(1)
             for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
                 signal.raise_signal(signum)
@@ -848,7 +849,7 @@ def test_sample_grid_and_snapshot(tmp_path, capsys):
     assert picture.getpixel((0, 0)) == (255, 0, 0) and picture.getpixel((7, 0)) == (0, 0, 0)
     assert picture.getpixel((0, 6)) == (255, 255, 255)
     assert harness.metrics(run.dir) == [{"step": 3, "psnr": 20.0}]
-    snapshot = checkpoint.load_snapshot(file)
+    snapshot = load_snapshot(file)
     assert torch.equal(snapshot.state_dict["weight"], net.weight) and snapshot.config == {"n": 2}
     origin = snapshot.provenance
     assert origin["step"] == 3 and origin["data"] == "scenes" and origin["res"] == [1, 2]

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from storage import checkpoint
+from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
 from tests.scripts.support import ROOT, TINY, load, metrics, train
 
@@ -123,7 +124,7 @@ def test_a_whole_run(finished):
     assert [int(re.search(r"(\d+)\.png", g.name)[1]) for g in grids] == [0, 4, 8, 12]
     with Image.open(grids[-1]) as grid:  # 2 rows of target | input | 2 samples, 16 px, gaps of 2
         assert grid.size == (4 * 18 - 2, 2 * 18 - 2)
-    snapshot = checkpoint.load_snapshot(finished / "snapshots" / "network-latest.safetensors")
+    snapshot = load_snapshot(finished / "snapshots" / "network-latest.safetensors")
     assert snapshot.kind == "camnet" and snapshot.config["net"]["res"] == [8, 16]
     assert snapshot.provenance["step"] == 12
 

@@ -6,13 +6,14 @@ import os
 import pytest
 
 import models.simclr
-from data.synthetic import CLASSES
+from data.scenes import CLASSES
 from evaluation.features import fingerprint, load_features
 from recipes.simclr import parts
 from recipes.simclr.files import open_encoder
 from recipes.simclr.options import get_args
 from runtime.run import Run
-from storage.snapshot import load_snapshot, load_torch
+from storage.snapshot import load_snapshot
+from storage.torchfile import load_torch
 from tests import kill_harness as harness
 from tests.scripts.simclr_support import TINY, Coloured, small_backbone, stopped, train
 from tests.scripts.support import metrics

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -114,8 +113,6 @@ def test_a_read_only_parent(home, monkeypatch):
 
 
 def test_a_read_only_config_folder_does_no_harm(home, monkeypatch):
-    monkeypatch.setattr(
-        Path, "write_text", lambda *a, **k: (_ for _ in ()).throw(OSError(30, "ro"))
-    )
+    monkeypatch.setattr(dirs, "write_new", lambda *a, **k: (_ for _ in ()).throw(OSError(30, "ro")))
     assert dirs.data_home() == home / "imle-lab" / "data"
     assert not dirs.dirs_file().exists()

@@ -3,17 +3,21 @@ import json
 import os
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.prepare.sizes import acquire, prepare_folders
+from data.prepare.acquire import acquire
+from data.prepare.sizes import prepare_folders
 from data.pyramids import Pyramid
 from data.readers.arrays import read_idx
-from data.readers.folders import FolderSource, list_files
+from data.readers.folders import FolderSource
+from data.readers.layout import list_files
 from data.registry import open_source
 from storage.errors import DataError
+from storage.files import temporary
 from tests.data.pictures import encoded, make_set, truncate, zip_folder
 
 
@@ -84,13 +88,13 @@ def test_manifest_holds_every_picture(data):
 
 
 def test_killed_at_any_moment_it_goes_on(data, monkeypatch):
-    from data.prepare.sizes import sizes as prepare
+    from data.prepare import sizes as prepare
 
     real, seen = prepare._save, []
 
     def dying(pixels, file, form):
         if len(seen) == 4:
-            open(file + ".99.tmp", "wb").close()  # what a kill inside a write leaves
+            temporary(Path(file)).touch()  # what a kill inside a write leaves
             raise KeyboardInterrupt
         seen.append(file)
         real(pixels, file, form)
@@ -107,7 +111,7 @@ def test_killed_at_any_moment_it_goes_on(data, monkeypatch):
     prepare_folders(data / "s", [8, 16])
     assert sorted(first) == sorted(set(first)) and not set(first[:4]) & set(seen[4:])
     assert len(list_files(data / "s_16x16/train")) == 5
-    assert not list((data / "s_8x8").rglob("*.tmp"))
+    assert not list((data / "s_8x8").rglob(".tmp-*"))
     Pyramid(open_source("s", data), [8, 16])[4]
 
 

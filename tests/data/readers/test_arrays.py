@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.labelled import LabelledImages
-from data.prepare.sizes import acquire
+from data.prepare.acquire import acquire
 from data.readers.arrays import CIFAR_CLASSES, ArraySource, parse_batch, parse_names, read_cifar
 from data.registry import open_source, train_val_sources
 from storage.errors import DataError

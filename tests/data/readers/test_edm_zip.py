@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.labelled import LabelledImages
-from data.prepare.sizes import acquire
+from data.prepare.acquire import acquire
 from data.pyramids import Pyramid
 from data.readers.edm_zip import EdmSource, is_edm, read_npy
 from data.readers.folders import FolderSource

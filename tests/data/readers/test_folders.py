@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.readers.folders import FolderSource, list_files, splits_in
+from data.readers.folders import FolderSource, splits_in
+from data.readers.layout import list_files
 from storage.errors import DataError
 from tests.data.pictures import encoded, make_set
 

@@ -4,7 +4,7 @@ import torch
 
 from data import SetupMiniImagenet
 from data.labelled import LabelledImages
-from data.readers.folders import list_files
+from data.readers.layout import list_files
 from data.registry import KNOWN, Known
 from data.views.splits import Plain, get_data_splits, get_ssl_data_augs, own_eval
 from storage.errors import DataError

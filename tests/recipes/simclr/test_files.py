@@ -19,8 +19,10 @@ from models.optim import LARC
 from recipes.simclr import files, parts
 from recipes.simclr.options import get_args
 from storage.errors import CheckpointError
+from storage.files import temporary
 from storage.foreign.objects import read_objects
-from storage.snapshot import load_torch, save_snapshot
+from storage.snapshot import save_snapshot
+from storage.torchfile import load_torch
 from tests.models.test_original import Head, Headed, Wrapped, original
 from tests.scripts.simclr_support import TINY, small_backbone
 
@@ -339,7 +341,7 @@ def test_results_are_read_past_a_line_that_was_cut(tmp_path):
 
 
 def test_what_a_kill_left_is_no_hindrance(own_files, tmp_path):
-    (tmp_path / ".latest.pt.tmp").symlink_to("nowhere")
+    temporary(tmp_path / "latest.pt").symlink_to("nowhere")
     args, model, optimizer = trained()
     run = FakeRun(tmp_path, args)
     files.save_epoch(run, model, optimizer, parts.view_recipe(args), 5)

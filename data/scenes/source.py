@@ -1,49 +1,16 @@
-"""Scenes: the embedded data set, rendered and never downloaded.
+"""The scenes of a split as a source of pictures, with all their maps."""
 
-A scene is a small 2.5-D world drawn from (seed, split, index): ten classes, seven times of day,
-nineteen kinds of things. It renders at any resolution, in a 'real' style (texture, haze, shading,
-shadows, reflections) and a 'sim' style (flat, saturated, clean edges), dry or flooded, with
-boxes, instance masks, segmentation, depth, height and water that agree with the picture.
-
-    python -m data.synthetic --out docs/scenes.png          the contact sheet of the documentation
-    python -m data.synthetic --out sheet.png --split val --first 40 --count 48 --size 128
-"""
-
-import argparse
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
-from data.scene_paint import Picture
-from data.scene_plan import (
-    CLASSES,
-    FAR,
-    IN_SKY,
-    OBJECTS,
-    SEGMENT,
-    SEGMENTS,
-    TOP,
-    Scene,
-    label_of,
-    plan,
-)
+from data.scenes.painting.picture import Picture
+from data.scenes.places import CLASSES
+from data.scenes.plan import label_of, plan
+from data.scenes.things import OBJECTS
+from data.scenes.world import Scene
 from storage.errors import DataError
-
-__all__ = [
-    "CLASSES",
-    "FAR",
-    "OBJECTS",
-    "SEGMENT",
-    "SEGMENTS",
-    "STYLES",
-    "TOP",
-    "SceneSample",
-    "Scenes",
-]
 
 STYLES = ("real", "sim", "mixed")
 COUNTS = {"train": 4096, "val": 512}
@@ -160,20 +127,21 @@ class Scenes:
     ) -> SceneSample:
         """Everything about scene i at a size. `style` and `flooded` override the set's own."""
         picture, scene, style, wet = self._picture(i, size, style, flooded)
-        things = [(k, t) for k, t in enumerate(scene.things) if not picture.gone(t)]
-        boxes = np.array([_box(scene, t, picture.level) for _, t in things], dtype=np.float32)
+        level = picture.level
+        things = [(k, t) for k, t in enumerate(scene.things) if not t.drowned(level)]
+        boxes = np.array([t.box_at(scene, level) for _, t in things], dtype=np.float32)
         ids = np.array([k for k, _ in things], dtype=np.int16)
         return SceneSample(
             image=picture.pixels(),
             label=scene.label,
             boxes=boxes.reshape(-1, 4),
-            box_labels=np.array([_KIND[t.kind] for _, t in things], dtype=np.int64),
+            box_labels=np.array([_NUMBER[t.kind] for _, t in things], dtype=np.int64),
             masks=picture.instance == ids[:, None, None],
             segmentation=picture.segment,
             depth=picture.depth,
             height=picture.height,
             water=picture.water,
-            level=picture.level,
+            level=level,
             style=style,
             flooded=wet,
         )
@@ -214,111 +182,8 @@ class Scenes:
             raise DataError(f"scenes: flooded {flooded!r} must be True, False or None")
 
 
-_KIND = {name: k for k, name in enumerate(OBJECTS)}
+_NUMBER = {kind: number for number, kind in enumerate(OBJECTS)}
 
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _box(scene: Scene, thing: object, level: float) -> tuple[float, float, float, float]:
-    """The box of a thing when the water stands at `level`."""
-    x0, y0, x1, y1 = thing.box
-    if thing.kind in IN_SKY:
-        return thing.box
-    if thing.floats:
-        lift = level / thing.z
-        foot = scene.horizon + scene.camera / thing.z
-        top = foot - thing.h / thing.z
-        return (x0, max(top - lift, 0.0), x1, min(foot - lift, 1.0))
-    if level > thing.foot:
-        y1 = min(y1, scene.horizon + (scene.camera - level) / thing.z)
-    return (x0, y0, x1, y1)
-
-
-# -- the contact sheet -----------------------------------------------------------------------------
-def _tinted(values: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1] as colours from dark blue over green to yellow, uint8 [S, S, 3]."""
-    stops = np.array([[40, 20, 80], [50, 90, 140], [40, 160, 130], [150, 210, 80], [250, 235, 60]])
-    at = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(values, at, stops[:, k]) for k in range(3)], -1).astype(np.uint8)
-
-
-def _palette(count: int) -> np.ndarray:
-    """Distinct colours, uint8 [count, 3]."""
-    hue = (np.arange(count) * 0.618) % 1.0
-    rgb = 0.5 + 0.5 * np.cos(2 * np.pi * (hue[:, None] + np.array([0.0, 0.33, 0.67])))
-    return (60 + 190 * rgb).astype(np.uint8)
-
-
-def maps_of(sample: SceneSample) -> list[np.ndarray]:
-    """Depth, height, segmentation and instances (with boxes) as pictures, each uint8 [S, S, 3]."""
-    depth = np.log(sample.depth / 3.0) / np.log(FAR / 3.0)
-    height = np.log1p(np.maximum(sample.height, 0)) / np.log1p(TOP)
-    size = sample.image.shape[0]
-    instances = (sample.image * 0.35).astype(np.uint8)
-    colours = _palette(len(sample.masks))
-    for mask, colour in zip(sample.masks, colours, strict=True):
-        instances[mask] = colour
-    for box, colour in zip(sample.boxes, colours, strict=True):
-        x0, y0, x1, y1 = (np.clip(box * size, 0, size - 1)).astype(int)
-        instances[[y0, y1], x0 : x1 + 1] = colour
-        instances[y0 : y1 + 1, [x0, x1]] = colour
-    return [
-        _tinted(1 - depth),
-        _tinted(height),
-        _palette(len(SEGMENTS))[sample.segmentation],
-        instances,
-    ]
-
-
-def sheet(pictures: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
-    """Pictures of one size in a grid with white gaps, uint8."""
-    size = pictures[0].shape[0]
-    rows = -(-len(pictures) // columns)
-    step = size + gap
-    out = np.full((rows * step - gap, columns * step - gap, 3), 255, np.uint8)
-    for k, picture in enumerate(pictures):
-        r, c = divmod(k, columns)
-        out[r * step : r * step + size, c * step : c * step + size] = picture
-    return out
-
-
-# Scenes of the documentation's sheet: one of every class and two more; the pair below is another.
-SHOWN = (8, 26, 52, 90, 101, 7, 120, 53, 66, 39, 69, 2)
-PAIR = 33
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write a contact sheet of synthetic scenes.")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--size", type=int, default=256, help="pixels of a picture (default 256)")
-    parser.add_argument("--split", choices=tuple(COUNTS), default="train")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--style", choices=STYLES, default="real")
-    parser.add_argument("--first", type=int, default=0, help="first scene, with --count")
-    parser.add_argument("--count", type=int, help="a plain sheet of so many scenes, 8 a row")
-    args = parser.parse_args(argv)
-    scenes = Scenes(args.split, 1 << 40, args.seed, args.style)
-    if args.count:
-        pictures = [scenes.image(args.first + k, args.size) for k in range(args.count)]
-        picture = sheet(pictures, 8)
-    else:
-        pictures = [scenes.render(i, args.size, flooded=False).image for i in SHOWN]
-        dry, wet = (scenes.render(PAIR, args.size, flooded=f) for f in (False, True))
-        sim = scenes.render(PAIR, args.size, style="sim", flooded=False)
-        picture = sheet(
-            [*pictures, dry.image, wet.image, sim.image, maps_of(wet)[2], *maps_of(dry)], 4
-        )
-    from PIL import Image
-
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(args.out.name + ".part")
-    Image.fromarray(picture).save(partial, format="PNG", optimize=True)
-    os.replace(partial, args.out)
-    megabytes = args.out.stat().st_size / 1e6
-    print(f"{args.out}: {picture.shape[1]} x {picture.shape[0]}, {megabytes:.2f} MB")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,24 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.scene_paint import Picture
-from data.scene_plan import IN_SKY, SEGMENT_OF
-from data.synthetic import (
+from data.scenes import (
     CLASSES,
     FAR,
+    IN_SKY,
     OBJECTS,
     SEGMENT,
+    SEGMENT_OF,
     SEGMENTS,
     STYLES,
     TOP,
     Scenes,
     SceneSample,
-    main,
-    maps_of,
-    sheet,
 )
+from data.scenes.painting.picture import Picture
+from data.scenes.sheet import main, maps_of, sheet
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SOME = range(30)
 ARRAYS = ("image", "boxes", "box_labels", "masks", "segmentation", "depth", "height", "water")
 
@@ -128,7 +127,7 @@ def test_independent_of_order_and_of_other_sizes():
 
 def test_independent_of_process():
     code = (
-        "from data.synthetic import Scenes; from tests.data.test_synthetic import digest;"
+        "from data.scenes import Scenes; from tests.data.scenes.test_scenes import digest;"
         "print(digest(Scenes(), range(9, -1, -1), 32))"
     )
     out = subprocess.run(

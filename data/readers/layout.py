@@ -1,0 +1,120 @@
+"""What the names in a data set say, however it is stored: its files, splits, classes and labels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable
+
+from data.sources import SPLIT_ALIASES, SPLITS, is_image_name
+from storage.errors import DataError
+
+# Tiny ImageNet's table of the classes of its val split.
+ANNOTATIONS = "val_annotations.txt"
+
+
+def list_files(root: str | os.PathLike, keep: Callable[[str], bool] = is_image_name) -> list[str]:
+    """Files under `root` whose name `keep` accepts, as sorted `/`-joined relative paths.
+
+    Follows links; hidden entries and `__MACOSX` are left out; a link to a folder above is not
+    entered.
+    """
+    found: list[str] = []
+
+    def walk(folder: str, prefix: str, above: frozenset) -> None:
+        for entry in entries(folder):
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if os.path.isdir(entry.path):  # unlike entry.is_dir(), false where one may not look
+                real = os.path.realpath(entry.path)
+                if real not in above:
+                    walk(entry.path, f"{prefix}{entry.name}/", above | {real})
+            elif keep(entry.name):
+                found.append(prefix + entry.name)
+
+    walk(os.fspath(root), "", frozenset([os.path.realpath(root)]))
+    return found
+
+
+def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; DataError if one may not look."""
+    try:
+        return sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"cannot list {folder}: {error.strerror}") from None
+
+
+def named_splits(is_there: Callable[[str], bool]) -> dict[str, str]:
+    """The name that each split has among others, in the order train, val, test.
+
+    is_there: whether something has this name; of a split's names the first that is there counts.
+    """
+    found = {}
+    for split in SPLITS:
+        for name in SPLIT_ALIASES[split]:
+            if split not in found and is_there(name):
+                found[split] = name
+    return found
+
+
+def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[list[str], list[int]]:
+    """Class names (sorted) and a label per relative path; no class folders means one class."""
+    loose = [p for p in paths if "/" not in p]
+    if len(loose) == len(paths):
+        return [flat_name], [0] * len(paths)
+    if loose:
+        raise DataError(
+            f"{where} has class folders and loose images side by side ({loose[0]} and "
+            f"{len(loose) - 1} more); move the loose ones out"
+        )
+    tops = [p.split("/", 1)[0] for p in paths]
+    classes = sorted(set(tops))
+    number = {c: k for k, c in enumerate(classes)}
+    return classes, [number[t] for t in tops]
+
+
+def annotated_labels(
+    paths: list[str], table: bytes, known: bytes | None, where: str
+) -> tuple[list[str], list[int]]:
+    """Tiny ImageNet's val split: pictures in one folder, classes in a table (file, class, box).
+
+    known: the classes of the whole set, one a line, so that a part is numbered as the whole is.
+    """
+    rows = (line.split("\t") for line in table.decode("utf-8", "replace").splitlines())
+    class_of = {row[0]: row[1] for row in rows if len(row) >= 2}
+    missing = [p for p in paths if p.rsplit("/", 1)[-1] not in class_of]
+    if missing:
+        raise DataError(f"{ANNOTATIONS} in {where} says no class of {missing[0]}")
+    mine = [class_of[p.rsplit("/", 1)[-1]] for p in paths]
+    classes = sorted({*mine, *(known or b"").decode("utf-8", "replace").split()})
+    number = {c: k for k, c in enumerate(classes)}
+    return classes, [number[c] for c in mine]
+
+
+def word_names(classes: list[str], read: Callable[[str], bytes | None]) -> list[str] | None:
+    """What WordNet's numbers (n01443537) mean, by words.txt or classes.txt; None if not told.
+
+    read(name): the bytes of a file beside the pictures, or None. The first synonym is taken, with
+    the number where two classes share it.
+    """
+    if not all(re.fullmatch(r"n\d{8}", c) for c in classes):
+        return None
+    wanted, words = set(classes), dict[str, str]()
+    for note in ("words.txt", "classes.txt"):
+        for line in (read(note) or b"").decode("utf-8", "replace").splitlines():
+            number, _, meaning = line.partition("\t")
+            if number in wanted and meaning.strip():
+                words.setdefault(number, meaning.split(",")[0].strip())
+    if len(words) < len(wanted):
+        return None
+    names = [words[c] for c in classes]
+    return [n if names.count(n) == 1 else f"{n} ({c})" for n, c in zip(names, classes, strict=True)]
+
+
+def list_digest(paths: Iterable[str]) -> str:
+    """SHA-256 of a list of relative paths, order included."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(os.fsencode(path) + b"\n")
+    return digest.hexdigest()

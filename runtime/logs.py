@@ -1,0 +1,164 @@
+"""What a run tells: lines on the console and in log.txt, figures, pictures, the bar.
+
+All ranks have one, since means are taken over ranks; only rank 0 prints and writes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtime import distributed
+from runtime.meters import Meters
+from runtime.progress import Progress
+from runtime.tracker import Tracker
+from storage.pictures import save_grid
+
+
+class Logs:
+    """The console, the meters, the tracker and the bar of one run.
+
+    `keep`, where set, takes every line that is said (log.txt). `wandb_id` is what a resumed run
+    goes on under, None until there is one.
+    """
+
+    def __init__(self, device: torch.device, *, main: bool) -> None:
+        self.device, self.main = device, main
+        self.keep: Callable[[str], None] | None = None
+        self.meters = Meters()
+        self.wandb_id: str | None = None
+        self._tracker: Tracker | None = None
+        self._bar: Progress | None = None
+        self._window = (0.0, 0)  # time and step of the last line of figures
+
+    def describe(
+        self, folder: Path, mode: str, *, project: str, name: str, config: Mapping[str, Any]
+    ) -> None:
+        """Where figures and pictures go, and what W&B (`mode`) shows; nothing is opened yet."""
+        self.folder, self._mode = folder, mode
+        self._project, self._name, self._config = project, name, dict(config)
+
+    # ------------------------------------------------------------------------------ open and close
+
+    def tracker(self, step: int) -> Tracker:
+        """The tracker, opened on first use: a refused or finished run leaves no trace in W&B.
+
+        step: completed ones; figures of later steps, of a run that was killed, are forgotten.
+        """
+        if self._tracker is None:
+            self._tracker = Tracker(
+                self.folder,
+                self._mode,
+                project=self._project,
+                name=self._name,
+                config=self._config,
+                is_main=self.main,
+                wandb_id=self.wandb_id,
+                resume_step=step,
+            )
+            self.wandb_id = self._tracker.id
+        return self._tracker
+
+    def begin(self, name: str, step: int, total: int) -> None:
+        """Open everything for the loop: the bar called `name` stands at `step` of `total`."""
+        self.tracker(step)
+        self._window = (time.monotonic(), step)
+        self._bar = Progress(total, desc=name, initial=step, main=self.main)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the loop is running, or its end has not been logged yet."""
+        return self._bar is not None
+
+    def close(self, code: int) -> None:
+        """End bar and tracker; curves.png is drawn if the run ends well (`code` 0)."""
+        self.close_bar()
+        if self._tracker is not None:
+            if code == 0:
+                self.draw_curves()
+            self._tracker.finish(code)
+            self._tracker = None
+
+    def close_bar(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    # ------------------------------------------------------------------------- lines and the bar
+
+    def say(self, text: str) -> None:
+        """Print a line (rank 0), beside the bar, and keep it."""
+        if not self.main:
+            return
+        if self._bar is not None and sys.stdout.isatty():
+            self._bar.write(text)  # above the bar
+        else:
+            print(text, flush=True)
+        if self.keep is not None:
+            self.keep(text)
+
+    def advance(self, total: int) -> None:
+        """One more step of `total` on the bar."""
+        if self._bar is not None:
+            self._bar.set_total(total)
+            self._bar.update(1)
+
+    def note(self, text: str) -> None:
+        """What the bar says of a long phase inside a step; "" when it is over."""
+        if self._bar is not None:
+            self._bar.note(text)
+
+    # ------------------------------------------------------------------------- figures, pictures
+
+    def flush(self, step: int, nimg: int) -> None:
+        """Write the means since the last call, over ranks, as figures of `step`."""
+        values = self.meters.pop(distributed.gather_object)
+        if not values or not self.main:
+            return
+        if nimg:
+            values["nimg"] = nimg
+        now, steps = time.monotonic(), step - self._window[1]
+        if steps:
+            values["time/step_s"] = (now - self._window[0]) / steps
+        if self.device.type == "cuda":
+            values["memory/peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        self._window = (now, step)
+        self.tracker(step).log(values, step)
+        if self._bar is not None:
+            self._bar.postfix({k: v for k, v in values.items() if "/" not in k})
+
+    def grid(
+        self,
+        name: str,
+        images: torch.Tensor,
+        ncol: int,
+        *,
+        stamp: int,
+        completed: int,
+        caption: str | None = None,
+    ) -> Path:
+        """Save images [N, 3 or 1, H, W] in [0, 1] as `samples/{name}-{stamp}.png`, `ncol` a row."""
+        path = self.folder / "samples" / f"{name}-{stamp:09d}.png"
+        if self.main:
+            try:
+                save_grid(path, images, ncol)
+            except OSError as error:  # a full disk; pictures are no reason to stop
+                self.say(f"samples {path.name} not written: {error}")
+                return path
+            self.tracker(completed).image(name, path, stamp, caption=caption)
+            self.say(f"samples {path}")
+        return path
+
+    def draw_curves(self) -> None:
+        """Draw curves.png from metrics.jsonl, once the tracker is open."""
+        if self.main and self._tracker is not None:
+            try:
+                self._tracker.curves()
+            except OSError as error:  # a full disk; the figures themselves are in metrics.jsonl
+                self.say(f"curves.png not drawn: {error}")
