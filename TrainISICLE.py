@@ -51,15 +51,9 @@ from data.views.generated import (
 from data.views.recipes import Recipe, described, view_keys
 from data.views.splits import Plain
 from data.views.stored import ViewCache, open_views, root_ids
-from generate_images import build
-from generate_views import (
-    GENERATOR,
-    add_generator_args,
-    check_generator_args,
-    open_generator,
-    view_source,
-)
-from imle import CIMLEDataLoader, CodeGenerator, Corruption, KeyedFlip, KorKMinusOne
+from generators.base import build
+from generators.files import open_network
+from imle import CAMNet, CIMLEDataLoader, CodeGenerator, Corruption, KeyedFlip, KorKMinusOne
 from imle import parameter_groups as generator_groups
 from models import MultiPositive, SimCLR
 from models.domain_norm import by_domain, convert_domain_bn, real_state
@@ -68,14 +62,15 @@ from recipes.simclr import figures, parts
 from recipes.simclr import options as simclr
 from recipes.simclr.files import save_epoch
 from recipes.simclr.parts import Pictures
+from recipes.views import parts as view_parts
+from recipes.views.options import GENERATOR, add_generator_options, check_generator
 from runtime import ema as emas
 from runtime.cli import parse
 from runtime.counter_rng import permutation
 from runtime.distributed import gather
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.networks import open_network
-from runtime.options import EXECUTION, add_options, add_run_args, add_table, tagged
+from runtime.options import EXECUTION, add_options, add_run_args, add_table, rows_of, tagged
 from runtime.run import Run
 from runtime.seeding import seed_worker
 from runtime.types import nonnegative_int, positive_int, text
@@ -133,7 +128,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_run_args(parser, save_every=500)
     add_options(parser, simclr.OPTIONS)
-    add_generator_args(parser)
+    add_generator_options(parser)
     # fmt: off
     add_table(parser, "pairs", [
         ("--pair", MODES, "mixed", "what the views of a picture are; mixed: each is synthetic with "
@@ -164,7 +159,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.unreal_augs = int(args.augs == "full")
     try:
         simclr.check(args)
-        check_generator_args(parser, args)
+        check_generator(args)
         check(args)
     except ValueError as error:
         parser.error(str(error))
@@ -183,7 +178,7 @@ def check(args: argparse.Namespace) -> None:
     for name in ("net", "refresh", "joint"):
         if args.cache and getattr(args, name):
             raise ValueError(f"--views cache draws nothing, so it takes no --{name}")
-    for flag, _, default, *_ in GENERATOR:
+    for flag, _, default, *_ in rows_of(GENERATOR):
         name = flag.removeprefix("--")
         if args.cache and name not in HOW_DRAWN and getattr(args, name) != default:
             raise ValueError(f"--views cache draws nothing, so it takes no {flag}")
@@ -618,13 +613,13 @@ def synthetic_views(
         made = json.dumps([stored.settings, list(images.shape)], sort_keys=True)
         origin = hashlib.sha256(made.encode()).hexdigest()
         return CachedViews(images, run.device, rows=rows), None, origin
-    options = argparse.Namespace(**{**vars(args), "net": net})
-    sampler, settings = open_generator(options, args.picture_size, run.device, run.say)
+    size, device = args.picture_size, run.device
+    sampler, settings = view_parts.sampler(args, net, size, device, run.say)
     inputs = UInt8Cache(chosen, sampler.input_size, quiet=quiet).to(run.device).images
     real = trained.images
     if real.device.type != run.device.type and (args.lpips_min, args.lpips_max) != (None, None):
         raise UsageError("--lpips_min and --lpips_max on a GPU need --place memory")
-    source = view_source(args, sampler, inputs, real, root_ids(chosen).to(run.device))
+    source = view_parts.source(args, sampler, inputs, real, root_ids(chosen).to(run.device))
     return source, sampler, settings["snapshot"]
 
 
@@ -709,7 +704,7 @@ class Joint:
             snapshot = open_network(file, run.say)
             if snapshot.kind != "camnet":
                 raise UsageError(f"--joint trains a CAM-Net, {file.name} is {snapshot.kind!r}")
-            net = build(snapshot).train().requires_grad_(True)
+            net = build(CAMNet, snapshot).train().requires_grad_(True)
             own = imle_args(args, snapshot.config["net"]["res"])
             mixing, noise = snapshot.config["codes"], snapshot.config["corruption"]
             idle = [o for o, name in named(shlex.split(args.imle)).items() if name in OF_THE_NET]

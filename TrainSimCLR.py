@@ -30,7 +30,7 @@ from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.options import EXECUTION, tagged
 from runtime.run import Run
-from storage.dirs import find_snapshot
+from storage.find import find_file
 
 BASELINES = ("untrained", "pixels")  # of --probe_only: what a trained encoder has to beat
 
@@ -108,7 +108,7 @@ def probe(args: argparse.Namespace) -> None:
     net: SimCLR | Pixels | None = Pixels() if args.probe_only == "pixels" else None
     recipe, size = None, None
     if args.probe_only not in BASELINES:
-        path = find_snapshot(args.probe_only, "TrainSimCLR", args.results_path)
+        path = find_file(args.probe_only, "TrainSimCLR", args.results_path)
         net, recipe, size = open_encoder(path)
         args.backbone = net.config["backbone"]
     recipe = recipe or parts.view_recipe(args)

@@ -29,12 +29,12 @@ from torch import Tensor
 from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.toy_eval import examine, panels
+from generators.files import open_network
 from runtime import ema as emas
 from runtime.cli import parse
 from runtime.launch import launch
 from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
-from runtime.networks import open_network
 from runtime.options import add_run_args, add_table
 from runtime.place import choose_device
 from runtime.run import Run
@@ -49,8 +49,9 @@ from selection import (
     selection_size,
     sigma_strata,
 )
-from storage.dirs import find_snapshot, results_home
+from storage.dirs import results_home
 from storage.errors import CheckpointError, UsageError
+from storage.find import find_file
 from storage.textlog import TextLog, read_figures
 
 # Of train; test and plot have a smoke of their own.
@@ -435,7 +436,7 @@ def load_net(
     if path is None:
         return None
     # A URL is refused by open_network, in its own words.
-    found = path if "://" in path else find_snapshot(path, "toy_example", results)
+    found = path if "://" in path else find_file(path, "toy_example", results)
     snapshot = open_network(found)
     if snapshot.kind != "edm2-toy":
         raise CheckpointError(f"{path} is a network of kind {snapshot.kind}, not of the toy")

@@ -37,6 +37,7 @@ from diffusion.guidance import bind, guided
 from diffusion.lr import selection_lr
 from diffusion.rows import Rows, row_keys, row_losses, score
 from diffusion.samplers import heun
+from generators.files import open_network
 from recipes.words import image_count, period, period_steps
 from runtime import distributed
 from runtime import ema as emas
@@ -44,7 +45,6 @@ from runtime.cli import parse
 from runtime.counter_rng import mix, normal
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.networks import open_network
 from runtime.options import add_run_args, add_table
 from runtime.place import place
 from runtime.run import Run

@@ -43,6 +43,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import runpy
 import shlex
 import sys
 from fnmatch import fnmatch
@@ -54,12 +55,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import generate_views
 import TrainGeneratorWandB
 import TrainISICLE
 from evaluation.intervals import mean_interval, paired_images, paired_t
+from generators.files import open_network
+from recipes.views import options as view_options
 from runtime.launch import launch
-from runtime.networks import open_network
 from runtime.rundir import refuse_changes, shaping
 from storage.errors import UsageError
 from storage.files import write_text
@@ -207,6 +208,12 @@ def generator(args: argparse.Namespace) -> Path:
     return net_of(args)
 
 
+def run_script(name: str, args: argparse.Namespace) -> None:
+    """Run a root script as its command would, in this process, so that a signal reaches it."""
+    root = Path(__file__).resolve().parents[1]
+    runpy.run_path(str(root / f"{name}.py"))["main"](args)
+
+
 def training(args: argparse.Namespace) -> list[str]:
     """The options of TrainGeneratorWandB.py that train the generator."""
     folder = shlex.quote(str(args.out / "generator"))
@@ -222,7 +229,7 @@ def draw(args: argparse.Namespace, source: str) -> None:
     """Train the generator and draw the views of a source, as far as they are not there."""
     generator(args)
     if args.k:
-        generate_views.main(generate_views.get_args(drawing(args, source)))
+        run_script("generate_views", view_options.get_args(None, drawing(args, source)))
 
 
 def drawing(args: argparse.Namespace, source: str) -> list[str]:
@@ -455,7 +462,7 @@ def main(args: argparse.Namespace) -> None:
     # What is wrong with options is said now, not after hours.
     if any(source for _, source in map(ARMS.get, {piece.arm for piece in pieces(args)})):
         if args.k:
-            asked = generate_views.get_args(drawing(args, "generated"))
+            asked = view_options.get_args(None, drawing(args, "generated"))
             if asked.num_images or asked.views != args.k:
                 raise UsageError("--draw: views are --k of all pictures, no --views, --num_images")
         if not args.net:

@@ -107,6 +107,12 @@ def is_main() -> bool:
 # ------------------------------------------------------------------------------------- collectives
 
 
+def say(line: str) -> None:
+    """Print a line, once for all ranks."""
+    if is_main():
+        print(line, flush=True)
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     all_reduce_max(0)

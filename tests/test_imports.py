@@ -41,14 +41,9 @@ LOADERS = ("storage/torchfile.py", "imle/perceptual.py")
 # only shrinks, and is to be empty.
 EXCEPTIONS = {
     ("TrainISICLE.py", "TrainGeneratorWandB"): 1,
-    ("TrainISICLE.py", "generate_images"): 1,
-    ("TrainISICLE.py", "generate_views"): 1,
-    ("generate_views.py", "TrainGeneratorWandB"): 1,
-    ("generate_views.py", "generate_images"): 1,
     ("benchmarks/edm2_arms.py", "train_edm2"): 1,
     ("benchmarks/isicle_arms.py", "TrainGeneratorWandB"): 1,
     ("benchmarks/isicle_arms.py", "TrainISICLE"): 1,
-    ("benchmarks/isicle_arms.py", "generate_views"): 1,
 }
 
 

@@ -2,6 +2,7 @@
 checkpoints, which are pickled objects and are read as data."""
 
 import argparse
+import contextlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from models import SimCLR, load_original, original_config, original_optimizer
 from recipes.simclr import parts
 from runtime import rundir
 from runtime.run import Run
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, first_line
 from storage.files import read_lines, write_link
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
 from storage.snapshot import load_snapshot
@@ -24,12 +25,7 @@ FORMAT = "imle-lab-simclr-1"
 
 
 def save_epoch(
-    run: Run,
-    net: SimCLR,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    epoch: int,
-    kind: str = "simclr",
+    run: Run, net: SimCLR, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int
 ) -> None:
     """Write <epoch>.pt and latest.pt beside the run's other files, and snapshots/<epoch>.
 
@@ -38,7 +34,7 @@ def save_epoch(
     """
     config = {"net": net.config, "recipe": recipe._asdict(), "epoch": epoch}
     config["picture_size"] = run.args.picture_size
-    run.snapshot(f"{epoch}", net, kind, config)
+    run.snapshot(f"{epoch}", net, "simclr", config)
     if run.is_main:
         value = {
             "format": FORMAT,
@@ -54,7 +50,7 @@ def save_epoch(
             write_torch(path, value)
             write_link(run.dir / "latest.pt", path.name)
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
-            run.say(f"{path} not written: {str(error).splitlines()[0]}")
+            run.say(f"{path} not written: {first_line(error)}")
 
 
 Loaded = tuple[SimCLR, "torch.optim.Optimizer | None", int, argparse.Namespace, dict[str, Any]]
@@ -147,10 +143,9 @@ def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:
 def results_of(run_dir: Path) -> dict[str, list[list[float]]]:
     """{name: [[step, value], ...]} of losses, rates and accuracies in metrics.jsonl."""
     out: dict[str, list[list[float]]] = {}
-    try:
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):
         rows = read_lines(run_dir / "metrics.jsonl")
-    except OSError:
-        rows = []
     for row in rows:
         for key in row:
             if key in ("loss_tr", "lr", "acc_val") or key.startswith(("eval/", "final/")):

@@ -204,7 +204,7 @@ def test_refreshed_views_are_those_of_a_folder_until_they_are_drawn_anew(net, pi
     views = tmp_path / "views"
     words = f"--net {net} --data {pictures} --size 8 --views 3 --format memmap --out {views}"
     script = load("generate_views")
-    script.main(script.get_args(f"{words} --view_batch 8 --gpus cpu".split()))
+    script.main(script.get_args(None, f"{words} --view_batch 8 --gpus cpu".split()))
     cached = train(tmp_path / "cached", "--views", "cache", "--cache", str(views))
     once = train(tmp_path / "once", "--net", net, "--refresh", "2", "--k", "3")
     assert metrics(cached, "loss_tr") == metrics(once, "loss_tr")
@@ -217,7 +217,7 @@ def test_refreshed_views_are_those_of_a_folder_until_they_are_drawn_anew(net, pi
     ):
         folder = tmp_path / name
         again = words.replace(str(views), str(folder))
-        script.main(script.get_args(f"{again} {more} --view_batch 8 --gpus cpu".split()))
+        script.main(script.get_args(None, f"{again} {more} --view_batch 8 --gpus cpu".split()))
         pair = ["--pair", "synth-synth", "--augs", "none", "--views", "cache"]
         with pytest.raises(UsageError, match="two equal views teach nothing"):
             train(tmp_path / f"{name}-run", *pair, "--cache", str(folder))

@@ -5,6 +5,7 @@ After a wanted change: IMLE_LAB_WRITE_FLAGS=1 pytest tests/scripts/test_flags.py
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def flags_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise SystemExit
 
     script = load(name)
-    home = script if hasattr(script, "parse") else recipes.command
+    home = sys.modules[script.get_args.__module__]
+    home = home if hasattr(home, "parse") else recipes.command
     monkeypatch.setattr(home, "parse", stop)
     with pytest.raises(SystemExit):
         get_args(script, [])
