@@ -34,7 +34,11 @@ NORMALISATIONS: dict[str, Normalisation] = {
     "cifar": (CIFAR_MEAN, CIFAR_STD),
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
 }
-LOSSES: dict[str, Callable[..., NTXent | DCL]] = {"ntxent": NTXent, "dcl": DCL, "dclw": DCLW}
+LOSSES: dict[str, Callable[..., NTXent | DCL]] = {
+    "ntxent": NTXent,
+    "dcl": DCL,
+    "dclw": DCLW,
+}
 LIST_SEED = 0  # of which pictures are held out: the same for every --seed
 
 # ----------------------------------------------------------------------------------------- pictures
