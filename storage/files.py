@@ -278,10 +278,13 @@ def flush(file: IO[bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have new names and renames inside `folder` on the disk."""
+    """Have new names and renames inside `folder` on the disk, where file systems know how to."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts do not
+            raise
     finally:
         os.close(handle)
 
