@@ -108,13 +108,6 @@ def _philox(counter: list[Tensor], key: tuple[int, int], rounds: int) -> list[Te
     return [c0.expand(shape), (c1 & _MASK32).expand(shape), c2.expand(shape), c3 & _MASK32]
 
 
-def philox4x32(counter: list[Tensor], key: tuple[int, int], rounds: int = 10) -> list[Tensor]:
-    """Philox4x32: four int64 tensors holding 32-bit words -> four of the same (broadcast) shape."""
-    out = _philox([c.to(torch.int64) & _MASK32 for c in counter], key, rounds)
-    shape = torch.broadcast_shapes(*(c.shape for c in counter))
-    return [o.expand(shape) for o in out]
-
-
 def _check(seed_words: Tensor, n: int) -> Tensor:
     if seed_words.dtype != torch.int64 or seed_words.dim() != 1:
         raise ValueError(

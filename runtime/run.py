@@ -258,7 +258,7 @@ class Run:
 
     # ------------------------------------------------------------------------------ state
 
-    def restore(self, **objects: Any) -> int:
+    def restore(self, **objects: saving.Stateful) -> int:
         """Take over everything that has state; load it if there is a checkpoint to go on from.
 
         Each object needs `state_dict` and `load_state_dict`, and the names must be those of the

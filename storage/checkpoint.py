@@ -315,15 +315,6 @@ def load_path(path: Path, *, verified: bool = False) -> Loaded:
     return Loaded(manifest["step"], state, meta)
 
 
-def load_step(directory: Path, step: int) -> Loaded:
-    """Load the checkpoint of exactly this step; CheckpointError if missing or damaged."""
-    path = directory / f"step-{step:09d}"
-    if not path.is_dir():
-        there = ", ".join(map(str, steps_of(directory))) or "none"
-        raise CheckpointError(f"no checkpoint of step {step} in {directory} (there are: {there})")
-    return load_path(path)
-
-
 def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | None:
     """Directory of the newest checkpoint that verifies; None when there never was one.
 

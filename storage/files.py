@@ -81,13 +81,12 @@ def _short(name: str) -> str:
 
 def temporaries(folder: Path, name: str | None = None) -> list[Path]:
     """Temporaries in `folder`, sorted: all, or those of what is to be called `name`."""
-    wanted = _TEMPORARY
-    if name is not None:
-        wanted = re.compile(rf"\.tmp-{re.escape(_short(name))}-[0-9a-f]{{8}}", re.DOTALL)
+    start = None if name is None else f".tmp-{_short(name)}-"
     try:
-        return sorted(folder / e for e in os.listdir(folder) if wanted.fullmatch(e))
+        found = [entry for entry in os.listdir(folder) if is_temporary(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    return sorted(folder / e for e in found if start is None or e[:-8] == start)
 
 
 def sweep(folder: Path, name: str | None = None) -> list[Path]:
@@ -279,10 +278,13 @@ def flush(file: IO[bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have new names and renames inside `folder` on the disk."""
+    """Have new names and renames inside `folder` on the disk, where file systems know how to."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts do not
+            raise
     finally:
         os.close(handle)
 

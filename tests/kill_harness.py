@@ -175,7 +175,7 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 def final_state(run_dir: Path) -> dict[str, Any]:
     """Everything in the newest checkpoint that a second run must have too."""
-    loaded = checkpoint.load_step(run_dir / "checkpoints", committed(run_dir))
+    loaded = checkpoint.load_path(run_dir / "checkpoints" / f"step-{committed(run_dir):09d}")
     return {"step": loaded.step, "nimg": loaded.meta["nimg"], **loaded.state}
 
 

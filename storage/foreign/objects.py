@@ -189,7 +189,8 @@ def optimizer_state(value: Any) -> Optimizer | None:
 
 def _inside(value: Any) -> Iterator[tuple[int, Inert]]:
     """Objects with a state dict from the outermost inwards, through attributes."""
-    level, seen = [value], set()
+    level = [value]
+    seen: set[int] = set()
     for depth in range(4):
         level = [v for v in level if isinstance(v, Inert) and isinstance(v.state, dict)]
         level = [v for v in level if id(v) not in seen]

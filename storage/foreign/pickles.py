@@ -10,7 +10,7 @@ is ever hashed or compared.
 
 import pickletools
 from collections.abc import Callable
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from storage.errors import one_line
 
@@ -137,7 +137,8 @@ class _Machine:
     def run(self, file: _Bounded) -> Any:
         stack, memo = self.stack, self.memo
         self.left = 2 * file.end + MAX_OPS
-        for count, (code, value, _) in enumerate(pickletools.genops(file)):
+        value: Any
+        for count, (code, value, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
             if count >= self.max_ops:
                 raise PickleError(f"more than {self.max_ops} operations")
             name = code.name
@@ -214,8 +215,8 @@ class _Machine:
             items = [self.pop()] if name == "APPEND" else self.pop_mark()
             self.add(items)
         elif name in ("SETITEM", "SETITEMS"):
-            items = list(reversed((self.pop(), self.pop()))) if name == "SETITEM" else None
-            self.put(self.pop_mark() if items is None else items)
+            pair = list(reversed((self.pop(), self.pop()))) if name == "SETITEM" else None
+            self.put(self.pop_mark() if pair is None else pair)
         elif name in ("LIST", "FROZENSET"):
             stack.append(self.pop_mark())
         elif name == "TUPLE":

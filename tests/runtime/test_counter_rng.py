@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from runtime import counter_rng
-from runtime.counter_rng import mix, normal, permutation, philox4x32, randint, uniform, words
+from runtime.counter_rng import mix, normal, permutation, randint, uniform, words
 
 F = 0xFFFFFFFF
 PI = ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], (0xA4093822, 0x299F31D0))
+
+
+def philox4x32(counter, key, rounds=10):
+    """Four int64 tensors holding 32-bit words -> four of the same (broadcast) shape."""
+    shape = torch.broadcast_shapes(*(c.shape for c in counter))
+    return [o.expand(shape) for o in counter_rng._philox([c & F for c in counter], key, rounds)]
 
 
 @pytest.mark.parametrize(
