@@ -12,8 +12,8 @@ previous feature F_{i-1}:
     t = tanh(conv(F_i)), or tanh(conv(h)) where nothing is doubled
     x_{i+1} = (t + 1) / 2, the output of the level and the input of the next
 
-Deviations from the refactoring, each with a switch back: `init` (its own was silently undone by
-weight norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could not leave
+Deviations from the CIMLE refactoring, each with a switch back: `init` (its own was silently undone
+by weight norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could not leave
 [0, 1]).
 """
 
@@ -126,8 +126,8 @@ class CAMNet(nn.Module):
         latent_nc: width of the mapping network. resid_nc, dense_nc: per level, extra entries
         ignored. n_blocks: RRDBs per level.
         color_space: "rgb" or "lab" (inside; inputs and outputs are RGB). lab_range: "correct" gives
-            a, b in [-1, 1]; "reference" is the refactoring's, a, b in [0, 1] and b divided by 127
-            twice. LAB outputs may slightly exceed 1 (out of gamut).
+            a, b in [-1, 1]; "reference" is the CIMLE refactoring's, a, b in [0, 1] and b divided by
+            127 twice. LAB outputs may slightly exceed 1 (out of gamut).
         feat_scales: s_0, .., s_{L-1} (s_0 unused), default s_i = 0.1 * i.
         feedback: next image is the re-ranged output in [0, 1] ("reranged"), the tanh output
             ("raw"), or a fresh conditioning image, cx being a list of L images ("none").
@@ -234,8 +234,8 @@ class CAMNet(nn.Module):
         self.res = self.config["res"]
         self.color_space, self.lab_range = color_space, lab_range
         self.feedback, self.head, self.in_nc = feedback, head, in_nc
-        # State-dict keys are `levels.I...` (the refactoring's) while `.levels` is the count that a
-        # code search asks for; hence the registration by hand, and `stages` to reach the modules
+        # State-dict keys are `levels.I...` (the CIMLE refactoring's) while `.levels` is the count
+        # that a code search asks for; hence the registration by hand, and `stages` for the modules
         self._modules["levels"] = nn.ModuleList(
             Level(
                 in_nc,
@@ -469,7 +469,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups: everything at `lr`, mapping networks at `lr * mapping_lr_mult`.
 
-    The CAM-Net code release used 0.01; the refactoring lost it. The style transforms are not
+    The original CAM-Net used 0.01; the CIMLE refactoring lost it. The style transforms are not
     mapping networks.
     """
     if not (math.isfinite(mapping_lr_mult) and mapping_lr_mult > 0):

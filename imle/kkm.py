@@ -20,7 +20,8 @@ class KorKMinusOne:
 
     idxs: what to hand out (usually `range(len(dataset))`), at least one entry.
     shuffle: a fresh order each pass; False hands them out in the order given.
-    shuffle_first: False leaves the first pass in the order given even with `shuffle`.
+    shuffle_first: False leaves the first pass in the order given even with `shuffle`, as the
+        CIMLE refactoring has it.
     """
 
     def __init__(

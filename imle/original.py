@@ -1,6 +1,6 @@
 """Weights of the two original code bases -> a CAMNet that computes what they computed.
 
-Keys of the CIMLE refactoring (`levels.0.feat_net.0.bias`) are ours. The CAM-Net code release
+Keys of the CIMLE refactoring (`levels.0.feat_net.0.bias`) are ours. The original CAM-Net
 (`level_1_feat.0.bias`) has the same modules under other names and four tasks, which differ in what
 a level is fed and in where its image is taken:
 
@@ -44,7 +44,7 @@ def load_reference(
     """A CAMNet with an original's weights; its outputs equal the original's.
 
     Args:
-        state_dict: of the CIMLE refactoring or of the CAM-Net code release; a `module.` prefix is
+        state_dict: of the CIMLE refactoring or of the original CAM-Net; a `module.` prefix is
             accepted.
         cfg: what the original was constructed with (its own names; the refactoring's config.json
             may be given whole). Widths and depths are read from the weights and must agree with cfg
@@ -61,7 +61,7 @@ def load_reference(
         model = _original(state, cfg, res, rgb_from)
         state = {_translate(key, model): value for key, value in state.items()}
     elif any(key.startswith("levels.") for key in state):
-        model = _refactor(state, cfg, res, rgb_from)
+        model = _refactoring(state, cfg, res, rgb_from)
     else:
         first = next(iter(state), "no keys at all")
         raise ValueError(
@@ -76,7 +76,7 @@ def load_reference(
     return model
 
 
-def _refactor(
+def _refactoring(
     state: dict[str, Tensor],
     cfg: dict[str, Any],
     res: Sequence[int] | None,
@@ -94,7 +94,7 @@ def _refactor(
         **shape,
         color_space=cfg.get("color_space") or "rgb",
         lab_range=cfg.get("lab_range") or "reference",
-        feat_scales=_refactor_scales(cfg.get("feat_scales"), levels),
+        feat_scales=_refactoring_scales(cfg.get("feat_scales"), levels),
         act_type=cfg.get("act_type") or "leakyrelu",
         rgb_from=rgb_from or "auto",
     )
@@ -227,7 +227,7 @@ def _resolutions(first: int, doubles: Sequence[bool]) -> list[int]:
     return res
 
 
-def _refactor_scales(scales: Any, levels: int) -> list[float] | None:
+def _refactoring_scales(scales: Any, levels: int) -> list[float] | None:
     """Entry i is the scale of the feature entering level i; null = 0.1 * i."""
     if scales is None:
         return None
