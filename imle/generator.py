@@ -469,7 +469,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups: everything at `lr`, mapping networks at `lr * mapping_lr_mult`.
 
-    The original CAM-Net used 0.01; the CIMLE refactoring lost it. The style transforms are not
+    The CAM-Net code release used 0.01; the CIMLE refactoring lost it. The style transforms are not
     mapping networks.
     """
     if not (math.isfinite(mapping_lr_mult) and mapping_lr_mult > 0):

@@ -1,6 +1,6 @@
 """Weights of the two original code bases -> a CAMNet that computes what they computed.
 
-Keys of the CIMLE refactoring (`levels.0.feat_net.0.bias`) are ours. The original CAM-Net
+Keys of the CIMLE refactoring (`levels.0.feat_net.0.bias`) are ours. The CAM-Net code release
 (`level_1_feat.0.bias`) has the same modules under other names and four tasks, which differ in what
 a level is fed and in where its image is taken:
 
@@ -44,7 +44,7 @@ def load_reference(
     """A CAMNet with an original's weights; its outputs equal the original's.
 
     Args:
-        state_dict: of the CIMLE refactoring or of the original CAM-Net; a `module.` prefix is
+        state_dict: of the CIMLE refactoring or of the CAM-Net code release; a `module.` prefix is
             accepted.
         cfg: what the original was constructed with (its own names; the refactoring's config.json
             may be given whole). Widths and depths are read from the weights and must agree with cfg

@@ -122,7 +122,7 @@ def final_probes(
     record["l2"] = [sweep.l2 for sweep in found.sweeps]
     if run.is_main:
         try:
-            _export(run, net, trained, tested, rows, network)
+            _export(run, net, trained, tested, rows, network=network)
             write_torch(run.dir / "right.pt", found.right)
             write_json(file, record, indent=1)  # last: all the rest is there
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
@@ -218,9 +218,10 @@ def _export(
     trained: Pictures,
     tested: Pictures | None,
     rows: Rows,
+    *,
     network: str,
 ) -> None:
-    """Features and backbone, where they are asked for."""
+    """Features and backbone, where they are asked for; network: its fingerprint."""
     if run.args.export_features:
         folder = run.dir / "features"
         folder.mkdir(exist_ok=True)
