@@ -25,7 +25,8 @@ from data.registry import open_source
 from data.sources import Subset, evenly
 from data.uint8_cache import UInt8Cache
 from data.views.generated import Acceptance, FilteredViews, Sampler
-from data.views.stored import ViewWriter, root_ids, root_of
+from data.views.naming import root_ids, root_of
+from data.views.writing import ViewWriter
 from recipes.views import parts
 from recipes.views.options import PRESETS, get_args, is_filtered  # noqa: F401
 from runtime import distributed

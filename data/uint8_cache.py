@@ -67,7 +67,7 @@ class UInt8Cache:
         items = LabelledImages(source, resolution, crop=crop, max_bad=max_bad)
         self.shape = (len(items), 3, self.resolution, self.resolution)
         if place == "memory":
-            _check_memory(source.name, self.shape, free_memory(), "memory")
+            check_memory(source.name, self.shape, free_memory(), "memory")
             pixels = np.empty(self.shape, np.uint8)
             labels = np.empty(len(items), np.int64)
             for _ in self._fill(items, pixels, labels, 0):
@@ -93,7 +93,7 @@ class UInt8Cache:
         device = torch.device(device)
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            _check_memory(self.name, self.shape, free, f"{device}")
+            check_memory(self.name, self.shape, free, f"{device}")
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         return self
 
@@ -233,7 +233,8 @@ def source_digest(source: Source, resolution: int, crop: str) -> str:
     return digest.hexdigest()
 
 
-def _check_memory(name: str, shape: tuple[int, ...], free: int | None, where: str) -> None:
+def check_memory(name: str, shape: tuple[int, ...], free: int | None, where: str) -> None:
+    """DataError, with what to do, if uint8 of this shape do not fit the free bytes of a place."""
     need = int(np.prod(shape, dtype=np.int64))
     if free is not None and need > free:
         instead = 'place="memmap"' if where == "memory" else "leave the cache on the CPU"

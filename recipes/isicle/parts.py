@@ -17,9 +17,10 @@ from data.views.generated import (
     ViewSource,
     ms_per_view,
 )
+from data.views.naming import root_ids
 from data.views.recipes import Recipe
 from data.views.splits import Plain
-from data.views.stored import ViewCache, open_views, root_ids
+from data.views.stored import ViewCache, open_views
 from models import DCL, MultiPositive, NTXent, SimCLR
 from models.domain_norm import by_domain, convert_domain_bn, real_state
 from models.simclr import two_views

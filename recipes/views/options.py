@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from data.views.stored import FORMATS
+from data.views.writing import FORMATS
 from generators.imle import CODES
 from runtime.cli import parse
 from runtime.options import EXECUTION, Rules, Table, add_options, tagged

@@ -79,7 +79,7 @@ def source(
     """The source of views that the options ask for.
 
     inputs: uint8 [N, 3, sampler.input_size, sampler.input_size]; real: uint8 [N, 3, size, size],
-    needed by the filter alone; keys: int64 [N] (data.views.stored.root_ids), all on the device.
+    needed by the filter alone; keys: int64 [N] (data.views.naming.root_ids), all on the device.
     Errors: UsageError.
     """
     if args.view_source == "upsampled":

@@ -15,7 +15,9 @@ from data.registry import open_source
 from data.sources import Subset, evenly
 from data.uint8_cache import UInt8Cache
 from data.views.generated import CachedViews, FilteredViews
-from data.views.stored import FORMATS, open_views, root_ids
+from data.views.naming import root_ids
+from data.views.stored import open_views
+from data.views.writing import FORMATS
 from recipes.views import parts
 from recipes.views.options import get_args
 from storage.errors import Preempted

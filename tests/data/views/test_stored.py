@@ -11,15 +11,9 @@ from PIL import Image
 
 from data.registry import open_source
 from data.sources import Subset
-from data.views.stored import (
-    FORMATS,
-    PreAugmentedDataset,
-    ViewWriter,
-    group_views,
-    open_views,
-    picture_names,
-    root_ids,
-)
+from data.views.naming import group_views, picture_names, root_ids
+from data.views.stored import PreAugmentedDataset, open_views
+from data.views.writing import FORMATS, ViewWriter
 from storage.errors import DataBusyError, DataError
 from tests.data.pictures import make_set, noise, zip_folder
 
@@ -95,9 +89,9 @@ def test_a_killed_writer_loses_what_it_did_not_note(tmp_path, source, monkeypatc
     if child == 0:
         try:
             writer = ViewWriter(out, source, **options)
-            monkeypatch.setattr("data.views.stored.NOTE_EVERY_S", 0.0)
+            monkeypatch.setattr("data.views.writing.NOTE_EVERY_S", 0.0)
             writer.put(views[:2])
-            monkeypatch.setattr("data.views.stored.NOTE_EVERY_S", 1e9)
+            monkeypatch.setattr("data.views.writing.NOTE_EVERY_S", 1e9)
             writer.put(views[2:5])
         finally:
             os._exit(9)
@@ -223,7 +217,7 @@ def test_a_foreign_file_is_not_overwritten(tmp_path, source):
 
 def test_too_little_space_is_said_first(tmp_path, source, monkeypatch):
     free = shutil._ntuple_diskusage(10, 10, 10)
-    monkeypatch.setattr("data.views.stored.shutil.disk_usage", lambda _: free)
+    monkeypatch.setattr("data.views.writing.shutil.disk_usage", lambda _: free)
     with pytest.raises(DataError, match="GiB .* free"):
         ViewWriter(tmp_path / "out", source, k=K, size=S, format="memmap")
     assert not (tmp_path / "out").exists()

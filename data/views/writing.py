@@ -1,0 +1,295 @@
+"""Writing several made-up views of every picture, resumably; `data.views.stored` reads them.
+
+Three layouts, each of one split, in one folder:
+    folder   SPLIT/CLASS/PICTURE_aug<j>.png, an ImageFolder like any other
+    lmdb     NAME_SPLIT_SIZE.lmdb, raw pixels, keys CLASS/PICTURE_aug<j>
+    memmap   SPLIT.views.u8, uint8 [N, k, 3, s, s]
+and beside it `views-SPLIT.json`: which pictures, how many views, how they were made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.readers.lmdb_store import LmdbWriter, env_name, finished_plan
+from data.sources import Source
+from data.views.naming import picture_names
+from storage.errors import DataBusyError, DataDiskError, DataError
+from storage.files import Damaged, locked, make_folder, read_json, write_bytes, write_json
+
+FORMATS = ("folder", "lmdb", "memmap")
+NOTE_EVERY_S = 2.0  # between notes of progress: what a killed process may lose
+
+
+class ViewWriter:
+    """Writes k views of every picture of a source, in the order of the pictures, resumably.
+
+    folder: where. settings: JSON values that decide the pixels: what was begun with others is
+    refused. first: number of the first view (the `_aug` numbers are first .. first + k - 1).
+    `done` pictures are there already; `put` the next ones, then `finish`. Exclusive while open.
+    DataError: other settings, a folder that is not ours, no space; DataBusyError: another writer.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        source: Source,
+        *,
+        k: int,
+        size: int,
+        format: str = "folder",
+        split: str = "train",
+        first: int = 0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        if format not in FORMATS:
+            raise DataError(f"format {format!r} is none of {', '.join(FORMATS)}")
+        if k < 1 or size < 1 or first < 0:
+            raise DataError(f"{k} views of {size} px from number {first}: give positive numbers")
+        self.folder, self.format, self.split = Path(folder), format, split
+        self.k, self.size, self.first = int(k), int(size), int(first)
+        self.names = picture_names(source)
+        self._labels = [source.label(i) for i in range(len(source))]
+        self._classes = list(source.classes)
+        plan = {"format": format, "k": self.k, "size": self.size, "first": self.first}
+        plan["pictures"] = _digest(self.names)
+        self.plan = json.loads(json.dumps({**plan, **(settings or {})}))
+        self._sums: list[list[int]] = []
+        self.done = 0
+        self.finished = False
+        self._lmdb: LmdbWriter | None = None
+        self._pixels: np.memmap | None = None
+        self._noted = -math.inf
+        self._stack = contextlib.ExitStack()
+        if not note_of(self.folder, split).exists() and not self._progress.exists():
+            self._check_space()
+        lock = self.folder / f".views-{split}.lock"
+        with self._stack:
+            try:
+                self._stack.enter_context(locked(lock, wait=False, what=str(self.folder)))
+            except DataBusyError:
+                raise DataBusyError(f"{self.folder} is being written by another process") from None
+            self._begin()
+            self._stack = self._stack.pop_all()
+
+    def __enter__(self) -> ViewWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def place(self) -> Path:
+        """What holds the pixels: a folder or a file."""
+        return pixels_in(self.folder, self.format, self.split, self.size)
+
+    def _begin(self) -> None:
+        note, begun = read_note(note_of(self.folder, self.split)), read_note(self._progress)
+        for old in (note, begun):
+            if old is not None and old.get("plan") != self.plan:
+                raise DataError(
+                    f"{self.folder} holds other views of {self.split} "
+                    f"({_difference(old.get('plan'), self.plan)}); choose another folder"
+                )
+        if note is not None:
+            self.done, self.finished = len(self), True
+            return
+        if begun is None and self.place.exists():
+            raise DataError(f"{self.place} is there and not ours to go on with; another folder")
+        if begun is None:
+            self._note_progress()
+        else:
+            self.done, self._sums = int(begun["done"]), list(begun["sums"])
+        try:
+            if self.format == "memmap":
+                self._begin_memmap()
+            elif self.format == "lmdb":
+                plan = _digest([json.dumps(self.plan, sort_keys=True)])
+                # complete but for our note, if we were stopped right before it
+                if finished_plan(self.place) != plan:
+                    self._lmdb = LmdbWriter(self.place, plan=plan)
+                    self._stack.callback(self._lmdb.close)
+            else:
+                make_folder(self.place)
+                self.done = next((i for i in range(self.done) if not self._has(i)), self.done)
+        except OSError as error:
+            raise self._disk(error) from None
+
+    def _has(self, i: int) -> bool:
+        files = (self._file(self.names[i], j) for j in range(self.k))
+        return all(file.is_file() for file in files)
+
+    def _file(self, name: str, j: int) -> Path:
+        return self.place / f"{name}_aug{self.first + j}.png"
+
+    def _begin_memmap(self) -> None:
+        bytes_ = len(self) * self._bytes
+        if not self.place.is_file() or self.place.stat().st_size != bytes_:
+            self.done, self._sums = 0, []
+            with open(self.place, "wb") as out:
+                out.truncate(bytes_)
+        shape = (len(self), self.k, 3, self.size, self.size)
+        self._pixels = np.memmap(self.place, np.uint8, "r+", shape=shape)
+
+    def _check_space(self) -> None:
+        need = len(self) * self._bytes if self.format != "folder" else 0
+        there = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(there).free
+        if need > free:
+            raise DataError(
+                f"{len(self)} x {self.k} views of {self.size} px need {need / 2**30:.1f} GiB in "
+                f"{self.folder}, {free / 2**30:.1f} are free; fewer views, or --format folder"
+            )
+
+    def put(self, views: Tensor) -> None:
+        """The views uint8 [B, k, 3, s, s] of the next B pictures."""
+        shape = (self.k, 3, self.size, self.size)
+        if views.dtype != torch.uint8 or views.shape[1:] != shape:
+            raise DataError(f"views must be uint8 [B, {', '.join(map(str, shape))}]")
+        if self.done + len(views) > len(self):
+            raise DataError(f"{self.done + len(views)} pictures, the set has {len(self)}")
+        pixels = views.cpu().contiguous().numpy()
+        part = slice(self.done, self.done + len(pixels))
+        try:
+            if self.format == "memmap":
+                assert self._pixels is not None, "the writer is closed"
+                self._pixels[part] = pixels
+            elif self._lmdb is not None:
+                self._lmdb.put(
+                    [
+                        (f"{name}_aug{self.first + j}", view.transpose(1, 2, 0))
+                        for name, row in zip(self.names[part], pixels, strict=True)
+                        for j, view in enumerate(row)
+                    ]
+                )
+            else:
+                for name, row in zip(self.names[part], pixels, strict=True):
+                    self._put_files(name, row)
+            if self.format == "memmap":
+                self._sums.append([part.stop, zlib.crc32(pixels.data)])
+            self.done = part.stop
+            if self.done == len(self) or time.monotonic() - self._noted >= NOTE_EVERY_S:
+                self._note_progress()
+        except OSError as error:
+            raise self._disk(error) from None
+
+    def _put_files(self, name: str, views: np.ndarray) -> None:
+        import io
+
+        from PIL import Image
+
+        for j, view in enumerate(views):
+            out = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0))).save(out, "PNG")
+            file = self._file(name, j)
+            make_folder(file.parent)
+            write_bytes(file, out.getvalue(), durable=False)  # by the thousand
+
+    def finish(self, **facts: Any) -> int:
+        """All pictures are put: check, write the note with `facts` (JSON). Returns the bytes."""
+        if self.done < len(self):
+            raise DataError(f"{self.done} of {len(self)} pictures are there; run again")
+        if self.finished:
+            return self.bytes()
+        try:
+            if self._lmdb is not None:
+                keys = [f"{n}_aug{self.first + j}" for n in self.names for j in range(self.k)]
+                labels = [label for label in self._labels for _ in range(self.k)]
+                self._lmdb.finish(keys, labels, self._classes, size=self.size)
+            note = {"plan": self.plan, "facts": facts, "sums": self._sums, "names": self.names}
+            note |= {"labels": self._labels, "classes": self._classes}
+            write_json(note_of(self.folder, self.split), note)  # last: says that all of it is there
+            self._progress.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._disk(error) from None
+        self.finished = True
+        return self.bytes()
+
+    def bytes(self) -> int:
+        """Bytes of the pixels on the disk."""
+        if self.place.is_file():
+            return self.place.stat().st_size
+        return sum(f.stat().st_size for f in self.place.rglob("*") if f.is_file())
+
+    def close(self) -> None:
+        """Note how far it came, let go of files and lock; safe to call twice."""
+        if self._progress.exists() and not self.finished:
+            with contextlib.suppress(OSError):
+                self._note_progress()
+        self._pixels = None
+        self._stack.close()
+
+    @property
+    def _bytes(self) -> int:
+        return self.k * 3 * self.size * self.size
+
+    @property
+    def _progress(self) -> Path:
+        return self.folder / f"building-views-{self.split}.json"
+
+    def _note_progress(self) -> None:
+        if self._pixels is not None:
+            self._pixels.flush()
+        note = {"plan": self.plan, "done": self.done, "sums": self._sums}
+        write_json(self._progress, note)
+        self._noted = time.monotonic()
+
+    def _disk(self, error: OSError) -> DataDiskError:
+        return DataDiskError(
+            f"cannot write {self.folder}: {error.strerror or error}; run again when it can, it "
+            "goes on from here"
+        )
+
+
+def pixels_in(folder: Path, format: str, split: str, size: int) -> Path:
+    """What holds the pixels of a split: a folder, an environment or a file."""
+    if format == "folder":
+        return folder / split
+    if format == "lmdb":
+        return folder / env_name("views", split, size)
+    return folder / f"{split}.views.u8"
+
+
+def note_of(folder: Path, split: str) -> Path:
+    """The note that says that all views of a split are there."""
+    return Path(folder) / f"views-{split}.json"
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
+def _difference(old: Any, new: Mapping[str, Any]) -> str:
+    if not isinstance(old, dict):
+        return "an unreadable note"
+    for key in [*new, *old]:
+        if old.get(key) != new.get(key):
+            return f"{key} {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"
+    return "none"
+
+
+def read_note(file: Path) -> dict[str, Any] | None:
+    """A note, None if there is none; DataError for a damaged one."""
+    try:
+        value = read_json(file)
+    except Damaged as error:
+        raise DataError(f"{file} cannot be read ({error}); remove its folder") from None
+    if value is None and not file.exists():
+        return None
+    return value if isinstance(value, dict) else {}
