@@ -77,7 +77,8 @@ FORMER_SCHEDULES = {"seed": "original"}
 def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Action]:
     """Action of an option that takes one of `words`, some of which had another name.
 
-    names: former name -> word. Either may be typed; the former is what is kept.
+    names: former name -> word. Either may be typed; the former is what is kept. (So a default that
+    had another name is not what is kept for it: `Rules.given` says nothing about such an option.)
     """
     kept = {word: old for old, word in names.items()}
 
