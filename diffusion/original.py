@@ -21,7 +21,7 @@ from diffusion.arguments import given_arguments, is_number
 from diffusion.edm2 import Precond
 from diffusion.toy import ToyModel
 from storage.errors import CheckpointError, RunError
-from storage.find import file_sha256
+from storage.files import hash_file
 from storage.foreign.modules import keywords, read_modules, reading, tensors_of
 from storage.foreign.pickles import Inert, PickleError
 from storage.snapshot import Snapshot, save_snapshot
@@ -96,7 +96,7 @@ def _snapshot(root: Any, path: Path) -> Snapshot:
     provenance = {
         "imported": "a pickle of NVIDIA's EDM2 code; the code in it was ignored",
         "file": path.name,
-        "sha256": file_sha256(path),
+        "sha256": hash_file(path),
         "dataset": _plain(whole.get("dataset_kwargs")),
     }
     return Snapshot(state, kind, facts, provenance)

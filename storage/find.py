@@ -7,12 +7,12 @@ run, `phema-0005000-0.130` of reconstruct_phema.py and `edm2-img512-s-2147483-0.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from storage.dirs import models_home, results_home
 from storage.errors import CheckpointError, UsageError
+from storage.files import hash_file
 
 SUFFIXES = (".safetensors", ".pkl")  # in this order, when both are there
 _OURS = SUFFIXES[0]
@@ -164,13 +164,4 @@ def identity(path: Path) -> str:
                 return said
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged or foreign ({error})") from error
-    return file_sha256(path)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            sha.update(chunk)
-    return sha.hexdigest()
+    return hash_file(path)

@@ -25,7 +25,7 @@ from runtime.distributed import gather_object
 from runtime.options import tagged
 from runtime.run import Run
 from storage.dirs import data_home
-from storage.errors import DiskError, UsageError
+from storage.errors import DiskError, UsageError, first_line
 from storage.files import read_object, write_json
 from storage.torchfile import write_torch
 
@@ -126,7 +126,7 @@ def final_probes(
             write_torch(run.dir / "right.pt", found.right)
             write_json(file, record, indent=1)  # last: all the rest is there
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
-            said = str(error).splitlines()[0]
+            said = first_line(error)
             raise DiskError(f"{run.dir}: figures not written: {said}") from None
     return found.figures
 
