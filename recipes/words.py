@@ -69,7 +69,8 @@ def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Acti
 
     names: former name -> word. Either may be typed, and the former one is what is kept: it is part
     of the hash in the name of every run's folder, so that with another word no run begun before
-    would go on.
+    would go on. (A default that had another name is therefore not what is kept for it, and
+    `Rules.given` says nothing about such an option.)
     """
     kept = {word: old for old, word in names.items()}
 

@@ -5,10 +5,9 @@ run's name. TrainISICLE.py asks the same and more: `{**OPTIONS, ...}`.
 code that Chen et al. published.
 """
 
-import argparse
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.sources import split_of
@@ -18,6 +17,7 @@ from models.optim import SEMANTICS
 from models.simclr import FORMER_HEADS, HEADS
 from recipes.command import read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
+from recipes.words import former
 from runtime.options import EXECUTION, Rules, Table
 from runtime.types import (
     integer,
@@ -69,42 +69,8 @@ FORMER_PRESETS = {"cifar10-r50-seed": "cifar10-r50-original"}
 # The tag of an option that the probes' figures depend on, besides the network and its recipe.
 PROBE = "probe"
 
-# `original` is kept as "seed", the word of earlier versions, which is still accepted: it is in the
-# hash of every run's folder, so that with another word no run begun before would go on.
+# `original` is kept as "seed", the word of earlier versions, which is still accepted: see `former`.
 FORMER_SCHEDULES = {"seed": "original"}
-
-
-def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Action]:
-    """Action of an option that takes one of `words`, some of which had another name.
-
-    names: former name -> word. Either may be typed; the former is what is kept.
-    """
-    kept = {word: old for old, word in names.items()}
-
-    def convert(word: str) -> str:
-        if word not in (*words, *names):
-            raise argparse.ArgumentTypeError(
-                f"invalid choice: {word!r} (choose from {', '.join(map(repr, words))})"
-            )
-        return kept.get(word, word)
-
-    class Words(argparse.Action):
-        def __init__(
-            self,
-            option_strings: Sequence[str],
-            dest: str,
-            default: str | None = None,
-            help: str | None = None,
-        ) -> None:
-            metavar = f"{{{','.join(words)}}}"
-            super().__init__(
-                option_strings, dest, type=convert, default=default, metavar=metavar, help=help
-            )
-
-        def __call__(self, parser, namespace, values, option_string=None) -> None:
-            setattr(namespace, self.dest, values)
-
-    return Words
 
 
 OPTIONS: Table = {
