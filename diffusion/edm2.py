@@ -7,7 +7,8 @@ weights. `Precond` is the denoiser D(x; sigma, labels) that losses and samplers 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -136,7 +137,7 @@ class Block(nn.Module):
         if self.flavor == "dec" and self.conv_skip is not None:
             x = self.conv_skip(x)
         x = torch.add(y, x, alpha=wx)
-        if self.heads:
+        if self.attn_qkv is not None and self.attn_proj is not None:
             wx, wy = sum_weights(self.attn_balance)
             y = self.attn_proj(attention(self.attn_qkv(x), self.heads), gain=wy)
             x = torch.add(y, x, alpha=wx)
@@ -146,7 +147,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """x [N, C, R, R], noise_labels [N or 1] fp32, labels [N or 1, label_dim] -> [N, C, R, R].
 
-    Computes in x's dtype; the embedding is fp32 throughout.
+    Computes in x's dtype; the embedding is fp32 throughout. make_block: `Block`, or a partial of it
+    with other settings than its defaults.
     """
 
     def __init__(
@@ -162,12 +164,7 @@ class UNet(nn.Module):
         attn_resolutions: Sequence[int] = (16, 8),
         label_balance: float = 0.5,
         concat_balance: float = 0.5,
-        resample_filter: Sequence[float] = (1, 1),
-        channels_per_head: int = 64,
-        dropout: float = 0.0,
-        res_balance: float = 0.3,
-        attn_balance: float = 0.3,
-        clip_act: float | None = 256,
+        make_block: Callable[..., Block] = Block,
     ) -> None:
         super().__init__()
         levels = len(channel_mult)
@@ -195,20 +192,7 @@ class UNet(nn.Module):
         self.out_gain = nn.Parameter(torch.zeros([]))
 
         def block(cin: int, cout: int, flavor: str, mode: str = "keep", attn: bool = False):
-            return Block(
-                cin,
-                cout,
-                emb_channels,
-                flavor,
-                mode,
-                resample_filter,
-                attn,
-                channels_per_head,
-                dropout,
-                res_balance,
-                attn_balance,
-                clip_act,
-            )
+            return make_block(cin, cout, emb_channels, flavor, mode, attention=attn)
 
         self.emb_fourier = MPFourier(noise_channels)
         self.emb_noise = MPConv(noise_channels, emb_channels, [])
@@ -252,6 +236,8 @@ class UNet(nn.Module):
         """[N or 1, emb_channels], fp32."""
         emb = self.emb_noise(self.emb_fourier(noise_labels))
         if self.emb_label is not None:
+            if labels is None:
+                raise ValueError(f"labels are missing: the network has {self.label_dim} classes")
             # one-hot rows have magnitude 1/sqrt(label_dim)
             label_emb = self.emb_label(labels.to(emb.dtype) * math.sqrt(self.label_dim))
             emb = mp_sum(emb, label_emb, self.label_balance)
@@ -322,6 +308,8 @@ class Precond(nn.Module):
             attn_resolutions=list(attn_resolutions),
             label_balance=label_balance,
             concat_balance=concat_balance,
+        )
+        block: dict[str, Any] = dict(
             resample_filter=list(resample_filter),
             channels_per_head=channels_per_head,
             dropout=dropout,
@@ -337,6 +325,7 @@ class Precond(nn.Module):
             sigma_data=sigma_data,
             logvar_channels=logvar_channels,
             **unet,
+            **block,
         )
         self.img_resolution = img_resolution
         self.img_channels = img_channels
@@ -346,7 +335,8 @@ class Precond(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         if sigma_data <= 0:
             raise ValueError(f"sigma_data {sigma_data} is not positive")
-        self.unet = UNet(img_resolution, img_channels, label_dim, **unet)
+        make_block = partial(Block, **block)
+        self.unet = UNet(img_resolution, img_channels, label_dim, **unet, make_block=make_block)
         self.logvar_fourier = MPFourier(logvar_channels)
         self.logvar_linear = MPConv(logvar_channels, 1, [])
 

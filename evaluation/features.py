@@ -140,7 +140,7 @@ def save_features(
     """Write features [N, d] (as float32) and labels [N] with their facts, one safetensors file.
 
     Tensors `features` and `labels`; facts and a SHA-256 of both in the header. Atomic: written
-    beside its place, flushed, renamed. Errors: ValueError for shapes and empty facts; OSError.
+    beside the file, flushed, renamed. Errors: ValueError for shapes and empty facts; OSError.
     """
     from safetensors.torch import save
 

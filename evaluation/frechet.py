@@ -146,7 +146,7 @@ def save_moments(path: Path, moments: Mapping[str, Moments]) -> Path:
         if m.images is not None:
             arrays[f"{metric}.count"] = np.asarray(m.images)
     with writing(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 

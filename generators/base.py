@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.views.generated import Sampler
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, one_line
 from storage.find import identity
 from storage.snapshot import Snapshot
 
@@ -113,8 +113,7 @@ def build(make: Callable[..., Net], snapshot: Snapshot) -> Net:
         net = make(**snapshot.config["net"])
         net.load_state_dict(snapshot.state_dict)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"the {snapshot.kind!r} snapshot does not fit itself: {what}"
+            f"the {snapshot.kind!r} snapshot does not fit itself: {one_line(error, 200)}"
         ) from None
     return net.eval().requires_grad_(False)

@@ -55,12 +55,11 @@ def dirs_file() -> Path:
 
 def _home(kind: str) -> Path:
     variable = f"{kind.upper()}_HOME"
-    if os.environ.get(variable):
-        path, source = os.environ[variable], f"${variable}"
-    else:
+    path, source = os.environ.get(variable), f"${variable}"
+    if not path:
         path, source = _from_file(kind), str(dirs_file())
-        if path is None:
-            path, source = _default(kind), "the default"
+    if path is None:
+        path, source = _default(kind), "the default"
     folder = Path(os.path.abspath(Path(path).expanduser()))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -206,7 +206,7 @@ class LmdbSource:
             raise bad_image(name, "missing key")
         try:
             shape = tuple(int(v) for v in meta.decode("ascii").split(","))
-            pixels = np.frombuffer(data, np.uint8).reshape(shape)
+            pixels: np.ndarray = np.frombuffer(data, np.uint8).reshape(shape)
         except ValueError:
             raise bad_image(name, f"{len(data)} bytes do not fit meta {meta[:40]!r}") from None
         if pixels.ndim == 3 and pixels.shape[2] == 1:

@@ -25,7 +25,7 @@ from runtime.distributed import gather_object
 from runtime.options import tagged
 from runtime.run import Run
 from storage.dirs import data_home
-from storage.errors import DiskError, UsageError
+from storage.errors import DiskError, UsageError, first_line
 from storage.files import read_object, write_json
 from storage.torchfile import write_torch
 
@@ -122,11 +122,11 @@ def final_probes(
     record["l2"] = [sweep.l2 for sweep in found.sweeps]
     if run.is_main:
         try:
-            _export(run, net, trained, tested, rows, network)
+            _export(run, net, trained, tested, rows, network=network)
             write_torch(run.dir / "right.pt", found.right)
             write_json(file, record, indent=1)  # last: all the rest is there
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
-            said = str(error).splitlines()[0]
+            said = first_line(error)
             raise DiskError(f"{run.dir}: figures not written: {said}") from None
     return found.figures
 
@@ -218,9 +218,10 @@ def _export(
     trained: Pictures,
     tested: Pictures | None,
     rows: Rows,
+    *,
     network: str,
 ) -> None:
-    """Features and backbone, where they are asked for."""
+    """Features and backbone, where they are asked for; network: its fingerprint."""
     if run.args.export_features:
         folder = run.dir / "features"
         folder.mkdir(exist_ok=True)

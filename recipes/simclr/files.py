@@ -25,12 +25,7 @@ FORMAT = "imle-lab-simclr-1"
 
 
 def save_epoch(
-    run: Run,
-    net: SimCLR,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    epoch: int,
-    kind: str = "simclr",
+    run: Run, net: SimCLR, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int
 ) -> None:
     """Write <epoch>.pt and latest.pt beside the run's other files, and snapshots/<epoch>.
 
@@ -39,7 +34,7 @@ def save_epoch(
     """
     config = {"net": net.config, "recipe": recipe._asdict(), "epoch": epoch}
     config["picture_size"] = run.args.picture_size
-    run.snapshot(f"{epoch}", net, kind, config)
+    run.snapshot(f"{epoch}", net, "simclr", config)
     if run.is_main:
         value = {
             "format": FORMAT,

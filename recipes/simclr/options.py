@@ -84,7 +84,7 @@ def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Acti
     def convert(word: str) -> str:
         if word not in (*words, *names):
             raise argparse.ArgumentTypeError(
-                f"invalid choice: {word!r} (choose from {', '.join(words)})"
+                f"invalid choice: {word!r} (choose from {', '.join(map(repr, words))})"
             )
         return kept.get(word, word)
 

@@ -6,7 +6,7 @@ from typing import Any
 from data.views.stored import FORMATS
 from generators.imle import CODES
 from runtime.cli import parse
-from runtime.options import Rules, Table, add_options, tagged
+from runtime.options import EXECUTION, Rules, Table, add_options, tagged
 from runtime.types import (
     list_of,
     nonnegative_float,
@@ -27,6 +27,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Tags of rows: what the generator's input loses; the distances between which views are accepted.
 CORRUPTION, FILTER = "corruption", "filter"
+# How views are drawn, not what they show: a preset may set these for a run that draws none.
+DRAWING = "drawing"
 
 # fmt: off
 GENERATOR: Table = {
@@ -48,12 +50,14 @@ GENERATOR: Table = {
         ("--lpips_max", positive_float, None, "reject views further than this from the picture",
          FILTER),
         ("--tries", positive_int, 4, "draws before the picture itself stands in"),
-        ("--lpips", ("pretrained", "random"), "pretrained", "random: a seeded random VGG16"),
-        ("--lpips_path", text, None, "VGG16 weights (default: from SetupDataset.py fetch-weights)"),
+        ("--lpips", ("pretrained", "random"), "pretrained", "random: a seeded random VGG16",
+         DRAWING),
+        ("--lpips_path", text, None, "VGG16 weights (default: from SetupDataset.py fetch-weights)",
+         DRAWING, EXECUTION),
         ("--view_seed", nonnegative_int, 0, "of codes and corruptions"),
-        ("--view_batch", positive_int, 64, "images generated at a time"),
-        ("--view_precision", ("auto", "fp32", "bf16"), "auto", "of the generator"),
-        ("--view_channels_last", bool, True, "memory format of the generator"),
+        ("--view_batch", positive_int, 64, "images generated at a time", DRAWING),
+        ("--view_precision", ("auto", "fp32", "bf16"), "auto", "of the generator", DRAWING),
+        ("--view_channels_last", bool, True, "memory format of the generator", DRAWING),
     ],
 }
 OPTIONS: Table = {

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, one_line
 from storage.foreign.pickles import Global, Inert, PickleError, Refused, read_pickle
 
 _GLOBALS = frozenset(
@@ -131,8 +131,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         # made of the right pieces in a way that nobody writes
-        text = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"{path}: not a usable {what} ({text})") from None
+        said = one_line(error, 120)
+        raise CheckpointError(f"{path}: not a usable {what} ({said})") from None
 
 
 def _call(name: str, args: tuple) -> Any:

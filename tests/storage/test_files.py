@@ -402,15 +402,6 @@ HOME = "storage/files.py"
 ALLOWED = {
     ("data/InvertDirStructure.py", "os.link"),  # its very purpose: hard links to pictures
 }
-# Not converted yet, as (file, what): this list only shrinks, and is to be empty.
-PENDING = {
-    ("TrainSimCLR.py", "os.replace"),
-    ("recipes/simclr/files.py", "os.replace"),
-    ("data/synthetic.py", "os.replace"),
-    ("data/scenes/sheet.py", "os.replace"),
-    ("runtime/networks.py", "_sha256 hashes a file"),
-    ("storage/find.py", "identity hashes a file"),
-}
 CALLS = {
     "os.replace", "os.rename", "os.renames", "os.link", "os.fsync", "os.fdatasync",
     "fcntl.flock", "fcntl.lockf", "tempfile.mkstemp", "tempfile.NamedTemporaryFile",
@@ -442,7 +433,6 @@ def test_nobody_else_renames_flushes_locks_or_hashes_files():
     ours = [p for p in ours if not p.startswith(("tests/", "build/")) and p != HOME]
     assert len(ours) > 100
     found = [b for p in sorted(ours) for b in breaches((ROOT / p).read_text(), p)]
-    found = [b for b in found if (b.split(":")[0], b.split(": ", 1)[1]) not in PENDING]
     assert not found, "\n" + "\n".join(found) + "\nuse storage.files"
 
 
