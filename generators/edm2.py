@@ -67,9 +67,9 @@ class EDM2(Loaded):
             self.encoder: Encoder = make_encoder(snapshot.config["encoder"], vae=self.setup.vae)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: no usable encoder ({error})") from None
-        self._called: nn.Module = self.net
+        self._called = self.net
         if self.setup.compile:
-            self._called = cast(nn.Module, torch.compile(self.net))
+            self._called = cast(Precond, torch.compile(self.net))
 
     @property
     def resolution(self) -> int:
