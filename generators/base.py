@@ -73,7 +73,7 @@ class Generator(Protocol):
     def code_sizes(self) -> list[int]: ...
 
     def draw(self, n: int, *, seed: int = 0, batch: int = 32) -> Tensor:
-        """n images, of each input where there are inputs: uint8 [N, 3 or 1, H, W] on the CPU.
+        """n images, of each input where there are inputs: uint8 [N, 3, H, W] on the CPU.
 
         Image k is a function of the seed, k and what else is asked, whatever is drawn beside it.
         batch: images computed at a time. A kind may be asked for more: labels, inputs, a guide.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +53,10 @@ class EDM2(Loaded):
         self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
     ) -> None:
         super().__init__(snapshot, setup, file)
-        setup = self.setup
         self.net = build(Precond, snapshot).to(self.device)
-        precision = Precision(setup.precision or "fp32", self.device)
+        precision = Precision(self.setup.precision or "fp32", self.device)
         precision.apply_tf32_policy()
-        if setup.precision is not None:
+        if self.setup.precision is not None:
             self.net.compute_dtype = precision.dtype
         names = snapshot.config.get("classes") or [str(i) for i in range(self.net.label_dim)]
         if not isinstance(names, list):
@@ -65,14 +64,16 @@ class EDM2(Loaded):
         self.classes: list[str] = names[: self.net.label_dim]
         self.code_sizes: list[int] = []
         try:
-            self.encoder: Encoder = make_encoder(snapshot.config["encoder"], vae=setup.vae)
+            self.encoder: Encoder = make_encoder(snapshot.config["encoder"], vae=self.setup.vae)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: no usable encoder ({error})") from None
-        self._called: nn.Module = torch.compile(self.net) if setup.compile else self.net  # type: ignore[assignment]
+        self._called = self.net
+        if self.setup.compile:
+            self._called = cast(Precond, torch.compile(self.net))
 
     @property
     def resolution(self) -> int:
-        """Side of the latents' images: eight times theirs behind the VAE."""
+        """Side of the images; behind the VAE it is eight times the latents'."""
         return self.net.img_resolution * (1 if self.encoder.config["name"] == "rgb" else 8)
 
     def check_pictures(self) -> None:
@@ -108,15 +109,17 @@ class EDM2(Loaded):
         sampler: drawing.Sampler = heun,
         batch: int = 32,
     ) -> Tensor:
-        """Images of the seeds seed .. seed + n - 1: uint8 [n, 3 or 1, H, W] on the CPU.
+        """Images of the seeds seed .. seed + n - 1: uint8 [n, 3, H, W] on the CPU.
 
         labels: n classes (default: drawn from the seeds). guide, guidance, interval:
         guide + guidance (self - guide), where interval[0] < sigma <= interval[1]. sampler: `heun`,
         or a partial of it. Errors: ValueError, NonFiniteError.
         """
+        if guide is not None:
+            self.check_guide(guide)
         if labels is not None and len(labels) != n:
             raise ValueError(f"{len(labels)} labels for {n} images")
-        items = [Item(seed + k, None if labels is None else labels[k]) for k in range(n)]
+        items = [Item(seed + k, None if labels is None else int(labels[k])) for k in range(n)]
         parts = []
         for part in self.pictures(
             drawing.split_batches(items, batch),
@@ -126,7 +129,7 @@ class EDM2(Loaded):
                 first, last = part.items[0].seed, part.items[-1].seed
                 raise NonFiniteError(f"seeds {first}-{last}: {NOT_FINITE}")
             parts.append(part.images)
-        return torch.cat(parts)
+        return torch.cat(parts).expand(-1, 3, -1, -1)
 
     def pictures(
         self,

@@ -59,7 +59,7 @@ class _IMLE(Loaded):
                     loop=SAMPLING_LOOP, first=first, parallel=batch,
                 )[0]  # fmt: skip
             images.append(to_uint8(drawn.float().cpu().nan_to_num(0.0)))
-        return torch.cat(images)
+        return torch.cat(images).expand(-1, 3, -1, -1)
 
 
 class UnconditionalIMLE(_IMLE):

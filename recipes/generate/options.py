@@ -218,9 +218,8 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"{option} {' '.join(names)}: values not told apart in names of folders"
             )
-    Rules(args, OPTIONS).excludes(
-        "trajectory", "grid_only", why="the one writes single images, the other none"
-    )
+    if args.trajectory and args.grid_only:
+        raise ValueError("--trajectory writes single images, --grid_only none")
     if args.S_min > args.S_max:
         raise ValueError(f"--S_min {args.S_min:g} is above --S_max {args.S_max:g}")
 

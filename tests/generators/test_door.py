@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffusion import Precond
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
 from generators import edm2, imle
 from generators.base import Loaded, Setup, build
@@ -87,6 +88,17 @@ def test_labels_and_guides_of_edm2():
         net.draw(2, labels=[0])
     with pytest.raises(ValueError, match="class 4"):
         net.draw(1, labels=[4])
+
+
+def test_grey_images_have_three_channels_too():
+    net = Precond(8, 1, 0, model_channels=8, channel_mult=[1], num_blocks=1, channels_per_head=8)
+    config = {"net": net.config, "encoder": {"name": "rgb"}}
+    grey = edm2.EDM2(Snapshot(net.state_dict(), "edm2", config, {}))
+    images = grey.draw(2)
+    assert images.shape == (2, 3, 8, 8) and torch.equal(images[:, 0], images[:, 2])
+    colour = edm2.EDM2(edm2.untrained())
+    with pytest.raises(ValueError, match="8 pixels"):
+        colour.draw(1, guide=grey, guidance=2.0)
 
 
 def test_a_run_s_folder_means_its_newest_snapshot(tmp_path, monkeypatch):
