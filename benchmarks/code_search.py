@@ -2,9 +2,9 @@
 
 Compared in one process, in turns, on the same trained weights, images and noise:
 
-plain       the search of the refactor: for every chunk of `sp` candidates all levels are run again,
-            weight norm and the target's features are recomputed, codes come from the CPU (they are
-            drawn beforehand, so noise costs the plain search nothing).
+plain       the search of the CIMLE refactoring: for every chunk of `sp` candidates all levels are
+            run again, weight norm and the target's features are recomputed, codes come from the CPU
+            (they are drawn beforehand, so noise costs the plain search nothing).
 ours fp32   imle.search: cascade cache, target features once a level, folded weights, channels_last,
             noise drawn on the device inside the search.
 ours bf16   the same with bf16 scoring and fp32 re-scoring of the best m.
@@ -50,7 +50,7 @@ def plain_search(
     ns: int,
     sp: int,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Hierarchical sampling as the refactor does it; pools: per level [B, ns, d] on the CPU."""
+    """Hierarchical sampling as the CIMLE refactoring does it; pools: per level [B, ns, d], CPU."""
     rows = torch.arange(len(cx), device=cx.device)
     chosen: list[Tensor] = []
     winners = []

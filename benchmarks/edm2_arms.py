@@ -33,6 +33,7 @@ from data.labelled import LabelledImages
 from data.registry import open_source
 from diffusion import EDM2Loss, Precond, frozen_weights
 from diffusion.edm2_loss import per_pixel_loss
+from evaluation.intervals import mean_interval
 from runtime.counter_rng import mix, normal
 from selection import selection_size
 from storage.dirs import data_home
@@ -189,12 +190,10 @@ def interval(ratios: list[float]) -> str:
     """Mean of log-ratios as per cent, with its 95 % t-interval."""
     if len(ratios) < 2:
         return f"{100 * math.expm1(ratios[0]):+.1f} %" if ratios else ""
-    from scipy.stats import t
-
-    mean = float(np.mean(ratios))
-    half = float(t.ppf(0.975, len(ratios) - 1) * np.std(ratios, ddof=1) / len(ratios) ** 0.5)
-    low, high = (100 * math.expm1(mean + s * half) for s in (-1, 1))
-    return f"{100 * math.expm1(mean):+.1f} % ({low:+.1f} to {high:+.1f})"
+    if not all(map(math.isfinite, ratios)):
+        return "not finite"
+    mean, low, high = (100 * math.expm1(x) for x in mean_interval(ratios)[:3])
+    return f"{mean:+.1f} % ({low:+.1f} to {high:+.1f})"
 
 
 def main(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from data.pyramids import Pyramid
 from data.scenes import Scenes
 from imle import CAMNet, CIMLEDataLoader, CodeGenerator, KorKMinusOne, ResolutionLoss
+from recipes.imle.step import imle_loss
 from storage.snapshot import load_snapshot, save_snapshot
 
 
@@ -38,7 +39,7 @@ _SMALL = dict(resid_nc=[32, 16, 16, 16], dense_nc=[16, 16, 16, 16], n_blocks=2)
 CONFIGS = {
     # the preset cpu-small of TrainGeneratorWandB.py
     "small": Config((16, 32, 64), 32, 64, 300, _SMALL),
-    # default widths and depth of the seed
+    # default widths and depth of TrainGeneratorWandB.py
     "default": Config((16, 32, 64), 32, 32, 6),
     # the case in which re-running earlier levels for every candidate costs most
     "cascade-small": Config((64, 64, 64, 64, 128), 1, 12, 30, _SMALL),
@@ -135,7 +136,7 @@ def trained(
     batches = loader.forever()
     for _ in range(steps):
         cx, codes, ys = next(batches)
-        total = sum(loss(fx, y).mean() for fx, y in zip(model(cx, codes), ys, strict=True))
+        total = imle_loss(loss, model(cx, codes), ys)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

@@ -43,8 +43,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import runpy
 import shlex
 import sys
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,12 +56,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import generate_views
-import TrainGeneratorWandB
-import TrainISICLE
 from evaluation.intervals import mean_interval, paired_images, paired_t
+from generators.files import open_network
+from recipes.imle import options as imle_options
+from recipes.isicle import options as isicle_options
+from recipes.views import options as view_options
 from runtime.launch import launch
-from runtime.networks import open_network
+from runtime.options import EXECUTION, tagged
 from runtime.rundir import refuse_changes, shaping
 from storage.errors import UsageError
 from storage.files import write_text
@@ -102,7 +105,7 @@ GENERATOR = (
     "--save_every 64"
 )
 # Options that name places: what they hold is compared instead.
-PLACES = (*TrainISICLE.EXECUTION_ONLY, "net", "cache")
+PLACES = (*tagged(isicle_options.OPTIONS, EXECUTION), "net", "cache")
 OWN = ("epochs", "seed", "pair", "augs", "f", "num_synth")  # not to be in --extra
 PROBES = {"kNN": "knn(", "linear": "linear("}  # how their names begin; the first one counts
 
@@ -178,17 +181,21 @@ def lines_of(folder: Path, key: str) -> list[float]:
     return [line[key] for line in rows_of(folder) if key in line]
 
 
-def compared(asked: argparse.Namespace, arm: str) -> dict[str, Any]:
-    """The options of an arm that must not differ; of a -long one epochs are by what others took."""
-    return shaping(asked, [*PLACES, *(["epochs"] if arm.endswith("-long") else [])])
+def compared(flags: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """The options of an arm that must not differ; of a -long one epochs are by what others took.
+
+    flags: those that shape its run, as `runtime.rundir.shaping` has them and args.json keeps them.
+    """
+    out = {*PLACES, *(["epochs"] if arm.endswith("-long") else [])}
+    return {name: value for name, value in flags.items() if name not in out}
 
 
 def refuse_other(args: argparse.Namespace, done: dict[Piece, dict[str, Any]]) -> None:
     """UsageError if a finished piece had other options, or other views, than this command gives."""
     for piece, found in done.items():
         where = f"{piece.arm} of seed {piece.seed}"
-        now = TrainISICLE.get_args(command(args, piece, args.epochs))
-        refuse_changes(found["asked"], compared(now, piece.arm), where, PLACES)
+        now = isicle_options.get_args(None, command(args, piece, args.epochs))
+        refuse_changes(found["asked"], compared(shaping(now, PLACES), piece.arm), where, PLACES)
         source = ARMS[piece.arm][1]
         drawn = views(args, source) if source else None
         if drawn is not None and drawn[0] != found["views"]:
@@ -203,8 +210,14 @@ def generator(args: argparse.Namespace) -> Path:
     if args.net:
         open_network(net_of(args))  # now, not after hours of arms without it
         return net_of(args)
-    TrainGeneratorWandB.main(TrainGeneratorWandB.get_args(training(args)))
+    run_script("TrainGeneratorWandB", imle_options.get_args(None, training(args)))
     return net_of(args)
+
+
+def run_script(name: str, args: argparse.Namespace) -> None:
+    """Run a root script as its command would, in this process, so that a signal reaches it."""
+    root = Path(__file__).resolve().parents[1]
+    runpy.run_path(str(root / f"{name}.py"))["main"](args)
 
 
 def training(args: argparse.Namespace) -> list[str]:
@@ -222,12 +235,12 @@ def draw(args: argparse.Namespace, source: str) -> None:
     """Train the generator and draw the views of a source, as far as they are not there."""
     generator(args)
     if args.k:
-        generate_views.main(generate_views.get_args(drawing(args, source)))
+        run_script("generate_views", view_options.get_args(None, drawing(args, source)))
 
 
 def drawing(args: argparse.Namespace, source: str) -> list[str]:
     """The options of generate_views.py that draw the views of a source."""
-    asked = TrainISICLE.get_args(command(args, Piece("full-real-real", 0), args.epochs))
+    asked = isicle_options.get_args(None, command(args, Piece("full-real-real", 0), args.epochs))
     options, differ = SOURCES[source]
     words = f"{DRAW} --split train --size {asked.picture_size} --format memmap "
     words += f"--views {args.k if differ else 1} {options} {args.draw}"
@@ -306,22 +319,23 @@ def result(args: argparse.Namespace, piece: Piece) -> dict[str, Any] | None:
     if not probes.is_file() or json.loads(status.read_text()).get("state") != "finished":
         return None
     figures = json.loads(probes.read_text())["figures"]
-    asked = argparse.Namespace(**json.loads((folder / "args.json").read_text())["args"])
+    record = json.loads((folder / "args.json").read_text())
+    asked = record["args"]
     steps = max(int(line) for line in lines_of(folder, "step"))
     source, per_view = ARMS[piece.arm][1], lines_of(folder, "time/ms_per_view")
-    digest, seconds = (source and views(args, source, asked.num_images)) or ("", 0.0)
+    digest, seconds = (source and views(args, source, asked["num_images"])) or ("", 0.0)
     found: dict[str, Any] = {
         "arm": piece.arm,
         "seed": piece.seed,
-        "epochs": asked.epochs,
+        "epochs": asked["epochs"],
         "steps": steps,
         "cpu_s": steps * mean(lines_of(folder, "time/cpu_s")),
         "wall_s": steps * mean(lines_of(folder, "time/step_s")),
         "drawing_s": seconds,
-        "time is": "cpu_s" if asked.gpus == [] else "wall_s",
+        "time is": "cpu_s" if asked["gpus"] == [] else "wall_s",
         "ms_per_view": mean(per_view) if per_view else None,
         "synthetic": mean(lines_of(folder, "synthetic")),
-        "asked": compared(asked, piece.arm),
+        "asked": compared(record["shaping"], piece.arm),
         "views": digest,
     }
     right = load_torch(folder / "right.pt")
@@ -455,15 +469,15 @@ def main(args: argparse.Namespace) -> None:
     # What is wrong with options is said now, not after hours.
     if any(source for _, source in map(ARMS.get, {piece.arm for piece in pieces(args)})):
         if args.k:
-            asked = generate_views.get_args(drawing(args, "generated"))
+            asked = view_options.get_args(None, drawing(args, "generated"))
             if asked.num_images or asked.views != args.k:
                 raise UsageError("--draw: views are --k of all pictures, no --views, --num_images")
         if not args.net:
-            TrainGeneratorWandB.get_args(training(args))
+            imle_options.get_args(None, training(args))
     for piece in pieces(args):
         words = command(args, piece, args.epochs)
         again = shlex.split(f"{ARMS[piece.arm][0]} --seed {piece.seed} --epochs {args.epochs}")
-        asked, own = (TrainISICLE.get_args(w) for w in (words, [*words, *again]))
+        asked, own = (isicle_options.get_args(None, w) for w in (words, [*words, *again]))
         for name in OWN:
             if getattr(own, name) != getattr(asked, name):
                 raise UsageError(
@@ -485,7 +499,7 @@ def main(args: argparse.Namespace) -> None:
         if source := ARMS[piece.arm][1]:
             draw(args, source)
             refuse_other(args, done)  # views that are there only now
-        TrainISICLE.main(TrainISICLE.get_args(command(args, piece, epochs)))
+        run_script("TrainISICLE", isicle_options.get_args(None, command(args, piece, epochs)))
         done = write(args)
     write(args)
     print((args.out / "report.md").read_text())

@@ -55,6 +55,7 @@ from torch import Tensor
 from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.samplers import heun
+from evaluation.intervals import t_test
 from runtime import ema as emas
 from runtime.memory import keep_freed_memory
 from runtime.seeding import generator, hash64
@@ -570,28 +571,6 @@ def say(text: str) -> None:
 # ----------------------------------------------------------------------------------- statistics
 
 
-def t_tail(t: float, df: int) -> float:
-    """P(|T| > |t|) for Student's t with df degrees of freedom, to 1e-9."""
-    # Substituting t = sqrt(df) tan(a) makes the density cos(a)^(df - 1) on a finite interval.
-    edges = np.array([math.atan(abs(t) / math.sqrt(df)), math.pi / 2])
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-
-    def area(lo: float, hi: float) -> float:
-        a = lo + (hi - lo) * (nodes + 1) / 2
-        return float((np.cos(a) ** (df - 1) * weights).sum() * (hi - lo) / 2)
-
-    return area(edges[0], edges[1]) / area(0.0, math.pi / 2)
-
-
-def t_quantile(df: int, level: float = 0.95) -> float:
-    """The t with P(|T| <= t) = level."""
-    lo, hi = 0.0, 1e4
-    for _ in range(200):
-        mid = (lo + hi) / 2
-        lo, hi = (mid, hi) if t_tail(mid, df) > 1 - level else (lo, mid)
-    return lo
-
-
 @dataclass(frozen=True)
 class Comparison:
     """log(arm / baseline) of a figure over paired seeds; below 0 the arm is better."""
@@ -623,11 +602,9 @@ def compare(question: str, arm: str, baseline: str, figure: str, values: dict) -
     if not all(math.isfinite(v) for pair in pairs for v in pair):
         nan = math.nan
         return Comparison(question, arm, baseline, figure, n, nan, nan, 1.0, better)
-    d = [math.log(a / b) for a, b in pairs]
-    mean, error = float(np.mean(d)), float(np.std(d, ddof=1)) / math.sqrt(n)
-    p = t_tail(mean / error, n - 1) if error > 0 else float(mean == 0)
-    half = t_quantile(n - 1) * error
-    return Comparison(question, arm, baseline, figure, n, mean, half, p, better)
+    t = t_test([math.log(a / b) for a, b in pairs])
+    half = t.high - t.difference
+    return Comparison(question, arm, baseline, figure, n, t.difference, half, t.p, better)
 
 
 def holm(found: Sequence[Comparison]) -> list[Comparison]:

@@ -3,8 +3,8 @@
 One step is: all levels forward, LPIPS + MSE at each, backward, AdamW. Options are switched on one
 after the other, each on top of those before it, and measured in turns:
 
-reference          as the refactor: the loss network's weights gather gradients that nobody uses,
-                   and the target's features are part of the graph.
+reference          as the CIMLE refactoring: the loss network's weights gather gradients that nobody
+                   uses, and the target's features are part of the graph.
 frozen loss        imle.ResolutionLoss: neither.
 channels_last      memory format of network and images.
 bf16               autocast of network and loss network.
@@ -31,6 +31,7 @@ from benchmarks.imle_setup import (
     take_turns,
 )
 from imle import CodeGenerator, ResolutionLoss
+from recipes.imle.step import imle_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -75,7 +76,7 @@ def stepper(
         low = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
         with low:
             images = forward(cx, codes)
-            total = sum(loss(fx, y).mean() for fx, y in zip(images, ys, strict=True))
+            total = imle_loss(loss, images, ys)
         total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
-from data.sources import Source, channels_of, is_drawn, latent, names_of, native
+from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
 from storage.files import locked, make_folder
@@ -191,7 +191,7 @@ class _Labels:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.there = bool(getattr(source, "labelled", len(source.classes) > 1))
+        self.there = is_labelled(source)
         self.pairs: list[list[Any]] = []
 
     def add(self, name: str, i: int) -> None:

@@ -43,7 +43,8 @@ class Source(Protocol):
 
     What some can do besides is a protocol of its own, and is asked for by a function below, which
     knows that subsets have it only if the whole has: DrawsSizes, HoldsSizes (`has_native`,
-    `native`), HoldsLatents (`channels_of`, `latent`), NamesClasses (`names_of`).
+    `native`), HoldsLatents (`channels_of`, `latent`), KnowsItsLabels (`is_labelled`), NamesClasses
+    (`names_of`). NamesFiles is for who writes files of the same names.
     """
 
     name: str
@@ -88,6 +89,20 @@ class NamesClasses(Protocol):
     class_names: list[str] | None
 
 
+@runtime_checkable
+class KnowsItsLabels(Protocol):
+    """Says whether its labels were given, or all are 0 for want of any."""
+
+    labelled: bool
+
+
+@runtime_checkable
+class NamesFiles(Protocol):
+    """Has a name for each picture inside the set: `relative(i)`, with `/` between its parts."""
+
+    def relative(self, i: int) -> str: ...
+
+
 def has_native(source: Source, size: int, crop: str = "squash") -> bool:
     """Whether `native(source, i, size)` may be called for pictures framed as `crop` says."""
     if isinstance(source, HoldsSizes):
@@ -115,6 +130,11 @@ def channels_of(source: Source) -> int:
 def latent(source: Source, i: int) -> np.ndarray:
     """float32 [channels, r, r], of a source whose `channels_of` is not 3."""
     return cast(HoldsLatents, source).latent(i)
+
+
+def is_labelled(source: Source) -> bool:
+    """Whether labels mean something; where it is not said, if there is more than one class."""
+    return source.labelled if isinstance(source, KnowsItsLabels) else len(source.classes) > 1
 
 
 def names_of(source: Source) -> list[str]:

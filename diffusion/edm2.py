@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.arguments import Between, Share
 from diffusion.mp import (
     SILU_MAGNITUDE,
     MPConv,
@@ -28,6 +29,9 @@ from diffusion.mp import (
     set_forced_weight_norm,
     sum_weights,
 )
+
+Width = Annotated[int, Between(1, 1 << 16)]  # channels
+Multiple = Annotated[int, Between(1, 1024)]  # of the base width
 
 
 def attention(qkv: Tensor, heads: int, fused: bool | None = None) -> Tensor:
@@ -266,32 +270,33 @@ class Precond(nn.Module):
 
     Preconditioning of EDM (Karras et al. 2022, arXiv:2206.00364, table 1), and the head u(sigma)
     of the uncertainty loss (arXiv:2312.02696, equation 17). All arguments are in `config`, from
-    which `Precond(**config)` builds the same network. Errors: ValueError.
+    which `Precond(**config)` builds the same network. The bounds in the signature are what a file
+    of others may ask for (`diffusion.arguments`). Errors: ValueError.
     """
 
     def __init__(
         self,
-        img_resolution: int,
-        img_channels: int,
-        label_dim: int,
+        img_resolution: Annotated[int, Between(1, 8192)],
+        img_channels: Annotated[int, Between(1, 1024)],
+        label_dim: Annotated[int, Between(0, 1 << 20)],
         use_fp16: bool = True,
-        sigma_data: float = 0.5,
-        logvar_channels: int = 128,
+        sigma_data: Annotated[float, Between(1e-6, 1e6)] = 0.5,
+        logvar_channels: Width = 128,
         *,
-        model_channels: int = 192,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
-        channel_mult_noise: int | None = None,
-        channel_mult_emb: int | None = None,
-        num_blocks: int = 3,
-        attn_resolutions: Sequence[int] = (16, 8),
-        label_balance: float = 0.5,
-        concat_balance: float = 0.5,
-        resample_filter: Sequence[float] = (1, 1),
-        channels_per_head: int = 64,
-        dropout: float = 0.0,
-        res_balance: float = 0.3,
-        attn_balance: float = 0.3,
-        clip_act: float | None = 256,
+        model_channels: Width = 192,
+        channel_mult: Sequence[Multiple] = (1, 2, 3, 4),
+        channel_mult_noise: Multiple | None = None,
+        channel_mult_emb: Multiple | None = None,
+        num_blocks: Annotated[int, Between(1, 64)] = 3,
+        attn_resolutions: Sequence[Annotated[int, Between(0, 8192)]] = (16, 8),
+        label_balance: Share = 0.5,
+        concat_balance: Share = 0.5,
+        resample_filter: Sequence[Annotated[float, Between(-1e6, 1e6)]] = (1, 1),
+        channels_per_head: Width = 64,
+        dropout: Share = 0.0,
+        res_balance: Share = 0.3,
+        attn_balance: Share = 0.3,
+        clip_act: Annotated[float, Between(0, 1e9)] | None = 256,
     ) -> None:
         super().__init__()
         unet: dict[str, Any] = dict(

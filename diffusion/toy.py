@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffusion.arguments import Between
 from diffusion.mp import SILU_MAGNITUDE, mp_silu, normalize
 
 SIGMA_MAX = 5.0  # the noise that sampling of the tree starts from
@@ -350,7 +352,11 @@ class ToyModel(nn.Module):
     """
 
     def __init__(
-        self, in_dim: int = 2, num_layers: int = 4, hidden_dim: int = 64, sigma_data: float = 0.5
+        self,
+        in_dim: Annotated[int, Between(1, 1024)] = 2,
+        num_layers: Annotated[int, Between(0, 1024)] = 4,
+        hidden_dim: Annotated[int, Between(1, 1 << 16)] = 64,
+        sigma_data: Annotated[float, Between(1e-6, 1e6)] = 0.5,
     ) -> None:
         super().__init__()
         if in_dim != 2 or num_layers < 1 or hidden_dim < 1 or not sigma_data > 0:

@@ -1,4 +1,4 @@
-"""What every probe needs: checked features and labels, and accuracies of scores."""
+"""What every probe needs: checked features and labels, and accuracies of predictions."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import torch
 from torch import Tensor
 
 
-def correct(scores: Tensor, labels: Tensor, top: int = 1) -> Tensor:
-    """Whether the label is among the `top` highest scores, bool [N].
+def correct(predictions: Tensor, labels: Tensor, top: int = 1) -> Tensor:
+    """Whether the label is among the `top` likeliest classes, bool [N].
 
-    scores: [N, C]. Of equal scores the smaller class comes first, so that the answer is no matter
-    of a device's sort. With no more than `top` classes all is correct, but a row with a NaN never:
-    a head that diverged has learnt nothing. Errors: ValueError.
+    predictions: [N, C], larger for a class that is likelier: logits, votes, similarities. Of equal
+    ones the smaller class comes first, so that the answer is no matter of a device's sort. With no
+    more than `top` classes all is correct, but a row with a NaN never: a head that diverged has
+    learnt nothing. Errors: ValueError.
     """
-    if scores.dim() != 2 or not len(scores):
-        raise ValueError(f"scores {list(scores.shape)} are not [N, C] with N >= 1")
-    labels = check_labels(labels, len(scores), scores.shape[1], "labels").to(scores.device)
-    own = scores.gather(1, labels[:, None])
-    earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    before = ((scores > own) | ((scores == own) & earlier)).sum(1)
-    return (before < top) & ~scores.isnan().any(1)
+    if predictions.dim() != 2 or not len(predictions):
+        raise ValueError(f"predictions {list(predictions.shape)} are not [N, C] with N >= 1")
+    (rows, classes), device = predictions.shape, predictions.device
+    labels = check_labels(labels, rows, classes, "labels").to(device)
+    own = predictions.gather(1, labels[:, None])
+    earlier = torch.arange(classes, device=device) < labels[:, None]
+    before = ((predictions > own) | ((predictions == own) & earlier)).sum(1)
+    return (before < top) & ~predictions.isnan().any(1)
 
 
-def accuracies(name: str, scores: Tensor, labels: Tensor) -> dict[str, float]:
+def accuracies(name: str, predictions: Tensor, labels: Tensor) -> dict[str, float]:
     """Top-1 and top-5 accuracy, [0, 1], under `<name> acc1` and `<name> acc5`; see `correct`."""
-    hits = torch.stack([correct(scores, labels, top).double().mean() for top in (1, 5)])
+    hits = torch.stack([correct(predictions, labels, top).double().mean() for top in (1, 5)])
     return dict(zip((f"{name} acc1", f"{name} acc5"), hits.tolist(), strict=True))
 
 

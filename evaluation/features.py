@@ -49,7 +49,7 @@ def fingerprint(module: nn.Module) -> str:
     Buffers that a state dict leaves out are in it. Copies everything to the host once.
     """
     digest = hashlib.sha256()
-    named = [*module.named_parameters(remove_duplicate=False)]
+    named: list[tuple[str, Tensor]] = [*module.named_parameters(remove_duplicate=False)]
     named += module.named_buffers(remove_duplicate=False)
     for name, tensor in sorted(named, key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
@@ -59,7 +59,7 @@ def fingerprint(module: nn.Module) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _training(module: nn.Module) -> str | None:
@@ -130,8 +130,8 @@ def extract(
         labels.append(y)
     if not rows:
         raise ValueError("no batch came: there is nothing to extract")
-    labels = torch.cat([y.to(rows[0].device, torch.int64, non_blocking=True) for y in labels])
-    return torch.cat(rows), labels
+    beside = [y.to(rows[0].device, torch.int64, non_blocking=True) for y in labels]
+    return torch.cat(rows), torch.cat(beside)
 
 
 def save_features(
@@ -140,7 +140,7 @@ def save_features(
     """Write features [N, d] (as float32) and labels [N] with their facts, one safetensors file.
 
     Tensors `features` and `labels`; facts and a SHA-256 of both in the header. Atomic: written
-    beside its place, flushed, renamed. Errors: ValueError for shapes and empty facts; OSError.
+    beside the file, flushed, renamed. Errors: ValueError for shapes and empty facts; OSError.
     """
     from safetensors.torch import save
 

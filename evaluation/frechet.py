@@ -33,7 +33,7 @@ class Moments(NamedTuple):
 
     mean: Tensor
     cov: Tensor
-    count: int | None = None
+    images: int | None = None
 
 
 class FeatureStats:
@@ -143,10 +143,10 @@ def save_moments(path: Path, moments: Mapping[str, Moments]) -> Path:
             raise ValueError(f"{metric!r} is no name of a metric")
         names = _FID if metric == "fid" else (f"{metric}.mean", f"{metric}.cov")
         arrays |= {name: t.numpy() for name, t in zip(names, (m.mean, m.cov), strict=True)}
-        if m.count is not None:
-            arrays[f"{metric}.count"] = np.asarray(m.count)
+        if m.images is not None:
+            arrays[f"{metric}.count"] = np.asarray(m.images)
     with writing(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 
@@ -190,4 +190,5 @@ def _moments(mean: np.ndarray, cov: np.ndarray, count: int | None) -> Moments:
         raise ValueError(f"mean {mean.shape} and covariance {cov.shape} do not fit")
     if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
         raise ValueError("values that are NaN or infinite")
-    return Moments(*(torch.from_numpy(a.astype(np.float64)) for a in (mean, cov)), count)
+    double = [torch.from_numpy(a.astype(np.float64)) for a in (mean, cov)]
+    return Moments(double[0], double[1], count)

@@ -11,7 +11,6 @@ carries them and its figures are named by them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -30,24 +29,24 @@ _LOWEST_T = 0.002  # exp(1 / T) below float64's largest
 class Neighbours(NamedTuple):
     """The nearest rows of a bank, best first.
 
-    index: int64 [Q, k]. closeness: [Q, k], cosine or minus the distance. metric: of METRICS.
+    rows: int64 [Q, k]. closeness: [Q, k], cosine or minus the distance. metric: of METRICS.
     bank: how many rows were searched.
     """
 
-    index: Tensor
+    rows: Tensor
     closeness: Tensor
     metric: str
     bank: int
 
 
 class KNN(NamedTuple):
-    """Scores of classes, float64 [Q, C], and what they were made with.
+    """Votes for classes, float64 [Q, C], and what they were made with.
 
     neighbours: int64 [Q, k] rows of the bank, best first. T: None where there is none (votes and
     inverse distances). layer: where the features come from.
     """
 
-    scores: Tensor
+    votes: Tensor
     neighbours: Tensor
     k: int
     T: float | None
@@ -57,8 +56,8 @@ class KNN(NamedTuple):
 
     @property
     def top1(self) -> Tensor:
-        """Class of the highest score, int64 [Q]; the smallest of equals."""
-        return self.scores.argmax(1)
+        """Class with the most votes, int64 [Q]; the smallest of equals."""
+        return self.votes.argmax(1)
 
     def name(self) -> str:
         """Such as `knn(k=20, T=0.07, h)`."""
@@ -73,7 +72,7 @@ class KNN(NamedTuple):
 
     def figures(self, labels: Tensor) -> dict[str, float]:
         """Top-1 and top-5 accuracy, [0, 1], under `<name> acc1` and `<name> acc5`."""
-        return accuracies(self.name(), self.scores, labels)
+        return accuracies(self.name(), self.votes, labels)
 
 
 @full_fp32()
@@ -110,9 +109,9 @@ def search(
     bank, query = bank.to(dtype), query.to(dtype)
     if metric == "cosine":
         bank, query = unit(bank), unit(query)
-    parts = [_nearest(bank, q, k, metric, bank_chunk) for q in query.split(query_chunk)]
-    closeness, index = (torch.cat(x) for x in zip(*parts, strict=True))
-    return Neighbours(index, closeness, metric, len(bank))
+    parts = [_nearest(bank, part, k, metric, bank_chunk) for part in query.split(query_chunk)]
+    closeness, rows = (torch.cat(x) for x in zip(*parts, strict=True))
+    return Neighbours(rows, closeness, metric, len(bank))
 
 
 def unit(x: Tensor) -> Tensor:
@@ -121,30 +120,32 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x / torch.where(size > 0, size, 1), dim=1)
 
 
-def _nearest(bank: Tensor, q: Tensor, k: int, metric: str, chunk: int) -> tuple[Tensor, Tensor]:
-    """(closeness, index), each [q, k], by a running top-k over chunks of the bank."""
-    best = index = None
+def _nearest(bank: Tensor, query: Tensor, k: int, metric: str, chunk: int) -> tuple[Tensor, Tensor]:
+    """(closeness, rows of the bank), each [Q, k], by a running top-k over chunks of the bank."""
+    best: Tensor | None = None
+    found: Tensor | None = None
     for start in range(0, len(bank), chunk):
-        rows = bank[start : start + chunk]
-        near = q @ rows.T
+        part = bank[start : start + chunk]
+        near = query @ part.T
         if metric == "euclidean":
             # order by minus the squared distance up to a constant of the query
-            near.mul_(2).sub_(rows.square().sum(1))
-        top, at = near.topk(min(k, len(rows)), dim=1)
+            near.mul_(2).sub_(part.square().sum(1))
+        top, at = near.topk(min(k, len(part)), dim=1)
         at += start
-        if best is not None:
-            top, at = torch.cat((best, top), 1), torch.cat((index, at), 1)
+        if best is not None and found is not None:
+            top, at = torch.cat((best, top), 1), torch.cat((found, at), 1)
             top, order = top.topk(min(k, top.shape[1]), dim=1)
             at = at.gather(1, order)
-        best, index = top, at
+        best, found = top, at
+    assert best is not None and found is not None  # the bank has rows
     if metric == "cosine":
-        return best, index
+        return best, found
     # The expanded square cancels for near rows: distances of those found are formed anew.
-    step = max(1, (1 << 22) // (k * q.shape[1]))
-    pieces = zip(q.split(step), index.split(step), strict=True)
-    distance = torch.cat([(bank[i] - a[:, None]).norm(dim=2) for a, i in pieces])
+    step = max(1, (1 << 22) // (k * query.shape[1]))
+    pieces = zip(query.split(step), found.split(step), strict=True)
+    distance = torch.cat([(bank[rows] - a[:, None]).norm(dim=2) for a, rows in pieces])
     distance, order = distance.sort(dim=1, stable=True)
-    return -distance, index.gather(1, order)
+    return -distance, found.gather(1, order)
 
 
 @torch.no_grad()
@@ -158,18 +159,18 @@ def vote(
     weighted: bool = True,
     layer: str = "h",
 ) -> KNN:
-    """Scores of classes from the first k neighbours: sum per class of exp(cos / T).
+    """Votes of the first k neighbours for their classes: sum per class of exp(cos / T).
 
     bank_labels: integers [N]. num_classes: default the largest label + 1. Euclidean neighbours
     weigh 1 / (distance + 1e-5), without T. weighted=False: one vote each. All in float64.
     Errors: ValueError.
     """
-    if not 1 <= k <= found.index.shape[1]:
-        raise ValueError(f"k={k} is not in 1..{found.index.shape[1]}, the neighbours searched")
+    if not 1 <= k <= found.rows.shape[1]:
+        raise ValueError(f"k={k} is not in 1..{found.rows.shape[1]}, the neighbours searched")
     if num_classes is None:
         num_classes = int(bank_labels.max()) + 1
     labels = check_labels(bank_labels, found.bank, num_classes, "bank_labels")
-    index, close = found.index[:, :k], found.closeness[:, :k].double()
+    rows, close = found.rows[:, :k], found.closeness[:, :k].double()
     tempered = weighted and found.metric == "cosine"
     if tempered:
         if not T >= _LOWEST_T:
@@ -179,9 +180,9 @@ def vote(
         weight = 1 / (_EPS - close)
     else:
         weight = torch.ones_like(close)
-    scores = close.new_zeros(len(close), num_classes)
-    scores.scatter_add_(1, labels.to(index.device)[index], weight)
-    return KNN(scores, index, k, float(T) if tempered else None, found.metric, weighted, layer)
+    votes = close.new_zeros(len(close), num_classes)
+    votes.scatter_add_(1, labels.to(rows.device)[rows], weight)
+    return KNN(votes, rows, k, float(T) if tempered else None, found.metric, weighted, layer)
 
 
 def knn(
@@ -199,24 +200,3 @@ def knn(
     """`search` and `vote` at one setting."""
     found = search(bank, query, k, metric=metric)
     return vote(found, bank_labels, k, T, num_classes, weighted=weighted, layer=layer)
-
-
-def knn_figures(
-    bank: Tensor,
-    bank_labels: Tensor,
-    query: Tensor,
-    query_labels: Tensor,
-    num_classes: int | None = None,
-    *,
-    settings: Iterable[tuple[int, float]] = SETTINGS,
-    layer: str = "h",
-) -> dict[str, float]:
-    """Figures of several (k, T), by one search; see `KNN.figures`. Errors: ValueError."""
-    settings = list(settings)
-    if not settings:
-        raise ValueError("no setting (k, T) was given")
-    found = search(bank, query, max(k for k, _ in settings))
-    out: dict[str, float] = {}
-    for k, T in settings:
-        out |= vote(found, bank_labels, k, T, num_classes, layer=layer).figures(query_labels)
-    return out

@@ -130,7 +130,7 @@ def linear_probe(
     if basis is not None:
         theta = theta @ basis.T
     weight, bias = theta[:, :-1], theta[:, -1]
-    if standardise:
+    if shift is not None and scale is not None:
         weight = weight / scale
         bias = bias - weight @ shift
     return LinearProbe(
@@ -150,7 +150,7 @@ def _classes(y: Tensor, num_classes: int | None) -> int:
 
 def _inwards(weight: Tensor, bias: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
     """Weight and bias on features as they come -> theta [C, d + 1] on standardised ones."""
-    if shift is not None:
+    if shift is not None and scale is not None:
         bias = bias + weight @ shift
         weight = weight * scale
     return torch.cat((weight, bias[:, None]), 1)
@@ -250,9 +250,9 @@ def _newton(
     if theta is None:
         theta = zero
     else:
-        there, slope = problem.evaluate(theta)
+        there, uphill = problem.evaluate(theta)
         if there < value:
-            value, grad = there, slope
+            value, grad = there, uphill
         else:
             theta = zero
             value, grad = problem.evaluate(theta)

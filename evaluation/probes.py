@@ -1,4 +1,4 @@
-"""Protocols on frozen features: cross-validation, few-shot episodes, the augmented probe.
+"""Probes on frozen features that need more than a fit: few-shot episodes, the augmented probe.
 
 The parts are `evaluation.knn`, `.linear_probe`, `.features` and `.intervals`.
 """
@@ -17,57 +17,12 @@ from evaluation.accuracy import accuracies, check_features, check_labels, correc
 from evaluation.intervals import Interval, mean_interval
 from evaluation.knn import unit
 from evaluation.linear_probe import head_logits, linear_probe
-from evaluation.splits import stratified_folds
 from runtime import counter_rng
 
 METHODS = ("prototypes", "logistic")
 OPTIMIZERS = ("sgd", "adam")
 _EPISODE = 3  # keeps this use of a seed apart
 _AT_ONCE = 1 << 22  # random keys or feature values per chunk of episodes
-
-
-class CrossValidation(NamedTuple):
-    """Accuracy of each fold, the interval over them, and of each row whether it was right.
-
-    interval: Student's t over folds. They share training rows, so it is somewhat narrow.
-    right: bool [N], every row tested once; two methods on the same folds compare by
-    `evaluation.intervals.paired_images`.
-    """
-
-    folds: tuple[float, ...]
-    interval: Interval
-    right: Tensor
-
-
-@torch.no_grad()
-def cross_validate(
-    X: Tensor,
-    y: Tensor,
-    scores: Callable[[Tensor, Tensor, Tensor], Tensor],
-    *,
-    folds: int = 5,
-    seed: int = 0,
-    num_classes: int | None = None,
-) -> CrossValidation:
-    """Train on all folds but one, test on that one; stratified by class, features computed once.
-
-    X: [N, d] features, y: [N]. scores: (X_train, y_train, X_test) -> [n, C]; it sees nothing of
-    the test rows' labels, so choices (of l2, say) are made on train:
-    `lambda X, y, Q: l2_sweep(X, y, C).probe.logits(Q)`. num_classes: all that must be there.
-    Errors: ValueError, also for a class with fewer rows than folds.
-    """
-    check_features(X, "features")
-    most = int(y.max()) + 1 if num_classes is None and y.numel() else num_classes or 1
-    y = check_labels(y, len(X), most, "labels").to(X.device)
-    fold = stratified_folds(y.cpu(), folds, seed, num_classes).to(X.device)
-    right = torch.zeros(len(X), dtype=torch.bool, device=X.device)
-    each = []
-    for f in range(folds):
-        test = fold == f
-        hit = correct(scores(X[~test], y[~test], X[test]), y[test])
-        right[test] = hit.to(right.device)
-        each.append(float(hit.double().mean()))
-    return CrossValidation(tuple(each), mean_interval(each), right)
 
 
 class Episodes(NamedTuple):
@@ -88,7 +43,14 @@ class Episodes(NamedTuple):
 
 
 def draw_episodes(
-    labels: Tensor, ways: int, shots: int, queries: int, first: int, count: int, seed: int = 0
+    labels: Tensor,
+    ways: int,
+    shots: int,
+    queries: int,
+    *,
+    first: int,
+    count: int,
+    seed: int = 0,
 ) -> Tensor:
     """Rows of episodes first .. first + count - 1, int64 [count, ways, shots + queries].
 
@@ -113,9 +75,9 @@ def draw_episodes(
     key = counter_rng.words(word.reshape(-1), int(counts.max()), stream=1)
     size = counts[chosen].reshape(-1, 1)
     key[torch.arange(key.shape[1]) >= size] = 1 << 32  # no such row
-    place = key.argsort(dim=1, stable=True)[:, :need]
+    drawn = key.argsort(dim=1, stable=True)[:, :need]
     start = (counts.cumsum(0) - counts)[chosen].reshape(-1, 1)
-    return inverse.argsort(stable=True)[start + place].view(count, ways, need)
+    return inverse.argsort(stable=True)[start + drawn].view(count, ways, need)
 
 
 @torch.no_grad()
@@ -145,23 +107,24 @@ def few_shot(
     if episodes < 2:
         raise ValueError(f"{episodes} episodes: an interval needs at least 2")
     y = check_labels(y, len(X), int(y.max()) + 1 if y.numel() else 1, "labels").cpu()
-    l2 = 1 / (ways * shots) if l2 is None and ways * shots > 0 else l2
     X = unit(X.to(torch.promote_types(X.dtype, torch.float32)))
     largest = int(y.bincount().max())
     step = max(1, _AT_ONCE // (ways * max(largest, (shots + queries) * X.shape[1])))
     found = []
     for first in range(0, episodes, step):
         count = min(step, episodes - first)
-        rows = draw_episodes(y, ways, shots, queries, first, count, seed).to(X.device)
+        rows = draw_episodes(y, ways, shots, queries, first=first, count=count, seed=seed)
+        rows = rows.to(X.device)
         support, query = X[rows[:, :, :shots]], X[rows[:, :, shots:]].flatten(1, 2)
         if method == "prototypes":
-            scores = query @ F.normalize(support.mean(2), dim=2).mT
+            likeness = query @ F.normalize(support.mean(2), dim=2).mT
         else:
             own = torch.arange(ways, device=X.device).repeat_interleave(shots)
-            probes = (linear_probe(s.flatten(0, 1), own, l2, ways) for s in support)
-            scores = torch.stack([p.logits(q) for p, q in zip(probes, query, strict=True)])
+            decay = 1 / (ways * shots) if l2 is None else l2
+            probes = (linear_probe(s.flatten(0, 1), own, decay, ways) for s in support)
+            likeness = torch.stack([p.logits(q) for p, q in zip(probes, query, strict=True)])
         truth = torch.arange(ways, device=X.device).repeat_interleave(queries).repeat(count)
-        found.append(correct(scores.flatten(0, 1), truth).view(count, -1).double().mean(1))
+        found.append(correct(likeness.flatten(0, 1), truth).view(count, -1).double().mean(1))
     each = torch.cat(found).cpu()
     return Episodes(each, mean_interval(each), ways, shots, queries, method, layer)
 
@@ -211,9 +174,10 @@ def augmented_probe(
     that proves it. Cosine from lr to 0 over all steps, zero initial weights (so no seed is needed).
 
     - function: images -> features [n, d]. batches(epoch): (images, labels) of one epoch, in number
-      at most steps_per_epoch; crop and flip only is the protocol, train's own augmentations the
-      seed's.
-    - optimizer: "sgd" (Nesterov with momentum; none at 0) or "adam" (the seed's, lr 1e-3).
+      at most steps_per_epoch; crop and flip only is the protocol, train's own augmentations that of
+      the original SimCLR code.
+    - optimizer: "sgd" (Nesterov with momentum; none at 0) or "adam" (the original SimCLR code's,
+      lr 1e-3).
     - standardise: mean and deviation [d] of plain train features (`linear_probe.moments`),
       folded into the head in the end. Small unscaled features make any fixed lr too small.
     Nothing waits for the device within an epoch. Errors: ValueError, for a loss that is not finite
@@ -230,7 +194,8 @@ def augmented_probe(
     head: _Trained | None = None
     losses = []
     for epoch in range(epochs):
-        total = wrong = None
+        total: Tensor | None = None
+        wrong: Tensor | None = None
         step, rows = 0, 0
         for images, labels in batches(epoch):
             if step == steps_per_epoch:
@@ -243,7 +208,14 @@ def augmented_probe(
                 raise ValueError(f"features {list(h.shape)} came with labels {list(labels.shape)}")
             labels = labels.to(h.device, torch.int64, non_blocking=True)
             if head is None:
-                head = _Trained(h, num_classes, optimizer, momentum, weight_decay, standardise)
+                head = _Trained(
+                    h,
+                    num_classes,
+                    optimizer=optimizer,
+                    momentum=momentum,
+                    weight_decay=weight_decay,
+                    standardise=standardise,
+                )
             done = (epoch + step / steps_per_epoch) / epochs
             # labels outside would abort a GPU's process: they are held in range and counted
             safe = labels.clamp(0, num_classes - 1)
@@ -252,12 +224,14 @@ def augmented_probe(
             total = loss if total is None else total + loss
             wrong = bad if wrong is None else wrong + bad
             step, rows = step + 1, rows + len(labels)
-        if head is None or total is None:
+        if total is None or wrong is None:
             raise ValueError(f"epoch {epoch} has no batch")
-        sum_, bad = torch.stack((total, wrong.double())).tolist()
-        if bad:
-            raise ValueError(f"epoch {epoch}: {bad:.0f} labels are outside of 0..{num_classes - 1}")
-        losses.append(sum_ / rows)
+        loss_sum, outside = torch.stack((total, wrong.double())).tolist()
+        if outside:
+            raise ValueError(
+                f"epoch {epoch}: {outside:.0f} labels are outside of 0..{num_classes - 1}"
+            )
+        losses.append(loss_sum / rows)
         if not math.isfinite(losses[-1]):
             raise ValueError(f"epoch {epoch}: the head's loss is not finite; lower lr={lr:g}")
     how = ", ".join(
@@ -265,7 +239,9 @@ def augmented_probe(
         + ["standardised"] * (standardise is not None)
         + [layer]
     )
-    return Head(*head.folded(), tuple(losses), how)
+    assert head is not None  # every epoch had a batch
+    weight, bias = head.folded()
+    return Head(weight, bias, tuple(losses), how)
 
 
 def stable_lr(X: Tensor) -> float:
@@ -289,17 +265,21 @@ class _Trained:
         self,
         h: Tensor,
         num_classes: int,
+        *,
         optimizer: str,
         momentum: float,
         weight_decay: float,
         standardise: tuple[Tensor, Tensor] | None,
     ) -> None:
         d = h.shape[1]
-        self.shift = self.scale = None
+        self.shift: Tensor | None = None
+        self.scale: Tensor | None = None
         if standardise is not None:
-            self.shift, self.scale = (x.to(h.device, torch.float32) for x in standardise)
-            if self.shift.shape != (d,) or self.scale.shape != (d,):
+            mean, deviation = standardise
+            if mean.shape != (d,) or deviation.shape != (d,):
                 raise ValueError(f"standardise has not the features' shape [{d}]")
+            self.shift = mean.to(h.device, torch.float32)
+            self.scale = deviation.to(h.device, torch.float32)
         self.weight = torch.zeros(num_classes, d, device=h.device, requires_grad=True)
         self.bias = torch.zeros(num_classes, device=h.device, requires_grad=True)
         params = [self.weight, self.bias]
@@ -312,7 +292,7 @@ class _Trained:
 
     def step(self, h: Tensor, labels: Tensor, lr: float) -> Tensor:
         """One update at rate lr; the sum of losses before it, float64 []."""
-        if self.shift is not None:
+        if self.shift is not None and self.scale is not None:
             h = (h - self.shift) / self.scale
         # the frozen context of the backbone forbids gradients
         with torch.enable_grad(), torch.autocast(h.device.type, enabled=False):
@@ -327,7 +307,7 @@ class _Trained:
     def folded(self) -> tuple[Tensor, Tensor]:
         # float64: where a feature's mean is many deviations, taking it out cancels
         weight, bias = self.weight.detach().double(), self.bias.detach().double()
-        if self.shift is not None:
+        if self.shift is not None and self.scale is not None:
             weight = weight / self.scale.double()
             bias = bias - weight @ self.shift.double()
         return weight, bias

@@ -1,11 +1,11 @@
 """Which rows a probe is fitted on and which it is judged by: held-out rows, or folds of train.
 
     methods = [knn_method(h, y, C), linear_method(h, y, C)]
-    judged = judge(h, y, methods, held=(q, z))          # fitted on (h, y), judged by (q, z)
-    judged = judge(h, y, methods, folds=5)              # stratified cross-validation of (h, y)
+    judged = judge(h, y, methods, held=(h_held, y_held))    # fitted on (h, y), judged by the other
+    judged = judge(h, y, methods, folds=5)                  # stratified cross-validation of (h, y)
 
 A method is a function of the rows it may fit on, so that one that needs more than features (the
-augmented probe) is no different; it never sees a label of the rows it scores.
+augmented probe) is no different; it never sees a label of the rows it predicts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evaluation.knn import SETTINGS, search, vote
 from evaluation.linear_probe import Sweep, l2_sweep
 from evaluation.splits import stratified_folds
 
-# (rows of train to fit on, int64 [n]; features to score [m, d]) -> {name: scores [m, C]}
+# (rows of train to fit on, int64 [n]; features [m, d]) -> {name: predictions [m, C]}
 Method = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
@@ -65,15 +65,16 @@ def judge(
         own: dict[str, list[Tensor]] = {}
         for f in range(folds):
             test = fold == f
-            for name, scores in method(rows[~test], h[test]).items():
-                both = [correct(scores, y[test], top).cpu() for top in (1, 5)]
+            for name, predictions in method(rows[~test], h[test]).items():
+                both = [correct(predictions, y[test], top).cpu() for top in (1, 5)]
                 own.setdefault(name, []).append(torch.stack(both))
         hits |= own
-    figures, right = {}, {}
+    figures: dict[str, float] = {}
+    right: dict[str, Tensor] = {}
     at = fold.cpu()
     for name, parts in hits.items():
         if len(parts) != folds:
-            raise ValueError(f"{name} gave scores in {len(parts)} of {folds} folds")
+            raise ValueError(f"{name} gave predictions in {len(parts)} of {folds} folds")
         full = f"{name}, {folds} folds"
         means = torch.stack([part.double().mean(1) for part in parts])
         interval = mean_interval(means[:, 0])
@@ -85,13 +86,14 @@ def judge(
     return Judged(figures, right)
 
 
-def _held_out(n: int, methods: Iterable[Method], q: Tensor, z: Tensor) -> Judged:
-    figures, right = {}, {}
-    rows = torch.arange(n, device=q.device)
+def _held_out(n: int, methods: Iterable[Method], held: Tensor, labels: Tensor) -> Judged:
+    figures: dict[str, float] = {}
+    right: dict[str, Tensor] = {}
+    rows = torch.arange(n, device=held.device)
     for method in methods:
-        for name, scores in method(rows, check_features(q, "held-out features")).items():
-            figures |= accuracies(name, scores, z)
-            right[name] = correct(scores, z).cpu()
+        for name, predictions in method(rows, check_features(held, "held-out features")).items():
+            figures |= accuracies(name, predictions, labels)
+            right[name] = correct(predictions, labels).cpu()
     return Judged(figures, right)
 
 
@@ -116,12 +118,12 @@ def knn_method(
     most = smallest_bank(len(h), folds)
     settings = list(dict.fromkeys((min(k, most), T) for k, T in settings))
 
-    def scores(rows: Tensor, query: Tensor) -> dict[str, Tensor]:
+    def predict(rows: Tensor, query: Tensor) -> dict[str, Tensor]:
         found = search(h[rows], query, max(k for k, _ in settings))
         votes = [vote(found, y[rows], k, T, num_classes, layer=layer) for k, T in settings]
-        return {v.name(): v.scores for v in votes}
+        return {v.name(): v.votes for v in votes}
 
-    return scores
+    return predict
 
 
 def linear_method(
@@ -138,10 +140,10 @@ def linear_method(
     found: is given every sweep, fold by fold, for what l2 came out. Errors: ValueError.
     """
 
-    def scores(rows: Tensor, query: Tensor) -> dict[str, Tensor]:
+    def predict(rows: Tensor, query: Tensor) -> dict[str, Tensor]:
         sweep = l2_sweep(h[rows], y[rows], num_classes, standardise=True, seed=seed, layer=layer)
         if found is not None:
             found(sweep)
         return {f"linear(l2 swept, standardised, {layer})": sweep.probe.logits(query)}
 
-    return scores
+    return predict

@@ -53,12 +53,11 @@ def pairwise_diversity(samples: Tensor, distance: Distance) -> Tensor:
     k = samples.shape[1]
     if k < 2:
         raise ValueError(f"diversity needs at least 2 samples per input, got {k}")
-    total = None
-    for i in range(k):
-        for j in range(i + 1, k):
-            d = _rows(distance, samples[:, i], samples[:, j])
-            total = d if total is None else total + d
-    return total / (k * (k - 1) / 2)
+    pairs = [(i, j) for i in range(k) for j in range(i + 1, k)]
+    total = _rows(distance, samples[:, 0], samples[:, 1])
+    for i, j in pairs[1:]:
+        total = total + _rows(distance, samples[:, i], samples[:, j])
+    return total / len(pairs)
 
 
 def faithfulness_weighted_variance(
@@ -89,8 +88,8 @@ def bicubic(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     images [N, C, h, w] in [0, 1] -> [N, C, *size]. Antialiasing only acts when shrinking; the clamp
     is there because the cubic kernel overshoots at edges.
     """
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    out = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    out = F.interpolate(images, size=sides, mode="bicubic", align_corners=False, antialias=True)
     return out.clamp(0.0, 1.0)
 
 

@@ -1,1 +1,1 @@
-"""A trained network of any kind as one thing that draws images."""
+"""A trained network of any kind as one thing that draws images: see `generators.door`."""

@@ -28,8 +28,8 @@ class CodeGenerator:
         The component means are Gaussian draws standardised per dimension over the components
         (mean 0, mean square s^2), so that the marginal has zero mean and unit variance in every
         dimension and two means lie about s sqrt(2 d) apart: for a code of d = 1408 values and
-        s = 0.5 that is 26 against a spread of 0.87 along the line between them. (The refactor's
-        means had norm 1 in all of the d dimensions, lost in noise of norm sqrt(d).)
+        s = 0.5 that is 26 against a spread of 0.87 along the line between them. (The CIMLE
+        refactoring's means had norm 1 in all of the d dimensions, lost in noise of norm sqrt(d).)
 
     code_sizes: length d_l of each level's code.
     mixture_scale: s in (0, 1).

@@ -73,7 +73,7 @@ def _scale(x: Tensor, factors: tuple[float, float, float]) -> Tensor:
 def rgb_to_lab(rgb: Tensor, *, lab_range: LabRange = "correct") -> Tensor:
     """sRGB in [0, 1] -> normalised LAB (L / 100, a / 127, b / 127).
 
-    lab_range "reference" divides b by 127 once more, as the CIMLE refactor did (its weights were
+    lab_range "reference" divides b by 127 once more, as the CIMLE refactoring did (its weights were
     trained with that input).
     """
     b_unit = 127.0 if lab_range == "correct" else 127.0 * 127.0

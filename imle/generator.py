@@ -1,7 +1,7 @@
 """CAM-Net: a cascade of generators, one latent code and one image per resolution.
 
 Peng, Moazeni and Li, "Generating Unobserved Alternatives" (arXiv 2106.09015), in the form of the
-CIMLE refactor; the original's four tasks are reached through `feedback`, `rgb_from` and `head`
+CIMLE refactoring; the original's four tasks are reached through `feedback`, `rgb_from` and `head`
 (`load_reference` sets them). Level i, at resolution r_i, computes from the image x_i
 `[B, in_nc, r_i, r_i]`, the code z_i = (z_map `[B, map_nc]`, noise `[B, code_nc, r_i, r_i]`) and the
 previous feature F_{i-1}:
@@ -12,8 +12,9 @@ previous feature F_{i-1}:
     t = tanh(conv(F_i)), or tanh(conv(h)) where nothing is doubled
     x_{i+1} = (t + 1) / 2, the output of the level and the input of the next
 
-Deviations from the refactor, each with a switch back: `init` (its own was silently undone by weight
-norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could not leave [0, 1]).
+Deviations from the CIMLE refactoring, each with a switch back: `init` (its own was silently undone
+by weight norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could not leave
+[0, 1]).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,14 +89,14 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         self.map_nc, self.code_nc = map_nc, code_nc
-        self.double, self.rgb_from_trunk, self.skip_up = double, rgb_from_trunk, skip_up
+        self.doubles, self.rgb_from_trunk, self.skip_up = double, rgb_from_trunk, skip_up
         self.feat_scale = feat_scale
         self.mapping_net = MappingNet(map_nc, latent_nc)
         self.feat_net = conv_act(in_nc + code_nc + prev_nc, nc, act=False)
         self.style_block = StyleBlock(nc, gc, latent_nc, n_blocks)
         self.upsample_block = Upsample(nc, double=double)
         self.out_conv = conv_act(nc, out_nc, act=False)
-        self.out_conv.keep_fp32 = True
+        self.out_conv.keep_fp32 = True  # type: ignore[assignment]  # a mark for `freeze`
 
     def forward(self, image: Tensor, feature: Tensor | None, code: Tensor) -> tuple[Tensor, Tensor]:
         """(tanh image `[B, out_nc, ..]` in float32, feature `[B, nc, ..]`) of equal batches."""
@@ -125,8 +126,8 @@ class CAMNet(nn.Module):
         latent_nc: width of the mapping network. resid_nc, dense_nc: per level, extra entries
         ignored. n_blocks: RRDBs per level.
         color_space: "rgb" or "lab" (inside; inputs and outputs are RGB). lab_range: "correct" gives
-            a, b in [-1, 1]; "reference" is the refactor's, a, b in [0, 1] and b divided by 127
-            twice. LAB outputs may slightly exceed 1 (out of gamut).
+            a, b in [-1, 1]; "reference" is the CIMLE refactoring's, a, b in [0, 1] and b divided by
+            127 twice. LAB outputs may slightly exceed 1 (out of gamut).
         feat_scales: s_0, .., s_{L-1} (s_0 unused), default s_i = 0.1 * i.
         feedback: next image is the re-ranged output in [0, 1] ("reranged"), the tanh output
             ("raw"), or a fresh conditioning image, cx being a list of L images ("none").
@@ -233,8 +234,8 @@ class CAMNet(nn.Module):
         self.res = self.config["res"]
         self.color_space, self.lab_range = color_space, lab_range
         self.feedback, self.head, self.in_nc = feedback, head, in_nc
-        # State-dict keys are `levels.I...` (the refactor's) while `.levels` is the count that a
-        # code search asks for; hence the registration by hand, and `stages` to reach the modules
+        # State-dict keys are `levels.I...` (the CIMLE refactoring's) while `.levels` is the count
+        # that a code search asks for; hence the registration by hand, and `stages` for the modules
         self._modules["levels"] = nn.ModuleList(
             Level(
                 in_nc,
@@ -261,7 +262,7 @@ class CAMNet(nn.Module):
     @property
     def stages(self) -> nn.ModuleList:
         """The `Level` modules."""
-        return self._modules["levels"]
+        return cast(nn.ModuleList, self._modules["levels"])
 
     @property
     def levels(self) -> int:
@@ -331,12 +332,13 @@ class CAMNet(nn.Module):
     def _advance(
         self, state: CascadeState, code: Tensor, level: int
     ) -> tuple[Tensor, CascadeState]:
-        stage = self.stages[level]
+        stage = cast(Level, self.stages[level])
         image, feature, pending = self._expand(state, code, level)
         tanh, feature = stage(image, feature, code)
         rgb, internal = self._output(tanh, image)
         if self.feedback == "none" and level < self.levels - 1:
-            size = [2 * s if stage.double else s for s in image.shape[2:]]
+            assert pending is not None, "feedback none starts with the images of all levels"
+            size = [2 * s if stage.doubles else s for s in image.shape[2:]]
             count = self.in_nc * size[0] * size[1]
             if pending.shape[1] < count:
                 raise ValueError(f"input image {level + 1} is smaller than {size[0]} x {size[1]}")
@@ -357,7 +359,7 @@ class CAMNet(nn.Module):
         follow later updates of this model.
         """
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        frozen = freeze(self, dtype, memory_format)
+        frozen = cast(CAMNet, freeze(self, dtype, memory_format))
         frozen.is_frozen = True
         return frozen
 
@@ -367,7 +369,7 @@ class CAMNet(nn.Module):
         return image
 
     def _expand(self, state: CascadeState, code: Tensor, level: int) -> CascadeState:
-        stage, batch = self.stages[level], state.image.shape[0]
+        stage, batch = cast(Level, self.stages[level]), state.image.shape[0]
         height, width = state.image.shape[2:]
         length = stage.map_nc + stage.code_nc * height * width
         if code.ndim != 2 or code.shape[1] != length:
@@ -382,9 +384,10 @@ class CAMNet(nn.Module):
             )
         if rows == batch:
             return state
-        return CascadeState(
-            *(None if t is None else t.repeat_interleave(rows // batch, 0) for t in state)
+        image, feature, pending = (
+            None if t is None else t.repeat_interleave(rows // batch, 0) for t in state
         )
+        return CascadeState(cast(Tensor, image), feature, pending)
 
     def _output(self, tanh: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """(returned image, input of the next level) from the tanh image and the level's input."""
@@ -466,15 +469,16 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups: everything at `lr`, mapping networks at `lr * mapping_lr_mult`.
 
-    The original CAM-Net used 0.01; the refactor lost it. The style transforms are not mapping
-    networks.
+    The CAM-Net code release used 0.01; the CIMLE refactoring lost it. The style transforms are not
+    mapping networks.
     """
     if not (math.isfinite(mapping_lr_mult) and mapping_lr_mult > 0):
         raise ValueError(f"mapping_lr_mult must be positive and finite, got {mapping_lr_mult}")
-    mapping, rest = [], []
+    mapping: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (mapping if ".mapping_net." in f".{name}" else rest).append(parameter)
-    groups = [{"params": rest, "lr": lr}]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": lr}]
     if mapping:
         groups.append({"params": mapping, "lr": lr * mapping_lr_mult})
     return groups
@@ -488,8 +492,8 @@ def style_std(model: CAMNet, codes: Sequence[Tensor]) -> list[float]:
     start).
     """
     return [
-        stage.mapping_net(code[:, : stage.map_nc]).std().item()
-        for stage, code in zip(model.stages, codes, strict=True)
+        level.mapping_net(code[:, : level.map_nc]).std().item()
+        for level, code in zip((cast(Level, s) for s in model.stages), codes, strict=True)
     ]
 
 

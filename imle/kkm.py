@@ -21,7 +21,7 @@ class KorKMinusOne:
     idxs: what to hand out (usually `range(len(dataset))`), at least one entry.
     shuffle: a fresh order each pass; False hands them out in the order given.
     shuffle_first: False leaves the first pass in the order given even with `shuffle`, as the
-        founding text has it.
+        CIMLE refactoring has it.
     """
 
     def __init__(

@@ -124,7 +124,7 @@ class CIMLEDataLoader:
     batches each worker decodes ahead. worker_init_fn: handed to torch's DataLoader. searcher: see
     Searcher.
 
-    last_ids: ids of the images of the last yielded (local) batch. last_search: a SearchReport.
+    last_ids: ids of the images of the last yielded (local) batch.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class CIMLEDataLoader:
         self.worker_init_fn, self.searcher = worker_init_fn, searcher
 
         self.last_ids: list[int] = []
-        self.last_search: SearchReport | None = None
+        self._report: SearchReport | None = None
         self._begun = -1  # number of the loop begun last
         self._current: tuple[_Loop, int] | None = None  # loop and batches yielded of it
         self._resume: tuple[_Loop, int] | None = None
@@ -212,6 +212,13 @@ class CIMLEDataLoader:
             drop_last=self.drop_last,
             seed=self.seed,
         )
+
+    @property
+    def last_search(self) -> SearchReport:
+        """What the newest search found. Errors: RuntimeError before the first one."""
+        if self._report is None:
+            raise RuntimeError("nothing has been searched yet: take a batch first")
+        return self._report
 
     def __len__(self) -> int:
         """Batches of one iteration: `num_iteration`."""
@@ -371,7 +378,7 @@ class CIMLEDataLoader:
             inputs = inputs[: len(unique)] if self.searcher else self._gather(inputs, unique)
         check_found((winners < 0).any(1), unique)
         winners = winners.cpu()
-        self.last_search = SearchReport(
+        self._report = SearchReport(
             number, torch.tensor(unique), winners, losses.cpu(), time.perf_counter() - began
         )
         return self._loop(number, ids, self._kkm_state(), winners, codes, inputs)

@@ -57,7 +57,7 @@ class ResolutionLoss(nn.Module):
         weights, random_seed, lins: see `VGG16Features`. With random weights `name` is
         "lpips_random". alpha: weight of the pixel error (mean over channels and pixels).
         weighting: "lpips", standard LPIPS v0.1, sum over layers of the mean over positions;
-            "reference", the CIMLE refactor's, mean over layers of the mean over positions AND
+            "reference", the CIMLE refactoring's, mean over layers of the mean over positions AND
             channels (deep layers count 8x less); "original", CAM-Net's, sum over layers of the sum
             over positions / W^2 (as "lpips" for square images).
 

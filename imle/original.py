@@ -1,8 +1,8 @@
 """Weights of the two original code bases -> a CAMNet that computes what they computed.
 
-Refactor keys (`levels.0.feat_net.0.bias`) are ours. The original CAM-Net (`level_1_feat.0.bias`)
-has the same modules under other names and four tasks, which differ in what a level is fed and in
-where its image is taken:
+Keys of the CIMLE refactoring (`levels.0.feat_net.0.bias`) are ours. The CAM-Net code release
+(`level_1_feat.0.bias`) has the same modules under other names and four tasks, which differ in what
+a level is fed and in where its image is taken:
 
 | task             | input of level i > 0     | image taken             | returned                |
 |------------------|--------------------------|-------------------------|-------------------------|
@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from imle.generator import CAMNet, RgbFrom
+from imle.generator import CAMNet, Level, RgbFrom
 
 TASKS = ("super_resolution", "decompression", "colorization", "image_synthesis")
 _PARTS = {"map": "mapping_net.model", "feat": "feat_net", "style": "style_block", "out": "out_conv"}
@@ -44,9 +44,10 @@ def load_reference(
     """A CAMNet with an original's weights; its outputs equal the original's.
 
     Args:
-        state_dict: of the refactor or of the original CAM-Net; a `module.` prefix is accepted.
-        cfg: what the original was constructed with (its own names; the refactor's config.json may
-            be given whole). Widths and depths are read from the weights and must agree with cfg
+        state_dict: of the CIMLE refactoring or of the CAM-Net code release; a `module.` prefix is
+            accepted.
+        cfg: what the original was constructed with (its own names; the refactoring's config.json
+            may be given whole). Widths and depths are read from the weights and must agree with cfg
             where it names them; only task, res, color_space and feat_scales cannot be read from
             weights.
         res: r_0, .., r_L, if cfg has none. It fixes `code_sizes`; the model runs at other sizes
@@ -60,7 +61,7 @@ def load_reference(
         model = _original(state, cfg, res, rgb_from)
         state = {_translate(key, model): value for key, value in state.items()}
     elif any(key.startswith("levels.") for key in state):
-        model = _refactor(state, cfg, res, rgb_from)
+        model = _refactoring(state, cfg, res, rgb_from)
     else:
         first = next(iter(state), "no keys at all")
         raise ValueError(
@@ -75,8 +76,11 @@ def load_reference(
     return model
 
 
-def _refactor(
-    state: dict[str, Tensor], cfg: dict[str, Any], res: Sequence[int] | None, rgb_from: str | None
+def _refactoring(
+    state: dict[str, Tensor],
+    cfg: dict[str, Any],
+    res: Sequence[int] | None,
+    rgb_from: RgbFrom | None,
 ) -> CAMNet:
     levels = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("levels."))
     shape = _read_shapes(state, levels, "levels.{i}.{part}", 0, _PARTS, cfg, feeds_back=True)
@@ -90,14 +94,17 @@ def _refactor(
         **shape,
         color_space=cfg.get("color_space") or "rgb",
         lab_range=cfg.get("lab_range") or "reference",
-        feat_scales=_refactor_scales(cfg.get("feat_scales"), levels),
+        feat_scales=_refactoring_scales(cfg.get("feat_scales"), levels),
         act_type=cfg.get("act_type") or "leakyrelu",
         rgb_from=rgb_from or "auto",
     )
 
 
 def _original(
-    state: dict[str, Tensor], cfg: dict[str, Any], res: Sequence[int] | None, rgb_from: str | None
+    state: dict[str, Tensor],
+    cfg: dict[str, Any],
+    res: Sequence[int] | None,
+    rgb_from: RgbFrom | None,
 ) -> CAMNet:
     unknown = [key for key in state if not _ORIGINAL.fullmatch(key)]
     if unknown:
@@ -105,7 +112,7 @@ def _original(
             f"{len(unknown)} weights of the original have no place here (a noise encoder?), "
             f"e.g. {unknown[0]}"
         )
-    levels = max(int(_ORIGINAL.fullmatch(key)[1]) for key in state)
+    levels = max(int(_parts_of(key)[0]) for key in state)
     task = _task(cfg, state)
     shape = _read_shapes(
         state, levels, "level_{i}_{part}", 1, dict.fromkeys(_PARTS), cfg, feeds_back=False
@@ -117,14 +124,14 @@ def _original(
     if task == "decompression":
         doubles[-1] = False  # its weights are there, but nothing uses the last enlargement
     published = 1.0 if task == "image_synthesis" else 0.1
-    default = {"decompression": "trunk", "colorization": "trunk_but_last"}.get(task, "up")
+    usual: dict[str, RgbFrom] = {"decompression": "trunk", "colorization": "trunk_but_last"}
     return CAMNet(
         res or cfg.get("res") or _resolutions(_FIRST_RES.get(task, 16), doubles),
         **shape,
         act_type=cfg.get("act_type") or "leakyrelu",
         feat_scales=_original_scales(cfg.get("feat_scales", published), levels),
         feedback="raw" if task == "super_resolution" else "none",
-        rgb_from=rgb_from or default,
+        rgb_from=rgb_from or usual.get(task, "up"),
         head="ab" if task == "colorization" else "rgb",
     )
 
@@ -140,16 +147,23 @@ def _task(cfg: dict[str, Any], state: dict[str, Tensor]) -> str:
     raise ValueError(f"cfg must name the task (one of {', '.join(TASKS)}): weights do not show it")
 
 
+def _parts_of(key: str) -> tuple[str, str, str]:
+    """Level (from 1), part and the rest of an original's key, which is known to be one."""
+    match = _ORIGINAL.fullmatch(key)
+    assert match is not None
+    return match[1], match[2], match[3]
+
+
 def _translate(key: str, model: CAMNet) -> str:
     """Our name of an original's key."""
-    number, part, rest = _ORIGINAL.fullmatch(key).groups()
+    number, part, rest = _parts_of(key)
     i = int(number) - 1
     if part != "up":
         return f"levels.{i}.{_PARTS[part]}.{rest}"
     index, rest = rest.split(".", 1)
     # up.1 and up.3 with an enlargement in front, up.0 and up.2 without
     block = {"1": 0, "3": 1, "0": 0, "2": 1}[index]
-    first = f"0.{1 if model.stages[i].double else 0}"
+    first = f"0.{1 if cast(Level, model.stages[i]).doubles else 0}"
     return f"levels.{i}.upsample_block.model.{'1.0' if block else first}.{rest}"
 
 
@@ -213,7 +227,7 @@ def _resolutions(first: int, doubles: Sequence[bool]) -> list[int]:
     return res
 
 
-def _refactor_scales(scales: Any, levels: int) -> list[float] | None:
+def _refactoring_scales(scales: Any, levels: int) -> list[float] | None:
     """Entry i is the scale of the feature entering level i; null = 0.1 * i."""
     if scales is None:
         return None

@@ -49,6 +49,9 @@ class VGG16Features(nn.Module):
     Convolutions follow autocast; normalisation is in float32. Sides must be at least 16.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         weights: str | Path | Mapping[str, Tensor] | None = None,
@@ -57,10 +60,13 @@ class VGG16Features(nn.Module):
         lins: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if (weights is None) == (random_seed is None):
-            raise ValueError("give VGG16 weights or a random_seed for random ones (exactly one)")
         self.is_random = weights is None
-        state = _random_weights(random_seed) if weights is None else _read_weights(weights)
+        if weights is not None and random_seed is None:
+            state = _read_weights(weights)
+        elif weights is None and random_seed is not None:
+            state = _random_weights(random_seed)
+        else:
+            raise ValueError("give VGG16 weights or a random_seed for random ones (exactly one)")
         for k, index in enumerate(_INDICES):
             self.register_buffer(f"w{k}", state[f"features.{index}.weight"], persistent=False)
             self.register_buffer(f"b{k}", state[f"features.{index}.bias"], persistent=False)
@@ -115,7 +121,7 @@ def _random_weights(seed: int) -> dict[str, Tensor]:
 
 
 def _read_weights(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    source = "the given state dict"
+    source: str | Path = "the given state dict"
     if not isinstance(weights, Mapping):
         path = source = Path(weights)
         if not path.is_file():

@@ -23,13 +23,13 @@ larger pool. `used_fraction` says how far it is: log it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from imle.search import NonFiniteSearchError, resolve_dtype
-from imle.types import KeyedCodes, Model, OnChunk, PlainCodes, Targets, device_of, is_keyed_codes
+from imle.types import KeyedCodes, Model, OnChunk, PlainCodes, device_of, is_keyed_codes
 from runtime import distributed
 
 Features = Callable[[Tensor], Tensor]
@@ -101,7 +101,7 @@ class PoolSearch:
         self,
         model: Model,
         z_gen: KeyedCodes | PlainCodes,
-        batches: Iterable[Targets],
+        batches: Iterable[tuple[Any, Any, list[Tensor]]],
         loop: int,
         on_chunk: OnChunk | None = None,
     ) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ Sources: residual-in-residual dense blocks from ESRGAN (Wang et al., 2018, secti
 normalisation w = g * v / ||v|| per output channel (Salimans and Kingma, 2016, eq. 2); instance
 normalisation with a learnt style (g, b) as in StyleGAN / AdaIN; their arrangement from CAM-Net
 (Peng, Moazeni and Li, arXiv 2106.09015). Module names give the state-dict keys of the CIMLE
-refactor, e.g. `sub.0.RDB1.conv1.0.weight_g`.
+refactoring, e.g. `sub.0.RDB1.conv1.0.weight_g`.
 
 Two forms of every block exist. The trainable form keeps g and v. `freeze(module, dtype, ...)` makes
 a copy for a search phase, when the weights stand still: weight norm folded once, low precision
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,9 @@ class WNConv2d(nn.Module):
 class FrozenConv2d(nn.Module):
     """A convolution with fixed weights in its own dtype; casts its input to that dtype."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None, padding: int) -> None:
         super().__init__()
         self.padding = padding
@@ -82,6 +86,12 @@ class FrozenConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x.to(self.weight.dtype), self.weight, self.bias, padding=self.padding)
+
+
+class Freezes(Protocol):
+    """A module that makes its own frozen copy."""
+
+    def frozen(self, dtype: torch.dtype, memory_format: torch.memory_format, /) -> nn.Module: ...
 
 
 def freeze(module: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> nn.Module:
@@ -93,15 +103,16 @@ def freeze(module: nn.Module, dtype: torch.dtype, memory_format: torch.memory_fo
     if getattr(module, "keep_fp32", False):
         dtype = torch.float32
     if hasattr(module, "frozen"):
-        return module.frozen(dtype, memory_format)
+        return cast(Freezes, module).frozen(dtype, memory_format)
     new = copy.copy(module)
     new._parameters = {}
     new._buffers = {}
     new._modules = {
         name: freeze(child, dtype, memory_format) for name, child in module.named_children()
     }
-    for name, tensor in module.named_parameters(recurse=False):
-        new._parameters[name] = nn.Parameter(tensor.detach().float().clone(), requires_grad=False)
+    for name, parameter in module.named_parameters(recurse=False):
+        copied = parameter.detach().float().clone()
+        new._parameters[name] = nn.Parameter(copied, requires_grad=False)
     for name, tensor in module.named_buffers(recurse=False):
         new._buffers[name] = tensor.detach().clone()
     new.training = False
@@ -135,7 +146,8 @@ class RDB(nn.Module):
 
     @torch.no_grad()
     def frozen(self, dtype: torch.dtype, memory_format: torch.memory_format) -> FrozenRDB:
-        convs = [c[0] for c in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)]
+        layers = (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)
+        convs = [cast(WNConv2d, layer[0]) for layer in layers]
         weights = [conv.weight().float() for conv in convs]
         biases = [conv.bias.detach().float().clone() for conv in convs]
         return FrozenRDB(weights, biases, dtype, memory_format)
@@ -155,6 +167,9 @@ class FrozenRDB(nn.Module):
     Args: five effective weights `[out, in, 3, 3]` and biases of the block, their target dtype and
     layout.
     """
+
+    weight0: Tensor
+    bias: Tensor  # of the split form
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ pooled input of the next stage is kept of a map.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,34 @@ from imle.perceptual import _CONVS_PER_STAGE, VGG16Features, check_images
 _MAP_BYTES = 8 << 20  # of a stage in float32 on a CPU; 2 to 16 MB measured alike (2 MB of L2)
 
 
+class _Stage(nn.Module):
+    """The convolutions between two poolings: w0, b0, w1, ..., and the weight of each channel."""
+
+    channel_weight: Tensor
+
+    def __init__(self, convs: list[tuple[Tensor, Tensor]], channel_weight: Tensor) -> None:
+        super().__init__()
+        self.count = len(convs)
+        for k, (weight, bias) in enumerate(convs):
+            self.register_buffer(f"w{k}", weight)
+            self.register_buffer(f"b{k}", bias)
+        self.register_buffer("channel_weight", channel_weight)
+
+    def forward(self, h: Tensor) -> Tensor:
+        for k in range(self.count):
+            h = F.conv2d(h, getattr(self, f"w{k}"), getattr(self, f"b{k}"), padding=1).relu_()
+        return h
+
+
 class FrozenResolutionLoss(nn.Module):
     """Copy of a ResolutionLoss for one search phase, with the same `prepare` and call.
 
     Convolutions run in `dtype`, everything else in float32; in float32 the values are those of the
     original up to rounding. It does not follow later changes of the original.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self, loss: ResolutionLoss, dtype: torch.dtype = torch.float32, channels_last: bool = True
@@ -40,18 +62,19 @@ class FrozenResolutionLoss(nn.Module):
         vgg = loss.features
         self.register_buffer("shift", vgg.shift.detach())
         self.register_buffer("scale", vgg.scale.detach())
-        self.stages = nn.ModuleList()
+        stages = []
         for layer, convs in enumerate(_stages(vgg)):
-            stage = nn.Module()
-            stage.count = len(convs)
-            for k, (weight, bias) in enumerate(convs):
-                weight = weight.detach().to(dtype, copy=True).contiguous(memory_format=self.format)
-                stage.register_buffer(f"w{k}", weight)
-                stage.register_buffer(f"b{k}", bias.detach().to(dtype, copy=True))
+            copies = [
+                (
+                    weight.detach().to(dtype, copy=True).contiguous(memory_format=self.format),
+                    bias.detach().to(dtype, copy=True),
+                )
+                for weight, bias in convs
+            ]
             # sum_c (root_c d_c)^2 = sum_c root_c^2 d_c^2: maps are compared before weighting
             root = getattr(vgg, f"root{layer}").detach().flatten()
-            stage.register_buffer("channel_weight", root * root)
-            self.stages.append(stage)
+            stages.append(_Stage(copies, root * root))
+        self.stages = nn.ModuleList(stages)
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -60,7 +83,7 @@ class FrozenResolutionLoss(nn.Module):
         maps: list[Tensor] = []
         h = self._input(y)
         for layer, stage in enumerate(self.stages):
-            h = self._convolve(stage, h)
+            h = stage(h)
             f = h.float()
             maps.append(f / _length(f))
             if layer < len(self.stages) - 1:
@@ -81,10 +104,10 @@ class FrozenResolutionLoss(nn.Module):
         for layer, stage in enumerate(self.stages):
             last = layer == len(self.stages) - 1
             there = target.features[layer]
-            weight = self.scale_of(layer, there) * stage.channel_weight
+            weight = self.scale_of(layer, there) * cast(_Stage, stage).channel_weight
             pooled = []
             for at, images in self._groups(there, batch, times):
-                f = self._convolve(stage, h[at])
+                f = stage(h[at])
                 if not last:
                     pooled.append(F.max_pool2d(f, 2))
                 total[at] += _square_distance(f.float(), there[images]) @ weight
@@ -112,11 +135,6 @@ class FrozenResolutionLoss(nn.Module):
         check_images(x)
         h = (2 * x.float() - 1 - self.shift) / self.scale
         return h.to(self.dtype, memory_format=self.format)
-
-    def _convolve(self, stage: nn.Module, h: Tensor) -> Tensor:
-        for k in range(stage.count):
-            h = F.conv2d(h, getattr(stage, f"w{k}"), getattr(stage, f"b{k}"), padding=1).relu_()
-        return h
 
 
 def frozen_loss(loss_fn: Any, dtype: torch.dtype, channels_last: bool) -> Any:

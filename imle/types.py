@@ -57,7 +57,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: State, /) -> Any: ...
 
 
-def is_many(kkm: Indices) -> TypeGuard[ManyIndices]:
+def is_many(kkm: object) -> TypeGuard[ManyIndices]:
     """Whether indices can be had several at a time."""
     return hasattr(kkm, "pop_many")
 

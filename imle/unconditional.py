@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -127,15 +127,19 @@ class UnconditionalGenerator(nn.Module):
             )
             for i, (b, c) in enumerate(zip(before, channels, strict=True))
         )
-        for block in self.blocks:
+        for block in self._synthesis():
             # the sum over the sides starts at unit variance, where tanh is not saturated
             block.to_rgb.weight.data.mul_(1.0 / math.sqrt(len(self.sides)))
 
     @property
     def code_sizes(self) -> list[int]:
         """[length of the code]; one entry, because there is one level."""
-        planes = sum(len(b.convs) * s * s for b, s in zip(self.blocks, self.sides, strict=True))
+        pairs = zip(self._synthesis(), self.sides, strict=True)
+        planes = sum(len(block.convs) * side * side for block, side in pairs)
         return [self.z_nc + (planes if self.noise else 0)]
+
+    def _synthesis(self) -> list[SynthesisBlock]:
+        return [cast(SynthesisBlock, block) for block in self.blocks]
 
     # -- the interface of a CAM-Net ----------------------------------------------------------------
 
@@ -210,13 +214,15 @@ class UnconditionalGenerator(nn.Module):
                 raise ValueError("truncation needs a center: pass mean_style(codes)")
             styles = [center + truncation * (w - center) for w in styles]
         x = self.const.expand(code.shape[0], -1, -1, -1)
-        rgb, planes = None, code[:, self.z_nc :]
-        for block, w, side in zip(self.blocks, styles, self.sides, strict=True):
+        rgb: Tensor | None = None
+        planes = code[:, self.z_nc :]
+        for block, w, side in zip(self._synthesis(), styles, self.sides, strict=True):
             noise = None
             if self.noise:
                 noise, planes = planes.tensor_split([len(block.convs) * side * side], dim=1)
                 noise = noise.unflatten(1, (len(block.convs), side, side))
             x, rgb = block(x, rgb, w, noise)
+        assert rgb is not None, "there is a side"
         return (torch.tanh(rgb) + 1.0) / 2.0
 
 
@@ -292,10 +298,10 @@ class SynthesisBlock(nn.Module):
     def forward(self, x: Tensor, rgb: Tensor | None, w: Tensor, noise: Tensor | None):
         """x [N, C, s, s], rgb [N, rgb_nc, s, s] or None, w [N, latent], noise [N, convs, S, S]."""
         if self.upsample:
-            x, rgb = _double(x), _double(rgb)
+            x, rgb = _double(x), None if rgb is None else _double(rgb)
         for i, conv in enumerate(self.convs):
             x = conv(x, w)
-            if noise is not None:
+            if noise is not None and self.noise_strength is not None:
                 x = x + self.noise_strength[i] * noise[:, i : i + 1]
             x = F.leaky_relu(x, SLOPE)
         # the picture is made in fp32 even under autocast: bf16 would leave it 8 bits at best

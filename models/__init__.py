@@ -3,7 +3,7 @@
 from models.losses import DCL, DCLW, MultiPositive, NTXent
 from models.norm import SyncBatchNorm, convert_sync_bn
 from models.optim import LARC, LARS, lars_groups, scaled_lr, warmup_cosine
-from models.original import lab_config, lab_optimizer, load_lab
+from models.original import load_original, original_config, original_optimizer
 from models.simclr import SimCLR, build_backbone, export_torchvision, two_views
 
 __all__ = [
@@ -18,10 +18,10 @@ __all__ = [
     "build_backbone",
     "convert_sync_bn",
     "export_torchvision",
-    "lab_config",
-    "lab_optimizer",
     "lars_groups",
-    "load_lab",
+    "load_original",
+    "original_config",
+    "original_optimizer",
     "scaled_lr",
     "two_views",
     "warmup_cosine",

@@ -53,8 +53,13 @@ class DomainBatchNorm(SyncBatchNorm):
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
-        like = {"device": norm.weight.device, "dtype": norm.weight.dtype}
-        self.synthetic = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, **like)
+        self.synthetic = SyncBatchNorm(
+            norm.num_features,
+            norm.eps,
+            norm.momentum,
+            device=norm.weight.device,
+            dtype=norm.weight.dtype,
+        )
         self.synthetic.load_state_dict(norm.state_dict())
         self.synthetic.bias.requires_grad_(norm.bias.requires_grad)
         self.split: Split | None = None
@@ -92,8 +97,9 @@ def convert_domain_bn(module: nn.Module) -> nn.Module:
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            known = isinstance(child, nn.modules.batchnorm._BatchNorm)
-            if known and not isinstance(parent, DomainBatchNorm):
+            if isinstance(parent, DomainBatchNorm):
+                continue
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 setattr(parent, name, DomainBatchNorm(child))
     return module
 

@@ -167,11 +167,15 @@ def _symmetric(
     p: Tensor,
     weight: Tensor | None,
     form: Form,
+    *,
     temperature: float,
     chunk: int | None,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One process: (losses [V, n], b [V, n, V], gradient of all that is not positives or None)."""
+    """One process: (losses [V, n], b [V, n, V], gradient of all that is not positives or None).
+
+    wanted: whether the gradient is.
+    """
     V, n, d = z.shape
     blocks, flat = _half(z, temperature, chunk, twice=wanted), z.reshape(V * n, d)
     s = z.new_zeros(V * n)
@@ -216,7 +220,9 @@ class _Contrast(torch.autograd.Function):
         if other.shape[0] == V and n == 1:  # one image in the world: no negatives
             losses, _, b = form(z.new_full((V, n), -math.inf), p, weight)
         elif columns is None and 1 / temperature <= UNSHIFTED:
-            losses, b, half = _symmetric(z, p, weight, form, temperature, chunk, wanted)
+            losses, b, half = _symmetric(
+                z, p, weight, form, temperature=temperature, chunk=chunk, wanted=wanted
+            )
             dz, dother = (half, None) if wanted else (None, None)
         else:
             flat = other.reshape(-1, d)

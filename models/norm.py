@@ -45,14 +45,15 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor) -> None:
-        if not self.track_running_stats or self.running_mean is None:
+        kept, spread, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        if not self.track_running_stats or kept is None or spread is None or batches is None:
             return
-        self.num_batches_tracked.add_(1)
+        batches.add_(1)
         # As torch: momentum None is the plain average of all batches so far.
-        new = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        new = 1.0 / float(batches) if self.momentum is None else self.momentum
         unbiased = var * (count / (count - 1).clamp(min=1)).to(var.dtype)
-        self.running_mean.mul_(1 - new).add_(mean.to(self.running_mean.dtype), alpha=new)
-        self.running_var.mul_(1 - new).add_(unbiased.to(self.running_var.dtype), alpha=new)
+        kept.mul_(1 - new).add_(mean.to(kept.dtype), alpha=new)
+        spread.mul_(1 - new).add_(unbiased.to(spread.dtype), alpha=new)
 
 
 @torch.no_grad()
@@ -108,7 +109,7 @@ class _Normalise(torch.autograd.Function):
                 grad, x, scale, mean, var, mean, invstd, False, ctx.eps, [True, True, True]
             )
         else:
-            direct, sum_gx, sum_g = torch.zeros_like(x), *mean.new_zeros(2, len(mean))
+            direct, sum_gx, sum_g = (torch.zeros_like(t) for t in (x, mean, mean))
         grad_x = None
         if ctx.needs_input_grad[0]:
             sums = distributed.all_reduce_sum(torch.stack([sum_gx, sum_g]))

@@ -13,7 +13,8 @@ bolts then adds no decay either. They differ whenever the rate changes: in "clas
 keeps the rates of its time.
 
 Sources: You et al. 2017, "Large Batch Training of Convolutional Networks"; google: SimCLR's
-lars_optimizer; bolts: Lightning Bolts and lightly; larc: the wrapper of NVIDIA apex, as in the lab.
+lars_optimizer; bolts: Lightning Bolts and lightly; larc: the wrapper of NVIDIA apex, as in the
+original SimCLR code (`models.original`).
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class LARS(torch.optim.Optimizer):
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         lr, mu, nesterov = group["lr"], group["momentum"], group["nesterov"]
         classic, popular = self.semantics == "google", self.semantics == "google_popular"
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         if any(g.is_sparse for g in grads):
             raise ValueError("LARS takes no sparse gradients")
         d, ratio = _decayed(group, params, grads, self.semantics)
@@ -179,7 +180,7 @@ class LARS(torch.optim.Optimizer):
                 step = d
         if popular and group["adapt"]:
             scale = _ratio(torch._foreach_norm(params), torch._foreach_norm(step), group["trust"])
-            step = torch._foreach_mul(step, scale)
+            step = list(torch._foreach_mul(step, scale))
         torch._foreach_add_(params, step, alpha=-1 if classic else -lr)
 
     def _buffer(self, p: Tensor) -> Tensor:
@@ -221,7 +222,9 @@ def _decayed(
 
 
 class LARC(torch.optim.Optimizer):
-    """The lab's wrapper: any optimizer, fed with t (g + wd w) and made to decay nothing itself.
+    """Any optimizer, fed with t (g + wd w) and made to decay nothing itself.
+
+    It is how the original SimCLR code adapts Adam and SGD.
 
     optimizer: its groups' weight_decay is taken over by the wrapper, groups with adapt=False get
     t = 1. Gradients are overwritten in `step`. State, groups and state dict are the optimizer's.
@@ -347,8 +350,8 @@ def google_steps(examples: int, batch: int, epochs: int) -> int:
     return examples * epochs // batch + 1
 
 
-def seed_epoch_lr(epoch: int, epochs: int, warmup: int, peak: float, least: float = 1e-6) -> float:
-    """Rate of training epoch 1, 2, .., epochs in the lab's first code; for its reproduction only.
+def original_lr(epoch: int, epochs: int, warmup: int, peak: float, least: float = 1e-6) -> float:
+    """Rate of training epoch 1, 2, .., epochs in the original SimCLR code, to reproduce it.
 
     `least` in epoch 1, which is thus wasted, linear to `peak` at epoch warmup + 1, then a cosine
     that would be back at `least` in epoch epochs + 1. Errors: ValueError.

@@ -1,4 +1,6 @@
-"""SimCLR weights in the lab's old layout -> ours.
+"""Weights and optimizers of the original SimCLR code -> ours.
+
+The original SimCLR code is the PyTorch code whose command line TrainSimCLR.py keeps, not google's.
 
 There the ResNet's children sat in an nn.Sequential, so that names became indices, and aliases
 stored every tensor twice. Only a state_dict is taken here: files are read by
@@ -21,8 +23,8 @@ _BLOCKS = {(2, 2, 2, 2, False): "resnet18", (3, 4, 6, 3, False): "resnet34"}
 _BLOCKS[(3, 4, 6, 3, True)] = "resnet50"
 
 
-def load_lab(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """A state_dict of the lab's HeadedResNet -> one of `SimCLR(**lab_config(state))`.
+def load_original(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """A state_dict of its HeadedResNet -> one of `SimCLR(**original_config(state))`.
 
     Both aliases of each tensor, or either alone, are accepted; so are a "module." in front of all
     keys and a checkpoint that holds the state_dict under "model". Small and standard stems are told
@@ -32,10 +34,10 @@ def load_lab(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return _translate(state)[0]
 
 
-def lab_config(state: Mapping[str, Any]) -> dict[str, Any]:
+def original_config(state: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of SimCLR that fit the state: backbone, stem, head, proj_dim, proj_hidden.
 
-    `resolution` is not in a state_dict and is left out. Errors: ValueError as `load_lab`.
+    `resolution` is not in a state_dict and is left out. Errors: ValueError as `load_original`.
     """
     return _translate(state)[1]
 
@@ -43,23 +45,31 @@ def lab_config(state: Mapping[str, Any]) -> dict[str, Any]:
 class _Found(Protocol):
     """A pickled optimizer, read as data: see `storage.foreign.objects.Optimizer`."""
 
-    kind: str
-    groups: list[dict[str, Any]]
-    state: list[tuple[torch.Tensor, dict[str, Any]]]
-    wrapped: bool
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def groups(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def state(self) -> list[tuple[torch.Tensor, dict[str, Any]]]: ...
+
+    @property
+    def wrapped(self) -> bool: ...
 
 
-def lab_optimizer(
+def original_optimizer(
     model: torch.nn.Module,
     state: Mapping[str, torch.Tensor],
     found: _Found,
     trust: float = 1e-3,
 ) -> torch.optim.Optimizer:
-    """The lab's Adam or SGD (in its LARC, where another object held it) for our model.
+    """Its Adam or SGD (in its LARC, where another object held it) for our model.
 
-    state: what `load_lab` returned: its tensors are the very objects that the file's optimizer
+    state: what `load_original` returned: its tensors are the very objects that the file's optimizer
     names its parameters by. Groups are ours (norms and biases neither decay nor are adapted, where
-    the lab went by "bn" in the name); rates, betas and the state of every parameter are the file's.
+    the original went by "bn" in the name); rates, betas and the state of every parameter are the
+    file's.
     Errors: ValueError for another optimizer, or a parameter whose state does not fit.
     """
     first = found.groups[0] if found.groups else {}
@@ -73,7 +83,9 @@ def lab_optimizer(
         momentum, nesterov = float(first.get("momentum", 0)), bool(first.get("nesterov", False))
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
     else:
-        raise ValueError(f"an optimizer {found.kind[:80]!r}, which the lab's SimCLR never had")
+        raise ValueError(
+            f"an optimizer {found.kind[:80]!r}, which the original SimCLR code never had"
+        )
     names = {id(tensor): name for name, tensor in state.items()}
     parameters = dict(model.named_parameters())
     for old, kept in found.state:
@@ -103,7 +115,9 @@ def _translate(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[
     known = _BACKBONE + _HEAD
     strange = [k for k in flat if not k.startswith(known)]
     if strange:
-        raise ValueError(f"not a key of the lab's SimCLR: {strange[0]!r} (of {len(strange)} such)")
+        raise ValueError(
+            f"not a key of the original SimCLR code: {strange[0]!r} (of {len(strange)} such)"
+        )
     if "0.weight" not in backbone or not isinstance(backbone["0.weight"], torch.Tensor):
         raise ValueError("no backbone in this state: backbone.model.0.weight is missing")
     stem = _stem(backbone)
@@ -116,13 +130,15 @@ def _translate(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[
         raise ValueError(f"no ResNet-18, -34 or -50: its layers have {blocks} blocks")
     config: dict[str, Any] = {"backbone": _BLOCKS[kind], "stem": stem, "head": "none"}
     if head:
-        missing = [k for k in _SEED_KEYS if k not in head]
-        extra = [k for k in head if k not in _SEED_KEYS]
+        missing = [k for k in _HEAD_KEYS if k not in head]
+        extra = [k for k in head if k not in _HEAD_KEYS]
         if missing or extra:
             said = f"lacks {missing[0]}" if missing else f"has {extra[0]}"
-            raise ValueError(f"not the lab's projection head (fc1, bn1, fc2, bn2): it {said}")
+            raise ValueError(
+                f"not the original SimCLR code's projection head (fc1, bn1, fc2, bn2): it {said}"
+            )
         out.update({"projector." + k: v for k, v in head.items()})
-        config["head"] = "seed"
+        config["head"] = "original"
         config["proj_hidden"], config["proj_dim"] = len(head["fc1.weight"]), len(head["fc2.weight"])
     return out, config
 
@@ -132,7 +148,7 @@ def _blocks(names: Iterable[str], prefix: str) -> int:
 
 
 _BN_KEYS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_SEED_KEYS = frozenset(
+_HEAD_KEYS = frozenset(
     ["fc1.weight", "fc2.weight", *(f"{bn}.{k}" for bn in ("bn1", "bn2") for k in _BN_KEYS)]
 )
 
@@ -185,9 +201,10 @@ def _stem(backbone: Mapping[str, torch.Tensor]) -> str:
 def _name(key: str, stem: str) -> str:
     first = 4 if stem == "standard" else 3
     match = re.fullmatch(r"(\d+)\.(.+)", key)
-    index = int(match[1]) if match else -1
-    if index in (0, 1):
-        return f"{('conv1', 'bn1')[index]}.{match[2]}"
-    if first <= index < first + 4:
-        return f"layer{index - first + 1}.{match[2]}"
-    raise ValueError(f"not a key of the lab's SimCLR: backbone.model.{key}")
+    if match is not None:
+        index, rest = int(match[1]), match[2]
+        if index in (0, 1):
+            return f"{('conv1', 'bn1')[index]}.{rest}"
+        if first <= index < first + 4:
+            return f"layer{index - first + 1}.{rest}"
+    raise ValueError(f"not a key of the original SimCLR code: backbone.model.{key}")

@@ -43,7 +43,7 @@ def _two_bn(d: int, hidden: int, out: int, last_bias: bool) -> nn.Sequential:
     )
 
 
-def _seed(d: int, hidden: int, out: int) -> nn.Sequential:
+def _original(d: int, hidden: int, out: int) -> nn.Sequential:
     return _two_bn(d, hidden, out, last_bias=False)
 
 
@@ -86,14 +86,16 @@ class _Head(NamedTuple):
 
 
 HEADS = {
-    "seed": _Head(_seed, 2048, 128),
-    "paper": _Head(_seed, None, 128),
+    "original": _Head(_original, 2048, 128),
+    "paper": _Head(_original, None, 128),
     "v2": _Head(_v2, None, 128),
     "lightly": _Head(_lightly, None, 128),
     "solo": _Head(_no_bn, 2048, 256),
     "leftthomas": _Head(_leftthomas, 512, 128),
     "dkobak": _Head(_no_bn, 1024, 128),
 }
+# Former name -> name. Files and command lines of runs begun before have the former one.
+FORMER_HEADS = {"seed": "original"}
 
 # ---------------------------------------------------------------------------------------- backbone
 
@@ -133,7 +135,8 @@ class SimCLR(nn.Module):
 
     `stem`: "small", "standard", or "auto" = `stem_for(resolution)`; `stem_said` says what came of
     it. `proj_dim`, `proj_hidden`: None = the head's own. `head`, for d features:
-      seed        d -> 2048 -> 128, BN after both, no linear bias, last BN's bias frozen at 0
+      original    d -> 2048 -> 128, BN after both, no linear bias, last BN's bias frozen at 0: as in
+                  the original SimCLR code (`models.original`)
       paper       the same with hidden width d (2002.05709)
       v2          d -> d -> d -> 128, BN after each, likewise (2006.10029); `features(x, kept=True)`
                   goes through the first layer, which v2 keeps for fine-tuning
@@ -154,13 +157,13 @@ class SimCLR(nn.Module):
         resolution: int = 32,
         proj_dim: int | None = None,
         proj_hidden: int | None = None,
-        head: str = "seed",
+        head: str = "original",
         sync_bn: bool = False,
     ) -> None:
         super().__init__()
         if stem not in ("auto", *STEMS):
             raise ValueError(f"stem is {stem!r}; use auto, {' or '.join(STEMS)}")
-        if head not in ("none", *HEADS):
+        if head not in ("none", *HEADS, *FORMER_HEADS):
             raise ValueError(f"head is {head!r}; use one of {', '.join(HEADS)}, none")
         _whole("resolution", resolution)
         why = "as asked"
@@ -205,9 +208,10 @@ class SimCLR(nn.Module):
     def describe(self) -> str:
         """One line for the start of a run: what was built, and how large it is."""
         c, n = self.config, parameter_counts(self)
+        head = FORMER_HEADS.get(c["head"], c["head"])
         dims = [self.feature_dim, *[m.out_features for m in self.projector if _is_linear(m)]]
         return (
-            f"{c['backbone']}, {self.stem_said}; head {c['head']} {'->'.join(map(str, dims))}"
+            f"{c['backbone']}, {self.stem_said}; head {head} {'->'.join(map(str, dims))}"
             f"{', synchronised BN' if c['sync_bn'] else ''}; parameters: {n['backbone']:,} + "
             f"{n['projector']:,} = {n['total']:,}, {n['trainable']:,} trained"
         )
@@ -234,7 +238,7 @@ def _head(
         if hidden is not None:
             raise ValueError(f"proj_hidden is {hidden}, but there is no head")
         return nn.Sequential(), d, None
-    head = HEADS[kind]
+    head = HEADS[FORMER_HEADS.get(kind, kind)]
     out = head.out if out is None else out
     hidden = (head.hidden or d) if hidden is None else hidden
     return head.build(d, hidden, out), out, hidden

@@ -68,7 +68,9 @@ def mix(*keys: int | Tensor) -> Tensor:
         else:
             previous = _signed(state * 3) if isinstance(state, int) else state * 3
             addend = _signed(key) if isinstance(key, int) else key
-            state = _fmix_tensor(previous + addend + _signed(0x9E3779B97F4A7C15))
+            total = previous + addend + _signed(0x9E3779B97F4A7C15)
+            assert isinstance(total, Tensor)  # one of the two is
+            state = _fmix_tensor(total)
     if isinstance(state, int):
         return torch.tensor(_signed(state), dtype=torch.int64)
     return state
@@ -82,9 +84,10 @@ def _philox(counter: list[Tensor], key: tuple[int, int], rounds: int) -> list[Te
     c0, c1, c2, c3 = counter
     shape = torch.broadcast_shapes(*(c.shape for c in counter))
     k0, k1 = key
-    t0 = t1 = None
+    t0: Tensor | None = None
+    t1: Tensor | None = None
     for r in range(rounds):
-        if t0 is not None and c0.shape == c2.shape == shape:
+        if t0 is not None and t1 is not None and c0.shape == c2.shape == shape:
             torch.mul(c0, _M0, out=t0)
             torch.mul(c2, _M1, out=t1)
             torch.bitwise_right_shift(t1, 32, out=c0)

@@ -43,6 +43,7 @@ def init(device: torch.device | None = None, *, timeout_s: float = 1800.0) -> No
         torch.cuda.set_device(device)
     meet = timedelta(seconds=min(300.0, timeout_s))
     env = os.environ
+    store: dist.Store | None
     try:
         if here.source == "spawn":
             # One machine: a file needs no port that somebody else could take meanwhile.
@@ -105,6 +106,12 @@ def is_main() -> bool:
 
 
 # ------------------------------------------------------------------------------------- collectives
+
+
+def say(line: str) -> None:
+    """Print a line, once for all ranks."""
+    if is_main():
+        print(line, flush=True)
 
 
 def barrier() -> None:
@@ -270,7 +277,7 @@ def from_main(work: Callable[[], T]) -> T:
     result, error = gather_object((result, error))[0]
     if error is not None:
         raise error
-    return result  # type: ignore[return-value]
+    return result
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
@@ -326,7 +333,7 @@ def average_gradients(params: Iterable[torch.nn.Parameter]) -> None:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
     world = world_size()
-    for bucket in _buckets(p.grad for p in used):  # type: ignore[arg-type]
+    for bucket in _buckets(p.grad for p in used if p.grad is not None):
         wide = _sum_type(bucket[0].dtype)
         flat = torch.cat([g.reshape(-1).to(wide) for g in bucket])
         dist.all_reduce(flat)

@@ -61,7 +61,7 @@ class Gallery:
                 "choose another one, or --overwrite"
             )
         self.known = same and not overwrite
-        self._done = old.get("done") if self.known else None
+        self._done = old.get("done") if old is not None and self.known else None
         distributed.barrier()  # nobody writes before everybody has looked
         if old is not None and not same and distributed.is_main():
             for path in [*self.folder.glob("*.png"), *self.folder.glob("*/*.png")]:

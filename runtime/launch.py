@@ -156,7 +156,7 @@ def _die_with_parent() -> None:
 def _spawn(
     main: Main, args: argparse.Namespace, world: int, start_method: str, grace_s: float
 ) -> int:
-    context = torch.multiprocessing.get_context(start_method)
+    context: Any = torch.multiprocessing.get_context(start_method)
     folder = tempfile.mkdtemp(prefix="imle-lab-")
     store = os.path.join(folder, "store")
     ranks = [
@@ -205,11 +205,11 @@ def _watch(
     ended: list[tuple[int, int]] = []
     term_at = kill_at = math.inf
     while len(gone) < len(ranks):
-        sentinels = {p.sentinel: r for r, p in enumerate(ranks) if r not in gone}
+        sentinels: dict[Any, int] = {p.sentinel: r for r, p in enumerate(ranks) if r not in gone}
         timeout = min(term_at, kill_at) - time.monotonic()
         ready = wait_any(list(sentinels), timeout=max(0.0, min(timeout, 1.0)))
         for sentinel in ready:
-            r = sentinels[sentinel]  # type: ignore[index]
+            r = sentinels[sentinel]
             gone.add(r)
             ranks[r].join()
             code = ranks[r].exitcode

@@ -66,15 +66,15 @@ class Meters:
 
 def _fetched(books: list[dict[str, Number]]) -> list[dict[str, float]]:
     """The same with numbers for tensors, in one transfer a device."""
-    by_device: dict[torch.device, list[tuple[int, str]]] = {}
+    by_device: dict[torch.device, list[tuple[int, str, torch.Tensor]]] = {}
     for i, book in enumerate(books):
         for name, value in book.items():
             if isinstance(value, torch.Tensor):
-                by_device.setdefault(value.device, []).append((i, name))
+                by_device.setdefault(value.device, []).append((i, name, value))
     out: list[dict[str, float]] = [dict(book) for book in books]  # type: ignore[arg-type]
     for places in by_device.values():
-        values = torch.stack([books[i][name] for i, name in places]).tolist()  # type: ignore[arg-type]
-        for (i, name), value in zip(places, values, strict=True):
+        values = torch.stack([value for _, _, value in places]).tolist()
+        for (i, name, _), value in zip(places, values, strict=True):
             out[i][name] = value
     return out
 

@@ -84,24 +84,25 @@ class Resume:
         if newest is not None and _lineage_of(newest) == self.lineage:
             return newest
         if self._loop is not None:
-            return self._rewind_to_loop(checkpoints, say)
+            return self._rewind_to_loop(self._loop, checkpoints, say)
         source = self._source
         if self._source_run is not None:
             source = _newest_elsewhere(self._source_run / "checkpoints")
+        assert source is not None  # one of the three follows from any --resume but auto
         step = checkpoint.verify(source)["step"]
         same = source.parent == checkpoints
         checkpoint.supersede(checkpoints, step if same else -1, say)
         return source
 
-    def _rewind_to_loop(self, checkpoints: Path, say: Say) -> Path | None:
-        if self._loop == 0:
+    def _rewind_to_loop(self, loop: int, checkpoints: Path, say: Say) -> Path | None:
+        if loop == 0:
             checkpoint.supersede(checkpoints, -1, say)
             return None
         path = checkpoints / f"step-{self._loop_step:09d}"
         if not path.is_dir():
             there = ", ".join(map(str, checkpoint.steps_of(checkpoints))) or "none"
             raise CheckpointError(
-                f"--resume {self._loop}: no checkpoint of the end of loop {self._loop - 1} "
+                f"--resume {loop}: no checkpoint of the end of loop {loop - 1} "
                 f"(step {self._loop_step}) in {checkpoints} (steps there: {there})"
             )
         checkpoint.verify(path)

@@ -147,8 +147,13 @@ class Run:
             for other in rundir.siblings(path, self.name):
                 self.say(f"another run of this name with other options is there: {other}")
         origin = provenance.collect(path)
-        record = {"script": self.script, "name": self.name, "config_hash": self.config_hash}
-        record |= {"args": rundir.plain(vars(self.args)), "shaping": self.flags}
+        record = {
+            "script": self.script,
+            "name": self.name,
+            "config_hash": self.config_hash,
+            "args": rundir.plain(vars(self.args)),
+            "shaping": self.flags,
+        }
         if correctable:
             self._lock.write_args(record | {"provenance": origin})
         self._provenance = {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
@@ -385,7 +390,8 @@ class Run:
         self.finished = self.completed >= whole
 
     def _after_turn(self, last: bool) -> None:
-        milestone = bool(self.milestone_every) and self.completed % self.milestone_every == 0
+        every = self.milestone_every
+        milestone = every is not None and self.completed % every == 0
         if last or self.completed % self.args.log_every == 0:
             self._logs.flush(self.completed, self.nimg)
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
@@ -545,4 +551,7 @@ class Run:
 
         Checkpoints and snapshots have the plain module's names either way.
         """
-        return torch.compile(module) if self.args.compile else module
+        if not self.args.compile:
+            return module
+        compiled: Any = torch.compile(module)  # torch's types say a function
+        return compiled

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -107,9 +107,12 @@ class Tracker:
         if not self._main:
             return
         plain = {k: _number(v) for k, v in values.items()}
-        record = {"step": step, "time": round(time.time(), 3)}
-        same = self._last is not None and self._last["step"] == step
-        record = (self._last | {"time": record["time"]} if same else record) | plain
+        record: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
+        last = self._last
+        same = last is not None and last["step"] == step
+        if last is not None and same:
+            record = last | {"time": record["time"]}
+        record |= plain
         try:
             self._write(json.dumps(record, allow_nan=False), over_last=same)
             self._last = record
@@ -182,8 +185,8 @@ class Tracker:
             return
         config = json.loads(json.dumps(config, default=str))
 
-        def start(how: str, timeout: float) -> Any:
-            known = {"init_timeout": timeout, "finish_timeout": _FINISH_S - 5}
+        def start(how: Literal["online", "offline"], timeout: float) -> Any:
+            known: dict[str, Any] = {"init_timeout": timeout, "finish_timeout": _FINISH_S - 5}
             fields = getattr(wandb.Settings, "model_fields", {})
             settings = wandb.Settings(
                 silent=True, console="off", **{k: v for k, v in known.items() if k in fields}
@@ -325,7 +328,7 @@ def _bounded(
     """
     lock = threading.Lock()
     box: list[tuple[str, Any]] = []
-    late = []
+    late: list[bool] = []
 
     def body() -> None:
         try:
@@ -413,7 +416,7 @@ def _draw(series: Mapping[str, tuple[list[int], list[float]]], path: Path) -> No
         axes = figure.add_subplot(nrow, ncol, i + 1)
         many = len(values) > 100
         few = len(values) < 3
-        style = {"linewidth": 0.8, "alpha": 0.35 if many else 1.0, "color": "C0"}
+        style: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.35 if many else 1.0, "color": "C0"}
         axes.plot(steps, values, marker="o" if few else None, markersize=3, **style)
         if many:  # the trend: mean of windows of about a fiftieth
             width = max(2, len(values) // 50)

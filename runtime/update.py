@@ -86,7 +86,7 @@ class Updater:
                     torch.nan_to_num_(p.grad, nan=0.0, posinf=0.0, neginf=0.0)
         poison = self._poison(params)
         several = distributed.world_size() > 1
-        own_norm = _norm(params) if several else None
+        own_norm = _norm(params) if several else None  # before the average
         distributed.average_gradients(params)
         norm = _norm(params)
         scale = 1.0 if self.scaler is None else self.scaler.scale
@@ -101,7 +101,7 @@ class Updater:
             optimizer.step()
             self.applied = True
         else:
-            self._skip(own_norm if several else norm, step)
+            self._skip(norm if own_norm is None else own_norm, step)
         optimizer.zero_grad(set_to_none=True)
         return good
 

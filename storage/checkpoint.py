@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 
@@ -195,7 +195,7 @@ def _read_back(path: Path) -> None:
 
 
 def _torch_writer(value: Any) -> Callable[[_HashingFile], None]:
-    return lambda out: torch.save(value, out)
+    return lambda out: torch.save(value, cast(IO[bytes], out))  # all of it that torch uses
 
 
 def _bytes_writer(data: bytes) -> Callable[[_HashingFile], None]:
@@ -306,7 +306,7 @@ def load_path(path: Path, *, verified: bool = False) -> Loaded:
     verified: the caller has just called `verify`.
     """
     manifest = _read_manifest(path) if verified else verify(path)
-    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    meta = files.read_json(path / "meta.json")
     state = {
         name.removesuffix(".pt"): load_torch(path / name)
         for name in manifest["files"]
@@ -357,7 +357,7 @@ def load_latest(directory: Path, say: Callable[[str], None] = print) -> Loaded |
 def supersede(directory: Path, after: int, say: Callable[[str], None] = print) -> None:
     """Rename checkpoints later than step `after` to `*.superseded`; -1: all, damaged ones too."""
     for path in _newest_first(directory):
-        if int(_NAME.fullmatch(path.name)[1]) > after:
+        if int(path.name.removeprefix("step-")) > after:
             say(f"checkpoint {path.name} renamed {_set_aside(path, 'superseded').name}")
     if after < 0 and directory.is_dir():
         for path in sorted(directory.glob("step-*.bad*")):

@@ -26,7 +26,6 @@ from storage.errors import UsageError
 from storage.files import write_new
 
 KINDS = ("data", "models", "results")
-_OURS = ".safetensors"
 
 
 def data_home() -> Path:
@@ -56,12 +55,11 @@ def dirs_file() -> Path:
 
 def _home(kind: str) -> Path:
     variable = f"{kind.upper()}_HOME"
-    if os.environ.get(variable):
-        path, source = os.environ[variable], f"${variable}"
-    else:
+    path, source = os.environ.get(variable), f"${variable}"
+    if not path:
         path, source = _from_file(kind), str(dirs_file())
-        if path is None:
-            path, source = _default(kind), "the default"
+    if path is None:
+        path, source = _default(kind), "the default"
     folder = Path(os.path.abspath(Path(path).expanduser()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,25 +114,3 @@ def _from_file(kind: str) -> str | None:
         if kind in hosts.get(host, {}):
             return hosts[host][kind]
     return None
-
-
-def find_snapshot(path: str, script: str, results: str | Path | None = None) -> Path:
-    """The file that a command line means by the path of a network.
-
-    path: as it is; or below the results of `script` (in `results`, by default results_home()),
-    where it need not name the `snapshots` folder of a run; or below the models directory (and its
-    `Images`, the original's place). `.safetensors` may be left out, and a `.pkl` is found where
-    there is only its sibling in our format (`runtime.networks.open_network` opens that one and says
-    so). Returns `path` itself if nothing is there, so that whoever opens it says so.
-    """
-    asked = Path(path).expanduser()
-    own = (results_home() if results is None else Path(results)) / script
-    for home in (Path(), own, models_home() / "Images", models_home()):
-        place = home / asked
-        for folder in (place.parent, place.parent / "snapshots"):
-            file = folder / place.name
-            if file.is_file() or file.suffix == ".pkl" and file.with_suffix(_OURS).is_file():
-                return file
-            if file.suffix != _OURS and Path(f"{file}{_OURS}").is_file():
-                return Path(f"{file}{_OURS}")
-    return asked

@@ -1,42 +1,85 @@
-"""Which file a network is: published ones by name, the same run's at another EMA length.
+"""Which file is meant: by a path, below the results, in a run's folder, by a published name.
 
-Names are `<beginning>-<number>-<EMA length>`, as `network-snapshot-0005000-0.100` of a run,
-`phema-0005000-0.130` of reconstruct_phema.py and `edm2-img512-s-2147483-0.130` of NVIDIA, with
+Names of networks are `<beginning>-<number>-<EMA length>`, as `network-snapshot-0005000-0.100` of a
+run, `phema-0005000-0.130` of reconstruct_phema.py and `edm2-img512-s-2147483-0.130` of NVIDIA, with
 .safetensors or .pkl after it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
-from storage.dirs import find_snapshot, models_home
+from storage.dirs import models_home, results_home
 from storage.errors import CheckpointError, UsageError
+from storage.files import hash_file
 
 SUFFIXES = (".safetensors", ".pkl")  # in this order, when both are there
+_OURS = SUFFIXES[0]
 _NAME = re.compile(r"(?P<begin>.+)-(?P<number>\d{7,})-(?P<std>\d\.\d{3,})")
 _PUBLISHED = re.compile(r"edm2-img(64|512)-[\w.*-]+")
 
 
-def find_network(word: str, script: str = "train_edm2") -> Path:
-    """The file of a network: a path (see `storage.dirs.find_snapshot`), or a published name.
+def find_file(word: str | Path, script: str, results: str | Path | None = None) -> Path:
+    """The file of weights that a command line means by a path.
+
+    word: as it is; or below the results of `script` (in `results`, by default results_home()),
+    where it need not name the `snapshots` folder of a run; or below the models directory (and its
+    `Images`, the original's place). `.safetensors` may be left out, and a `.pkl` is found where
+    there is only its sibling in our format (`opened` is the one to read). A run's folder means its
+    newest snapshot. Returns `word` itself if nothing is there, so that whoever opens it says so.
+    """
+    asked = Path(word).expanduser()
+    own = (results_home() if results is None else Path(results)) / script
+    for home in (Path(), own, models_home() / "Images", models_home()):
+        place = home / asked
+        for folder in (place.parent, place.parent / "snapshots"):
+            file = folder / place.name
+            if file.is_file() or file.suffix == ".pkl" and file.with_suffix(_OURS).is_file():
+                return file
+            if file.suffix != _OURS and Path(f"{file}{_OURS}").is_file():
+                return Path(f"{file}{_OURS}")
+        if (place / "snapshots").is_dir() and (newest := newest_snapshot(place)) is not None:
+            return newest
+    return asked
+
+
+def newest_snapshot(run: Path) -> Path | None:
+    """The newest of the snapshots in a run's folder; None if it has none.
+
+    That is the one called latest, else the one of the highest step in its name; of several EMA
+    lengths of that step the longest.
+    """
+
+    def age(file: Path) -> tuple[bool, int, float, int]:
+        name = _stem(file)
+        number, named = re.search(r"\d+", name), _NAME.fullmatch(name)
+        step, std = int(number[0]) if number else -1, float(named["std"]) if named else -1.0
+        # iter0008 before iter0008learner: an average of weights has the shorter name
+        return name.endswith("latest"), step, std, -len(name)
+
+    return max((run / "snapshots").glob(f"*{_OURS}"), key=age, default=None)
+
+
+def find_network(
+    word: str | Path, script: str = "train_edm2", results: str | Path | None = None
+) -> Path:
+    """The file of a network: as `find_file`, or a published name.
 
     A published name may have `*` in it and is looked for in the models directory and two levels of
-    folders below. Errors: UsageError for a folder, or a name that several files have;
-    CheckpointError for what is missing.
+    folders below. Errors: UsageError for a URL, a folder without snapshots, or a name that several
+    files have; CheckpointError for what is missing.
     """
-    if "://" in word:
-        raise UsageError(f"{word} is a URL: download it first, then give the path of the file")
-    path = find_snapshot(word, script)
+    refuse_url(word)
+    path = find_file(word, script, results)
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a snapshot in it")
-    if _opened(path).is_file():
+    if opened(path).is_file():
         return path
-    name, home = word.removesuffix(".pkl"), models_home()
+    name, home = str(word).removesuffix(".pkl"), models_home()
     if not _PUBLISHED.fullmatch(name):
         if path.suffix in SUFFIXES:
-            return path  # `open_network` says what is missing
+            return path  # `generators.door.open_network` says what is missing
         raise CheckpointError(f"network {path}: no such file, with or without .safetensors")
     found: dict[str, Path] = {}
     for suffix in SUFFIXES:
@@ -52,6 +95,13 @@ def find_network(word: str, script: str = "train_edm2") -> Path:
             "publishes it with https://github.com/NVlabs/edm2; download it, put it there"
         )
     return next(iter(found.values()))
+
+
+def refuse_url(word: str | Path) -> None:
+    """UsageError for a URL: nothing is downloaded behind a path."""
+    if re.match(r"[a-z0-9+.-]+://", str(word).strip(), re.IGNORECASE):
+        name = str(word).rstrip("/").rsplit("/", 1)[-1]
+        raise UsageError(f"{word} is a URL: download it first, then give the path of {name}")
 
 
 def ema_sibling(path: Path, std: float) -> Path:
@@ -85,8 +135,8 @@ def _related(one: str, other: str) -> bool:
     return one == other or "phema" in (one, other)
 
 
-def _opened(path: Path) -> Path:
-    """The file that `open_network` takes for `path`: our sibling of a .pkl, if there is one."""
+def opened(path: Path) -> Path:
+    """The file to read for `path`: our sibling of a .pkl, if there is one."""
     ours = path.with_suffix(".safetensors")
     return ours if path.suffix == ".pkl" and ours.is_file() else path
 
@@ -103,7 +153,7 @@ def identity(path: Path) -> str:
 
     Errors: CheckpointError.
     """
-    path = _opened(path)
+    path = opened(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -114,8 +164,4 @@ def identity(path: Path) -> str:
                 return said
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged or foreign ({error})") from error
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            sha.update(chunk)
-    return sha.hexdigest()
+    return hash_file(path)

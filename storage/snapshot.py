@@ -146,4 +146,4 @@ def _content_hash(header: dict[str, str]) -> "hashlib._Hash":
 def _add_tensor(sha: "hashlib._Hash", name: str, tensor: torch.Tensor) -> None:
     sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
     if tensor.numel():
-        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "code_search",
             "edm2_arms",
             "edm2_step",
+            "gradient_average",
             "isicle_arms",
             "ntxent",
             "scenes",

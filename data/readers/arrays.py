@@ -21,7 +21,7 @@ import numpy as np
 
 from data.readers.base import Found
 from data.sources import Source, check_split, split_of
-from storage.errors import DataError
+from storage.errors import DataError, one_line
 from storage.foreign.pickles import Inert, PickleError, read_pickle
 
 # sha256 of the four files (with .gz) as their authors published them.
@@ -197,8 +197,8 @@ def _from_tar(archive: Path, names: list[str]) -> dict[str, bytes]:
                 if member.isreg() and base in (*names, "batches.meta"):
                     files[base] = opened.extractfile(member).read(_MAX_BATCH + 1)  # type: ignore[union-attr]
     except Exception as error:  # tarfile and three codecs each raise their own
-        text = " ".join(str(error).split())[:100]
-        raise DataError(f"{archive} is damaged ({text}); fetch it again") from None
+        said = one_line(error, 100)
+        raise DataError(f"{archive} is damaged ({said}); fetch it again") from None
     missing = [n for n in names if n not in files]
     if missing:
         raise DataError(f"{archive} has no {missing[0]}; is it CIFAR-10's python version?")

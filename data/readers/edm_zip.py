@@ -24,7 +24,7 @@ from data.readers.base import Found
 from data.readers.layout import list_digest, list_files
 from data.readers.zips import MAX_MEMBER, ZipFiles, archive_of, list_members, read_note
 from data.sources import PathTable, is_image_name
-from storage.errors import DataError, DataShapeError
+from storage.errors import DataError, DataShapeError, one_line
 
 LABELS = "dataset.json"
 LATENTS = 8
@@ -265,8 +265,7 @@ def read_npy(data: bytes, name: str) -> np.ndarray:
         else:
             raise ValueError(f"npy version {version}")
     except Exception as error:  # numpy parses the header as Python: any error is possible
-        text = " ".join(str(error).split())[:100]
-        raise bad_image(name, f"not an npy file: {text or type(error).__name__}") from None
+        raise bad_image(name, f"not an npy file: {one_line(error, 100)}") from None
     if dtype.hasobject or dtype.kind != "f":
         raise bad_image(name, f"{dtype} instead of floats")
     there = len(data) - file.tell()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from functools import partial
@@ -25,6 +24,7 @@ from data.readers.layout import (
 )
 from data.sources import PathTable, Source, check_split, is_image_name, resolution_name, split_of
 from storage.errors import DataError
+from storage.files import Damaged, read_json
 
 # Written next to the files of a resolution when every one of them is there.
 COMPLETE = "complete-{split}.json"
@@ -251,14 +251,12 @@ def lossless_form(paths) -> str:
 
 def _read_note(file: Path) -> dict | None:
     try:
-        note = json.loads(file.read_text())
-        return note if {"digest", "count"} <= note.keys() else None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
+        note = read_json(file)
+    except Damaged as error:
         raise DataError(
             f"{file} is damaged ({error}); remove it and run SetupDataset again"
         ) from None
+    return note if isinstance(note, dict) and {"digest", "count"} <= note.keys() else None
 
 
 def splits_in(root: Path) -> dict[str, Path]:

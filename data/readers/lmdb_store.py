@@ -15,7 +15,6 @@ read, and closed right before a fork; readers take no lock and no read-ahead.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -31,7 +30,7 @@ from data.readers.base import Found
 from data.readers.layout import list_digest
 from data.sources import PathTable, Source, check_split, split_of
 from storage.errors import DataDiskError, DataError
-from storage.files import write_json
+from storage.files import Damaged, read_json, write_json
 
 if TYPE_CHECKING:
     import lmdb
@@ -207,7 +206,7 @@ class LmdbSource:
             raise bad_image(name, "missing key")
         try:
             shape = tuple(int(v) for v in meta.decode("ascii").split(","))
-            pixels = np.frombuffer(data, np.uint8).reshape(shape)
+            pixels: np.ndarray = np.frombuffer(data, np.uint8).reshape(shape)
         except ValueError:
             raise bad_image(name, f"{len(data)} bytes do not fit meta {meta[:40]!r}") from None
         if pixels.ndim == 3 and pixels.shape[2] == 1:
@@ -245,10 +244,10 @@ def _manifest(folder: Path) -> dict:
     file = folder / MANIFEST
     if file.exists():
         try:
-            note = json.loads(file.read_text())
+            note = read_json(file)
             if len(note["keys"]) == len(note["labels"]) and note["classes"]:
                 return note
-        except (OSError, ValueError, KeyError, TypeError):
+        except (Damaged, KeyError, TypeError):
             pass
         raise DataError(f"{file} is damaged; remove {folder} and build it again")
     keys = _foreign_keys(str(folder))
@@ -310,7 +309,7 @@ class LmdbWriter:
             mark = self.folder / UNFINISHED
             there = (self.folder / "data.mdb").exists()
             if mark.exists():
-                if json.loads(mark.read_text()).get("plan") != plan:
+                if (read_json(mark) or {}).get("plan") != plan:
                     raise DataError(
                         f"{self.folder} was begun from other pictures or options; remove it"
                     )

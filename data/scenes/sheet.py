@@ -1,7 +1,6 @@
 """The contact sheet of scenes: `python -m data.scenes --out sheet.png`."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 
 from data.scenes.source import COUNTS, STYLES, Scenes, SceneSample
 from data.scenes.world import FAR, SEGMENTS, TOP
+from storage.files import writing
 
 
 def _tinted(values: np.ndarray) -> np.ndarray:
@@ -86,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             [*pictures, dry.image, wet.image, sim.image, maps_of(wet)[2], *maps_of(dry)], 4
         )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(args.out.name + ".part")
-    Image.fromarray(picture).save(partial, format="PNG", optimize=True)
-    os.replace(partial, args.out)
+    with writing(args.out) as file:
+        Image.fromarray(picture).save(file, format="PNG", optimize=True)
     megabytes = args.out.stat().st_size / 1e6
     print(f"{args.out}: {picture.shape[1]} x {picture.shape[0]}, {megabytes:.2f} MB")

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.counter_rng import mix, uniform
 
@@ -47,6 +47,10 @@ class Sampler(Protocol):
 
     def corrupt(self, inputs: Tensor, ids: Tensor) -> Tensor:
         """What the generator is shown of inputs (shapes as above): a function of ids alone."""
+        ...
+
+    def update(self, net: nn.Module) -> None:
+        """Draw from the weights that a network of the same kind has now."""
         ...
 
 

@@ -5,7 +5,7 @@
     x0 = views(images, view_keys(seed, epoch, indices, 0))
     x1 = views(images, view_keys(seed, epoch, indices, 1))
 
-per_sample      torchvision, one picture at a time: what the others are held against
+per_sample      torchvision, one picture at a time: what benchmarks hold the others against
 ExactViews      the same operations on a batch of uint8 pictures, in float32
 FoldedViews     all colour operations in one affine map per picture; see there what that changes
 
@@ -89,10 +89,10 @@ class _Named(NamedTuple):
 
 
 RECIPES: dict[str, _Named] = {
-    "cifar": _Named("the lab's CIFAR recipe", 32, 0.5),
+    "cifar": _Named("the original SimCLR code's CIFAR recipe", 32, 0.5),
     "small": _Named("pictures of about 32 to 96 px: cifar at another size", 64, 0.5),
     "miniImagenet": _Named(
-        "the lab's first miniImagenet recipe: 23 taps of blur, always",
+        "the original SimCLR code's first miniImagenet recipe: 23 taps of blur, always",
         128,
         0.5,
         (0.08, 1.0),
@@ -316,34 +316,6 @@ def _to_float(picture: Any) -> Tensor:
     if isinstance(picture, Tensor):
         return F.convert_image_dtype(picture, torch.float32)
     return F.to_tensor(picture)
-
-
-def torchvision_view(plan: Recipe, image: Tensor, draws: Draws, row: int) -> Tensor:
-    """The view of one picture (uint8 [3, H, W]) with the parameters of `draws` at `row`.
-
-    By torchvision's functions on float32, one after the other: the oracle of the batched ways.
-    """
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as F
-
-    d = draws.rows(slice(row, row + 1))
-    x = image.to(torch.float32) / 255
-    box = d.boxes[0].tolist()
-    size = [plan.size, plan.size]
-    x = F.resized_crop(x, *box, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
-    if d.flip[0]:
-        x = F.horizontal_flip(x)
-    if d.jitter[0]:
-        steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-        for op in ORDERS[int(d.order[0])]:
-            x = steps[op](x, float(d.factors[0, op]))
-    if d.gray[0]:
-        x = F.rgb_to_grayscale(x, num_output_channels=3)
-    if d.blur[0]:
-        x = F.gaussian_blur(x, [plan.blur_kernel] * 2, [float(d.sigma[0])] * 2)
-    if plan.mean is not None and plan.std is not None:
-        x = F.normalize(x, list(plan.mean), list(plan.std))
-    return x
 
 
 # ------------------------------------------------------------------------------------ batches

@@ -4,13 +4,13 @@ Three layouts, each of one split, in one folder:
     folder   SPLIT/CLASS/PICTURE_aug<j>.png, an ImageFolder like any other
     lmdb     NAME_SPLIT_SIZE.lmdb, raw pixels, keys CLASS/PICTURE_aug<j>
     memmap   SPLIT.views.u8, uint8 [N, k, 3, s, s]
-and beside it `views-SPLIT.json`: which pictures, how many views, how they were made. The lab's own
-folders of that naming, without the note, are read as well, and so is any source whose names end in
-`_aug<j>`.
+and beside it `views-SPLIT.json`: which pictures, how many views, how they were made. Folders of the
+original SimCLR code, of that naming without the note, are read as well, and so is any source whose
+names end in `_aug<j>`.
 
     cache = open_views("tiny_views", source, 64)      # views of the pictures of a source
     drawn = CachedViews(cache.images, rows=cache.rows)
-    items = PreAugmentedDataset("tiny_views", "cl")   # the lab's data set of pre-augmented pictures
+    items = PreAugmentedDataset("tiny_views", "cl")   # the original SimCLR code's data set of views
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from data.labelled import own_size
 from data.pyramids import free_memory
 from data.readers.lmdb_store import LmdbSource, LmdbWriter, close_all, env_name, finished_plan
 from data.registry import open_source
-from data.sources import Source, Subset, is_image_name, keyed_order
+from data.sources import NamesFiles, Source, Subset, is_image_name, keyed_order
 from data.uint8_cache import UInt8Cache, _check_memory
 from storage.errors import DataBusyError, DataDiskError, DataError
 from storage.files import Damaged, locked, make_folder, read_json, write_bytes, write_json
@@ -477,12 +477,12 @@ def _views_source(folder: Path, split: str, note: dict[str, Any] | None) -> Sour
 
 
 def _stored_names(source: Source) -> list[str]:
-    relative = getattr(source, "relative", None)
-    if isinstance(source, LmdbSource):
-        return [source.relative(i) for i in range(len(source))]
-    if relative is None:
+    if not isinstance(source, NamesFiles):
         return _plain_names(source)
-    return [os.path.splitext(relative(i))[0] for i in range(len(source))]
+    names = [source.relative(i) for i in range(len(source))]
+    if isinstance(source, LmdbSource):  # keys have no suffix
+        return names
+    return [os.path.splitext(name)[0] for name in names]
 
 
 def _rows(names: Sequence[str], stored: Sequence[str], folder: Path) -> np.ndarray:

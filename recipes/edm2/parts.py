@@ -10,10 +10,11 @@ from data.registry import open_source
 from data.samplers import StepSampler
 from diffusion import Precond, selection_lr
 from diffusion.encoders import Encoder, make_encoder
+from generators.base import build
+from generators.files import open_network
 from recipes.edm2.options import check_shares, mini_batch
 from recipes.take import take
 from runtime import ema as emas
-from runtime.networks import open_network
 from runtime.run import Run
 from runtime.seeding import generator, seed_worker
 from selection import EarlyLateSwitch
@@ -109,8 +110,7 @@ def load_network(
     snapshot = open_network(find_network(path), run.say)
     if snapshot.kind != "edm2":
         raise UsageError(f"{path} holds a {snapshot.kind!r} network, not edm2")
-    other = Precond(**snapshot.config["net"])
-    other.load_state_dict(snapshot.state_dict)
+    other = build(Precond, snapshot)
     for what in ("img_resolution", "img_channels"):
         if getattr(other, what) != getattr(net, what):
             raise UsageError(
@@ -125,7 +125,7 @@ def load_network(
     if channels is not None and width != channels:
         raise UsageError(f"{path} has {width} channels, --ref_channels wants {channels}")
     other.compute_dtype = net.compute_dtype
-    return other.eval().requires_grad_(False).to(run.device)
+    return other.to(run.device)
 
 
 def optimizer(args: Namespace, net: Precond, device: torch.device) -> torch.optim.Adam:

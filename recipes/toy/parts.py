@@ -6,9 +6,6 @@ import torch
 from torch import Tensor
 
 from diffusion import toy
-from runtime.networks import open_network
-from storage.dirs import find_snapshot
-from storage.errors import CheckpointError
 
 EMA_STD = 0.010  # relative width of the power-function EMA
 GUIDANCE = 3.0  # weight of the guide
@@ -48,29 +45,6 @@ def loss(
 def summed(losses: Tensor | None) -> Tensor | None:
     """Losses [N] as sums over both dimensions, as a draw takes them: those of `loss` are means."""
     return None if losses is None else 2 * losses
-
-
-def load_net(
-    path: str | None, device: torch.device, results: str | None = None
-) -> toy.ToyModel | None:
-    """A toy network by its path; None for none. Errors: CheckpointError, UsageError.
-
-    results: the results folder of a run that has one of its own.
-    """
-    if path is None:
-        return None
-    # A URL is refused by open_network, in its own words.
-    found = path if "://" in path else find_snapshot(path, "toy_example", results)
-    snapshot = open_network(found)
-    if snapshot.kind != "edm2-toy":
-        raise CheckpointError(f"{path} is a network of kind {snapshot.kind}, not of the toy")
-    try:
-        net = toy.ToyModel(**snapshot.config["net"])
-        net.load_state_dict(snapshot.state_dict)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        line = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path} is no toy network: {line}") from None
-    return net.to(device).eval().requires_grad_(False)
 
 
 def untrained(seed: int, device: torch.device) -> toy.ToyModel:

@@ -19,20 +19,9 @@ import torch
 from torch import Tensor
 
 from storage.errors import CheckpointError
+from storage.foreign.modules import STORAGES
 from storage.foreign.pickles import Global, Inert, PickleError, Refused, read_pickle
 
-_DTYPES = {
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.FloatStorage": torch.float32,
-    "torch.DoubleStorage": torch.float64,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-}
 _OWN = frozenset(
     "collections.OrderedDict collections.defaultdict argparse.Namespace builtins.dict "
     "builtins.list builtins.set builtins.tuple builtins.int builtins.float builtins.str "
@@ -99,11 +88,11 @@ class _Storages:
 
     def __call__(self, key: Any) -> Tensor:
         kind = key[1] if isinstance(key, tuple) and len(key) == 5 and key[0] == "storage" else None
-        if not isinstance(kind, Global) or kind.name not in _DTYPES:
+        if not isinstance(kind, Global) or kind.name not in STORAGES:
             raise PickleError("has a tensor storage of an unknown form")
         name = f"{self.stem}data/{key[2]}"
         if name not in self.made:
-            dtype, info = _DTYPES[kind.name], self.names.get(name)
+            dtype, info = STORAGES[kind.name], self.names.get(name)
             if info is None or info.file_size != key[4] * dtype.itemsize:
                 raise PickleError(f"has not the {key[4]} numbers of its storage {key[2]}")
             data = bytearray(self.archive.read(info))

@@ -12,6 +12,8 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
+from storage.errors import one_line
+
 MAX_OPS = 1_000_000  # a network of 1.5 billion weights has some 50,000
 _MAX_NAME = 500  # characters of a global
 _MAX_BITS = 512  # of a whole number
@@ -116,8 +118,7 @@ def read_pickle(
     except (PickleError, MemoryError, OSError):
         raise
     except Exception as error:  # the bytes come from outside: anything can be wrong with them
-        text = " ".join(str(error).split())[:120]
-        raise PickleError(f"damaged ({text or type(error).__name__})") from None
+        raise PickleError(f"damaged ({one_line(error, 120)})") from None
 
 
 class _Machine:

@@ -159,8 +159,14 @@ def test_one_command_trains_reports_and_goes_on(words, monkeypatch, tmp_path):
 
     # what is there is not done again; the control that waited runs now
     trained = []
-    whole = study.TrainISICLE.main
-    monkeypatch.setattr(study.TrainISICLE, "main", lambda a: trained.append(a.run_dir) or whole(a))
+    whole = study.run_script
+
+    def run_script(name, args):
+        if name == "TrainISICLE":
+            trained.append(args.run_dir)
+        whole(name, args)
+
+    monkeypatch.setattr(study, "run_script", run_script)
     study.main(args_of(words, "--seeds", "0", "1", "--only", "full-real-real-long", "full-mixed"))
     assert [folder.rsplit("/", 1)[1] for folder in trained] == ["full-real-real-long"]
     assert "full-real-real-long" in (tmp_path / "out" / "report.md").read_text()
@@ -175,8 +181,14 @@ def test_the_study_goes_on_elsewhere_with_its_results_alone(words, monkeypatch, 
     (tmp_path / "out" / "results.json").rename(other / "results.json")
     words[words.index("--out") + 1] = str(other)
     trained = []
-    whole = study.TrainISICLE.main
-    monkeypatch.setattr(study.TrainISICLE, "main", lambda a: trained.append(a.run_dir) or whole(a))
+    whole = study.run_script
+
+    def run_script(name, args):
+        if name == "TrainISICLE":
+            trained.append(args.run_dir)
+        whole(name, args)
+
+    monkeypatch.setattr(study, "run_script", run_script)
     study.main(args_of(words, *only))
     assert not trained and (other / "report.md").read_text() == text
     # another seed's command leaves what is there in place

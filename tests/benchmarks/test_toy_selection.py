@@ -149,13 +149,6 @@ def test_the_command_runs_through(tmp_path, capsys):
 # ------------------------------------------------------------------------------------ statistics
 
 
-def test_student_t_against_a_table():
-    for df, t in ((1, 12.7062), (4, 2.7764), (9, 2.2622), (30, 2.0423)):
-        assert study.t_quantile(df) == pytest.approx(t, abs=1e-4)
-        assert study.t_tail(t, df) == pytest.approx(0.05, abs=1e-5)
-    assert study.t_tail(0.0, 5) == pytest.approx(1.0)
-
-
 def some(p: float) -> study.Comparison:
     return study.Comparison("", "", "", "", 5, 0.0, 1.0, p)
 

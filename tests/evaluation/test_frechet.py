@@ -35,7 +35,7 @@ def test_moments_are_numpys():
     found = stats_of(x).moments()
     np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.cov, np.cov(x.numpy(), rowvar=False), rtol=1e-9, atol=1e-12)
-    assert found.count == 50 and torch.equal(found.cov, found.cov.T)
+    assert found.images == 50 and torch.equal(found.cov, found.cov.T)
 
 
 def test_batches_merging_and_state_change_nothing():
@@ -145,14 +145,14 @@ def test_wrong_shapes_and_values():
 def test_files_round_trip(tmp_path):
     moments = {
         "fid": stats_of(features(30)).moments(),
-        "fd_dinov2": stats_of(features(30, 5)).moments()._replace(count=None),
+        "fd_dinov2": stats_of(features(30, 5)).moments()._replace(images=None),
     }
     path = save_moments(tmp_path / "ref.npz", moments)
     found = load_moments(path)
     assert found.keys() == moments.keys()
     for name, m in moments.items():
         assert torch.equal(found[name].mean, m.mean) and torch.equal(found[name].cov, m.cov)
-        assert found[name].count == m.count
+        assert found[name].images == m.images
     with np.load(path, allow_pickle=False) as file:  # the names that other tools know
         assert np.array_equal(file["mu"], moments["fid"].mean)
         assert np.array_equal(file["sigma"], moments["fid"].cov)
@@ -163,7 +163,7 @@ def test_foreign_statistics(tmp_path):
     x = features(30).numpy().astype(np.float32)
     np.savez(tmp_path / "a.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False))
     found = load_moments(tmp_path / "a.npz")["fid"]
-    assert found.count is None and found.mean.dtype == torch.float64
+    assert found.images is None and found.mean.dtype == torch.float64
 
 
 class Payload:

@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from evaluation.intervals import mean_interval, paired_images, paired_t, t_inside, t_quantile
+from evaluation.intervals import (
+    mean_interval,
+    paired_images,
+    paired_t,
+    t_inside,
+    t_outside,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +24,23 @@ from evaluation.intervals import mean_interval, paired_images, paired_t, t_insid
 def test_quantiles_are_those_of_the_tables(df, t):
     assert t_quantile(df) == pytest.approx(t, abs=6e-6)
     assert t_inside(t_quantile(df, 0.8), df) == pytest.approx(0.8, abs=1e-12)
+
+
+def test_student_t_against_a_table():
+    for df, t in ((1, 12.7062), (4, 2.7764), (9, 2.2622), (30, 2.0423)):
+        assert t_quantile(df) == pytest.approx(t, abs=1e-4)
+        assert t_outside(t, df) == pytest.approx(0.05, abs=1e-5)
+    assert t_outside(0.0, 5) == pytest.approx(1.0)
+
+
+def test_tails_are_right_where_they_are_tiny():
+    for t in (0.3, 2.0, 50.0, 1e6):  # closed forms
+        assert t_outside(-t, 1) == pytest.approx(2 / math.pi * math.atan(1 / t), rel=1e-9)
+        root = math.sqrt(2 + t * t)
+        assert t_outside(t, 2) == pytest.approx(2 / (root * (root + t)), rel=1e-9)
+    assert t_outside(10.0, 599) == pytest.approx(7.070940400930475e-22, rel=1e-6)
+    for df, t in ((3, 1.5), (9, 2.0), (599, 3.0)):
+        assert t_outside(t, df) == pytest.approx(1 - t_inside(t, df), abs=1e-9)
 
 
 def test_mean_interval_by_hand():

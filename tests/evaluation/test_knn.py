@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluation.accuracy import correct
-from evaluation.knn import knn, knn_figures, search, vote
+from evaluation.knn import knn, search, vote
 
 
 def rows(n: int, d: int = 7, seed: int = 0, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,9 +36,9 @@ def test_scores_are_those_of_a_loop(metric, weighted, k):
     (bank, labels), (query, _) = rows(43), rows(11, seed=1)
     ours = knn(bank, labels, query, k, 0.2, 4, metric=metric, weighted=weighted)
     theirs = oracle(bank, labels, query, k, 0.2, 4, metric, weighted)
-    torch.testing.assert_close(ours.scores, theirs, rtol=2e-5, atol=0)
+    torch.testing.assert_close(ours.votes, theirs, rtol=2e-5, atol=0)
     exact = knn(bank.double(), labels, query.double(), k, 0.2, 4, metric=metric, weighted=weighted)
-    torch.testing.assert_close(exact.scores, theirs, rtol=1e-11, atol=0)
+    torch.testing.assert_close(exact.votes, theirs, rtol=1e-11, atol=0)
     assert torch.equal(exact.top1, theirs.argmax(1))
 
 
@@ -51,13 +51,15 @@ def test_chunks_change_nothing(metric):
         parts = search(
             bank, query, 9, metric=metric, query_chunk=query_chunk, bank_chunk=bank_chunk
         )
-        assert torch.equal(parts.index, whole.index)
+        assert torch.equal(parts.rows, whole.rows)
         torch.testing.assert_close(parts.closeness, whole.closeness, rtol=0, atol=1e-12)
 
 
 def test_one_search_serves_smaller_k():
     (bank, labels), (query, truth) = rows(60), rows(9, seed=1)
-    both = knn_figures(bank, labels, query, truth, 4, settings=((3, 0.07), (20, 0.1)))
+    found, both = search(bank, query, 20), {}
+    for k, T in ((3, 0.07), (20, 0.1)):
+        both |= vote(found, labels, k, T, 4).figures(truth)
     alone = knn(bank, labels, query, 3, 0.07, 4).figures(truth)
     assert list(both) == [
         f"knn(k={k}, T={T}, h) acc{top}" for k, T in ((3, 0.07), (20, 0.1)) for top in (1, 5)
@@ -78,7 +80,7 @@ def test_near_duplicates_keep_their_distance():
     """The expanded square would lose 1e-4 beside rows of length 1e3 in float32."""
     bank = torch.tensor([[1000.0, 0.0], [1000.0, 0.5]])
     query = torch.tensor([[1000.0, 0.0001]])
-    scores = knn(bank, torch.tensor([0, 1]), query, 2, metric="euclidean").scores
+    scores = knn(bank, torch.tensor([0, 1]), query, 2, metric="euclidean").votes
     expected = torch.tensor([[1 / (0.0001 + 1e-5), 1 / (0.4999 + 1e-5)]], dtype=torch.float64)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=0)
 
@@ -86,22 +88,22 @@ def test_near_duplicates_keep_their_distance():
 def test_extreme_rows_and_temperatures():
     bank = torch.tensor([[1e30, 1e30], [1e-30, -1e-30], [0.0, 0.0]])
     result = knn(bank, torch.tensor([0, 1, 1]), bank, 1, 0.002, 2)
-    assert result.scores.isfinite().all()
+    assert result.votes.isfinite().all()
     assert result.top1[:2].tolist() == [0, 1]
 
 
 def test_half_precision_is_computed_in_float32():
     (bank, labels), (query, _) = rows(30), rows(3, seed=1)
-    half = knn(bank.bfloat16(), labels, query.bfloat16(), 5, 0.1, 4).scores
-    full = knn(bank.bfloat16().float(), labels, query.bfloat16().float(), 5, 0.1, 4).scores
+    half = knn(bank.bfloat16(), labels, query.bfloat16(), 5, 0.1, 4).votes
+    full = knn(bank.bfloat16().float(), labels, query.bfloat16().float(), 5, 0.1, 4).votes
     assert torch.equal(half, full)
 
 
 def test_autocast_changes_nothing():
     (bank, labels), (query, _) = rows(30), rows(3, seed=1)
-    expected = knn(bank.float(), labels, query.float(), 5, 0.1, 4).scores
+    expected = knn(bank.float(), labels, query.float(), 5, 0.1, 4).votes
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(knn(bank.float(), labels, query.float(), 5, 0.1, 4).scores, expected)
+        assert torch.equal(knn(bank.float(), labels, query.float(), 5, 0.1, 4).votes, expected)
 
 
 def test_correct_counts_ties_by_class():

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from evaluation.features import frozen
+from evaluation.intervals import mean_interval
 from evaluation.knn import knn
 from evaluation.linear_probe import linear_probe, moments
-from evaluation.probes import augmented_probe, cross_validate, draw_episodes, few_shot
+from evaluation.probes import augmented_probe, draw_episodes, few_shot
+from evaluation.protocols import judge, knn_method
 from evaluation.splits import stratified_folds
 
 
@@ -26,38 +28,40 @@ def test_cross_validation_is_a_loop_over_folds():
     X, y = data(spread=2.0)
     seen = []
 
-    def scores(own, labels, query):
-        seen.append((len(own), len(query)))
-        return linear_probe(own, labels, 0.1, 4).logits(query)
+    def method(rows, query):
+        seen.append((len(rows), len(query)))
+        return {"linear": linear_probe(X[rows], y[rows], 0.1, 4).logits(query)}
 
-    got = cross_validate(X, y, scores, folds=5, seed=3)
-    fold = stratified_folds(y, 5, 3)
-    for f, accuracy in enumerate(got.folds):
+    got = judge(X, y, [method], folds=5, seed=3)
+    fold, each = stratified_folds(y, 5, 3), []
+    for f in range(5):
         probe = linear_probe(X[fold != f], y[fold != f], 0.1, 4)
         hit = probe.logits(X[fold == f]).argmax(1) == y[fold == f]
-        assert accuracy == pytest.approx(hit.double().mean().item())
-        assert torch.equal(got.right[fold == f], hit)
+        each.append(hit.double().mean().item())
+        assert torch.equal(got.right["linear, 5 folds"][fold == f], hit)
     # train on k - 1 folds, test on one: not the other way round
     assert seen == [(96, 24)] * 5
-    assert got.interval.mean == pytest.approx(sum(got.folds) / 5)
-    assert got.interval.low < got.interval.mean < got.interval.high
+    mean, low, high = (got.figures[f"linear, 5 folds {word}"] for word in ("acc1", "low", "high"))
+    assert mean == pytest.approx(sum(each) / 5) and low < mean < high
+    assert (low, high) == pytest.approx(mean_interval(each)[1:3])
 
 
-def test_cross_validation_takes_any_scores():
+def test_cross_validation_takes_any_predictions():
     X, y = data(spread=0.01)
-    got = cross_validate(X, y, lambda a, b, q: knn(a, b, q, 5, 0.1, 4).scores)
-    assert got.folds == (1.0,) * 5 and got.right.all()
+    method = lambda rows, query: {"m": knn(X[rows], y[rows], query, 5, 0.1, 4).votes}  # noqa: E731
+    got = judge(X, y, [method])
+    assert got.figures["m, 5 folds acc1"] == 1 and got.right["m, 5 folds"].all()
+    assert got.figures["m, 5 folds low"] == got.figures["m, 5 folds high"] == 1
 
 
 def test_cross_validation_refuses():
     X, y = data(n=12)
-    nothing = lambda a, b, q: q  # noqa: E731
     with pytest.raises(ValueError, match="class 0 has 3 rows, too few for 5 folds"):
-        cross_validate(X, y, nothing)
+        judge(X, y, [])
     with pytest.raises(ValueError, match="class 4 has 0 rows"):
-        cross_validate(X, y, nothing, folds=2, num_classes=5)
+        stratified_folds(y, 2, num_classes=5)
     with pytest.raises(ValueError, match="3 is outside of 0..2"):
-        cross_validate(X, y, nothing, folds=2, num_classes=3)
+        knn_method(X, y, 3, folds=2)
 
 
 def uneven():
@@ -68,7 +72,7 @@ def uneven():
 
 def test_episodes_are_draws_without_replacement():
     y = uneven()
-    rows = draw_episodes(y, 3, 5, 15, 0, 200, seed=1)
+    rows = draw_episodes(y, 3, 5, 15, first=0, count=200, seed=1)
     assert rows.shape == (200, 3, 20)
     of = y[rows]
     assert (of == of[:, :, :1]).all()  # one class a way
@@ -86,10 +90,10 @@ def test_episodes_are_draws_without_replacement():
 
 def test_an_episode_is_a_function_of_seed_and_number():
     y = uneven()
-    whole = draw_episodes(y, 3, 5, 15, 0, 20, seed=1)
-    assert torch.equal(whole[7:12], draw_episodes(y, 3, 5, 15, 7, 5, seed=1))
-    assert not torch.equal(whole, draw_episodes(y, 3, 5, 15, 0, 20, seed=2))
-    assert torch.equal(whole[:, :, :4], draw_episodes(y, 3, 1, 3, 0, 20, seed=1))
+    whole = draw_episodes(y, 3, 5, 15, first=0, count=20, seed=1)
+    assert torch.equal(whole[7:12], draw_episodes(y, 3, 5, 15, first=7, count=5, seed=1))
+    assert not torch.equal(whole, draw_episodes(y, 3, 5, 15, first=0, count=20, seed=2))
+    assert torch.equal(whole[:, :, :4], draw_episodes(y, 3, 1, 3, first=0, count=20, seed=1))
 
 
 @pytest.mark.parametrize("method", ["prototypes", "logistic"])
@@ -97,7 +101,7 @@ def test_an_episode_is_a_function_of_seed_and_number():
 def test_few_shot_is_a_loop(method, shots):
     X, y = data(n=150, d=9, C=5, spread=1.5)
     got = few_shot(X, y, ways=3, shots=shots, queries=7, episodes=12, seed=4, method=method)
-    rows = draw_episodes(y, 3, shots, 7, 0, 12, seed=4)
+    rows = draw_episodes(y, 3, shots, 7, first=0, count=12, seed=4)
     unit = F.normalize(X.double())
     for e in range(12):
         query = unit[rows[e, :, shots:].flatten()]

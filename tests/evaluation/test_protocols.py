@@ -22,16 +22,16 @@ def blobs(n: int, seed: int, classes: int = 6, d: int = 5, noise: float = 1.5):
 
 
 def test_held_out_figures_are_those_of_the_probes_themselves():
-    (h, y), (q, z) = blobs(120, 0), blobs(70, 1)
+    (h, y), (held, truth) = blobs(120, 0), blobs(70, 1)
     methods = [knn_method(h, y, 6), linear_method(h, y, 6, seed=3)]
-    judged = judge(h, y, methods, held=(q, z))
-    direct = knn(h, y, q, 20, 0.07, 6)
-    for name, value in direct.figures(z).items():
+    judged = judge(h, y, methods, held=(held, truth))
+    direct = knn(h, y, held, 20, 0.07, 6)
+    for name, value in direct.figures(truth).items():
         assert judged.figures[name] == value
-    assert torch.equal(judged.right[direct.name()], direct.top1 == z)
+    assert torch.equal(judged.right[direct.name()], direct.top1 == truth)
     name = "linear(l2 swept, standardised, h)"
     probe = l2_sweep(h, y, 6, standardise=True, seed=3).probe
-    assert torch.equal(judged.right[name], correct(probe.logits(q), z))
+    assert torch.equal(judged.right[name], correct(probe.logits(held), truth))
     assert list(judged.right) == ["knn(k=20, T=0.07, h)", "knn(k=120, T=0.1, h)", name]
     assert 0.3 < judged.figures[f"{name} acc1"] < judged.figures[f"{name} acc5"] <= 1
 

@@ -17,8 +17,8 @@ from models.optim import (
     LARS,
     google_lr,
     google_steps,
+    original_lr,
     scaled_lr,
-    seed_epoch_lr,
     warmup_cosine,
 )
 from tests import gloo
@@ -328,7 +328,7 @@ def check_lr_schedules(v: Vectors) -> None:
             ours = [google_lr(s, **of, warmup_epochs=warmup, peak=peak) for s in steps]
         elif case.startswith("seed_epoch"):
             epochs, warmup = int(args[0]), int(args[1])
-            ours = [seed_epoch_lr(e + 1, epochs, warmup, *args[2:]) for e in range(epochs)]
+            ours = [original_lr(e + 1, epochs, warmup, *args[2:]) for e in range(epochs)]
         else:
             raise AssertionError(f"no schedule {case}")
         assert_close(np.array(ours), expected, case, **exact)

@@ -55,19 +55,19 @@ def _check_case(v: Vectors, case: str) -> None:
         args = bank.to(dtype), labels, query.to(dtype), k, T, C
         ours = knn(*args)
         swap = gap < tie
-        _rows_close(ours.scores, scores, f"{what}: scores", rel, swap, (near / T).exp())
+        _rows_close(ours.votes, scores, f"{what}: scores", rel, swap, (near / T).exp())
         assert torch.equal(ours.top1[clear], v[f"{case}/top1"][clear]), f"{what}: top1"
         for top in (1, 5):
             low, high = _accuracy(scores, truth, top, rel)
             for hit in (
                 v.number(f"{case}/acc{top}"),
-                correct(ours.scores, truth, top).double().mean().item(),
+                correct(ours.votes, truth, top).double().mean().item(),
             ):
                 assert low - 1e-12 <= hit <= high + 1e-12, f"{what}: acc{top} {hit}"
-        got = knn(*args, metric="euclidean").scores
+        got = knn(*args, metric="euclidean").votes
         of = f"{what}: euclidean"
         _rows_close(got, expected["scores_euclidean_inv"], of, rel, apart < tie, 1 / (1e-5 - far))
-        got = knn(*args, weighted=False).scores
+        got = knn(*args, weighted=False).votes
         one = torch.ones_like(near)
         _rows_close(got, expected["votes_unweighted"], f"{what}: votes", rel, swap, one)
         if dtype == torch.float64:

@@ -184,7 +184,7 @@ def test_batches_hold_the_flipped_corrupted_images_and_the_best_codes(keyed):
                 assert torch.equal(a, b)
 
 
-def test_founding_style_objects():
+def test_plain_objects_of_the_originals():
     """Lists of float tensors, an nn.Module that knows nothing of candidates, lambdas."""
     torch.manual_seed(0)
     n, model = 8, PlainModel(ToyCascade(2)).train()

@@ -67,7 +67,7 @@ ORIGINALS = {
 
 
 @pytest.mark.parametrize("name", CAMNETS)
-def test_any_refactor_configuration(tmp_path: Path, name: str):
+def test_any_refactoring_configuration(tmp_path: Path, name: str):
     path = tmp_path / f"camnet_{name}.npz"
     oracle.write_camnet(path, CAMNETS[name], seed=len(name))
     check_file(path, FAMILIES)
@@ -199,7 +199,7 @@ def test_configuration_is_read_from_the_weights(camnet_file: Path):
     for key, value in dict(SMALL, resid_nc=[5, 4], dense_nc=[3, 4], in_nc=3, out_nc=3).items():
         assert model.config[key] == value
     assert model.res == [16, 32, 64]
-    # the refactor's config.json holds every option of its script
+    # the CIMLE refactoring's config.json holds every option of its script
     everything = dict(SMALL, res=[4, 8, 16], wandb="online", lr=1e-4, color_space="rgb", ns=[128])
     assert load_reference(weights, everything).res == [4, 8, 16]
 

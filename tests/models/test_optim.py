@@ -17,8 +17,8 @@ from models.optim import (
     google_lr,
     google_steps,
     lars_groups,
+    original_lr,
     scaled_lr,
-    seed_epoch_lr,
     warmup_cosine,
 )
 
@@ -273,8 +273,8 @@ def test_google_ends_at_zero():
         lambda: scaled_lr(0.3, 256, "cube"),
         lambda: google_steps(0, 1, 1),
         lambda: google_lr(-1, examples=9, batch=3, epochs=1, warmup_epochs=0, peak=1.0),
-        lambda: seed_epoch_lr(0, 10, 1, 1.0),
-        lambda: seed_epoch_lr(1, 10, 10, 1.0),
+        lambda: original_lr(0, 10, 1, 1.0),
+        lambda: original_lr(1, 10, 10, 1.0),
     ],
 )
 def test_bad_schedules(bad):

@@ -1,4 +1,4 @@
-"""The lab's old layout, rebuilt here: Sequential indices, each key twice."""
+"""The layout of the original SimCLR code, rebuilt here: Sequential indices, each key twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from models import SimCLR, lab_config, load_lab
+from models import SimCLR, load_original, original_config
 from storage.errors import CheckpointError
 from storage.torchfile import load_foreign
 
@@ -32,7 +32,7 @@ class Head(nn.Module):
 
 
 class Headed(nn.Module):
-    """Built the way the spec's facts say; not the lab's code."""
+    """Built the way the spec's facts say; not the original code."""
 
     def __init__(self, backbone, small, head=True, hidden=2048, out=128):
         super().__init__()
@@ -54,7 +54,7 @@ class Headed(nn.Module):
         return h, self.head.model(h)
 
 
-def lab(backbone="resnet18", small=True, **options):
+def original(backbone="resnet18", small=True, **options):
     torch.manual_seed(0)
     model = Headed(backbone, small, **options)
     for m in model.modules():
@@ -71,18 +71,18 @@ def lab(backbone="resnet18", small=True, **options):
     [("resnet18", True), ("resnet18", False), ("resnet34", True), ("resnet50", False)],
 )
 def test_old_weights_give_the_old_outputs(backbone, small):
-    old = lab(backbone, small, hidden=64, out=16)
+    old = original(backbone, small, hidden=64, out=16)
     state = old.state_dict()
-    config = lab_config(state)
+    config = original_config(state)
     assert config == {
         "backbone": backbone,
         "stem": "small" if small else "standard",
-        "head": "seed",
+        "head": "original",
         "proj_hidden": 64,
         "proj_dim": 16,
     }
     model = SimCLR(**config).eval()
-    model.load_state_dict(load_lab(state), strict=True)
+    model.load_state_dict(load_original(state), strict=True)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         h, z = old(x)
@@ -90,32 +90,32 @@ def test_old_weights_give_the_old_outputs(backbone, small):
 
 
 def test_the_layout_is_the_one_of_the_spec():
-    keys = lab().state_dict().keys()
+    keys = original().state_dict().keys()
     assert len(keys) == 264  # 132 twice
     assert "model.backbone.model.3.0.conv1.weight" in keys and "head.model.bn2.bias" in keys
     assert "backbone.model.4.0.downsample.1.weight" in keys
-    assert "backbone.model.7.0.conv1.weight" in lab(small=False).state_dict()
+    assert "backbone.model.7.0.conv1.weight" in original(small=False).state_dict()
 
 
 def test_either_alias_alone_prefixes_and_a_headless_state():
-    state = lab().state_dict()
-    want = load_lab(state)
+    state = original().state_dict()
+    want = load_original(state)
     outer = {k: v for k, v in state.items() if k.startswith(("backbone.", "head."))}
     inner = {k: v for k, v in state.items() if k.startswith("model.")}
     assert len(outer) == len(inner) == 132
     for form in (outer, inner, {"module." + k: v for k, v in state.items()}, {"model": state}):
-        got = load_lab(form)
+        got = load_original(form)
         assert got.keys() == want.keys() and all(torch.equal(got[k], want[k]) for k in want)
-    bare = lab(head=False).state_dict()
-    assert lab_config(bare) == {"backbone": "resnet18", "stem": "small", "head": "none"}
-    SimCLR(**lab_config(bare)).load_state_dict(load_lab(bare), strict=True)
+    bare = original(head=False).state_dict()
+    assert original_config(bare) == {"backbone": "resnet18", "stem": "small", "head": "none"}
+    SimCLR(**original_config(bare)).load_state_dict(load_original(bare), strict=True)
 
 
 def test_a_file_goes_through_the_restricted_reader(tmp_path):
-    state = lab(hidden=8, out=4).state_dict()
+    state = original(hidden=8, out=4).state_dict()
     torch.save({"model": state, "last_epoch": 3}, tmp_path / "3.pt")
     read = load_foreign(tmp_path / "3.pt")
-    SimCLR(**lab_config(read)).load_state_dict(load_lab(read), strict=True)
+    SimCLR(**original_config(read)).load_state_dict(load_original(read), strict=True)
 
 
 class Touches:
@@ -140,7 +140,7 @@ def changed(state, **edits):
 
 
 def test_what_does_not_fit_is_refused_in_one_line():
-    state = dict(lab().state_dict())
+    state = dict(original().state_dict())
     wide = torch.zeros(64, 3, 7, 7)
     stems = ("model.backbone.model.0.weight", "backbone.model.0.weight")
     no_layer4 = {k: v for k, v in state.items() if ".model.6." not in k}
@@ -161,5 +161,5 @@ def test_what_does_not_fit_is_refused_in_one_line():
     ]
     for bad, word in cases:
         with pytest.raises(ValueError) as error:
-            load_lab(bad)
+            load_original(bad)
         assert word in str(error.value) and "\n" not in str(error.value), (word, error.value)

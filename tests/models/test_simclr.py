@@ -26,17 +26,24 @@ from tests import gloo
         ("resnet50", "standard", 23_508_032, 4_460_800, 27_968_832),
     ],
 )
-def test_sizes_of_the_seed(backbone, stem, body, head, total):
+def test_sizes_of_the_original(backbone, stem, body, head, total):
     with torch.device("meta"):
         n = parameter_counts(SimCLR(backbone, stem=stem))
     assert (n["backbone"], n["projector"], n["total"]) == (body, head, total)
     assert n["trainable"] == total - 128  # the last BN's bias is frozen
 
 
+def test_a_head_by_its_former_name_is_the_same():
+    with torch.device("meta"):
+        former, now = SimCLR(head="seed"), SimCLR(head="original")
+    assert str(former) == str(now) and former.describe() == now.describe()
+    assert former.config == now.config | {"head": "seed"}  # a run's files keep the word they had
+
+
 @pytest.mark.parametrize(
     ("head", "backbone", "count", "frozen"),
     [
-        ("seed", "resnet18", 1_315_072, 128),
+        ("original", "resnet18", 1_315_072, 128),
         ("paper", "resnet18", 328_960, 128),
         # d*d + 2d, twice, then d*128 + 2*128
         ("v2", "resnet18", 2 * (512 * 512 + 2 * 512) + 512 * 128 + 256, 128),
@@ -62,11 +69,11 @@ def test_every_head_has_its_layers():
         for head in (*HEADS, "none")
     }
     two_bn = ["Linear", "BatchNorm", "ReLU", "Linear", "BatchNorm"]
-    assert layers["seed"] == layers["paper"] == layers["lightly"] == two_bn
+    assert layers["original"] == layers["paper"] == layers["lightly"] == two_bn
     assert layers["v2"] == ["Linear", "BatchNorm", "ReLU", *two_bn]
     assert layers["solo"] == layers["dkobak"] == ["Linear", "ReLU", "Linear"]
     assert layers["leftthomas"] == two_bn[:-1] and layers["none"] == []
-    wide = SimCLR(head="seed", proj_hidden=64, proj_dim=7).projector
+    wide = SimCLR(head="original", proj_hidden=64, proj_dim=7).projector
     assert (wide.fc1.weight.shape, wide.fc2.weight.shape) == ((64, d), (7, 64))
     assert wide.fc1.bias is None and not wide.bn2.bias.requires_grad and not wide.bn2.bias.any()
     assert wide.bn1.bias.requires_grad

@@ -45,10 +45,15 @@ def get_args(script: ModuleType, words: list[str]) -> argparse.Namespace:
     return script.get_args(None, words) if takes_doc else script.get_args(words)
 
 
+def presets(script: ModuleType) -> dict[str, dict]:
+    """A script's presets, which stand beside its options."""
+    return sys.modules[script.get_args.__module__].PRESETS
+
+
 def train(run_dir: Path | str, *words: str) -> None:
     """One launch of the main job on the tiny settings; module-level, for the fork harness."""
     script = load("TrainGeneratorWandB")
-    script.main(script.get_args([*TINY, "--run-dir", str(run_dir), *words]))
+    script.main(get_args(script, [*TINY, "--run-dir", str(run_dir), *words]))
 
 
 def metrics(run_dir: Path, key: str) -> dict[int, float]:

@@ -15,20 +15,9 @@ from PIL import Image
 from storage import checkpoint
 from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
-from tests.scripts.support import ROOT, TINY, load, metrics, train
+from tests.scripts.support import ROOT, TINY, get_args, load, metrics, train
 
 SCRIPT = load("TrainGeneratorWandB")
-
-# The founding text's list of options, in its order.
-SEED_OPTIONS = """--wandb disabled --suffix s --job_id 7 --uid u --resume 0 --data_path p --spi 2
---num_val_images 3 --chunk_epochs 1 --gpus 0 1 --code_bs 2 --data_tr
-camnet3/train --data_val camnet3/val --res 16 32 64 128 256 --alpha 0.1 --seed 1
---proj_dim 1000 --epochs 3 --outer_loops 4 --bs 4 --mini_bs 2 --ns 8 --ipc 10
---lr 1e-3 --color_space lab --sp 4 --subsample_size 5 --num_iteration 6
---sample_method mixture --grayscale 0.5 --mask_res 4 --mask_frac 0.5 --fill
-color --code_nc 4 --in_nc 3 --out_nc 3 --map_nc 16 --latent_nc 32 --resid_nc 8 8
-8 8 --dense_nc 4 4 4 4 --n_blocks 1 --act_type leakyrelu --init_type normal
---init_scale 0.2""".split()
 
 
 @pytest.fixture(scope="module")
@@ -39,75 +28,6 @@ def finished(tmp_path_factory):
     return run_dir
 
 
-def test_every_founding_option_is_accepted():
-    args = SCRIPT.get_args(SEED_OPTIONS)
-    assert args.ns == [8] * 4 and args.sp == [4] * 4  # one value broadcasts
-    assert (args.grayscale, args.fill, args.color_space) == (0.5, "color", "lab")
-
-
-def test_founding_defaults():
-    args = SCRIPT.get_args(["--data_tr", "camnet3"])
-    assert args.res == [64, 64, 64, 64, 128] and args.ns == [128] * 4
-    assert (args.bs, args.mini_bs, args.lr, args.alpha) == (512, 8, 1e-4, 0.1)
-    assert args.wandb == "online" and args.n_blocks == 6
-
-
-def test_founding_run_name():
-    args = SCRIPT.get_args(
-        "--data_tr camnet3/train --res 16 32 64 --ns 8 4 --suffix x --uid abc --grayscale 1".split()
-    )
-    assert SCRIPT.seed_name(args) == (
-        "camnet3-bs512-OuterLoops20-grayscale1-ipc10240-lr1.00e-04-ns8_4-res16_32_64-seed0-abc-x"
-    )
-
-
-@pytest.mark.parametrize(
-    "words, says",
-    [
-        ("--res 16 48", "48 after 16"),
-        ("--res 16", "--res 16"),
-        ("--res 4 8 16", "too small for VGG16"),
-        ("--res 16 32 64 --ns 1 2 3", "--ns has 3 values"),
-        ("--res 16 32 64 --sp 1 2 3", "--sp has 3 values"),
-        ("--resid_nc 8", "--resid_nc [8]"),
-        ("--ipc 9 --mini_bs 2", "--ipc 9"),
-        ("--gpus 0 1 2 --bs 512", "--bs 512"),
-        ("--gpus 0 1 2 --bs 3", "--code_bs 2"),
-        ("--in_nc 1", "3 channels"),
-        ("--lr nan", "--lr"),
-        ("--lr -1", "--lr"),
-        ("--bs 0", "--bs"),
-        ("--bs x", "--bs"),
-        ("--grayscale 0.3", "--grayscale"),
-        ("--mask_frac 1.5", "--mask_frac"),
-        ("--ema_std 0.4", "--ema_std"),
-        ("--lpips none", "--lpips none"),
-        ("--ema_std 1e-300", "--ema_std"),
-        ("--sample_method mixture --num_components 1", "--num_components 1"),
-        ("--res 16 32 --mask_frac 0.5 --mask_res 17", "--mask_res 17"),
-        ("--unconditional --lpips none --res 3", "--res 3"),
-        ("--unconditional --lpips none --res 44", "--res 44"),
-        ("--unconditional --lpips none --res 32 --proj_dim 9", "--proj_dim 9"),
-        ("--nonsense 1", "--nonsense"),
-        ("--ns 1000000000", "--ns"),
-        ("--subsample_size 100000000", "--subsample_size"),
-        ("--preset nope", "nope"),
-    ],
-)
-def test_wrong_options_are_one_line_and_exit_2(words, says, capsys):
-    with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args(["--data_tr", "scenes", *words.split()])
-    said = capsys.readouterr().err.strip()
-    assert stop.value.code == 2
-    assert says in said and "\n" not in said
-
-
-def test_data_is_asked_for(capsys):
-    with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args([])
-    assert stop.value.code == 2 and "--data_tr" in capsys.readouterr().err
-
-
 def test_a_whole_run(finished):
     """Every promised file is there and says what it should."""
     status = json.loads((finished / "status.json").read_text())
@@ -116,7 +36,7 @@ def test_a_whole_run(finished):
     loss = metrics(finished, "batch loss")
     assert sorted(loss) == list(range(1, 13)) and all(v > 0 for v in loss.values())
     rates = metrics(finished, "learning rate")  # of the step itself: warm-up of 2 steps, cosine
-    assert rates[1] == pytest.approx(SCRIPT.get_args(TINY).lr / 2) and rates[12] > 0
+    assert rates[1] == pytest.approx(get_args(SCRIPT, TINY).lr / 2) and rates[12] > 0
     best = metrics(finished, "val/best_lpips_random")
     assert sorted(best) == [0, 4, 8, 12]
     assert not metrics(finished, "val/lpips")  # random weights never pass for LPIPS
@@ -366,20 +286,6 @@ def test_ranks_share_an_unconditional_run(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert sorted(metrics(tmp_path, "val/nearest_mse")) == [0, 4]
-
-
-def test_search_precision_reaches_the_loader(tmp_path, monkeypatch):
-    seen, original = [], SCRIPT.CIMLEDataLoader
-
-    def loader(*args, **kwargs):
-        seen.append(kwargs["precision"])
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(SCRIPT, "CIMLEDataLoader", loader)
-    for name in ("auto", "bf16", "fp32"):
-        words = f"--outer_loops 1 --num_iteration 1 --search_precision {name}".split()
-        train(tmp_path / name, *words)
-    assert seen == ["fp32", "bf16", "fp32"]  # auto: no GPU here
 
 
 def test_help_costs_no_more_than_torch(tmp_path):

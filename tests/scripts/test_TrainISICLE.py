@@ -1,9 +1,7 @@
 """TrainISICLE.py: SimCLR bit for bit without synthetic views; every source of views, resumed and on
 several ranks; what cannot be is refused."""
 
-import contextlib
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from tests import gloo
 from tests import kill_harness as harness
 from tests.data.pictures import make_set
 from tests.scripts.simclr_support import small_backbone
-from tests.scripts.support import load, metrics
+from tests.scripts.support import get_args, load, metrics
 
 COMMON = (
     "--num_images 24 --bs 8 --epochs 2 --crop_size 8 --proj_hidden 16 --n_ramp 1 --stem standard "
@@ -73,7 +71,8 @@ def train(run_dir, *words, name="TrainISICLE"):
     runtime.tracker.Tracker.curves = lambda self: None
     script, data = load(name), os.environ["ISICLE_TEST_SET"]
     words = [*words, "--view_batch", "8"] if name == "TrainISICLE" else words
-    script.main(script.get_args(["--data", data, *COMMON, "--run-dir", str(run_dir), *words]))
+    words = ["--data", data, *COMMON, "--run-dir", str(run_dir), *words]
+    script.main(get_args(script, words))
     return run_dir
 
 
@@ -203,7 +202,7 @@ def test_refreshed_views_are_those_of_a_folder_until_they_are_drawn_anew(net, pi
     views = tmp_path / "views"
     words = f"--net {net} --data {pictures} --size 8 --views 3 --format memmap --out {views}"
     script = load("generate_views")
-    script.main(script.get_args(f"{words} --view_batch 8 --gpus cpu".split()))
+    script.main(script.get_args(None, f"{words} --view_batch 8 --gpus cpu".split()))
     cached = train(tmp_path / "cached", "--views", "cache", "--cache", str(views))
     once = train(tmp_path / "once", "--net", net, "--refresh", "2", "--k", "3")
     assert metrics(cached, "loss_tr") == metrics(once, "loss_tr")
@@ -216,7 +215,7 @@ def test_refreshed_views_are_those_of_a_folder_until_they_are_drawn_anew(net, pi
     ):
         folder = tmp_path / name
         again = words.replace(str(views), str(folder))
-        script.main(script.get_args(f"{again} {more} --view_batch 8 --gpus cpu".split()))
+        script.main(script.get_args(None, f"{again} {more} --view_batch 8 --gpus cpu".split()))
         pair = ["--pair", "synth-synth", "--augs", "none", "--views", "cache"]
         with pytest.raises(UsageError, match="two equal views teach nothing"):
             train(tmp_path / f"{name}-run", *pair, "--cache", str(folder))
@@ -282,75 +281,6 @@ def test_two_processes_are_one(words, net, tmp_path):
     assert len({tuple(s.values()) for s in shares}) == 1
 
 
-def test_turns_cover_every_step_once():
-    Turns = load("TrainISICLE").Turns
-    for every in (0, 1, 2, 3, 7):
-        turns = Turns(per_epoch=4, epochs=5, every=every, phase=3)
-        found = [turns.at(t) for t in range(turns.total)]
-        assert [s for s, _ in found if s is not None] == list(range(20))
-        phases = -(-5 // every) if every else 0
-        assert [g for s, g in found if s is None] == list(range(3 * phases))
-        before = [sum(s is None for s, _ in found[:t]) for t in range(turns.total)]
-        for t, (step, _) in enumerate(found):
-            if step is not None and every:
-                assert before[t] == 3 * (step // 4 // every + 1)
-
-
-def test_a_batch_ahead_is_the_batch(monkeypatch):
-    """On a CPU nothing is ahead; `follows` keeps an epoch's refresh to itself."""
-    script = load("TrainISICLE")
-    made = []
-    ahead = script.Ahead(lambda step: made.append(step) or step, torch.device("cpu"))
-    assert ahead.take(0) == 0
-    ahead.start(1)
-    assert ahead.take(1) == 1 and made == [0, 1]
-
-
-class Stream:
-    """Writes down what a CUDA stream is asked for."""
-
-    def __init__(self, name, log):
-        self.name, self.log = name, log
-
-    def record_event(self):
-        self.log.append(f"{self.name} marks")
-
-    def wait_event(self, event):
-        self.log.append(f"{self.name} waits for the mark")
-
-    def wait_stream(self, other):
-        self.log.append(f"{self.name} waits for {other.name}")
-
-
-def test_what_waits_for_what_on_a_gpu(monkeypatch):
-    """The next batch waits for what was queued before the encoder's work, not for that work; the
-    encoder waits for the batch, and a batch that is not wanted is thrown away."""
-    script, log = load("TrainISICLE"), []
-    here = Stream("encoder", log)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("views", log))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-
-    def make(step):
-        log.append(f"batch {step}")
-        kept = SimpleNamespace(record_stream=lambda s: log.append(f"kept for {s.name}"))
-        return SimpleNamespace(ids=kept, pictures=kept, counts=None, step=step)
-
-    ahead = script.Ahead(make, torch.device("cuda"))
-    assert ahead.take(0).step == 0
-    ahead.start(1)
-    assert log == ["batch 0", "encoder marks", "views waits for the mark", "batch 1"]
-    log.clear()
-    assert ahead.take(1).step == 1
-    kept = ["kept for encoder"] * 2
-    assert log == ["encoder waits for views", *kept, "encoder marks"]
-    log.clear()
-    ahead.start(2)
-    assert ahead.take(5).step == 5
-    wrong = ["views waits for the mark", "batch 2", "encoder waits for views", "batch 5"]
-    assert log == [*wrong, "encoder marks"]
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_batch_ahead_on_a_gpu_is_the_batch(net, tmp_path):
     words = ["--net", net, "--gpus", "0", "--deterministic"]
@@ -362,58 +292,6 @@ def test_a_batch_ahead_on_a_gpu_is_the_batch(net, tmp_path):
     finally:
         script.Ahead.start = kept
     assert metrics(with_it, "loss_tr") == metrics(without, "loss_tr")
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("", "give --net SNAPSHOT"),
-        ("--net x --pair real-synth --f 0.5", "--f 0.5 is of --pair mixed"),
-        ("--net x --f 2", "no share of views"),
-        ("--views cache", "needs --cache"),
-        ("--cache x", "needs --views cache"),
-        ("--views cache --cache x --refresh 2", "takes no --refresh"),
-        ("--pair real-real --joint 1", "no synthetic views"),
-        ("--pair real-real --augs none", "two equal views"),
-        ("--net x --pair multi --loss dcl", "not --loss dcl"),
-        ("--net x --pair synth-synth --domain_bn", "one kind of views"),
-        ("--net x --domain_bn --compile", "exclude each other"),
-        ("--net x --unreal_augs 0 --augs full", "exclude each other"),
-        ("--joint 3 --refresh 2", "not a multiple of --refresh 2"),
-        ("--joint 1 --imle=--nonsense", "--nonsense"),
-        ("--joint 1 --imle=--num-workers=2", "--num-workers=2 has no influence"),
-        ("--joint 1 --imle=--no-compile", "--no-compile has no influence"),
-        ("--joint 1 --imle '", "No closing quotation"),
-        ("--net x --lpips_min 1 --lpips_max 0.5", "not below"),
-        ("--net x --pair some", "invalid choice"),
-        ("--net x --augs none --f 0", "two equal views"),
-        ("--net x --augs none --pair synth-synth --code fixed", "two equal views"),
-        ("--net x --augs none --f 1 --temperature 0", "two equal views"),
-        ("--net x --augs none --pair synth-synth --refresh 1 --k 1", "two equal views"),
-        ("--net x --k 8", "--k 8 is of --refresh"),
-        ("--net x --num_synth 3", "--num_synth 3 is of --pair multi"),
-        ("--net x --reduce in", "--reduce in is of --pair multi"),
-        ("--views cache --cache x --temperature 0.5", "takes no --temperature"),
-        ("--views cache --cache x --lpips_max 0.5", "takes no --lpips_max"),
-    ],
-)
-def test_wrong_options_are_one_line(words, says, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        load("TrainISICLE").get_args(["--data", "cifar10", *words.split()])
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and says in said[0]
-
-
-def test_every_option_of_imle_is_taken_or_refused():
-    """A new option of TrainGeneratorWandB.py has to be put in one of these."""
-    taken = """
-        preset bs mini_bs ipc code_bs ns sp rescore search_precision subsample_size flip lr
-        lr_schedule mapping_lr_mult warmup weight_decay grad_clip ema_std alpha lpips lpips_path
-        lpips_weighting channels_last unconditional
-    """.split()  # unconditional is refused by what it asks for
-    script = load("TrainISICLE")
-    options = [*vars(load("TrainGeneratorWandB").get_args(["--data_tr", "scenes"]))]
-    assert sorted((*taken, *script.NOT_IMLE, *script.OF_THE_NET)) == sorted(options)
 
 
 @pytest.mark.slow

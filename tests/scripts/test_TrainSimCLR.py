@@ -3,30 +3,22 @@
 import json
 import os
 
-import numpy as np
 import pytest
-import torch
 
 import models.simclr
 from data.scenes import CLASSES
-from data.sources import Joined
 from evaluation.features import fingerprint, load_features
-from models.optim import google_lr, seed_epoch_lr, warmup_cosine
-from runtime import distributed
-from runtime.precision import Precision
+from recipes.simclr import parts
+from recipes.simclr.files import open_encoder
+from recipes.simclr.options import get_args
+from runtime.run import Run
 from storage.snapshot import load_snapshot
 from storage.torchfile import load_torch
-from tests import gloo
 from tests import kill_harness as harness
-from tests.scripts.simclr_support import TINY, small_backbone, stopped, train
-from tests.scripts.support import load, metrics
+from tests.scripts.simclr_support import TINY, Coloured, small_backbone, stopped, train
+from tests.scripts.support import metrics
 
 KNN = "knn(k=20, T=0.07, h), 2 folds"
-
-
-@pytest.fixture(scope="module")
-def script():
-    return load("TrainSimCLR")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-def test_a_run_leaves_what_it_should(whole, script, monkeypatch):
+def test_a_run_leaves_what_it_should(whole, monkeypatch):
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
     assert sorted(metrics(whole, "loss_tr")) == list(range(1, 9))
     assert all(v > 0 for v in metrics(whole, "time/images_per_s").values())
@@ -55,9 +47,9 @@ def test_a_run_leaves_what_it_should(whole, script, monkeypatch):
         assert right[name].shape == (64,)
         assert right[name].double().mean() == pytest.approx(figures[f"{name} acc1"], abs=1e-9)
     snapshot = load_snapshot(whole / "snapshots" / "1.safetensors")
-    model, *rest = script.open_encoder(whole / "snapshots" / "1.safetensors")
+    model, *rest = open_encoder(whole / "snapshots" / "1.safetensors")
     assert rest[0].size == 8 and isinstance(rest[0].scale, tuple) and rest[1] == 8
-    assert list(script.open_encoder(whole / "1.pt")[1:]) == rest
+    assert list(open_encoder(whole / "1.pt")[1:]) == rest
     model.load_state_dict(snapshot.state_dict)
 
 
@@ -109,7 +101,9 @@ def stopped_on_rank_1(run_dir):
 
 def test_probes_that_a_signal_ended_are_made_by_the_same_command(whole, tmp_path):
     broken, log = tmp_path / "broken", tmp_path / "log"
-    assert harness.finish(stopped, [broken, 0, "augmented_probe"], log) == 75, log.read_text()
+    assert (
+        harness.finish(stopped, [broken, 0, "recipes.simclr.validation.augmented_probe"], log) == 75
+    ), log.read_text()
     assert (broken / "1.pt").is_file() and not (broken / "probes.json").exists()
     assert harness.finish(train, [broken], log) == 0, log.read_text()
     said = log.read_text()
@@ -131,7 +125,7 @@ def test_probe_only_gives_the_figures_of_the_run(whole, tmp_path):
         assert found["figures"] == json.loads((whole / "probes.json").read_text())["figures"]
 
 
-def test_options_work_together(tmp_path, script):
+def test_options_work_together(tmp_path):
     """Held-out splits, other losses, schedules and augmentations, episodes, exports."""
     words = (
         "--eval val --loss dclw --sigma 0.4 --temp 0.2 --lr_schedule google --opt lars "
@@ -166,7 +160,7 @@ def test_pooled_pictures_are_held_out(tmp_path):
     assert {len(v) for v in right.values()} == {3 * len(CLASSES)}
 
 
-def test_what_an_encoder_has_to_beat(tmp_path, script, monkeypatch):
+def test_what_an_encoder_has_to_beat(tmp_path, monkeypatch):
     """The network as training begins it, and no network, by the same probes."""
     found = {}
     for word in ("untrained", "pixels"):
@@ -179,18 +173,10 @@ def test_what_an_encoder_has_to_beat(tmp_path, script, monkeypatch):
         assert all(f", {layer})" in k for k in found[word]["figures"])
         assert len(found[word]["l2"]) == 2  # folds
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
-    args = script.get_args([*TINY, "--seed", "3", "--run-dir", str(tmp_path / "run")])
-    with script.Run(args, script="TrainSimCLR", name="init") as run:
-        begins = fingerprint(script.build_model(args, run))
+    args = get_args(None, [*TINY, "--seed", "3", "--run-dir", str(tmp_path / "run")])
+    with Run(args, script="TrainSimCLR", name="init") as run:
+        begins = fingerprint(parts.network(args, run.world_size))
     assert found["untrained"]["network"] == begins != found["pixels"]["network"]
-
-
-def test_pixels_are_their_own_features(script):
-    plan, run = script.build_recipe(options(script)), FakeRun()
-    run.precision = Precision("fp32", run.device)
-    pictures = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-    h = script.features(run, script.Pixels(), pictures, plan)
-    assert torch.equal(h, pictures.flatten(1) / 255)
 
 
 def test_figures_asked_otherwise_are_made_anew(whole, tmp_path):
@@ -202,19 +188,6 @@ def test_figures_asked_otherwise_are_made_anew(whole, tmp_path):
         assert harness.finish(train, [folder, *more], log) == 0, log.read_text()
         assert ("figures are in" not in log.read_text()) == made
         assert json.loads((folder / "probes.json").read_text())["asked"]["seed"] == int(words[-1])
-
-
-def test_features_of_a_diverged_network_are_refused(script, monkeypatch):
-    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
-    args = options(script)
-    model, plan = script.SimCLR().eval(), script.build_recipe(args)
-    run = FakeRun()
-    run.precision = Precision("fp32", run.device)
-    pictures = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-    assert script.features(run, model, pictures, plan).shape == (5, 512)
-    model.backbone.bn1.running_mean[2] = torch.nan
-    with pytest.raises(script.NonFiniteError, match="the network has diverged"):
-        script.features(run, model, pictures, plan)
 
 
 RANKS = "--opt sgd --lars 0 --mm 0.9 --lr 0.01 --n_ramp 0 --precision fp32 --probe_epochs 0".split()
@@ -241,42 +214,6 @@ def test_several_ranks_are_one(tmp_path, world):
     assert a.keys() == b.keys() and abs(a[f"{KNN} acc1"] - b[f"{KNN} acc1"]) < 0.05
 
 
-def gradients(world: int, dtype: torch.dtype) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and averaged gradients of one step, pictures shared as the script does."""
-    script = load("TrainSimCLR")
-    args = options(script, "--crop_size", "12")
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.simclr, "build_backbone", small_backbone)
-        model = script.SimCLR(proj_dim=8, proj_hidden=16, sync_bn=world > 1).to(dtype)
-    pictures = torch.randint(0, 256, (24, 3, 12, 12), dtype=torch.uint8)
-    ids = script.epoch_order(24, args, 3)[:16][distributed.rank() :: world]
-    make_views = script.views_of(script.build_recipe(args), args)
-    images = script.take(pictures, ids, torch.device("cpu"))
-    a, b = (make_views(images, script.view_keys(0, 3, ids, v)).to(dtype) for v in (0, 1))
-    loss = script.build_loss(args)(*script.two_views(model, a, b))
-    loss.backward()
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    distributed.average_gradients(trained.values())
-    return float(distributed.mean(loss.detach())), {k: p.grad for k, p in trained.items()}
-
-
-def worst(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> float:
-    return max(float((got[k].double() - want[k].double()).abs().max()) for k in want)
-
-
-@pytest.mark.parametrize("world", [2, FOUR])
-def test_ranks_have_the_loss_and_gradients_of_one_process(world):
-    loss, want = gradients(1, torch.float64)
-    for other, got in gloo.run(world, gradients, world, torch.float64):
-        assert abs(other - loss) < 1e-9 and worst(got, want) < 1e-9
-    loss32, want32 = gradients(1, torch.float32)
-    for other, got in gloo.run(world, gradients, world, torch.float32):
-        assert abs(other - loss32) < 1e-6 * loss32
-        # both are fp32's rounding away from float64: several ranks not further than one process
-        assert worst(got, want) < 2 * worst(want32, want) < 2e-5
-
-
 @pytest.mark.slow
 def test_without_synchronised_statistics_ranks_are_not_one(tmp_path):
     log = tmp_path / "log"
@@ -295,72 +232,6 @@ def test_a_mapped_file_gives_the_same_run(whole, tmp_path):
     assert list((tmp_path / "data" / "uint8").glob("*/pixels.u8"))
     assert harness.differences(harness.final_state(whole), harness.final_state(folder)) == []
     assert harness.metrics(whole) == harness.metrics(folder)
-
-
-def options(script, *words):
-    return script.get_args([*TINY, *words])
-
-
-def test_rates_are_those_of_the_published_schedules(script):
-    words = "--bs 64 --lr 0.3 --epochs 7 --n_ramp 2 --lr_scaling".split()
-    for rule, peak in (("none", 0.3), ("linear", 0.075), ("sqrt", 2.4)):
-        plain = options(script, *words, rule)
-        google = options(script, *words, rule, "--lr_schedule", "google")
-        seed = options(script, *words, rule, "--lr_schedule", "seed")
-        for step in range(35):
-            want = warmup_cosine(step, 35, 10, peak=peak)
-            assert script.learning_rate(plain, step, 5) == pytest.approx(want, rel=1e-12)
-            want = google_lr(step, examples=320, batch=64, epochs=7, warmup_epochs=2, peak=peak)
-            assert script.learning_rate(google, step, 5) == pytest.approx(want, rel=1e-12)
-            want = seed_epoch_lr(step // 5 + 1, 7, 2, peak)
-            assert script.learning_rate(seed, step, 5) == pytest.approx(want, rel=1e-12)
-
-
-def test_sizes_and_recipes_are_the_data_sets_own(script):
-    args = script.get_args(["--preset", "mini-64cv"])
-    assert (args.crop_size, args.picture_size) == (128, 128)
-    assert script.build_recipe(args).blur_p == 0  # opt-in
-    args = script.get_args(["--data", "miniImagenet", "--gaussian_blur", "1"])
-    plan = script.build_recipe(args)
-    assert (plan.size, plan.blur_p, plan.blur_kernel) == (128, 1.0, 23)
-    for name, k, blur in (("strong", 0.5, 0), ("imagenet", 1.0, 0.5), ("miniImagenet", 0.5, 1)):
-        args = script.get_args(["--data", "miniImagenet", "--recipe", name])
-        plan = script.build_recipe(args)  # one that is named is itself
-        assert plan == script.get_ssl_data_augs("miniImagenet", name=name).train
-        assert (args.color_s, plan.brightness, plan.blur_p) == (k, 0.8 * k, blur)
-        args = script.get_args(["--recipe", name, "--color_s", "0.25", "--gaussian_blur", "0"])
-        assert (script.build_recipe(args).hue, script.build_recipe(args).blur_p) == (0.05, 0)
-    args = script.get_args(["--data", "miniImagenet"])
-    assert (args.color_s, args.gaussian_blur) == (1.0, 0)  # the lab's
-    args = script.get_args(["--data", "cifar10", "--normalise", "cifar", "--unreal_augs", "0"])
-    plan = script.build_recipe(args)
-    assert plan.size == 32 and plan.jitter_p == 0 and plan.mean == script.CIFAR_MEAN
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("--gpus 0 1 --bs 33", "cannot be shared by 2 GPUs"),
-        ("--epochs 3 --n_ramp 4", "longer than --epochs 3"),
-        ("--epochs 3 --n_ramp 3 --lr_schedule seed", "leaves --lr_schedule seed no epoch"),
-        ("--temp 0", "out of range"),
-        ("--bs 1", "out of range"),
-        ("--mm 0.9", "adam takes 2"),
-        ("--mm 0.9 1", "out of range"),
-        ("--recipe nothing", "invalid choice"),
-        ("--data /nowhere/at/all", "give crop_size"),
-        ("--color_s 3", "hue 0.6"),
-        ("--sigma 0.4", "is of --loss dclw"),
-        ("--crop_size 16 --gaussian_blur 1", "a blur of 1 tap changes nothing"),
-        ("--wandb 2", "--wandb"),
-        ("--few_shot train", "other pictures than train's"),
-    ],
-)
-def test_wrong_options_are_one_line(words, says, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        load("TrainSimCLR").get_args(words.split())
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and says in said[0]
 
 
 @pytest.mark.parametrize(
@@ -385,58 +256,7 @@ def test_what_shows_only_later_is_one_line_too(tmp_path, words, code, says):
     assert not folder.exists()
 
 
-class Coloured:
-    """Six pictures of a colour for each class of `names`."""
-
-    def __init__(self, name, names):
-        self.name, self.classes = name, names
-
-    def __len__(self):
-        return 6 * len(self.classes)
-
-    def image(self, i):
-        return np.full((8, 8, 3), 7 * i, np.uint8)
-
-    def label(self, i):
-        return i % len(self.classes)
-
-    def path(self, i):
-        return f"{self.name}/{i}"
-
-
-class FakeRun:
-    device, rank, world_size, is_main = torch.device("cpu"), 0, 1, True
-
-
-def test_labels_of_what_is_held_out_are_those_of_train(script):
-    args = options(script, "--eval", "val")
-    trained = script.in_memory(Coloured("t", ["a", "b", "c"]), args, FakeRun)
-    held = script.held_pictures(Coloured("v", ["c", "a"]), trained, args, FakeRun)
-    assert held.labels.tolist() == [2, 0] * 6 and held.classes == ["a", "b", "c"]
-    with pytest.raises(script.UsageError, match=r"classes that t has not \(d, \.\.\.\)"):
-        script.held_pictures(Coloured("v", ["a", "d"]), trained, args, FakeRun)
-    assert script.held_pictures(None, trained, args, FakeRun) is None
-
-
-@pytest.mark.parametrize(("data", "means"), [("scenes", "val"), ("scenes/val", "cv")])
-def test_eval_is_by_what_the_set_has(script, data, means):
-    args, said = options(script, "--eval", "auto", "--data", data, "--crop_size", "8"), []
-    run = FakeRun()
-    run.say = said.append
-    held = script.splits(args, run)[1]
-    assert args.eval == means and said == [f"figures are of {data}: --eval {means}"]
-    assert (held is None) == (means == "cv")
-
-
-def test_pictures_are_taken_evenly(script):
-    args = options(script, "--num_images", "7")
-    source = Joined([Coloured("t", ["a", "b"]), Coloured("u", ["c"])], "both")
-    few = script.in_memory(source, args, FakeRun)
-    assert sorted(few.labels.bincount().tolist()) == [2, 2, 3]
-    assert len(script.in_memory(source, args, FakeRun, whole=True).images) == 18
-
-
-def test_a_set_without_classes_is_trained_on_and_not_probed(tmp_path, script):
+def test_a_set_without_classes_is_trained_on_and_not_probed(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "run"
     assert harness.finish(unlabelled, [folder], log) == 0, log.read_text()
     assert "has no classes: no probes" in log.read_text()
@@ -444,6 +264,5 @@ def test_a_set_without_classes_is_trained_on_and_not_probed(tmp_path, script):
 
 
 def unlabelled(run_dir):
-    script = load("TrainSimCLR")
-    script.splits = lambda args, run: (Coloured("plain", ["images"]), None)
+    parts.splits = lambda args, say: (Coloured("plain", ["images"]), None)
     train(run_dir, "--bs", "2", "--epochs", "2", "--num_images", "4")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import recipes.command
-from tests.scripts.support import SCRIPTS, get_args, load
+from tests.scripts.support import SCRIPTS, get_args, load, presets
 
 FLAGS = Path(__file__).parent / "flags"
 
@@ -49,8 +49,8 @@ def test_flags_are_frozen(name, monkeypatch):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_preset_parses_and_there_is_a_smoke(name):
     script = load(name)
-    assert "smoke" in script.PRESETS
-    for preset in script.PRESETS:
+    assert "smoke" in presets(script)
+    for preset in presets(script):
         words = ["--preset", preset]
         if preset != "smoke" and name in ("generate_images", "TrainISICLE"):
             words += ["--snapshot", "x"]
@@ -59,7 +59,7 @@ def test_every_preset_parses_and_there_is_a_smoke(name):
 
 def test_presets_are_not_mutated():
     script = load("TrainGeneratorWandB")
-    before = repr(script.PRESETS)
+    before = repr(presets(script))
     args = get_args(script, ["--preset", "smoke"])
     args.res.append(7)
-    assert repr(script.PRESETS) == before
+    assert repr(presets(script)) == before

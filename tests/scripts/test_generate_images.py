@@ -1,7 +1,6 @@
 """generate_images: from a run's snapshot to pictures."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from diffusion import Precond
 from diffusion.encoders import RGBEncoder
 from diffusion.samplers import SeedStack, heun
+from recipes.generate.options import get_args
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests.scripts.support import load, train
@@ -28,7 +28,7 @@ def snapshot(tmp_path_factory):
 
 
 def generate(*words):
-    SCRIPT.main(SCRIPT.get_args([str(w) for w in words]))
+    SCRIPT.main(get_args(None, [str(w) for w in words]))
 
 
 def test_smoke_needs_nothing(tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_inputs_are_asked_for(snapshot, tmp_path):
         generate("--snapshot", snapshot, "--outdir", tmp_path / "out")
     assert error.value.exit_code == 2
     with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args([])
+        get_args(None, [])
     assert stop.value.code == 2
 
 
@@ -194,13 +194,6 @@ def test_an_image_depends_on_its_seed_alone(edm2, nets, tmp_path):
     assert_alike(together, images(tmp_path / "c"))
     grids = [pixels(tmp_path / d / "grid.png") for d in "ac"]
     assert (grids[0] - grids[1]).abs().max() <= 1
-
-
-def test_defaults_are_those_of_the_original():
-    args = SCRIPT.get_args(["--net", "x"])
-    assert (args.seeds, args.batch, args.guidance) == ([16, 17, 18, 19], 32, 1.0)
-    assert (args.steps, args.sigma_min, args.sigma_max, args.rho) == (32, 0.002, 80, 7)
-    assert (args.S_churn, args.S_min, args.S_max, args.S_noise) == (0, 0, float("inf"), 1)
 
 
 def test_guided_is_the_manual_lerp(edm2, nets):
@@ -436,43 +429,6 @@ def test_guides_that_do_not_fit(edm2, tmp_path, other, says):
 
 
 @pytest.mark.parametrize(
-    "words, says",
-    [
-        (["--guidance", "2"], "--gnet"),
-        (["--sweep_guidance", "1", "2"], "--gnet"),
-        (["--seeds", "5-3"], "upwards"),
-        (["--seeds", "a"], "neither a seed"),
-        (["--seeds", "-1"], "."),
-        (["--seeds", ","], "no value"),
-        (["--seeds", "0-99999999"], "at most"),
-        (["--seeds", "4294967296"], "4294967295"),
-        (["--sigma_min", "5", "--sigma_max", "1"], "sigma_min"),
-        (["--sigma_min", "0"], "range"),
-        (["--rho", "0"], "rho"),
-        (["--steps", "0"], "steps"),
-        (["--guidance_interval", "5", "1", "--gnet", "g"], "interval \\(5"),
-        (["--guidance_interval", "5", "--gnet", "g"], "LO HI"),
-        (["--guidance_interval", "1", "5"], "--gnet"),
-        (["--sweep_guidance", "2", "2.0000001", "--gnet", "g"], "2 2: values not told apart"),
-        (["--sweep_ema", "0.1", "0.1001"], "0.100 0.100: values not told apart"),
-        (["--trajectory", "--grid_only"], "--trajectory"),
-        (["--rho", "1e-300"], "fp32 cannot hold"),
-        (["--S_min", "2", "--S_max", "1"], "S_min"),
-        (["--no-guidance", "2"], "no value"),
-        (["--class"], "class"),
-        (["--precision", "int8"], "int8"),
-        (["--sigma", "1"], "sigma"),
-    ],
-)
-def test_wrong_options(words, says, capsys):
-    with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args(["--net", "x", *words])
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and len(said.splitlines()) == 1
-    assert re.search(says, said), said
-
-
-@pytest.mark.parametrize(
     "words, says, code",
     [
         (["--class", "3"], "classes are 0 to 2", 2),
@@ -537,33 +493,6 @@ def test_other_snapshots_are_named(tmp_path):
     with pytest.raises(Exception, match="'edm2-toy' snapshot") as error:
         generate("--net", file, "--gpus", "cpu", "--outdir", tmp_path / "out")
     assert error.value.exit_code == 3
-
-
-def test_words_of_the_original(nets, capsys):
-    args = SCRIPT.get_args(["checkpoint", "--net", "x", "--guide-weight", "1.0"])
-    assert args.net == "x" and args.guidance == 1
-    assert "checkpoint: not needed" in capsys.readouterr().out
-    preset = ["--preset", "edm2-img512-s-autog-dino"]
-    args = SCRIPT.get_args(["pretrained", *preset, "--outdir=images_test"])
-    assert (args.net, args.gnet) == ("edm2-img512-s-2147483-0.120", "edm2-img512-xs-0134*-0.165")
-    assert args.guidance == 2.45
-    assert SCRIPT.get_args([*preset, "--guidance"]).guidance == 2.45
-    assert SCRIPT.get_args([*preset, "--no-guidance"]).guidance == 1
-    assert SCRIPT.get_args([*preset, "--guidance", "3"]).guidance == 3
-
-
-def test_presets_do_not_change_and_agree_with_their_names():
-    before = repr(SCRIPT.PRESETS)
-    for name, preset in SCRIPT.PRESETS.items():
-        args = SCRIPT.get_args(["--preset", name])
-        args.seeds.append(1)
-        if name.startswith("edm2-"):
-            size, kind = name.split("-")[2], name.rsplit("-", 1)[-1]
-            assert args.net.startswith("-".join(name.split("-")[:2]) + f"-{size}-")
-            assert ("guid" in name or "autog" in name) == (args.guidance != 1)
-            assert (args.gnet is None) == (args.guidance == 1) and kind in ("fid", "dino")
-            assert preset["_help"].startswith("FID" if kind == "fid" else "FD-DINOv2")
-    assert repr(SCRIPT.PRESETS) == before
 
 
 def test_a_preset_takes_its_files_from_the_models_directory(tmp_path, monkeypatch, capsys):

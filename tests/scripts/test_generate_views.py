@@ -1,8 +1,7 @@
-"""generate_views: snapshots as sources of views, and the command that keeps them."""
+"""generate_views: the command that draws views and keeps them."""
 
 import argparse
 import json
-import math
 import os
 import signal
 import subprocess
@@ -15,227 +14,23 @@ import torch
 from data.registry import open_source
 from data.sources import Subset, evenly
 from data.uint8_cache import UInt8Cache
-from data.views.generated import CachedViews, FilteredViews, GeneratedViews
+from data.views.generated import CachedViews, FilteredViews
 from data.views.stored import FORMATS, open_views, root_ids
-from imle import CAMNet, CodeGenerator, Corruption
-from storage.errors import CheckpointError, Preempted, UsageError
-from storage.snapshot import Snapshot, save_snapshot
+from recipes.views import parts
+from recipes.views.options import get_args
+from storage.errors import Preempted
+from storage.snapshot import save_snapshot
 from tests import gloo
+from tests.generators.tiny import snapshot
 from tests.scripts.support import ROOT, load
 
 SCRIPT = load("generate_views")
-RES, LAST = [8, 16, 32], 32
-
-
-def network(seed=0, **options):
-    torch.manual_seed(seed)
-    return CAMNet(
-        res=RES, resid_nc=[6, 6], dense_nc=[4, 4], n_blocks=1, map_nc=4, latent_nc=8, **options
-    )
-
-
-def snapshot(seed=0, codes=None, corruption=None, **options):
-    net = network(seed, **options)
-    config = {"net": net.config, "codes": codes or {}, "corruption": corruption or {}}
-    return Snapshot(net.state_dict(), "camnet", {**config, "crop": "squash"}, {"step": 1})
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     made = snapshot(corruption={"grayscale": 1, "mask_frac": 0.25, "mask_res": 4})
     return save_snapshot(tmp_path_factory.mktemp("net") / "net.safetensors", *made)
-
-
-def inputs(n=6):
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(n, 3, RES[0], RES[0], generator=generator)
-
-
-IDS = torch.tensor([3, 0, 5, 3, 9, 2])
-DRAWS = torch.tensor([0, 1, 2, 3, 4, 1 << 40])
-
-
-# ------------------------------------------------------------------------------------- the sampler
-
-
-@pytest.mark.parametrize("size, levels", [(32, 2), (16, 1), (12, 1), (20, 2), (40, 2), (None, 2)])
-def test_images_are_the_network_s_at_the_encoder_s_size(size, levels):
-    made, x = snapshot(), inputs()
-    sampler = SCRIPT.view_sampler(made, size=size, channels_last=False)
-    assert (sampler.size, sampler.input_size) == (size or LAST, RES[0])
-    assert sampler.levels == levels and len(sampler._net.stages) == levels  # and no more
-    net = network().eval()
-    z = CodeGenerator(net.code_sizes)
-    codes = [
-        torch.stack(
-            [
-                z.draw(level, -4, IDS[b : b + 1], DRAWS[b : b + 1])[0]  # one picture at a time
-                for b in range(len(IDS))
-            ]
-        )
-        for level in range(levels)
-    ]
-    with torch.no_grad():
-        expected = net(x, codes, loi=levels - 1)
-    if size not in (None, expected.shape[-1]):
-        shrinks = expected.shape[-1] > size
-        expected = torch.nn.functional.interpolate(
-            expected, size=(size, size), mode="bicubic", antialias=shrinks
-        )
-    got = sampler.sample(x, IDS, DRAWS)
-    assert got.shape[-1] == sampler.size
-    assert torch.allclose(got, expected, atol=1e-4)
-    assert not torch.equal(got, sampler.sample(x, IDS, DRAWS + 1))
-
-
-def test_precision_and_layout_change_little():
-    x = inputs()
-    plain = SCRIPT.view_sampler(snapshot(), size=32, channels_last=False).sample(x, IDS, DRAWS)
-    for precision, layout, tolerance in (("fp32", True, 1e-4), ("bf16", True, 0.05)):
-        sampler = SCRIPT.view_sampler(
-            snapshot(), size=32, precision=precision, channels_last=layout
-        )
-        assert (sampler.sample(x, IDS, DRAWS) - plain).abs().max() < tolerance
-    assert not torch.equal(sampler.sample(x, IDS, DRAWS), plain)  # bf16 it was
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_view_does_not_depend_on_the_batch(precision, channels_last):
-    sampler = SCRIPT.view_sampler(
-        snapshot(), size=32, precision=precision, channels_last=channels_last
-    )
-    pictures = (inputs(19) * 255).byte()
-    source = GeneratedViews(pictures, sampler, rows=8)
-    ids = torch.arange(19)
-    whole = source(ids, 3)
-    order = torch.randperm(19, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(source(order, 3), whole[order])
-    for size in (1, 5, 8):
-        assert torch.equal(torch.cat([source(part, 3) for part in ids.split(size)]), whole)
-    wide = source(ids.repeat(2), torch.tensor([3, 4]).repeat_interleave(19))
-    assert torch.equal(wide[:19], whole)
-
-
-def test_the_input_is_corrupted_alike_whatever_the_draw():
-    own = {"grayscale": 0.5, "mask_frac": 0.5, "mask_res": 4, "fill": "color"}
-    x = inputs()
-    sampler = SCRIPT.view_sampler(snapshot(corruption=own), size=16, seed=3)
-    expected = Corruption(**own, seed=3).keyed(x, -4, IDS)
-    assert torch.equal(sampler.corrupt(x, IDS), expected)
-    assert not torch.equal(expected[0], expected[3])  # the same id, another picture
-    other = SCRIPT.view_sampler(snapshot(corruption=own), size=16, corruption={"mask_frac": 0.0})
-    assert torch.equal(
-        other.corrupt(x, IDS), Corruption(**{**own, "mask_frac": 0.0}).keyed(x, -4, IDS)
-    )
-    coarse = SCRIPT.view_sampler(snapshot(), size=16, lr_factor=4).corrupt(x, IDS)
-    assert coarse.shape == x.shape and coarse.std((2, 3)).mean() < 0.5 * x.std((2, 3)).mean()
-
-
-def test_temperature_truncation_and_the_fixed_code():
-    x = inputs()
-    cold = SCRIPT.view_sampler(snapshot(), size=16, temperature=0.0)
-    assert torch.equal(cold.sample(x, IDS, DRAWS), cold.sample(x, IDS, DRAWS + 7))
-    half = SCRIPT.view_sampler(snapshot(), size=16, temperature=0.5)
-    plain = SCRIPT.view_sampler(snapshot(), size=16)
-    assert torch.equal(half.codes(0, IDS, DRAWS), 0.5 * plain.codes(0, IDS, DRAWS))
-    bounded = SCRIPT.view_sampler(snapshot(), size=16, truncation=0.8, temperature=0.5)
-    assert bounded.codes(0, IDS, DRAWS).abs().max() <= 0.4
-    fixed = SCRIPT.view_sampler(snapshot(), size=16, code="fixed")
-    z = fixed.codes(0, IDS, DRAWS)
-    assert bool((z == z[0]).all()) and z.std() > 0.5
-    assert torch.equal(fixed.sample(x, IDS, DRAWS), fixed.sample(x, IDS + 1, DRAWS + 1))
-
-
-def test_truncated_normals_have_their_distribution():
-    z = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    for bound in (0.5, 1.0, 2.0, 5.0):
-        t = SCRIPT.truncated(z, bound)
-        density = math.exp(-bound * bound / 2) / math.sqrt(2 * math.pi)
-        variance = 1 - 2 * bound * density / math.erf(bound / math.sqrt(2))
-        assert t.abs().max() <= bound
-        assert abs(float(t.var()) - variance) < 0.01 and abs(float(t.mean())) < 0.01
-        assert bool((t.sort().values == t[z.argsort()]).all())
-    assert torch.allclose(SCRIPT.truncated(z, 30.0), z, atol=1e-4)
-
-
-def test_mixtures_can_be_drawn_but_not_truncated():
-    mixed = snapshot(codes={"method": "mixture", "num_components": 3})
-    sampler = SCRIPT.view_sampler(mixed, size=16)
-    z = CodeGenerator(network().code_sizes, method="mixture", num_components=3)
-    assert torch.equal(sampler.codes(0, IDS, DRAWS), z.draw(0, -4, IDS, DRAWS[:, None]))
-    with pytest.raises(UsageError, match="mixture"):
-        SCRIPT.view_sampler(mixed, size=16, truncation=1.0)
-
-
-def test_update_takes_the_weights_of_the_moment():
-    net, x = network(), inputs()
-    sampler = SCRIPT.CAMNetSampler(net, 16)
-    before = sampler.sample(x, IDS, DRAWS)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.mul_(1.1)
-    assert torch.equal(sampler.sample(x, IDS, DRAWS), before)
-    sampler.update(net)
-    after = sampler.sample(x, IDS, DRAWS)
-    assert not torch.equal(after, before)
-    assert torch.equal(after, SCRIPT.CAMNetSampler(net, 16).sample(x, IDS, DRAWS))
-
-
-@pytest.mark.parametrize(
-    "options, says",
-    [
-        ({"code": "one"}, "code"),
-        ({"temperature": -1.0}, "temperature"),
-        ({"temperature": math.nan}, "temperature"),
-        ({"truncation": 0.0}, "truncation"),
-        ({"lr_factor": 3}, "lr_factor 3"),
-        ({"corruption": {"grayscale": 2}}, "grayscale"),
-        ({"corruption": {"mask_frac": 0.5, "mask_res": 16}}, "mask_res 16"),
-        ({"precision": "fp16"}, "fp16"),
-    ],
-)
-def test_settings_that_cannot_be(options, says):
-    with pytest.raises(UsageError, match=says):
-        SCRIPT.view_sampler(snapshot(), size=16, **options)
-
-
-def test_snapshots_that_cannot_serve(monkeypatch):
-    with pytest.raises(CheckpointError, match="'edm2' snapshot .* camnet"):
-        SCRIPT.view_sampler(Snapshot({}, "edm2", {}, {}), size=16)
-    broken = snapshot()
-    name = next(iter(broken.state_dict))
-    broken.state_dict[name].view(-1)[0] = math.nan
-    with pytest.raises(CheckpointError, match="no finite weights"):
-        SCRIPT.view_sampler(broken, size=16)
-    other = snapshot(feedback="none")
-    with pytest.raises(UsageError, match="RGB"):
-        SCRIPT.view_sampler(other, size=16)
-    missing = snapshot()
-    missing.state_dict.popitem()
-    with pytest.raises(CheckpointError, match="does not fit"):
-        SCRIPT.view_sampler(missing, size=16)
-
-
-def test_another_generator_is_one_entry(monkeypatch):
-    class Plain:
-        size, image_size, input_size = 4, 4, 4
-
-        def sample(self, inputs, ids, draw):
-            return inputs
-
-        def corrupt(self, inputs, ids):
-            return inputs
-
-    monkeypatch.setitem(SCRIPT.SAMPLERS, "plain", lambda snapshot, **options: Plain())
-    sampler = SCRIPT.view_sampler(Snapshot({}, "plain", {}, {}), size=4)
-    pictures = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
-    args = SCRIPT.get_args(["--preset", "smoke"])
-    source = SCRIPT.view_source(args, sampler, pictures)
-    assert torch.equal(source(torch.arange(5), 0), pictures)
-
-
-# ------------------------------------------------------------------------------------- the command
 
 
 def arguments(file, out, *words):
@@ -246,17 +41,17 @@ def arguments(file, out, *words):
 
 
 def generate(file, out, *words):
-    SCRIPT.main(SCRIPT.get_args(arguments(file, out, *words)))
+    SCRIPT.main(get_args(None, arguments(file, out, *words)))
 
 
 def online(file, *words, keys=None, picked=None):
     """The source of views that a training script would make, and its pictures."""
-    args = SCRIPT.get_args(arguments(file, "unused", *words))
+    args = get_args(None, arguments(file, "unused", *words))
     source = evenly(open_source("scenes", "."), 7)  # as training takes --num_images
     source = source if picked is None else Subset(source, picked)
-    sampler, settings = SCRIPT.open_generator(args, 16, torch.device("cpu"), lambda line: None)
+    sampler, settings = parts.sampler(args, args.net, 16, torch.device("cpu"), lambda line: None)
     small, real = (UInt8Cache(source, s, quiet=True).images for s in (8, 16))
-    return SCRIPT.view_source(args, sampler, small, real, root_ids(source)), source, settings
+    return parts.source(args, sampler, small, real, root_ids(source)), source, settings
 
 
 def stop_after(monkeypatch, pictures):
@@ -384,27 +179,9 @@ def test_the_control_without_a_generator(file, tmp_path):
 
 
 def test_smoke_needs_nothing(tmp_path, capsys):
-    SCRIPT.main(SCRIPT.get_args(["--preset", "smoke", "--out", str(tmp_path)]))
+    SCRIPT.main(get_args(None, ["--preset", "smoke", "--out", str(tmp_path)]))
     assert "untrained" in capsys.readouterr().out
     assert len(list(tmp_path.rglob("*_aug?.png"))) == 18
-
-
-@pytest.mark.parametrize(
-    "words, says",
-    [
-        (["--data", "scenes"], "--net"),
-        (["--net", "x"], "--data"),
-        (["--net", "x", "--data", "d", "--lpips_min", "2", "--lpips_max", "1"], "lpips_min 2"),
-        (["--net", "x", "--data", "d", "--views", "0"], "views"),
-        (["--net", "x", "--data", "d", "--format", "zip"], "format"),
-    ],
-)
-def test_wrong_arguments_are_one_line(words, says, capsys):
-    with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args(words)
-    assert stop.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert len(said) == 1 and says in said[0]
 
 
 def test_what_is_not_there_is_named(file, tmp_path):
@@ -420,16 +197,8 @@ def test_what_is_not_there_is_named(file, tmp_path):
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
-@pytest.mark.parametrize("views, rows", [(8, 64), (7, 64), (3, 6), (100, 64), (5, 1), (1, 64)])
-def test_turns_fill_batches(views, rows):
-    pictures = SCRIPT.pictures_at_once(views, rows)
-    assert pictures >= 1 and pictures * views <= 8 * max(views, rows)
-    if pictures * views % rows:  # only where whole batches would have been too many
-        assert math.lcm(views, rows) > 8 * max(views, rows)
-
-
 def _rank(file, out):
-    args = SCRIPT.get_args(arguments(file, out, "--format", "memmap"))
+    args = get_args(None, arguments(file, out, "--format", "memmap"))
     SCRIPT.generate(args, torch.device("cpu"), argparse.Namespace(is_set=False, signal=None))
 
 

@@ -1,10 +1,12 @@
 """Which file a network is: by path, by published name, by EMA length."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from storage.errors import CheckpointError, UsageError
-from storage.find import ema_sibling, find_network, identity
+from storage.find import ema_sibling, find_file, find_network, identity, newest_snapshot
 from storage.snapshot import save_snapshot
 
 
@@ -101,3 +103,48 @@ def test_identity_is_of_the_content(tmp_path):
     (tmp_path / "e.safetensors").write_bytes(b"no snapshot")
     with pytest.raises(CheckpointError, match="e.safetensors"):
         identity(tmp_path / "e.safetensors")
+
+
+def test_a_run_may_be_named_below_the_results_and_without_its_snapshots_folder(models, tmp_path):
+    folder = tmp_path / "results" / "TrainX" / "run" / "snapshots"
+    folder.mkdir(parents=True)
+    file = touch(folder / "network-0000008.safetensors")
+    for word in ("run/snapshots/network-0000008.safetensors", "run/network-0000008", "run"):
+        assert find_file(word, "TrainX") == find_network(word, "TrainX") == file
+    assert find_file("run", "TrainY").name == "run"
+    assert find_file("TrainX/run", "none", tmp_path / "results").name == "run"
+    assert find_file("run", "TrainX", tmp_path / "results") == file
+    (models / "Images").mkdir()
+    ours = touch(models / "Images" / "old.safetensors")
+    assert find_file("old", "TrainX") == ours
+    assert find_file("old.pkl", "TrainX") == ours.with_suffix(".pkl")  # `opened` takes its sibling
+
+
+@pytest.mark.parametrize(
+    "names, newest",
+    [
+        (["network-latest", "network-000000128"], "network-latest"),
+        (["network-000000128", "network-000001024"], "network-000001024"),
+        (
+            ["network-snapshot-0000016-0.050", "network-snapshot-0000016-0.100",
+             "network-snapshot-0000008-0.150"],
+            "network-snapshot-0000016-0.100",
+        ),
+        (["iter0008learner", "iter0008", "iter0004"], "iter0008"),
+        (["generator-initial", "generator-latest"], "generator-latest"),
+        (["9", "10"], "10"),
+        ([], None),
+    ],
+)  # fmt: skip
+def test_the_newest_snapshot_of_a_run(tmp_path, names, newest):
+    (tmp_path / "snapshots").mkdir()
+    for name in names:
+        touch(tmp_path / "snapshots" / f"{name}.safetensors")
+    found = newest_snapshot(tmp_path)
+    assert (found and found.stem) == (newest and Path(f"{newest}.safetensors").stem)
+
+
+def test_a_url_is_refused_in_any_case():
+    for word in ("HTTPS://host/a.pkl", " s3://host/a.pkl"):
+        with pytest.raises(UsageError, match="give the path of a.pkl"):
+            find_network(word)

@@ -17,7 +17,7 @@ _TEXTURES = ((9.0, 0.45, 0, 1), (2.2, 0.5, 1, 0), (0.6, 0.45, 0, 0), (0.16, 0.4,
 _DAMP_SHORES = ("sand", "grass", "snow")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Rows:
     """The rows of a picture that show the ground, from `first` on; h of them.
 
@@ -79,7 +79,10 @@ def paint_ground(canvas: Canvas) -> Mirror | None:
             damp = unit(1.0 - (rows.land - level) * (6.0 if scene.ground == "sand" else 9.0))
             colour *= 1.0 - damp * (0.32 if look.real else 0.15)
         shine = fresnel(scene, rows.v)
-        lay_over(colour, water_colour(canvas, rows, shine), wet)
+        water = water_colour(canvas, rows, shine)
+        water -= colour
+        water *= wet
+        colour += water
         mirror = Mirror(rows.first, wet, shine)
         np.copyto(segment, SEGMENT["water"], where=rows.land < level)
     if look.real:

@@ -79,7 +79,7 @@ class Facade(Card):
         return unit_copy((height - self.up[:-1]) / self.tall + 0.5)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Windows:
     """Windows in columns and rows: periods in metres, the share of a period that is glass, where
     the lowest begin; `key` says which are lit; `top` is where the wall has no more of them.

@@ -23,7 +23,6 @@ from data.views.recipes import (
     odd_tenth,
     per_sample,
     recipe,
-    torchvision_view,
     view_keys,
 )
 from storage.errors import DataError
@@ -51,6 +50,34 @@ def pictures(n: int, height: int, width: int, smooth: bool = False) -> torch.Ten
 
 def keys(n: int, *, seed: int = 0, view: int = 0) -> torch.Tensor:
     return view_keys(seed, 3, torch.arange(n), view)
+
+
+def torchvision_view(plan: Recipe, image: torch.Tensor, draws: Draws, row: int) -> torch.Tensor:
+    """The view of one picture (uint8 [3, H, W]) with the parameters of `draws` at `row`.
+
+    By torchvision's functions on float32, one after the other: the oracle of the batched ways.
+    """
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    d = draws.rows(slice(row, row + 1))
+    x = image.to(torch.float32) / 255
+    box = d.boxes[0].tolist()
+    size = [plan.size, plan.size]
+    x = F.resized_crop(x, *box, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    if d.flip[0]:
+        x = F.horizontal_flip(x)
+    if d.jitter[0]:
+        steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+        for op in ORDERS[int(d.order[0])]:
+            x = steps[op](x, float(d.factors[0, op]))
+    if d.gray[0]:
+        x = F.rgb_to_grayscale(x, num_output_channels=3)
+    if d.blur[0]:
+        x = F.gaussian_blur(x, [plan.blur_kernel] * 2, [float(d.sigma[0])] * 2)
+    if plan.mean is not None and plan.std is not None:
+        x = F.normalize(x, list(plan.mean), list(plan.std))
+    return x
 
 
 def by_torchvision(plan, images, draws):

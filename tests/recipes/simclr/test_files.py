@@ -1,4 +1,5 @@
-"""<epoch>.pt: what is in it, load_() of ours and of the lab's pickled objects, which never run."""
+"""<epoch>.pt: what is in it, load_() of ours and of the original SimCLR code's
+pickled objects, which never run."""
 
 from __future__ import annotations
 
@@ -13,20 +14,17 @@ import torch
 from torch import nn
 
 import models.simclr
-from models import SimCLR, lab_config
+from models import SimCLR, original_config
 from models.optim import LARC
+from recipes.simclr import files, parts
+from recipes.simclr.options import get_args
 from storage.errors import CheckpointError
+from storage.files import temporary
 from storage.foreign.objects import read_objects
 from storage.snapshot import save_snapshot
 from storage.torchfile import load_torch
-from tests.models.test_original import Head, Headed, Wrapped, lab
+from tests.models.test_original import Head, Headed, Wrapped, original
 from tests.scripts.simclr_support import TINY, small_backbone
-from tests.scripts.support import load
-
-
-@pytest.fixture(scope="module")
-def script():
-    return load("TrainSimCLR")
 
 
 class FakeRun:
@@ -44,12 +42,12 @@ class FakeRun:
         self.said.append(text)
 
 
-def trained(script, *words):
+def trained(*words):
     """A network and optimizer some steps old."""
-    args = script.get_args([*TINY, *words])
+    args = get_args(None, [*TINY, *words])
     torch.manual_seed(0)
     model = SimCLR(proj_dim=8, proj_hidden=16)
-    optimizer = script.build_optimizer(model, args)
+    optimizer = parts.optimizer(args, model)
     for _ in range(2):
         model(torch.rand(4, 3, 8, 8)).square().sum().backward()
         optimizer.step()
@@ -57,15 +55,15 @@ def trained(script, *words):
 
 
 @pytest.mark.parametrize("words", ["--opt adam", "--opt sgd --lars 0", "--opt lars"])
-def test_load_gives_back_what_was_saved(script, tmp_path, monkeypatch, words):
+def test_load_gives_back_what_was_saved(tmp_path, monkeypatch, words):
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
-    args, model, optimizer = trained(script, *words.split())
+    args, model, optimizer = trained(*words.split())
     run = FakeRun(tmp_path, args)
     (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss_tr": 2.5, "nimg": 3}\n')
-    script.save_epoch(run, model, optimizer, script.build_recipe(args), 3)
+    files.save_epoch(run, model, optimizer, parts.view_recipe(args), 3)
     assert (tmp_path / "latest.pt").resolve() == tmp_path / "3.pt" and not run.said
     load_torch(tmp_path / "3.pt")  # weights only: no objects in it
-    again, restored, epoch, saved, results = script.load_(tmp_path / "latest.pt")
+    again, restored, epoch, saved, results = files.load_(tmp_path / "latest.pt")
     assert epoch == 3 and results == {"loss_tr": [[5, 2.5]]}
     assert vars(saved) == {k: v for k, v in vars(args).items()}
     x = torch.rand(4, 3, 8, 8)
@@ -79,24 +77,24 @@ def test_load_gives_back_what_was_saved(script, tmp_path, monkeypatch, words):
     )
 
 
-def test_a_file_that_cannot_be_written_is_said(script, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
-    args, model, optimizer = trained(script)
+    args, model, optimizer = trained()
 
     def full(value, fh):
         raise OSError(28, "No space left on device")
 
     run = FakeRun(tmp_path, args)
-    monkeypatch.setattr(script.torch, "save", full)
-    script.save_epoch(run, model, optimizer, script.build_recipe(args), 3)
+    monkeypatch.setattr(torch, "save", full)
+    files.save_epoch(run, model, optimizer, parts.view_recipe(args), 3)
     assert "No space left" in run.said[0] and not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------- the lab's whole objects
+# -------------------------------------------------------------------- the original's whole objects
 
 
 class Wrapper:
-    """Stands for the lab's LARS around an optimizer: any object that has one."""
+    """Stands for the original's LARS around an optimizer: any object that has one."""
 
     def __init__(self, optim, eta):
         self.optim, self.eta = optim, eta
@@ -117,7 +115,7 @@ def old_file(tmp_path, monkeypatch):
         monkeypatch.setattr(cls, "__module__", "Models")
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "Models", module)
-    model = lab(hidden=16, out=8).train()
+    model = original(hidden=16, out=8).train()
     weights = [p for n, p in model.named_parameters() if "bn" not in n]
     norms = [p for n, p in model.named_parameters() if "bn" in n]
     inner = torch.optim.Adam([{"params": weights}, {"params": norms}], lr=0.004, betas=(0.9, 0.99))
@@ -140,9 +138,9 @@ def old_file(tmp_path, monkeypatch):
     return tmp_path / "99.pt", x, want, state
 
 
-def test_pickled_objects_of_the_lab_are_read(script, old_file):
+def test_pickled_objects_of_the_original_are_read(old_file):
     path, x, (h, z), state = old_file
-    model, optimizer, epoch, args, results = script.load_(path)
+    model, optimizer, epoch, args, results = files.load_(path)
     assert epoch == 99 and results == {"scalars": {"Loss/train": [3.0, 2.0]}}
     assert args.lr == 0.004 and args.mm == [0.9, 0.99]
     with torch.no_grad():
@@ -163,12 +161,12 @@ def test_pickled_objects_of_the_lab_are_read(script, old_file):
     optimizer.step()
 
 
-def test_a_state_dict_of_the_lab_is_read(script, tmp_path):
-    old = lab(hidden=16, out=8)
+def test_a_state_dict_of_the_original_is_read(tmp_path):
+    old = original(hidden=16, out=8)
     torch.save({"model": old.state_dict(), "last_epoch": 7}, tmp_path / "7.pt")
-    model, optimizer, epoch, _, results = script.load_(tmp_path / "7.pt")
+    model, optimizer, epoch, _, results = files.load_(tmp_path / "7.pt")
     assert (optimizer, epoch, results) == (None, 7, {})
-    assert lab_config(old.state_dict())["proj_dim"] == model.config["proj_dim"] == 8
+    assert original_config(old.state_dict())["proj_dim"] == model.config["proj_dim"] == 8
 
 
 class Runs:
@@ -182,7 +180,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("call", [open, os.system, eval, exec, print])
-def test_what_a_file_wants_to_run_is_refused(script, tmp_path, call):
+def test_what_a_file_wants_to_run_is_refused(tmp_path, call):
     seen = tmp_path / "ran"
     text = {os.system: f"touch {seen}"}.get(call, f"open({str(seen)!r}, 'w')")
     args = (str(seen), "w") if call is open else (text,)
@@ -190,15 +188,15 @@ def test_what_a_file_wants_to_run_is_refused(script, tmp_path, call):
         value = {"model": {"a": torch.ones(1)}, "last_epoch": 1, at: Runs(call, *args)}
         torch.save(value, tmp_path / "1.pt")
         with pytest.raises(CheckpointError, match="refused: global") as caught:
-            script.load_(tmp_path / "1.pt")
+            files.load_(tmp_path / "1.pt")
         assert "\n" not in str(caught.value)
     assert not seen.exists()
 
 
-def test_a_file_of_before_zip_files_is_refused_by_what_it_wants(script, tmp_path):
+def test_a_file_of_before_zip_files_is_refused_by_what_it_wants(tmp_path):
     torch.save({"model": nn.Linear(2, 2)}, tmp_path / "1.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"refused: global torch.nn.\S+Linear in .*1.pt"):
-        script.load_(tmp_path / "1.pt")
+        files.load_(tmp_path / "1.pt")
 
 
 def rewritten(path, change):
@@ -245,17 +243,17 @@ def test_tensors_come_as_they_were(tmp_path):
     assert got["same"][0] is got["same"][1] is got["b"]
 
 
-def test_files_of_something_else(script, tmp_path):
+def test_files_of_something_else(tmp_path):
     for value, match in (
         ({"weights": torch.ones(1)}, "no checkpoint of SimCLR"),
         ([1, 2], "no checkpoint of SimCLR"),
-        ({"model": nn.Linear(2, 2), "last_epoch": 1}, "not a key of the lab's SimCLR"),
+        ({"model": nn.Linear(2, 2), "last_epoch": 1}, "not a key of the original SimCLR code"),
         ({"model": {"a": 3}, "last_epoch": 1}, "expected a state_dict"),
-        ({"format": script.FORMAT, "model": {}, "args": {}}, "config"),
+        ({"format": files.FORMAT, "model": {}, "args": {}}, "config"),
     ):
         torch.save(value, tmp_path / "1.pt")
         with pytest.raises(CheckpointError, match=match) as caught:
-            script.load_(tmp_path / "1.pt")
+            files.load_(tmp_path / "1.pt")
         assert "\n" not in str(caught.value)
 
 
@@ -284,19 +282,19 @@ WRONG = [
 
 
 @pytest.fixture
-def own_files(script, tmp_path, monkeypatch):
+def own_files(tmp_path, monkeypatch):
     """<epoch>.pt of ours and its snapshot, as values; written by what they are given."""
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
-    args, model, optimizer = trained(script)
+    args, model, optimizer = trained()
     run = FakeRun(tmp_path, args)
-    script.save_epoch(run, model, optimizer, script.build_recipe(args), 3)
+    files.save_epoch(run, model, optimizer, parts.view_recipe(args), 3)
     return load_torch(tmp_path / "3.pt"), run.config
 
 
 @pytest.mark.parametrize(("keys", "value"), WRONG)
-def test_a_file_of_ours_with_wrong_content_is_one_line(script, own_files, tmp_path, keys, value):
+def test_a_file_of_ours_with_wrong_content_is_one_line(own_files, tmp_path, keys, value):
     torch.save(put(own_files[0], keys, value), tmp_path / "4.pt")
-    for read in (script.load_, script.open_encoder):
+    for read in (files.load_, files.open_encoder):
         with pytest.raises(CheckpointError, match="4.pt: ") as caught:
             read(tmp_path / "4.pt")
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
@@ -312,40 +310,40 @@ def test_a_file_of_ours_with_wrong_content_is_one_line(script, own_files, tmp_pa
         (["picture_size"], "x"),
     ],
 )
-def test_a_snapshot_with_wrong_content_is_one_line(script, own_files, tmp_path, keys, value):
+def test_a_snapshot_with_wrong_content_is_one_line(own_files, tmp_path, keys, value):
     file = tmp_path / "4.safetensors"
     weights, config = own_files[0]["model"], own_files[1]
     save_snapshot(file, weights, "simclr", config, {})
-    assert script.open_encoder(file)[2] == 8
+    assert files.open_encoder(file)[2] == 8
     save_snapshot(file, weights, "simclr", put(config, keys, value), {})
     with pytest.raises(CheckpointError, match="4.safetensors: ") as caught:
-        script.open_encoder(file)
+        files.open_encoder(file)
     assert "\n" not in str(caught.value)
     weights = weights | {"projector.bn2.bias": torch.full((8,), torch.inf)}
     save_snapshot(file, weights, "simclr", config, {})
     with pytest.raises(CheckpointError, match=r"not finite \(projector.bn2.bias\)"):
-        script.open_encoder(file)
+        files.open_encoder(file)
 
 
-def test_a_runs_folder_stands_for_its_newest_file(script, own_files, tmp_path):
-    model, plan, size = script.open_encoder(tmp_path)
+def test_a_runs_folder_stands_for_its_newest_file(own_files, tmp_path):
+    model, plan, size = files.open_encoder(tmp_path)
     assert (plan.size, size) == (8, 8)
     assert torch.equal(model.projector.fc1.weight, own_files[0]["model"]["projector.fc1.weight"])
     with pytest.raises(CheckpointError, match="latest.pt"):
-        script.open_encoder(tmp_path / "..")
+        files.open_encoder(tmp_path / "..")
 
 
-def test_results_are_read_past_a_line_that_was_cut(script, tmp_path):
+def test_results_are_read_past_a_line_that_was_cut(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "lr": 2.0}\n{"step": 2, "l\n{"step": 3, "lr": 4.0}\n'
     )
-    assert script.results_of(tmp_path) == {"lr": [[1, 2.0], [3, 4.0]]}
+    assert files.results_of(tmp_path) == {"lr": [[1, 2.0], [3, 4.0]]}
 
 
-def test_what_a_kill_left_is_no_hindrance(script, own_files, tmp_path):
-    (tmp_path / ".latest.pt.tmp").symlink_to("nowhere")
-    args, model, optimizer = trained(script)
+def test_what_a_kill_left_is_no_hindrance(own_files, tmp_path):
+    temporary(tmp_path / "latest.pt").symlink_to("nowhere")
+    args, model, optimizer = trained()
     run = FakeRun(tmp_path, args)
-    script.save_epoch(run, model, optimizer, script.build_recipe(args), 5)
+    files.save_epoch(run, model, optimizer, parts.view_recipe(args), 5)
     assert (tmp_path / "latest.pt").resolve().name == "5.pt" and not run.said
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]

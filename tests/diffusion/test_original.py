@@ -2,21 +2,23 @@ import io
 import os
 import pickle
 import random
+import subprocess
 import sys
 import time
 
 import pytest
 import torch
 
+from diffusion import original
 from diffusion.edm2 import Block, Precond, UNet
 from diffusion.encoders import make_encoder
 from diffusion.mp import MPConv, MPFourier
+from diffusion.original import convert, import_pickle
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
-from runtime import networks
-from runtime.networks import convert, import_pickle, open_network
+from generators.files import open_network
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import load_snapshot, save_snapshot
-from tests.runtime.edm2_pickles import EasyDict, Raw, dumps, put_modules, snapshot_dict
+from tests.diffusion.edm2_pickles import EasyDict, Raw, dumps, put_modules, snapshot_dict
 
 CLASSES = (Precond, UNet, Block, MPConv, MPFourier)
 KWARGS = dict(
@@ -179,12 +181,21 @@ def test_paths_that_are_none(path, error, message):
 
 def test_command(tmp_path, capsys):
     path = write(tmp_path / "a.pkl", snapshot_dict(small(), KWARGS))
-    assert networks.main([str(path)]) == 0 and (tmp_path / "a.safetensors").is_file()
-    assert networks.main([str(path)]) == 3 and networks.main([]) == 2
+    assert original.main([str(path)]) == 0 and (tmp_path / "a.safetensors").is_file()
+    assert original.main([str(path)]) == 3 and original.main([]) == 2
     (tmp_path / "b.pkl").write_bytes(b"cos\nsystem\n.")
-    assert networks.main([str(tmp_path / "b.pkl")]) == 3
+    assert original.main([str(tmp_path / "b.pkl")]) == 3
     assert not (tmp_path / "b.safetensors").exists()
     assert "refused: global os.system" in capsys.readouterr().err
+
+
+def test_the_former_spelling_of_the_command_goes_on_working(tmp_path):
+    path = write(tmp_path / "a.pkl", snapshot_dict(small(), KWARGS))
+    command = [sys.executable, "-m", "runtime.networks"]
+    for words, code in (([str(path)], 0), ([str(path)], 3), ([], 2)):
+        done = subprocess.run([*command, *words], capture_output=True, text=True)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "a.safetensors").is_file()
 
 
 # ---------------------------------------------------------------------------------------- bad files

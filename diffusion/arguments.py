@@ -1,0 +1,135 @@
+"""What a constructor accepts, read off its own signature: types, bounds, defaults.
+
+A parameter is annotated once, where it stands:
+
+    def __init__(self, img_channels: Annotated[int, Between(1, 1024)], dropout: Share = 0.0, ...)
+
+and whoever takes arguments from a file checks them against that. Nothing is checked when the
+constructor itself is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+_MAX_VALUES = 32  # of an argument that is a list
+
+
+class Between(NamedTuple):
+    """Lowest and highest value of a number, both allowed."""
+
+    low: float
+    high: float
+
+
+Share = Annotated[float, Between(0, 1)]
+
+
+class Argument(NamedTuple):
+    """One parameter: of which type its values are, whether it is a list of them or may be None."""
+
+    type: type
+    bounds: Between | None
+    many: bool
+    optional: bool
+    positional: bool
+    default: Any  # inspect.Parameter.empty: it must be given
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value is one that the constructor may be given."""
+        if value is None:
+            return self.optional
+        if not self.many:
+            return self._fits(value)
+        listed = isinstance(value, (list, tuple)) and len(value) <= _MAX_VALUES
+        return listed and all(map(self._fits, value))
+
+    def _fits(self, value: Any) -> bool:
+        if self.type is bool:
+            return isinstance(value, bool)
+        if not is_number(value) or (self.type is int and type(value) is not int):
+            return False
+        return self.bounds is None or self.bounds.low <= value <= self.bounds.high
+
+
+@functools.cache  # annotations are strings, to be evaluated once
+def arguments(make: Callable[..., Any]) -> dict[str, Argument]:
+    """The parameters of a constructor by name, in its order. Errors: TypeError for a kind of
+    annotation that is not understood."""
+    # a class's hints are those of its attributes
+    hinted = make.__init__ if isinstance(make, type) else make  # type: ignore[misc]
+    hints = typing.get_type_hints(hinted, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(make).parameters.items():
+        kind, bounds, many, optional = _taken_apart(hints[name])
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        found[name] = Argument(kind, bounds, many, optional, positional, parameter.default)
+    return found
+
+
+def _taken_apart(hint: Any) -> tuple[type, Between | None, bool, bool]:
+    """(type of a value, its bounds, whether a list, whether None is allowed) of an annotation."""
+    bounds, many, optional = None, False, False
+    while not isinstance(hint, type) or typing.get_origin(hint) is not None:
+        origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        if origin is Annotated:
+            bounds = next((m for m in inner[1:] if isinstance(m, Between)), bounds)
+            hint = inner[0]
+        elif origin in (typing.Union, types.UnionType) and len(inner) == 2 and type(None) in inner:
+            optional = True
+            hint = next(h for h in inner if h is not type(None))
+        elif origin is Sequence:
+            many, hint = True, inner[0]
+        else:
+            raise TypeError(f"no bounds can be read off the annotation {hint}")
+    return hint, bounds, many, optional
+
+
+def given_arguments(make: type, args: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a constructor by name, of those that a file gives: JSON values.
+
+    Errors: ValueError for an unknown, a missing or an impossible one.
+    """
+    table, name = arguments(make), make.__name__
+    if len(args) > sum(argument.positional for argument in table.values()):
+        raise ValueError(f"has a {name} made with other arguments than it takes")
+    given = dict(keywords)
+    for key, value in zip(table, args, strict=False):
+        if key in given:
+            raise ValueError(f"has a {name} with two values of {key}")
+        given[key] = value
+    if unknown := [str(key)[:80] for key in given if key not in table]:
+        raise ValueError(f"has a {name} with an unknown argument {unknown[0]}")
+    config = {}
+    for key, argument in table.items():
+        value = given.get(key, argument.default)
+        if value is inspect.Parameter.empty:
+            raise ValueError(f"has a {name} without its {key}")
+        if not argument.fits(value):
+            raise ValueError(f"has a {name} with {key} {_said(value)}")
+        config[key] = list(value) if argument.many else value
+    return config
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float of a size that arithmetic stands; a bool is none."""
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _said(value: Any) -> str:
+    """A value from a file for a message; never the text of something deep or huge."""
+    if isinstance(value, str):
+        return ascii(value[:60])
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() < 200 else "a huge number"
+    if isinstance(value, (list, tuple)) and len(value) <= 8:
+        parts = [_said(v) if isinstance(v, (int, float)) else "..." for v in value]
+        return f"[{', '.join(parts)}]"
+    return f"a {type(value).__name__}"

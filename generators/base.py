@@ -1,0 +1,119 @@
+"""What a generator is to whoever draws with it, and how a snapshot becomes a network again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from data.views.generated import Sampler
+from storage.errors import CheckpointError, one_line
+from storage.find import identity
+from storage.snapshot import Snapshot
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a generator runs; a kind leaves alone what it has no use for.
+
+    device: where. precision: fp32, bf16, fp16 or auto; None: fp32, or, for EDM2, as the network was
+    trained. compile: torch.compile the network. vae: folder or name of the VAE, for networks on its
+    latents, if not the one that the snapshot names.
+    """
+
+    device: torch.device | str = "cpu"
+    precision: str | None = None
+    compile: bool = False
+    vae: str | None = None
+
+
+class Generator(Protocol):
+    """A trained network of any kind as one thing that draws images.
+
+    kind: as snapshots name it. net: the plain module, in evaluation mode, on the device. snapshot:
+    its configuration and provenance. file: where it lies; None: nowhere. content: what tells its
+    weights from others. resolution: side of the images. classes: their names, or numbers where they
+    have none; [] without classes. input_size: side of the pictures it needs as input; None: none.
+    code_sizes: length of the latent code of each level; [] where images are made of noise of their
+    own shape.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def net(self) -> nn.Module: ...
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+    @property
+    def file(self) -> Path | None: ...
+
+    @property
+    def content(self) -> str: ...
+
+    @property
+    def resolution(self) -> int: ...
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def input_size(self) -> int | None: ...
+
+    @property
+    def code_sizes(self) -> list[int]: ...
+
+    def draw(self, n: int, *, seed: int = 0, batch: int = 32) -> Tensor:
+        """n images, of each input where there are inputs: uint8 [N, 3 or 1, H, W] on the CPU.
+
+        Image k is a function of the seed, k and what else is asked, whatever is drawn beside it.
+        batch: images computed at a time. A kind may be asked for more: labels, inputs, a guide.
+        """
+        ...
+
+
+class ImageConditioned(Generator, Protocol):
+    """A generator whose images are views of a picture, for generate_views.py and ISICLE."""
+
+    def view_sampler(self, size: int | None, **options: Any) -> Sampler:
+        """The generator as a source of views of side `size` (None: its largest)."""
+        ...
+
+
+class Loaded:
+    """What every kind keeps of its making: the snapshot, the file it was read from, the device."""
+
+    def __init__(
+        self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
+    ) -> None:
+        self.snapshot, self.file, self.setup = snapshot, file, setup or Setup()
+        self.device = torch.device(self.setup.device)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A checksum, or "untrained" for what is of no file."""
+        return identity(self.file) if self.file else "untrained"
+
+
+Kind = Callable[[Snapshot, Setup, Path | None], Generator]  # last: the file it was read from
+
+
+def build(make: Callable[..., Net], snapshot: Snapshot) -> Net:
+    """The snapshot's network in evaluation mode, frozen, on the CPU. Errors: CheckpointError."""
+    try:
+        net = make(**snapshot.config["net"])
+        net.load_state_dict(snapshot.state_dict)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the {snapshot.kind!r} snapshot does not fit itself: {one_line(error, 200)}"
+        ) from None
+    return net.eval().requires_grad_(False)

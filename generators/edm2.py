@@ -1,0 +1,162 @@
+"""EDM2's networks as a generator: any sampler, guided by any other network of the kind.
+
+What an image shows depends on its seed, its class and the settings (`diffusion.generate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion import Precond
+from diffusion import generate as drawing
+from diffusion.encoders import Encoder, make_encoder
+from diffusion.generate import Item
+from diffusion.samplers import heun
+from generators.base import Loaded, Setup, build
+from runtime.precision import Precision
+from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.snapshot import Snapshot
+
+NOT_FINITE = "not finite; look at weights and noise levels, or try --precision fp32"
+
+
+class Pictures(NamedTuple):
+    """A batch that was drawn.
+
+    items: with their classes known. images: uint8 [N, 3 or 1, H, W] on the CPU. finite: whether all
+    of it is. steps: for each image what was denoised on the way, uint8 [kept, 3 or 1, H, W]; [] if
+    nothing was to be kept.
+    """
+
+    items: list[Item]
+    images: Tensor
+    finite: bool
+    steps: list[Tensor]
+
+
+class EDM2(Loaded):
+    """A diffusion network: a `Generator`. encoder: between latents and images.
+
+    Errors: CheckpointError for a snapshot that does not fit itself, UsageError for a precision that
+    the device has not.
+    """
+
+    kind = "edm2"
+    input_size: int | None = None
+
+    def __init__(
+        self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
+    ) -> None:
+        super().__init__(snapshot, setup, file)
+        setup = self.setup
+        self.net = build(Precond, snapshot).to(self.device)
+        precision = Precision(setup.precision or "fp32", self.device)
+        precision.apply_tf32_policy()
+        if setup.precision is not None:
+            self.net.compute_dtype = precision.dtype
+        names = snapshot.config.get("classes") or [str(i) for i in range(self.net.label_dim)]
+        if not isinstance(names, list):
+            raise CheckpointError(f"{file}: classes {names!r} are no list of names")
+        self.classes: list[str] = names[: self.net.label_dim]
+        self.code_sizes: list[int] = []
+        try:
+            self.encoder: Encoder = make_encoder(snapshot.config["encoder"], vae=setup.vae)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file}: no usable encoder ({error})") from None
+        self._called: nn.Module = torch.compile(self.net) if setup.compile else self.net  # type: ignore[assignment]
+
+    @property
+    def resolution(self) -> int:
+        """Side of the latents' images: eight times theirs behind the VAE."""
+        return self.net.img_resolution * (1 if self.encoder.config["name"] == "rgb" else 8)
+
+    def check_pictures(self) -> None:
+        """That it makes pictures, asked before hours of drawing: a VAE is loaded here.
+
+        Errors: UsageError, EncoderError.
+        """
+        probe = torch.zeros(1, self.net.img_channels, 8, 8, device=self.device)
+        channels = self.encoder.decode(probe).shape[1]
+        if channels not in (1, 3):
+            raise UsageError(f"{self.file} makes {channels} channels, which are no picture")
+
+    def check_guide(self, guide: EDM2) -> None:
+        """That `guide` works on the same images, and for the same classes or none. Errors:
+        ValueError."""
+        drawing.check_guide(self.net, guide.net)
+        if guide.encoder.config != self.encoder.config:
+            raise ValueError("the guide works on the latents of another encoder")
+
+    def seed_classes(self, seeds: Sequence[int]) -> list[int]:
+        """The class that is drawn from each seed, where none is asked for."""
+        return drawing.seed_classes(self.net, seeds, len(self.classes))
+
+    def draw(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: Sequence[int] | None = None,
+        guide: EDM2 | None = None,
+        guidance: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        sampler: drawing.Sampler = heun,
+        batch: int = 32,
+    ) -> Tensor:
+        """Images of the seeds seed .. seed + n - 1: uint8 [n, 3 or 1, H, W] on the CPU.
+
+        labels: n classes (default: drawn from the seeds). guide, guidance, interval:
+        guide + guidance (self - guide), where interval[0] < sigma <= interval[1]. sampler: `heun`,
+        or a partial of it. Errors: ValueError, NonFiniteError.
+        """
+        if labels is not None and len(labels) != n:
+            raise ValueError(f"{len(labels)} labels for {n} images")
+        items = [Item(seed + k, None if labels is None else labels[k]) for k in range(n)]
+        parts = []
+        for part in self.pictures(
+            drawing.split_batches(items, batch),
+            guide=guide, guidance=guidance, interval=interval, sampler=sampler,
+        ):  # fmt: skip
+            if not part.finite:
+                first, last = part.items[0].seed, part.items[-1].seed
+                raise NonFiniteError(f"seeds {first}-{last}: {NOT_FINITE}")
+            parts.append(part.images)
+        return torch.cat(parts)
+
+    def pictures(
+        self,
+        batches: Sequence[Sequence[Item]],
+        *,
+        guide: EDM2 | None = None,
+        guidance: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        sampler: drawing.Sampler = heun,
+        keep_every: int = 0,
+    ) -> Iterator[Pictures]:
+        """Batch after batch of images with chosen seeds and classes; other arguments as in `draw`.
+
+        keep_every: n > 0 keeps every n-th answer of the denoiser. Errors: ValueError.
+        """
+        for drawn in drawing.generate(
+            self._called, batches, sampler, device=self.device, classes=len(self.classes),
+            guide=None if guide is None else guide._called, guidance=guidance, interval=interval,
+            keep_every=keep_every,
+        ):  # fmt: skip
+            finite = bool(torch.isfinite(drawn.latents).all())
+            images = self.encoder.decode(drawn.latents).cpu()
+            kept = () if drawn.denoised is None else drawn.denoised.unbind(1)
+            yield Pictures(drawn.items, images, finite, [self.encoder.decode(k) for k in kept])
+
+
+def untrained() -> Snapshot:
+    """A tiny network with random weights, so that smoke presets need no earlier run."""
+    torch.manual_seed(0)
+    net = Precond(16, 3, 4, model_channels=8, channel_mult=[1, 2], num_blocks=1)
+    nn.init.ones_(net.unet.out_gain)  # 0 would be no network at all
+    config = {"net": net.config, "encoder": {"name": "rgb"}, "classes": list("abcd")}
+    return Snapshot(net.state_dict(), "edm2", config, {})

@@ -1,0 +1,1 @@
+"""Images of a trained network: `options` says what may be asked, `folders` where they go."""

@@ -1,0 +1,242 @@
+"""What may be asked of generate_images.py: presets, the option table, rules between options."""
+
+import argparse
+import math
+import sys
+from typing import Any
+
+from diffusion.guidance import guided
+from diffusion.samplers import sigma_levels
+from recipes.words import seed_range
+from runtime.cli import parse
+from runtime.options import Rules, Table, add_options, flag, tagged
+from runtime.types import (
+    finite_float,
+    list_of,
+    nonnegative_float,
+    nonnegative_int,
+    positive_float,
+    positive_int,
+    text,
+)
+from storage.errors import CheckpointError, UsageError
+
+SEEDS = [16, 17, 18, 19]
+MAX_SEEDS = 10_000_000
+
+# Tags of rows: of which kinds of generators an option is; settings of Heun's method.
+IMLE, EDM2, SAMPLER = "IMLE", "EDM2", "sampler"
+KINDS = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2}
+
+# The names of NVIDIA's presets. Numbers in names are thousands of images, * is what our source does
+# not tell (EMA lengths mostly): then the models directory must have one such file. FID and FD are
+# the published figures, on 50000 images. Guided xl and xxl are left out: no weight is known.
+# fmt: off
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "_help": "embedded scenes, CPU, an untrained IMLE network unless --net is given",
+        "data": "scenes/val", "num_images": 2, "samples": 3, "gpus": [],
+    },
+    "smoke-edm2": {
+        "_help": "CPU, an untrained EDM2 network unless --net is given",
+        "seeds": ["0-3"], "steps": 4, "gpus": [],
+    },
+    "edm2-img512-xs-fid": {"_help": "FID 3.53", "net": "edm2-img512-xs-2147483-*"},
+    "edm2-img512-xs-dino": {"_help": "FD-DINOv2 103.39", "net": "edm2-img512-xs-2147483-*"},
+    "edm2-img512-s-fid": {"_help": "FID 2.56", "net": "edm2-img512-s-2147483-*"},
+    "edm2-img512-s-dino": {"_help": "FD-DINOv2 68.64", "net": "edm2-img512-s-2147483-*"},
+    "edm2-img512-m-fid": {"_help": "FID 2.25", "net": "edm2-img512-m-2147483-*"},
+    "edm2-img512-m-dino": {"_help": "FD-DINOv2 58.44", "net": "edm2-img512-m-2147483-*"},
+    "edm2-img512-l-fid": {"_help": "FID 2.06", "net": "edm2-img512-l-1879048-*"},
+    "edm2-img512-l-dino": {"_help": "FD-DINOv2 52.25", "net": "edm2-img512-l-1879048-*"},
+    "edm2-img512-xl-fid": {"_help": "FID 1.96", "net": "edm2-img512-xl-1342177-*"},
+    "edm2-img512-xl-dino": {"_help": "FD-DINOv2 45.96", "net": "edm2-img512-xl-1342177-*"},
+    "edm2-img512-xxl-fid": {"_help": "FID 1.91", "net": "edm2-img512-xxl-0939524-*"},
+    "edm2-img512-xxl-dino": {"_help": "FD-DINOv2 42.84", "net": "edm2-img512-xxl-0939524-*"},
+    "edm2-img64-s-fid": {"_help": "FID 1.58", "net": "edm2-img64-s-1073741-*"},
+    "edm2-img64-m-fid": {"_help": "FID 1.43", "net": "edm2-img64-m-2147483-*"},
+    "edm2-img64-l-fid": {"_help": "FID 1.33", "net": "edm2-img64-l-1073741-*"},
+    "edm2-img64-xl-fid": {"_help": "FID 1.33", "net": "edm2-img64-xl-0671088-*"},
+    # classifier-free guidance: the guide is the unconditional xs
+    "edm2-img512-xs-guid-fid": {"_help": "FID 2.91", "net": "edm2-img512-xs-2147483-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.4},
+    "edm2-img512-xs-guid-dino": {"_help": "FD-DINOv2 79.94", "net": "edm2-img512-xs-2147483-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.7},
+    "edm2-img512-s-guid-fid": {"_help": "FID 2.23", "net": "edm2-img512-s-2147483-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.4},
+    "edm2-img512-s-guid-dino": {"_help": "FD-DINOv2 52.32", "net": "edm2-img512-s-2147483-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.9},
+    "edm2-img512-m-guid-fid": {"_help": "FID 2.01", "net": "edm2-img512-m-2147483-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.2},
+    "edm2-img512-m-guid-dino": {"_help": "FD-DINOv2 41.98", "net": "edm2-img512-m-2147483-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 2.0},
+    "edm2-img512-l-guid-fid": {"_help": "FID 1.88", "net": "edm2-img512-l-1879048-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.2},
+    "edm2-img512-l-guid-dino": {"_help": "FD-DINOv2 38.20", "net": "edm2-img512-l-1879048-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.7},
+    # autoguidance: the guide is smaller or trained less (134 and 268 million images)
+    "edm2-img512-s-autog-fid": {"_help": "FID 1.34", "net": "edm2-img512-s-2147483-0.070",
+        "gnet": "edm2-img512-xs-0134*-0.125", "guidance": 2.1},
+    "edm2-img512-s-autog-dino": {"_help": "FD-DINOv2 36.67", "net": "edm2-img512-s-2147483-0.120",
+        "gnet": "edm2-img512-xs-0134*-0.165", "guidance": 2.45},
+    "edm2-img512-xxl-autog-fid": {"_help": "FID 1.25", "net": "edm2-img512-xxl-0939524-0.075",
+        "gnet": "edm2-img512-m-0268*-0.155", "guidance": 2.05},
+    "edm2-img512-xxl-autog-dino": {"_help": "FD-DINOv2 24.18", "net": "edm2-img512-xxl-0939524-*",
+        "gnet": "edm2-img512-m-0268*", "guidance": 2.3},
+    "edm2-img512-s-uncond-autog-fid": {"_help": "FID 3.86", "net": "edm2-img512-s-uncond-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 2.85},
+    "edm2-img512-s-uncond-autog-dino": {"_help": "FD-DINOv2 90.39", "net": "edm2-img512-s-uncond-*",
+        "gnet": "edm2-img512-xs-uncond-*", "guidance": 2.9},
+    "edm2-img64-s-autog-fid": {"_help": "FID 1.01", "net": "edm2-img64-s-1073741-0.045",
+        "gnet": "edm2-img64-xs-0134*-0.110", "guidance": 1.7},
+    "edm2-img64-s-autog-dino": {"_help": "FD-DINOv2 31.85", "net": "edm2-img64-s-1073741-*",
+        "gnet": "edm2-img64-xs-0134*", "guidance": 2.2},
+}
+# fmt: on
+
+
+def level(word: str) -> float:
+    """Type of a noise level: a number >= 0, or inf."""
+    return math.inf if word.lower() == "inf" else nonnegative_float(word)
+
+
+class GuidanceAction(argparse.Action):
+    """`--guidance 1.7` or `--guide-weight 1.7`; `--no-guidance` is 1, bare `--guidance` nothing."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if option_string.startswith("--no"):
+            if values is not None:
+                raise argparse.ArgumentError(self, f"{option_string} takes no value")
+            values = 1.0
+        if values is not None:
+            setattr(namespace, self.dest, values)
+
+
+# fmt: off
+OPTIONS: Table = {
+    "how": [
+        ("--outdir", text, None, "where images go (default: under the results directory)"),
+        ("--grid_only", bool, False, "no single images"),
+        ("--batch", positive_int, 32, "images drawn at a time on each GPU"),
+        ("--precision", ("auto", "fp32", "bf16", "fp16"), None, "number format of the network "
+         "(default: fp32; EDM2 fp16 on a GPU if it was trained so)"),
+        ("--gpus", list_of(nonnegative_int, unique=True, empty_word="cpu"), None, "GPUs to use, or "
+         "cpu; IMLE takes one"),
+    ],
+    "IMLE": [
+        ("--data", text, None, "inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB", IMLE),
+        ("--data_path", text, None, "where data sets are stored (default: the data directory)",
+         IMLE),
+        ("--num_images", positive_int, 10, "inputs, evenly spaced; or rows of the grid", IMLE),
+        ("--samples", positive_int, 6, "samples for each input", IMLE),
+        ("--seed", nonnegative_int, 0, "seed of the codes and corruptions", IMLE),
+        ("--first", nonnegative_int, 0, "number of the first sample, to draw more another time",
+         IMLE),
+    ],
+    "EDM2": [
+        ("--gnet", text, None, "the guide: a weaker or an unconditional network", EDM2),
+        ("--guidance_interval", list_of(level), None, "LO HI: guide where LO < sigma <= HI only",
+         EDM2),
+        ("--seeds", list_of(seed_range), None, "e.g. 0-63,100 (default: 16-19)", EDM2),
+        ("--class", list_of(text), None, "classes by number or name, or all (default: random); "
+         "with several, each seed is drawn in each of them", EDM2),
+        ("--random", bool, True, "classes drawn from the seeds; --no-random: seed modulo classes",
+         EDM2),
+        ("--steps", positive_int, 32, "of Heun's method", EDM2, SAMPLER),
+        ("--sigma_min", positive_float, 0.002, "lowest noise level", EDM2, SAMPLER),
+        ("--sigma_max", positive_float, 80.0, "highest noise level", EDM2, SAMPLER),
+        ("--rho", positive_float, 7.0, "exponent of the levels between", EDM2, SAMPLER),
+        ("--S_churn", nonnegative_float, 0.0, "stochasticity", EDM2, SAMPLER),
+        ("--S_min", level, 0.0, "lowest noise level with churn", EDM2, SAMPLER),
+        ("--S_max", level, math.inf, "highest noise level with churn", EDM2, SAMPLER),
+        ("--S_noise", nonnegative_float, 1.0, "noise inflation of churn", EDM2, SAMPLER),
+        ("--subdirs", bool, False, "a folder for each 1000 seeds", EDM2),
+        ("--name_class", bool, False, "files are <seed>_<class>.png; so they are with several "
+         "classes", EDM2),
+        ("--trajectory", bool, False, "also <seed>_trajectory.png: what is denoised at each step",
+         EDM2),
+        ("--sweep_guidance", list_of(finite_float, unique=True), None, "a folder for each weight, "
+         "and a sheet that compares them", EDM2),
+        ("--sweep_ema", list_of(positive_float, unique=True), None, "the same for EMA lengths of "
+         "--net: its siblings NAME-STEP-EMA, or phema-STEP-EMA", EDM2),
+        ("--vae", text, None, "folder or name of the VAE, for networks on its latents", EDM2),
+        ("--compile", bool, False, "torch.compile the networks", EDM2),
+        ("--overwrite", bool, False, "draw what is there anew; images of other settings go", EDM2),
+    ],
+}
+# fmt: on
+
+
+def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of generate_images.py; a wrong one exits with code 2. doc: the head of --help."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["checkpoint"], ["pretrained"]):  # the subcommands of Autoguided
+        print(f"{argv[0]}: not needed here; its classes were those of --no-random")
+        argv = argv[1:]
+    parser.add_argument("--net", "--snapshot", type=text, metavar="FILE", help=(
+        "the network: a .safetensors file of a run's snapshots folder, the run's folder, NVIDIA's "
+        ".pkl, or the name of a published one in the models directory"))  # fmt: skip
+    add_options(parser, OPTIONS)
+    parser.add_argument(
+        "--guidance", "--guide-weight", "--no-guidance", action=GuidanceAction, type=finite_float,
+        nargs="?", metavar="W", help="weight of the guidance: GUIDE + W * (NET - GUIDE); 1: none",
+    )  # fmt: skip
+    args = parse(parser, PRESETS, argv)
+    try:
+        check(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Rules between options; makes --seeds one list and --guidance a number. Errors: ValueError."""
+    if args.net is None and args.preset not in ("smoke", "smoke-edm2"):
+        raise ValueError("--net is missing: a .safetensors file of a run's snapshots folder")
+    ranges = args.seeds or [SEEDS]
+    if sum(map(len, ranges)) > MAX_SEEDS:
+        raise ValueError(f"--seeds: {sum(map(len, ranges))} of them, at most {MAX_SEEDS} at a time")
+    args.seeds = list(dict.fromkeys(seed for r in ranges for seed in r))
+    args.guidance = 1.0 if args.guidance is None else args.guidance
+    weights = args.sweep_guidance or [args.guidance]
+    if args.gnet is None and (args.guidance_interval or any(w != 1 for w in weights)):
+        raise ValueError(f"--guidance {weights[-1]:g}: the guide is missing, --gnet FILE")
+    if len(args.guidance_interval or [0, 1]) != 2:
+        raise ValueError(f"--guidance_interval {args.guidance_interval}: two levels, LO HI")
+    sigma_levels(args.steps, args.sigma_min, args.sigma_max, args.rho)
+    guided(min, min, 2.0, args.guidance_interval)  # whether the interval is one
+    if args.sweep_ema and args.net is None:
+        raise ValueError("--sweep_ema takes the siblings of a --net")
+    for option, names in (
+        ("--sweep_guidance", [f"{w:g}" for w in weights]),
+        ("--sweep_ema", [f"{ema:.3f}" for ema in args.sweep_ema or []]),
+    ):
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"{option} {' '.join(names)}: values not told apart in names of folders"
+            )
+    Rules(args, OPTIONS).excludes(
+        "trajectory", "grid_only", why="the one writes single images, the other none"
+    )
+    if args.S_min > args.S_max:
+        raise ValueError(f"--S_min {args.S_min:g} is above --S_max {args.S_max:g}")
+
+
+def check_unused(args: argparse.Namespace, kind: str) -> None:
+    """An option of another kind of network does not pass silently.
+
+    Errors: UsageError; CheckpointError for a kind that makes no pictures here.
+    """
+    if kind not in KINDS:
+        raise CheckpointError(f"a {kind!r} snapshot: this script knows {sorted(KINDS)}")
+    rules = Rules(args, OPTIONS)
+    for name in tagged(OPTIONS, *({IMLE, EDM2} - {KINDS[kind]})):
+        given = args.seeds != SEEDS if name == "seeds" else rules.given(name)
+        if given:
+            value = getattr(args, name)
+            raise UsageError(
+                f"{flag(name, OPTIONS)} {value}: no use for it with a network of {kind}"
+            )

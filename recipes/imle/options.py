@@ -1,0 +1,271 @@
+"""What may be asked of TrainGeneratorWandB.py: presets, options, which go together, run names."""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from imle import default_channels
+from recipes.command import read_options
+from runtime.options import EXECUTION, Table
+from runtime.types import (
+    IntList,
+    integer,
+    list_of,
+    nonnegative_float,
+    nonnegative_int,
+    number,
+    one_of,
+    positive_float,
+    positive_int,
+    probability,
+    text,
+)
+
+PRESETS = {
+    "smoke": {
+        "_help": "embedded scenes, CPU, seconds",
+        "data_tr": "scenes", "res": [8, 16, 32], "resid_nc": [16, 16], "dense_nc": [8, 8],
+        "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [8], "sp": [8], "code_bs": 8,
+        "subsample_size": 32, "num_iteration": 24, "outer_loops": 5, "alpha": 10.0, "lr": 3e-3,
+        "warmup": 16, "num_val_images": 6, "spi": 4, "lpips": "random",
+        "wandb": "disabled", "num_workers": 0, "gpus": [],
+    },
+    "cpu-small": {
+        "_help": "x4 super-resolution 16 -> 64, half an hour of two cores",
+        "data_tr": "scenes", "res": [16, 32, 64], "resid_nc": [32, 16], "dense_nc": [16, 16],
+        "n_blocks": 2, "map_nc": 64, "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [16, 8],
+        "sp": [16, 8], "code_bs": 16, "subsample_size": 128, "num_iteration": 64, "outer_loops": 30,
+        "alpha": 10.0, "lr": 2e-3, "num_val_images": 20, "num_workers": 0, "cache": "memory",
+    },
+    "camnet-sr16": {
+        "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and search of the paper's code)",
+        "data_tr": "camnet3", "res": [16, 32, 64, 128, 256], "bs": 8, "ns": [120], "sp": [20],
+        "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
+    },
+    "camnet-color": {
+        "_help": "colorization at 128",
+        "data_tr": "camnet3", "res": [64, 64, 64, 64, 128], "grayscale": 1.0, "bs": 8, "ns": [120],
+        "sp": [20], "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
+    },
+    "camnet-mask": {
+        "_help": "inpainting at 128, a quarter of the cells masked",
+        "data_tr": "camnet3", "res": [64, 64, 64, 64, 128], "mask_frac": 0.25, "bs": 8,
+        "ns": [120], "sp": [20], "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
+    },
+    "uncond-small": {
+        "_help": "unconditional at 32 with mixture noise, half an hour of two cores",
+        "data_tr": "mnist", "unconditional": True, "res": [32], "sample_method": "mixture",
+        "map_nc": 64, "latent_nc": 128, "max_nc": 64, "bs": 64, "mini_bs": 64, "lpips": "none",
+        "subsample_size": 1024, "pool_size": 4096, "num_iteration": 64, "outer_loops": 30,
+        "code_bs": 64, "lr": 2e-3, "mapping_lr_mult": 1.0, "warmup": 50, "flip": 0.0,
+        "num_workers": 0, "cache": "memory",
+    },
+}  # fmt: skip
+
+# Tags. Of a CAM-Net as it is built, of its codes, of what is taken from its inputs: a trained
+# network brings these along.
+NETWORK, CODES, CORRUPTION = "network", "codes", "corruption"
+# Of a generator that is trained alone: its data, its length, its validation, its names. Where
+# another script trains one on the way, that script has options of its own for them.
+OUTER = "outer"
+
+# fmt: off
+OPTIONS: Table = {
+    "data": [
+        ("--data_tr", text, None, "data to train on: NAME, NAME/SPLIT, a folder, a zip or an LMDB",
+         OUTER),
+        ("--data_val", text, None, "same, to validate on (default: its val split, else 'cv')",
+         OUTER),
+        ("--data_path", text, None, "where data sets are stored (default: the data directory)",
+         OUTER, EXECUTION),
+        ("--cv_frac", probability, 0.1, "slice of the train images that 'cv' holds out", OUTER),
+        ("--res", IntList, [64, 64, 64, 64, 128], "resolutions; each equals or doubles the last",
+         NETWORK),
+        ("--crop", ("squash", "center"), "squash", "how pictures that are not square become it",
+         OUTER),
+        ("--flip", probability, 0.5, "probability of a horizontal flip"),
+        ("--cache", ("none", "memory"), "none", "keep decoded images in memory", OUTER, EXECUTION),
+    ],
+    "IMLE": [
+        ("--outer_loops", positive_int, 20, "times to search codes and train on them", OUTER),
+        ("--num_iteration", positive_int, 1, "optimizer steps in an outer loop", OUTER),
+        ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)"),
+        ("--ns", list_of(integer(1, 10**6)), [128], "candidate codes an image, one number or one a"
+         " level"),
+        ("--sp", IntList, [128], "candidates evaluated in parallel, one number or one a level",
+         EXECUTION),
+        ("--code_bs", positive_int, 2, "images searched in parallel", EXECUTION),
+        ("--sample_method", ("normal", "mixture"), "normal", "distribution of the codes", CODES),
+        ("--num_components", positive_int, 5, "components of the mixture", CODES),
+        ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
+         "dimensions (1000 in the CIMLE refactoring, to no effect); 0: search in the loss "
+         "itself", OUTER),
+        ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16 scores first, then fp32 "
+         "the best few; auto: on GPUs that have bf16"),
+        ("--rescore", positive_int, 4, "how many are the best few"),
+        ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res"),
+        ("--pool_size", integer(1, 10**8), 4096, "unconditional: samples all images choose from",
+         OUTER),
+    ],
+    "corruption of the input": [
+        ("--grayscale", one_of(0, 0.5, 1), 0, "1: grey; 0.5: two random channels averaged; 0: off",
+         CORRUPTION),
+        ("--mask_res", positive_int, 8, "cells along a side of the masking grid", CORRUPTION),
+        ("--mask_frac", probability, 0.0, "fraction of cells masked", CORRUPTION),
+        ("--fill", ("color", "zero"), "zero", "what masked cells show", CORRUPTION),
+    ],
+    "network": [
+        ("--code_nc", positive_int, 5, "spatial noise channels of a code", NETWORK),
+        ("--in_nc", positive_int, 3, "input channels, always three", NETWORK),
+        ("--out_nc", positive_int, 3, "output channels, equal to --in_nc", NETWORK),
+        ("--map_nc", positive_int, 128, "entries of a code that go through the mapping net",
+         NETWORK),
+        ("--latent_nc", positive_int, 512, "width of the mapping net", NETWORK),
+        ("--resid_nc", IntList, [128, 64, 64, 64], "residual channels of each level", NETWORK),
+        ("--dense_nc", IntList, [256, 192, 128, 64], "dense channels of each level", NETWORK),
+        ("--n_blocks", positive_int, 6, "RRDB blocks in a level", NETWORK),
+        ("--max_nc", positive_int, 128, "unconditional: channels of the coarse resolutions", OUTER),
+        ("--act_type", ("leakyrelu",), "leakyrelu", "activation", NETWORK),
+        ("--init_type", ("kaiming", "normal"), "kaiming", "distribution of the initial weights",
+         NETWORK),
+        ("--init_scale", positive_float, 0.1, "scale of the initial weights", NETWORK),
+        ("--init", ("default", "reference"), "default", "reference: what the CIMLE refactoring "
+         "really started from, --init_type and --init_scale having no effect on convolutions",
+         NETWORK),
+        ("--mapping_init", ("default", "reference"), "default", "reference: styles start at 1e-9",
+         NETWORK),
+        ("--color_space", ("rgb", "lab"), "rgb", "colours inside the network", NETWORK),
+        ("--lab_range", ("correct", "reference"), "correct", "correct: a and b are signed",
+         NETWORK),
+        ("--channels_last", bool, True, "memory format"),
+    ],
+    "loss and optimizer": [
+        ("--alpha", nonnegative_float, 0.1, "weight of the pixel MSE beside LPIPS"),
+        ("--lpips", ("pretrained", "random", "none"), "pretrained", "random: a seeded random VGG16,"
+         " figures are then called lpips_random; none: pixel MSE alone (unconditional only)"),
+        ("--lpips_path", text, None, "VGG16 weights (default: from SetupDataset.py fetch-weights)",
+         EXECUTION),
+        ("--lpips_weighting", ("lpips", "reference"), "lpips", "reference: layers as the "
+         "CIMLE refactoring weighs them"),
+        ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together"),
+        ("--mini_bs", positive_int, 8, "images a GPU takes at once; gradients add up to --bs"),
+        ("--lr", positive_float, 1e-4, "peak learning rate of AdamW"),
+        ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: ends at 1e-4"),
+        ("--warmup", nonnegative_int, 100, "steps of linear warm-up"),
+        ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
+        ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),
+        ("--grad_clip", nonnegative_float, 0.0, "largest gradient norm; 0: no limit"),
+        ("--ema_std", number(0, 0.28), 0.05, "relative width of the power-function EMA; 0: no EMA"),
+    ],
+    "validation and names": [
+        ("--num_val_images", positive_int, 10, "validation images, evenly spaced", OUTER),
+        ("--spi", positive_int, 6, "samples per validation image, showing the model's diversity",
+         OUTER, EXECUTION),
+        ("--snapshot_every", nonnegative_int, 0, "loops between snapshots kept beside the latest",
+         OUTER, EXECUTION),
+        ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
+         OUTER, EXECUTION),
+        ("--suffix", text, None, "appended to the run's name", OUTER),
+        ("--job_id", text, None, "SLURM job id; stands in the run's name, before --uid",
+         OUTER, EXECUTION),
+        ("--uid", text, None, "W&B run id; stands in the run's name", OUTER, EXECUTION),
+        ("--epochs", positive_int, 20, "no effect, as in the CIMLE refactoring: see --outer_loops",
+         OUTER, EXECUTION),
+        ("--ipc", positive_int, 10240, "no effect but its check: see --num_iteration", EXECUTION),
+    ],
+}
+# fmt: on
+
+
+def get_args(
+    doc: str | None,
+    argv: Sequence[str] | None = None,
+    *,
+    fail: Callable[[str], NoReturn] | None = None,
+) -> Namespace:
+    """The options, checked. doc: what --help begins with. fail: see `recipes.command`.
+
+    Errors: whatever `fail` raises; by default SystemExit(2) after one line on stderr.
+    """
+    return read_options(doc, OPTIONS, PRESETS, check, argv, fail=fail)
+
+
+def check(args: Namespace) -> None:
+    """Rules between options; broadcasts --ns and --sp to one number a level. Errors: ValueError."""
+    if args.data_tr is None:
+        raise ValueError("--data_tr is missing: a data set's name or a folder (built in: scenes)")
+    if args.ipc % args.mini_bs:
+        raise ValueError(f"--ipc {args.ipc} is not a multiple of --mini_bs {args.mini_bs}")
+    ranks = max(1, len(args.gpus or []))
+    if args.bs % ranks:
+        raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")
+    if args.code_bs < ranks:
+        raise ValueError(f"--code_bs {args.code_bs} leaves some of {ranks} GPUs idle: at least one")
+    if 0 < args.ema_std < 1e-3:
+        raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
+    if args.sample_method == "mixture" and args.num_components < 2:
+        raise ValueError(f"--num_components {args.num_components}: a mixture has at least two")
+    if args.unconditional:
+        _check_unconditional(args)
+    else:
+        _check_cascade(args)
+
+
+def _check_unconditional(args: Namespace) -> None:
+    try:
+        default_channels(args.res[-1])
+    except ValueError as error:
+        raise ValueError(f"--res {args.res[-1]}: {error}") from None
+    if args.lpips == "none" and args.proj_dim:
+        raise ValueError(f"--proj_dim {args.proj_dim}: --lpips none has no features to project")
+    if args.lpips != "none" and args.res[-1] < 16:
+        raise ValueError(f"--res {args.res[-1]} is too small for VGG16 (16): take --lpips none")
+
+
+def _check_cascade(args: Namespace) -> None:
+    if args.lpips == "none":
+        raise ValueError("--lpips none is for --unconditional: CAM-Net is trained by LPIPS + MSE")
+    levels = len(args.res) - 1
+    if levels < 1:
+        raise ValueError(f"--res {args.res[0]}: give the input's and an output's resolution")
+    for low, high in zip(args.res, args.res[1:], strict=False):
+        if high not in (low, 2 * low):
+            raise ValueError(f"--res: {high} after {low}; each must equal or double the one before")
+    if args.res[1] < 16:
+        raise ValueError(f"--res: the first output, {args.res[1]}, is too small for VGG16 (16)")
+    if args.mask_frac and args.mask_res > args.res[0]:
+        raise ValueError(f"--mask_res {args.mask_res} is finer than inputs of {args.res[0]} pixels")
+    for name in ("ns", "sp"):
+        values = getattr(args, name)
+        if len(values) not in (1, levels):
+            raise ValueError(f"--{name} has {len(values)} values, --res {levels} levels: 1 or that")
+        setattr(args, name, values * levels if len(values) == 1 else values)
+    for name in ("resid_nc", "dense_nc"):
+        if len(getattr(args, name)) < levels:
+            raise ValueError(f"--{name} {getattr(args, name)}: --res asks for {levels} numbers")
+    if args.in_nc != 3 or args.out_nc != 3:
+        raise ValueError(f"--in_nc {args.in_nc} --out_nc {args.out_nc}: images have 3 channels")
+
+
+def run_name(args: Namespace) -> str:
+    """The run directory's readable part; a hash of the shaping options follows it."""
+    parts = ["uncond" if args.unconditional else "camnet", data_name(args.data_tr)]
+    parts += ["x".join(map(str, args.res)), args.job_id or args.uid, args.suffix]
+    return "-".join(part for part in parts if part)
+
+
+def display_name(args: Namespace) -> str:
+    """What W&B shows: the run's name as the CIMLE refactoring composes it."""
+    ns, res = ("_".join(map(str, v)) for v in (args.ns, args.res))
+    name = (
+        f"{data_name(args.data_tr)}-bs{args.bs}-OuterLoops{args.outer_loops}"
+        f"-grayscale{args.grayscale}-ipc{args.ipc}-lr{args.lr:.2e}-ns{ns}-res{res}-seed{args.seed}"
+    )
+    return "-".join(part for part in (name, args.job_id or args.uid, args.suffix) if part)
+
+
+def data_name(spec: str) -> str:
+    """`camnet3/train`, `some/where/camnet3` -> camnet3."""
+    parts = [part for part in Path(spec).parts if part not in ("train", "val", "test", "/")]
+    return Path(parts[-1]).stem if parts else "data"

@@ -1,0 +1,208 @@
+"""From the options of `recipes.imle.options` to pictures, network, loss, optimizer and loader."""
+
+import math
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.pyramids import Pyramid
+from data.registry import train_val_sources
+from imle import (
+    CAMNet,
+    CIMLEDataLoader,
+    CodeGenerator,
+    Corruption,
+    KeyedFlip,
+    KorKMinusOne,
+    PixelLoss,
+    PoolSearch,
+    ProjectedDistance,
+    ResolutionLoss,
+    UnconditionalGenerator,
+    default_channels,
+    parameter_groups,
+    pixel_features,
+)
+from recipes.imle.options import CORRUPTION, OPTIONS
+from recipes.imle.perceptual import perceptual_loss
+from recipes.take import take
+from runtime import ema as emas
+from runtime.options import tagged
+from runtime.run import Run
+from runtime.seeding import seed_worker
+from storage.dirs import data_home
+from storage.errors import UsageError
+
+Generator = CAMNet | UnconditionalGenerator
+Loss = ResolutionLoss | PixelLoss
+
+
+def check_ranks(args: Namespace, ranks: int) -> None:
+    """UsageError for a batch that the processes cannot share."""
+    if args.bs % ranks:
+        raise UsageError(f"--bs {args.bs} cannot be shared by {ranks} processes")
+
+
+def pictures(args: Namespace) -> tuple[Pyramid, Tensor, Tensor]:
+    """Training pictures at every resolution; inputs and last-level targets to validate on.
+
+    The latter two uint8 [N, 3, r_0, r_0] and [N, 3, r_L, r_L]. Errors: UsageError.
+    """
+    home = args.data_path or data_home()
+    train, val = train_val_sources(
+        args.data_tr, args.data_val, home, val_fraction=args.cv_frac, seed=args.seed
+    )
+    res = [args.res[-1]] * 2 if args.unconditional else args.res
+    trained = Pyramid(train, res, crop=args.crop, cache=args.cache)
+    return trained, *_evenly(Pyramid(val, res, crop=args.crop), args.num_val_images)
+
+
+def _evenly(pyramid: Pyramid, count: int) -> tuple[Tensor, Tensor]:
+    """Inputs and last-level targets of `count` pictures, evenly spaced over the set."""
+    if count > len(pyramid):
+        raise UsageError(
+            f"--num_val_images {count}: {pyramid.source.name} has {len(pyramid)} images"
+        )
+    items = [pyramid[i * len(pyramid) // count] for i in range(count)]
+    return torch.stack([x for x, _ in items]), torch.stack([ys[-1] for _, ys in items])
+
+
+def layout(args: Namespace) -> torch.memory_format:
+    """Of the network and of what it is compared by."""
+    return torch.channels_last if args.channels_last else torch.contiguous_format
+
+
+def kind(args: Namespace) -> str:
+    """What snapshots call the network."""
+    return "imle-unconditional" if args.unconditional else "camnet"
+
+
+def network(args: Namespace, device: torch.device) -> Generator:
+    """A CAM-Net, or a StyleGAN-like generator without input; new weights from torch's stream."""
+    net: Generator = _unconditional(args) if args.unconditional else take(CAMNet, args)
+    return net.to(device).to(memory_format=layout(args))
+
+
+def _unconditional(args: Namespace) -> UnconditionalGenerator:
+    return UnconditionalGenerator(
+        args.res[-1],
+        z_nc=args.map_nc,
+        latent_nc=args.latent_nc,
+        channels=default_channels(args.res[-1], cap=args.max_nc),
+    )
+
+
+def loss(args: Namespace, device: torch.device) -> Loss:
+    """Images [B, 3, r, r] and targets -> their distance [B]. Errors: UsageError."""
+    loss_fn = perceptual_loss(
+        args.lpips, args.lpips_path, alpha=args.alpha, weighting=args.lpips_weighting
+    )
+    return loss_fn.to(device).to(memory_format=layout(args))
+
+
+def optimizer(args: Namespace, net: nn.Module) -> torch.optim.AdamW:
+    """AdamW; the mapping network learns at its own rate."""
+    groups = parameter_groups(net, args.lr, args.mapping_lr_mult)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True)
+
+
+def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
+    """Step -> learning rate over --lr: linear warm-up, then the named schedule over `total`."""
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, args.warmup))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+        if args.lr_schedule == "constant":
+            return warm
+        if args.lr_schedule == "reference":  # CosineAnnealingLR(eta_min=1e-4), no warm-up
+            floor = 1e-4 / args.lr
+            return floor + (1 - floor) * cosine
+        return warm * cosine
+
+    return factor
+
+
+def average(args: Namespace, net: nn.Module) -> emas.EMA:
+    """The moving average of the weights that is validated and kept."""
+    return emas.EMA(net, emas.power(args.ema_std) if args.ema_std else 0.0)
+
+
+def corruption(args: Namespace) -> tuple[Corruption, dict[str, Any]]:
+    """What is taken away from inputs, and its settings as snapshots keep them."""
+    settings = {name: getattr(args, name) for name in tagged(OPTIONS, CORRUPTION)}
+    return Corruption(**settings, seed=args.seed), settings
+
+
+def codes(args: Namespace, net: Generator) -> tuple[CodeGenerator, dict[str, Any]]:
+    """What draws latent codes, and its settings as snapshots keep them."""
+    settings = {"method": args.sample_method, "num_components": args.num_components}
+    return CodeGenerator(net.code_sizes, seed=args.seed, **settings), settings
+
+
+def loader(
+    args: Namespace,
+    run: Run,
+    trained: Pyramid,
+    net: Generator,
+    corruption: Corruption,
+    z_gen: CodeGenerator,
+    loss_fn: Loss,
+) -> CIMLEDataLoader:
+    """Searches codes for a new subsample every --num_iteration steps, and yields batches.
+
+    Codes are searched in the loss itself, or with --proj_dim in projected features.
+    """
+    searched: nn.Module = loss_fn
+    features: Callable[[Tensor], Tensor] = pixel_features
+    if args.proj_dim:
+        assert isinstance(loss_fn, ResolutionLoss), "options see to it"
+        projected = ProjectedDistance(loss_fn.features, args.proj_dim, seed=args.seed)
+        searched, features = projected, projected.project
+    pool = PoolSearch(args.pool_size, features=features) if args.unconditional else None
+    return CIMLEDataLoader(
+        trained,
+        KorKMinusOne(range(len(trained)), shuffle=True, seed=args.seed),
+        net,
+        corruption,
+        z_gen,
+        searched,
+        args.ns,
+        args.sp,
+        args.code_bs,
+        subsample_size=args.subsample_size,
+        num_iteration=args.num_iteration,
+        pin_memory=True,
+        batch_size=args.bs,
+        num_workers=args.num_workers,
+        seed=args.seed,
+        augment=KeyedFlip(args.seed, args.flip),
+        device=run.device,
+        on_chunk=run.phase("codes"),
+        precision=search_precision(args.search_precision, run.device),
+        rescore=args.rescore,
+        channels_last=args.channels_last,
+        worker_init_fn=seed_worker,
+        searcher=pool,
+    )
+
+
+def search_precision(asked: str, device: torch.device) -> str:
+    """fp32 or bf16; asked: one of them, or auto: bf16 on a GPU that has it."""
+    if asked != "auto":
+        return asked
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def stop_at(args: Namespace, completed: int) -> int | None:
+    """--chunk_epochs: the step that ends the loop which --resume N names, else the one we are in.
+
+    completed: steps that are done.
+    """
+    if not args.chunk_epochs:
+        return None
+    named = str(args.resume).isdecimal()
+    loop = int(args.resume) if named else completed // args.num_iteration
+    return (loop + 1) * args.num_iteration

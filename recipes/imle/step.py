@@ -1,0 +1,45 @@
+"""One step of IMLE, which is the same whether a generator trains alone or beside an encoder."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from runtime.run import Run
+
+Batch = tuple[Tensor, list[Tensor], list[Tensor]]  # inputs, a code a level, a target a level
+
+
+def imle_loss(loss_fn: nn.Module, images: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
+    """Mean over rows of the sum over levels of the distance of an image to its target: a scalar.
+
+    images, ys: a tensor [B, 3, r_l, r_l] a level. loss_fn: two of them -> [B].
+    """
+    losses = [loss_fn(x, y).mean() for x, y in zip(images, ys, strict=True)]
+    return sum(losses[1:], start=losses[0])
+
+
+def imle_gradients(
+    run: Run,
+    forward: Callable[[Tensor, list[Tensor]], Sequence[Tensor]],
+    loss_fn: nn.Module,
+    batch: Batch,
+    ids: Sequence[int],
+    *,
+    mini_bs: int,
+) -> Tensor:
+    """Backpropagate the loss of a batch, `mini_bs` rows at a time; returns it, a detached scalar.
+
+    forward: (inputs [B, C, r_0, r_0], codes) -> an image a level. ids: the pictures of the rows,
+    for the report of a loss that is not finite. Gradients are those of the batch in one piece.
+    """
+    cx, codes, ys = batch
+    parts = [slice(first, first + mini_bs) for first in range(0, len(cx), mini_bs)]
+    losses = []
+    for part in parts:
+        with run.precision.autocast():
+            images = forward(cx[part], [code[part] for code in codes])
+            loss = imle_loss(loss_fn, images, [y[part] for y in ys])
+        loss = loss * (len(cx[part]) / len(cx))
+        run.backward(loss, ids[part], last=part is parts[-1])
+        losses.append(loss.detach())
+    return sum(losses[1:], start=losses[0])

@@ -1,0 +1,120 @@
+"""The generator's side of a joint run: it goes on being trained by IMLE between epochs."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from data.pyramids import Pyramid
+from data.sources import Source
+from data.views.generated import Sampler
+from generators.base import build
+from generators.files import open_network
+from imle import CAMNet, CodeGenerator, Corruption
+from recipes.imle import parts
+from recipes.imle.step import imle_gradients
+from recipes.isicle.options import idle_options, imle_options
+from runtime.run import Run
+from storage.errors import UsageError
+from storage.find import find_network
+from storage.snapshot import Snapshot
+
+
+class Joint:
+    """Network, optimizer, EMA, codes and their loader, with the state that a run restores.
+
+    Phase by phase: codes are searched for a subsample, then --imle_steps steps train on them, as in
+    TrainGeneratorWandB.py. Views are drawn from the EMA.
+
+    pictures: those of the encoder. steps: of the generator in the whole run. file: the network that
+    views are drawn from at first. Errors: UsageError, CheckpointError.
+    """
+
+    def __init__(self, args: Namespace, run: Run, pictures: Source, steps: int) -> None:
+        snapshot = opened(args.net, args.imle, run.say) if args.net else None
+        try:
+            own = imle_options(args, snapshot.config["net"] if snapshot else None)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if own.bs % run.world_size:
+            raise UsageError(f"--imle --bs {own.bs}: not for {run.world_size} processes")
+        if snapshot is None:
+            net = parts.network(own, run.device)
+            assert isinstance(net, CAMNet), "--unconditional is refused"
+            corruption, noise = parts.corruption(own)
+            z_gen, mixing = parts.codes(own, net)
+        else:
+            net = build(CAMNet, snapshot).train().requires_grad_(True)
+            net = net.to(run.device).to(memory_format=parts.layout(own))
+            noise, mixing = snapshot.config["corruption"], snapshot.config["codes"]
+            corruption = Corruption(**noise, seed=own.seed)
+            z_gen = CodeGenerator(net.code_sizes, seed=own.seed, **mixing)
+        self.own, self.phase, self.net = own, own.num_iteration, net
+        self.loss_fn = parts.loss(own, run.device)
+        self.optimizer = parts.optimizer(own, net)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.factor = parts.lr_factor(own, steps)
+        self.ema = parts.average(own, net)
+        pyramid = Pyramid(pictures, net.res, crop="center", cache="memory")
+        self.loader = parts.loader(own, run, pyramid, net, corruption, z_gen, self.loss_fn)
+        self.config = {
+            "net": net.config, "codes": mixing, "corruption": noise, "crop": "center"
+        }  # fmt: skip
+        self._forward = run.compile(net)
+        self.file = args.net
+        if snapshot is None:  # so that what views are drawn from is opened as any other
+            path = run.snapshot("generator-initial", net, "camnet", self.config)
+            self.file = str(path)
+
+    def objects(self) -> dict[str, Any]:
+        """What run.restore takes over."""
+        return {
+            "generator": self.net,
+            "generator_optimizer": self.optimizer,
+            "generator_ema": self.ema,
+            "generator_loader": self.loader,
+        }
+
+    def begin(self, sampler: Sampler) -> None:
+        """After run.restore."""
+        self._batches = self.loader.forever()
+        sampler.update(self.ema.module)
+
+    def phase_is_over(self, number: int) -> bool:
+        """Whether step `number` of the generator is the last for now."""
+        return (number + 1) % self.phase == 0
+
+    def hand_over(self, run: Run, sampler: Sampler) -> None:
+        """Draw views from what has been learnt."""
+        sampler.update(self.ema.module)
+        run.snapshot("generator-latest", self.ema.module, "camnet", self.config)
+
+    def step(self, run: Run, number: int) -> None:
+        """One step of IMLE, the generator's step `number`, on the whole batch of the loader."""
+        own, batch = self.own, next(self._batches)
+        if number % self.phase == 0:  # the loader has just searched
+            found = self.loader.last_search
+            run.log(**{"imle/search loss": found.losses.sum(1).mean()})
+            run.log(**{"time/search_s": found.seconds})
+        rate = self.factor(number)
+        for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = peak * rate
+        batch_loss = imle_gradients(
+            run, self._forward, self.loss_fn, batch, self.loader.last_ids, mini_bs=own.mini_bs
+        )
+        if run.step(self.optimizer, clip=own.grad_clip or None):
+            self.ema.update(self.net, (number + 1) * own.bs, own.bs)
+        run.log(**{"imle/batch loss": batch_loss, "imle/learning rate": self.rates[0] * rate})
+
+
+def opened(net: str, imle: str, say: Callable[[str], None]) -> Snapshot:
+    """The CAM-Net to go on with; `say` is told which options of --imle are as the network has them.
+
+    Errors: UsageError, CheckpointError.
+    """
+    file = find_network(net, "TrainGeneratorWandB")
+    snapshot = open_network(file, say)
+    if snapshot.kind != "camnet":
+        raise UsageError(f"--joint trains a CAM-Net, {file.name} is {snapshot.kind!r}")
+    if idle := idle_options(imle):
+        say(f"--imle: {', '.join(idle)} have no influence, they are as in {file.name}")
+    return snapshot

@@ -1,0 +1,235 @@
+"""The figures of a run: what is asked of `validation`, and how it is logged, said and written."""
+
+from argparse import Namespace
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.registry import open_source
+from data.sources import Source, labels_of, split_of
+from data.views.recipes import Recipe
+from data.views.splits import get_data_splits
+from evaluation.features import Pixels, fingerprint, frozen, save_features
+from evaluation.linear_probe import Sweep
+from evaluation.probes import METHODS, draw_episodes
+from evaluation.protocols import Judged, Method, judge, smallest_bank
+from models import SimCLR, export_torchvision
+from recipes.simclr import parts, validation
+from recipes.simclr.options import OPTIONS, PROBE
+from recipes.simclr.parts import Pictures, Say
+from recipes.simclr.validation import EPISODE, Rows
+from runtime import rundir
+from runtime.distributed import gather_object
+from runtime.options import tagged
+from runtime.run import Run
+from storage.dirs import data_home
+from storage.errors import DiskError, UsageError, first_line
+from storage.files import read_object, write_json
+from storage.torchfile import write_torch
+
+# What the figures of `final_probes` depend on, besides the network and its recipe.
+ASKED = (*tagged(OPTIONS, PROBE), "precision", "seed")
+
+
+class Found(NamedTuple):
+    """What the probes gave.
+
+    figures: by name. right: by name, which pictures held out (of train under cv) are right, bool
+    [N]. sweeps: how l2 of the convex probe was chosen, fold by fold.
+    """
+
+    figures: dict[str, float]
+    right: dict[str, Tensor]
+    sweeps: list[Sweep]
+
+
+def check(args: Namespace, trained: Pictures, say: Say) -> None:
+    """UsageError now for an evaluation that could not be made at the end."""
+    if len(trained.classes) > 1:
+        counts = trained.labels.cpu().bincount(minlength=len(trained.classes))
+        folds, fewest = args.folds if args.eval == "cv" else None, int(counts.min())
+        which = f"class {trained.classes[int(counts.argmin())]!r} of {trained.name} has {fewest}"
+        if folds and fewest < folds:
+            raise UsageError(f"{which} pictures, too few for --folds {folds}")
+        if args.probe and smallest_bank(fewest, folds) < 2:
+            kept = " outside of a fold" if folds else ""
+            raise UsageError(f"{which} to fit on{kept}, and l2 is chosen on one; --no-probe")
+    if args.probe and args.few_shot:
+        novel = novel_source(args)
+        known = set(novel.classes) & set(trained.classes)
+        if known:
+            say(
+                f"--few_shot {args.few_shot}: {len(known)} of its {len(novel.classes)} classes are "
+                f"among train's ({min(known)}, ...): episodes are not of novel classes alone"
+            )
+        try:
+            draw_episodes(torch.from_numpy(labels_of(novel)), *EPISODE, first=0, count=1)
+        except ValueError as error:
+            raise UsageError(f"--few_shot {args.few_shot}: {error}") from None
+
+
+def novel_source(args: Namespace) -> Source:
+    """The pictures of --few_shot: a split of --data, or another data set."""
+    home, split = args.data_path or data_home(), split_of(args.few_shot)
+    if split is None:
+        return open_source(args.few_shot, home)
+    held: Any = get_data_splits(args.data, split, home)[1]
+    return held
+
+
+def evaluate(
+    run: Run, net: SimCLR, trained: Pictures, tested: Pictures | None, recipe: Recipe
+) -> dict[str, float]:
+    """Figures of kNN, logged as eval/..., of held-out pictures or by cross-validation of train.
+
+    Nothing for a set without classes. All ranks call it.
+    """
+    if len(trained.classes) < 2:
+        return {}
+    with frozen(net):
+        rows = _embedded(run, net, trained, tested, recipe)
+    figures = _judged(run, rows, validation.knn(rows, folds=run.args.folds)).figures
+    top = _top(figures)
+    run.log_now(acc_val=next(iter(top.values())), **{f"eval/{k}": v for k, v in top.items()})
+    run.say(", ".join(f"{k} {v:.4f}" for k, v in top.items()))
+    return figures
+
+
+def final_probes(
+    run: Run, net: SimCLR | Pixels, trained: Pictures, tested: Pictures | None, recipe: Recipe
+) -> dict[str, float]:
+    """kNN, the convex probe, the probe on augmented pictures, episodes: after the loop, once.
+
+    Logged as final/.... Written into the run's folder: probes.json {"figures", "asked", "step",
+    "network", "l2" of the convex probe, fold by fold}, and right.pt: by name, which pictures of
+    `tested` (of train under cv) are right, bool [N]. Once they are there for this network and these
+    options, they are read. All ranks call it. A signal ends it; the same command begins it again.
+    """
+    file, network = run.dir / "probes.json", fingerprint(net)
+    asked = {key: getattr(run.args, key) for key in ASKED} | {"recipe": recipe._asdict()}
+    asked = rundir.plain(asked)
+    known = gather_object(read_object(file))[0]
+    if known and known.get("asked") == asked and known.get("network") == network:
+        run.say(f"figures are in {file}")
+        return known["figures"]
+    with frozen(net):
+        rows = _embedded(run, net, trained, tested, recipe)
+        found = _probed(run, net, trained, rows, recipe)
+    _log(run, found, labelled=rows.classes > 1)
+    record = {"figures": found.figures, "asked": asked, "step": run.completed, "network": network}
+    record["l2"] = [sweep.l2 for sweep in found.sweeps]
+    if run.is_main:
+        try:
+            _export(run, net, trained, tested, rows, network=network)
+            write_torch(run.dir / "right.pt", found.right)
+            write_json(file, record, indent=1)  # last: all the rest is there
+        except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
+            said = first_line(error)
+            raise DiskError(f"{run.dir}: figures not written: {said}") from None
+    return found.figures
+
+
+def _embedded(
+    run: Run, net: SimCLR | Pixels, trained: Pictures, tested: Pictures | None, recipe: Recipe
+) -> Rows:
+    layer = "pixels" if isinstance(net, Pixels) else "h"
+    encode = lambda images: _features(run, net, images, recipe)  # noqa: E731
+    return validation.embedded(encode, trained, tested, layer)
+
+
+def _features(run: Run, net: SimCLR | Pixels, images: Tensor, recipe: Recipe) -> Tensor:
+    return validation.features(net, images, recipe, run.device, run.precision.autocast)
+
+
+def _judged(run: Run, rows: Rows, method: Method) -> Judged:
+    folds, seed = run.args.folds, run.args.seed
+    return judge(rows.features, rows.labels, [method], held=rows.held, folds=folds, seed=seed)
+
+
+def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recipe: Recipe) -> Found:
+    """All that is asked for, method by method."""
+    args, found = run.args, Found({}, {}, [])
+    methods: list[Method] = []
+    if rows.classes < 2:
+        run.say(f"{trained.name} has no classes: no probes")
+    else:
+        methods.append(validation.knn(rows, folds=args.folds))
+    if rows.classes > 1 and args.probe:
+        methods.append(validation.linear(rows, seed=args.seed, found=found.sweeps.append))
+    if rows.classes > 1 and args.probe and args.probe_epochs:
+        own = recipe
+        if args.probe_augs != "train":  # crop and flip
+            own = recipe._replace(jitter_p=0.0, gray_p=0.0, blur_p=0.0)
+        methods.append(
+            validation.augmented(
+                net,
+                trained.images,
+                rows,
+                parts.views(args, own),
+                name=args.probe_augs,
+                epochs=args.probe_epochs,
+                seed=args.seed,
+                device=run.device,
+                autocast=run.precision.autocast,
+                each_epoch=run.check_preempted,
+            )
+        )
+    for method in methods:
+        judged = _judged(run, rows, method)
+        found.figures.update(judged.figures)
+        found.right.update(judged.right)
+        run.check_preempted()
+    if args.probe and args.few_shot:
+        novel = parts.in_memory(args, novel_source(args), run, whole=True)
+        h = _features(run, net, novel.images, recipe)
+        labels = novel.labels.to(h.device)
+        for shots, head in product((1, EPISODE[1]), METHODS):
+            found.figures.update(validation.episodes(h, labels, shots, head, args.seed))
+            run.check_preempted()
+    return found
+
+
+def _log(run: Run, found: Found, *, labelled: bool) -> None:
+    """Into the logs what was found, and on the screen."""
+    top = _top(found.figures)
+    if top:
+        named = {f"final/{name}": value for name, value in top.items()}
+        run.log_now(**({"acc_val": next(iter(top.values()))} if labelled else {}), **named)
+    for key, value in top.items():
+        name = key.removesuffix(" acc1")
+        low, high = found.figures.get(f"{name} low"), found.figures.get(f"{name} high")
+        interval = f" [{low:.4f}, {high:.4f}]" if low is not None else ""
+        run.say(f"{name}: {value:.4f}{interval}")
+    for sweep in found.sweeps:
+        if sweep.at_edge:
+            run.say(f"linear: l2 {sweep.l2:g} is at the edge of those tried")
+
+
+def _top(figures: dict[str, float]) -> dict[str, float]:
+    """The top-1 accuracies among figures."""
+    return {name: value for name, value in figures.items() if name.endswith(" acc1")}
+
+
+def _export(
+    run: Run,
+    net: SimCLR | Pixels,
+    trained: Pictures,
+    tested: Pictures | None,
+    rows: Rows,
+    *,
+    network: str,
+) -> None:
+    """Features and backbone, where they are asked for; network: its fingerprint."""
+    if run.args.export_features:
+        folder = run.dir / "features"
+        folder.mkdir(exist_ok=True)
+        export = {"train": (trained, rows.features)}
+        if tested is not None and rows.held is not None:
+            export["held"] = (tested, rows.held[0])
+        for name, (pictures, h) in export.items():
+            facts = {"layer": rows.layer, "snapshot": network, "dataset": pictures.name}
+            save_features(folder / f"{name}.safetensors", h, pictures.labels, **facts)
+    if run.args.export_backbone and isinstance(net, SimCLR):
+        write_torch(run.dir / f"{run.args.backbone}-torchvision.pt", export_torchvision(net))

@@ -1,0 +1,153 @@
+"""Networks of SimCLR as files: <epoch>.pt of a run, snapshots, and the original SimCLR code's own
+checkpoints, which are pickled objects and are read as data."""
+
+import argparse
+import contextlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.views.recipes import Recipe
+from models import SimCLR, load_original, original_config, original_optimizer
+from recipes.simclr import parts
+from runtime import rundir
+from runtime.run import Run
+from storage.errors import CheckpointError, first_line
+from storage.files import read_lines, write_link
+from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
+from storage.snapshot import load_snapshot
+from storage.torchfile import load_torch, reading, write_torch
+
+FORMAT = "imle-lab-simclr-1"
+
+
+def save_epoch(
+    run: Run, net: SimCLR, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int
+) -> None:
+    """Write <epoch>.pt and latest.pt beside the run's other files, and snapshots/<epoch>.
+
+    epoch: of the last epoch run, from 0. The .pt is for `load_`: state dicts and plain values only.
+    A full disk is said and training goes on. All ranks call it.
+    """
+    config = {"net": net.config, "recipe": recipe._asdict(), "epoch": epoch}
+    config["picture_size"] = run.args.picture_size
+    run.snapshot(f"{epoch}", net, "simclr", config)
+    if run.is_main:
+        value = {
+            "format": FORMAT,
+            "model": net.state_dict(),
+            "config": config,
+            "optimizer": optimizer.state_dict(),
+            "last_epoch": epoch,
+            "args": rundir.plain(vars(run.args)),
+            "results": results_of(run.dir),
+        }
+        path = run.dir / f"{epoch}.pt"
+        try:
+            write_torch(path, value)
+            write_link(run.dir / "latest.pt", path.name)
+        except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
+            run.say(f"{path} not written: {first_line(error)}")
+
+
+Loaded = tuple[SimCLR, "torch.optim.Optimizer | None", int, argparse.Namespace, dict[str, Any]]
+
+
+def load_(path: str | Path) -> Loaded:
+    """(model, optimizer, last epoch, args, results) of an <epoch>.pt, ours or the original's.
+
+    last epoch: index of the last one run before saving; training goes on with the next. results:
+    ours {name: [[step, value], ...]}; the original's, as the file has them. The original SimCLR
+    code's files are pickled objects: read as data, nothing in them runs. Their optimizer becomes
+    ours of the same kind, with the state of every parameter; it is None where there is none.
+    CheckpointError for what cannot be read.
+    """
+    path = Path(path)
+    try:
+        found = load_torch(path)
+    except CheckpointError as error:
+        if not zipfile.is_zipfile(path) or "refused: global" not in str(error):
+            raise
+        found = read_objects(path)
+    if not isinstance(found, dict) or "model" not in found:
+        raise CheckpointError(f"{path}: no checkpoint of SimCLR (a dict with 'model' in it)")
+    with reading(path):
+        return _load_ours(found) if found.get("format") == FORMAT else _load_original(found)
+
+
+def _load_ours(found: dict[str, Any]) -> Loaded:
+    args = argparse.Namespace(**found["args"])
+    net = network_of(found["config"]["net"], found["model"])
+    optimizer = parts.optimizer(args, net)
+    optimizer.load_state_dict(found["optimizer"])
+    return net, optimizer, int(found["last_epoch"]), args, dict(found["results"])
+
+
+def _load_original(found: dict[str, Any]) -> Loaded:
+    old = found["model"]
+    tensors = dict(old) if isinstance(old, dict) else module_state(old)
+    config, state = original_config(tensors), load_original(tensors)
+    args = plain_value(found.get("args"))
+    args = args if isinstance(args, argparse.Namespace) else argparse.Namespace()
+    net = network_of({**config, "resolution": int(getattr(args, "crop_size", 32))}, state)
+    inner, optimizer = optimizer_state(found.get("optimizer")), None
+    if inner is not None:
+        optimizer = original_optimizer(net, state, inner, float(getattr(args, "trust", 1e-3)))
+    results = plain_value(found.get("tb_results", {}))
+    epoch = int(found.get("last_epoch", -1))
+    return net, optimizer, epoch, args, results if isinstance(results, dict) else {}
+
+
+def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
+    """The network of a snapshot, an <epoch>.pt or a run's folder (its latest.pt), the recipe of its
+    training and the side of its pictures, if the file says so (the original's do not).
+    """
+    path = Path(path)
+    path = path / "latest.pt" if path.is_dir() else path
+    if path.suffix != ".safetensors":
+        net, _, _, args, _ = load_(path)
+        with reading(path):
+            if not hasattr(args, "picture_size"):
+                return net, None, None
+            return net, parts.view_recipe(args), int(args.picture_size)
+    snapshot = load_snapshot(path)
+    config = snapshot.config
+    if not {"net", "recipe", "picture_size"} <= config.keys():
+        raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
+    with reading(path):
+        recipe: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in config["recipe"].items()
+        }
+        net = network_of(config["net"], snapshot.state_dict)
+        return net, Recipe(**recipe), int(config["picture_size"])
+
+
+def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:
+    """The network of a file. ValueError for weights that are not finite; whatever else is wrong
+    raises what it raises, before memory is taken for it.
+    """
+    with torch.device("meta"):
+        SimCLR(**config).load_state_dict(state, assign=True)
+    strange = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if strange:
+        raise ValueError(f"weights that are not finite ({strange[0]}): the network has diverged")
+    net = SimCLR(**config)
+    net.load_state_dict(state)
+    return net
+
+
+def results_of(run_dir: Path) -> dict[str, list[list[float]]]:
+    """{name: [[step, value], ...]} of losses, rates and accuracies in metrics.jsonl."""
+    out: dict[str, list[list[float]]] = {}
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):
+        rows = read_lines(run_dir / "metrics.jsonl")
+    for row in rows:
+        for key in row:
+            if key in ("loss_tr", "lr", "acc_val") or key.startswith(("eval/", "final/")):
+                out.setdefault(key, []).append([row["step"], row[key]])
+    return out

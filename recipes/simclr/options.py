@@ -1,0 +1,238 @@
+"""What may be asked of TrainSimCLR.py: presets, the option table, rules between options, and the
+run's name. TrainISICLE.py asks the same and more: `{**OPTIONS, ...}`.
+
+"The original SimCLR code" is the PyTorch code whose command line this one keeps; google's is the
+code that Chen et al. published.
+"""
+
+import argparse
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data.sources import split_of
+from data.views.recipes import RECIPES, own_options
+from data.views.splits import get_ssl_data_augs
+from models.optim import SEMANTICS
+from models.simclr import FORMER_HEADS, HEADS
+from recipes.command import read_options
+from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
+from runtime.options import EXECUTION, Rules, Table
+from runtime.types import (
+    integer,
+    list_of,
+    nonnegative_float,
+    nonnegative_int,
+    number,
+    one_of,
+    positive_float,
+    positive_int,
+    text,
+)
+from storage.errors import DataError
+
+PRESETS = {
+    "smoke": {
+        "_help": "embedded scenes, CPU, seconds",
+        "data": "scenes", "num_images": 256, "crop_size": 8, "bs": 32, "epochs": 2, "n_ramp": 1,
+        "eval": "cv", "folds": 3, "eval_iter": 1, "save_iter": 1, "probe_epochs": 2,
+        "color_s": 0.5, "log_every": 2, "num_workers": 0, "wandb": "disabled", "gpus": [],
+    },
+    "cifar10-r18": {
+        "_help": "ResNet-18 on CIFAR-10: 1000 epochs, google's optimizer and rates",
+        "data": "cifar10", "bs": 512, "epochs": 1000, "opt": "lars", "lr": 1.0, "lr_scaling":
+        "linear", "lr_schedule": "google", "wd": 1e-4, "color_s": 0.5, "temp": 0.5, "eval": "test",
+    },
+    "cifar10-r50-original": {
+        "_help": "what the original SimCLR code's 92 % was made with: ResNet-50, Adam in a LARC, "
+        "bs 1000",
+        "data": "cifar10", "backbone": "resnet50", "bs": 1000, "epochs": 1000, "opt": "adam",
+        "mm": [0.9, 0.99], "lr": 1e-3, "wd": 1e-6, "lars": 1, "color_s": 0.5, "temp": 0.5,
+        "eval": "test",
+    },
+    "mini-64cv": {
+        "_help": "miniImagenet, cross-validated within its 64 train classes; episodes on the 20 "
+        "test classes",
+        "data": "miniImagenet", "crop_size": 128, "bs": 512, "epochs": 400, "opt": "lars",
+        "lr": 0.3, "lr_scaling": "linear", "wd": 1e-4, "color_s": 0.5, "eval": "cv",
+        "few_shot": "test",
+    },
+    "mini-100": {
+        "_help": "miniImagenet, all 100 classes: 500 pictures of each to train on, 100 to test on",
+        "data": "miniImagenet", "crop_size": 128, "bs": 512, "epochs": 400, "opt": "lars",
+        "lr": 0.3, "lr_scaling": "linear", "wd": 1e-4, "color_s": 0.5, "eval": "pooled",
+    },
+}  # fmt: skip
+FORMER_PRESETS = {"cifar10-r50-seed": "cifar10-r50-original"}
+
+# The tag of an option that the probes' figures depend on, besides the network and its recipe.
+PROBE = "probe"
+
+# `original` is kept as "seed", the word of earlier versions, which is still accepted: it is in the
+# hash of every run's folder, so that with another word no run begun before would go on.
+FORMER_SCHEDULES = {"seed": "original"}
+
+
+def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Action]:
+    """Action of an option that takes one of `words`, some of which had another name.
+
+    names: former name -> word. Either may be typed; the former is what is kept.
+    """
+    kept = {word: old for old, word in names.items()}
+
+    def convert(word: str) -> str:
+        if word not in (*words, *names):
+            raise argparse.ArgumentTypeError(
+                f"invalid choice: {word!r} (choose from {', '.join(map(repr, words))})"
+            )
+        return kept.get(word, word)
+
+    class Words(argparse.Action):
+        def __init__(
+            self,
+            option_strings: Sequence[str],
+            dest: str,
+            default: str | None = None,
+            help: str | None = None,
+        ) -> None:
+            metavar = f"{{{','.join(words)}}}"
+            super().__init__(
+                option_strings, dest, type=convert, default=default, metavar=metavar, help=help
+            )
+
+        def __call__(self, parser, namespace, values, option_string=None) -> None:
+            setattr(namespace, self.dest, values)
+
+    return Words
+
+
+OPTIONS: Table = {
+    "data and views": [
+        ("--data", text, "cifar10", "NAME, a folder, a zip or an LMDB", PROBE),
+        ("--data_path", text, None, "where data sets are stored (default: the data directory)",
+         EXECUTION, PROBE),
+        ("--eval", ("auto", "val", "cv", "test", "pooled"), "auto", "what figures are of: its val "
+         "or test split; cv: folds of train; pooled: all splits as one, of which --held_out of "
+         "every class are held out; auto: val, where there is one of train's classes, else cv",
+         PROBE),
+        ("--folds", integer(2, 1000), 5, "folds of --eval cv", EXECUTION, PROBE),
+        ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same",
+         PROBE),
+        ("--num_images", positive_int, None, "use so many of them alone, equally many of a class",
+         PROBE),
+        ("--place", ("memory", "memmap"), "memory", "where pictures lie: on the device, or in a "
+         "file that is mapped", EXECUTION),
+        ("--picture_size", positive_int, None, "side of the pictures that views are cut from "
+         "(default: --crop_size)", PROBE),
+        ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)"),
+        ("--crop_size", positive_int, None, "side of a view (default: the data set's)"),
+        ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
+         "--recipe has)"),
+        ("--gaussian_blur", one_of(0, 1), None, "1: blur, with the recipe's chance (default: 0, or "
+         "what --recipe has)"),
+        ("--unreal_augs", one_of(0, 1), 1, "0: crop and flip alone"),
+        ("--normalise", tuple(NORMALISATIONS), "none", "mean and deviation taken out of views"),
+        ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, slower", PROBE),
+    ],
+    "network and loss": [
+        ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder"),
+        ("--stem", ("auto", "small", "standard"), "auto", "first layers, by --crop_size if auto"),
+        ("--head", former((*HEADS, "none"), FORMER_HEADS), "original", "projection; original: the "
+         "original SimCLR code's"),
+        ("--proj_dim", positive_int, None, "its dimensions (default: the head's own)"),
+        ("--proj_hidden", positive_int, None, "its hidden width (default: the head's own)"),
+        ("--loss", tuple(LOSSES), "ntxent", "contrastive loss"),
+        ("--temp", positive_float, 0.5, "temperature (0.1 is dcl's and dclw's own)"),
+        ("--sigma", positive_float, 0.5, "of dclw's weights"),
+        ("--sync_bn", bool, True, "batch statistics over all ranks"),
+        ("--channels_last", bool, True, "memory format"),
+    ],
+    "optimizer": [
+        ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer"),
+        ("--lars", one_of(0, 1), 1, "wrap adam or sgd in a LARC, as the original SimCLR code does"),
+        ("--lars_semantics", SEMANTICS, "google", "whose LARS --opt lars is"),
+        ("--trust", positive_float, 0.001, "trust coefficient of LARS and LARC"),
+        ("--lr", positive_float, 1e-3, "peak learning rate"),
+        ("--lr_scaling", ("none", "linear", "sqrt"), "none", "of --lr by the batch"),
+        ("--lr_schedule", former(("cosine", "google", "original"), FORMER_SCHEDULES), "cosine",
+         "after the warm-up; google: its code's steps; original: the original SimCLR code's, by "
+         "epochs"),
+        ("--mm", list_of(number(0, 1, hi_open=True)), [0.9, 0.999], "betas of adam; the first is "
+         "the others' momentum"),
+        ("--wd", nonnegative_float, 1e-6, "weight decay"),
+        ("--bs", integer(2), 1000, "pictures of a step, over all GPUs"),
+        ("--epochs", positive_int, 1000, "passes over the data"),
+        ("--n_ramp", nonnegative_int, 10, "epochs of warm-up"),
+    ],
+    "evaluation and names": [
+        ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN", EXECUTION),
+        ("--save_iter", positive_int, 100, "epochs between files of the network", EXECUTION),
+        ("--probe", bool, True, "fit the probes at the end", EXECUTION, PROBE),
+        ("--probe_epochs", nonnegative_int, 100, "of the probe on augmented pictures; 0: none",
+         EXECUTION, PROBE),
+        ("--probe_augs", ("crop+flip", "train"), "crop+flip", "its augmentations; train: the "
+         "training's own, as in the original SimCLR code", EXECUTION, PROBE),
+        ("--few_shot", text, None, "episodes of 5 ways on other classes: a split of --data, or "
+         "another data set", EXECUTION, PROBE),
+        ("--export_features", bool, False, "at the end, write the features h of all pictures",
+         EXECUTION, PROBE),
+        ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "
+         "names", EXECUTION, PROBE),
+        ("--suffix", text, None, "appended to the run's name"),
+    ],
+}  # fmt: skip
+
+# Of TrainSimCLR.py alone.
+ANOTHER_USE: Table = {
+    "another use": [
+        ("--probe_only", text, None, "no training: probes of a snapshot, an <epoch>.pt or a run's "
+         "newest; untrained: of the network that training would begin with; pixels: of pictures"),
+    ],
+}  # fmt: skip
+
+
+def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
+    """The original SimCLR code's options under their names, and ours. Wrong ones exit with 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    # A preset's former name is accepted and not listed.
+    typed = [old for old in FORMER_PRESETS if any(word.endswith(old) for word in argv)]
+    presets = PRESETS | {old: PRESETS[FORMER_PRESETS[old]] for old in typed}
+
+    def check_all(args: Namespace) -> None:
+        check(args)
+        if args.probe_only == "pixels" and args.export_backbone:
+            raise ValueError("--probe_only pixels has no backbone for --export_backbone")
+
+    return read_options(doc, {**OPTIONS, **ANOTHER_USE}, presets, check_all, argv)
+
+
+def check(args: Namespace) -> None:
+    """Rules between options; fills in what follows from others. Errors: ValueError."""
+    color_s, blur = (1.0, False) if args.recipe is None else own_options(args.recipe)
+    args.color_s = color_s if args.color_s is None else args.color_s
+    args.gaussian_blur = int(blur) if args.gaussian_blur is None else args.gaussian_blur
+    Rules(args, OPTIONS).belongs("sigma", "--loss dclw", args.loss == "dclw")
+    try:
+        own = get_ssl_data_augs(args.data, crop_size=args.crop_size)
+        args.crop_size = own.train.size
+        args.picture_size = args.picture_size or args.crop_size
+        view_recipe(args)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    if args.bs % max(1, len(args.gpus or [])):
+        raise ValueError(f"--bs {args.bs} cannot be shared by {len(args.gpus)} GPUs")
+    if args.n_ramp > args.epochs:
+        raise ValueError(f"--n_ramp {args.n_ramp} is longer than --epochs {args.epochs}")
+    if args.lr_schedule in FORMER_SCHEDULES and args.n_ramp == args.epochs:
+        raise ValueError(f"--n_ramp {args.n_ramp} leaves --lr_schedule original no epoch after it")
+    if args.few_shot and split_of(args.few_shot) == "train":
+        raise ValueError(f"--few_shot {args.few_shot}: episodes are of other pictures than train's")
+    if len(args.mm) > 2 or args.opt == "adam" and len(args.mm) != 2:
+        raise ValueError(f"--mm has {len(args.mm)} values; adam takes 2, the others 1")
+
+
+def run_name(args: Namespace) -> str:
+    """The run directory's readable part; a hash of the shaping options follows it."""
+    parts = [Path(args.data).stem, args.backbone, f"bs{args.bs}", f"lr{args.lr:g}"]
+    return "-".join([*parts, *([args.suffix] if args.suffix else [])])

@@ -1,0 +1,220 @@
+"""TrainSimCLR.py's options -> pictures, views, network, loss, optimizer, learning rate."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.sources import Source, evenly
+from data.uint8_cache import UInt8Cache
+from data.views.recipes import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ExactViews,
+    FoldedViews,
+    Recipe,
+)
+from data.views.splits import get_data_splits, get_ssl_data_augs, own_eval, pooled_splits
+from models import DCL, DCLW, LARC, LARS, NTXent, SimCLR, lars_groups, scaled_lr, warmup_cosine
+from models.optim import google_lr, original_lr
+from recipes.take import take
+from runtime.run import Run
+from storage.dirs import data_home
+from storage.errors import UsageError
+
+Say = Callable[[str], None]
+Normalisation = tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]
+NORMALISATIONS: dict[str, Normalisation] = {
+    "none": (None, None),
+    "cifar": (CIFAR_MEAN, CIFAR_STD),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+}
+LOSSES: dict[str, Callable[..., NTXent | DCL]] = {"ntxent": NTXent, "dcl": DCL, "dclw": DCLW}
+LIST_SEED = 0  # of which pictures are held out: the same for every --seed
+
+# ----------------------------------------------------------------------------------------- pictures
+
+
+class Pictures(NamedTuple):
+    """A data set in memory: images uint8 [N, 3, s, s] on the run's device (with --place memmap on
+    the host, mapped from disk), labels int64 [N] beside them, what the classes are called, and the
+    source they were read from, in the same order.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+    name: str
+    source: Source
+
+
+def pictures(args: Namespace, run: Run) -> tuple[Pictures, Pictures | None]:
+    """What is trained on, and what is held out; None: figures are by cross-validation of train.
+
+    args.eval "auto" becomes what it stands for.
+    """
+    train, held = splits(args, run.say)
+    trained = in_memory(args, train, run)
+    return trained, held_out(args, held, trained, run)
+
+
+def splits(args: Namespace, say: Say) -> tuple[Source, Source | None]:
+    """The sources of `pictures`."""
+    home = args.data_path or data_home()
+    if args.eval == "auto":
+        args.eval = own_eval(args.data, home)
+        say(f"figures are of {args.data}: --eval {args.eval}")
+    if args.eval == "pooled":
+        return pooled_splits(args.data, home, args.held_out, seed=LIST_SEED)
+    train, held = get_data_splits(args.data, args.eval, home)
+    return train, None if held == "cv" else held
+
+
+def in_memory(args: Namespace, source: Source, run: Run, *, whole: bool = False) -> Pictures:
+    """The pictures at --picture_size, --num_images of them unless `whole`."""
+    source = source if whole else evenly(source, args.num_images)
+    home = Path(args.data_path or data_home())
+    cache = UInt8Cache(
+        source,
+        args.picture_size,
+        args.place,
+        folder=None if args.place == "memory" else home / "uint8",
+        workers=args.num_workers // run.world_size,
+        quiet=not run.is_main,
+    )
+    if args.place == "memory":
+        cache.to(run.device)
+    return Pictures(cache.images, cache.labels, cache.classes, cache.name, source)
+
+
+def held_out(
+    args: Namespace, source: Source | None, trained: Pictures, run: Run
+) -> Pictures | None:
+    """What figures are of, with labels as numbers of train's classes; None under cv.
+
+    UsageError for a class that train does not have: nothing fitted on train can name it.
+    """
+    if source is None:
+        return None
+    held = in_memory(args, source, run)
+    if held.classes == trained.classes:
+        return held
+    strange = [c for c in held.classes if c not in trained.classes]
+    if strange:
+        raise UsageError(
+            f"--eval {args.eval}: {held.name} has classes that {trained.name} has not "
+            f"({strange[0]}, ...); use --eval cv or pooled, and --few_shot {args.eval}"
+        )
+    label_in_train = torch.tensor([trained.classes.index(c) for c in held.classes])
+    labels = label_in_train.to(held.labels.device)[held.labels]
+    return held._replace(labels=labels, classes=trained.classes)
+
+
+def epoch_steps(args: Namespace, trained: Pictures, ranks: int) -> int:
+    """Steps of an epoch: whole batches. UsageError for a batch that cannot be."""
+    if args.bs % ranks:
+        raise UsageError(f"--bs {args.bs} cannot be shared by {ranks} processes")
+    if len(trained.images) < args.bs:
+        raise UsageError(f"--bs {args.bs}: {trained.name} has {len(trained.images)} pictures")
+    return len(trained.images) // args.bs
+
+
+def images_at(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Chosen pictures uint8 [B, 3, s, s] on the device; rows int64 [B] wherever they are."""
+    if rows.device != images.device:
+        rows = rows.to(images.device)
+    return images.index_select(0, rows).to(device, non_blocking=True)
+
+
+# -------------------------------------------------------------------------------------------- views
+
+
+def view_recipe(args: Namespace) -> Recipe:
+    """Augmentations of the two training views; its size, mean and std are those of all views."""
+    mean, std = NORMALISATIONS[args.normalise]
+    return get_ssl_data_augs(
+        args.data,
+        name=args.recipe,
+        crop_size=args.crop_size,
+        color_s=args.color_s,
+        gaussian_blur=bool(args.gaussian_blur),
+        unreal_augs=bool(args.unreal_augs),
+        mean=mean,
+        std=std,
+    ).train
+
+
+def views(args: Namespace, recipe: Recipe) -> ExactViews | FoldedViews:
+    """views(images uint8 [B, 3, s, s], keys int64 [B]) -> float32 [B, 3, r, r]."""
+    kind = ExactViews if args.exact_augs else FoldedViews
+    return kind(recipe, channels_last=args.channels_last)
+
+
+# ------------------------------------------------------------------------- network, loss, optimizer
+
+
+def network(args: Namespace, ranks: int = 1) -> SimCLR:
+    """The encoder and its projection head. UsageError for options that do not fit one another."""
+    sync_bn = args.sync_bn and ranks > 1
+    try:
+        return take(SimCLR, args, resolution=args.crop_size, sync_bn=sync_bn)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def layout(args: Namespace) -> torch.memory_format:
+    """How pictures and convolutions lie in memory."""
+    return torch.channels_last if args.channels_last else torch.contiguous_format
+
+
+def loss(args: Namespace) -> NTXent | DCL:
+    """loss(z0, z1) of the projections of two views."""
+    return take(LOSSES[args.loss], args, temperature=args.temp)
+
+
+def optimizer(args: Namespace, net: SimCLR) -> torch.optim.Optimizer:
+    """LARS, or adam or sgd with nesterov momentum, in a LARC if asked for. Errors: UsageError."""
+    groups, momentum = lars_groups(net, args.wd), args.mm[0]
+    try:
+        if args.opt == "lars":
+            return LARS(
+                groups,
+                args.lr,
+                momentum=momentum,
+                weight_decay=args.wd,
+                trust=args.trust,
+                semantics=args.lars_semantics,
+            )
+        inner: torch.optim.Optimizer
+        if args.opt == "adam":
+            inner = torch.optim.Adam(groups, lr=args.lr, betas=tuple(args.mm))
+        else:
+            inner = torch.optim.SGD(groups, args.lr, momentum, nesterov=momentum > 0)
+        return LARC(inner, trust=args.trust) if args.lars else inner
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def learning_rate(args: Namespace, step: int, steps_per_epoch: int) -> float:
+    """Rate of a step, a function of its number alone."""
+    peak = args.lr
+    if args.lr_scaling != "none":
+        peak = scaled_lr(args.lr, args.bs, args.lr_scaling)
+    if args.lr_schedule == "seed":  # the kept word of `original`: see options.FORMER_SCHEDULES
+        return original_lr(step // steps_per_epoch + 1, args.epochs, args.n_ramp, peak)
+    if args.lr_schedule == "google":
+        return google_lr(
+            step,
+            examples=steps_per_epoch * args.bs,
+            batch=args.bs,
+            epochs=args.epochs,
+            warmup_epochs=args.n_ramp,
+            peak=peak,
+        )
+    total, warmup = args.epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
+    return warmup_cosine(step, total, warmup, peak=peak)

@@ -1,0 +1,1 @@
+"""Views drawn once and kept: `options` says what may be asked, `parts` makes it."""

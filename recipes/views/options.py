@@ -1,0 +1,120 @@
+"""What may be asked of generate_views.py; TrainISICLE.py shares how a generator draws views."""
+
+import argparse
+from typing import Any
+
+from data.views.stored import FORMATS
+from generators.imle import CODES
+from runtime.cli import parse
+from runtime.options import EXECUTION, Rules, Table, add_options, tagged
+from runtime.types import (
+    list_of,
+    nonnegative_float,
+    nonnegative_int,
+    one_of,
+    positive_float,
+    positive_int,
+    probability,
+    text,
+)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "_help": "embedded scenes, CPU, an untrained generator unless --net is given",
+        "data": "scenes", "num_images": 6, "views": 3, "view_batch": 8, "gpus": [],
+    },
+}  # fmt: skip
+
+# Tags of rows: what the generator's input loses; the distances between which views are accepted.
+CORRUPTION, FILTER = "corruption", "filter"
+# How views are drawn, not what they show: a preset may set these for a run that draws none.
+DRAWING = "drawing"
+
+# fmt: off
+GENERATOR: Table = {
+    "views from a generator": [
+        ("--view_source", ("generated", "upsampled"), "generated", "upsampled: the generator's "
+         "input, enlarged (a control)"),
+        ("--code", CODES, "random", "fixed: one code for all pictures and draws (a control)"),
+        ("--temperature", nonnegative_float, 1.0, "scale of the codes"),
+        ("--truncation", positive_float, None, "bound of the codes' entries, before the "
+         "temperature"),
+        ("--grayscale", one_of(0, 0.5, 1), None, "of the generator's input (default: as trained)",
+         CORRUPTION),
+        ("--mask_frac", probability, None, "the same", CORRUPTION),
+        ("--mask_res", positive_int, None, "the same", CORRUPTION),
+        ("--fill", ("color", "zero"), None, "the same", CORRUPTION),
+        ("--lr_factor", positive_int, 1, "coarsen the input so many times beside what was trained"),
+        ("--lpips_min", nonnegative_float, None, "reject views nearer than this to the picture",
+         FILTER),
+        ("--lpips_max", positive_float, None, "reject views further than this from the picture",
+         FILTER),
+        ("--tries", positive_int, 4, "draws before the picture itself stands in"),
+        ("--lpips", ("pretrained", "random"), "pretrained", "random: a seeded random VGG16",
+         DRAWING),
+        ("--lpips_path", text, None, "VGG16 weights (default: from SetupDataset.py fetch-weights)",
+         DRAWING, EXECUTION),
+        ("--view_seed", nonnegative_int, 0, "of codes and corruptions"),
+        ("--view_batch", positive_int, 64, "images generated at a time", DRAWING),
+        ("--view_precision", ("auto", "fp32", "bf16"), "auto", "of the generator", DRAWING),
+        ("--view_channels_last", bool, True, "memory format of the generator", DRAWING),
+    ],
+}
+OPTIONS: Table = {
+    "what and where": [
+        ("--data", text, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB"),
+        ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
+        ("--split", ("train", "val", "test"), "train", "where --data names none"),
+        ("--num_images", positive_int, None, "so many of them alone: those that "
+         "TrainISICLE.py takes"),
+        ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
+        ("--views", positive_int, 8, "views of each picture"),
+        ("--first", nonnegative_int, 0, "number of the first view"),
+        ("--size", positive_int, None, "side of the views (default: the generator's largest)"),
+        ("--format", FORMATS, "folder", "how they are stored"),
+        ("--out", text, None, "the folder (default: under the results directory)"),
+        ("--num_workers", nonnegative_int, 0, "processes that decode pictures"),
+        ("--gpus", list_of(nonnegative_int, unique=True, empty_word="cpu"), None, "GPUs to use, or "
+         "cpu"),
+    ],
+}
+# fmt: on
+
+
+def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of generate_views.py; a wrong one exits with code 2. doc: what --help begins with."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, OPTIONS)
+    add_generator_options(parser)
+    args = parse(parser, PRESETS, argv)
+    if args.net is None and args.preset != "smoke":
+        parser.error("--net is missing: a .safetensors file of a run's snapshots folder")
+    if args.data is None:
+        parser.error("--data is missing: a data set's name or a folder (built in: scenes)")
+    try:
+        check_generator(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def add_generator_options(parser: argparse.ArgumentParser) -> None:
+    """--net and the table GENERATOR."""
+    parser.add_argument("--net", "--snapshot", type=text, metavar="FILE", help=(
+        "the generator: a .safetensors file of a run's snapshots folder"))  # fmt: skip
+    add_options(parser, GENERATOR)
+
+
+def check_generator(args: argparse.Namespace) -> None:
+    """Rules between the options of GENERATOR. Errors: ValueError."""
+    low, high = args.lpips_min or 0.0, args.lpips_max
+    if high is not None and low >= high:
+        raise ValueError(f"--lpips_min {low:g} is not below --lpips_max {high:g}")
+
+
+def is_filtered(args: argparse.Namespace) -> bool:
+    """Whether a bound of the distance is given."""
+    rules = Rules(args, GENERATOR)
+    return any(rules.given(name) for name in tagged(GENERATOR, FILTER))

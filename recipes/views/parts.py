@@ -1,0 +1,117 @@
+"""Options -> a generator's views: the sampler, the source with its filter, where they are kept."""
+
+import hashlib
+import json
+import math
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.views.generated import (
+    FilteredViews,
+    GeneratedViews,
+    Sampler,
+    UpsampledViews,
+    ViewSource,
+)
+from generators import imle
+from generators.door import view_sampler
+from generators.files import open_network
+from imle.perceptual import MIN_SIDE
+from recipes.imle.perceptual import perceptual_loss
+from recipes.views.options import CORRUPTION, GENERATOR, is_filtered
+from runtime.options import tagged
+from runtime.precision import Precision
+from storage.dirs import results_home
+from storage.errors import UsageError
+from storage.find import find_network, identity
+
+
+def sampler(
+    args: Namespace,
+    net: str | None,
+    size: int | None,
+    device: torch.device,
+    say: Callable[[str], Any] = print,
+) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler of a generator (untrained without `net`), and the settings that decide its
+    pixels, which are kept beside views. Errors: UsageError, CheckpointError."""
+    if net is None:
+        say("no --net: an untrained generator with random weights, its views mean nothing")
+        snapshot, content = imle.untrained(), "untrained"
+    else:
+        file = find_network(net, "TrainGeneratorWandB")
+        snapshot, content = open_network(file, say), identity(file)
+    corruption = {name: getattr(args, name) for name in tagged(GENERATOR, CORRUPTION)}
+    options: dict[str, Any] = {
+        "size": size,
+        "corruption": {name: value for name, value in corruption.items() if value is not None},
+        "seed": args.view_seed,
+        "temperature": args.temperature,
+        "truncation": args.truncation,
+        "code": args.code,
+        "lr_factor": args.lr_factor,
+        "precision": Precision(args.view_precision, device).name,
+        "channels_last": args.view_channels_last,
+    }
+    made = view_sampler(snapshot, **options, device=device)
+    options["size"] = made.size
+    if made.image_size < made.size and args.view_source == "generated":
+        say(f"the generator gives {made.image_size} px: views of {made.size} px are enlarged")
+    filtered = None
+    if is_filtered(args):
+        filtered = [args.lpips_min or 0.0, args.lpips_max, args.tries, args.lpips]
+    facts = {"rows": args.view_batch, "source": args.view_source, "filter": filtered}
+    return made, {"kind": snapshot.kind, "snapshot": content, **options, **facts}
+
+
+def source(
+    args: Namespace,
+    sampler: Sampler,
+    inputs: Tensor,
+    real: Tensor | None = None,
+    keys: Tensor | None = None,
+) -> ViewSource:
+    """The source of views that the options ask for.
+
+    inputs: uint8 [N, 3, sampler.input_size, sampler.input_size]; real: uint8 [N, 3, size, size],
+    needed by the filter alone; keys: int64 [N] (data.views.stored.root_ids), all on the device.
+    Errors: UsageError.
+    """
+    if args.view_source == "upsampled":
+        made: Any = UpsampledViews(inputs, sampler.size, corrupt=sampler.corrupt, keys=keys)
+    else:
+        made = GeneratedViews(inputs, sampler, keys=keys, rows=args.view_batch)
+    if not is_filtered(args):
+        return made
+    if sampler.size < MIN_SIDE:
+        raise UsageError(
+            f"--lpips_min and --lpips_max: VGG16 sees no views below {MIN_SIDE} px, these have "
+            f"{sampler.size}"
+        )
+    if real is None:
+        raise UsageError("--lpips_min and --lpips_max compare with the real pictures: none given")
+    low, high = args.lpips_min or 0.0, args.lpips_max or math.inf
+    loss = perceptual_loss(args.lpips, args.lpips_path, alpha=0.0).to(real.device)
+    return FilteredViews(made, real, loss, low, high, tries=args.tries, rows=args.view_batch)
+
+
+def pictures_at_once(views: int, rows: int) -> int:
+    """Pictures whose views fill whole batches of `rows`, unless that would be very many."""
+    exact = rows // math.gcd(rows, views)
+    return exact if exact * views <= 8 * max(rows, views) else max(1, rows // views)
+
+
+def folder(args: Namespace, name: str, settings: Mapping[str, Any]) -> Path:
+    """Where views of the data set `name` go: --out, else a folder of the results directory that has
+    the settings in its name."""
+    if args.out:
+        return Path(args.out)
+    words = [settings, args.views, args.first, args.format, args.num_images]
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:8]
+    stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    return results_home() / "generate_views" / f"{stem}-{digest}"

@@ -1,0 +1,91 @@
+"""Options -> network, loss, rates, search; the perceptual distance that options name."""
+
+import math
+
+import pytest
+import torch
+
+from imle import CAMNet, PixelLoss, UnconditionalGenerator
+from recipes.imle import parts
+from recipes.imle.options import get_args
+from recipes.imle.perceptual import perceptual_loss
+from storage.errors import UsageError
+from tests.scripts.support import TINY, train
+
+CPU = torch.device("cpu")
+
+
+def test_search_precision_reaches_the_loader(tmp_path, monkeypatch):
+    seen, original = [], parts.CIMLEDataLoader
+
+    def loader(*args, **kwargs):
+        seen.append(kwargs["precision"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(parts, "CIMLEDataLoader", loader)
+    for name in ("auto", "bf16", "fp32"):
+        words = f"--outer_loops 1 --num_iteration 1 --search_precision {name}".split()
+        train(tmp_path / name, *words)
+    assert seen == ["fp32", "bf16", "fp32"]  # auto: no GPU here
+
+
+def test_a_network_has_what_its_options_say():
+    args = get_args(None, [*TINY, "--color_space", "lab", "--init", "reference"])
+    net = parts.network(args, CPU)
+    assert isinstance(net, CAMNet) and parts.kind(args) == "camnet"
+    config = net.config
+    for name in ("res", "map_nc", "latent_nc", "resid_nc", "n_blocks", "color_space", "init"):
+        assert config[name] == getattr(args, name)
+    args.unconditional, args.res, args.max_nc = True, [16], 24
+    net = parts.network(args, CPU)
+    assert isinstance(net, UnconditionalGenerator) and parts.kind(args) == "imle-unconditional"
+    assert max(net.config["channels"]) == 24
+
+
+def test_rates_warm_up_and_follow_the_schedule():
+    args = get_args(None, [*TINY, "--warmup", "4", "--lr", "1e-2"])
+    factor = parts.lr_factor(args, 100)
+    assert [factor(step) for step in range(3)] == pytest.approx([0.25, 0.5, 0.75], rel=1e-2)
+    assert factor(50) == pytest.approx(0.5) and factor(100) == pytest.approx(0, abs=1e-12)
+    args.lr_schedule = "constant"
+    assert parts.lr_factor(args, 100)(99) == 1
+    args.lr_schedule = "reference"  # from --lr to 1e-4, no warm-up
+    factor = parts.lr_factor(args, 100)
+    assert factor(0) == 1 and factor(100) == pytest.approx(1e-2)
+    assert factor(25) == pytest.approx(1e-2 + 0.99 * 0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_search_precision_is_what_was_asked_for():
+    assert parts.search_precision("bf16", CPU) == "bf16"
+    assert parts.search_precision("auto", CPU) == parts.search_precision("fp32", CPU) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("resume", "completed", "end"), [("auto", 0, 4), ("auto", 5, 8), ("2", 0, 12), ("0", 4, 4)]
+)
+def test_a_chunk_ends_with_its_loop(resume, completed, end):
+    args = get_args(None, [*TINY, "--chunk_epochs", "1", "--resume", resume])
+    assert parts.stop_at(args, completed) == end
+    args.chunk_epochs = 0
+    assert parts.stop_at(args, completed) is None
+
+
+def test_ranks_share_whole_batches():
+    args = get_args(None, TINY)
+    parts.check_ranks(args, 2)
+    with pytest.raises(UsageError, match="--bs 4 cannot be shared by 3 processes"):
+        parts.check_ranks(args, 3)
+
+
+def test_the_perceptual_distance(tmp_path, monkeypatch):
+    assert isinstance(perceptual_loss("none", None), PixelLoss)
+    a, b = (perceptual_loss("random", None, alpha=0.5) for _ in range(2))
+    x, y = torch.rand(2, 2, 3, 16, 16)
+    assert a.name == "lpips_random" and a.alpha == 0.5
+    assert torch.equal(a(x, y), b(x, y))  # the same distance in every run
+    monkeypatch.setenv("MODELS_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="fetch-weights"):
+        perceptual_loss("pretrained", None)
+    (tmp_path / "vgg.pth").write_bytes(b"no weights")
+    with pytest.raises((UsageError, Exception), match="vgg.pth"):
+        perceptual_loss("pretrained", str(tmp_path / "vgg.pth"))

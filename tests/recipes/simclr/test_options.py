@@ -1,0 +1,74 @@
+"""The command line of TrainSimCLR.py: what is refused, and former spellings."""
+
+import pytest
+
+from recipes.simclr.figures import ASKED
+from recipes.simclr.options import OPTIONS, PRESETS, get_args, run_name
+from runtime.options import EXECUTION, tagged
+from runtime.rundir import config_hash, shaping
+from tests.scripts.simclr_support import TINY
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--gpus 0 1 --bs 33", "cannot be shared by 2 GPUs"),
+        ("--epochs 3 --n_ramp 4", "longer than --epochs 3"),
+        ("--epochs 3 --n_ramp 3 --lr_schedule seed", "leaves --lr_schedule original no epoch"),
+        ("--temp 0", "out of range"),
+        ("--bs 1", "out of range"),
+        ("--mm 0.9", "adam takes 2"),
+        ("--mm 0.9 1", "out of range"),
+        ("--recipe nothing", "invalid choice"),
+        ("--head nothing", "invalid choice: 'nothing' (choose from 'original', 'paper', 'v2',"),
+        ("--data /nowhere/at/all", "give crop_size"),
+        ("--color_s 3", "hue 0.6"),
+        ("--sigma 0.4", "is of --loss dclw"),
+        ("--crop_size 16 --gaussian_blur 1", "a blur of 1 tap changes nothing"),
+        ("--wandb 2", "--wandb"),
+        ("--few_shot train", "other pictures than train's"),
+    ],
+)
+def test_wrong_options_are_one_line(words, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        get_args(None, words.split())
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and says in said[0]
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("--head seed", "--head original"),
+        ("--head seed", ""),
+        ("--lr_schedule seed", "--lr_schedule original"),
+        ("--preset cifar10-r50-seed", "--preset cifar10-r50-original"),
+        ("--preset=cifar10-r50-seed", "--preset cifar10-r50-original"),
+    ],
+)
+def test_a_former_spelling_is_the_same_run(former, now):
+    args, again = (get_args(None, [*TINY, *words.split()]) for words in (former, now))
+    args.preset = again.preset
+    assert args == again and run_name(args) == run_name(again)
+
+
+def test_runs_begun_before_are_found():
+    """The hash in the name of a run's folder is what it was when there was only the old word."""
+    args = get_args(None, ["--preset", "smoke"])
+    flags = shaping(args, tagged(OPTIONS, EXECUTION))
+    assert (args.head, config_hash("TrainSimCLR", flags)) == ("seed", "32f794a0")
+
+
+def test_former_spellings_are_not_listed(capsys):
+    assert not any("seed" in name for name in PRESETS)
+    with pytest.raises(SystemExit, match="0"):
+        get_args("", ["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "original" in said and "r50-seed" not in said and "{seed" not in said
+    assert ",seed" not in said
+
+
+def test_what_the_probes_figures_depend_on():
+    assert {"data", "eval", "probe_epochs", "few_shot", "exact_augs", "precision"} < set(ASKED)
+    assert not {"place", "eval_iter", "lr", "crop_size"} & set(ASKED)
+    assert len(ASKED) == 16

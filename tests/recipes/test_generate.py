@@ -1,0 +1,98 @@
+"""generate_images: its options, and which of them are of which kind of network."""
+
+import re
+
+import pytest
+
+from recipes.generate.options import EDM2, IMLE, KINDS, OPTIONS, PRESETS, check_unused, get_args
+from runtime.options import names_of, tagged
+from storage.errors import CheckpointError, UsageError
+
+
+def test_defaults_are_those_of_the_original():
+    args = get_args(None, ["--net", "x"])
+    assert (args.seeds, args.batch, args.guidance) == ([16, 17, 18, 19], 32, 1.0)
+    assert (args.steps, args.sigma_min, args.sigma_max, args.rho) == (32, 0.002, 80, 7)
+    assert (args.S_churn, args.S_min, args.S_max, args.S_noise) == (0, 0, float("inf"), 1)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--guidance", "2"], "--gnet"),
+        (["--sweep_guidance", "1", "2"], "--gnet"),
+        (["--seeds", "5-3"], "upwards"),
+        (["--seeds", "a"], "neither a seed"),
+        (["--seeds", "-1"], "."),
+        (["--seeds", ","], "no value"),
+        (["--seeds", "0-99999999"], "at most"),
+        (["--seeds", "4294967296"], "4294967295"),
+        (["--sigma_min", "5", "--sigma_max", "1"], "sigma_min"),
+        (["--sigma_min", "0"], "range"),
+        (["--rho", "0"], "rho"),
+        (["--steps", "0"], "steps"),
+        (["--guidance_interval", "5", "1", "--gnet", "g"], "interval \\(5"),
+        (["--guidance_interval", "5", "--gnet", "g"], "LO HI"),
+        (["--guidance_interval", "1", "5"], "--gnet"),
+        (["--sweep_guidance", "2", "2.0000001", "--gnet", "g"], "2 2: values not told apart"),
+        (["--sweep_ema", "0.1", "0.1001"], "0.100 0.100: values not told apart"),
+        (["--trajectory", "--grid_only"], "--trajectory"),
+        (["--rho", "1e-300"], "fp32 cannot hold"),
+        (["--S_min", "2", "--S_max", "1"], "S_min"),
+        (["--no-guidance", "2"], "no value"),
+        (["--class"], "class"),
+        (["--precision", "int8"], "int8"),
+        (["--sigma", "1"], "sigma"),
+    ],
+)
+def test_wrong_options(words, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        get_args(None, ["--net", "x", *words])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and len(said.splitlines()) == 1
+    assert re.search(says, said), said
+
+
+def test_words_of_the_original(capsys):
+    args = get_args(None, ["checkpoint", "--net", "x", "--guide-weight", "1.0"])
+    assert args.net == "x" and args.guidance == 1
+    assert "checkpoint: not needed" in capsys.readouterr().out
+    preset = ["--preset", "edm2-img512-s-autog-dino"]
+    args = get_args(None, ["pretrained", *preset, "--outdir=images_test"])
+    assert (args.net, args.gnet) == ("edm2-img512-s-2147483-0.120", "edm2-img512-xs-0134*-0.165")
+    assert args.guidance == 2.45
+    assert get_args(None, [*preset, "--guidance"]).guidance == 2.45
+    assert get_args(None, [*preset, "--no-guidance"]).guidance == 1
+    assert get_args(None, [*preset, "--guidance", "3"]).guidance == 3
+
+
+def test_presets_do_not_change_and_agree_with_their_names():
+    before = repr(PRESETS)
+    for name, preset in PRESETS.items():
+        args = get_args(None, ["--preset", name])
+        args.seeds.append(1)
+        if name.startswith("edm2-"):
+            size, kind = name.split("-")[2], name.rsplit("-", 1)[-1]
+            assert args.net.startswith("-".join(name.split("-")[:2]) + f"-{size}-")
+            assert ("guid" in name or "autog" in name) == (args.guidance != 1)
+            assert (args.gnet is None) == (args.guidance == 1) and kind in ("fid", "dino")
+            assert preset["_help"].startswith("FID" if kind == "fid" else "FD-DINOv2")
+    assert repr(PRESETS) == before
+
+
+def test_every_option_of_a_kind_is_refused_by_the_other():
+    of_both = set(tagged(OPTIONS, IMLE)) & set(tagged(OPTIONS, EDM2))
+    assert not of_both and {"samples", "data"} < set(tagged(OPTIONS, IMLE))
+    assert set(names_of({"": OPTIONS["EDM2"]})) == set(tagged(OPTIONS, EDM2))
+    args = get_args(None, ["--net", "x", "--samples", "3"])
+    check_unused(args, "camnet")
+    with pytest.raises(UsageError, match="--samples 3: no use .* edm2"):
+        check_unused(args, "edm2")
+    args = get_args(None, ["--net", "x", "--seeds", "0-2"])
+    check_unused(args, "edm2")
+    with pytest.raises(UsageError, match=r"--seeds \[0, 1, 2\]"):
+        check_unused(args, "imle-unconditional")
+    for kind in KINDS:
+        check_unused(get_args(None, ["--net", "x", "--seeds", "16-19"]), kind)
+    with pytest.raises(CheckpointError, match="'edm2-toy' snapshot"):
+        check_unused(args, "edm2-toy")
