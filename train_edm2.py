@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
-from diffusion.rows import Rows, row_keys, row_losses, score
+from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 from recipes.edm2 import parts, validation
 from recipes.edm2.options import (
     PRESETS,  # noqa: F401
@@ -105,7 +105,7 @@ def main(args: Namespace) -> None:
             """Losses [n] and sigmas [n] of rows, without gradients. draw: of the noise."""
             # Keeping scaled weights costs memory traffic, and pays from the second part on.
             with frozen_weights(model) if part < share else contextlib.nullcontext():
-                return score(
+                return super_batch_losses(
                     model, rows, loss_fn, encoder, label_dim=net.label_dim, part=part, draw=draw
                 )
 
@@ -185,7 +185,7 @@ def main(args: Namespace) -> None:
                 figures = validation.loss_figures(mean_loss, torch.cat(sigmas), edges, level_names)
                 run.log_sums(**figures)
             if choice is not None and chosen_log is not None:  # the host waits, as in run.step
-                chosen_log.add(step, choice.numbers.flatten().cpu().numpy())
+                chosen_log.add(step, choice.chosen.flatten().cpu().numpy())
 
             if waiting and ref is not None:  # is the learner better than the reference by now?
                 learner = torch.cat(losses) if learner is None else learner

@@ -87,7 +87,7 @@ def row_losses(
 
 
 @torch.no_grad()
-def score(
+def super_batch_losses(
     net: nn.Module,
     rows: Rows,
     loss_fn: EDM2Loss,

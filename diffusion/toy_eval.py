@@ -46,7 +46,7 @@ def examine(
     """
     found: dict[str, float] = {}
     parts = [("", tree)] + ([("Outer ", toy.outer(tree))] if external else [])
-    for place, mixture in parts:
+    for region, mixture in parts:
         device = mixture.phi.device
         sigma = toy.sigmas(n, generator=generator, device=device)
         x = mixture.sample(n, sigma, generator=generator)
@@ -57,16 +57,16 @@ def examine(
         for name, net in judged.items():
             scores = [net.score(a, s) for a, s in zip(x.split(batch), sigma.split(batch))]  # noqa: B905
             loss = toy.loss(torch.cat(scores), target, sigma).mean()
-            found[f"Average {place}{word} {name} Loss"] = float(loss)
+            found[f"Average {region}{word} {name} Loss"] = float(loss)
         for name, net in nets.items():
             ways = [("", net.denoise)]
             if guide is not None:
                 ways.append(("Guided ", guided(net.denoise, guide.denoise, weight)))
             for way, denoise in ways:
                 y = sample(denoise, start, batch=batch)
-                key = f"Average {place}{word} {way}{name} L2 Distance"
+                key = f"Average {region}{word} {way}{name} L2 Distance"
                 found[key] = float(toy.distance(y, exact))
-                if mandala and not place:
+                if mandala and not region:
                     cells, hits = toy.mandala(y, tree.logp(y))
                     found[f"{word} {way}{name} Mandala Score"] = float(cells)
                     found[f"{word} {way}{name} Classification Score"] = float(hits)

@@ -54,8 +54,8 @@ def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list
         ("--score_by_sigma", bool, False, f"rank {unit} among those of like sigma: keeps P(sigma)",
          JEST),
         ("--first_chunk", ("uniform", "scored"), "uniform", "how the first chunk is drawn", JEST),
-        ("--normalise", bool, True, "scores over 2n + 1, as the original; else as published", JEST),
-        ("--rounding", ("exact", "reference"), "exact", "reference: cut off as the original's"),
+        ("--normalise", bool, True, "scores over 2n + 1, as Autoguided; else as published", JEST),
+        ("--rounding", ("exact", "reference"), "exact", "reference: cut off as Autoguided's"),
     ]
     # fmt: on
 
@@ -70,9 +70,7 @@ def check(args: Namespace, table: Table, *, method: str | None = None) -> None:
         if asked and args.selection is False:
             raise ValueError(f"--no-selection and {rules.shown(name)}, which selects: give one")
     args.selection = bool(args.selection or args.acid or method)
-    rules.excludes(
-        "early", "late", why="one ends the selection where the other begins it; give one"
-    )
+    rules.excludes("early", "late")
     if (args.early or args.late) and not args.selection:
         raise ValueError(f"--{'early' if args.early else 'late'} needs --selection or --acid")
 
@@ -123,11 +121,14 @@ def picker(
 
 
 class Choice(NamedTuple):
-    """rows: this rank's share of those to train on. numbers: int64 [2, b], which all ranks' are, by
-    their place in the super-batch and in the data set. spreads: how selective each draw was."""
+    """What to train on.
+
+    rows: this rank's share. chosen: int64 [2, b], what all ranks have, as places in the super-batch
+    and as indices into the data set. spreads: how selective each draw was.
+    """
 
     rows: Rows
-    numbers: Tensor
+    chosen: Tensor
     spreads: list[Spread]
 
 
@@ -146,7 +147,7 @@ def choose(
     learner, ref, sigma: [n] losses and noise levels of these rows; None where the method does not
     look at them. random: a generator on their device, another one for each key it is called with.
     part: None: one draw from all ranks' rows, the same for every number of ranks; a number: draws
-    from so many rows of one rank at a time, as the original does. All ranks call it.
+    from so many rows of one rank at a time, as Autoguided does. All ranks call it.
     """
     if not picker.needs_losses:
         learner = None
@@ -168,8 +169,8 @@ def choose(
         mine = torch.cat(own)
         rows = rows.take(mine)
         places = distributed.gather(rank + world_size * mine)
-        numbers = torch.stack([places, distributed.gather(rows.index)])
-        return Choice(rows, numbers, [s for s in spreads if s is not None])
+        chosen = torch.stack([places, distributed.gather(rows.index)])
+        return Choice(rows, chosen, [s for s in spreads if s is not None])
     found = picker.pick(
         share * world_size,
         *(None if t is None else distributed.interleave(t) for t in losses),
@@ -177,6 +178,6 @@ def choose(
     )
     # The same on every rank, unless their devices round differently: then rank 0 decides.
     places = distributed.gather(found.rows)[: len(found.rows)].sort().values
-    numbers = torch.stack([places, distributed.interleave(rows.index)[places]])
+    chosen = torch.stack([places, distributed.interleave(rows.index)[places]])
     mine_of_all = Rows(*distributed.take_interleaved(rows, places))
-    return Choice(mine_of_all, numbers, [] if found.spread is None else [found.spread])
+    return Choice(mine_of_all, chosen, [] if found.spread is None else [found.spread])

@@ -149,7 +149,7 @@ OPTIONS: Table = {
         ("--decay", nonnegative_float, 70000, "steps after which it decays; 0: it does not"),
         ("--rampup", nonnegative_float, 10.0, "millions of images of its linear ramp"),
         ("--ramp", ("continuous", "reference"), "continuous", "of a selection that begins or ends: "
-         "reference jumps as the original"),
+         "reference jumps as Autoguided's"),
         ("--ls", positive_float, 1.0, "loss scaling"),
         ("--ema_stds", list_of(number(0, 0.288, lo_open=True), unique=True), [0.05, 0.1],
          "relative widths of the power-function EMAs"),
@@ -168,8 +168,8 @@ OPTIONS: Table = {
             "times --ls over a GPU's batch, as the Autoguided code",
         ),
         ("--select_scope", ("global", "rank"), "global", "draw from the whole super-batch, or per "
-         "GPU and round of --batch-gpu as the original"),
-        ("--unpaired", bool, False, "another sigma and noise for the reference, as the original"),
+         "GPU and round of --batch-gpu as Autoguided does"),
+        ("--unpaired", bool, False, "another sigma and noise for the reference, as Autoguided"),
         ("--ref_channels", positive_int, None, "channels that the reference must have"),
     ],
     "samples": [

@@ -5,7 +5,7 @@ import torch
 
 from diffusion import EDM2Loss, Precond
 from diffusion.encoders import RGBEncoder, StabilityVAEEncoder
-from diffusion.rows import Rows, row_keys, row_losses, score
+from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 
 CPU = torch.device("cpu")
 LOSS = EDM2Loss(-0.4, 1.0, 0.5)
@@ -64,7 +64,7 @@ def test_two_passes_give_the_gradient_of_one_with_dropout():
     one = {name: p.grad.clone() for name, p in net.named_parameters()}
 
     net.zero_grad()
-    scored, levels = score(net, rows, LOSS, RGBEncoder(), label_dim=5, part=5)
+    scored, levels = super_batch_losses(net, rows, LOSS, RGBEncoder(), label_dim=5, part=5)
     torch.testing.assert_close(scored, losses.detach(), rtol=1e-5, atol=1e-3)
     assert torch.equal(levels, sigma)
     for part in rows.take(chosen).parts(2):
@@ -85,9 +85,9 @@ def test_two_passes_give_the_gradient_of_one_with_dropout():
 def test_learner_and_reference_share_their_noise_unless_told_otherwise():
     net, rows = make_net(dropout=0.0).eval(), make_rows()
     options = {"label_dim": 5, "part": 12}
-    first, sigma = score(net, rows, LOSS, RGBEncoder(), **options)
-    again, same = score(net, rows, LOSS, RGBEncoder(), **options)
-    other, levels = score(net, rows, LOSS, RGBEncoder(), **options, draw=1)
+    first, sigma = super_batch_losses(net, rows, LOSS, RGBEncoder(), **options)
+    again, same = super_batch_losses(net, rows, LOSS, RGBEncoder(), **options)
+    other, levels = super_batch_losses(net, rows, LOSS, RGBEncoder(), **options, draw=1)
     assert torch.equal(first, again) and torch.equal(sigma, same)
     assert not torch.isclose(sigma, levels).any() and not torch.isclose(first, other).any()
 
@@ -123,6 +123,6 @@ def test_the_noise_of_a_latent_is_a_third_draw():
 @pytest.mark.parametrize("part", [1, 5, 12])
 def test_scores_do_not_depend_on_the_micro_batch(part):
     net, rows = make_net(), make_rows()
-    whole = score(net, rows, LOSS, RGBEncoder(), label_dim=5, part=12)[0]
-    parts = score(net, rows, LOSS, RGBEncoder(), label_dim=5, part=part)[0]
+    whole = super_batch_losses(net, rows, LOSS, RGBEncoder(), label_dim=5, part=12)[0]
+    parts = super_batch_losses(net, rows, LOSS, RGBEncoder(), label_dim=5, part=part)[0]
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-3)

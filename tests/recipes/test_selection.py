@@ -95,7 +95,7 @@ def test_rows_are_drawn_from_all_or_from_parts():
     whole = selection.choose(picker, rows, learner, ref, None, random=random)
     places = picker.pick(count, learner, ref, random=random()).rows.sort().values
     assert torch.equal(whole.rows.keys, places) and len(whole.spreads) == 1
-    assert torch.equal(whole.numbers, torch.stack([places, 100 + places]))
+    assert torch.equal(whole.chosen, torch.stack([places, 100 + places]))
 
     parts = selection.choose(picker, rows, learner, ref, None, random=random, part=8)
     assert len(parts.spreads) == 3 and len(parts.rows.keys) == 12
@@ -103,4 +103,4 @@ def test_rows_are_drawn_from_all_or_from_parts():
         piece = slice(8 * k, 8 * k + 8)
         own = picker.pick(8, learner[piece], ref[piece], random=random(0, k)).rows
         assert torch.equal(parts.rows.keys[4 * k : 4 * k + 4], 8 * k + own)
-    assert torch.equal(parts.numbers[1], 100 + parts.numbers[0])
+    assert torch.equal(parts.chosen[1], 100 + parts.chosen[0])
