@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import train_edm2
 from data.labelled import LabelledImages
 from data.registry import open_source
 from diffusion import EDM2Loss, Precond, frozen_weights
@@ -42,6 +40,7 @@ from storage.dirs import data_home
 from storage.files import write_text
 from storage.snapshot import load_snapshot
 
+TRAIN_EDM2 = Path(__file__).resolve().parents[1] / "train_edm2.py"
 FILTER = 0.8
 SIGMAS = 8
 TEMPERATURES = ("1", "0.25")
@@ -77,7 +76,7 @@ def arms(args: argparse.Namespace) -> dict[str, str]:
 
 
 def train(args: argparse.Namespace, name: str, words: str, seed: int) -> Path:
-    """Run the arm to its end; its folder."""
+    """Run the arm to its end, in a process of its own; its folder."""
     mini = selection_size(args.super_batch, FILTER)
     f = args.super_batch / mini
     # The schedule counts steps of the baseline, f of which are one selecting step; with these the
@@ -94,7 +93,9 @@ def train(args: argparse.Namespace, name: str, words: str, seed: int) -> Path:
         "--sample_images 0 --wandb disabled --gpus cpu --num_workers 0 --cache memory "
         f"--save_every 50 --log_every 20 --snapshot 1000000 --run-dir {folder}"
     )
-    train_edm2.main(train_edm2.get_args(command.split()))
+    done = subprocess.run([sys.executable, TRAIN_EDM2, *command.split()])
+    if done.returncode:  # it has said why; 75: stopped by a signal, run this again
+        sys.exit(done.returncode)
     return folder
 
 

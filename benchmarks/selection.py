@@ -1,8 +1,9 @@
 """Seconds and memory of one JEST draw: `python -m benchmarks.selection` (`--quick`: does it run?).
 
-masked      the algorithm as published and as in the seed: a B x B score matrix, and for every
-            chunk an indicator of the rows drawn so far (rows of an eye(B), summed), two masked
-            B x B products with their sums, a softmax, and NumPy's choice without replacement.
+masked      the algorithm as published and in the Autoguided code: a B x B score matrix, and for
+            every chunk an indicator of the rows drawn so far (rows of an eye(B), summed), two
+            masked B x B products with their sums, a softmax, and NumPy's choice without
+            replacement.
 ours        selection.jointly_sample_batch: the closed form of the same draw.
 pairs       the same function on B x B pair losses: sums of rows and columns, as far as new.
 

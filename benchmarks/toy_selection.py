@@ -9,7 +9,7 @@ Arms. All learn from super-batches of 4096 noisy points; they differ in the rows
 none-4096      all rows: the upper reference
 none-816       the first 816, which are as good as any
 random-816     816 at random
-jest           816 by JEST on the seed's scale (raw losses); reference: the learner's own EMA
+jest           816 by JEST on raw losses, as Autoguided; reference: the learner's own EMA
 ajest-T        816 by JEST on standardised scores at temperature T = 1, .5, .25; reference: a small
                guide, one a seed, trained once; its cost is reported apart
 ajest-T-sigma  with the best T, ranked within strata of sigma
@@ -44,6 +44,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,7 @@ from evaluation.intervals import t_test
 from runtime import ema as emas
 from runtime.memory import keep_freed_memory
 from runtime.seeding import generator, hash64
-from selection import (
-    draw_spread,
-    jointly_sample_batch,
-    random_baseline,
-    scaled,
-    sigma_strata,
-)
+from selection import Picker, Spread, random_baseline
 from storage.checkpoint import load_latest, save_state
 from storage.errors import RunError, UsageError
 from storage.files import write_text
@@ -239,37 +234,24 @@ def draw(tree: toy.Mixture, n: int, *key: int | str) -> tuple[Tensor, Tensor]:
     return tree.sample(n, sigma, generator=g), sigma
 
 
+def picker(arm: Arm, s: Settings) -> Picker:
+    """The draw of an arm that scores."""
+    return Picker(
+        filter_ratio=s.filter_ratio,
+        num_chunks=s.chunks,
+        scale=arm.scale,
+        temperature=arm.temperature,
+        by_sigma=arm.by_sigma,
+    )
+
+
 @torch.no_grad()
 def losses(net: toy.ToyModel, x: Tensor, sigma: Tensor, target: Tensor) -> Tensor:
     return toy.loss(net.score(x, sigma), target, sigma)
 
 
-def choose(
-    arm: Arm, learner: Tensor, ref: Tensor, sigma: Tensor, s: Settings, g: torch.Generator
-) -> Tensor:
-    """The rows that JEST draws."""
-    strata = sigma_strata(sigma) if arm.by_sigma else None
-    learner, ref = scaled(learner, ref, scale=arm.scale, strata=strata)
-    return jointly_sample_batch(
-        learner,
-        ref,
-        s.chunks,
-        s.filter_ratio,
-        temperature=arm.temperature,
-        generator=g,
-        strata=strata,
-    )
-
-
-def look(
-    arm: Arm, learner: Tensor, ref: Tensor, sigma: Tensor, rows: Tensor, s: Settings
-) -> list[float]:
+def look(spread: Spread, sigma: Tensor, rows: Tensor) -> list[float]:
     """How selective a draw was: perplexity over the rows there are, shift of mean ln sigma."""
-    strata = sigma_strata(sigma) if arm.by_sigma else None
-    learner, ref = scaled(learner, ref, scale=arm.scale, strata=strata)
-    spread = draw_spread(
-        learner, ref, s.chunks, s.filter_ratio, temperature=arm.temperature, strata=strata
-    )
     shift = sigma[rows].log().mean() - sigma.log().mean()
     return [float(spread.relative), float(shift)]
 
@@ -394,10 +376,12 @@ class Seed:
                 ref = guide_loss
                 if arm.method == "jest":
                     ref = losses(learner.ema.module, x, sigma, target)
-                g = generator("cpu", "toy jest", self.seed, self.step)
-                rows = choose(arm, own, ref, sigma, s, g)
-            if self.step % LOOK_EVERY == 0:
-                learner.looks.append(look(arm, own, ref, sigma, rows, s))
+                pick = partial(picker(arm, s).pick, s.batch, own, ref, sigma)
+                key = ("cpu", "toy jest", self.seed, self.step)
+                rows = pick(random=generator(*key), spread=False).rows
+            if self.step % LOOK_EVERY == 0:  # the same draw again, at nobody's cost
+                spread = pick(random=generator(*key)).spread
+                learner.looks.append(look(spread, sigma, rows))
         with clock("train"):
             if arm.scores or arm.method == "random":
                 rows = rows if arm.scores else picked

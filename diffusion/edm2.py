@@ -136,7 +136,7 @@ class Block(nn.Module):
         if self.flavor == "dec" and self.conv_skip is not None:
             x = self.conv_skip(x)
         x = torch.add(y, x, alpha=wx)
-        if self.heads:
+        if self.attn_qkv is not None and self.attn_proj is not None:
             wx, wy = sum_weights(self.attn_balance)
             y = self.attn_proj(attention(self.attn_qkv(x), self.heads), gain=wy)
             x = torch.add(y, x, alpha=wx)
@@ -252,6 +252,8 @@ class UNet(nn.Module):
         """[N or 1, emb_channels], fp32."""
         emb = self.emb_noise(self.emb_fourier(noise_labels))
         if self.emb_label is not None:
+            if labels is None:
+                raise ValueError(f"labels are missing: the network has {self.label_dim} classes")
             # one-hot rows have magnitude 1/sqrt(label_dim)
             label_emb = self.emb_label(labels.to(emb.dtype) * math.sqrt(self.label_dim))
             emb = mp_sum(emb, label_emb, self.label_balance)

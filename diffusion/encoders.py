@@ -84,7 +84,7 @@ class StabilityVAEEncoder:
         scale = final_std / torch.tensor(self.raw_std, dtype=torch.float64)
         bias = final_mean - torch.tensor(self.raw_mean, dtype=torch.float64) * scale
         self.scale, self.bias = scale.float(), bias.float()  # final = raw * scale + bias
-        self._model: torch.nn.Module | None = None
+        self._model: Any = None  # diffusers' AutoencoderKL, once it is needed
 
     @property
     def config(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class StabilityVAEEncoder:
         scale, bias = (v.to(latents.device).view(1, -1, 1, 1) for v in (self.scale, self.bias))
         return (latents - bias) / scale
 
-    def _load(self, device: torch.device) -> torch.nn.Module:
+    def _load(self, device: torch.device) -> Any:
         if self._model is None:
             try:
                 from diffusers import AutoencoderKL

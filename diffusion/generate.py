@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,16 @@ from diffusion.mp import frozen_weights
 from diffusion.samplers import Denoise, SeedStack
 
 Sampler = Callable[..., Tensor]
+
+
+class Network(Protocol):
+    """What is needed of a denoiser with classes: what a `diffusion.Precond` has."""
+
+    img_resolution: int
+    img_channels: int
+    label_dim: int  # number of classes, 0 for none
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None, /) -> Any: ...
 
 
 class Item(NamedTuple):
@@ -53,11 +63,8 @@ def split_batches(
     return [part for part in parts if part]
 
 
-def check_guide(net: nn.Module, guide: nn.Module) -> None:
-    """That `guide` denoises what `net` does, and for the same classes or none. Errors: ValueError.
-
-    Both have img_resolution, img_channels and label_dim, as `diffusion.Precond`.
-    """
+def check_guide(net: Network, guide: Network) -> None:
+    """That `guide` denoises what `net` does, for the same classes or none. Errors: ValueError."""
     for name, what in (("img_resolution", "pixels a side"), ("img_channels", "channels")):
         ours, theirs = getattr(net, name), getattr(guide, name)
         if ours != theirs:
@@ -69,10 +76,11 @@ def check_guide(net: nn.Module, guide: nn.Module) -> None:
         )
 
 
-def seed_classes(net: nn.Module, seeds: Sequence[int], classes: int) -> list[int]:
+def seed_classes(net: Network, seeds: Sequence[int], classes: int) -> list[int]:
     """The class that `generate` draws from each seed. Errors: ValueError."""
     _check_classes(net, classes)
-    size, found = (net.img_channels, net.img_resolution, net.img_resolution), []
+    size = (net.img_channels, net.img_resolution, net.img_resolution)
+    found: list[int] = []
     for start in range(0, len(seeds), 64):
         random = SeedStack(seeds[start : start + 64])
         random.randn(*size)
@@ -82,18 +90,18 @@ def seed_classes(net: nn.Module, seeds: Sequence[int], classes: int) -> list[int
 
 @torch.no_grad()
 def generate(
-    net: nn.Module,
+    net: Network,
     batches: Sequence[Sequence[Item]],
     sampler: Sampler,
     *,
     device: torch.device | str = "cpu",
     classes: int | None = None,
-    guide: nn.Module | None = None,
+    guide: Network | None = None,
     guidance: float = 1.0,
     interval: tuple[float, float] | None = None,
     keep_every: int = 0,
 ) -> Iterator[Drawn]:
-    """Draw batch after batch from `net` (a `Precond`, or what has its attributes and call).
+    """Draw batch after batch from `net`.
 
     sampler: called as sampler(denoise, noise, randn=f), e.g. functools.partial(heun, steps=32).
     The numbers of a seed are drawn in the order noise [C, H, W], class, noise of the sampler; the
@@ -114,7 +122,8 @@ def generate(
             raise ValueError(f"class {item.label} of a network of {classes} classes")
 
     size = (net.img_channels, net.img_resolution, net.img_resolution)
-    with frozen_weights(*(n for n in (net, guide) if n is not None)):
+    nets: tuple[Any, ...] = (net, guide)
+    with frozen_weights(*(n for n in nets if isinstance(n, nn.Module))):
         for batch in batches:
             random = SeedStack([item.seed for item in batch], device)
             noise = random.randn(*size)
@@ -136,7 +145,7 @@ def generate(
             yield Drawn(items, latents, torch.stack(seen) if keep_every else None)
 
 
-def _check_classes(net: nn.Module, classes: int) -> None:
+def _check_classes(net: Network, classes: int) -> None:
     if not 0 <= classes <= net.label_dim:
         raise ValueError(f"{classes} classes of a network of {net.label_dim}")
 
@@ -156,5 +165,5 @@ def _watched(denoise: Denoise, seen: list[Tensor], every: int) -> Denoise:
 
     watched = watch(denoise)
     if hasattr(denoise, "at"):  # see diffusion.samplers
-        watched.at = lambda sigma: watch(denoise.at(sigma))
+        watched.at = lambda sigma: watch(denoise.at(sigma))  # type: ignore[attr-defined]
     return watched

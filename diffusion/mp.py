@@ -140,6 +140,9 @@ class MPFourier(nn.Module):
     Buffers `freqs` = 2 pi N(0, bandwidth^2) and `phases` = 2 pi U(0, 1), never trained.
     """
 
+    freqs: Tensor
+    phases: Tensor
+
     def __init__(self, channels: int, bandwidth: float = 1.0) -> None:
         super().__init__()
         self.register_buffer("freqs", 2 * math.pi * bandwidth * torch.randn(channels))
@@ -189,11 +192,10 @@ class MPConv(nn.Module):
 
     def forward(self, x: Tensor, gain: float | Tensor = 1.0) -> Tensor:
         """x [N, in, H, W] or [N, in] -> the same with `out` channels, times `gain`."""
-        learned = isinstance(gain, Tensor)
-        w = self.scaled_weight(1.0 if learned else gain, x.dtype)
+        w = self.scaled_weight(1.0 if isinstance(gain, Tensor) else gain, x.dtype)
         y = F.linear(x, w) if w.ndim == 2 else F.conv2d(x, w, padding=w.shape[-1] // 2)
         # A learned gain multiplies the output: smaller than the weight, and the weight stays fixed
-        return y * gain.to(y.dtype) if learned else y
+        return y * gain.to(y.dtype) if isinstance(gain, Tensor) else y
 
 
 @torch.no_grad()
@@ -204,7 +206,7 @@ def _overwrite(weight: Tensor) -> None:
 # torch.compile must not touch it: Inductor (torch 2.15) loses what a graph with a convolution
 # writes to its weight. This is the mark of torch.compiler.disable, without the second that the
 # import of the compiler takes.
-_overwrite._torchdynamo_disable = True
+_overwrite._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _layers(net: nn.Module) -> list[MPConv]:
@@ -243,16 +245,16 @@ def normalize_weights(net: nn.Module) -> None:
     divisors: dict[tuple, list[Tensor]] = {}
     for (device, dtype, _), group in stacks.items():
         for stack in group:
-            rows = [w.flatten(1) for w in stack]
-            rows = rows[0] if len(rows) == 1 else torch.cat(rows)
+            flat = [w.flatten(1) for w in stack]
+            rows = flat[0] if len(flat) == 1 else torch.cat(flat)
             _, divisor, _ = _norm_and_divisor(rows, (1,), EPS)
             weights.setdefault((device, dtype), []).extend(stack)
             divisors.setdefault((device, dtype), []).extend(
                 d.view(-1, *[1] * (w.ndim - 1))
                 for w, d in zip(stack, divisor.split([len(w) for w in stack]), strict=True)
             )
-    for key, group in weights.items():
-        torch._foreach_div_(group, divisors[key])
+    for key, weights_of in weights.items():
+        torch._foreach_div_(weights_of, divisors[key])
 
 
 @contextmanager

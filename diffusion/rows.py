@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     """index int64 [n] into the data set, raw [n, C, H, W] as stored, labels int64 [n], keys int64
     [n]."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple's own `index` is of no use here
     raw: Tensor
     labels: Tensor
     keys: Tensor

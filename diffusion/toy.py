@@ -42,6 +42,27 @@ class Mixture(nn.Module):
     Errors: ValueError for shapes that do not fit and weights that are not positive.
     """
 
+    phi: Tensor
+    mu: Tensor
+    Sigma: Tensor
+    depth: Tensor
+    lut: Tensor
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    _weights: Tensor
+    _values: Tensor
+    _vectors: Tensor
+    # Of branches [G, 1]: centre, direction, variances, step along both axes, log weight
+    _centre_x: Tensor
+    _centre_y: Tensor
+    _q_x: Tensor
+    _q_y: Tensor
+    _var_1: Tensor
+    _var_2: Tensor
+    _step_1: Tensor
+    _step_2: Tensor
+    _log_phi: Tensor
+
     def __init__(
         self, phi: Tensor, mu: Tensor, Sigma: Tensor, depth: Tensor, *, branch: int = 1
     ) -> None:
@@ -183,13 +204,19 @@ class Mixture(nn.Module):
         peak = (beta / gamma).clamp_(-1, 1)
         top = (beta - (0.5 * peak).mul_(gamma)).mul_(peak).add_(b).amax(0)
         b.sub_(top)
-        s0 = s1 = None
-        for tau in self._tau:
+
+        def component(tau: float) -> Tensor:
             e = torch.add(beta, gamma, alpha=-0.5 * tau)
             # Clamped, because denormal numbers are slow: e^-80 counts as little as nothing.
-            e = torch.add(b, e, alpha=tau, out=e).clamp_(min=-80).exp_()
-            s1 = tau * e if s1 is None else s1.add_(e, alpha=tau)
-            s0 = e if s0 is None else s0.add_(e)
+            return torch.add(b, e, alpha=tau, out=e).clamp_(min=-80).exp_()
+
+        first, *others = self._tau
+        s0 = component(first)
+        s1 = first * s0
+        for tau in others:
+            e = component(tau)
+            s1.add_(e, alpha=tau)
+            s0.add_(e)
         total = s0.sum(0)
         torch.add(top, total.log(), out=logp)
         t1 = (s1 * a1).addcmul_(t1, s0, value=-1)
@@ -352,7 +379,7 @@ class ToyModel(nn.Module):
         self.gain = nn.Parameter(torch.zeros([]))
 
     def linears(self) -> list[MPLinear]:
-        return list(self.layers[::2])
+        return [layer for layer in self.layers if isinstance(layer, MPLinear)]
 
     @torch.no_grad()
     def normalize_weights(self) -> None:

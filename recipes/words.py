@@ -1,10 +1,11 @@
-"""Words of a command line that stand for several numbers: image counts, periods, seeds."""
+"""Words of a command line that stand for something else: image counts, periods, seeds, words that
+had another name before."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from runtime.types import INT_MAX, positive_int
@@ -61,3 +62,37 @@ def compact_seeds(seeds: Sequence[int]) -> str:
         else:
             runs.append([seed, seed])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Action]:
+    """Action of an option that takes one of `words`, some of which had another name before.
+
+    names: former name -> word. Either may be typed, and the former one is what is kept: it is part
+    of the hash in the name of every run's folder, so that with another word no run begun before
+    would go on.
+    """
+    kept = {word: old for old, word in names.items()}
+
+    def convert(word: str) -> str:
+        if word not in (*words, *names):
+            listed = ", ".join(words)
+            raise argparse.ArgumentTypeError(f"invalid choice: {word!r} (choose from {listed})")
+        return kept.get(word, word)
+
+    class FormerAction(argparse.Action):
+        def __init__(
+            self,
+            option_strings: Sequence[str],
+            dest: str,
+            default: str | None = None,
+            help: str | None = None,
+        ) -> None:
+            metavar = f"{{{','.join(words)}}}"
+            super().__init__(
+                option_strings, dest, type=convert, default=default, metavar=metavar, help=help
+            )
+
+        def __call__(self, parser, namespace, values, option_string=None) -> None:
+            setattr(namespace, self.dest, values)
+
+    return FormerAction

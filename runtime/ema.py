@@ -20,11 +20,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
+Net = TypeVar("Net", bound=torch.nn.Module)
 Profile = Callable[[float, float], float]
 
 
@@ -77,7 +78,7 @@ def power_std(gamma: float) -> float:
     return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
 
 
-class EMA:
+class EMA(Generic[Net]):
     """Running average of a module's floating-point parameters; buffers are copied as they are.
 
     `module`: an evaluation copy (no gradients, eval mode) whose half-precision parameters are
@@ -85,9 +86,9 @@ class EMA:
     number is a constant decay.
     """
 
-    def __init__(self, module: torch.nn.Module, profile: Profile | float) -> None:
+    def __init__(self, module: Net, profile: Profile | float) -> None:
         self.profile = constant(profile) if isinstance(profile, int | float) else profile
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module: Net = copy.deepcopy(module).eval().requires_grad_(False)
         for p in self.module.parameters():
             if p.dtype in (torch.float16, torch.bfloat16):
                 p.data = p.data.float()

@@ -2,7 +2,8 @@
 
 from selection.jest import draw_spread, jointly_sample_batch, selection_logits
 from selection.methods import METHODS, Method, select
-from selection.scores import Spread, entropy, perplexity, scaled, scores, sigma_strata
+from selection.picker import Picked, Picker
+from selection.scores import Spread, entropy, perplexity, scaled, sigma_strata
 from selection.sizes import chunk_sizes, reference_size, selection_size
 from selection.switch import EarlyLateSwitch
 from selection.uniform import random_baseline
@@ -11,6 +12,8 @@ __all__ = [
     "EarlyLateSwitch",
     "METHODS",
     "Method",
+    "Picked",
+    "Picker",
     "Spread",
     "chunk_sizes",
     "draw_spread",
@@ -20,7 +23,6 @@ __all__ = [
     "random_baseline",
     "reference_size",
     "scaled",
-    "scores",
     "select",
     "selection_logits",
     "selection_size",

@@ -68,11 +68,11 @@ def jointly_sample_batch(
       row i of one modality, j of the other); any floating dtype; scale: see `selection.scaled`.
     - N: number of chunks; a selection of b < N rows is drawn in b chunks of one.
     - filter_ratio: share of rows left out, [0, 1); b = floor(B (1 - filter_ratio)) exactly, or
-      the seed's truncation with rounding="reference" (see `selection_size`).
+      Autoguided's truncation with rounding="reference" (see `selection_size`).
     - learnability: score learner - reference, else easy reference, -reference. inverted: negated.
-    - first_chunk: "uniform" (the seed; with N = 1 no score counts) or "scored" (the rule from the
+    - first_chunk: "uniform" (Autoguided; with N = 1 no score counts) or "scored" (the rule from the
       first row on, n = 0).
-    - normalise: divide by 2n + 1 (the seed: a soft draw), or not (published: nearly greedy).
+    - normalise: divide by 2n + 1 (Autoguided: a soft draw), or not (published: nearly greedy).
     - temperature: > 0, divides the logits.
     - generator: on the losses' device; default torch's own.
     - strata: table of `sigma_strata`. Every stratum then is a super-batch of its own, with N
@@ -80,7 +80,7 @@ def jointly_sample_batch(
       sum is b and the expectation exact: up to any stratum's edge, the number of rows chosen
       differs from the proportional one by less than 1. What is kept is P(sigma) to within a
       stratum; inside one, rows still compete.
-    - numeric_stability_trick: the seed's option, accepted and without effect (see the file).
+    - numeric_stability_trick: Autoguided's option, accepted and without effect (see the file).
     Errors: ValueError.
     """
     learner, ref = checked_losses(learner_loss, ref_loss)
@@ -128,7 +128,7 @@ def selection_logits(
 
     (1) of the file for losses [B, B], (2) with its constant for losses [B]; -inf at sampled rows
     and at rows whose score is not finite. No row sampled: the logits of a scored first chunk.
-    easy_reference="source": what the seed's easy-reference scores come to (losses [B] and
+    easy_reference="source": what Autoguided's easy-reference scores come to (losses [B] and
     learnability=False only), whose matrix lost its rows: (n s_j + s_0 + sum_{k in S} s_k) / (2n+1).
     Errors: ValueError.
     """
@@ -304,13 +304,15 @@ class _Pairs:
 
     def sums(self, index: Tensor) -> Tensor:
         """sum_{k in index} s_kj + s_jk, float64 [B]."""
-        out = None
-        for dim in (0, 1):
-            part = -self.ref.index_select(dim, index).sum(dim, dtype=torch.float64)
-            if self.learnability:
-                part += self.learner.index_select(dim, index).sum(dim, dtype=torch.float64)
-            out = part if out is None else out + part
+        out = self._sums(index, 0) + self._sums(index, 1)
         return -out if self.inverted else out
+
+    def _sums(self, index: Tensor, dim: int) -> Tensor:
+        """Scores summed over the rows (dim 0) or columns of `index`, not inverted."""
+        out = -self.ref.index_select(dim, index).sum(dim, dtype=torch.float64)
+        if self.learnability:
+            out += self.learner.index_select(dim, index).sum(dim, dtype=torch.float64)
+        return out
 
 
 def _draw_pairs(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SCALES = ("standardised", "seed", "raw", "mean")
+SCALES = ("standardised", "autoguided", "raw", "mean")
 
 
 def checked_losses(learner_loss: Tensor, ref_loss: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -48,38 +48,6 @@ def check_generator(generator: torch.Generator | None, device: torch.device) -> 
         )
 
 
-def scores(
-    learner_loss: Tensor,
-    ref_loss: Tensor,
-    *,
-    scale: str = "standardised",
-    learnability: bool = True,
-    inverted: bool = False,
-    pixels: int | None = None,
-    loss_scaling: float = 1.0,
-    batch_gpu_total: int | None = None,
-    strata: Tensor | None = None,
-) -> Tensor:
-    """Scores float64 of the losses' shape: high ones are wanted.
-
-    learnability: learner - reference (what the reference finds easier than the learner does);
-    else easy reference: -reference (Evans et al. 2024, arXiv:2406.17711, section 3). `inverted`
-    negates. The other arguments, errors: `scaled`.
-    """
-    learner, ref = scaled(
-        learner_loss,
-        ref_loss,
-        scale=scale,
-        learnability=learnability,
-        pixels=pixels,
-        loss_scaling=loss_scaling,
-        batch_gpu_total=batch_gpu_total,
-        strata=strata,
-    )
-    score = learner - ref if learnability else -ref
-    return -score if inverted else score
-
-
 def scaled(
     learner_loss: Tensor,
     ref_loss: Tensor,
@@ -97,8 +65,9 @@ def scaled(
 
     - "raw": as they are.
     - "mean": divided by `pixels`.
-    - "seed": times loss_scaling / batch_gpu_total, as the seed's image loop feeds them, so that
-      the temperature depends on the batch of a GPU, hence on the number of GPUs.
+    - "autoguided": times loss_scaling / batch_gpu_total, as the training loop of the Autoguided
+      code feeds them, so that the temperature depends on the batch of a GPU, hence on the number
+      of GPUs.
     - "standardised": shifted and divided so that the score (learner - ref, or with
       learnability=False -ref) has mean 0 and population standard deviation 1 over the draw's
       finite rows, or over those of each stratum (`strata` of `sigma_strata`). Scores that are all
@@ -112,10 +81,10 @@ def scaled(
         if pixels is None or pixels < 1:
             raise ValueError(f"scale 'mean' divides by pixels = C*H*W, got {pixels}")
         return learner / pixels, ref / pixels
-    if scale == "seed":
+    if scale == "autoguided":
         if batch_gpu_total is None or batch_gpu_total < 1:
             raise ValueError(
-                f"scale 'seed' divides by batch_gpu_total, the batch of one GPU, got "
+                f"scale 'autoguided' divides by batch_gpu_total, the batch of one GPU, got "
                 f"{batch_gpu_total}"
             )
         factor = loss_scaling / batch_gpu_total

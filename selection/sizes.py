@@ -38,7 +38,7 @@ def selection_size(
 
 
 def reference_size(super_batch: int, filter_ratio: Ratio, N: int = 1) -> int:
-    """The seed's size N * int(super_batch * (1 - filter_ratio) / N); 0 when it truncates to that.
+    """N * int(super_batch * (1 - filter_ratio) / N), Autoguided's; 0 when it truncates to that.
 
     Floating point as there: 1 - 0.8 is 0.19999.., so 1280 rows give 255 (N = 1) or 248 (N = 8).
     JEST is called with its number of chunks, random with N = 1. Errors: ValueError out of range.

@@ -1,8 +1,8 @@
 """When to stop selecting (early), or begin to (late): when the learner has caught up.
 
-The seed switches as soon as one rank, in one round, measures mean(learner) < mean(reference): with
-thousands of looks at a noisy number, that is soon met by chance. Here the difference is averaged
-over steps and must lie below zero by `z` of its own standard errors.
+The Autoguided code switches as soon as one rank, in one round, measures mean(learner) below
+mean(reference): with thousands of looks at a noisy number, that is soon met by chance. Here the
+difference is averaged over steps and must lie below zero by `z` of its own standard errors.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class EarlyLateSwitch:
             raise ValueError(f"min_observations {min_observations} is below 2: no error is known")
         self.mode = mode
         self.half_life, self.z, self.min_observations = half_life, z, min_observations
-        self.selecting = {"early": True, "late": False}.get(mode, selecting)
+        self.selecting = selecting if mode is None else mode == "early"
         self.waiting = mode is not None
         self.change_nimg = self.change_step = 0
         self.observations = 0

@@ -22,7 +22,7 @@ def random_baseline(
     learner_loss: [B], or [B, B]; only its shape, its device and which rows are finite count. Rows
     with a non-finite loss are drawn last. `N` is accepted, so that all methods are called alike,
     and has no effect: a single draw is the same as many. b = `selection_size`; rounding
-    "reference" is the seed's int(B (1 - filter_ratio)). Errors: ValueError.
+    "reference" is Autoguided's int(B (1 - filter_ratio)). Errors: ValueError.
     """
     if learner_loss.dim() not in (1, 2):
         raise ValueError(f"losses must be [B] or [B, B], got {list(learner_loss.shape)}")

@@ -90,7 +90,8 @@ def test_arms_that_select_train_on_as_many_rows():
     loss = torch.rand(S.batch, generator=g)
     for arm in study.all_arms(S, PLAN):
         if arm.scores:
-            rows = study.choose(arm, loss, torch.rand(S.batch, generator=g), sigma, S, g)
+            ref = torch.rand(S.batch, generator=g)
+            rows = study.picker(arm, S).pick(S.batch, loss, ref, sigma, random=g).rows
             assert len(rows) == len(rows.unique()) == S.rows
     assert study.Settings().filter_ratio == 1 - 816 / 4096
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion import Precond
+from recipes.phema.options import get_args
 from runtime import ema
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import load_snapshot, save_snapshot
@@ -24,7 +25,7 @@ NET = dict(
 
 
 def reconstruct(*words):
-    SCRIPT.main(SCRIPT.get_args([str(w) for w in words]))
+    SCRIPT.main(get_args(None, [str(w) for w in words]))
 
 
 def weights(path):
@@ -317,7 +318,7 @@ def test_widths_out_of_range_in_a_file(tmp_path):
     ],
 )
 def test_lists_of_widths(words, expected):
-    args = SCRIPT.get_args(["--indir", "x", "--outstd", *words.split()])
+    args = get_args(None, ["--indir", "x", "--outstd", *words.split()])
     assert args.outstd == pytest.approx(expected, abs=1e-12)
     assert args.outstd[-1] == expected[-1]
 
@@ -342,7 +343,7 @@ def test_lists_of_widths(words, expected):
 )
 def test_command_line_errors(words, says, capsys):
     with pytest.raises(SystemExit) as stop:
-        SCRIPT.get_args(words.split())
+        get_args(None, words.split())
     err = capsys.readouterr().err
     assert stop.value.code == 2 and says in err and err.count("\n") == 1
 

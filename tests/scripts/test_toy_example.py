@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from recipes.toy.options import get_args as read_options
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import load_snapshot
 from tests.scripts.support import load, metrics
@@ -17,8 +18,12 @@ TINY = """train --preset smoke --total-iter 8 --batch-size 200 --dim 8 --save_ev
 --no-viz""".split()
 
 
+def get_args(words):
+    return read_options(None, words)
+
+
 def run(*words: str) -> None:
-    SCRIPT.main(SCRIPT.get_args(list(words)))
+    SCRIPT.main(get_args(words))
 
 
 def train(run_dir, *words: str) -> None:
@@ -40,17 +45,17 @@ def snapshot_of(run_dir, name="iter0008"):
 # --------------------------------------------------------------------------------------- training
 
 
-def test_founding_flags_and_defaults():
-    args = SCRIPT.get_args("train --acid --guidance --guide-path Ref/iter0512.pkl".split())
+def test_flags_of_autoguided_and_defaults():
+    args = get_args("train --acid --guidance --guide-path Ref/iter0512.pkl".split())
     assert args.selection and args.guidance and args.gpus == []
     assert (args.layers, args.dim, args.total_iter, args.batch_size) == (4, 64, 4096, 4096)
     assert (args.filt, args.n, args.diff, args.invert) == (0.8, 16, True, False)
     many = """train --outdir O --cls AB --layers 2 --dim 32 --total-iter 9 --batch-size 64 --no-val
     --no-test --guidance --guide-path G --interpol --selection --acid --filt 0.5 --n 4 --diff False
     --invert --late --trick --seed 3 --verbose --debug --logging L --viz False --device 0"""
-    args = SCRIPT.get_args(many.split())
+    args = get_args(many.split())
     assert args.gpus == [0] and not args.val and not args.viz and args.late and not args.diff
-    assert SCRIPT.get_args([]).command == "train"
+    assert get_args([]).command == "train"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_founding_flags_and_defaults():
 )
 def test_wrong_options_are_one_line(words, says, capsys):
     with pytest.raises(SystemExit) as caught:
-        SCRIPT.get_args(["train", *words.split()])
+        get_args(["train", *words.split()])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and says in error and len(error.splitlines()) == 1
 
@@ -143,7 +148,7 @@ def test_snapshots_are_named_by_iteration(guide):
     assert names == [f"iter{k}.safetensors" for k in ("0004", "0008", "0008learner")]
 
 
-def test_outdir_and_founding_paths(guide, tmp_path, monkeypatch, capsys):
+def test_outdir_and_paths_of_autoguided(guide, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RESULTS_HOME", str(tmp_path))
     run(*TINY, "--outdir", "Ref/one")
     assert (tmp_path / "toy_example" / "Ref" / "one" / "snapshots").is_dir()
@@ -267,7 +272,7 @@ def test_pictures_of_training(tmp_path):
 @pytest.mark.parametrize("command", ["test", "plot"])
 def test_a_network_is_needed(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        SCRIPT.get_args([command])
+        get_args([command])
     assert caught.value.code == 2 and "missing" in capsys.readouterr().err
 
 
@@ -295,6 +300,6 @@ def test_flags_of_test_and_plot_are_promises(capsys):
         "plot": "net gnet guidance save",
     }.items():
         with pytest.raises(SystemExit):
-            SCRIPT.get_args([command, "--help"])
+            get_args([command, "--help"])
         words = capsys.readouterr().out
         assert all(f"--{name}" in words for name in names.split())

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion import EDM2Loss
+from data.samplers import StepSampler
+from diffusion import EDM2Loss, Precond
 from diffusion.encoders import RGBEncoder
 from diffusion.rows import row_losses
+from recipes import selection as recipe
+from recipes.edm2 import options
 from runtime import rundir
-from selection import METHODS, Method, selection_size
+from selection import METHODS, EarlyLateSwitch, Method, picker, selection_size
 from storage import checkpoint
 from storage.index_log import read_index_log
 from storage.snapshot import load_snapshot
@@ -34,15 +37,19 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def get_args(*words):
+    return options.get_args(None, words)
+
+
 def train(run_dir, *words):
     """One launch; module-level, for the fork harness."""
     script = load("train_edm2")
-    script.main(script.get_args([*SHORT.split(), "--run-dir", str(run_dir), *words]))
+    script.main(get_args(*SHORT.split(), "--run-dir", str(run_dir), *words))
 
 
 def refused(words, capsys):
     with pytest.raises(SystemExit, match="2"):
-        load("train_edm2").get_args(words.split())
+        get_args(*words.split())
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     return said[0]
@@ -63,10 +70,9 @@ def guide_of(weak):
 # ----------------------------------------------------------------------------------------- options
 
 
-def test_every_founding_option_is_accepted():
-    script = load("train_edm2")
-    args = script.get_args(
-        """--outdir AJEST --dataset tiny --preset edm2-tiny-xs --cond True --duration 8Mi --batch
+def test_every_option_of_autoguided_is_accepted():
+    args = get_args(
+        *"""--outdir AJEST --dataset tiny --preset edm2-tiny-xs --cond True --duration 8Mi --batch
         2048 --channels 128 --dropout 0.1 --P_mean -0.4 --P_std 1.0 --lr 0.012 --decay 5463
         --batch-gpu 128 --fp16 True --ls 1 --bench True --status 64 --snapshot 4096 --checkpoint
         65536 --seed 0 --selection --acid --guide-path G.pkl --filt 0.8 --n 8 --diff --no-invert
@@ -77,7 +83,7 @@ def test_every_founding_option_is_accepted():
     assert Path(args.run_dir).parts[-2:] == ("train_edm2", "AJEST")
 
 
-def test_presets_are_the_rows_of_the_paper_and_of_the_seed():
+def test_presets_are_the_rows_of_the_paper_and_of_autoguided():
     """(preset, images, channels, lr, decay, dropout, P_mean, P_std, rampup)."""
     mi = 2**20
     rows = [
@@ -97,20 +103,19 @@ def test_presets_are_the_rows_of_the_paper_and_of_the_seed():
         ("tiny-xs", 167_618_560, 128, 0.0120, 5463, 0.0, -0.4, 1.0),
         ("cifar10-xxs", 83_808_256, 64, 0.0170, 2731, 0.0, -0.4, 1.0),
     ]
-    script = load("train_edm2")
     named = {f"edm2-{row[0]}" for row in rows} | {"smoke", "test-training", "test-random"}
-    assert set(script.PRESETS) == named
-    before = copy.deepcopy(script.PRESETS)
+    assert set(options.PRESETS) == named
+    before = copy.deepcopy(options.PRESETS)
     for name, *row in rows:
-        a = script.get_args(["--preset", f"edm2-{name}"])
+        a = get_args("--preset", f"edm2-{name}")
         got = [a.duration, a.channels, a.lr, a.decay, a.dropout, a.P_mean, a.P_std]
         assert got == row, name
         ramp = {"tiny": 0.780288, "cifar10": 0.38912}.get(name.split("-")[0], 10.0)
         assert a.rampup == ramp and a.batch == 2048, name
         a.channel_mult.append(9)
-    assert script.PRESETS == before
-    assert script.get_args(["--preset", "test-random"]).selection
-    assert script.get_args(["--preset", "edm2-tiny-xs"]).ref_channels == 64
+    assert options.PRESETS == before
+    assert get_args("--preset", "test-random").selection
+    assert get_args("--preset", "edm2-tiny-xs").ref_channels == 64
 
 
 @pytest.mark.parametrize(
@@ -132,8 +137,8 @@ def test_presets_are_the_rows_of_the_paper_and_of_the_seed():
         ("--acid --filt 1", "out of range"),
         ("--acid --batch 96 --batch-gpu 20 --select_scope rank", "--batch-gpu 20 does not divide"),
         ("--acid --batch 96 --batch-gpu 4 --select_scope rank", "super-batch of 4"),
-        ("--selection --temperature 0.5", "--temperature has an effect on --acid only"),
-        ("--score_by_sigma", "--score_by_sigma has an effect"),
+        ("--selection --temperature 0.5", "--temperature 0.5 is of --acid"),
+        ("--score_by_sigma", "--score_by_sigma is of --acid"),
         ("--outdir a --run-dir b", "give one"),
         ("--dataset folder", "--data PATH"),
         ("--dataset nothing", "invalid choice"),
@@ -148,9 +153,9 @@ def test_wrong_options_are_one_line(words, says, capsys):
     assert says in refused(words, capsys)
 
 
-def test_a_founding_name_of_data_goes_over_the_presets():
+def test_an_autoguided_name_of_data_goes_over_the_presets():
     def data(words):
-        return load("train_edm2").get_args(words.split()).data
+        return get_args(*words.split()).data
 
     assert data("--dataset cifar10") == "cifar10"
     assert data("--preset edm2-tiny-xs --dataset cifar10") == "cifar10"
@@ -161,8 +166,8 @@ def test_a_founding_name_of_data_goes_over_the_presets():
 
 def test_two_words_for_one_thing_are_one_run():
     def flags(words):
-        script = load("train_edm2")
-        return rundir.shaping(script.get_args(words.split()), script.EXECUTION_ONLY)
+        args = get_args(*words.split())
+        return rundir.shaping(args, options.execution_options(args))
 
     for one, other in (
         ("--fp16 False", "--precision fp32"),
@@ -176,7 +181,7 @@ def test_two_words_for_one_thing_are_one_run():
 
 def test_a_dry_run_prints_the_options_and_leaves_nothing(tmp_path, capsys):
     script = load("train_edm2")
-    script.main(script.get_args(["--preset", "smoke", "-n", "--run-dir", str(tmp_path / "r")]))
+    script.main(get_args("--preset", "smoke", "-n", "--run-dir", str(tmp_path / "r")))
     assert json.loads(capsys.readouterr().out)["channels"] == 8
     assert not (tmp_path / "r").exists()
 
@@ -215,7 +220,7 @@ def test_a_whole_run(weak):
     assert {p.name for p in (weak / "snapshots").iterdir()} == names
     snapshot = load_snapshot(weak / "snapshots" / "network-snapshot-0000006-0.050.safetensors")
     assert snapshot.kind == "edm2" and snapshot.config["nimg"] == 240
-    net = load("train_edm2").Precond(**snapshot.config["net"])
+    net = Precond(**snapshot.config["net"])
     net.load_state_dict(snapshot.state_dict)
     bins = [
         k for k in json.loads((weak / "metrics.jsonl").read_text().splitlines()[0]) if "/s" in k
@@ -231,7 +236,7 @@ MODES = {
     "jest": "--acid --ref-path STRONG",
     "ajest": "--acid --guide-path WEAK",
     "ajest-by-sigma": "--acid --guide-path WEAK --score_by_sigma --temperature 0.5",
-    "ajest-as-the-seed": "--acid --guide-path WEAK --select_scope rank --batch-gpu 20 --n 2 "
+    "ajest-as-autoguided": "--acid --guide-path WEAK --select_scope rank --batch-gpu 20 --n 2 "
     "--score_scale seed --rounding reference --unpaired --ramp reference",
     "early": "--acid --guide-path WEAK --early",
     "late": "--acid --guide-path WEAK --late",
@@ -318,14 +323,13 @@ def latents(tmp_path_factory):
 
 def test_latents(latents, tmp_path, monkeypatch):
     """Their loss has half as many values as what is stored, a mean and a deviation for each."""
-    script, seen = load("train_edm2"), []
-    plain = script.scaled
+    seen, plain = [], picker.scaled
 
     def scaled(*losses, pixels, **options):
         seen.append(pixels)
         return plain(*losses, pixels=pixels, **options)
 
-    monkeypatch.setattr(script, "scaled", scaled)
+    monkeypatch.setattr(picker, "scaled", scaled)
     words = ["--data", latents, "--duration", "16", "--acid", "--score_scale", "mean"]
     train(tmp_path, *words)
     assert seen == [4 * 8 * 8] * 2
@@ -369,9 +373,8 @@ def test_what_was_selected_is_on_file(weak, tmp_path):
     train(tmp_path, "--duration", "40", *words_of("ajest", weak))
     records = list(read_index_log(tmp_path / "selected.bin"))
     assert [step for step, _ in records] == [0, 1, 2, 3, 4]
-    script = load("train_edm2")
     images = harness.final_state(tmp_path)["sampler"]["n"]
-    sampler = script.StepSampler(images, 40, seed=0)
+    sampler = StepSampler(images, 40, seed=0)
     for step, numbers in records:
         places, index = numbers.reshape(2, 8)
         assert len(np.unique(places)) == 8 and places.max() < 40
@@ -430,7 +433,9 @@ def test_the_gradient_is_the_mean_over_the_chosen_rows(weak, tmp_path, monkeypat
         nets.append(copy.deepcopy(net))
         return row_losses(net, *args, **options)
 
-    monkeypatch.setattr(script, "choose", lambda *a: chosen.append(choose(*a)) or chosen[-1])
+    monkeypatch.setattr(
+        script, "choose", lambda *a, **k: chosen.append(choose(*a, **k)) or chosen[-1]
+    )
     monkeypatch.setattr(script, "row_losses", losses_of)
     words = ["--batch", "26", "--duration", "5", "--batch-gpu", "2", *words_of("ajest", weak)]
     train(tmp_path / "here", *words)
@@ -491,13 +496,11 @@ def test_rank_scope_refuses_a_share_that_does_not_divide(tmp_path):
 
 def test_the_switch_is_kept_and_changes_the_step(weak, tmp_path, monkeypatch):
     """Late, against an untrained reference: found at observation 4 here, then 8 rows a step."""
-    script = load("train_edm2")
-    switch = script.EarlyLateSwitch
 
     def quick(mode):
-        return switch(mode, z=0.0, min_observations=4)
+        return EarlyLateSwitch(mode, z=0.0, min_observations=4)
 
-    monkeypatch.setattr(script, "EarlyLateSwitch", quick)
+    monkeypatch.setattr(recipe, "EarlyLateSwitch", quick)
     first = str(weak / "snapshots" / "network-snapshot-0000001-0.100.safetensors")
     train(tmp_path, "--duration", "400", "--acid", "--guide-path", first, "--late")
     state = harness.final_state(tmp_path)
@@ -511,7 +514,7 @@ def test_the_switch_is_kept_and_changes_the_step(weak, tmp_path, monkeypatch):
 
 
 def test_as_a_user_types_it(tmp_path):
-    """A process of its own, --outdir, a founding .pkl name for the guide, grids with guidance."""
+    """A process of its own, --outdir, a .pkl name for the guide, grids with guidance."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "RESULTS_HOME": str(tmp_path)}
     common = [sys.executable, ROOT / "train_edm2.py", "--preset", "smoke", "--duration", "80"]
     for words in (

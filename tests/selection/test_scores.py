@@ -12,7 +12,6 @@ from selection import (
     jointly_sample_batch,
     perplexity,
     scaled,
-    scores,
     selection_logits,
     sigma_strata,
 )
@@ -26,6 +25,13 @@ def sums(B: int = 200, pixels: int = 768) -> tuple[torch.Tensor, torch.Tensor]:
     return ref + 5 * torch.randn(B, generator=generator) + 3, ref
 
 
+def scores(learner, ref, *, learnability=True, inverted=False, **how):
+    """What a draw ranks by: losses that are scaled, subtracted, and negated where that is asked."""
+    learner, ref = scaled(learner, ref, learnability=learnability, **how)
+    score = learner - ref if learnability else -ref
+    return -score if inverted else score
+
+
 # ------------------------------------------------------------------------------------------- scales
 
 
@@ -34,8 +40,8 @@ def test_what_each_scale_is():
     a, b = learner.double(), ref.double()
     assert torch.equal(scores(learner, ref, scale="raw"), a - b)
     torch.testing.assert_close(scores(learner, ref, scale="mean", pixels=768), (a - b) / 768)
-    seed = scores(learner, ref, scale="seed", loss_scaling=2.0, batch_gpu_total=1024)
-    torch.testing.assert_close(seed, (a - b) * 2 / 1024)
+    by_gpu = scores(learner, ref, scale="autoguided", loss_scaling=2.0, batch_gpu_total=1024)
+    torch.testing.assert_close(by_gpu, (a - b) * 2 / 1024)
     standard = scores(learner, ref)
     torch.testing.assert_close(standard, (a - b - (a - b).mean()) / (a - b).std(correction=0))
     for scale in SCALES:
@@ -133,10 +139,10 @@ def test_pair_losses_have_scales_too():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(scale="z"), "'z' is not one of: standardised, seed, raw, mean"),
+        (dict(scale="z"), "'z' is not one of: standardised, autoguided, raw, mean"),
         (dict(scale="mean"), "divides by pixels = C[*]H[*]W, got None"),
         (dict(scale="mean", pixels=0), "got 0"),
-        (dict(scale="seed"), "batch of one GPU, got None"),
+        (dict(scale="autoguided"), "batch of one GPU, got None"),
         (dict(strata=torch.zeros(2, 3).long()), "not sigma_strata of 10 rows"),
         (dict(ref_loss=torch.zeros(9)), r"ref_loss is \[9\]"),
     ],

@@ -1,0 +1,182 @@
+"""train_edm2.py's options -> data, network, optimizer, averages, snapshots."""
+
+from argparse import Namespace
+
+import torch
+from torch.utils.data import DataLoader
+
+from data.labelled import LabelledImages
+from data.registry import open_source
+from data.samplers import StepSampler
+from diffusion import Precond, selection_lr
+from diffusion.encoders import Encoder, make_encoder
+from generators.base import build
+from generators.files import open_network
+from recipes.edm2.options import check_shares, mini_batch
+from recipes.take import take
+from runtime import ema as emas
+from runtime.run import Run
+from runtime.seeding import generator, seed_worker
+from selection import EarlyLateSwitch
+from storage.dirs import data_home
+from storage.errors import UsageError
+from storage.find import find_network
+
+
+def shares(args: Namespace, ranks: int) -> tuple[int, int]:
+    """Images of a step that a rank reads, and how many of them it takes at once.
+
+    Errors: UsageError if so many processes cannot share a batch.
+    """
+    try:
+        check_shares(args, ranks)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    share = args.batch // ranks
+    return share, min(args.batch_gpu or share, share)
+
+
+def data(args: Namespace) -> LabelledImages:
+    """The images to train on. Errors: DataError."""
+    source = open_source(args.data, args.data_path or data_home())
+    return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
+
+
+def loader(args: Namespace, run: Run, images: LabelledImages) -> tuple[StepSampler, DataLoader]:
+    """What reads this rank's images of every step; the sampler says which, and is checkpointed."""
+    sampler = StepSampler(
+        len(images), args.batch, seed=args.seed, rank=run.rank, world_size=run.world_size
+    )
+    return sampler, DataLoader(
+        images,
+        batch_sampler=sampler,
+        num_workers=args.num_workers,
+        pin_memory=run.device.type == "cuda",
+        worker_init_fn=seed_worker,
+        generator=generator("cpu", "loader", args.seed),  # else it draws from the step's
+    )
+
+
+def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond, Encoder]:
+    """The network in training, on the run's device, and the encoder it works behind.
+
+    Errors: UsageError for options or data that make no network, EncoderError for a VAE that is
+    missing.
+    """
+    label_dim = label_width(args, images)
+    kind = "rgb" if images.channels == 3 else "stability-vae"
+    encoder = make_encoder({"name": kind}, vae=args.vae)
+    try:
+        net = take(
+            Precond,
+            args,
+            img_resolution=images.resolution,
+            img_channels=encoder.latent_channels(images.channels),
+            label_dim=label_dim,
+            use_fp16=run.precision.name != "fp32",
+            model_channels=args.channels,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if kind != "rgb" and args.vae is not None and args.sample_images and run.is_main:
+        encoder.decode(torch.zeros(1, net.img_channels, 1, 1))  # fails now, not at the first grid
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    net = net.to(run.device).to(memory_format=layout).train()
+    net.compute_dtype = run.precision.dtype
+    return net, encoder
+
+
+def label_width(args: Namespace, images: LabelledImages) -> int:
+    """Width of the one-hot labels; 0 for none. Errors: UsageError."""
+    if not args.cond:
+        return 0
+    if not images.label_dim:
+        raise UsageError(f"{images.source.name} has no classes: give --cond False")
+    if args.label_dim is not None and args.label_dim < images.label_dim:
+        raise UsageError(f"--label_dim {args.label_dim}: there are {images.label_dim} classes")
+    return args.label_dim or images.label_dim
+
+
+def load_network(
+    path: str | None, net: Precond, run: Run, *, channels: int | None = None
+) -> Precond | None:
+    """The network of a snapshot, for evaluation beside `net`, which is trained; None for no path.
+
+    channels: --ref_channels, which it must have. Errors: UsageError if the two do not fit,
+    CheckpointError.
+    """
+    if path is None:
+        return None
+    snapshot = open_network(find_network(path), run.say)
+    if snapshot.kind != "edm2":
+        raise UsageError(f"{path} holds a {snapshot.kind!r} network, not edm2")
+    other = build(Precond, snapshot)
+    for what in ("img_resolution", "img_channels"):
+        if getattr(other, what) != getattr(net, what):
+            raise UsageError(
+                f"{path}: {what} {getattr(other, what)}, the learner's is {getattr(net, what)}"
+            )
+    if other.label_dim not in (0, net.label_dim):
+        raise UsageError(
+            f"{path} knows {other.label_dim} classes, the learner {net.label_dim}; "
+            f"give --label_dim {other.label_dim} if these are the same first ones"
+        )
+    width = other.config["model_channels"]
+    if channels is not None and width != channels:
+        raise UsageError(f"{path} has {width} channels, --ref_channels wants {channels}")
+    other.compute_dtype = net.compute_dtype
+    return other.to(run.device)
+
+
+def optimizer(args: Namespace, net: Precond, device: torch.device) -> torch.optim.Adam:
+    """Adam as EDM2 uses it."""
+    fused = True if device.type in ("cuda", "cpu") else None
+    return torch.optim.Adam(net.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=fused)
+
+
+def averages(args: Namespace, net: Precond) -> dict[float, emas.EMA[Precond]]:
+    """An EMA of the weights for each of --ema_stds, its relative width."""
+    return {std: emas.EMA(net, emas.power(std)) for std in args.ema_stds}
+
+
+def learning_rate(
+    args: Namespace, ranks: int, nimg: int, step: int, selecting: bool, switch: EarlyLateSwitch
+) -> float:
+    """Rate of the step that makes it `step` steps and `nimg` images."""
+    return selection_lr(
+        nimg,
+        step,
+        selecting=selecting,
+        early=args.early,
+        late=args.late,
+        mini_batch=mini_batch(args, ranks),
+        super_batch=args.batch,
+        ref_lr=args.lr,
+        ref_batches=args.decay,
+        rampup_Mimg=args.rampup,
+        change_nimg=switch.change_nimg,
+        change_step=switch.change_step,
+        ramp=args.ramp,
+    )
+
+
+def save_snapshots(
+    args: Namespace,
+    run: Run,
+    averages: dict[float, emas.EMA[Precond]],
+    encoder: Encoder,
+    classes: list[str],
+) -> None:
+    """`network-snapshot-STEP-STD` of every EMA."""
+    for std, average in averages.items():
+        config = {
+            "net": average.module.config,
+            "encoder": encoder.config,
+            "classes": classes,
+            "ema_std": std,
+            "step": run.completed + 1,
+            "nimg": run.nimg,
+            "loss": {"P_mean": args.P_mean, "P_std": args.P_std},
+        }
+        name = f"network-snapshot-{run.completed + 1:07d}-{std:.3f}"
+        run.snapshot(name, average.module, "edm2", config)

@@ -1,0 +1,64 @@
+"""What train_edm2.py looks at: samples, and the loss by noise level."""
+
+import torch
+from torch import Tensor, nn
+
+from diffusion import EDM2Loss, Precond, frozen_weights
+from diffusion.edm2_loss import loss_per_sigma_bin
+from diffusion.encoders import Encoder
+from diffusion.guidance import bind, guided
+from diffusion.samplers import heun
+from runtime.counter_rng import mix, normal
+
+SAMPLES = 0x73616D706C65  # "sample", apart from the keys of training noise
+SIGMA_EDGES = (-1.5, -0.75, 0.0, 0.75, 1.5)  # in standard deviations of ln(sigma)
+
+
+@torch.no_grad()
+def samples(
+    net: Precond,
+    guide: Precond | None,
+    encoder: Encoder,
+    *,
+    count: int,
+    steps: int,
+    weight: float,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Images in [0, 1], [count, C, H, W], from the same noise every time, class by class.
+
+    "samples" of the network alone, and "guided" with `weight` if there is a guide. steps: of Heun.
+    """
+    keys = mix(torch.arange(count, device=device), SAMPLES)
+    shape = (net.img_channels, net.img_resolution, net.img_resolution)
+    noise = normal(keys, net.img_channels * net.img_resolution**2).view(count, *shape)
+    labels = None
+    if net.label_dim:
+        classes = torch.arange(count, device=device) % net.label_dim
+        labels = nn.functional.one_hot(classes, net.label_dim).float()
+    ways = {"samples": bind(net, labels)}
+    if guide is not None:
+        ways["guided"] = guided(bind(net, labels), bind(guide, labels), weight)
+    found = {}
+    for name, denoise in ways.items():
+        with frozen_weights(net):
+            found[name] = encoder.decode(heun(denoise, noise, steps=steps)).float() / 255
+    return found
+
+
+def noise_levels(loss_fn: EDM2Loss, device: torch.device) -> tuple[Tensor, list[str]]:
+    """Sigmas that cut the training distribution into bins, and names of the bins."""
+    edges = loss_fn.sigma(torch.tensor(SIGMA_EDGES, device=device))
+    ends = [f"{edge:.3g}" for edge in (0.0, *edges.tolist(), float("inf"))]
+    return edges, [f"{low}-{high}" for low, high in zip(ends, ends[1:], strict=False)]
+
+
+def loss_figures(
+    loss: Tensor, sigma: Tensor, edges: Tensor, names: list[str]
+) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    """Sums and counts of the loss of all rows [n] and by noise level, of `noise_levels`."""
+    bins = zip(*loss_per_sigma_bin(loss, sigma, edges), strict=True)
+    figures: dict[str, tuple[Tensor | float, Tensor | float]] = {
+        f"loss/sigma {name}": pair for name, pair in zip(names, bins, strict=True)
+    }
+    return figures | {"Loss": (loss.sum(), float(len(loss)))}

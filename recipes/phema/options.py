@@ -1,0 +1,111 @@
+"""What may be asked of reconstruct_phema.py: the preset, the option table, lists of widths."""
+
+import argparse
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.cli import parse
+from runtime.options import Table, add_options
+from runtime.types import list_of, nonnegative_int, number, positive_int, text
+from storage.errors import UsageError
+
+PRESETS = {
+    "smoke": {
+        "_help": "a made-up run of a tiny network, CPU; tells how far off the averages are",
+        "outstd": [0.05, 0.07, "...", 0.11],
+    },
+}  # fmt: skip
+
+std_number = number(0, 12**-0.5, lo_open=True, hi_open=True)
+
+
+def std_word(word: str) -> float | str:
+    """Type of an element of --outstd: a width or `...`."""
+    return word if word == "..." else std_number(word)
+
+
+# fmt: off
+OPTIONS: Table = {
+    "inputs": [
+        ("--indir", text, None, "a run's folder, or that of its snapshots"),
+        ("--inprefix", text, "network-snapshot", "only files whose names begin so"),
+        ("--instd", std_number, None, "only snapshots of this EMA width"),
+    ],
+    "outputs": [
+        ("--outdir", text, None, "where results go (default: beside the inputs)"),
+        ("--outprefix", text, "phema", "beginning of the results' names"),
+        ("--outstd", list_of(std_word), None, "EMA widths: a, or a,b,c, or a,b,...,c"),
+        ("--outkimg", nonnegative_int, None, "time in thousands of trained images (default: last)"),
+        ("--skip", bool, False, "leave results that exist already"),
+        ("--batch", positive_int, 8, "results made at a time, each held in memory"),
+    ],
+}
+# fmt: on
+
+
+def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
+    """The options of reconstruct_phema.py; a wrong one exits with code 2.
+
+    doc: what --help begins with.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, OPTIONS)
+    parser.add_argument(
+        "--out_step",
+        "--out-epoch",
+        type=nonnegative_int,
+        metavar="VALUE",
+        help="time in optimizer steps, as in the snapshots' names (default: the last)",
+    )
+    args = parse(parser, PRESETS, argv)
+    args.gpus = []  # for `launch`: one process whatever the machine has
+    try:
+        check(args)
+    except (ValueError, UsageError) as error:
+        parser.error(str(error))
+    return args
+
+
+def check(args: Namespace) -> None:
+    """Rules between options; --outstd becomes a list of widths. Errors: ValueError, UsageError."""
+    if args.indir is None and args.preset != "smoke":
+        raise ValueError("--indir is missing: the snapshots folder of a run")
+    if not args.outstd:
+        raise ValueError("--outstd is missing: EMA widths such as 0.050,0.060,...,0.150")
+    if args.outkimg is not None and args.out_step is not None:
+        raise ValueError(
+            f"--outkimg {args.outkimg} and --out_step {args.out_step}: one time, not two"
+        )
+    if Path(args.outprefix).name != args.outprefix:
+        raise ValueError(
+            f"--outprefix {args.outprefix}: the beginning of a name; folders: --outdir"
+        )
+    args.outstd = expand(args.outstd)
+
+
+def expand(words: Sequence[float | str]) -> list[float]:
+    """0.1, 0.2, "...", 0.5 -> 0.1, 0.2, 0.3, 0.4, 0.5. Errors: UsageError."""
+    out: list[float] = []
+    rest = list(words)
+    shown = ",".join(map(str, words))
+    while rest:
+        word = rest.pop(0)
+        if word != "...":
+            out.append(float(word))
+            continue
+        if len(out) < 2 or not rest or rest[0] == "...":
+            raise UsageError(f"--outstd {shown}: `...` stands between a,b and c")
+        end, step = float(rest.pop(0)), out[-1] - out[-2]
+        count = round((end - out[-1]) / step) if step else 0
+        if count < 1 or abs(out[-1] + count * step - end) > 1e-6:
+            raise UsageError(f"--outstd {shown}: steps of {step:g} do not lead to {end:g}")
+        start = out[-1]
+        out += [round(start + k * step, 9) for k in range(1, count)] + [end]
+    names = [f"{std:.3f}" for std in out]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice or "0.000" in names:
+        raise UsageError(f"--outstd {shown}: not told apart in file names, {twice or '0.000'}")
+    return out

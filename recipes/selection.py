@@ -1,0 +1,182 @@
+"""Online data selection in any training script: its options, their rules, and the draw.
+
+A script puts `whether_rows()` and `how_rows(...)` into its option table, calls `check` (and
+`check_jest_options`) in its own, makes the draw by `picker`, and calls `choose` once a step.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion.rows import Rows
+from recipes.words import former
+from runtime import distributed
+from runtime.options import EXECUTION, Row, Rules, Table, tagged
+from runtime.types import number, positive_float, positive_int
+from selection import EarlyLateSwitch, Picker, Spread
+
+JEST = "jest"  # the tag of an option that has an effect on JEST alone
+
+SCALES = ("standardised", "autoguided", "raw", "mean")
+AUTOGUIDED = "seed"  # the former name of the scale "autoguided", by which it is kept
+
+
+def whether_rows() -> list[Row]:
+    """Rows of the option table: whether rows are selected, and whether by JEST."""
+    return [
+        ("--selection", bool, None, "train on a part of every batch, at random unless --acid"),
+        ("--acid", bool, False, "choose it by JEST"),
+    ]
+
+
+def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list[Row]:
+    """Rows of the option table: how much is selected, when, and by which scores.
+
+    num_chunks: default of --n. keep_all: whether --filt 0 is allowed. unit: what a row of a batch
+    is, in the plural. scales: what --score_scale stands for in this script.
+    """
+    # fmt: off
+    return [
+        ("--filt", number(0, 1, lo_open=not keep_all, hi_open=True), 0.8, "filter ratio: the part "
+         "not trained on"),
+        ("--n", positive_int, num_chunks, "chunks in which JEST draws"),
+        ("--diff", bool, True, "score: learner loss - reference loss; else - reference loss", JEST),
+        ("--invert", bool, False, "prefer low scores", JEST),
+        ("--early", bool, False, "select only until the learner beats the reference"),
+        ("--late", bool, False, "select only from then on"),
+        ("--trick", bool, False, "no effect: probabilities are computed in logarithms anyway",
+         EXECUTION),
+        ("--score_scale", former(SCALES, {AUTOGUIDED: "autoguided"}), "standardised", scales, JEST),
+        ("--temperature", positive_float, 1.0, "of the draw", JEST),
+        ("--score_by_sigma", bool, False, f"rank {unit} among those of like sigma: keeps P(sigma)",
+         JEST),
+        ("--first_chunk", ("uniform", "scored"), "uniform", "how the first chunk is drawn", JEST),
+        ("--normalise", bool, True, "scores over 2n + 1, as the original; else as published", JEST),
+        ("--rounding", ("exact", "reference"), "exact", "reference: cut off as the original's"),
+    ]
+    # fmt: on
+
+
+def check(args: Namespace, table: Table, *, method: str | None = None) -> None:
+    """Rules between these options; `selection` becomes a yes or no. Errors: ValueError.
+
+    method: the one that the script was asked for by name, if it can be.
+    """
+    rules = Rules(args, table)
+    for name, asked in (("acid", args.acid), ("method", method)):
+        if asked and args.selection is False:
+            raise ValueError(f"--no-selection and {rules.shown(name)}, which selects: give one")
+    args.selection = bool(args.selection or args.acid or method)
+    rules.excludes(
+        "early", "late", why="one ends the selection where the other begins it; give one"
+    )
+    if (args.early or args.late) and not args.selection:
+        raise ValueError(f"--{'early' if args.early else 'late'} needs --selection or --acid")
+
+
+def check_jest_options(args: Namespace, table: Table) -> None:
+    """No option of JEST without it. Errors: ValueError."""
+    rules = Rules(args, table)
+    for name in tagged(table, JEST):
+        rules.belongs(name, to="--acid", holds=args.acid)
+
+
+def early_late_switch(args: Namespace) -> EarlyLateSwitch:
+    """Whether a step selects: always, until the learner beats the reference, or from then on."""
+    return EarlyLateSwitch("early" if args.early else "late" if args.late else None)
+
+
+def picker(
+    args: Namespace,
+    method: str,
+    *,
+    scale: str | None = None,
+    values: int | None = None,
+    loss_scaling: float = 1.0,
+    batch_gpu_total: int | None = None,
+) -> Picker:
+    """The draw that the options ask for, by `method`.
+
+    scale: in place of --score_scale. values: the numbers that a row's loss is a sum over.
+    loss_scaling, batch_gpu_total: of the scale "autoguided" only.
+    """
+    scale = scale or args.score_scale
+    return Picker(
+        method=method,
+        filter_ratio=args.filt,
+        num_chunks=args.n,
+        rounding=args.rounding,
+        scale="autoguided" if scale == AUTOGUIDED else scale,
+        values=values,
+        loss_scaling=loss_scaling,
+        batch_gpu_total=batch_gpu_total,
+        by_sigma=args.score_by_sigma,
+        learnability=args.diff,
+        inverted=args.invert,
+        temperature=args.temperature,
+        first_chunk=args.first_chunk,
+        normalise=args.normalise,
+    )
+
+
+class Choice(NamedTuple):
+    """rows: this rank's share of those to train on. numbers: int64 [2, b], which all ranks' are, by
+    their place in the super-batch and in the data set. spreads: how selective each draw was."""
+
+    rows: Rows
+    numbers: Tensor
+    spreads: list[Spread]
+
+
+def choose(
+    picker: Picker,
+    rows: Rows,
+    learner: Tensor | None,
+    ref: Tensor | None,
+    sigma: Tensor | None,
+    *,
+    random: Callable[..., torch.Generator],
+    part: int | None = None,
+) -> Choice:
+    """Draw from a super-batch, of which `rows` is this rank's share, as StepSampler deals them.
+
+    learner, ref, sigma: [n] losses and noise levels of these rows; None where the method does not
+    look at them. random: a generator on their device, another one for each key it is called with.
+    part: None: one draw from all ranks' rows, the same for every number of ranks; a number: draws
+    from so many rows of one rank at a time, as the original does. All ranks call it.
+    """
+    if not picker.needs_losses:
+        learner = None
+    if not picker.needs_ref:
+        ref = sigma = None
+    losses = (learner, ref, sigma)
+    share, rank, world_size = len(rows.keys), distributed.rank(), distributed.world_size()
+    if part is not None:
+        own, spreads = [], []
+        for first in range(0, share, part):
+            piece = slice(first, first + part)
+            found = picker.pick(
+                len(rows.keys[piece]),
+                *(None if t is None else t[piece] for t in losses),
+                random=random(rank, first // part),
+            )
+            own.append(first + found.rows)
+            spreads.append(found.spread)
+        mine = torch.cat(own)
+        rows = rows.take(mine)
+        places = distributed.gather(rank + world_size * mine)
+        numbers = torch.stack([places, distributed.gather(rows.index)])
+        return Choice(rows, numbers, [s for s in spreads if s is not None])
+    found = picker.pick(
+        share * world_size,
+        *(None if t is None else distributed.interleave(t) for t in losses),
+        random=random(),
+    )
+    # The same on every rank, unless their devices round differently: then rank 0 decides.
+    places = distributed.gather(found.rows)[: len(found.rows)].sort().values
+    numbers = torch.stack([places, distributed.interleave(rows.index)[places]])
+    mine_of_all = Rows(*distributed.take_interleaved(rows, places))
+    return Choice(mine_of_all, numbers, [] if found.spread is None else [found.spread])

@@ -1,0 +1,216 @@
+"""What may be asked of toy_example.py: presets, a table of options for each command, rules."""
+
+import argparse
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes import selection
+from runtime.cli import parse
+from runtime.options import EXECUTION, Table, add_options, add_run_args, tagged
+from runtime.types import finite_float, nonnegative_int, positive_float, positive_int, text
+from selection import Picker
+from storage.dirs import results_home
+
+# Of train; test and plot have a smoke of their own.
+PRESETS = {
+    "smoke": {
+        "_help": "tiny, seconds; takes the options of every mode",
+        "layers": 2, "dim": 16, "total_iter": 24, "batch_size": 512, "val_every": 8,
+        "val_samples": 64, "test_samples": 64, "viz_every": 0, "snapshot_every": 8,
+        "save_every": 8, "log_every": 4, "wandb": "disabled",
+    },
+}  # fmt: skip
+TEST_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_samples": 64}}
+PLOT_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_samples": 256}}
+
+
+def device_word(word: str) -> str:
+    """Type of --device: cpu or a GPU's number."""
+    if word != "cpu":
+        nonnegative_int(word)
+    return word
+
+
+# fmt: off
+OPTIONS: Table = {
+    "data, network, length": [
+        ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
+        ("--layers", positive_int, 4, "hidden layers"),
+        ("--dim", positive_int, 64, "their width"),
+        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION),
+        ("--batch-size", positive_int, 4096, "points of a step: the super-batch"),
+        ("--lr", positive_float, 1e-2, "peak learning rate of Adam"),
+        ("--decay", positive_float, 512, "steps after which it falls as 1 / sqrt(step)"),
+        ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)", EXECUTION),
+    ],
+    "guide and selection": [
+        ("--guidance", bool, None, "use the guide: as the reference of --acid, and in metrics"),
+        ("--guide-path", text, None, "snapshot of a small network; implies --guidance"),
+        ("--interpol", bool, False, "train and select by the loss of the guided score"),
+        *selection.whether_rows(),
+        *selection.how_rows(
+            num_chunks=16,
+            keep_all=True,
+            unit="points",
+            scales="z-scores in the draw; autoguided and mean: losses as logged, as the Autoguided "
+            "code; raw: summed over both dimensions",
+        ),
+    ],
+    "metrics, pictures, logs": [
+        ("--val", bool, True, "metrics during training", EXECUTION),
+        ("--val_every", positive_int, 128, "steps between them", EXECUTION),
+        ("--val_samples", positive_int, 512, "points they are taken over", EXECUTION),
+        ("--test", bool, True, "metrics at the end", EXECUTION),
+        ("--test_samples", positive_int, 1024, "points they are taken over", EXECUTION),
+        ("--external", bool, False, "also on the deep branches of the tree", EXECUTION),
+        ("--mandala", bool, False, "also mandala and classification scores", EXECUTION),
+        ("--viz", bool, True, "pictures of samples", EXECUTION),
+        ("--viz_every", nonnegative_int, 512, "steps between them; 0: at the end only", EXECUTION),
+        ("--snapshot_every", positive_int, 256, "steps between snapshots of the EMA", EXECUTION),
+        ("--outdir", text, None, "the run's folder; a relative one lies in the results of this "
+         "script", EXECUTION),
+        ("--logging", text, None, "file for the original's text log", EXECUTION),
+        ("--verbose", bool, False, "print the figures of every log interval", EXECUTION),
+        ("--debug", bool, False, "print these and how selective the draws are", EXECUTION),
+    ],
+}
+TEST_OPTIONS: Table = {
+    "test": [
+        ("--net-path", text, None, "network to test, called Learner in the figures"),
+        ("--ema-path", text, None, "another, called EMA"),
+        ("--guide-path", text, None, "guide; guided figures are with weight 3"),
+        ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
+        ("--acid", bool, False, "no effect, as in the original"),
+        ("--n-samples", positive_int, 1024, "points the figures are taken over"),
+        ("--batch-size", positive_int, 1024, "points at once"),
+        ("--external", bool, False, "also on the deep branches of the tree"),
+        ("--mandala", bool, False, "also mandala and classification scores"),
+        ("--seed", nonnegative_int, 0, "of points and noise"),
+        ("--logging", text, None, "file for the original's text log"),
+        ("--verbose", bool, False, "no effect: everything is printed"),
+        ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)"),
+    ],
+}
+PLOT_OPTIONS: Table = {
+    "plot": [
+        ("--net", text, None, "network: a snapshot, or a toy pickle of NVIDIA's"),
+        ("--gnet", text, None, "guide"),
+        ("--guidance", finite_float, 3.0, "guidance weight"),
+        ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
+        ("--n_samples", positive_int, 4096, "samples in a panel"),
+        ("--save", text, None, "PNG to write (default: tree.png in the results of this script)"),
+        ("--seed", nonnegative_int, 0, "of samples and noise"),
+        ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)"),
+    ],
+}
+# fmt: on
+
+
+def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
+    """The options of a command, the first word (default train), which becomes `command`.
+
+    doc: what --help begins with. Wrong options exit with code 2.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words.pop(0) if words and words[0] in _COMMANDS else "train"
+    table, presets, check = _COMMANDS[command]
+    parser = argparse.ArgumentParser(
+        prog=f"toy_example.py {command}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if command == "train":
+        add_run_args(parser, save_every=512)
+    add_options(parser, table)
+    if command != "train":
+        parser.add_argument("--preset", metavar="NAME", help="a named set of options")
+    args = parse(parser, presets, words)
+    args.command = command
+    try:
+        check(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def check_train(args: Namespace) -> None:
+    """Rules between options of train, and what follows from several. Errors: ValueError."""
+    set_device(args)
+    if args.outdir is not None:
+        if args.run_dir is not None:
+            raise ValueError(f"--outdir {args.outdir} and --run-dir {args.run_dir}: give one")
+        args.run_dir = str(Path(args.results_path or results_home()) / "toy_example" / args.outdir)
+    if args.guidance is False and args.guide_path:
+        raise ValueError(f"--no-guidance with --guide-path {args.guide_path}: give one")
+    if args.guidance and not args.guide_path:
+        raise ValueError("--guidance needs a guide: --guide-path FILE, a small network's snapshot")
+    args.guidance = bool(args.guide_path)
+    if args.interpol and not args.guidance:
+        raise ValueError("--interpol guides the score: it needs --guide-path")
+    selection.check(args, OPTIONS)
+    if (args.early or args.late) and not (args.acid or args.guidance):
+        raise ValueError("--early and --late of a random selection need a --guide-path")
+    if args.selection:
+        selection_picker(args).size(args.batch_size)
+
+
+def check_test(args: Namespace) -> None:
+    """Rules between options of test. Errors: ValueError."""
+    if args.net_path is None and args.ema_path is None and args.preset != "smoke":
+        raise ValueError(
+            "--net-path is missing: the snapshot of a network, iter4096.safetensors say"
+        )
+    args.gpus = None
+    set_device(args)
+
+
+def check_plot(args: Namespace) -> None:
+    """Rules between options of plot. Errors: ValueError."""
+    if args.net is None and args.preset != "smoke":
+        raise ValueError(
+            "--net is missing: a snapshot of `train` (the original downloaded networks; get "
+            "edm2-toy's from NVIDIA yourself and give the path of the .pkl)"
+        )
+    args.gpus = None
+    set_device(args)
+
+
+_Command = tuple[Table, Mapping[str, Mapping[str, Any]], Callable[[Namespace], None]]
+_COMMANDS: dict[str, _Command] = {
+    "train": (OPTIONS, PRESETS, check_train),
+    "test": (TEST_OPTIONS, TEST_PRESETS, check_test),
+    "plot": (PLOT_OPTIONS, PLOT_PRESETS, check_plot),
+}
+
+
+def set_device(args: Namespace) -> None:
+    """--gpus from --device; the CPU unless asked. Errors: ValueError."""
+    asked = None if args.device is None else [] if args.device == "cpu" else [int(args.device)]
+    if asked is not None and args.gpus not in (None, asked):
+        raise ValueError(f"--device {args.device} and --gpus {args.gpus}: give one")
+    args.gpus = asked or args.gpus or []
+    if len(args.gpus) > 1:
+        raise ValueError(f"--gpus {args.gpus}: the toy runs in one process")
+
+
+def selection_picker(args: Namespace) -> Picker:
+    """The draw, from losses that are sums over both dimensions."""
+    # The Autoguided code draws from the toy's losses as it logs them, means over both dimensions.
+    scale = "mean" if args.score_scale == selection.AUTOGUIDED else args.score_scale
+    return selection.picker(args, "jest" if args.acid else "random", scale=scale, values=2)
+
+
+def execution_options() -> tuple[str, ...]:
+    """Names of arguments of train that do not change what the run computes."""
+    return (*tagged(OPTIONS, EXECUTION), "command")
+
+
+def run_name(args: Namespace) -> str:
+    """The run directory's readable part; a hash of the shaping options follows it."""
+    kind = "jest" if args.acid else "random" if args.selection else "baseline"
+    kind = "a" + kind if args.acid and args.guidance else kind
+    when = ["early"] * args.early + ["late"] * args.late + ["interpol"] * args.interpol
+    return "-".join([args.cls, f"{args.layers}x{args.dim}", kind, *when])

@@ -1,0 +1,53 @@
+"""Networks of the 2-D tree: in training, by path, and without any training."""
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor
+
+from diffusion import toy
+
+EMA_STD = 0.010  # relative width of the power-function EMA
+GUIDANCE = 3.0  # weight of the guide
+
+
+def network(args: Namespace) -> toy.ToyModel:
+    """The network in training. The caller normalises its weights, once a step."""
+    net = toy.ToyModel(2, args.layers, args.dim)
+    net.forced_weight_norm = False
+    return net
+
+
+def optimizer(args: Namespace, net: toy.ToyModel) -> torch.optim.Adam:
+    """Adam as the toy of autoguidance uses it."""
+    return torch.optim.Adam(net.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
+
+
+def loss(
+    net: toy.ToyModel,
+    x: Tensor,
+    sigma: Tensor,
+    target: Tensor,
+    guide: toy.ToyModel | None = None,
+) -> Tensor:
+    """Loss [N] of every point; with a guide, of the score that it guides.
+
+    x [N, 2] noisy points, sigma [N], target [N, 2] the exact score there.
+    """
+    score = net.score(x, sigma)
+    if guide is not None:
+        with torch.no_grad():
+            other = guide.score(x, sigma)
+        score = toy.extrapolate(score, other, GUIDANCE)
+    return toy.loss(score, target, sigma)
+
+
+def summed(losses: Tensor | None) -> Tensor | None:
+    """Losses [N] as sums over both dimensions, as a draw takes them: those of `loss` are means."""
+    return None if losses is None else 2 * losses
+
+
+def untrained(seed: int, device: torch.device) -> toy.ToyModel:
+    """A small network as `seed` initialises it, for the smoke presets of test and plot."""
+    torch.manual_seed(seed)
+    return toy.ToyModel(2, 2, 16).to(device).eval().requires_grad_(False)
