@@ -187,7 +187,7 @@ def _without_types(tree: ast.Module) -> ast.Module:
 
 
 def modules_graph(files: list[Path]) -> dict[str, set[str]]:
-    """Our modules and which of ours each imports, lazily too; what is for types alone never runs."""
+    """Our modules and which of ours each imports, lazily too; imports for types alone never run."""
     names = {}
     for file in files:
         parts = file.relative_to(ROOT).with_suffix("").parts
