@@ -107,7 +107,7 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     values, helps = _split_presets(presets or {})
     parser.allow_abbrev = False
-    parser.error = fail or types.MethodType(_one_line_error, parser)  # type: ignore[method-assign]
+    parser.error = fail or types.MethodType(_one_line_error, parser)  # type: ignore
     if presets and not any("--preset" in a.option_strings for a in parser._actions):
         parser.add_argument("--preset", metavar="NAME", help="a named set of options")
 
