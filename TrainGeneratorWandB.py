@@ -96,8 +96,8 @@ def main(args: argparse.Namespace) -> None:
                 ema.update(net, run.nimg + args.bs, args.bs)
             run.log(**{"batch loss": batch_loss, "learning rate": rate})
 
-            loops, place = divmod(step + 1, args.num_iteration)
-            if place == 0:  # the end of an outer loop
+            loops, left = divmod(step + 1, args.num_iteration)
+            if left == 0:  # the end of an outer loop
                 look(ema.module)
                 keep(loops)
         run.say(f"snapshot {run.dir / 'snapshots' / 'network-latest.safetensors'}")

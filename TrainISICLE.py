@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
             # Of every picture some views, each real or drawn by the generator; augmented alike,
             # by (seed, epoch, picture, view).
             watch.start()
-            epoch, place = divmod(step, steps_per_epoch)
+            epoch, position = divmod(step, steps_per_epoch)
             batch = ahead.take(step)
             views = [
                 augment(pictures, view_keys(args.seed, epoch, batch.ids, view))
@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
             log_views(run, batch)
             run.nimg += args.bs
 
-            if place == steps_per_epoch - 1:  # the end of an epoch
+            if position == steps_per_epoch - 1:  # the end of an epoch
                 last = epoch + 1 == args.epochs
                 if not last and (epoch + 1) % args.eval_iter == 0:
                     figures.evaluate(run, net, trained, tested, recipe)
