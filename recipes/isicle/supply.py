@@ -128,7 +128,7 @@ class Supply:
         )
 
     def follows(self, step: int) -> bool:
-        """Whether the next step has its views from where this one has them."""
+        """Whether the next step is there, and draws its views from the same refresh as this one."""
         now, then = (s // self.steps_per_epoch for s in (step, step + 1))
         every = self.args.refresh
         return then < self.args.epochs and (not every or now // every == then // every)
