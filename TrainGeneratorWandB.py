@@ -1,14 +1,20 @@
-"""Train a generator by IMLE: for every image draw many codes, keep the one whose output is nearest,
-take gradient steps on those pairs, repeat (IMLE: Li and Malik 2018; conditional: Li et al. 2020;
-CAM-Net, which generates and searches level by level: Peng et al. 2021, arXiv 2106.09015).
+r"""Train a generator by IMLE: for every image draw many codes, keep the one whose output is
+nearest, take gradient steps on those pairs, repeat (IMLE: Li and Malik 2018; conditional: Li et al.
+2020; CAM-Net, which generates and searches level by level: Peng et al. 2021, arXiv 2106.09015).
 
     python TrainGeneratorWandB.py --preset smoke                    # embedded data, CPU, seconds
     python TrainGeneratorWandB.py --preset cpu-small --data_tr DIR  # half an hour on a laptop
-    python TrainGeneratorWandB.py --data_tr camnet3 --data_val camnet3 --res 16 32 64 128 256
+    python TrainGeneratorWandB.py --data_tr camnet3 --res 16 32 64 128 256 --bs 8 --ns 120 \
+        --sp 20 --subsample_size 400 --num_iteration 1000
     torchrun --standalone --nproc-per-node 4 TrainGeneratorWandB.py --preset camnet-sr16
     python TrainGeneratorWandB.py --preset uncond-small --data_tr mnist
 
-Running the same command again resumes. generate_images.py samples from the snapshots.
+Codes are searched with the network as it is, validated and kept is its EMA. Without an input
+(--unconditional) all images choose from one pool of samples. Running the same command again
+resumes. generate_images.py samples from the snapshots.
+
+What each option means and which go together: recipes/imle/options.py; how the parts are made of
+them: recipes/imle/parts.py; the loss of a batch: recipes/imle/step.py.
 """
 
 import argparse
@@ -39,7 +45,8 @@ def main(args: argparse.Namespace) -> None:
         trained, val_inputs, val_targets = parts.pictures(args)
         corruption, corrupted_by = parts.corruption(args)
 
-        # Network, loss (LPIPS + alpha MSE, a number an image), optimizer, schedule, EMA.
+        # Network; loss, of two images LPIPS + alpha MSE (--lpips none: MSE), of a batch the mean
+        # over rows of the sum over levels; optimizer, schedule, EMA.
         net = parts.network(args, run.device)
         loss_fn = parts.loss(args, run.device)
         optimizer = parts.optimizer(args, net)
@@ -96,8 +103,8 @@ def main(args: argparse.Namespace) -> None:
                 ema.update(net, run.nimg + args.bs, args.bs)
             run.log(**{"batch loss": batch_loss, "learning rate": rate})
 
-            loops, left = divmod(step + 1, args.num_iteration)
-            if left == 0:  # the end of an outer loop
+            loops, steps_left = divmod(step + 1, args.num_iteration)
+            if steps_left == 0:  # the end of an outer loop
                 look(ema.module)
                 keep(loops)
         run.say(f"snapshot {run.dir / 'snapshots' / 'network-latest.safetensors'}")

@@ -1,5 +1,6 @@
 """ISICLE: TrainSimCLR.py on views that a generator draws, so that two views of a picture differ as
-real pictures differ. Everything else is SimCLR's, and so are its options.
+real pictures differ: by default each of the two views of a picture is drawn with probability 1/2,
+else it is the picture (--pair, --f). Everything else is SimCLR's, and so are its options.
 
     python TrainISICLE.py --preset smoke                        # embedded data, CPU, seconds
     python TrainISICLE.py --preset tiny25 --net RUN/snapshots/network-latest
@@ -11,11 +12,12 @@ real pictures differ. Everything else is SimCLR's, and so are its options.
     python TrainISICLE.py --pair real-real                      # TrainSimCLR.py, bit for bit
 
 Where synthetic views come from: drawn in every step (the default), from a folder (--views cache),
-drawn anew every R epochs (--refresh); with --joint the generator goes on being trained by IMLE
-between epochs, as in TrainGeneratorWandB.py, and the encoder's loss never reaches it. On a GPU the
-next step's views are drawn on a stream of their own while the encoder works.
+drawn anew every R epochs (--refresh); with --joint R the generator is trained by IMLE before every
+R epochs, as in TrainGeneratorWandB.py, from new weights or on from --net, and the encoder's loss
+never reaches it. On a GPU the next step's views are drawn on a stream of their own while the
+encoder works.
 
-Figures are of real pictures only. Running the same command again resumes.
+Accuracies are of real pictures only. Running the same command again resumes.
 
 What each option means and which go together: recipes/isicle/options.py. How a batch is made:
 recipes/isicle/supply.py. How the generator is trained: recipes/isicle/generator.py.
@@ -62,8 +64,10 @@ def main(args: argparse.Namespace) -> None:
         # of the encoder come --imle_steps steps of IMLE, and then views are drawn from its EMA.
         turns = Turns(steps_per_epoch, args.epochs, args.joint, args.imle_steps)
         joint = Joint(args, run, trained.source, turns.imle_steps) if args.joint else None
-        generator = joint.file if joint else args.net
-        source, sampler, origin = parts.synthetic_views(args, generator, run, trained)
+        generator_file = joint.file if joint else args.net
+        # source: (pictures, draw) -> views. sampler: the generator in it, which is told its new
+        # weights after each phase. origin: what resuming checks that the generator still is.
+        source, sampler, origin = parts.synthetic_views(args, generator_file, run, trained)
         objects = joint.objects() if joint else {}
         if source is not None and joint is None:
             objects["views"] = parts.Origin(origin)
@@ -90,10 +94,10 @@ def main(args: argparse.Namespace) -> None:
                     parts.show(run, trained, source)
                 continue
 
-            # Of every picture some views, each real or drawn by the generator; augmented alike,
-            # by (seed, epoch, picture, view).
+            # Of every picture some views, each real or drawn by the generator; both kinds are
+            # augmented by one recipe, each view by a draw of its own (seed, epoch, picture, view).
             watch.start()
-            epoch, position = divmod(step, steps_per_epoch)
+            epoch, batch_number = divmod(step, steps_per_epoch)
             batch = ahead.take(step)
             views = [
                 augment(pictures, view_keys(args.seed, epoch, batch.ids, view))
@@ -126,7 +130,7 @@ def main(args: argparse.Namespace) -> None:
             log_views(run, batch)
             run.nimg += args.bs
 
-            if position == steps_per_epoch - 1:  # the end of an epoch
+            if batch_number == steps_per_epoch - 1:  # the end of an epoch
                 last = epoch + 1 == args.epochs
                 if not last and (epoch + 1) % args.eval_iter == 0:
                     figures.evaluate(run, net, trained, tested, recipe)

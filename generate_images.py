@@ -1,6 +1,6 @@
-"""Images from a snapshot, of whatever kind: any snapshot x sampler x guide.
+"""Images from a snapshot: of EDM2, guided or not, of conditional and of unconditional IMLE.
 
-EDM2, one image per seed:
+EDM2, one image per seed and class:
     python generate_images.py --net RUN/snapshots/network-snapshot-0005000-0.100 --seeds 0-63
     python generate_images.py --net NET --gnet GUIDE --guidance 1.7 --class all --seeds 0-9
     python generate_images.py --net NET --gnet GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
@@ -9,11 +9,13 @@ Conditional and unconditional IMLE, k samples for each input:
     python generate_images.py --net RUN/snapshots/network-latest.safetensors --data scenes/val
     python generate_images.py --net FILE --data DIR --num_images 100 --samples 10 --outdir OUT
 
-EDM2 writes OUT/<seed>.png, OUT/grid.png and OUT/provenance.json; IMLE OUT/<input>_<k>.png and a
-grid with a row an input. An image depends on its seed (and input) alone, not on what else is
-drawn, the batch or the number of GPUs. EDM2 images that are there, of the same settings, are not
-drawn again, so the same command goes on after an interruption, and more seeds may join; a folder
-of other settings is refused without --overwrite.
+EDM2 writes OUT/<seed>.png (with several classes OUT/<seed>_<class>.png), OUT/grid.png and
+OUT/provenance.json, a sweep a folder of these for each of its points, sheet.png and sweep.json.
+IMLE writes OUT/<number>_<name of the input>_<k>.png, a grid with a row an input, provenance.json.
+An image depends on its seed, class or input, and the settings, not on what else is drawn or on the
+number of GPUs (another --batch may change last bits). EDM2 images that are there, of the same
+settings, are not drawn again, so the same command goes on after an interruption, and more seeds
+may join; a folder of other settings is refused without --overwrite.
 
 What each option means and which go together: recipes/generate/options.py. How each kind of network
 draws: generators/.

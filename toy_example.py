@@ -7,11 +7,12 @@ selection on a density whose score is known, in minutes on a CPU.
     python toy_example.py test --net-path AJEST/iter4096.pkl --guide-path Ref/iter0512.pkl --mandala
     python toy_example.py plot --net AJEST/iter4096.pkl --gnet Ref/iter0512.pkl
 
-Modes of train, each with --early (only until the learner beats the reference) or --late (only from
-then on):
+Modes of train; those that have a reference also with --early (only until the learner has surely
+beaten it) or --late (only from then on):
     baseline   trains on all of every batch
     random     --selection: on a random part of it, 1 - --filt
-    JEST       --acid: on points that the learner finds hard and the reference, its own EMA, easy
+    JEST       --acid: on points drawn in favour of those that the learner finds hard and the
+               reference, its own EMA, easy
     AJEST      --acid --guidance --guide-path WEAK: the weak guide is the reference
 
 Running the same command again resumes. A network is named by its path, or by its path below the

@@ -1,18 +1,23 @@
-"""Train EDM2, a denoising diffusion network (Karras et al. 2023, arXiv:2312.02696), on all images
+r"""Train EDM2, a denoising diffusion network (Karras et al. 2023, arXiv:2312.02696), on all images
 or on those that an online selection picks from every super-batch (JEST: Evans et al. 2024,
 arXiv:2406.17711; with a weak guide as the reference: autoguided JEST).
 
     python train_edm2.py --preset smoke                               # embedded data, CPU, seconds
     python train_edm2.py --preset edm2-tiny-xxs --data tinyImagenet --outdir Ref
-    torchrun --standalone --nproc-per-node 2 train_edm2.py --preset edm2-tiny-xs --data tinyImagenet
-        --outdir AJEST --acid --guide-path Ref/network-snapshot-0005000-0.100
+    torchrun --standalone --nproc-per-node 2 train_edm2.py --preset edm2-tiny-xs \
+        --data tinyImagenet --outdir AJEST --acid \
+        --guide-path Ref/network-snapshot-0005000-0.100
 
-Modes, each with --early (only until the learner beats the reference) or --late (only from then on):
+Modes:
     baseline   trains on all of every batch
     random     --selection: on a random part of it, 1 - --filt
-    JEST       --acid: on rows that the learner finds hard and a reference easy. The reference is a
-               stronger network, --ref-path, or the learner's own EMA
+    JEST       --acid: on rows drawn at random, in favour of those that the learner finds hard and a
+               reference easy. The reference is a stronger network, --ref-path, or the learner's
+               own EMA, the first of --ema_stds
     AJEST      --acid --guide-path WEAK: the weak guide is the reference
+    others     --method NAME: of selection/methods.py
+Those that have a reference (random: by --guide-path or --ref-path) also with --early, only until
+the learner has surely beaten it (selection/switch.py), or --late, only from then on.
 
 Running the same command again resumes. generate_images.py samples from the snapshots,
 reconstruct_phema.py makes EMAs of other lengths out of them. What each option means and which go
@@ -62,8 +67,8 @@ def main(args: Namespace) -> None:
         shaping_exclude=execution_options(args),
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
-        # Data: every rank reads its share of the (super-)batch, and computes on a part at once.
-        share, part = parts.shares(args, run.world_size)
+        # Data: every rank reads its share of the (super-)batch, and computes on `at_once` of it.
+        share, at_once = parts.shares(args, run.world_size)
         mini = mini_batch(args, run.world_size)  # the images that a selecting step trains on
         torch.backends.cudnn.benchmark = args.bench and not args.deterministic
         images = parts.data(args)
@@ -72,6 +77,8 @@ def main(args: Namespace) -> None:
         # Network, loss, optimizer, EMAs.
         net, encoder = parts.network(args, run, images)
         set_forced_weight_norm(net, False)  # below, once a step instead of in every pass
+        # ln sigma ~ N(P_mean, P_std^2); a row's loss is the sum over its pixels of
+        # lambda(sigma) / e^u (D(x + sigma n) - x)^2 + u (diffusion.edm2_loss.per_pixel_loss).
         loss_fn = EDM2Loss(args.P_mean, args.P_std, net.sigma_data)
         optimizer = parts.optimizer(args, net, run.device)
         averages = parts.averages(args, net)
@@ -104,9 +111,9 @@ def main(args: Namespace) -> None:
         def losses_of(model: nn.Module, rows: Rows, draw: int = 0) -> tuple[Tensor, Tensor]:
             """Losses [n] and sigmas [n] of rows, without gradients. draw: of the noise."""
             # Keeping scaled weights costs memory traffic, and pays from the second part on.
-            with frozen_weights(model) if part < share else contextlib.nullcontext():
+            with frozen_weights(model) if at_once < share else contextlib.nullcontext():
                 return super_batch_losses(
-                    model, rows, loss_fn, encoder, label_dim=net.label_dim, part=part, draw=draw
+                    model, rows, loss_fn, encoder, label_dim=net.label_dim, part=at_once, draw=draw
                 )
 
         def look() -> None:
@@ -139,7 +146,8 @@ def main(args: Namespace) -> None:
             selecting, waiting = args.selection and switch.selecting, switch.waiting
 
             # First pass, without gradients: what learner and reference lose on the super-batch,
-            # under one sigma, noise and dropout. Then the draw.
+            # under one sigma and noise (--unpaired: two), the learner with its dropout. Then the
+            # draw.
             learner = ref = sigma = choice = None
             if selecting or waiting:
                 selection_time.start()
@@ -155,19 +163,20 @@ def main(args: Namespace) -> None:
                         ref,
                         sigma,
                         random=partial(generator, run.device, "selection", args.seed, step),
-                        part=part if args.select_scope == "rank" else None,
+                        part=at_once if args.select_scope == "rank" else None,
                     )
                     rows, size = choice.rows, mini
                     for spread in choice.spreads:
                         run.log(**{"entropy": spread.entropy, "perplexity / B": spread.relative})
                 run.log(**{"time/selection_s": selection_time.stop()})
 
-            # Second pass: train on the chosen rows, or on all, `part` at a time.
+            # Second pass: train on the chosen rows, or on all, `at_once` at a time.
             training_time.start()
             losses, sigmas = [], []
-            for piece in rows.parts(part):
+            for piece in rows.parts(at_once):
                 loss, sigma = row_losses(forward, piece, loss_fn, encoder, label_dim=net.label_dim)
-                # Gradients are averaged over ranks, so that this is the mean over the step's rows.
+                # Gradients are averaged over ranks, so that this is the mean over the step's rows
+                # of losses summed over pixels.
                 run.backward(loss.sum() * (args.ls * run.world_size / size), piece.index)
                 losses.append(loss.detach())
                 sigmas.append(sigma)

@@ -1,4 +1,4 @@
-"""EDM2's networks as a generator: any sampler, guided by any other network of the kind.
+"""EDM2's networks as a generator, guided by any other network of the kind.
 
 What an image shows depends on its seed, its class and the settings (`diffusion.generate`).
 """

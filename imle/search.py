@@ -91,7 +91,7 @@ class CodeSearch:
     Inside, the model is in eval mode (every submodule's mode is restored at the end, whatever
     happens) and its frozen copy, if it has one, is made once.
 
-    model: `start`/`advance` (see the README of the package's interfaces) or any plain callable
+    model: `start`/`advance` (`imle.types`) or any plain callable
         `model(x, codes, loi=level) -> image`.
     loss_fn: `loss_fn(fx [R, ...], y [R, ...]) -> [R]`; one with `prepare(y) -> target` is called
         as `loss_fn(fx [B*K, ...], target)` with the target prepared once a level.

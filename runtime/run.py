@@ -44,7 +44,7 @@ _REFUSED = (2, 3, 6)  # exit codes of wrong options, and of networks or data tha
 class Run:
     """One training run as a context manager: directory, lock, device, resume, loop, logs.
 
-    args: options with those of `cli.add_run_args` among them.
+    args: options with those of `runtime.options.add_run_args` among them.
     script: the script's name, a folder under the results.  name: short readable stem of the run's
     directory; a hash of the flags that shape data, model and loss is appended.
     shaping_exclude: flags of the script that only say where or how fast it runs.

@@ -20,25 +20,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from runtime.options import run_options
 from storage import files
 from storage.errors import LockError, RunError, UsageError
 
-# Flags that say where and how fast a run runs; all others shape what it computes.
-EXECUTION_ONLY = frozenset(
-    {
-        "preset",
-        "run_dir",
-        "results_path",
-        "resume",
-        "save_every",
-        "log_every",
-        "num_workers",
-        "wandb",
-        "gpus",
-        "compile",
-        "deterministic",
-    }
-)
+# Of the options that every run has, those that shape what it computes; all others say where and how
+# fast it runs.
+SHAPING = ("precision", "seed")
+
+
+def execution_only() -> frozenset[str]:
+    """Names of the options of every run that say where and how fast it runs."""
+    return frozenset(run_options()) - set(SHAPING)
 
 
 def plain(value: Any) -> Any:
@@ -56,7 +49,7 @@ def plain(value: Any) -> Any:
 
 def shaping(args: Namespace, exclude: Iterable[str]) -> dict[str, Any]:
     """Flags that shape data, model and loss; those that are None are as good as absent."""
-    out = EXECUTION_ONLY | set(exclude)
+    out = execution_only() | set(exclude)
     flags = {k: plain(v) for k, v in sorted(vars(args).items()) if k not in out}
     return {k: v for k, v in flags.items() if v is not None}
 
@@ -74,7 +67,7 @@ def refuse_changes(
 
     A flag that has become execution-only since is not compared.
     """
-    out = EXECUTION_ONLY | set(exclude)
+    out = execution_only() | set(exclude)
     names = sorted((before.keys() | now.keys()) - out)
     rows = [
         (f"--{name}", _show(before.get(name)), _show(now.get(name)))

@@ -11,7 +11,8 @@ boxes, instance masks, segmentation, depth, height and water that agree with the
     source     Scenes, what one imports; sheet: the contact sheet
     plan       from (seed, split, index) to a scene, with planner, and draw: keyed random numbers
     places     one file a place; things: one class a kind of thing: its segment, plan and paint
-    world      what a scene is, with land (strips, water), ridges (what is far) and moods (the hour)
+    world      what a scene is: things in a setting (camera, light, ground), which is made of land
+               (strips, water), ridges (what is far) and moods (the hour)
     painting   from a scene to pixels
 
 A new kind of thing is a class with `kind`, `segment`, `plan` and `paint` (see `things.thing`), and

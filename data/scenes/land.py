@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -10,8 +10,9 @@ from data.scenes.draw import Colour
 
 EDGE = 1200.0  # where the ground ends, metres
 Waves = tuple[float, float, float, float]  # four numbers in [0, 1): how a scene's ground rolls
-# A coordinate in metres: one number, or float32 arrays that broadcast against one another.
-Metres = float | np.ndarray
+# Coordinates in metres: all of one call are numbers, or all are float32 arrays that broadcast
+# against one another; what comes out is of the same sort.
+Metres = TypeVar("Metres", float, np.ndarray)
 
 
 @dataclass(frozen=True)

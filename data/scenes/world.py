@@ -1,28 +1,11 @@
-"""The world of a scene: camera, light, ground, ridges and things, in metres and image heights.
-
-x runs right of the camera's axis, y up from the base plane, z ahead. A pinhole with focal length
-one (in image heights) sees it:
-
-    u = axis + x / z        v = horizon + (camera - y) / z        both in [0, 1], v downwards.
-
-Nothing here knows a resolution, a style or a pixel.
+"""What a scene is: a setting and the things in it, what pixels are labelled with, and how far and
+how high it all goes.
 """
 
-from __future__ import annotations
-
-import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from data.scenes.draw import Colour
-from data.scenes.land import Metres, Relief, Strip, Waves
-from data.scenes.moods import Mood
-from data.scenes.ridges import Ridge
-
-if TYPE_CHECKING:
-    from data.scenes.things.thing import Thing
+from data.scenes.setting import Setting
+from data.scenes.things.thing import Thing
 
 SEGMENTS = (
     "sky",
@@ -52,46 +35,7 @@ TOP = 100.0  # heights are cut here; the sky has this one
 
 
 @dataclass
-class Scene:
-    """All that painting needs; the same for both styles, and for dry and flooded."""
+class Scene(Setting):
+    """All that painting needs: a setting and the things in it."""
 
-    label: int
-    mood: Mood
-    # The camera: v of the horizon, metres above the base plane, u of the axis of view.
-    horizon: float = 0.5
-    camera: float = 3.0
-    axis: float = 0.5
-    # The sky: (u, v) of the sun or the moon, strength of thin high cloud.
-    sun: tuple[float, float] = (0.7, 0.2)
-    veil: float = 0.0
-    # The ground: its segment, its colours near and far, the strength of its texture, its heights.
-    ground: str = "grass"
-    colours: tuple[Colour, Colour] = ((0.3, 0.45, 0.2), (0.35, 0.45, 0.25))
-    roughness: float = 0.25
-    relief: Relief = field(default_factory=Relief)
-    waves: Waves = (0.0, 0.0, 0.0, 0.0)
-    base: float = 0.25  # mean height of the land, metres
-    amplitude: float = 0.12  # of its waves, metres
-    # Water: clear and muddy, the level of the flood in metres, whether flooded=None means a flood.
-    water: Colour = (0.12, 0.28, 0.36)
-    murk: Colour = (0.36, 0.34, 0.26)
-    flood_level: float = 0.6
-    floods: bool = False
-    # What there is, each list in painting order.
-    strips: list[Strip] = field(default_factory=list)
-    ridges: list[Ridge] = field(default_factory=list)
-    things: list[Thing] = field(default_factory=list)
-    shift: tuple[int, int] = (0, 0)  # where in the noise tables
-
-    def elevation(self, x: Metres, z: Metres) -> Metres:
-        """Height of the ground at (x, z), metres; water lies where it is below the level (0 when
-        dry). Works on floats and on float32 arrays that broadcast.
-        """
-        sin = math.sin if isinstance(x, float) else np.sin
-        a, b, c, d = self.waves
-        swell = self.amplitude / (1.0 + (z * (1 / 70.0)) * (z * (1 / 70.0)))
-        land = self.base + swell * (
-            sin(x * (0.23 + 0.1 * a) + z * 0.11 * b + 6.0 * c)
-            + sin(x * 0.13 * d - z * (0.17 + 0.1 * b) + 6.0 * a)
-        )
-        return self.relief.shaped(land, x, z, self.waves)
+    things: list[Thing] = field(default_factory=list)  # in painting order

@@ -1,10 +1,10 @@
 """Views that are not cut from the picture itself: where contrastive learning meets a generator.
 
 A view source is a callable `source(ids, draw) -> uint8 [B, 3, s, s]`: ids int64 [B] are rows of the
-training set, draw is a number or int64 [B]. It is a function of (its settings, id, draw) and has no
-state, so resuming, ranks and caches need nothing: draw j drawn online is view j of a cache, to the
-bit, because every source rounds to 8 bits. What draws the images is a `Sampler`; this file knows no
-generator.
+training set, draw is a number or int64 [B]. While its sampler's network stays as it is, it is a
+function of (its settings, id, draw), so resuming, ranks and caches need nothing: draw j drawn
+online is view j of a cache, to the bit, because every source rounds to 8 bits. What draws the
+images is a `Sampler`; this file knows no generator.
 """
 
 from __future__ import annotations

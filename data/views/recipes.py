@@ -210,7 +210,7 @@ def check_recipe(plan: Recipe) -> Recipe:
 
 class Draws(NamedTuple):
     """Parameters of B views. boxes: int64 [B, 4] (top, left, height, width); flip, jitter, gray,
-    blur: bool [B]; order: int64 [B], a number of view_ops.ORDERS; factors: float32 [B, 4]
+    blur: bool [B]; order: int64 [B], a number of ops.ORDERS; factors: float32 [B, 4]
     (brightness, contrast, saturation, hue); sigma: float32 [B].
     """
 

@@ -120,13 +120,15 @@ OPTIONS: Table = {
          EXECUTION),
     ],
     "length and batch": [
-        ("--duration", image_count, 2048 * 2**20, "images to train on (not those only looked at)",
+        ("--duration", image_count, 2048 * 2**20, "images to train on; those only looked at do not "
+         "count, so that --filt 0.8 takes five times the steps",
          EXECUTION),
         ("--batch", positive_int, 2048, "images of a step, over all GPUs: the super-batch"),
         ("--batch-gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share"),
         ("--status", period, None, "period of a line in the logs (default: --log_every)",
          EXECUTION),
-        ("--snapshot", period, "4096", "period of snapshots; a quarter of it up to step 1000",
+        ("--snapshot", period, "4096", "period of snapshots; up to step 1000 four times as "
+         "often",
          EXECUTION),
         ("--checkpoint", period, None, "period of checkpoints (default: --save_every). Periods are "
          "in steps, or in images with Ki, Mi, Gi", EXECUTION),

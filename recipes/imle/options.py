@@ -151,7 +151,8 @@ OPTIONS: Table = {
         ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together"),
         ("--mini_bs", positive_int, 8, "images a GPU takes at once; gradients add up to --bs"),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW"),
-        ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: ends at 1e-4"),
+        ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
+         "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
         ("--warmup", nonnegative_int, 100, "steps of linear warm-up"),
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
         ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),

@@ -120,7 +120,7 @@ def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
         if args.lr_schedule == "reference":  # CosineAnnealingLR(eta_min=1e-4), no warm-up
             floor = 1e-4 / args.lr
             return floor + (1 - floor) * cosine
-        return warm * cosine
+        return warm * cosine  # --lr_schedule cosine
 
     return factor
 
@@ -153,7 +153,8 @@ def loader(
 ) -> CIMLEDataLoader:
     """Searches codes for a new subsample every --num_iteration steps, and yields batches.
 
-    Codes are searched in the loss itself, or with --proj_dim in projected features.
+    Codes are searched in the loss itself, or with --proj_dim in projected features; without an
+    input by the pixel MSE, or with --proj_dim likewise.
     """
     searched: nn.Module = loss_fn
     features: Callable[[Tensor], Tensor] = pixel_features

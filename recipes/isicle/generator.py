@@ -1,4 +1,4 @@
-"""The generator's side of a joint run: it goes on being trained by IMLE between epochs."""
+"""The generator's side of a joint run: before every --joint epochs it is trained by IMLE."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -25,8 +25,9 @@ class Joint:
     Phase by phase: codes are searched for a subsample, then --imle_steps steps train on them, as in
     TrainGeneratorWandB.py. Views are drawn from the EMA.
 
-    pictures: those of the encoder. steps: of the generator in the whole run. file: the network that
-    views are drawn from at first. Errors: UsageError, CheckpointError.
+    pictures: those of the encoder. steps: of the generator in the whole run. file: the network as
+    it is at first, which says what the sampler is like; views are drawn after a phase.
+    Errors: UsageError, CheckpointError.
     """
 
     def __init__(self, args: Namespace, run: Run, pictures: Source, steps: int) -> None:

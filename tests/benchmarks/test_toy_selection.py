@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks import toy_report
 from benchmarks import toy_selection as study
 from diffusion import toy
 from storage.errors import UsageError
@@ -149,13 +150,13 @@ def test_the_command_runs_through(tmp_path, capsys):
 # ------------------------------------------------------------------------------------ statistics
 
 
-def some(p: float) -> study.Comparison:
-    return study.Comparison("", "", "", "", 5, 0.0, 1.0, p)
+def some(p: float) -> toy_report.Comparison:
+    return toy_report.Comparison("", "", "", "", 5, 0.0, 1.0, p)
 
 
 def test_holm_against_a_worked_example():
     """p .01 .04 .03 .005 -> .03 .06 .06 .02"""
-    found = study.holm([some(p) for p in (0.01, 0.04, 0.03, 0.005)])
+    found = toy_report.holm([some(p) for p in (0.01, 0.04, 0.03, 0.005)])
     assert [c.holm for c in found] == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
@@ -168,7 +169,7 @@ def test_comparison_is_paired():
         values[k, "b"] = {"loss": level}
         values[k, "a"] = {"loss": level * 2.718281828 ** (-0.1 + e)}
     values[9, "a"] = {"loss": 1.0}  # without its partner
-    c = study.compare("q", "a", "b", "loss", values)
+    c = toy_report.compare("q", "a", "b", "loss", values)
     assert (
         c.n == c.better == 5
         and c.mean == pytest.approx(-0.1)
@@ -176,7 +177,7 @@ def test_comparison_is_paired():
         and c.p < 0.001
     )
     assert c.half == pytest.approx(2.7764 * 0.0158114 / 5**0.5, rel=1e-3)
-    assert study.compare("q", "a", "missing", "loss", values) is None
+    assert toy_report.compare("q", "a", "missing", "loss", values) is None
 
 
 def test_samples_that_ran_off_prove_nothing():
@@ -184,19 +185,19 @@ def test_samples_that_ran_off_prove_nothing():
     for k, far in enumerate((1.0, 1.0, float("inf"), float("nan"))):
         values[k, "a"], values[k, "b"] = {"loss": 0.5}, {"loss": far}
     for arm, baseline, better in (("a", "b", 4), ("b", "a", 0)):
-        c = study.compare("q", arm, baseline, "loss", values)
+        c = toy_report.compare("q", arm, baseline, "loss", values)
         assert c.p == 1 and c.n == 4 and c.better == better
-        assert "no difference" in study.verdicts(study.holm([c]))[0]
+        assert "no difference" in toy_report.verdicts(toy_report.holm([c]))[0]
 
 
 def test_helps_needs_both_baselines():
-    def pair(mean_none: float, mean_random: float) -> list[study.Comparison]:
+    def pair(mean_none: float, mean_random: float) -> list[toy_report.Comparison]:
         means = {"none-816": mean_none, "random-816": mean_random}
         return [
-            study.Comparison("q", "ajest-1", base, "loss", 5, mean, 0.1, 1e-3, holm=0.01)
+            toy_report.Comparison("q", "ajest-1", base, "loss", 5, mean, 0.1, 1e-3, holm=0.01)
             for base, mean in means.items()
         ]
 
-    assert "helps" in study.verdicts(pair(-0.2, -0.2))[0]
-    assert "no difference" in study.verdicts(pair(-0.2, -0.05))[0]
-    assert "hurts" in study.verdicts(pair(0.2, 0.2))[0]
+    assert "helps" in toy_report.verdicts(pair(-0.2, -0.2))[0]
+    assert "no difference" in toy_report.verdicts(pair(-0.2, -0.05))[0]
+    assert "hurts" in toy_report.verdicts(pair(0.2, 0.2))[0]

@@ -214,7 +214,7 @@ def test_own_frozen_copy_is_used_and_closed():
     winners, _, _ = oracle(model, z, cx, ys, IDS, 0, [5, 5])
     made = []
 
-    class WithScorer(ToyCascade):
+    class WithFrozenCopy(ToyCascade):
         def frozen_copy(self, *, dtype, channels_last):
             made.append((dtype, channels_last))
             return model.eval()
@@ -222,7 +222,7 @@ def test_own_frozen_copy_is_used_and_closed():
         def advance(self, *args):
             raise AssertionError("the frozen copy stands in for the model")
 
-    with CodeSearch(WithScorer(), mse, 5, 2, precision="bf16", channels_last=False) as engine:
+    with CodeSearch(WithFrozenCopy(), mse, 5, 2, precision="bf16", channels_last=False) as engine:
         for _ in range(2):
             result = engine(cx, ys, keyed_draw(z, 0, IDS))
     assert made == [(torch.float32, False), (torch.bfloat16, False)]

@@ -24,7 +24,7 @@ class Card:
     x, y        [1, w] from its middle, [h, 1] from its foot
     pixel       the width of a pixel, metres
     depth       metres to the camera, a number or [1, w]
-    above       metres above the base plane, [h, 1] or [h, w]; None in the sky
+    above       metres above the base plane, [h, 1] or [h, w], the foot's at least; None in the sky
     rgba        what is painted, premultiplied, planar float32 [4, h, w]
     """
 

@@ -36,8 +36,7 @@ def paint_ridge(canvas: Canvas, ridge: Ridge) -> None:
         # Haze lies deeper in the valleys.
         deep = unit_copy(1.0 - (foot - v) * 9.0)
         colour += (column(canvas.haze_colour) - colour) * deep * (0.75 * haze)
-    if ridge.peak is not None:
-        colour = _with_snow(canvas, ridge, colour, texture, v, haze)
+    colour = _with_snow(canvas, ridge, colour, texture, v, haze)
     if ridge.windows:
         colour = _with_windows(canvas, ridge, colour, v, top, haze)
     lay_over(canvas.image[:, rows], colour, cover)
@@ -89,12 +88,15 @@ def _with_snow(
     v: np.ndarray,
     haze: float,
 ) -> np.ndarray:
-    """The colour, with the peak's above its line."""
+    """The colour, with the peak's above its line if there is a peak."""
+    if ridge.peak is None:
+        return colour
     look, grid = canvas.look, canvas.view.grid
-    line, crisp = ridge.peak_v, grid.size
+    line: float | np.ndarray = ridge.peak_v
+    crisp = float(grid.size)
     if look.real:
         line = line + 0.03 * lookup(grid.u * 0 + canvas.scene.shift[1], grid.u * 190.0)
-        crisp = min(grid.size, 60.0)
+        crisp = min(crisp, 60.0)
     snow = unit((line - v) * crisp + 0.5)
     peak = column(mix(look.lit(ridge.peak), canvas.haze_colour, haze * 0.8))
     if texture is not None:

@@ -9,6 +9,7 @@ from data.scenes.land import EDGE, Strip
 from data.scenes.painting.canvas import Canvas, lay_over
 from data.scenes.painting.tables import column, lookup, pulse, smooth, unit
 from data.scenes.painting.water import Mirror, fresnel, water_colour
+from data.scenes.things.thing import Standing
 from data.scenes.world import SEGMENT
 
 # Textures of the land: wavelength in metres, strength, which of the scene's two shifts moves it
@@ -215,7 +216,9 @@ def _shadows(canvas: Canvas, rows: Rows, colour: np.ndarray) -> None:
     size, first, strength = grid.size, rows.first, scene.mood.shadow
     shade = None
     for thing in scene.things:
-        if not thing.casts_shadow or canvas.level > thing.foot + 0.05:
+        if not isinstance(thing, Standing) or not thing.casts_shadow:
+            continue
+        if canvas.level > thing.foot + 0.05:
             continue
         u = scene.axis + thing.x / thing.z
         v = scene.horizon + (scene.camera - thing.foot) / thing.z

@@ -3,22 +3,22 @@
 import math
 
 from data.scenes.draw import Colour, mix
-from data.scenes.world import Scene
+from data.scenes.setting import Setting
 
 
 class Look:
-    """A style under the light of a scene.
+    """A style under the light of a setting.
 
     real       texture, haze, shading, shadows, reflections; else flat and saturated
     sun_side   where the light comes from: -1 far left .. 1 far right
     """
 
-    def __init__(self, scene: Scene, style: str) -> None:
+    def __init__(self, setting: Setting, style: str) -> None:
         self.real = style == "real"
-        self.mood = scene.mood
-        self.tint = scene.mood.light
-        side = (scene.sun[0] - 0.5) * 2.0
-        clear = scene.mood.shadow > 0.14
+        self.mood = setting.mood
+        self.tint = setting.mood.light
+        side = (setting.sun[0] - 0.5) * 2.0
+        clear = setting.mood.shadow > 0.14
         self.sun_side = max(-1.0, min(1.0, side * 1.6)) if clear else side * 0.3
 
     def lit(self, colour: Colour, strength: float = 1.0) -> Colour:
@@ -40,7 +40,8 @@ class Look:
         if self.real:
             return colour
         grey = (colour[0] + colour[1] + colour[2]) / 3
-        return tuple(min(max(grey + 1.35 * (x - grey), 0.0), 1.0) for x in colour)
+        red, green, blue = (min(max(grey + 1.35 * (x - grey), 0.0), 1.0) for x in colour)
+        return (red, green, blue)
 
     def haze(self, z: float) -> float:
         """The share of haze in what is z metres away."""

@@ -33,9 +33,8 @@ class Picture(Canvas):
             paint_ridge(self, ridge)
         self.mirror = paint_ground(self)
         for index, thing in enumerate(scene.things):
-            card = thing.card(self.view)
+            card = thing.painted(self.view, self.look)
             if card is not None:
-                thing.paint(card, self.look)
                 self._commit(index, thing, card)
         self.water = self.height < self.level
         if self.water.any():
@@ -53,16 +52,14 @@ class Picture(Canvas):
         above = card.above
         if above is None:
             rgba *= 1.0 - self.sky_hidden[rows, cols]
-        else:
-            above = np.maximum(above, thing.stands_at(self.level))
         mine = alpha >= 0.5
         solid = mine
-        if above is not None and not thing.floats and self.level > thing.foot:
+        if above is not None and thing.in_water(self.level):
             afloat = not thing.drowned(self.level)
             rgba *= unit((above - self.level) / (depth * self.view.grid.step) + 0.5) * afloat
             mine = mine & (above >= self.level) & afloat
         if self.layers is not None:
-            self._trace(index, card, mine)
+            self.layers.append((index, *self._traced(card, mine)))
         if thing.is_block:
             # A block reaches back: what stands beside it, nearer than its wall, stays in front.
             hidden = self.front[rows, cols] < depth
@@ -74,7 +71,8 @@ class Picture(Canvas):
             haze = look.haze(thing.z) * 0.85
             if haze > 0.01:
                 rgba[:3] *= 1.0 - haze
-                rgba[:3] += column(tuple(haze * c for c in self.haze_colour)) * alpha
+                red, green, blue = self.haze_colour
+                rgba[:3] += column((haze * red, haze * green, haze * blue)) * alpha
             if self.mirror is not None:
                 self.mirror.reflect(self, card, thing.z)
         image = self.image[:, rows, cols]
@@ -87,12 +85,13 @@ class Picture(Canvas):
         np.copyto(self.height[rows, cols], height, where=solid)
         np.copyto(self.front[rows, cols], depth, where=solid)
 
-    def _trace(self, index: int, card: Card, mine: np.ndarray) -> None:
+    def _traced(self, card: Card, mine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(coverage, depth) of one thing in the whole picture, [S, S]."""
         silhouette = np.zeros((self.size, self.size), bool)
         silhouette[card.rows, card.cols] = mine
         depth = np.full((self.size, self.size), np.inf, np.float32)
         depth[card.rows, card.cols] = card.depth
-        self.layers.append((index, silhouette, depth))
+        return silhouette, depth
 
     def _shine(self) -> None:
         """The glow about lamps and headlights after dark."""

@@ -3,16 +3,16 @@
 import math
 
 from data.scenes.painting.tables import grid_of
-from data.scenes.world import Scene
+from data.scenes.setting import Setting
 
 
 class View:
     """A scene's camera, the grid of pixels, and the level of the water in metres."""
 
-    def __init__(self, scene: Scene, size: int, level: float) -> None:
-        self.axis = scene.axis
-        self.horizon = scene.horizon
-        self.camera = scene.camera
+    def __init__(self, setting: Setting, size: int, level: float) -> None:
+        self.axis = setting.axis
+        self.horizon = setting.horizon
+        self.camera = setting.camera
         self.grid = grid_of(size)
         self.level = level
 

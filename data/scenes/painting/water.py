@@ -39,16 +39,8 @@ def water_colour(canvas: Canvas, rows: Rows, shine: np.ndarray) -> np.ndarray:
         flat = np.empty((3, *rows.x.shape), np.float32)
         flat[:] = column(mix(own, look.sky(mood.middle), 0.35))
         return flat
-    wave = None
-    for length, amount, turn in _WAVES:
-        fade = unit(1.5 - rows.footprint * (1.4 / length))
-        scale = 32.0 / length
-        part = smooth(
-            rows.z * scale + scene.shift[1],
-            (rows.x * 0.35 + turn * rows.z) * scale + (8192.0 + scene.shift[0]),
-        )
-        part *= fade * amount
-        wave = part if wave is None else wave + part
+    long, short = (_wave(scene, rows, *shape) for shape in _WAVES)
+    wave = long + short
     # Mirror row of every pixel, moved by the waves, read between two rows.
     row = (scene.horizon - (rows.v - scene.horizon)) * size - 0.5
     row = row + wave * (0.010 * size)
@@ -82,6 +74,18 @@ def water_colour(canvas: Canvas, rows: Rows, shine: np.ndarray) -> np.ndarray:
         foam *= unit(wave * 5.0 - 4.3)
         colour += (column(look.lit((0.97, 0.98, 0.98))) - colour) * foam
     return colour
+
+
+def _wave(scene: Scene, rows: Rows, length: float, amount: float, turn: float) -> np.ndarray:
+    """Heights of the waves of one length, faded where pixels are too coarse for them, [h, S]."""
+    fade = unit(1.5 - rows.footprint * (1.4 / length))
+    scale = 32.0 / length
+    wave = smooth(
+        rows.z * scale + scene.shift[1],
+        (rows.x * 0.35 + turn * rows.z) * scale + (8192.0 + scene.shift[0]),
+    )
+    wave *= fade * amount
+    return wave
 
 
 class Mirror:

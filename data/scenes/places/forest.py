@@ -8,6 +8,7 @@ from data.scenes.places.place import Place
 from data.scenes.planner import Planner
 from data.scenes.ridges import hills, pines, treetops
 from data.scenes.things import Bush, Conifer, Person, Rock, Tree
+from data.scenes.things.thing import Standing
 from data.scenes.world import Scene
 
 _MOSSY_ROCK = (0.36, 0.37, 0.33)
@@ -76,7 +77,8 @@ def build(draw: Draw, scene: Scene, planner: Planner) -> None:
         )
         x = planner.x_at(u, z)
         if scene.elevation(x, z) < 0.05 or any(
-            abs(thing.x - x) < 1.2 and abs(thing.z - z) < 2.0 for thing in scene.things
+            isinstance(thing, Standing) and abs(thing.x - x) < 1.2 and abs(thing.z - z) < 2.0
+            for thing in scene.things
         ):
             continue
         if draw.chance(0.75 if coniferous else 0.3):

@@ -12,8 +12,8 @@ from data.scenes.painting.card import Card
 from data.scenes.painting.look import Look
 from data.scenes.painting.tables import dice, lookup, pulse, unit, unit_copy
 from data.scenes.painting.view import View
+from data.scenes.setting import Setting
 from data.scenes.things.thing import Box, Standing
-from data.scenes.world import Scene
 
 _WALLS = (
     (0.88, 0.83, 0.72),
@@ -40,6 +40,8 @@ class Facade(Card):
     side        [1, w], 1 on the side
     tall        [1, w], the height of a pixel; `typical` is that in the middle
     """
+
+    depth: np.ndarray
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class Facade(Card):
         self.up = view.camera - block.foot - down * depth
         self.tall = depth * grid.step
         self.typical = float(self.tall[0, self.tall.shape[1] // 2])
-        above = 0.5 * (self.up[1:] + self.up[:-1]) + block.foot
+        above = np.maximum(0.5 * (self.up[1:] + self.up[:-1]) + block.foot, block.foot)
         super().__init__(rows, cols, grid.u[:, cols], grid.v[rows], grid.step, depth, above)
         self.view = view
         self.corner = corner
@@ -104,13 +106,13 @@ class Block(Standing):
     z_end: float
     colour: Colour  # of the walls
 
-    def extent(self, scene: Scene) -> Box:
-        left, top, right, bottom = Standing.extent(self, scene)
+    def extent(self, setting: Setting) -> Box:
+        left, top, right, bottom = Standing.extent(self, setting)
         half, far = self.width / 2, self.z_end
         return (
-            min(left, scene.axis + (self.x - half) / far),
-            min(top, scene.horizon + (scene.camera - self.foot - self.height) / far),
-            max(right, scene.axis + (self.x + half) / far),
+            min(left, setting.axis + (self.x - half) / far),
+            min(top, setting.horizon + (setting.camera - self.foot - self.height) / far),
+            max(right, setting.axis + (self.x + half) / far),
             bottom,
         )
 
@@ -132,7 +134,14 @@ class Block(Standing):
         rows, cols = window
         return Facade(rows, cols, view=view, block=self, corner=corner, ends=(left, right))
 
-    def paint(self, card: Facade, look: Look) -> None:
+    # Not `paint`: walls take more than a plain window knows.
+    def painted(self, view: View, look: Look) -> Facade | None:
+        facade = self.card(view)
+        if facade is not None:
+            self._paint_facade(facade, look)
+        return facade
+
+    def _paint_facade(self, card: Facade, look: Look) -> None:
         windows = self.windows()
         cover = self._paint_walls(card, look)
         self._paint_windows(card, look, cover, windows)
@@ -304,7 +313,6 @@ class Building(Block):
     kind = "building"
     share_lit = 0.45
 
-    wall: bool
     panes: Colour
     style: int  # 0 plain, 1 with a shop, 2 with a high ground floor and a pale edge
     period: tuple[float, float]  # of windows, metres

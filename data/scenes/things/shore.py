@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.scenes.draw import PAINTS, Colour, Draw
-from data.scenes.painting.card import Card, array
+from data.scenes.painting.card import Card, Edge, array
 from data.scenes.painting.look import Look
 from data.scenes.painting.tables import pulse
 from data.scenes.things.thing import Floating, Standing
@@ -66,7 +66,8 @@ class Boat(Floating):
         edge = (1.0 - up) * (0.40 * width)
         rows = card.vspan(deck * 1.35, 0.94 * height)
         gap = 0.03 * width
-        fore, main = (gap, edge * 0.8), (-edge, -gap)
+        fore: tuple[Edge, Edge] = (gap, edge * 0.8)
+        main: tuple[Edge, Edge] = (-edge, -gap)
         if self.bow < 0:
             fore, main = (-edge * 0.8, -gap), (gap, edge)
         card.paint(card.hspan(*main) * rows, look.lit(self.sail))

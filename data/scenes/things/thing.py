@@ -2,16 +2,16 @@
 looked at.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
+
+import numpy as np
 
 from data.scenes.draw import Colour
 from data.scenes.painting.card import Card
 from data.scenes.painting.look import Look
 from data.scenes.painting.view import View
-from data.scenes.world import Scene
+from data.scenes.setting import Setting
 
 # A rectangle in image coordinates: left, top, right, bottom.
 Box = tuple[float, float, float, float]
@@ -44,27 +44,30 @@ class Thing:
     in_sky: ClassVar[bool] = False
     floats: ClassVar[bool] = False
     is_block: ClassVar[bool] = False  # has sides that run back
-    casts_shadow: ClassVar[bool] = False
-    wall: ClassVar[bool] = False  # side of a street: always behind what stands in the street
 
     z: float
     width: float
     height: float
+    wall: bool = False  # side of a street: always behind what stands in the street
     box: Box = (0.0, 0.0, 0.0, 0.0)  # of the dry scene, clipped to the picture
 
-    def set_down(self, scene: Scene) -> None:
+    def set_down(self, setting: Setting) -> None:
         """Find the height at which it stands."""
 
-    def extent(self, scene: Scene) -> Box:
+    def extent(self, setting: Setting) -> Box:
         """The rectangle that it takes, which may reach out of the picture."""
         raise NotImplementedError
 
-    def box_at(self, scene: Scene, level: float) -> Box:
+    def box_at(self, setting: Setting, level: float) -> Box:
         """Its box when the water stands at `level` metres."""
         return self.box
 
     def drowned(self, level: float) -> bool:
         """Is it wholly under water?"""
+        return False
+
+    def in_water(self, level: float) -> bool:
+        """Does the water hide some of it?"""
         return False
 
     def light(self, level: float) -> Light | None:
@@ -76,7 +79,15 @@ class Thing:
         raise NotImplementedError
 
     def paint(self, card: Card, look: Look) -> None:
+        """Draw it into its window."""
         raise NotImplementedError
+
+    def painted(self, view: View, look: Look) -> Card | None:
+        """The finished window; None outside the picture."""
+        card = self.card(view)
+        if card is not None:
+            self.paint(card, look)
+        return card
 
 
 @dataclass(kw_only=True)
@@ -89,29 +100,32 @@ class Standing(Thing):
     x: float
     foot: float = 0.0
 
-    def set_down(self, scene: Scene) -> None:
+    def set_down(self, setting: Setting) -> None:
         if self.on_ground:
-            self.foot = scene.elevation(float(self.x), float(self.z))
+            self.foot = setting.elevation(float(self.x), float(self.z))
 
-    def extent(self, scene: Scene) -> Box:
+    def extent(self, setting: Setting) -> Box:
         half, z = self.width / 2, self.z
-        above_foot = scene.camera - self.foot
+        above_foot = setting.camera - self.foot
         return (
-            scene.axis + (self.x - half) / z,
-            scene.horizon + (above_foot - self.height) / z,
-            scene.axis + (self.x + half) / z,
-            scene.horizon + above_foot / z,
+            setting.axis + (self.x - half) / z,
+            setting.horizon + (above_foot - self.height) / z,
+            setting.axis + (self.x + half) / z,
+            setting.horizon + above_foot / z,
         )
 
-    def box_at(self, scene: Scene, level: float) -> Box:
+    def box_at(self, setting: Setting, level: float) -> Box:
         if level <= self.foot:
             return self.box
-        waterline = scene.horizon + (scene.camera - level) / self.z
+        waterline = setting.horizon + (setting.camera - level) / self.z
         left, top, right, bottom = self.box
         return (left, top, right, min(bottom, waterline))
 
     def drowned(self, level: float) -> bool:
         return self.foot + self.height <= level + 0.08
+
+    def in_water(self, level: float) -> bool:
+        return level > self.foot
 
     def stands_at(self, level: float) -> float:
         """The height of its lower end when the water stands at `level`."""
@@ -127,7 +141,8 @@ class Standing(Thing):
         rows, cols = window
         grid = view.grid
         y = (v - grid.v[rows]) * z
-        return Card(rows, cols, (grid.u[:, cols] - u) * z, y, z * grid.step, z, y + base)
+        above = np.maximum(y + base, base)
+        return Card(rows, cols, (grid.u[:, cols] - u) * z, y, z * grid.step, z, above)
 
 
 @dataclass(kw_only=True)
@@ -138,14 +153,17 @@ class Floating(Standing):
     casts_shadow: ClassVar[bool] = False
     on_ground: ClassVar[bool] = False
 
-    def box_at(self, scene: Scene, level: float) -> Box:
+    def box_at(self, setting: Setting, level: float) -> Box:
         lift = level / self.z
-        foot = scene.horizon + scene.camera / self.z
+        foot = setting.horizon + setting.camera / self.z
         top = foot - self.height / self.z
         left, _, right, _ = self.box
         return (left, max(top - lift, 0.0), right, min(foot - lift, 1.0))
 
     def drowned(self, level: float) -> bool:
+        return False
+
+    def in_water(self, level: float) -> bool:
         return False
 
     def stands_at(self, level: float) -> float:
@@ -161,7 +179,7 @@ class InSky(Thing):
     u: float
     v: float
 
-    def extent(self, scene: Scene) -> Box:
+    def extent(self, setting: Setting) -> Box:
         half = self.width / 2
         return (self.u - half, self.v - self.height, self.u + half, self.v)
 
