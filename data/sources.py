@@ -228,7 +228,7 @@ class Joined:
     def __init__(self, sources: Sequence[Source], name: str) -> None:
         self.sources, self.name = list(sources), name
         self.classes = list(dict.fromkeys(c for s in self.sources for c in s.classes))
-        self._numbers = [[self.classes.index(c) for c in s.classes] for s in self.sources]
+        self._joint_labels = [[self.classes.index(c) for c in s.classes] for s in self.sources]
         self._ends = np.cumsum([len(s) for s in self.sources])
         kinds = {channels_of(s) for s in self.sources}
         if len(kinds) != 1:
@@ -256,7 +256,7 @@ class Joined:
     def label(self, i: int) -> int:
         """Number of the class in `classes`."""
         which, own = self._at(i)
-        return self._numbers[which][self.sources[which].label(own)]
+        return self._joint_labels[which][self.sources[which].label(own)]
 
     def path(self, i: int) -> str:
         """Where the picture came from."""

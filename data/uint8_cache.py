@@ -98,9 +98,9 @@ class UInt8Cache:
         return self
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures uint8 [B, 3, r, r] and labels int64 [B] of numbers int64 [B], all on `device`.
+        """Pictures uint8 [B, 3, r, r], labels int64 [B] at indices int64 [B], all on `device`.
 
-        Numbers may repeat and come in any order; on the CPU those outside raise IndexError.
+        Indices may repeat and come in any order; on the CPU those outside raise IndexError.
         """
         indices = indices.to(self.device, non_blocking=self.images.is_cuda)
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)

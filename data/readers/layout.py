@@ -70,8 +70,8 @@ def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[li
         )
     tops = [p.split("/", 1)[0] for p in paths]
     classes = sorted(set(tops))
-    number = {c: k for k, c in enumerate(classes)}
-    return classes, [number[t] for t in tops]
+    label_of = {c: k for k, c in enumerate(classes)}
+    return classes, [label_of[t] for t in tops]
 
 
 def annotated_labels(
@@ -88,8 +88,8 @@ def annotated_labels(
         raise DataError(f"{ANNOTATIONS} in {where} says no class of {missing[0]}")
     mine = [class_of[p.rsplit("/", 1)[-1]] for p in paths]
     classes = sorted({*mine, *(known or b"").decode("utf-8", "replace").split()})
-    number = {c: k for k, c in enumerate(classes)}
-    return classes, [number[c] for c in mine]
+    label_of = {c: k for k, c in enumerate(classes)}
+    return classes, [label_of[c] for c in mine]
 
 
 def word_names(classes: list[str], read: Callable[[str], bytes | None]) -> list[str] | None:

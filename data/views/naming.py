@@ -23,7 +23,7 @@ def root_of(source: Source) -> tuple[Source, np.ndarray]:
 
 
 def root_ids(source: Source) -> Tensor:
-    """Numbers int64 [N] that pictures have in the whole set: the keys of their views."""
+    """Indices int64 [N] of pictures in the whole set: the keys of their views."""
     return torch.from_numpy(root_of(source)[1].astype(np.int64))
 
 
@@ -49,7 +49,7 @@ def _stem(path: str) -> str:
 
 
 def group_views(source: Source, *, plain: bool = False) -> dict[str, list[int]]:
-    """`class/picture` -> numbers in a source of its views, by the number behind `_aug`.
+    """`class/picture` -> indices in a source of its views, by the number behind `_aug`.
 
     plain: a picture without that ending is the first of its group; else it is left out.
     """

@@ -32,7 +32,7 @@ def oracle(bank, labels, query, k, T, classes, metric="cosine", weighted=True):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("k", [1, 5, 43])
-def test_scores_are_those_of_a_loop(metric, weighted, k):
+def test_votes_are_those_of_a_loop(metric, weighted, k):
     (bank, labels), (query, _) = rows(43), rows(11, seed=1)
     ours = knn(bank, labels, query, k, 0.2, 4, metric=metric, weighted=weighted)
     theirs = oracle(bank, labels, query, k, 0.2, 4, metric, weighted)
@@ -80,9 +80,9 @@ def test_near_duplicates_keep_their_distance():
     """The expanded square would lose 1e-4 beside rows of length 1e3 in float32."""
     bank = torch.tensor([[1000.0, 0.0], [1000.0, 0.5]])
     query = torch.tensor([[1000.0, 0.0001]])
-    scores = knn(bank, torch.tensor([0, 1]), query, 2, metric="euclidean").votes
+    votes = knn(bank, torch.tensor([0, 1]), query, 2, metric="euclidean").votes
     expected = torch.tensor([[1 / (0.0001 + 1e-5), 1 / (0.4999 + 1e-5)]], dtype=torch.float64)
-    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(votes, expected, rtol=1e-5, atol=0)
 
 
 def test_extreme_rows_and_temperatures():
@@ -107,17 +107,17 @@ def test_autocast_changes_nothing():
 
 
 def test_correct_counts_ties_by_class():
-    scores = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
-    assert correct(scores, torch.tensor([1, 1])).tolist() == [False, True]
-    assert correct(scores, torch.tensor([1, 2]), 2).tolist() == [True, True]
-    assert correct(scores, torch.tensor([2, 0]), 2).tolist() == [False, False]
-    assert correct(scores, torch.tensor([2, 0]), 5).all()
+    votes = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
+    assert correct(votes, torch.tensor([1, 1])).tolist() == [False, True]
+    assert correct(votes, torch.tensor([1, 2]), 2).tolist() == [True, True]
+    assert correct(votes, torch.tensor([2, 0]), 2).tolist() == [False, False]
+    assert correct(votes, torch.tensor([2, 0]), 5).all()
 
 
-def test_scores_that_are_not_numbers_are_wrong():
-    scores = torch.tensor([[0.0, math.nan], [math.nan, 0.0], [0.0, 1.0], [0.0, math.inf]])
+def test_votes_that_are_not_numbers_are_wrong():
+    votes = torch.tensor([[0.0, math.nan], [math.nan, 0.0], [0.0, 1.0], [0.0, math.inf]])
     for top, expected in ((1, [False, False, True, True]), (5, [False, False, True, True])):
-        assert correct(scores, torch.tensor([1, 1, 1, 1]), top).tolist() == expected
+        assert correct(votes, torch.tensor([1, 1, 1, 1]), top).tolist() == expected
 
 
 @pytest.mark.parametrize(

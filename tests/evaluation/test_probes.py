@@ -107,12 +107,12 @@ def test_few_shot_is_a_loop(method, shots):
         query = unit[rows[e, :, shots:].flatten()]
         if method == "prototypes":
             means = torch.stack([unit[r[:shots]].mean(0) for r in rows[e]])
-            scores = torch.stack([F.cosine_similarity(query, m[None]) for m in means], 1)
+            likeness = torch.stack([F.cosine_similarity(query, m[None]) for m in means], 1)
         else:
             own = unit[rows[e, :, :shots].flatten()]
             labels = torch.arange(3).repeat_interleave(shots)
-            scores = linear_probe(own, labels, 1 / (3 * shots)).logits(query)
-        hit = scores.argmax(1) == torch.arange(3).repeat_interleave(7)
+            likeness = linear_probe(own, labels, 1 / (3 * shots)).logits(query)
+        hit = likeness.argmax(1) == torch.arange(3).repeat_interleave(7)
         assert got.accuracies[e].item() == pytest.approx(hit.double().mean().item())
     assert got.interval.n == 12 and got.interval.mean == pytest.approx(got.accuracies.mean().item())
     assert got.name() == f"3-way {shots}-shot({method}, 7 queries, h)"

@@ -9,7 +9,7 @@ from data.scenes.things.street import Car, Lamp, Person
 from data.scenes.things.thing import Thing
 from data.scenes.things.trees import Conifer, Palm, Tree
 
-# A kind's place in this list is its number in `box_labels`: append, do not insert.
+# A kind's position in this list is its number in `box_labels`: append, do not insert.
 THINGS: tuple[type[Thing], ...] = (
     House,
     Building,
