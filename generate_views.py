@@ -96,7 +96,7 @@ def draw_rest(
     source = parts.source(args, sampler, inputs, real, root_ids(rest))
     rank, world = distributed.rank(), distributed.world_size()
     turn = parts.pictures_at_once(args.views, args.view_batch) * world
-    numbers = args.first + torch.arange(args.views, device=device)
+    view_numbers = args.first + torch.arange(args.views, device=device)
     seconds, cpu_seconds, drawn, report = 0.0, 0.0, 0, {}
     counts = torch.zeros(4, dtype=torch.int64, device=device)
     total = done + len(rest)
@@ -106,7 +106,7 @@ def draw_rest(
             spare = -len(ids) % world  # every rank has as many; the last picture again
             mine = torch.cat([ids, ids[-1:].expand(spare)])[rank::world]
             begin, worked = time.perf_counter(), time.process_time()
-            views = source(mine.repeat_interleave(args.views), numbers.repeat(len(mine)))
+            views = source(mine.repeat_interleave(args.views), view_numbers.repeat(len(mine)))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if start or turn >= len(rest):  # the first turn also prepares
@@ -144,7 +144,7 @@ def finish(
     count = pictures * args.views
     figures = [f"{name} {value:.4g}" for name, value in report.items()]
     print(
-        f"{count} views of {writer.size} px in {writer.place}: {size} bytes "
+        f"{count} views of {writer.size} px in {writer.pixels_path}: {size} bytes "
         f"({size / count:.0f} a view){''.join(', ' + f for f in figures)}",
         flush=True,
     )

@@ -7,7 +7,7 @@ plain       the search of the CIMLE refactoring: for every chunk of `sp` candida
             (they are drawn beforehand, so noise costs the plain search nothing).
 ours fp32   imle.search: cascade cache, target features once a level, folded weights, channels_last,
             noise drawn on the device inside the search.
-ours bf16   the same with bf16 scoring and fp32 re-scoring of the best m.
+ours bf16   the same with distances in bf16, those of the best m again in fp32.
 
 Also: do the winners agree, how often does bf16 choose the fp32 winner (`--decisions`), and how the
 peak memory depends on the number of candidates.
@@ -127,7 +127,7 @@ def compare(name: str, config: Config, args: argparse.Namespace, device: torch.d
 
 
 def agreement(name: str, config: Config, args: argparse.Namespace, device: torch.device) -> None:
-    """How often bf16 with re-scoring chooses what fp32 chooses, and what the others cost."""
+    """How often bf16 with the best again in fp32 chooses as fp32 does; what other choices cost."""
     loss = make_loss(args, device)
     model = trained(name, config, loss, args, device)
     z = CodeGenerator(model.code_sizes, seed=args.seed)
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=2, help="images searched at a time")
     parser.add_argument("--ns", type=int, default=None, help="candidates, default the config's")
     parser.add_argument("--sp", type=int, default=None, help="at a time, default the config's")
-    parser.add_argument("--rescore", type=int, default=4, help="m of bf16 scoring")
+    parser.add_argument("--rescore", type=int, default=4, help="m of bf16")
     parser.add_argument("--flops", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--decisions", type=int, default=200, help="for the bf16 statistics; 0: no")
     parser.add_argument("--agreement_m", type=int, nargs="+", default=[1, 2, 4, 8])

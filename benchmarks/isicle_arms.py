@@ -104,8 +104,8 @@ GENERATOR = (
     "--preset cpu-small --precision bf16 --search_precision bf16 --gpus cpu --wandb disabled "
     "--save_every 64"
 )
-# Options that name places: what they hold is compared instead.
-PLACES = (*tagged(isicle_options.OPTIONS, EXECUTION), "net", "cache")
+# Options of execution, and those that name files and folders: what these hold is compared instead.
+NOT_COMPARED = (*tagged(isicle_options.OPTIONS, EXECUTION), "net", "cache")
 OWN = ("epochs", "seed", "pair", "augs", "f", "num_synth")  # not to be in --extra
 PROBES = {"kNN": "knn(", "linear": "linear("}  # how their names begin; the first one counts
 
@@ -186,7 +186,7 @@ def compared(flags: Mapping[str, Any], arm: str) -> dict[str, Any]:
 
     flags: those that shape its run, as `runtime.rundir.shaping` has them and args.json keeps them.
     """
-    out = {*PLACES, *(["epochs"] if arm.endswith("-long") else [])}
+    out = {*NOT_COMPARED, *(["epochs"] if arm.endswith("-long") else [])}
     return {name: value for name, value in flags.items() if name not in out}
 
 
@@ -195,7 +195,9 @@ def refuse_other(args: argparse.Namespace, done: dict[Piece, dict[str, Any]]) ->
     for piece, found in done.items():
         where = f"{piece.arm} of seed {piece.seed}"
         now = isicle_options.get_args(None, command(args, piece, args.epochs))
-        refuse_changes(found["asked"], compared(shaping(now, PLACES), piece.arm), where, PLACES)
+        refuse_changes(
+            found["asked"], compared(shaping(now, NOT_COMPARED), piece.arm), where, NOT_COMPARED
+        )
         source = ARMS[piece.arm][1]
         drawn = views(args, source) if source else None
         if drawn is not None and drawn[0] != found["views"]:

@@ -64,7 +64,7 @@ from storage.checkpoint import load_latest, save_state
 from storage.errors import RunError, UsageError
 from storage.files import read_json, write_text
 
-HELD_OUT = 10**6  # the seed of evaluation points and noise, the same for all
+HELD_OUT = 10**6  # random seed of evaluation points and noise, the same for all
 TUNING = 1000  # the first tuning seed
 TEMPERATURES = (1.0, 0.5, 0.25)
 GUIDANCE = 3.0

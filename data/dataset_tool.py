@@ -377,9 +377,9 @@ def open_input(spec: str, split: str, data_path: Path | None) -> Source:
     """The data set that --source names. A dataset.json that lacks labels counts as none at all."""
     from data.registry import open_source
 
-    for place in (Path(spec).expanduser(), Path(f"{spec}.zip").expanduser()):
-        if (place.is_dir() or zipfile.is_zipfile(place)) and is_edm(place):
-            return EdmSource(place, partial=True)
+    for path in (Path(spec).expanduser(), Path(f"{spec}.zip").expanduser()):
+        if (path.is_dir() or zipfile.is_zipfile(path)) and is_edm(path):
+            return EdmSource(path, partial=True)
     if data_path is None:
         from storage.dirs import data_home
 

@@ -199,13 +199,13 @@ def _part(name: str, data_path: Path) -> Found:
 
 def one_class(whole: Source, wanted: tuple[str, ...], name: str) -> Subset:
     """The images of one class, known by any of its names, as a set of one class."""
-    numbers = [k for k, c in enumerate(whole.classes) if c in wanted]
-    if not numbers:
+    labels = [k for k, c in enumerate(whole.classes) if c in wanted]
+    if not labels:
         raise DataError(
             f"{whole.name} has no class {' or '.join(wanted)}; it has "
             f"{', '.join(whole.classes[:5])}{', ...' if len(whole.classes) > 5 else ''}"
         )
-    return Subset(whole, np.flatnonzero(np.isin(labels_of(whole), numbers)), name)
+    return Subset(whole, np.flatnonzero(np.isin(labels_of(whole), labels)), name)
 
 
 def _is_there(name: str, data_path: Path) -> bool:

@@ -286,11 +286,11 @@ def evenly(source: Source, count: int | None, seed: int = 0) -> Source:
     if count is None or count >= len(source):
         return source
     labels = labels_of(source)
-    place = np.empty(len(labels), np.int64)  # of a picture within its class
+    rank = np.empty(len(labels), np.int64)  # of a picture within its class
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        place[members[keyed_order(len(members), seed, int(label))]] = np.arange(len(members))
-    first = np.lexsort((labels, place))[:count]
+        rank[members[keyed_order(len(members), seed, int(label))]] = np.arange(len(members))
+    first = np.lexsort((labels, rank))[:count]
     return Subset(source, np.sort(first))
 
 

@@ -50,8 +50,8 @@ def attention(qkv: Tensor, heads: int, fused: bool | None = None) -> Tensor:
         out = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
     else:
         q, k, v = qkv.unbind(2)
-        scores = torch.bmm(q.transpose(1, 2) * (1 / math.sqrt(per_head)), k)
-        out = torch.bmm(v, scores.softmax(2).transpose(1, 2))
+        logits = torch.bmm(q.transpose(1, 2) * (1 / math.sqrt(per_head)), k)
+        out = torch.bmm(v, logits.softmax(2).transpose(1, 2))
     return out.reshape(n, -1, height, width)
 
 

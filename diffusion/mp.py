@@ -259,7 +259,7 @@ def normalize_weights(net: nn.Module) -> None:
 
 @contextmanager
 def frozen_weights(*nets: nn.Module) -> Iterator[None]:
-    """Scale and cast each weight of `nets` once, not at every call: for sampling and scoring.
+    """Scale and cast each weight of `nets` once, not at every call: for sampling and selection.
 
         with torch.no_grad(), frozen_weights(net, guide):
             heun(...)

@@ -107,7 +107,7 @@ def _facts(whole: dict, config: dict[str, Any], path: Path) -> dict[str, Any]:
     std = re.search(r"-(\d\.\d{3})$", path.stem)
     released = _RELEASED.fullmatch(path.stem)
     loss = keywords(whole.get("loss_fn"))
-    numbers = {k: loss[k] for k in ("P_mean", "P_std") if is_number(loss.get(k))}
+    level_density = {k: loss[k] for k in ("P_mean", "P_std") if is_number(loss.get(k))}
     # kimg in the name are those of a whole number of 1024-image ticks
     nimg = (int(released[1]) * 1000 + 999) // 1024 * 1024 if released else None
     return {
@@ -116,7 +116,7 @@ def _facts(whole: dict, config: dict[str, Any], path: Path) -> dict[str, Any]:
         "nimg": nimg,
         "step": None,
         "classes": None,
-        "loss": numbers or None,
+        "loss": level_density or None,
         "selection": {},
     }
 

@@ -576,9 +576,10 @@ def mandala_cells(
 
 
 def mandala(samples: Tensor, logp: Tensor, *, level: float = LEVEL) -> tuple[Tensor, Tensor]:
-    """(mandala score, classification score), 0-d float64 tensors in [0, 1].
+    """Two accuracies of samples, 0-d float64 tensors in [0, 1]: by cells, by samples.
 
-    mandala: cells with a hit over cells with any sample; classification: hits over all samples.
+    Cells with a hit over cells with any sample (logged as "Mandala Score"); hits over all samples
+    ("Classification Score").
     Arguments, errors: `mandala_cells`.
     """
     hits, seen, hit = mandala_cells(samples, logp, level=level)

@@ -41,7 +41,7 @@ def examine(
     Always: loss (at training's noise levels) of nets and guide, and mean distance of a net's
     samples to those of the exact score from the same noise ("L2 Distance"). With a guide also that
     of samples guided with `weight`. external: the same on the deep branches ("Outer").
-    mandala: mandala and classification scores of the samples, and of the guided ones.
+    mandala: also the share of cells and of samples inside (`toy.mandala`), guided ones' too.
     word: "Validation" or "Test". batch: points at once. generator: on the mixture's device.
     """
     found: dict[str, float] = {}

@@ -247,7 +247,7 @@ class CAMNetSampler:
         """Draw from the weights that `net` has now (in joint training: after every phase)."""
         if not isinstance(net, CAMNet):
             raise TypeError(f"views of a CAM-Net cannot be drawn from a {type(net).__name__}")
-        frozen = net.scorer(dtype=self.dtype, channels_last=self.channels_last).to(self.device)
+        frozen = net.frozen_copy(dtype=self.dtype, channels_last=self.channels_last).to(self.device)
         frozen._modules["levels"] = nn.ModuleList(list(frozen.stages)[: self.levels])
         self._net = frozen
 

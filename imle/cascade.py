@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from imle.scoring import frozen_loss
-from imle.types import Cascade, Loss, Model, PreparedLoss, has_scorer, is_cascade, is_prepared
+from imle.frozen_loss import frozen_loss
+from imle.types import Cascade, Loss, Model, PreparedLoss, has_frozen_copy, is_cascade, is_prepared
 
 
 class PlainCascade:
@@ -40,8 +40,8 @@ def as_cascade(model: Cascade | Model) -> Cascade:
     return model if is_cascade(model) else PlainCascade(cast(Model, model))
 
 
-class Scorer:
-    """A model and a loss at one precision, as a search needs them."""
+class LevelLosses:
+    """The losses of candidates by a model and a loss at one precision, as a search needs them."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Scorer:
         frozen = frozen_loss(loss_fn, dtype, channels_last)
         self.loss_fn = loss_fn if frozen is None else frozen
         self.own_loss = frozen is not None
-        # own scorers look after their precision; anything else runs under autocast
-        self.own = has_scorer(model)
+        # frozen copies look after their precision; anything else runs under autocast
+        self.own = has_frozen_copy(model)
         self.net: Cascade
-        if has_scorer(model):
-            self.net = model.scorer(dtype=dtype, channels_last=channels_last)
+        if has_frozen_copy(model):
+            self.net = model.frozen_copy(dtype=dtype, channels_last=channels_last)
         else:
             self.net = as_cascade(model)
 
@@ -94,7 +94,7 @@ class Scorer:
         return torch.where(torch.isfinite(loss), loss, torch.inf), state
 
     def as_mine(self, state: Any, one: Any, code: Tensor, level: int) -> Any:
-        """A state behind `level` in this scorer's formats; one, code: a row to find them out."""
+        """A state behind `level` in the formats used here; one, code: a row to find them out."""
         with self._autocast(code.device, self.own):
             return cast_like(state, self.net.advance(one, code, level)[1])
 

@@ -1,10 +1,10 @@
 """CAM-Net: a cascade of generators, one latent code and one image per resolution.
 
-Peng, Moazeni and Li, "Generating Unobserved Alternatives" (arXiv 2106.09015), in the form of the
-CIMLE refactoring; the original's four tasks are reached through `feedback`, `rgb_from` and `head`
-(`load_reference` sets them). Level i, at resolution r_i, computes from the image x_i
-`[B, in_nc, r_i, r_i]`, the code z_i = (z_map `[B, map_nc]`, noise `[B, code_nc, r_i, r_i]`) and the
-previous feature F_{i-1}:
+Peng, Moazeni and Li, "Cascading Modular Network (CAM-Net) for Multimodal Image Synthesis" (arXiv
+2106.09015), in the form of the CIMLE refactoring; the four tasks of the CAM-Net code release are
+reached through `feedback`, `rgb_from` and `head` (`load_reference` sets them). Level i, at
+resolution r_i, computes from the image x_i `[B, in_nc, r_i, r_i]`, the code z_i = (z_map
+`[B, map_nc]`, noise `[B, code_nc, r_i, r_i]`) and the previous feature F_{i-1}:
 
     c = concat(x_i, noise, s_i * F_{i-1})          w = mapping(z_map)
     h = conv(c);  h = h + style(h, w)              (imle.rrdb.StyleBlock)
@@ -140,7 +140,7 @@ class CAMNet(nn.Module):
     Raises ValueError with the offending value for settings or inputs that do not fit together.
     """
 
-    is_frozen = False  # True in what `scorer` returns
+    is_frozen = False  # True in what `frozen_copy` returns
 
     def __init__(
         self,
@@ -346,7 +346,7 @@ class CAMNet(nn.Module):
             pending = pending[:, count:]
         return rgb, CascadeState(internal, feature, pending)
 
-    def scorer(
+    def frozen_copy(
         self,
         *,
         dtype: torch.dtype = torch.float32,

@@ -3,8 +3,8 @@
 Implicit maximum likelihood (Li & Malik, "Implicit Maximum Likelihood Estimation", 2018): draw a
 pool of samples, find for every *real image* its nearest sample, and pull that sample towards the
 image. The other direction (for every sample its nearest image) would allow modes to be dropped, and
-a score averaged over several images picks the sample nearest to their mean. Here each image chooses
-alone, among all samples of the pool, exactly.
+a distance averaged over several images picks the sample nearest to their mean. Here each image
+chooses alone, among all samples of the pool, exactly.
 
 The pool is streamed. Candidate c of a loop is a function of (seed, loop, c) alone, so nothing of it
 is kept: a chunk is generated, turned into features, compared and dropped; what stays is each

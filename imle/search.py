@@ -1,8 +1,9 @@
 """Hierarchical code search: for every image and level the best of many candidate codes.
 
-Level by level (Peng, Moazeni and Li, "Generating Unobserved Alternatives", arXiv 2106.09015:
-hierarchical sampling): candidates of level l are judged by the loss of level l's output with the
-codes of the levels below already chosen; the best is frozen and the next level is searched.
+Level by level (hierarchical sampling of Peng, Moazeni and Li, "Cascading Modular Network (CAM-Net)
+for Multimodal Image Synthesis", arXiv 2106.09015): candidates of level l are judged by the loss of
+level l's output with the codes of the levels below already chosen; the best is frozen and the next
+level is searched.
 
 What makes it fast and small:
 
@@ -12,7 +13,7 @@ What makes it fast and small:
 - candidate codes are drawn on the device from their numbers, chunk by chunk, and forgotten: what is
   kept is the best number and loss so far. Memory depends on images x `sp`, not on `ns`;
 - nothing is fetched from the device inside the loop over chunks;
-- optionally candidates are scored in bf16 or fp16, and the best m of each image again in fp32.
+- optionally losses are taken in bf16 or fp16, and those of the best m of each image again in fp32.
 
 Ties go to the smaller candidate number. A candidate whose loss is not finite is never accepted and
 hides no other.
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from imle.cascade import Scorer, cast_like, map_tree, where_tree
+from imle.cascade import LevelLosses, cast_like, map_tree, where_tree
 from imle.draws import PlainDraw, draw_of, listed_draw
 from imle.types import Cascade, Draw, KeyedCodes, Loss, Model, OnChunk, PlainCodes, PreparedLoss
 
@@ -88,16 +89,16 @@ class CodeSearch:
     """A search phase: use as a context manager around searches with unchanged weights.
 
     Inside, the model is in eval mode (every submodule's mode is restored at the end, whatever
-    happens) and its scorer, if it has one, is built once.
+    happens) and its frozen copy, if it has one, is made once.
 
     model: `start`/`advance` (`imle.types`) or any plain callable
         `model(x, codes, loi=level) -> image`.
     loss_fn: `loss_fn(fx [R, ...], y [R, ...]) -> [R]`; one with `prepare(y) -> target` is called
         as `loss_fn(fx [B*K, ...], target)` with the target prepared once a level.
     num_samples, sample_parallelism: candidates of a level, and how many of them at a time.
-    precision: fp32, or bf16 / fp16 for scoring with the best `rescore` of each image and level
-        scored again in fp32 (without TF32), which decides.
-    channels_last: memory format handed to `model.scorer`.
+    precision: fp32, or bf16 / fp16 for all losses, those of the best `rescore` of each image and
+        level taken again in fp32 (without TF32), which decides.
+    channels_last: memory format handed to `model.frozen_copy`.
     """
 
     def __init__(
@@ -111,8 +112,8 @@ class CodeSearch:
         rescore: int = 4,
         channels_last: bool = True,
     ) -> None:
-        self._exact: Scorer  # inside `with`
-        self._fast: Scorer | None = None  # ... where the precision is low
+        self._exact: LevelLosses  # inside `with`
+        self._fast: LevelLosses | None = None  # ... where the precision is low
         if rescore < 1:
             raise ValueError(f"rescore must be at least 1, got {rescore}")
         self.model, self.loss_fn = model, loss_fn
@@ -130,7 +131,7 @@ class CodeSearch:
         try:
             with torch.no_grad():
                 made = [
-                    Scorer(self.model, self.loss_fn, dtype, self.channels_last)
+                    LevelLosses(self.model, self.loss_fn, dtype, self.channels_last)
                     for dtype in dict.fromkeys((torch.float32, self.dtype))
                 ]
                 self._exact, self._fast = made[0], made[1] if len(made) > 1 else None
@@ -184,7 +185,7 @@ class CodeSearch:
         for level, (y, chunks) in enumerate(zip(ys, plan, strict=True)):
             ids = [torch.arange(*c, device=cx.device) for c in chunks]
             row: list[Tensor] | None = [] if return_losses else None
-            few = sum(len(c) for c in ids) <= self.rescore  # all would be scored again
+            few = sum(len(c) for c in ids) <= self.rescore  # all would be taken again
             if fast is None or few:
                 target = self._exact.prepare(y)
                 with _no_tf32(cx.device, fast is not None):
@@ -238,7 +239,7 @@ class CodeSearch:
 
     def _two_stage(
         self,
-        fast: Scorer,
+        fast: LevelLosses,
         state: Any,
         fast_state: Any,
         y: Tensor,
@@ -317,7 +318,7 @@ def _keep_better(best: _Best | None, loss: Tensor, ids: Tensor, code: Tensor, st
 
 @contextlib.contextmanager
 def _no_tf32(device: torch.device, wanted: bool = True) -> Iterator[None]:
-    """For scoring again, fp32 means fp32: TF32 keeps as few mantissa bits as fp16."""
+    """For losses taken again, fp32 means fp32: TF32 keeps as few mantissa bits as fp16."""
     if device.type != "cuda" or not wanted:
         yield
         return

@@ -93,10 +93,10 @@ class Cascade(Protocol):
     def advance(self, state: Any, code: Tensor, level: int, /) -> tuple[Tensor, Any]: ...
 
 
-class HasScorer(Protocol):
+class HasFrozenCopy(Protocol):
     """A generator that has a copy of itself for searching: weights folded, no gradients."""
 
-    def scorer(self, *, dtype: torch.dtype, channels_last: bool) -> Cascade: ...
+    def frozen_copy(self, *, dtype: torch.dtype, channels_last: bool) -> Cascade: ...
 
 
 class HasLevels(Protocol):
@@ -110,9 +110,9 @@ def is_cascade(model: object) -> TypeGuard[Cascade]:
     return hasattr(model, "start") and hasattr(model, "advance")
 
 
-def has_scorer(model: object) -> TypeGuard[HasScorer]:
-    """Whether a generator brings its own copy for searching."""
-    return hasattr(model, "scorer")
+def has_frozen_copy(model: object) -> TypeGuard[HasFrozenCopy]:
+    """Whether a generator makes its own copy for searching."""
+    return hasattr(model, "frozen_copy")
 
 
 def has_levels(model: object) -> TypeGuard[HasLevels]:

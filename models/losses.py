@@ -346,7 +346,7 @@ class _Contrastive(nn.Module):
             self._check(z.shape[1] * (1 if columns is None else columns.shape[0] // z.shape[0]))
             weight, other = self._weight(z), z if columns is None else columns
             p = _positives(z, self.temperature)
-            losses, first_place = z.new_empty(z.shape[:2]), z.new_ones(z.shape[:2])
+            losses, is_first = z.new_empty(z.shape[:2]), z.new_ones(z.shape[:2])
             best, rounding = p.amax(-1), 8 * torch.finfo(z.dtype).eps / self.temperature
             if other.shape[0] == z.shape[0] and z.shape[1] == 1:
                 losses = self.form(z.new_full(z.shape[:2], -math.inf), p, weight)[0]
@@ -354,11 +354,11 @@ class _Contrastive(nn.Module):
                 for v, here, S in _blocks(z, other, first, self.temperature, self.chunk):
                     nearest = best[v, here, None]
                     above, tied = (S > nearest + rounding).any(1), (S >= nearest - rounding).sum(1)
-                    first_place[v, here] = ~above / (1 + tied)
+                    is_first[v, here] = ~above / (1 + tied)
                     w = None if weight is None else weight[here]
                     negative = _exponentials(S, self.temperature)[1]
                     losses[v, here] = self.form(negative, p[v, here], w)[0]
-            return losses, first_place
+            return losses, is_first
 
 
 class _Views(_Contrastive):

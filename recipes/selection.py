@@ -123,8 +123,8 @@ def picker(
 class Choice(NamedTuple):
     """What to train on.
 
-    rows: this rank's share. chosen: int64 [2, b], what all ranks have, as places in the super-batch
-    and as indices into the data set. spreads: how selective each draw was.
+    rows: this rank's share. chosen: int64 [2, b], what all ranks have, as positions in the
+    super-batch and as indices into the data set. spreads: how selective each draw was.
     """
 
     rows: Rows
@@ -168,8 +168,8 @@ def choose(
             spreads.append(found.spread)
         mine = torch.cat(own)
         rows = rows.take(mine)
-        places = distributed.gather(rank + world_size * mine)
-        chosen = torch.stack([places, distributed.gather(rows.index)])
+        positions = distributed.gather(rank + world_size * mine)
+        chosen = torch.stack([positions, distributed.gather(rows.index)])
         return Choice(rows, chosen, [s for s in spreads if s is not None])
     found = picker.pick(
         share * world_size,
@@ -177,7 +177,7 @@ def choose(
         random=random(),
     )
     # The same on every rank, unless their devices round differently: then rank 0 decides.
-    places = distributed.gather(found.rows)[: len(found.rows)].sort().values
-    chosen = torch.stack([places, distributed.interleave(rows.index)[places]])
-    mine_of_all = Rows(*distributed.take_interleaved(rows, places))
+    positions = distributed.gather(found.rows)[: len(found.rows)].sort().values
+    chosen = torch.stack([positions, distributed.interleave(rows.index)[positions]])
+    mine_of_all = Rows(*distributed.take_interleaved(rows, positions))
     return Choice(mine_of_all, chosen, [] if found.spread is None else [found.spread])

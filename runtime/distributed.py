@@ -213,12 +213,12 @@ def take_interleaved(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> lis
     world, me = world_size(), rank()
     if world == 1:
         return [t.detach()[rows] for t in tensors]
-    owner, place = rows % world, rows // world
+    owner, local_row = rows % world, rows // world
     # How many each rank owns, and the how-manieth of its owner's each row is.
     owned = torch.nn.functional.one_hot(owner, world).cumsum(0)
     slot = owned.gather(1, owner[:, None])[:, 0] - 1
     most = int(owned[-1].max()) if len(rows) else 0
-    own, wanted = place[owner == me], slice(me, None, world)
+    own, wanted = local_row[owner == me], slice(me, None, world)
     out = []
     for t in tensors:
         mine = t.detach()[own]

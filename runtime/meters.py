@@ -72,9 +72,9 @@ def _fetched(books: list[dict[str, Number]]) -> list[dict[str, float]]:
             if isinstance(value, torch.Tensor):
                 by_device.setdefault(value.device, []).append((i, name, value))
     out: list[dict[str, float]] = [dict(book) for book in books]  # type: ignore[arg-type]
-    for places in by_device.values():
-        values = torch.stack([value for _, _, value in places]).tolist()
-        for (i, name, _), value in zip(places, values, strict=True):
+    for entries in by_device.values():
+        values = torch.stack([value for _, _, value in entries]).tolist()
+        for (i, name, _), value in zip(entries, values, strict=True):
             out[i][name] = value
     return out
 

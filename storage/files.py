@@ -1,6 +1,6 @@
 """The one way to write: files and folders that appear whole or not at all, and the lock.
 
-What is being written lies beside its final place as `.tmp-NAME-XXXXXXXX` (eight hex digits), held
+What is being written lies beside its final path as `.tmp-NAME-XXXXXXXX` (eight hex digits), held
 by a lock of the system; it is flushed to the disk and renamed. At any instant, whatever kills the
 process, there are the old bytes or the new ones under the name itself. What a killed process left
 is recognised by its name and its free lock, and swept when the same name is written again.

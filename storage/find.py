@@ -25,21 +25,21 @@ def find_file(word: str | Path, script: str, results: str | Path | None = None) 
 
     word: as it is; or below the results of `script` (in `results`, by default results_home()),
     where it need not name the `snapshots` folder of a run; or below the models directory (and its
-    `Images`, the original's place). `.safetensors` may be left out, and a `.pkl` is found where
-    there is only its sibling in our format (`opened` is the one to read). A run's folder means its
+    `Images`, as Autoguided). `.safetensors` may be left out, and a `.pkl` is found where there
+    is only its sibling in our format (`opened` is the one to read). A run's folder means its
     newest snapshot. Returns `word` itself if nothing is there, so that whoever opens it says so.
     """
     asked = Path(word).expanduser()
     own = (results_home() if results is None else Path(results)) / script
     for home in (Path(), own, models_home() / "Images", models_home()):
-        place = home / asked
-        for folder in (place.parent, place.parent / "snapshots"):
-            file = folder / place.name
+        path = home / asked
+        for folder in (path.parent, path.parent / "snapshots"):
+            file = folder / path.name
             if file.is_file() or file.suffix == ".pkl" and file.with_suffix(_OURS).is_file():
                 return file
             if file.suffix != _OURS and Path(f"{file}{_OURS}").is_file():
                 return Path(f"{file}{_OURS}")
-        if (place / "snapshots").is_dir() and (newest := newest_snapshot(place)) is not None:
+        if (path / "snapshots").is_dir() and (newest := newest_snapshot(path)) is not None:
             return newest
     return asked
 

@@ -1,4 +1,4 @@
-"""Lists of numbers by step in one compact file that only grows: which samples a step trained on.
+"""Lists of indices by step in one compact file that only grows: which samples a step trained on.
 
 A record is the step and the length n (two little-endian uint32), then n uint32. W&B and
 metrics.jsonl are for scalars; two thousand indices a step belong here.
@@ -30,19 +30,19 @@ class IndexLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab")
             end = 0
-            for step, start, numbers in _records(self.path):
+            for step, start, indices in _records(self.path):
                 if step >= completed:
                     break
-                end = start + _WORD.itemsize * (2 + len(numbers))
+                end = start + _WORD.itemsize * (2 + len(indices))
             self._file.truncate(end)
         except OSError as error:
             raise DiskError(f"{self.path}: {error.strerror}") from error
 
-    def add(self, step: int, numbers: np.ndarray) -> None:
-        """Append the 1-D whole numbers in [0, 2^32) of a 0-based step. Errors: DiskError."""
-        head = np.array([step, len(numbers)], _WORD)
+    def add(self, step: int, indices: np.ndarray) -> None:
+        """Append the 1-D indices in [0, 2^32) of a 0-based step. Errors: DiskError."""
+        head = np.array([step, len(indices)], _WORD)
         try:
-            self._file.write(head.tobytes() + np.asarray(numbers).astype(_WORD).tobytes())
+            self._file.write(head.tobytes() + np.asarray(indices).astype(_WORD).tobytes())
             self._file.flush()
         except OSError as error:
             raise DiskError(f"{self.path}: {error.strerror}") from error
@@ -53,9 +53,9 @@ class IndexLog:
 
 
 def read_index_log(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """(step, uint32 numbers) of every whole record, in order."""
-    for step, _, numbers in _records(Path(path)):
-        yield step, numbers
+    """(step, uint32 indices) of every whole record, in order."""
+    for step, _, indices in _records(Path(path)):
+        yield step, indices
 
 
 def _records(path: Path) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -269,7 +269,7 @@ PROGRESS = re.compile(r"(TIME|CLOCK) left")
 
 
 def flat(value: Any, hidden: dict[str, str], where: str = "") -> Record:
-    """{place: value} of nested dicts, lists and tensors, without what is VOLATILE."""
+    """{dotted keys: value} of nested dicts, lists and tensors, without what is VOLATILE."""
     import numpy as np
     import torch
 

@@ -191,7 +191,7 @@ def _link_part(whole: Path, staging: Path, part: Callable[[Source, str], Source]
             original = Path(chosen.path(i))
             link = staging / split / original.relative_to(folder)
             link.parent.mkdir(parents=True, exist_ok=True)
-            # seen from the final place, which is staging's sibling
+            # seen from the final path, which is staging's sibling
             link.symlink_to(os.path.relpath(original, link.parent))
 
 

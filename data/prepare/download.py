@@ -1,4 +1,4 @@
-"""Fetching files from places that fail in many ways, and unpacking archives nobody vouches for.
+"""Fetching files from mirrors that fail in many ways, and unpacking archives nobody vouches for.
 
 A file appears under its name only when it is whole: it is written beside it, checked (length,
 SHA-256 where one is known, not a web page), then renamed; a second process waits at a lock and

@@ -55,15 +55,15 @@ _NUMPY = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")}
 Arrays = tuple[np.ndarray, np.ndarray, list[str]]  # images, labels, classes
 
 
-def recognise(place: Path) -> Found | None:
+def recognise(path: Path) -> Found | None:
     """CIFAR-10's or MNIST's own files."""
-    splits = array_splits(place)
+    splits = array_splits(path)
     if not splits:
         return None
 
     def open_split(split: str) -> Source:
         if check_split(split) not in splits:
-            raise DataError(f"{place} has no split {split}; it has {', '.join(splits)}")
+            raise DataError(f"{path} has no split {split}; it has {', '.join(splits)}")
         return splits[check_split(split)]()
 
     return Found(tuple(splits), open_split)
@@ -114,10 +114,10 @@ class ArraySource:
         return self._images[i].copy()
 
 
-def array_splits(place: Path) -> dict[str, Callable[[], ArraySource]]:
+def array_splits(path: Path) -> dict[str, Callable[[], ArraySource]]:
     """Openers of the splits of a CIFAR-10 folder or tar, or a folder of idx files; {} otherwise."""
-    if place.is_dir():
-        for folder in (place, place / CIFAR_FOLDER):
+    if path.is_dir():
+        for folder in (path, path / CIFAR_FOLDER):
             splits: dict[str, Callable[[], Arrays]] = {
                 split: partial(read_cifar, folder, split)
                 for split, files in CIFAR_BATCHES.items()
@@ -125,19 +125,19 @@ def array_splits(place: Path) -> dict[str, Callable[[], ArraySource]]:
             }
             if splits:
                 return _sources(folder, splits)
-        if idx_names(place):
-            return _sources(place, {s: partial(read_mnist, place, s) for s in ("train", "test")})
-    elif place.is_file() and _CIFAR_TAR.fullmatch(place.name.lower()):
-        return _sources(place, {s: partial(read_cifar, place, s) for s in CIFAR_BATCHES})
+        if idx_names(path):
+            return _sources(path, {s: partial(read_mnist, path, s) for s in ("train", "test")})
+    elif path.is_file() and _CIFAR_TAR.fullmatch(path.name.lower()):
+        return _sources(path, {s: partial(read_cifar, path, s) for s in CIFAR_BATCHES})
     return {}
 
 
 def _sources(
-    place: Path, reads: Mapping[str, Callable[[], Arrays]]
+    path: Path, reads: Mapping[str, Callable[[], Arrays]]
 ) -> dict[str, Callable[[], ArraySource]]:
-    name = place.name.split(".")[0]
+    name = path.name.split(".")[0]
     return {
-        split: partial(ArraySource, read, name=f"{name}/{split}", path=f"{place}/{split}")
+        split: partial(ArraySource, read, name=f"{name}/{split}", path=f"{path}/{split}")
         for split, read in reads.items()
     }
 
@@ -145,19 +145,19 @@ def _sources(
 # ------------------------------------------------------------------------------- CIFAR-10
 
 
-def read_cifar(place: Path, split: str) -> Arrays:
+def read_cifar(path: Path, split: str) -> Arrays:
     """CIFAR-10's python version, the folder or the tar: uint8 [N, 32, 32, 3] in official order.
 
     split: train (50,000) or test (10,000). DataError for a batch that is not what it should be.
     """
     wanted = CIFAR_BATCHES[split_of(split) or split]
-    files = _from_folder(place, wanted) if place.is_dir() else _from_tar(place, wanted)
+    files = _from_folder(path, wanted) if path.is_dir() else _from_tar(path, wanted)
     images, labels = [], []
     for name in wanted:
-        batch, numbers = parse_batch(files[name], f"{place}/{name}")
+        batch, batch_labels = parse_batch(files[name], f"{path}/{name}")
         images.append(batch)
-        labels.append(numbers)
-    classes = parse_names(files.get("batches.meta"), f"{place}/batches.meta")
+        labels.append(batch_labels)
+    classes = parse_names(files.get("batches.meta"), f"{path}/batches.meta")
     return np.concatenate(images), np.concatenate(labels), classes
 
 

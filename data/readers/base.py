@@ -1,4 +1,4 @@
-"""What a reader is: a function that says whether a place is of its kind, and what is there."""
+"""What a reader is: a function that says of a path whether its kind lies there, and what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage.errors import DataError
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a place.
+    """What lies at a path.
 
     splits: those there are to choose from; empty where everything is one set, which then serves as
     whichever is asked for; None where the name asked for says its split itself (`NAME/val`).
@@ -29,7 +29,7 @@ class Reader(Protocol):
     pictures and their lists are read by `Found.open`. DataError: its kind, but damaged.
     """
 
-    def __call__(self, place: Path) -> Found | None: ...
+    def __call__(self, path: Path) -> Found | None: ...
 
 
 def refused(why: str) -> Found:

@@ -32,13 +32,13 @@ MAX_CLASSES = 1 << 20
 _LOOKED_AT = 8
 
 
-def recognise(place: Path) -> Found | None:
+def recognise(path: Path) -> Found | None:
     """A folder or zip in NVIDIA's layout; `set` also means `set.zip`."""
-    if not place.is_dir():
-        place = archive_of(place)
-        if not place.is_file():
+    if not path.is_dir():
+        path = archive_of(path)
+        if not path.is_file():
             return None
-    return Found((), lambda split: EdmSource(place)) if is_edm(place) else None
+    return Found((), lambda split: EdmSource(path)) if is_edm(path) else None
 
 
 class EdmSource:
@@ -51,23 +51,23 @@ class EdmSource:
     """
 
     def __init__(
-        self, place: str | os.PathLike, *, name: str | None = None, partial: bool = False
+        self, root: str | os.PathLike, *, name: str | None = None, partial: bool = False
     ) -> None:
-        self.place = Path(place)
-        self.name = name or (self.place.stem if self.place.is_file() else self.place.name)
-        if self.place.is_dir():
-            names = list_files(self.place, _is_data)
+        self.root = Path(root)
+        self.name = name or (self.root.stem if self.root.is_file() else self.root.name)
+        if self.root.is_dir():
+            names = list_files(self.root, _is_data)
             if not names:
-                raise DataError(f"no images or latents in {self.place}")
-            self._files: ZipFiles | _FolderFiles = _FolderFiles(self.place, names)
+                raise DataError(f"no images or latents in {self.root}")
+            self._files: ZipFiles | _FolderFiles = _FolderFiles(self.root, names)
         else:
-            members = list_members(self.place, _keep, "images or latents")
+            members = list_members(self.root, _keep, "images or latents")
             members.sort(key=lambda m: m.filename)
             names = [m.filename for m in members]
-            self._files = ZipFiles(self.place, members)
+            self._files = ZipFiles(self.root, members)
         latents = [n.endswith(".npy") for n in names]
         if any(latents) != all(latents):
-            raise DataError(f"{self.place} holds pictures and latents; make two sets of them")
+            raise DataError(f"{self.root} holds pictures and latents; make two sets of them")
         self.channels = LATENTS if latents[0] else 3
         self._names = PathTable(names)
         labels, self.classes = self._read_labels(names, partial)
@@ -102,21 +102,21 @@ class EdmSource:
         """uint8 [H, W, 3]; DataError for latents, DataShapeError for another size than the rest."""
         if self.channels != 3:
             raise DataError(
-                f"{self.place} holds latents, not pictures; "
-                f"`python data/dataset_tool.py decode --source {self.place}` makes pictures of them"
+                f"{self.root} holds latents, not pictures; "
+                f"`python data/dataset_tool.py decode --source {self.root}` makes pictures of them"
             )
         return self._checked(decode(self.raw(i), self.path(i)), i)
 
     def latent(self, i: int) -> np.ndarray:
         """float32 [8, r, r]: mean, then standard deviation. Errors as `image`."""
         if self.channels == 3:
-            raise DataError(f"{self.place} holds pictures, not latents")
+            raise DataError(f"{self.root} holds pictures, not latents")
         return self._checked(read_npy(self.raw(i), self.path(i)), i)
 
     def _checked(self, array: np.ndarray, i: int) -> np.ndarray:
         if array.shape != self.shape:
             raise DataShapeError(
-                f"{self.path(i)} has the shape {list(array.shape)}, others of {self.place} have "
+                f"{self.path(i)} has the shape {list(array.shape)}, others of {self.root} have "
                 f"{list(self.shape)}; a set of this layout has one size"
             )
         return array
@@ -140,16 +140,16 @@ class EdmSource:
         raise fault
 
     def _read_labels(self, names: list[str], partial: bool) -> tuple[np.ndarray | None, list[str]]:
-        if self.place.is_dir():
-            text = _read_file(self.place / LABELS, _limit(len(names)))
+        if self.root.is_dir():
+            text = _read_file(self.root / LABELS, _limit(len(names)))
         else:
-            with zipfile.ZipFile(self.place) as archive:
+            with zipfile.ZipFile(self.root) as archive:
                 text = read_note(archive, LABELS, _limit(len(names)))
-        note = parse_note(text, f"{self.place}/{LABELS}") if text is not None else {}
+        note = parse_note(text, f"{self.root}/{LABELS}") if text is not None else {}
         pairs = note.get("labels")
         if pairs is None:
             return None, [self.name]
-        where = f"{self.place}/{LABELS}"
+        where = f"{self.root}/{LABELS}"
         table = {}
         for pair in pairs:
             if (
@@ -205,20 +205,20 @@ class _FolderFiles:
         return data
 
 
-def is_edm(place: Path) -> bool:
+def is_edm(path: Path) -> bool:
     """Whether a folder or zip has this layout: a dataset.json that speaks of labels, or latents.
 
     DataError for a zip that cannot be read.
     """
-    if place.is_dir():
-        text = _read_file(place / LABELS, _limit(1 << 20))
-        return _first_is_latent(place) if text is None else b'"labels"' in text
+    if path.is_dir():
+        text = _read_file(path / LABELS, _limit(1 << 20))
+        return _first_is_latent(path) if text is None else b'"labels"' in text
     try:
-        with zipfile.ZipFile(place) as archive:
+        with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             text = read_note(archive, LABELS, _limit(len(names)))
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise DataError(f"{place} is not a readable zip ({error}); fetch it again") from None
+        raise DataError(f"{path} is not a readable zip ({error}); fetch it again") from None
     return any(_is_latent(n) for n in names) if text is None else b'"labels"' in text
 
 
@@ -227,11 +227,11 @@ def _limit(count: int) -> int:
     return (1 << 20) + 512 * count
 
 
-def _first_is_latent(place: Path) -> bool:
+def _first_is_latent(path: Path) -> bool:
     """A look into the first subfolder, not at everything."""
     try:
-        inside = sorted(e.path for e in os.scandir(place) if e.is_dir() and e.name[0] != ".")
-        folder = inside[0] if inside else place
+        inside = sorted(e.path for e in os.scandir(path) if e.is_dir() and e.name[0] != ".")
+        folder = inside[0] if inside else path
         return any(_is_latent(e.name) for e in os.scandir(folder))
     except OSError:
         return False

@@ -34,37 +34,37 @@ BUILDING = "building-{split}.json"
 INDEX = "index-{split}.json"
 
 
-def recognise(place: Path) -> Found | None:
+def recognise(path: Path) -> Found | None:
     """Any folder; one of its splits may lie there in NVIDIA's layout."""
-    if not place.is_dir():
+    if not path.is_dir():
         return None
-    if splits := splits_in(place):
-        return Found(tuple(splits), partial(_open_split, place, splits))
-    return Found((), partial(_open_whole, place))
+    if splits := splits_in(path):
+        return Found(tuple(splits), partial(_open_split, path, splits))
+    return Found((), partial(_open_whole, path))
 
 
-def _open_split(place: Path, splits: dict[str, Path], split: str) -> Source:
+def _open_split(path: Path, splits: dict[str, Path], split: str) -> Source:
     split = check_split(split)
     if split not in splits:
         cut_off = ", or cv to cut one off" if split == "val" and "train" in splits else ""
         raise DataError(
-            f"{place} has no split {split}; it has {', '.join(splits)} "
+            f"{path} has no split {split}; it has {', '.join(splits)} "
             f"(give NAME/{next(iter(splits))}{cut_off})"
         )
     if is_edm(splits[split]):
-        return EdmSource(splits[split], name=f"{place.name}/{split}")
-    return FolderSource(splits[split], base=place, split=split)
+        return EdmSource(splits[split], name=f"{path.name}/{split}")
+    return FolderSource(splits[split], base=path, split=split)
 
 
-def _open_whole(place: Path, split: str) -> Source:
+def _open_whole(path: Path, split: str) -> Source:
     check_split(split)
-    own = split_of(place.name)
+    own = split_of(path.name)
     if own is not None:
-        beside = named_splits(lambda name: (place.parent / name).is_dir())
-        if beside.get(own) == place.name:
+        beside = named_splits(lambda name: (path.parent / name).is_dir())
+        if beside.get(own) == path.name:
             # NAME/train given as a path: its prebuilt sizes lie beside NAME
-            return FolderSource(place, base=place.parent, split=own)
-    return FolderSource(place, base=place, split=None)
+            return FolderSource(path, base=path.parent, split=own)
+    return FolderSource(path, base=path, split=None)
 
 
 class FolderSource:

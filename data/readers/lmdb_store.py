@@ -45,24 +45,24 @@ def env_name(name: str, split: str, size: int) -> str:
     return f"{name}_{split}_{'full' if size == FULL else size}.lmdb"
 
 
-def recognise_environment(place: Path) -> Found | None:
+def recognise_environment(path: Path) -> Found | None:
     """A single environment; its siblings of other sizes belong to it."""
-    if not (place.is_dir() and (place / "data.mdb").exists()):
+    if not (path.is_dir() and (path / "data.mdb").exists()):
         return None
-    return Found((), lambda split: _open_one(place))
+    return Found((), lambda split: _open_one(path))
 
 
-def recognise(place: Path) -> Found | None:
+def recognise(path: Path) -> Found | None:
     """A folder of environments, one a split and size."""
-    envs = find_envs(place) if place.is_dir() else {}
+    envs = find_envs(path) if path.is_dir() else {}
     if not envs:
         return None
 
     def open_split(split: str) -> Source:
         split = check_split(split)
         if split not in envs:
-            raise DataError(f"{place} has no split {split}; it has {', '.join(sorted(envs))}")
-        return LmdbSource(envs[split], name=f"{place.name}/{split}", split=split)
+            raise DataError(f"{path} has no split {split}; it has {', '.join(sorted(envs))}")
+        return LmdbSource(envs[split], name=f"{path.name}/{split}", split=split)
 
     return Found(tuple(sorted(envs)), open_split)
 

@@ -35,15 +35,15 @@ MAX_NOTE = 1 << 26
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
-def archive_of(place: Path) -> Path:
+def archive_of(path: Path) -> Path:
     """The zip a path means: itself, or NAME.zip for NAME."""
-    return place if place.suffix.lower() == ".zip" else Path(f"{place}.zip")
+    return path if path.suffix.lower() == ".zip" else Path(f"{path}.zip")
 
 
-def recognise(place: Path) -> Found | None:
+def recognise(path: Path) -> Found | None:
     """A zip; `set` also means `set.zip`."""
-    archive = archive_of(place)
-    if place.is_dir() or not archive.is_file():
+    archive = archive_of(path)
+    if path.is_dir() or not archive.is_file():
         return None
     splits = zip_splits(archive)
     return Found(

@@ -15,11 +15,11 @@ _AUG = re.compile(r"(.*)_aug(\d+)", re.DOTALL)
 
 
 def root_of(source: Source) -> tuple[Source, np.ndarray]:
-    """The whole set that subsets were cut from, and the numbers int64 [N] in it of the pictures."""
-    numbers = np.arange(len(source))
+    """The whole set that subsets were cut from, and the indices int64 [N] in it of the pictures."""
+    indices = np.arange(len(source))
     while isinstance(source, Subset):
-        numbers, source = source.indices[numbers], source.source
-    return source, numbers
+        indices, source = source.indices[indices], source.source
+    return source, indices
 
 
 def root_ids(source: Source) -> Tensor:
@@ -32,14 +32,14 @@ def picture_names(source: Source) -> list[str]:
 
     Pictures that share it (in folders below a class) have their number in the whole set behind it.
     """
-    root, numbers = root_of(source)
+    root, indices = root_of(source)
     stems = [_stem(root.path(i)) for i in range(len(root))]
     names = [f"{root.classes[root.label(i)]}/{stem}" for i, stem in enumerate(stems)]
     seen: dict[str, int] = {}
     for name in names:
         seen[name] = seen.get(name, 0) + 1
     names = [n if seen[n] == 1 else f"{n}~{i}" for i, n in enumerate(names)]
-    return [names[i] for i in numbers]
+    return [names[i] for i in indices]
 
 
 def _stem(path: str) -> str:

@@ -161,13 +161,13 @@ def resize_weights(
     position, normalised inside the cut. flip: bool [n], mirrored outputs.
     """
     scale = length.to(torch.float32).view(-1, 1, 1) / out
-    place = torch.arange(out, device=start.device, dtype=torch.float32).view(1, -1, 1) + 0.5
+    centre = torch.arange(out, device=start.device, dtype=torch.float32).view(1, -1, 1) + 0.5
     if flip is not None:
-        place = torch.where(flip.view(-1, 1, 1), out - place, place)
+        centre = torch.where(flip.view(-1, 1, 1), out - centre, centre)
     # relative to the cut: positions stay small, so float32 is enough for any picture
     pixel = torch.arange(size, device=start.device).view(1, 1, -1) - start.view(-1, 1, 1)
     inside = (pixel >= 0) & (pixel < length.view(-1, 1, 1))
-    distance = (pixel.to(torch.float32) + 0.5) - place * scale
+    distance = (pixel.to(torch.float32) + 0.5) - centre * scale
     weights = (1 - distance.abs_() / scale.clamp_min(1)).clamp_min_(0).mul_(inside)
     return weights.div_(weights.sum(2, keepdim=True))
 
@@ -194,11 +194,11 @@ def crop_resize(images: Tensor, boxes: Tensor, out: int, flip: Tensor | None = N
 def _enlarged_rows(images: Tensor, top: Tensor, length: Tensor, out: int) -> Tensor:
     """float32 [n, 3, out, W]: rows top .. top + length, not more than `out`, resized to `out`."""
     n, channels, height, width = images.shape
-    place = torch.arange(out, device=images.device, dtype=torch.float32) + 0.5
-    place = (place * (length[:, None] / out)).sub_(0.5).clamp_min_(0)
-    first = place.to(torch.int64)
+    centre = torch.arange(out, device=images.device, dtype=torch.float32) + 0.5
+    centre = (centre * (length[:, None] / out)).sub_(0.5).clamp_min_(0)
+    first = centre.to(torch.int64)
     second = torch.minimum(first + 1, length[:, None] - 1)
-    part = (place - first).view(n, 1, out, 1)
+    part = (centre - first).view(n, 1, out, 1)
     planes = torch.arange(n * channels, device=images.device).view(n, channels, 1) * height
     planes = planes + top.view(n, 1, 1)
     flat = images.reshape(n * channels * height, width)
@@ -226,10 +226,10 @@ def crop_bilinear(images: Tensor, boxes: Tensor, out: int, flip: Tensor | None =
 
 def _positions(start: Tensor, length: Tensor, out: int, size: int, flip: Tensor | None) -> Tensor:
     """[n, out]: where outputs lie in a row of `size` pixels, as grid_sample counts (-1 .. 1)."""
-    place = torch.arange(out, device=start.device, dtype=torch.float32) + 0.5
-    place = place * (length[:, None] / out)
+    centre = torch.arange(out, device=start.device, dtype=torch.float32) + 0.5
+    centre = centre * (length[:, None] / out)
     # beyond the centres of the outermost pixels of the cut their values hold on
-    place = torch.minimum(place.clamp_min(0.5), length[:, None] - 0.5)
+    centre = torch.minimum(centre.clamp_min(0.5), length[:, None] - 0.5)
     if flip is not None:
-        place = torch.where(flip[:, None], length[:, None] - place, place)
-    return (place + start[:, None]) * (2 / size) - 1
+        centre = torch.where(flip[:, None], length[:, None] - centre, centre)
+    return (centre + start[:, None]) * (2 / size) - 1

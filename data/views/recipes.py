@@ -38,7 +38,7 @@ from storage.errors import DataError
 
 _TRIES = 10  # of RandomResizedCrop, before it takes the central crop
 # Where in a key's random words its draws lie, and how many words there are
-_AREA, _PLACE, _SWITCH, _ORDER, _FACTOR, _SIGMA, _WORDS = 0, 20, 22, 26, 27, 31, 32
+_AREA, _CORNER, _SWITCH, _ORDER, _FACTOR, _SIGMA, _WORDS = 0, 20, 22, 26, 27, 31, 32
 # Values worked on at a time on a CPU, and pictures at least: few enough that some arrays of them
 # stay in a core's cache, enough that calls cost little beside the work.
 _BLOCK, _LEAST = 1 << 18, 16
@@ -254,11 +254,11 @@ def draw(plan: Recipe, keys: Tensor, height: int, width: int) -> Draws:
     flip, jitter, gray, blurred = (u[:, _SWITCH + k] < p for k, p in enumerate(chances))
     order = (w[:, _ORDER] * len(ORDERS)) >> 32
     sigma = plan.sigma[0] + (plan.sigma[1] - plan.sigma[0]) * u[:, _SIGMA]
-    boxes = _boxes(plan, u[:, _AREA:_PLACE], w[:, _PLACE:_SWITCH], height, width)
+    boxes = _boxes(plan, u[:, _AREA:_CORNER], w[:, _CORNER:_SWITCH], height, width)
     return Draws(boxes, flip, jitter, order, factors, gray, blurred, sigma)
 
 
-def _boxes(plan: Recipe, u: Tensor, place: Tensor, height: int, width: int) -> Tensor:
+def _boxes(plan: Recipe, u: Tensor, corner: Tensor, height: int, width: int) -> Tensor:
     u = u.reshape(-1, _TRIES, 2).to(torch.float64)
     area = height * width * (plan.scale[0] + (plan.scale[1] - plan.scale[0]) * u[:, :, 0])
     low, high = math.log(plan.ratio[0]), math.log(plan.ratio[1])
@@ -275,8 +275,8 @@ def _boxes(plan: Recipe, u: Tensor, place: Tensor, height: int, width: int) -> T
         whole_w = round(height * plan.ratio[1])
     w = torch.where(found, w.gather(1, first)[:, 0], whole_w)
     h = torch.where(found, h.gather(1, first)[:, 0], whole_h)
-    top = torch.where(found, (place[:, 0] * (height - h + 1)) >> 32, (height - h) // 2)
-    left = torch.where(found, (place[:, 1] * (width - w + 1)) >> 32, (width - w) // 2)
+    top = torch.where(found, (corner[:, 0] * (height - h + 1)) >> 32, (height - h) // 2)
+    left = torch.where(found, (corner[:, 1] * (width - w + 1)) >> 32, (width - w) // 2)
     return torch.stack([top, left, h, w], 1)
 
 
@@ -424,17 +424,17 @@ def _orders(number: Tensor) -> Tensor:
     for count, below in ((4, 6), (3, 2), (2, 1), (1, 1)):
         digit = (number // below) % count
         chosen.append(left.gather(1, digit[:, None]))
-        place = torch.arange(count - 1, device=number.device)
-        left = left.gather(1, place + (place >= digit[:, None]))
+        kept = torch.arange(count - 1, device=number.device)
+        left = left.gather(1, kept + (kept >= digit[:, None]))
     return torch.cat(chosen, 1)
 
 
-def _jitter_sorted_(x: Tensor, numbers: Tensor, factors: Tensor) -> Tensor:
+def _jitter_sorted_(x: Tensor, order_numbers: Tensor, factors: Tensor) -> Tensor:
     """Colour jitter of pictures sorted by the number of their order (len(ORDERS): none).
 
     At each position neighbours with the same operation are done together.
     """
-    found, counts = numbers.unique_consecutive(return_counts=True)
+    found, counts = order_numbers.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0).tolist()
     orders = [ORDERS[k] if k < len(ORDERS) else None for k in found.tolist()]
     for position in range(4):

@@ -116,8 +116,8 @@ def open_views(
     k = min(counts)
     if max(counts) > k and not quiet:
         print(f"{folder}: {k} to {max(counts)} views a picture; {k} are used", file=sys.stderr)
-    numbers = [i for r in used for i in groups[stored[r]][:k]]
-    part = Subset(views, numbers, f"{folder.name}-views")
+    indices = [i for r in used for i in groups[stored[r]][:k]]
+    part = Subset(views, indices, f"{folder.name}-views")
     beside = folder / ".arrays" if place == "memmap" else None
     array = UInt8Cache(
         part, size, place, folder=beside, workers=workers, verify=verify, max_bad=0, quiet=quiet
@@ -148,14 +148,14 @@ def _stored_names(source: Source) -> list[str]:
 
 
 def _rows(names: Sequence[str], stored: Sequence[str], folder: Path) -> np.ndarray:
-    place = {name: i for i, name in enumerate(stored)}
-    missing = [name for name in names if name not in place]
+    row = {name: i for i, name in enumerate(stored)}
+    missing = [name for name in names if name not in row]
     if missing:
         raise DataError(
             f"{folder} has no views of {len(missing)} of {len(names)} pictures, {missing[0]} "
             f"first; it has {len(stored)}, {stored[0]} first"
         )
-    return np.fromiter((place[name] for name in names), np.int64, len(names))
+    return np.fromiter((row[name] for name in names), np.int64, len(names))
 
 
 def _open_array(folder: Path, split: str, note: dict[str, Any], verify: bool) -> np.ndarray:

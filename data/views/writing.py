@@ -95,7 +95,7 @@ class ViewWriter:
         return len(self.names)
 
     @property
-    def place(self) -> Path:
+    def pixels_path(self) -> Path:
         """What holds the pixels: a folder or a file."""
         return pixels_in(self.folder, self.format, self.split, self.size)
 
@@ -110,8 +110,10 @@ class ViewWriter:
         if note is not None:
             self.done, self.finished = len(self), True
             return
-        if begun is None and self.place.exists():
-            raise DataError(f"{self.place} is there and not ours to go on with; another folder")
+        if begun is None and self.pixels_path.exists():
+            raise DataError(
+                f"{self.pixels_path} is there and not ours to go on with; another folder"
+            )
         if begun is None:
             self._note_progress()
         else:
@@ -122,11 +124,11 @@ class ViewWriter:
             elif self.format == "lmdb":
                 plan = _digest([json.dumps(self.plan, sort_keys=True)])
                 # complete but for our note, if we were stopped right before it
-                if finished_plan(self.place) != plan:
-                    self._lmdb = LmdbWriter(self.place, plan=plan)
+                if finished_plan(self.pixels_path) != plan:
+                    self._lmdb = LmdbWriter(self.pixels_path, plan=plan)
                     self._stack.callback(self._lmdb.close)
             else:
-                make_folder(self.place)
+                make_folder(self.pixels_path)
                 self.done = next((i for i in range(self.done) if not self._has(i)), self.done)
         except OSError as error:
             raise self._disk(error) from None
@@ -136,16 +138,16 @@ class ViewWriter:
         return all(file.is_file() for file in files)
 
     def _file(self, name: str, j: int) -> Path:
-        return self.place / f"{name}_aug{self.first + j}.png"
+        return self.pixels_path / f"{name}_aug{self.first + j}.png"
 
     def _begin_memmap(self) -> None:
         bytes_ = len(self) * self._bytes
-        if not self.place.is_file() or self.place.stat().st_size != bytes_:
+        if not self.pixels_path.is_file() or self.pixels_path.stat().st_size != bytes_:
             self.done, self._sums = 0, []
-            with open(self.place, "wb") as out:
+            with open(self.pixels_path, "wb") as out:
                 out.truncate(bytes_)
         shape = (len(self), self.k, 3, self.size, self.size)
-        self._pixels = np.memmap(self.place, np.uint8, "r+", shape=shape)
+        self._pixels = np.memmap(self.pixels_path, np.uint8, "r+", shape=shape)
 
     def _check_space(self) -> None:
         need = len(self) * self._bytes if self.format != "folder" else 0
@@ -223,9 +225,9 @@ class ViewWriter:
 
     def bytes(self) -> int:
         """Bytes of the pixels on the disk."""
-        if self.place.is_file():
-            return self.place.stat().st_size
-        return sum(f.stat().st_size for f in self.place.rglob("*") if f.is_file())
+        if self.pixels_path.is_file():
+            return self.pixels_path.stat().st_size
+        return sum(f.stat().st_size for f in self.pixels_path.rglob("*") if f.is_file())
 
     def close(self) -> None:
         """Note how far it came, let go of files and lock; safe to call twice."""

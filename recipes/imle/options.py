@@ -101,8 +101,8 @@ OPTIONS: Table = {
         ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
          "dimensions (1000 in the CIMLE refactoring, to no effect); 0: search in the loss "
          "itself", OUTER),
-        ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16 scores first, then fp32 "
-         "the best few; auto: on GPUs that have bf16"),
+        ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16: losses in bf16, those "
+         "of the best few again in fp32; auto: on GPUs that have bf16"),
         ("--rescore", positive_int, 4, "how many are the best few"),
         ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res"),
         ("--pool_size", integer(1, 10**8), 4096, "unconditional: samples all images choose from",

@@ -62,10 +62,10 @@ class Turns(NamedTuple):
         if not self.every:
             return turn, -1
         between = self.every * self.per_epoch
-        cycle, place = divmod(turn, self.phase + between)
-        if place < self.phase:
-            return None, cycle * self.phase + place
-        return cycle * between + place - self.phase, -1
+        cycle, position = divmod(turn, self.phase + between)
+        if position < self.phase:
+            return None, cycle * self.phase + position
+        return cycle * between + position - self.phase, -1
 
 
 class Batch(NamedTuple):
@@ -104,12 +104,12 @@ class Supply:
     def at(self, step: int) -> Batch:
         """The batch of an encoder's step."""
         args, run = self.args, self.run
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, batch_number = divmod(step, self.steps_per_epoch)
         source = self._refreshed(step) if args.refresh else self.source
         self._watch.start()
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, permutation(len(self.real), args.seed, epoch))
-        part = slice(place * args.bs, (place + 1) * args.bs)
+        part = slice(batch_number * args.bs, (batch_number + 1) * args.bs)
         ids = self._order[1][part][run.rank :: run.world_size]
         f = self.share.at(epoch, args.epochs)
         synthetic = synthetic_mask(
@@ -135,10 +135,10 @@ class Supply:
 
     def _refreshed(self, step: int) -> CachedViews:
         """The views of this refresh, drawn if they are not at hand."""
-        number, place = divmod(step, self.args.refresh * self.steps_per_epoch)
+        number, steps_since = divmod(step, self.args.refresh * self.steps_per_epoch)
         if self._drawn is None or self._drawn[0] != number:
             self._drawn = None  # not two at a time
-            self._drawn = (number, CachedViews(self._draw(number, first=place == 0)))
+            self._drawn = (number, CachedViews(self._draw(number, first=steps_since == 0)))
         return self._drawn[1]
 
     def _draw(self, number: int, first: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small made-up places in every layout a data set may come in, and what is found there.
+"""Small made-up sets in every layout a data set may come in, and what is found there.
 
 `layouts.json` holds what each of them was when the readers were written: kind, splits, classes,
 labels, names, or the error. To record it again, on purpose only:
@@ -312,8 +312,8 @@ EVALS = (
 
 
 @contextlib.contextmanager
-def places(root: Path) -> Iterator[Path]:
-    """All places under `root`, with the current folder in `root/cwd`; yields the data folder."""
+def all_layouts(root: Path) -> Iterator[Path]:
+    """All of them under `root`, with the current folder in `root/cwd`; yields the data folder."""
     data = root / "data"
     data.mkdir()
     for build in (build_folders, build_resolutions, build_zips, build_edm, build_lmdb):
@@ -383,7 +383,7 @@ def answer(root: Path, ask: Callable[[], Any]) -> Any:
 
 
 def found(root: Path, data: Path) -> dict[str, Any]:
-    """Everything there is to know of every place, by how it was asked for."""
+    """Everything there is to know of every set, by how it was asked for."""
 
     def told(ask: Callable[[], Any]) -> Any:
         return shortened(root, answer(root, ask))
@@ -434,7 +434,7 @@ def compact(table: dict[str, Any]) -> dict[str, Any]:
 
 def record() -> None:
     """Write `layouts.json` from what the code finds now."""
-    with tempfile.TemporaryDirectory() as folder, places(Path(folder)) as data:
+    with tempfile.TemporaryDirectory() as folder, all_layouts(Path(folder)) as data:
         table = compact(found(Path(folder), data))
     rows = [f"{json.dumps(k)}: {json.dumps(v, sort_keys=True)}" for k, v in table.items()]
     RECORDED.write_text("{\n" + ",\n".join(rows) + "\n}\n")

@@ -19,15 +19,15 @@ from tests.data.pictures import make_set
 # ------------------------------------------------------------------------ data/readers/stacks.py
 
 
-def recognise(place: Path) -> Found | None:
+def recognise(path: Path) -> Found | None:
     """A folder of `train.npy`, `val.npy`, ...: uint8 [N, H, W, 3] each, all one class."""
-    splits = {f.stem: f for f in sorted(place.glob("*.npy")) if f.stem in ("train", "val", "test")}
+    splits = {f.stem: f for f in sorted(path.glob("*.npy")) if f.stem in ("train", "val", "test")}
     if not splits:
         return None
 
     def open_split(split: str) -> Source:
         if check_split(split) not in splits:
-            raise DataError(f"{place} has no split {split}; it has {', '.join(splits)}")
+            raise DataError(f"{path} has no split {split}; it has {', '.join(splits)}")
         return StackSource(splits[check_split(split)])
 
     return Found(tuple(splits), open_split)

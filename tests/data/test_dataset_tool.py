@@ -32,11 +32,11 @@ def run(*words, code=0):
     assert tool.main([str(w) for w in words]) == code
 
 
-def members(place):
-    if place.is_dir():
-        files = sorted(p for p in place.rglob("*") if p.is_file())
-        return {p.relative_to(place).as_posix(): p.read_bytes() for p in files}
-    with zipfile.ZipFile(place) as archive:
+def members(path):
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return {p.relative_to(path).as_posix(): p.read_bytes() for p in files}
+    with zipfile.ZipFile(path) as archive:
         assert all(m.compress_type == zipfile.ZIP_STORED for m in archive.infolist())
         return {m.filename: archive.read(m) for m in archive.infolist()}
 

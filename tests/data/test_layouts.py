@@ -2,11 +2,11 @@
 
 import json
 
-from tests.data.layouts import RECORDED, compact, found, places
+from tests.data.layouts import RECORDED, all_layouts, compact, found
 
 
 def test_every_place_is_what_it_was(tmp_path):
-    with places(tmp_path) as data:
+    with all_layouts(tmp_path) as data:
         now = compact(found(tmp_path, data))
     then = json.loads(RECORDED.read_text())
     assert list(now) == list(then)

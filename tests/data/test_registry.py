@@ -160,13 +160,13 @@ def test_a_name_that_no_disk_can_hold_names_nothing(data):
         train_val_sources("both", "x" * 300, data)
 
 
-def test_each_place_is_looked_at_once(data, monkeypatch):
+def test_each_path_is_looked_at_once(data, monkeypatch):
     from data import readers
 
     looked = []
 
-    def note(place):
-        looked.append(place)
+    def note(path):
+        looked.append(path)
 
     monkeypatch.setattr(readers, "READERS", [note, *readers.READERS])
     train_val_sources("both", None, data)

@@ -38,11 +38,11 @@ def official(root):
 @pytest.mark.parametrize("kind", ["folder", "zip", "wrapped zip"])
 def test_classes_of_train_and_val_agree(tmp_path, kind):
     root = official(tmp_path / "tiny-imagenet-200")
-    place = root
+    path = root
     if kind != "folder":
         prefix = "tiny-imagenet-200/" if kind == "wrapped zip" else ""
-        place = zip_folder(root, tmp_path / "t.zip", prefix)
-    train, val = train_val_sources(str(place), None, tmp_path)
+        path = zip_folder(root, tmp_path / "t.zip", prefix)
+    train, val = train_val_sources(str(path), None, tmp_path)
     assert train.classes == val.classes == WNIDS
     assert labels_of(train).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert labels_of(val).tolist() == [2, 0, 2, 0]  # no picture of the middle class

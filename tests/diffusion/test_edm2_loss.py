@@ -95,9 +95,9 @@ def test_shapes_that_do_not_fit(sigma, noise):
 def brute_bins(loss: Tensor, sigma: Tensor, edges: list[float]) -> tuple[list[float], list[int]]:
     sums, counts = [0.0] * (len(edges) + 1), [0] * (len(edges) + 1)
     for value, s in zip(loss.tolist(), sigma.tolist(), strict=True):
-        place = sum(s >= edge for edge in edges)
-        sums[place] += value
-        counts[place] += 1
+        level = sum(s >= edge for edge in edges)
+        sums[level] += value
+        counts[level] += 1
     return sums, counts
 
 
@@ -108,9 +108,9 @@ def test_sums_per_noise_level():
     loss = torch.randn(500, generator=g).requires_grad_()
     edges = [0.25, 0.5, 1.0, 2.0, 1e6]
     sums, counts = loss_per_sigma_bin(loss, sigma.reshape(-1, 1, 1, 1), torch.tensor(edges))
-    expected, numbers = brute_bins(loss, sigma, edges)
+    expected, counted = brute_bins(loss, sigma, edges)
     torch.testing.assert_close(sums, torch.tensor(expected), rtol=1e-5, atol=1e-5)
-    assert counts.tolist() == numbers and counts[-1] == 0
+    assert counts.tolist() == counted and counts[-1] == 0
     assert not sums.requires_grad
     with pytest.raises(ValueError, match="do not fit"):
         loss_per_sigma_bin(loss, sigma[1:], torch.tensor(edges))

@@ -222,7 +222,7 @@ def in_zip_storage(canary):
     return Raw(torch.storage._load_from_bytes, (data.getvalue(),))
 
 
-PLACES = {
+POISONED = {
     "root": lambda whole, bad: bad,
     "key": lambda whole, bad: {**whole, "more": bad},
     "encoder": lambda whole, bad: {**whole, "encoder": bad},
@@ -234,13 +234,13 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("where", POISONED)
 @pytest.mark.parametrize(
     ("payload", "name"), [(call_of, r"(posix|nt)\.system"), (evaluation, r"builtins\.eval")]
 )
-def test_poisoned_copies_are_refused_by_name(tmp_path, place, payload, name):
+def test_poisoned_copies_are_refused_by_name(tmp_path, where, payload, name):
     canary = tmp_path / "canary"
-    whole = PLACES[place](snapshot_dict(small(), KWARGS), payload(canary))
+    whole = POISONED[where](snapshot_dict(small(), KWARGS), payload(canary))
     path = write(tmp_path / "a.pkl", whole)
     with pytest.raises(CheckpointError, match=rf"^refused: global {name} in \S+a.pkl$"):
         open_network(path)
@@ -250,7 +250,7 @@ def test_poisoned_copies_are_refused_by_name(tmp_path, place, payload, name):
 @pytest.mark.parametrize("payload", [in_storage, in_zip_storage])
 def test_poison_inside_a_storage(tmp_path, payload):
     canary = tmp_path / "canary"
-    whole = PLACES["parameter"](snapshot_dict(small(), KWARGS), payload(canary))
+    whole = POISONED["parameter"](snapshot_dict(small(), KWARGS), payload(canary))
     with pytest.raises(CheckpointError, match="refused: global posix.system|storage|damaged"):
         open_network(write(tmp_path / "a.pkl", whole))
     assert not canary.exists()

@@ -107,7 +107,7 @@ def _check_sizes(v: Vectors) -> None:
 
 
 def _check_random(v: Vectors) -> None:
-    """The seed's baseline is NumPy's legacy choice of our number of rows."""
+    """The Autoguided code's baseline is NumPy's legacy choice of our number of rows."""
     B, seed, expected = v.number("random_l_len"), v.number("random_seed"), v.array("random_idx")
     rows = random_baseline(torch.zeros(B), Fraction(B - len(expected), B))
     assert len(rows) == len(rows.unique()) == len(expected)

@@ -56,13 +56,13 @@ def check_camnet(v: Vectors) -> None:
             assert_close(model(x, codes, loi=i), out, f"out{i} by loi", **close)
     _check_cascade(v, model, x, codes)
     _check_camnet_gradients(v, model, x, codes, images)
-    _check_scorers(model, x, codes, expected, close)
+    _check_frozen_copies(model, x, codes, expected, close)
     with torch.no_grad():
         if "code_last_expanded" in v:
             many = [*codes[:-1], v["code_last_expanded"]]
             out = v["out_last_expanded"]
             assert_close(model(x, many, loi=-1), out, "out_last_expanded", **close)
-            _check_scorers(model, x, many, [*expected[:-1], out], close)
+            _check_frozen_copies(model, x, many, [*expected[:-1], out], close)
         if "code0_expanded" in v:
             many = [v["code0_expanded"], *codes[1:]]
             assert_close(model(x, many, loi=0), v["out0_expanded"], "out0_expanded", **close)
@@ -99,7 +99,7 @@ def _check_camnet_gradients(
     assert_close(norms, v["grad_norm_per_param"], "grad_norm_per_param", atol=1e-4, rtol=2e-3)
 
 
-def _check_scorers(
+def _check_frozen_copies(
     model: CAMNet,
     x: Tensor | list[Tensor],
     codes: list[Tensor],
@@ -108,9 +108,11 @@ def _check_scorers(
 ) -> None:
     """The frozen forms used by code search compute the same."""
     for channels_last in (False, True):
-        images = model.scorer(dtype=torch.float32, channels_last=channels_last)(x, codes)
+        images = model.frozen_copy(dtype=torch.float32, channels_last=channels_last)(x, codes)
         for i, (image, out) in enumerate(zip(images, expected, strict=True)):
-            assert_close(image, out, f"out{i} of the scorer, {channels_last=}", **folded(close))
+            assert_close(
+                image, out, f"out{i} of the frozen copy, {channels_last=}", **folded(close)
+            )
 
 
 def check_original(v: Vectors) -> None:
@@ -131,7 +133,7 @@ def check_original(v: Vectors) -> None:
         prefixed = {f"module.{key}": value for key, value in v.tree("sd").items()}
         again = load_reference(prefixed, cfg, rgb_from=rgb_from)(inputs, codes)
         assert all(torch.equal(a, b) for a, b in zip(images, again, strict=True))
-    _check_scorers(model, inputs, codes, expected, OUTPUT)
+    _check_frozen_copies(model, inputs, codes, expected, OUTPUT)
 
 
 # ------------------------------------------------------------------------------------------ blocks

@@ -1,8 +1,8 @@
 """CAM-Net once more, in float64 and plain functions: an oracle, and a maker of golden-like files.
 
 Written from the description of both originals (state-dict keys, order of operations), without any
-code of `imle`. `refactor` and `original` run a state dict; `write_camnet` and `write_original` make
-files with the arrays of the golden families from random weights.
+code of `imle`. `refactored` and `original` run a state dict; `write_camnet` and `write_original`
+make files with the arrays of the golden families from random weights.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 # the two originals
 
 
-def refactor(
+def refactored(
     s: State, cfg: dict[str, Any], x: Tensor, codes: list[Tensor], last: int | None = None
 ) -> dict[str, list[Tensor]]:
     """Returns lists over levels: out (RGB), feat, internal; and x_internal."""
@@ -249,7 +249,7 @@ def write_camnet(
     arrays |= {f"code{i}": code.numpy() for i, code in enumerate(codes)}
     x64 = x.double().requires_grad_()
     codes64 = [code.double().requires_grad_() for code in codes]
-    found = refactor(state, cfg, x64, codes64)
+    found = refactored(state, cfg, x64, codes64)
     total = torch.zeros((), dtype=torch.float64)
     for i, out in enumerate(found["out"]):
         cot = torch.randn(out.shape, generator=generator)
@@ -266,10 +266,10 @@ def write_camnet(
     arrays["param_order"] = np.array(list(state))
     with torch.no_grad():
         many = torch.randn(batch * times, sizes[-1], generator=generator)
-        out = refactor(state, cfg, x64, [*codes64[:-1], many.double()])["out"][-1]
+        out = refactored(state, cfg, x64, [*codes64[:-1], many.double()])["out"][-1]
         arrays |= {"code_last_expanded": many.numpy(), "out_last_expanded": _f32(out)}
         many = torch.randn(batch * times, sizes[0], generator=generator)
-        out = refactor(state, cfg, x64, [many.double()], last=0)["out"][0]
+        out = refactored(state, cfg, x64, [many.double()], last=0)["out"][0]
         arrays |= {"code0_expanded": many.numpy(), "out0_expanded": _f32(out)}
     np.savez(path, **arrays, **{f"sd/{k}": v for k, v in weights.items()})
 

@@ -1,4 +1,4 @@
-"""CAMNet: sizes, initialisation, batch expansion, cascade state, scorer, messages."""
+"""CAMNet: sizes, initialisation, batch expansion, cascade state, frozen copy, messages."""
 
 from __future__ import annotations
 
@@ -167,32 +167,32 @@ def test_cascade_state_equals_forward(feedback: str):
 
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("color_space", ["rgb", "lab"])
-def test_scorer_is_equal_and_frozen(channels_last: bool, color_space: str):
+def test_a_frozen_copy_is_equal_and_frozen(channels_last: bool, color_space: str):
     model = tiny(n_blocks=2, color_space=color_space)
     x, codes = inputs(model, 3)
-    scorer = model.scorer(dtype=torch.float32, channels_last=channels_last)
-    assert scorer.code_sizes == model.code_sizes and scorer.levels == model.levels
+    frozen = model.frozen_copy(dtype=torch.float32, channels_last=channels_last)
+    assert frozen.code_sizes == model.code_sizes and frozen.levels == model.levels
     with torch.no_grad():
         expected = model(x, codes)
-    found = scorer(x, codes)
-    assert not any(t.requires_grad for t in [*found, *scorer.parameters()])
+    found = frozen(x, codes)
+    assert not any(t.requires_grad for t in [*found, *frozen.parameters()])
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=5e-6, rtol=1e-4)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
-    assert all(torch.equal(a, b) for a, b in zip(scorer(x, codes), found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(frozen(x, codes), found, strict=True))
     assert not torch.allclose(model(x, codes)[1], found[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_low_precision(channels_last: bool):
-    """bf16 inside, float32 images finer than bf16's steps, in the scorer and under autocast."""
+    """bf16 inside, float32 images finer than bf16's steps, in a frozen copy and under autocast."""
     model = tiny((8, 16, 32), n_blocks=2)
     x, codes = inputs(model, 4)
     with torch.no_grad():
         expected = model(x, codes)[1]
-        low = model.scorer(dtype=torch.bfloat16, channels_last=channels_last)
+        low = model.frozen_copy(dtype=torch.bfloat16, channels_last=channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             auto = model(x, codes)[1]
         found = low(x, codes)[1]
@@ -230,11 +230,11 @@ def test_copies_and_tools_that_walk_modules():
     assert len(list(model.stages)) == model.levels == 2
 
 
-def test_a_scorer_is_freed_at_once():
+def test_a_frozen_copy_is_freed_at_once():
     model = tiny()
-    scorer = model.scorer()
-    watch = weakref.ref(scorer)
-    del scorer
+    frozen = model.frozen_copy()
+    watch = weakref.ref(frozen)
+    del frozen
     assert watch() is None, "a reference cycle keeps the copy of the weights alive"
 
 
@@ -421,7 +421,7 @@ def test_without_spatial_noise():
     images = model(x, codes)
     assert [tuple(i.shape) for i in images] == [(2, 3, 8, 8), (2, 3, 16, 16)]
     assert not torch.equal(images[1], model(x, [codes[0], -codes[1]])[1])
-    torch.testing.assert_close(model.scorer()(x, codes), images, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.frozen_copy()(x, codes), images, atol=1e-5, rtol=1e-4)
 
 
 def test_bad_inputs():

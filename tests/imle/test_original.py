@@ -161,7 +161,7 @@ def test_hierarchical_sampling_of_any_chunking(tmp_path: Path, ns: list[int], sp
         losses = torch.empty(batch, ns[level])
         for k in range(ns[level]):
             codes = [*chosen, pool[:, k].double()]
-            image = oracle.refactor(state, cfg, x.double(), codes, last=level)["out"][level]
+            image = oracle.refactored(state, cfg, x.double(), codes, last=level)["out"][level]
             losses[:, k] = loss(image.float(), ys[level])
         best = losses.argmin(1)
         chosen.append(pool[torch.arange(batch), best].double())

@@ -209,20 +209,20 @@ def test_low_precision_rescoring_beats_none():
     assert equal[0] < equal[1] and equal[1] >= 0.95
 
 
-def test_own_scorer_is_used_and_closed():
+def test_own_frozen_copy_is_used_and_closed():
     model, z, cx, ys = problem()
     winners, _, _ = oracle(model, z, cx, ys, IDS, 0, [5, 5])
     made = []
 
-    class WithScorer(ToyCascade):
-        def scorer(self, *, dtype, channels_last):
+    class WithFrozenCopy(ToyCascade):
+        def frozen_copy(self, *, dtype, channels_last):
             made.append((dtype, channels_last))
             return model.eval()
 
         def advance(self, *args):
-            raise AssertionError("the scorer stands in for the model")
+            raise AssertionError("the frozen copy stands in for the model")
 
-    with CodeSearch(WithScorer(), mse, 5, 2, precision="bf16", channels_last=False) as engine:
+    with CodeSearch(WithFrozenCopy(), mse, 5, 2, precision="bf16", channels_last=False) as engine:
         for _ in range(2):
             result = engine(cx, ys, keyed_draw(z, 0, IDS))
     assert made == [(torch.float32, False), (torch.bfloat16, False)]
@@ -251,7 +251,7 @@ def test_model_is_left_as_it_was():
 
 
 def test_camnet_and_its_loss():
-    """The real network, its scorer and the loss's scorer, against one candidate at a time."""
+    """The real network, its frozen copy and the loss's, against one candidate at a time."""
     net = CAMNet([8, 16, 32], resid_nc=[8, 6], dense_nc=[4, 5], n_blocks=1, latent_nc=16, map_nc=8)
     loss, ns = ResolutionLoss(random_seed=0), [6, 9]
     cx, ys = torch.rand(3, 3, 8, 8), [torch.rand(3, 3, 16, 16), torch.rand(3, 3, 32, 32)]

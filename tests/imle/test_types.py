@@ -41,8 +41,8 @@ def plain(*args, **options):
 
 CASES: dict[str, tuple[Callable[[object], bool], Callable[[], object]]] = {
     "cascade": (types.is_cascade, lambda: UnconditionalGenerator(8, channels=[4, 4])),
-    "scorer": (
-        types.has_scorer,
+    "frozen_copy": (
+        types.has_frozen_copy,
         lambda: CAMNet([4, 8], map_nc=4, latent_nc=4, resid_nc=[4], dense_nc=[4], n_blocks=1),
     ),
     "levels": (types.has_levels, lambda: UnconditionalGenerator(8, channels=[4, 4])),

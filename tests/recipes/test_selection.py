@@ -93,9 +93,9 @@ def test_rows_are_drawn_from_all_or_from_parts():
 
     picker = Picker(method="jest", filter_ratio=0.5, num_chunks=2)
     whole = selection.choose(picker, rows, learner, ref, None, random=random)
-    places = picker.pick(count, learner, ref, random=random()).rows.sort().values
-    assert torch.equal(whole.rows.keys, places) and len(whole.spreads) == 1
-    assert torch.equal(whole.chosen, torch.stack([places, 100 + places]))
+    positions = picker.pick(count, learner, ref, random=random()).rows.sort().values
+    assert torch.equal(whole.rows.keys, positions) and len(whole.spreads) == 1
+    assert torch.equal(whole.chosen, torch.stack([positions, 100 + positions]))
 
     parts = selection.choose(picker, rows, learner, ref, None, random=random, part=8)
     assert len(parts.spreads) == 3 and len(parts.rows.keys) == 12

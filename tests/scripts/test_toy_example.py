@@ -224,9 +224,9 @@ def test_test_with_everything(guide, tmp_path, capsys):
     )  # fmt: skip
     found = SCRIPT.extract_results_from_log(log)
     for name in ("Learner", "EMA"):
-        for place in ("", "Outer "):
+        for region in ("", "Outer "):
             for way in ("", "Guided "):
-                assert found[f"Average {place}Test {way}{name} L2 Distance"][0] > 0
+                assert found[f"Average {region}Test {way}{name} L2 Distance"][0] > 0
         for way in ("", "Guided "):
             assert 0 <= found[f"Test {way}{name} Mandala Score"][0] <= 1
             assert 0 <= found[f"Test {way}{name} Classification Score"][0] <= 1

@@ -295,8 +295,8 @@ def test_a_new_method_trains_by_its_name(weak, tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "hardest", Method(hardest, needs_ref=False))
     monkeypatch.setitem(METHODS, "least_ref", Method(least_ref, needs_ref=True))
     train(tmp_path / "a", "--duration", "8", "--method", "hardest")
-    ((_, numbers),) = read_index_log(tmp_path / "a" / "selected.bin")
-    assert sorted(numbers[:8].tolist()) == seen[0].topk(8).indices.sort().values.tolist()
+    ((_, indices),) = read_index_log(tmp_path / "a" / "selected.bin")
+    assert sorted(indices[:8].tolist()) == seen[0].topk(8).indices.sort().values.tolist()
     assert metrics(tmp_path / "a", "Super-Batch Learner Loss")
     assert not metrics(tmp_path / "a", "Super-Batch Reference Loss")
     train(
@@ -375,10 +375,10 @@ def test_what_was_selected_is_on_file(weak, tmp_path):
     assert [step for step, _ in records] == [0, 1, 2, 3, 4]
     images = harness.final_state(tmp_path)["sampler"]["n"]
     sampler = StepSampler(images, 40, seed=0)
-    for step, numbers in records:
-        places, index = numbers.reshape(2, 8)
-        assert len(np.unique(places)) == 8 and places.max() < 40
-        assert [sampler.index(40 * step + int(p)) for p in places] == index.tolist()
+    for step, rows in records:
+        positions, index = rows.reshape(2, 8)
+        assert len(np.unique(positions)) == 8 and positions.max() < 40
+        assert [sampler.index(40 * step + int(p)) for p in positions] == index.tolist()
 
 
 def test_perplexity_falls_with_temperature(weak, tmp_path):
@@ -474,9 +474,9 @@ def test_rank_scope_on_two_ranks(weak, tmp_path):
     words += ["--select_scope", "rank", "--batch-gpu", "10", "--n", "2"]
     for process in harness.launch_ranks(train, [tmp_path, *words], tmp_path / "log", 2):
         assert harness.wait(process) == 0, (tmp_path / "log").read_text()
-    for _, numbers in read_index_log(tmp_path / "selected.bin"):
-        places = numbers.reshape(2, 8)[0]
-        share = [sorted((places[places % 2 == r] // 2).tolist()) for r in (0, 1)]
+    for _, row in read_index_log(tmp_path / "selected.bin"):
+        positions = row.reshape(2, 8)[0]
+        share = [sorted((positions[positions % 2 == r] // 2).tolist()) for r in (0, 1)]
         # two of every round of ten, on each rank
         assert [sum(p < 10 for p in s) for s in share] == [2, 2] and [len(s) for s in share] == [
             4,

@@ -62,7 +62,7 @@ def test_logits_are_those_of_the_masked_form(kind, normalise, pairs):
 
 
 def test_easy_reference_as_in_the_source():
-    """The seed's score matrix of -ref has one row, so its diagonal is a single number."""
+    """Autoguided: the score matrix of -ref has one row, its diagonal is a single number."""
     learner, ref = losses(30)
     sampled = [4, 17, 2]
     row = -ref.numpy()[None, :]  # (1, B)

@@ -72,7 +72,7 @@ def test_without_a_mode_nothing_changes(selecting):
 
 
 def test_one_noisy_round_is_not_enough():
-    """The seed's rule, mean below zero once, would switch at once."""
+    """The Autoguided code's rule, mean below zero once, would switch at once."""
     rng = np.random.default_rng(1)
     xs = 0.2 + rng.standard_normal(5000)
     assert (xs[:50] < 0).any()

@@ -30,9 +30,9 @@ def python_2(data, labels):
         b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         b"\x89" + s(data.tobytes()) + b"tb"
     )
-    numbers = b"](" + b"".join(b"K" + bytes([v]) for v in labels) + b"e"
+    pickled_labels = b"](" + b"".join(b"K" + bytes([v]) for v in labels) + b"e"
     return (
-        b"\x80\x02}q\x01(" + s(b"data") + array + s(b"labels") + numbers
+        b"\x80\x02}q\x01(" + s(b"data") + array + s(b"labels") + pickled_labels
         + s(b"batch_label") + s(b"training batch 1 of 5") + s(b"filenames") + b"](" + s(b"x.png")
         + b"eu."
     )  # fmt: skip
@@ -65,21 +65,21 @@ def test_batches_as_python_2_and_3_pickle_them(form):
     if form == "py2":  # the stand-in is what numpy itself takes for such a batch
         same = pickle.loads(raw, encoding="bytes")
         assert (same[b"data"] == data).all() and same[b"labels"] == labels
-    images, numbers = parse_batch(raw, "x")
-    assert numbers.tolist() == labels and images.shape == (5, 32, 32, 3)
+    images, found = parse_batch(raw, "x")
+    assert found.tolist() == labels and images.shape == (5, 32, 32, 3)
     assert images[3, 10, 20, 2] == data[3, 2 * 1024 + 10 * 32 + 20]
     assert (images.transpose(0, 3, 1, 2).reshape(5, -1) == data).all()
 
 
 @pytest.mark.parametrize("as_tar", [False, True])
 def test_official_files_as_a_data_set(tmp_path, as_tar):
-    place = official(tmp_path / "cifar-10-batches-py")
+    path = official(tmp_path / "cifar-10-batches-py")
     if as_tar:
-        place = tarred(place, tmp_path / "cifar-10-python.tar.gz")
-    train, val = train_val_sources(str(place), None, tmp_path)
+        path = tarred(path, tmp_path / "cifar-10-python.tar.gz")
+    train, val = train_val_sources(str(path), None, tmp_path)
     assert len(train) + len(val) == 15 and len(val) > 0  # cut off: there is no val
-    assert len(open_source(f"{place}/test", tmp_path)) == 3
-    whole = open_source(str(place), tmp_path)
+    assert len(open_source(f"{path}/test", tmp_path)) == 3
+    whole = open_source(str(path), tmp_path)
     assert isinstance(whole, ArraySource) and whole.classes == CIFAR_CLASSES
     data, labels = batch(1, 3)  # the second batch
     assert [whole.label(k) for k in (3, 4, 5)] == labels
@@ -87,7 +87,7 @@ def test_official_files_as_a_data_set(tmp_path, as_tar):
     images = LabelledImages(whole)
     assert (images.resolution, images.label_dim) == (32, 10)
     with pytest.raises(DataError, match="has no split val; it has train, test"):
-        open_source(str(place), tmp_path, split="val")
+        open_source(str(path), tmp_path, split="val")
 
 
 def test_folder_around_the_batches(tmp_path):
@@ -110,8 +110,8 @@ def test_spawned_worker_reads_the_files_again(tmp_path):
 
 def test_setup_makes_folders_in_official_order(tmp_path):
     tar = tarred(official(tmp_path / "src"), tmp_path / "cifar-10-python.tar.gz")
-    for name, place in (("cifar10", tar), ("again", tmp_path / "src")):
-        root = acquire(name, tmp_path / "data", place)
+    for name, path in (("cifar10", tar), ("again", tmp_path / "src")):
+        root = acquire(name, tmp_path / "data", path)
         data, labels = batch(5, 3)
         for k, label in enumerate(labels):
             assert (root / "test" / CIFAR_CLASSES[label] / f"{k:05d}.png").is_file()
@@ -126,27 +126,27 @@ def test_jpegs_get_their_official_numbers(tmp_path):
     from tests.data.pictures import make_set
 
     folder = make_set(tmp_path / "src", {"train": {"cat": 3, "dog": 2}, "test": {"cat": 1}}, "jpg")
-    place = tmp_path / "place"
-    place.mkdir()
-    with tarfile.open(place / "c.tar.xz", "w:xz") as out:
+    path = tmp_path / "place"
+    path.mkdir()
+    with tarfile.open(path / "c.tar.xz", "w:xz") as out:
         out.add(folder / "train", "train")
         out.add(folder / "test", "test")
     rows = ["split,official_index,label,jpeg_path"]
     order = ["train/dog/001", "train/cat/002", "train/cat/000", "train/dog/000", "train/cat/001"]
     rows += [f"train,{k},0,{p}.jpg" for k, p in enumerate(order)] + ["test,0,3,test/cat/000.jpg"]
-    (place / "index.csv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
-    for name, source in (("a", place), ("b", place / "c.tar.xz")):
-        root = acquire(name, tmp_path / "data", source)
-        for k, path in enumerate(order):
-            renamed = (root / path).with_name(f"{k:05d}.jpg")
-            assert renamed.read_bytes() == (folder / f"{path}.jpg").read_bytes()
+    (path / "index.csv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    for as_name, source in (("a", path), ("b", path / "c.tar.xz")):
+        root = acquire(as_name, tmp_path / "data", source)
+        for k, name in enumerate(order):
+            renamed = (root / name).with_name(f"{k:05d}.jpg")
+            assert renamed.read_bytes() == (folder / f"{name}.jpg").read_bytes()
         assert len(list(root.rglob("*.jpg"))) == 6
-    (place / "index.csv.gz").write_bytes(gzip.compress("\n".join(rows[:-2]).encode()))
+    (path / "index.csv.gz").write_bytes(gzip.compress("\n".join(rows[:-2]).encode()))
     with pytest.raises(DataError, match="has no number for"):
-        acquire("c", tmp_path / "data", place)
-    (place / "index.csv.gz").write_bytes(b"no gzip")
+        acquire("c", tmp_path / "data", path)
+    (path / "index.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match="index.csv.gz cannot be read"):
-        acquire("c", tmp_path / "data", place)
+        acquire("c", tmp_path / "data", path)
     assert not (tmp_path / "data" / "c").exists()
 
 

@@ -41,22 +41,22 @@ def latents(n, size=4):
     return np.random.default_rng(n).standard_normal((n, 8, size, size)).astype(np.float32)
 
 
-def write(place, files, labels="default", **more):
+def write(path, files, labels="default", **more):
     """A set as NVIDIA's tool writes it: a stored zip, or a folder."""
     files = dict(files)
     if labels == "default":
         labels = [[name, k % 3] for k, name in enumerate(files)]
     if labels != "none":
         files["dataset.json"] = json.dumps({"labels": labels, **more}).encode()
-    if place.suffix == ".zip":
-        with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as out:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as out:
             for name, data in files.items():
                 out.writestr(name, data)
     else:
         for name, data in files.items():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            (place / name).write_bytes(data)
-    return place
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    return path
 
 
 def image_files(n, size=8):
@@ -70,14 +70,14 @@ def latent_files(n, size=4):
 @pytest.mark.parametrize("kind", ["set.zip", "set"])
 @pytest.mark.parametrize("by", ["path", "name"])
 def test_pictures_and_labels(tmp_path, kind, by):
-    place = write(tmp_path / kind, image_files(7))
-    source = open_source(str(place) if by == "path" else "set", tmp_path)
+    path = write(tmp_path / kind, image_files(7))
+    source = open_source(str(path) if by == "path" else "set", tmp_path)
     assert isinstance(source, EdmSource) and source.labelled and len(source) == 7
     assert source.classes == ["0", "1", "2"] and source.channels == 3
     for k, p in enumerate(pixels(7)):
         assert (source.image(k) == p).all() and source.label(k) == k % 3
         assert source.relative(k) == f"{k // 3:05d}/img{k:08d}.png"
-        assert source.path(k) == f"{place}/{source.relative(k)}"
+        assert source.path(k) == f"{path}/{source.relative(k)}"
     images = LabelledImages(source, xflip=True, cache="memory")
     assert (images.resolution, images.label_dim, len(images)) == (8, 3, 14)
     want = torch.from_numpy(pixels(7)[4].transpose(2, 0, 1).copy())
@@ -89,8 +89,8 @@ def test_pictures_and_labels(tmp_path, kind, by):
 @pytest.mark.parametrize("kind", ["set.zip", "set"])
 @pytest.mark.parametrize("labels", ["default", None, "none"])
 def test_latents(tmp_path, kind, labels):
-    place = write(tmp_path / kind, latent_files(5), labels)
-    source = open_source(str(place), tmp_path)
+    path = write(tmp_path / kind, latent_files(5), labels)
+    source = open_source(str(path), tmp_path)
     assert source.channels == 8 and source.labelled == (labels == "default")
     images = LabelledImages(source)
     assert (images.channels, images.resolution) == (8, 4)
@@ -148,9 +148,9 @@ def test_other_folders_and_zips_are_what_they_were(tmp_path):
 
 def test_setup_says_there_is_nothing_to_do(tmp_path):
     for kind in ("set.zip", "set"):
-        place = write(tmp_path / kind, image_files(2))
+        path = write(tmp_path / kind, image_files(2))
         with pytest.raises(DataError, match="nothing to prepare, give its path"):
-            acquire("mine", tmp_path / "data", place)
+            acquire("mine", tmp_path / "data", path)
         assert not (tmp_path / "data" / "mine").exists()
 
 

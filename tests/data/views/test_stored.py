@@ -285,12 +285,12 @@ def test_what_is_missing_is_named(tmp_path, source):
         open_views(tmp_path / "files", source, S)
 
 
-# ---------------------------------------------------------------------------- the lab's own folders
+# ------------------------------------------------------------------ JPEG, with gaps in the numbers
 
 
 @pytest.fixture
-def lab(tmp_path):
-    """A folder as the lab wrote them: JPEG, numbers with gaps, one original beside its views."""
+def foreign(tmp_path):
+    """Views that another tool wrote: JPEG, numbers with gaps, one original beside its views."""
     for name, count in {"cat/a": 3, "cat/b_aug1": 2, "dog/a": 4}.items():
         file = tmp_path / "gen" / "train" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -301,8 +301,8 @@ def lab(tmp_path):
     return tmp_path / "gen"
 
 
-def test_groups_are_files_that_differ_by_the_number(lab):
-    source = open_source(str(lab), lab.parent)
+def test_groups_are_files_that_differ_by_the_number(foreign):
+    source = open_source(str(foreign), foreign.parent)
     groups = group_views(source)
     assert {name: len(v) for name, v in groups.items()} == {"cat/a": 3, "cat/b_aug1": 2, "dog/a": 4}
     numbers = [source.path(i).rsplit("_aug", 1)[1] for i in groups["cat/a"]]
@@ -310,20 +310,20 @@ def test_groups_are_files_that_differ_by_the_number(lab):
     assert len(group_views(source, plain=True)["dog/a"]) == 5
 
 
-def test_a_cache_of_unequal_numbers(tmp_path, lab, capsys):
+def test_a_cache_of_unequal_numbers(tmp_path, foreign, capsys):
     make_set(tmp_path / "set", {"train": {"cat": 0, "dog": 0}})
     for name in ("cat/a", "cat/b_aug1", "dog/a"):
         Image.fromarray(noise(1, 12, 12)).save(tmp_path / "set/train" / f"{name}.png")
     source = open_source("set", tmp_path)
-    cache = open_views(lab, source, 6)
+    cache = open_views(foreign, source, 6)
     assert cache.images.shape == (3, 2, 3, 6, 6) and cache.settings == {}
     assert "2 to 4 views" in capsys.readouterr().err
 
 
-def test_xy_gives_one_view_and_the_label(lab):
-    items = PreAugmentedDataset(lab, "xy")
+def test_xy_gives_one_view_and_the_label(foreign):
+    items = PreAugmentedDataset(foreign, "xy")
     assert len(items) == 3 and items.names == ["cat/a", "cat/b_aug1", "dog/a"]
-    own = {tuple(np.asarray(Image.open(f)).ravel()) for f in (lab / "train/cat").glob("a_*")}
+    own = {tuple(np.asarray(Image.open(f)).ravel()) for f in (foreign / "train/cat").glob("a_*")}
     seen = set()
     for epoch in range(20):
         items.set_epoch(epoch)
@@ -337,21 +337,21 @@ def test_xy_gives_one_view_and_the_label(lab):
         items[3]
 
 
-def test_cl_gives_distinct_views(lab):
-    items = PreAugmentedDataset(lab, "cl")
+def test_cl_gives_distinct_views(foreign):
+    items = PreAugmentedDataset(foreign, "cl")
     for epoch in range(10):
         items.set_epoch(epoch)
         for i in range(3):
             views, _ = items[i]
             assert views.shape == (2, 3, 12, 12) and not torch.equal(views[0], views[1])
     with pytest.raises(DataError, match="cat/b_aug1 .* has 2 views, num_augs is 3"):
-        PreAugmentedDataset(lab, "cl", num_augs=3)
-    half = PreAugmentedDataset(lab, "cl", size=6, transform=lambda view: view.float() / 255)
+        PreAugmentedDataset(foreign, "cl", num_augs=3)
+    half = PreAugmentedDataset(foreign, "cl", size=6, transform=lambda view: view.float() / 255)
     assert half[0][0].shape == (2, 3, 6, 6) and half[0][0].dtype == torch.float32
 
 
-def test_workers_see_the_epoch(lab):
-    items = PreAugmentedDataset(lab, "xy")
+def test_workers_see_the_epoch(foreign):
+    items = PreAugmentedDataset(foreign, "xy")
     loader = torch.utils.data.DataLoader(
         items, batch_size=3, num_workers=1, persistent_workers=True, multiprocessing_context="fork"
     )

@@ -62,14 +62,14 @@ def test_rates_are_those_of_the_published_schedules():
     for rule, peak in (("none", 0.3), ("linear", 0.075), ("sqrt", 2.4)):
         plain = options(*words, rule)
         google = options(*words, rule, "--lr_schedule", "google")
-        seed = options(*words, rule, "--lr_schedule", "seed")
+        original = options(*words, rule, "--lr_schedule", "seed")  # `original`, by its former word
         for step in range(35):
             want = warmup_cosine(step, 35, 10, peak=peak)
             assert parts.learning_rate(plain, step, 5) == pytest.approx(want, rel=1e-12)
             want = google_lr(step, examples=320, batch=64, epochs=7, warmup_epochs=2, peak=peak)
             assert parts.learning_rate(google, step, 5) == pytest.approx(want, rel=1e-12)
             want = original_lr(step // 5 + 1, 7, 2, peak)
-            assert parts.learning_rate(seed, step, 5) == pytest.approx(want, rel=1e-12)
+            assert parts.learning_rate(original, step, 5) == pytest.approx(want, rel=1e-12)
 
 
 def test_sizes_and_recipes_are_the_data_sets_own():
@@ -87,7 +87,7 @@ def test_sizes_and_recipes_are_the_data_sets_own():
         args = get_args(None, ["--recipe", name, "--color_s", "0.25", "--gaussian_blur", "0"])
         assert (parts.view_recipe(args).hue, parts.view_recipe(args).blur_p) == (0.05, 0)
     args = get_args(None, ["--data", "miniImagenet"])
-    assert (args.color_s, args.gaussian_blur) == (1.0, 0)  # the lab's
+    assert (args.color_s, args.gaussian_blur) == (1.0, 0)  # as in the original SimCLR code
     args = get_args(None, ["--data", "cifar10", "--normalise", "cifar", "--unreal_augs", "0"])
     plan = parts.view_recipe(args)
     assert plan.size == 32 and plan.jitter_p == 0 and plan.mean == CIFAR_MEAN

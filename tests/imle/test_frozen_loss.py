@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from imle import scoring
+from imle import frozen_loss as module
+from imle.frozen_loss import FrozenResolutionLoss, frozen_loss
 from imle.losses import PixelLoss, ResolutionLoss
-from imle.scoring import FrozenResolutionLoss, frozen_loss
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def loss():
 @pytest.mark.parametrize("batch, times, side", [(1, 1, 16), (2, 5, 32), (5, 1, 16), (3, 4, 24)])
 @pytest.mark.parametrize("limit", [1, 1 << 16, 1 << 18, 1 << 30])
 def test_equals_the_loss_however_the_rows_are_grouped(loss, batch, times, side, limit, monkeypatch):
-    monkeypatch.setattr(scoring, "_MAP_BYTES", limit)
+    monkeypatch.setattr(module, "_MAP_BYTES", limit)
     torch.manual_seed(batch)
     y, fx = torch.rand(batch, 3, side, side), torch.rand(batch * times, 3, side, side)
     before = fx.clone(), y.clone()
