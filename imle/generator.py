@@ -484,19 +484,6 @@ def parameter_groups(
     return groups
 
 
-@torch.no_grad()
-def style_std(model: CAMNet, codes: Sequence[Tensor]) -> list[float]:
-    """Standard deviation of w = mapping(z_map) per level; codes as in `CAMNet.forward`.
-
-    Near 0 means that only the spatial noise makes samples differ (the original's state at the
-    start).
-    """
-    return [
-        level.mapping_net(code[:, : level.map_nc]).std().item()
-        for level, code in zip((cast(Level, s) for s in model.stages), codes, strict=True)
-    ]
-
-
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

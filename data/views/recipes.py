@@ -16,7 +16,6 @@ the order, the workers, the ranks or the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -540,6 +539,3 @@ def _affine(x: Tensor, own: Tensor, other: Tensor) -> Tensor:
     pixels = x.view(len(x), 3, -1)
     offset = other @ pixels.mean(2, keepdim=True)
     return torch.baddbmm(offset, own, pixels).view_as(x)
-
-
-Views = Callable[[Tensor, Tensor], Tensor]

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from imle import CAMNet, parameter_groups
-from imle.generator import style_std
 from imle.rrdb import WNConv2d
 
 TINY = dict(resid_nc=[6, 5, 4], dense_nc=[3, 4, 2], n_blocks=1, map_nc=4, latent_nc=8, code_nc=2)
@@ -301,6 +300,13 @@ def test_init_types():
             if isinstance(conv, WNConv2d):
                 assert not conv.bias.any()
                 assert conv.weight().abs().max() * conv.fan_in**0.5 <= 1 + 1e-6
+
+
+@torch.no_grad()
+def style_std(model, codes):
+    """Standard deviation of w = mapping(z_map) per level; near 0 only spatial noise has effect."""
+    pairs = zip(model.stages, codes, strict=True)
+    return [s.mapping_net(code[:, : s.map_nc]).std().item() for s, code in pairs]
 
 
 def test_mapping_init():

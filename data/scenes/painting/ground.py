@@ -1,12 +1,12 @@
 """The ground: land with its texture and strips, water on it, shadows, haze."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from data.scenes.land import EDGE, Strip
 from data.scenes.painting.canvas import Canvas, lay_over
+from data.scenes.painting.rows import Rows, ground_rows
 from data.scenes.painting.tables import column, lookup, pulse, smooth, unit
 from data.scenes.painting.water import Mirror, fresnel, water_colour
 from data.scenes.things.thing import Standing
@@ -16,54 +16,6 @@ from data.scenes.world import SEGMENT
 # along z and along x.
 _TEXTURES = ((9.0, 0.45, 0, 1), (2.2, 0.5, 1, 0), (0.6, 0.45, 0, 0), (0.16, 0.4, 1, 1))
 _DAMP_SHORES = ("sand", "grass", "snow")
-
-
-@dataclass(kw_only=True)
-class Rows:
-    """The rows of a picture that show the ground, from `first` on; h of them.
-
-    v, fall     [h, 1] v of their middles; v below the horizon
-    z, x        [h, 1], [h, S] where on the base plane, metres
-    land        [h, S] height of the dry ground, metres
-    footprint   [h, 1] metres along z in one pixel
-    farthest    where the ground ends, metres; `start` is v of that
-    """
-
-    first: int
-    v: np.ndarray
-    fall: np.ndarray
-    z: np.ndarray
-    x: np.ndarray
-    land: np.ndarray
-    footprint: np.ndarray
-    farthest: float
-    start: float
-
-
-def ground_rows(canvas: Canvas) -> Rows | None:
-    """None where the picture shows no ground."""
-    scene, grid = canvas.scene, canvas.view.grid
-    farthest = min([r.z for r in scene.ridges], default=EDGE)
-    start = scene.horizon + scene.camera / farthest
-    first = min(int(start * grid.size), grid.size)
-    if first >= grid.size:
-        return None
-    v = grid.v[first:]
-    fall = np.maximum(v - scene.horizon, scene.camera / farthest)
-    z = scene.camera / fall
-    x = (grid.u - scene.axis) * z
-    footprint = z * z * (grid.step / scene.camera)
-    return Rows(
-        first=first,
-        v=v,
-        fall=fall,
-        z=z,
-        x=x,
-        land=scene.elevation(x, z),
-        footprint=footprint,
-        farthest=farthest,
-        start=start,
-    )
 
 
 def paint_ground(canvas: Canvas) -> Mirror | None:

@@ -1,20 +1,15 @@
 """Water: its own colour, the far side mirrored in it, and things upside down."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.scenes.draw import mix
 from data.scenes.painting.canvas import Canvas
 from data.scenes.painting.card import Card
+from data.scenes.painting.rows import Rows
 from data.scenes.painting.tables import column, smooth, unit
 from data.scenes.world import Scene
-
-if TYPE_CHECKING:
-    from data.scenes.painting.ground import Rows
 
 # Waves: length in metres, strength, turn.
 _WAVES = ((3.0, 1.0, 0.25), (0.8, 0.6, -0.3))
