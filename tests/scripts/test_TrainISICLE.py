@@ -297,5 +297,5 @@ def test_a_batch_ahead_on_a_gpu_is_the_batch(net, tmp_path):
 @pytest.mark.slow
 def test_the_smoke_preset(tmp_path):
     script = load("TrainISICLE")
-    script.main(script.get_args(["--preset", "smoke", "--run-dir", str(tmp_path / "run")]))
+    script.main(get_args(script, ["--preset", "smoke", "--run-dir", str(tmp_path / "run")]))
     assert len(metrics(tmp_path / "run", "imle/search loss")) == 2
