@@ -143,3 +143,17 @@ def test_the_cases_need_only_what_comes_before_them():
     scripts = {c.words[0] for case in CASES for c in case.commands}
     assert all((identity.ROOT / s).exists() for s in scripts if s.endswith(".py"))
     assert sys.modules["tests.identity_cases"].command("a |b c| d").words == ("a", "b c", "d")
+
+
+def test_other_words_are_told_from_other_results():
+    name = "x: stdout 0[2]\n      was a; head seed 512\n      is  a; head original 512"
+    assert identity.meant("simclr-smoke", name)
+    assert not identity.meant("simclr-smoke", name.replace("original 512", "original 256"))
+    words = (
+        "5: T.py --a: stderr 0[0]\n      was T.py: error: b (see)\n      is  T.py: error: c (see)"
+    )
+    assert identity.meant("wrong-x", words)
+    assert not identity.meant("imle-smoke", words)
+    assert not identity.meant("wrong-x", words.replace("is  T.py: error: c", "is  Traceback"))
+    codes = "5: T.py --a: exit codes\n      was [2]\n      is  [1]"
+    assert not identity.meant("wrong-x", codes)
