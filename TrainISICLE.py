@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
             objects["views"] = parts.Origin(origin)
 
         run.restore(model=net, optimizer=optimizer, **objects)
-        if joint is not None:
+        if joint and sampler:
             joint.begin(sampler)
         supply = Supply(args, run, trained.images, source, steps_per_epoch)
         ahead = Ahead(supply.at, run.device)
@@ -87,6 +87,7 @@ def main(args: argparse.Namespace) -> None:
             begun = time.process_time()
             step, imle_step = turns.at(turn)
             if step is None:  # the generator's turn
+                assert joint and sampler, "without --joint there is no such turn"
                 joint.step(run, imle_step)
                 run.log(**{"time/cpu_s": time.process_time() - begun})
                 if joint.phase_is_over(imle_step):
