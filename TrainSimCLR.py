@@ -24,7 +24,7 @@ from models import SimCLR
 from models.simclr import two_views
 from recipes.simclr import figures, parts
 from recipes.simclr.files import load_, open_encoder, save_epoch  # noqa: F401  (load_: the API)
-from recipes.simclr.options import OPTIONS, PRESETS, get_args, run_name  # noqa: F401
+from recipes.simclr.options import OPTIONS, get_args, run_name
 from runtime.counter_rng import permutation
 from runtime.launch import launch
 from runtime.meters import Stopwatch

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diffusion import phema
 from recipes.phema.inputs import at_time, describe, find_folder, find_inputs
-from recipes.phema.options import PRESETS, get_args  # noqa: F401
+from recipes.phema.options import get_args
 from recipes.phema.smoke import make_inputs
 from runtime import ema
 from runtime.launch import launch

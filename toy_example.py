@@ -32,7 +32,6 @@ from recipes.selection import early_late_switch
 from recipes.toy import parts, validation
 from recipes.toy.journal import Journal, extract_results_from_log, plot_loss  # noqa: F401
 from recipes.toy.options import (
-    PRESETS,  # noqa: F401
     execution_options,
     get_args,
     run_name,

@@ -37,7 +37,6 @@ from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_we
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 from recipes.edm2 import parts, validation
 from recipes.edm2.options import (
-    PRESETS,  # noqa: F401
     execution_options,
     get_args,
     mini_batch,

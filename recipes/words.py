@@ -69,8 +69,7 @@ def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Acti
 
     names: former name -> word. Either may be typed, and the former one is what is kept: it is part
     of the hash in the name of every run's folder, so that with another word no run begun before
-    would go on. (A default that had another name is therefore not what is kept for it, and
-    `Rules.given` says nothing about such an option.)
+    would go on. `Rules` shows and compares the new ones.
     """
     kept = {word: old for old, word in names.items()}
 
@@ -81,6 +80,8 @@ def former(words: Sequence[str], names: Mapping[str, str]) -> type[argparse.Acti
         return kept.get(word, word)
 
     class FormerAction(argparse.Action):
+        shown_as = dict(names)  # for `Rules`: what is kept -> what one types
+
         def __init__(
             self,
             option_strings: Sequence[str],

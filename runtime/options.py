@@ -82,11 +82,18 @@ class Rules:
 
     def given(self, name: str) -> bool:
         """Whether an option is not at its default."""
-        return getattr(self.args, name) != default_of(self.table, name)
+        return self._typed(name, getattr(self.args, name)) != self._typed(
+            name, default_of(self.table, name)
+        )
+
+    def _typed(self, name: str, value: Any) -> Any:
+        """A value in the word that one types for it, where it is kept by a former one."""
+        shown_as = getattr(_row(self.table, name)[1], "shown_as", {})
+        return shown_as.get(value, value) if isinstance(value, str) else value
 
     def shown(self, name: str) -> str:
         """An option as one types it: `--late`, `--f 0.5`, `--res 8 16`."""
-        value, option = getattr(self.args, name), flag(name, self.table)
+        value, option = self._typed(name, getattr(self.args, name)), flag(name, self.table)
         if value is True or value is None:
             return option
         if value is False:

@@ -6,6 +6,7 @@ rows, spread = picker.pick(len(images), learner_loss, ref_loss, sigma, random=ge
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Picker:
       `values` is called pixels: the numbers that the loss of a row is a sum over).
     - by_sigma: rank rows among those of like sigma (`sigma_strata`).
     - learnability, inverted, temperature, first_chunk, normalise: of JEST
-      (`jointly_sample_batch`); no other method gets them.
+      (`jointly_sample_batch`), and of other methods that have parameters of these names.
     """
 
     method: str = "jest"
@@ -107,26 +108,27 @@ class Picker:
                 batch_gpu_total=self.batch_gpu_total,
                 strata=strata,
             )
-        options: dict[str, Any] = {}
+        # A method gets those of the further settings that it has a parameter for.
+        further: dict[str, Any] = {
+            "learnability": self.learnability,
+            "inverted": self.inverted,
+            "first_chunk": self.first_chunk,
+            "normalise": self.normalise,
+            "temperature": self.temperature,
+            "strata": strata,
+        }
+        takes = inspect.signature(METHODS[self.method].function).parameters
+        options = {name: value for name, value in further.items() if name in takes}
         found = None
-        if self.method == "jest" and ref is not None:
-            options = {
-                "learnability": self.learnability,
-                "inverted": self.inverted,
-                "first_chunk": self.first_chunk,
-                "normalise": self.normalise,
-                "temperature": self.temperature,
-                "strata": strata,
-            }
-            if spread:
-                found = draw_spread(
-                    learner,
-                    ref,
-                    self.num_chunks,
-                    self.filter_ratio,
-                    rounding=self.rounding,
-                    **options,
-                )
+        if self.method == "jest" and ref is not None and spread:
+            found = draw_spread(
+                learner,
+                ref,
+                self.num_chunks,
+                self.filter_ratio,
+                rounding=self.rounding,
+                **options,
+            )
         rows = select(
             self.method,
             learner,

@@ -91,6 +91,11 @@ def test_adding_works_as_written(title, tree, environment):
         cwd=tree, env=environment, capture_output=True, text=True, timeout=570,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    frozen = subprocess.run(
+        [sys.executable, "-m", "tests.frozen_cli"],
+        cwd=tree, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert frozen.returncode == 0, frozen.stdout[-2000:] + frozen.stderr[-2000:]
     if shutil.which("ruff", path=environment["PATH"]):
         for words in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
             tidy = subprocess.run(

@@ -219,7 +219,11 @@ def check(args: Namespace) -> None:
     # What the learner is compared with: by the draw, and to see when the switch is due.
     needs_ref, switches = selection_picker(args).needs_ref, args.early or args.late
     if needs_ref:
-        rules.excludes("guide_path", "ref_path", why="there is one reference")
+        if args.guide_path and args.ref_path:
+            raise ValueError(
+                f"{rules.shown('guide_path')} and {rules.shown('ref_path')}: a selection that "
+                "compares (--acid) has one reference"
+            )
     if args.ref_path and not (needs_ref or switches):
         raise ValueError("--ref-path is for --acid, --early and --late; nothing here compares")
     if switches and not (needs_ref or args.guide_path or args.ref_path):

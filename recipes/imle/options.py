@@ -1,9 +1,9 @@
 """What may be asked of TrainGeneratorWandB.py: presets, options, which go together, run names."""
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from imle import default_channels
 from recipes.command import read_options
@@ -183,13 +183,20 @@ def get_args(
     doc: str | None,
     argv: Sequence[str] | None = None,
     *,
+    own: Mapping[str, Any] | None = None,
     fail: Callable[[str], NoReturn] | None = None,
 ) -> Namespace:
     """The options, checked. doc: what --help begins with. fail: see `recipes.command`.
 
+    own: values, by option, that a script which trains a generator on the way has for it itself.
     Errors: whatever `fail` raises; by default SystemExit(2) after one line on stderr.
     """
-    return read_options(doc, OPTIONS, PRESETS, check, argv, fail=fail)
+
+    def complete(args: Namespace) -> None:
+        vars(args).update(own or {})
+        check(args)
+
+    return read_options(doc, OPTIONS, PRESETS, complete, argv, fail=fail)
 
 
 def check(args: Namespace) -> None:

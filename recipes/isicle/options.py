@@ -189,12 +189,15 @@ def imle_options(args: Namespace, net: Mapping[str, Any] | None = None) -> Names
                 f"--imle: {word} has no influence there: leave it out. What this run has an option "
                 "for is as that says; --joint and --imle_steps say how long the generator trains"
             )
-    words += ["--data_tr", args.data, "--seed", str(args.seed)]
-    words += ["--num_iteration", str(args.imle_steps), "--num_workers", str(args.num_workers)]
-    if net is not None:
-        for name in ("res", "resid_nc", "dense_nc"):  # a number a level
-            words += [f"--{name}", *map(str, net[name])]
-    found = imle.get_args(None, words, fail=_refuse)
+    own = {
+        "data_tr": args.data,
+        "seed": args.seed,
+        "num_iteration": args.imle_steps,
+        "num_workers": args.num_workers,
+    }
+    if net is not None:  # a number a level
+        own |= {name: list(net[name]) for name in ("res", "resid_nc", "dense_nc")}
+    found = imle.get_args(None, words, own=own, fail=_refuse)
     if found.unconditional:
         raise ValueError("--imle --unconditional: views need a generator that takes a picture")
     return found

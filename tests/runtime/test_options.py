@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from recipes.words import former
 from runtime.cli import parse
 from runtime.options import (
     EXECUTION,
@@ -112,3 +113,17 @@ def test_options_from_elsewhere_fail_in_their_own_way():
     ):
         with pytest.raises(ValueError, match=part):
             parse(parser, presets, argv, fail=fail)
+
+
+def test_a_value_kept_under_a_former_word_is_shown_as_typed():
+    table = {"a": [("--scale", former(("new", "other"), {"old": "new"}), "new", "which")]}
+    for typed, given, shown in (
+        ([], False, "--scale new"),
+        (["--scale", "new"], False, "--scale new"),
+        (["--scale", "old"], False, "--scale new"),
+        (["--scale", "other"], True, "--scale other"),
+    ):
+        parser = argparse.ArgumentParser()
+        add_options(parser, table)
+        found = Rules(parse(parser, {}, typed), table)
+        assert (found.given("scale"), found.shown("scale")) == (given, shown), typed
