@@ -9,6 +9,7 @@ import torch
 
 from runtime.run import Run
 from storage.errors import CheckpointError, LockError, UsageError
+from storage.files import read_lines
 from tests import kill_harness as harness
 from tests.runtime import toy
 from tests.runtime.runs import exits, status, steps_in
@@ -87,6 +88,15 @@ def test_same_command_resumes_and_a_finished_run_says_so(tmp_path, capsys):
     assert again.finished and status(again)["state"] == "finished"
     after = (run.dir / "checkpoints" / "step-000000040" / "net.pt").stat().st_mtime_ns
     assert before == after
+
+
+def test_a_launch_after_one_cut_short_by_a_kill_is_noted(tmp_path):
+    with exits(75):
+        train(toy_args(tmp_path, run_dir=str(tmp_path / "a")), signals={16: [signal.SIGTERM]})
+    log = tmp_path / "a" / "launches.jsonl"
+    log.write_text(log.read_text() + '{"time": "half of a li')
+    train(toy_args(tmp_path, run_dir=str(tmp_path / "a")))
+    assert [launch["from_step"] for launch in read_lines(log)] == [0, 17]
 
 
 def test_in_use(tmp_path, monkeypatch):
