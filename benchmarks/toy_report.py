@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.intervals import t_test
+from storage.files import writing
 
 
 @dataclass(frozen=True)
@@ -179,4 +180,5 @@ def plot(records: Sequence[dict[str, Any]], folder: Path) -> None:
         ax.set_xlabel("examples trained on" if axis == "examples" else "CPU seconds, one thread")
         ax.legend(fontsize=8, title="arm (seeds)")
         ax.grid(alpha=0.3, which="both")
-        figure.savefig(folder / f"loss-{axis}.png", dpi=120)
+        with writing(folder / f"loss-{axis}.png") as file:
+            figure.savefig(file, format="png", dpi=120)

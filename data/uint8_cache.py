@@ -23,7 +23,7 @@ from data.labelled import LabelledImages
 from data.pyramids import free_memory
 from data.sources import Source, channels_of, names_of
 from storage.errors import DataDiskError, DataError
-from storage.files import locked, make_folder, read_object, write_json
+from storage.files import locked, make_folder, read_object, reserve, write_json, writing
 
 PLACES = ("memory", "memmap")
 PIXELS, LABELS, NOTE, PROGRESS = "pixels.u8", "labels.npy", "cache.json", "building.json"
@@ -164,14 +164,13 @@ class UInt8Cache:
                     f"{self.folder}, {free / 2**30:.1f} are free; another folder, or smaller "
                     "pictures"
                 )
-            with open(pixel_file, "wb") as out:
-                out.truncate(size)
-            np.save(label_file, np.zeros(self.shape[0], np.int64))
+            reserve(pixel_file, size)  # NOTE says when all of it is there
+            _no_labels(label_file, self.shape[0])
         pixels = np.memmap(pixel_file, np.uint8, "r+", shape=self.shape)
         labels = np.load(label_file, mmap_mode="r+")
         if len(labels) != len(pixels) or start > len(pixels):
             start, sums = 0, []
-            np.save(label_file, np.zeros(self.shape[0], np.int64))
+            _no_labels(label_file, self.shape[0])
             labels = np.load(label_file, mmap_mode="r+")
         for done in self._fill(items, pixels, labels, start):
             pixels.flush()
@@ -208,6 +207,11 @@ class UInt8Cache:
             if found != (pixel_sum, label_sum):
                 raise DataError(f"pictures {begin} to {stop - 1} in {file} are damaged; {again}")
         return np.asarray(pixels), labels
+
+
+def _no_labels(file: Path, count: int) -> None:
+    with writing(file) as out:
+        np.save(out, np.zeros(count, np.int64))
 
 
 def _ends(parts: list) -> Iterator[tuple]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.samplers import heun
+from storage.files import writing
 
 
 def sample(
@@ -128,4 +129,5 @@ def panels(
         extent = (box[0] - half, box[1] + half, box[2] - half, box[3] + half)
         below.imshow(value, origin="lower", extent=extent, cmap=colors, vmin=0, vmax=2)
         below.set_title(f"mandala {cells:.3f}, classification {hit:.3f}", fontsize=9)
-    figure.savefig(path, dpi=110)
+    with writing(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -170,15 +170,15 @@ def load_moments(path: Path) -> dict[str, Moments]:
         for metric, (mean, cov) in sorted(names.items()):
             count = arrays.get(f"{metric}.count")
             count = None if count is None else int(count)
+            if cov not in arrays:
+                raise ValueError(f"no {cov} in it")
             found[metric] = _moments(arrays[mean], arrays[cov], count)
         if not found:
             raise ValueError("no statistics in it")
         return found
     except OSError as error:
         raise ValueError(f"statistics {path}: {error.strerror or error}") from error
-    except KeyError as error:
-        raise ValueError(f"statistics {path}: {str(error.args[0]).splitlines()[0]}") from error
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"statistics {path}: {first_line(error)}") from error
 
 

@@ -30,7 +30,7 @@ import torch
 
 from runtime.distributed import shutdown
 from runtime.place import CPU_RANKS, STORE, check_gpus, place, words
-from storage.errors import UsageError
+from storage.errors import UsageError, first_line
 
 Main = Callable[[argparse.Namespace], object]
 
@@ -105,8 +105,7 @@ def _report(error: BaseException, who: str) -> int:
     if code is None or os.environ.get(_TRACEBACK) == "1":
         traceback.print_exception(error)
     if code is None:
-        first = text.splitlines()[0]
-        text, code = f"{type(error).__name__}: {first}", 1
+        text, code = f"{type(error).__name__}: {first_line(error)}", 1
     said = "" if code == 75 else "error: "
     print(f"{said}{who}{text}", file=sys.stderr, flush=True)
     return code
@@ -114,7 +113,7 @@ def _report(error: BaseException, who: str) -> int:
 
 def _common_failure(error: BaseException, text: str) -> tuple[int | None, str]:
     """Failures of the machine that raise types of their own: memory and disk."""
-    first = text.splitlines()[0]
+    first = first_line(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return 8, f"out of memory: {first}; use a smaller batch"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

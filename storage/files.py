@@ -5,9 +5,9 @@ by a lock of the system; it is flushed to the disk and renamed. At any instant, 
 process, there are the old bytes or the new ones under the name itself. What a killed process left
 is recognised by its name and its free lock, and swept when the same name is written again.
 
-Nothing else in the toolkit renames, flushes to the disk, locks or hashes files; a test reads the
-source. Errors are OSError, as the system raises them, unless a function says otherwise: who calls
-knows what was being written and says it in one line.
+Nothing else in the toolkit writes, renames, flushes to the disk, locks or hashes files; a test
+reads the source and lists the exceptions. Errors are OSError, as the system raises them, unless a
+function says otherwise: who calls knows what was being written and says it in one line.
 """
 
 from __future__ import annotations
@@ -224,10 +224,44 @@ def write_new(final: Path, text: str) -> bool:
     return True
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a log. A kill may cut it short; readers of logs pass over half lines."""
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[IO[str]]:
+    """A log to write whole lines to, after what is in it. Readers pass over half lines.
+
+    A line that a kill cut short is ended first, so that the next does not join it.
+    """
+    torn = _ends_in_half_a_line(path)
     with open(path, "a", encoding="utf-8") as file:
+        if torn:
+            file.write("\n")
+        yield file
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log; see `appending`."""
+    with appending(path) as file:
         file.write(line + "\n")
+
+
+def _ends_in_half_a_line(path: Path) -> bool:
+    if not path.is_file():  # not there yet, or a pipe
+        return False
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:  # empty
+        return False
+
+
+def reserve(path: Path, size: int) -> None:
+    """A file of `size` zero bytes, to be mapped into memory and filled over hours.
+
+    The one file that is under its own name before it is whole, for a build that was interrupted
+    goes on in it; another file must say how far it is, and that all of it is there.
+    """
+    with open(path, "wb") as file:
+        file.truncate(size)
 
 
 # ------------------------------------------------------------------------------------ whole folders

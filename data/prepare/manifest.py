@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.readers.folders import INDEX
-from storage.files import append_line, read_lines, read_object
+from storage.files import read_lines, read_object
 
 
 def read_index(root: Path, split: str) -> dict:
@@ -19,8 +19,4 @@ def read_index(root: Path, split: str) -> dict:
 
 def read_manifest(file: Path) -> dict[str, dict]:
     """Records by path; a line cut off by a kill is dropped."""
-    if not file.exists():
-        return {}
-    if not file.read_bytes().endswith(b"\n"):
-        append_line(file, "")  # so that the next record does not join the broken line
     return {r["path"]: r for r in read_lines(file) if isinstance(r.get("path"), str)}

@@ -130,7 +130,7 @@ def _prepare_split(
         if old is None or (missing and "bad" not in old):
             tasks.append((path, missing))
     started = time.perf_counter()
-    with open(manifest, "a") as log:
+    with files.appending(manifest) as log:
         for record in bar(parallel_map(partial(_look, job), tasks, workers), len(tasks), what):
             records[record["path"]] = record
             log.write(json.dumps(record) + "\n")

@@ -21,8 +21,16 @@ import numpy as np
 
 from data.decode import bad_image, decode
 from data.readers.base import Found
-from data.readers.layout import list_digest, list_files
-from data.readers.zips import MAX_MEMBER, ZipFiles, archive_of, list_members, read_note
+from data.readers.layout import list_files
+from data.readers.zips import (
+    MAX_MEMBER,
+    MemberSource,
+    ZipFiles,
+    archive_of,
+    list_members,
+    opened_zip,
+    read_note,
+)
 from data.sources import PathTable, is_image_name
 from storage.errors import DataError, DataShapeError, one_line
 
@@ -41,7 +49,7 @@ def recognise(path: Path) -> Found | None:
     return Found((), lambda split: EdmSource(path)) if is_edm(path) else None
 
 
-class EdmSource:
+class EdmSource(MemberSource):
     """One set in NVIDIA's layout; without splits, so it serves whichever is asked for.
 
     `channels` is 3, or 8 for latents (then `latent(i)` instead of `image(i)`). Classes are the
@@ -59,7 +67,7 @@ class EdmSource:
             names = list_files(self.root, _is_data)
             if not names:
                 raise DataError(f"no images or latents in {self.root}")
-            self._files: ZipFiles | _FolderFiles = _FolderFiles(self.root, names)
+            self._files = _FolderFiles(self.root, names)
         else:
             members = list_members(self.root, _keep, "images or latents")
             members.sort(key=lambda m: m.filename)
@@ -69,34 +77,11 @@ class EdmSource:
         if any(latents) != all(latents):
             raise DataError(f"{self.root} holds pictures and latents; make two sets of them")
         self.channels = LATENTS if latents[0] else 3
-        self._names = PathTable(names)
+        self._paths = PathTable(names)
         labels, self.classes = self._read_labels(names, partial)
         self.labelled = labels is not None
         self._labels = np.zeros(len(names), np.int32) if labels is None else labels
         self.shape = self._shape()
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def label(self, i: int) -> int:
-        """Class index; 0 in a set without labels."""
-        return int(self._labels[i])
-
-    def path(self, i: int) -> str:
-        """`set.zip/00000/img00000000.png`."""
-        return self._files.path(i)
-
-    def relative(self, i: int) -> str:
-        """The name inside the set."""
-        return self._names[i]
-
-    def raw(self, i: int) -> bytes:
-        """The file's bytes."""
-        return self._files.raw(i)
-
-    def digest(self) -> str:
-        """SHA-256 of the file list."""
-        return list_digest(self._names)
 
     def image(self, i: int) -> np.ndarray:
         """uint8 [H, W, 3]; DataError for latents, DataShapeError for another size than the rest."""
@@ -213,12 +198,9 @@ def is_edm(path: Path) -> bool:
     if path.is_dir():
         text = _read_file(path / LABELS, _limit(1 << 20))
         return _first_is_latent(path) if text is None else b'"labels"' in text
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            text = read_note(archive, LABELS, _limit(len(names)))
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise DataError(f"{path} is not a readable zip ({error}); fetch it again") from None
+    with opened_zip(path) as archive:
+        names = archive.namelist()
+        text = read_note(archive, LABELS, _limit(len(names)))
     return any(_is_latent(n) for n in names) if text is None else b'"labels"' in text
 
 

@@ -6,12 +6,14 @@ forked workers, and the directory is three integer arrays instead of a Python ob
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -109,7 +111,46 @@ class ZipFiles:
         return self._handle[1].fileno()  # type: ignore[attr-defined]
 
 
-class ZipSource:
+class RawFiles(Protocol):
+    """Files by number: members of a zip, or what reads as they do."""
+
+    def path(self, i: int) -> str: ...
+
+    def raw(self, i: int) -> bytes: ...
+
+
+class MemberSource:
+    """What sources over RawFiles answer alike; they set these when they are made."""
+
+    _files: RawFiles
+    _paths: PathTable
+    _labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def label(self, i: int) -> int:
+        """Class index; 0 in a set without labels."""
+        return int(self._labels[i])
+
+    def path(self, i: int) -> str:
+        """`archive.zip/train/class/picture`."""
+        return self._files.path(i)
+
+    def relative(self, i: int) -> str:
+        """The name inside the set (or inside its split)."""
+        return self._paths[i]
+
+    def raw(self, i: int) -> bytes:
+        """The file's bytes; of a zip, checked against their CRC."""
+        return self._files.raw(i)
+
+    def digest(self) -> str:
+        """SHA-256 of the file list."""
+        return list_digest(self._paths)
+
+
+class ZipSource(MemberSource):
     """Pictures of one split of a zip, sorted by class, then by path.
 
     A single folder that wraps everything is looked through. A zip without split folders is one
@@ -159,32 +200,9 @@ class ZipSource:
         self._paths = PathTable(paths)
         self._files = ZipFiles(self.file, members)
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def label(self, i: int) -> int:
-        """Class index."""
-        return int(self._labels[i])
-
-    def path(self, i: int) -> str:
-        """`archive.zip/train/class/picture`."""
-        return self._files.path(i)
-
-    def relative(self, i: int) -> str:
-        """The member, relative to the split's folder."""
-        return self._paths[i]
-
-    def digest(self) -> str:
-        """SHA-256 of the file list."""
-        return list_digest(self._paths)
-
     def image(self, i: int) -> np.ndarray:
         """uint8 [H, W, 3]; DataError naming archive and member."""
         return decode(self.raw(i), self.path(i))
-
-    def raw(self, i: int) -> bytes:
-        """The member's bytes, checked against its CRC."""
-        return self._files.raw(i)
 
 
 def zip_splits(file: str | os.PathLike) -> list[str]:
@@ -193,24 +211,31 @@ def zip_splits(file: str | os.PathLike) -> list[str]:
     return list(_splits(members, _common_folder(members)))
 
 
+@contextlib.contextmanager
+def opened_zip(file: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip to read; DataError if it, or what is read of it, cannot be."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise DataError(f"{file} is not a readable zip ({error}); fetch it again") from None
+
+
 def list_members(
     file: Path, keep: Callable[[str], bool] = is_image_name, what: str = "images"
 ) -> list[zipfile.ZipInfo]:
     """Members whose name `keep` accepts, readable ones only; DataError if there are none."""
     if not file.exists():
         raise DataError(f"{file} does not exist")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = [
-                m
-                for m in archive.infolist()
-                if not m.is_dir()
-                and keep(m.filename)
-                and "__MACOSX" not in m.filename
-                and not any(part.startswith(".") for part in m.filename.split("/"))
-            ]
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise DataError(f"{file} is not a readable zip ({error}); fetch it again") from None
+    with opened_zip(file) as archive:
+        members = [
+            m
+            for m in archive.infolist()
+            if not m.is_dir()
+            and keep(m.filename)
+            and "__MACOSX" not in m.filename
+            and not any(part.startswith(".") for part in m.filename.split("/"))
+        ]
     for m in members:
         if m.flag_bits & 0x1:
             raise DataError(f"{file} is encrypted ({m.filename}); unpack it by hand")

@@ -28,7 +28,7 @@ from data.readers.lmdb_store import LmdbWriter, env_name, finished_plan
 from data.sources import Source
 from data.views.naming import picture_names
 from storage.errors import DataBusyError, DataDiskError, DataError
-from storage.files import Damaged, locked, make_folder, read_json, write_bytes, write_json
+from storage.files import Damaged, locked, make_folder, read_json, reserve, write_bytes, write_json
 
 FORMATS = ("folder", "lmdb", "memmap")
 NOTE_EVERY_S = 2.0  # between notes of progress: what a killed process may lose
@@ -144,8 +144,7 @@ class ViewWriter:
         bytes_ = len(self) * self._bytes
         if not self.pixels_path.is_file() or self.pixels_path.stat().st_size != bytes_:
             self.done, self._sums = 0, []
-            with open(self.pixels_path, "wb") as out:
-                out.truncate(bytes_)
+            reserve(self.pixels_path, bytes_)  # the note says when all of it is there
         shape = (len(self), self.k, 3, self.size, self.size)
         self._pixels = np.memmap(self.pixels_path, np.uint8, "r+", shape=shape)
 

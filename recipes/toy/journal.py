@@ -9,6 +9,7 @@ from torch import Tensor
 
 from runtime.run import Run
 from storage.errors import UsageError
+from storage.files import writing
 from storage.textlog import TextLog, read_figures
 
 
@@ -98,5 +99,6 @@ def plot_loss(log: str | Path, save: str | Path | None = None) -> Path:
     ax.set(xlabel="iteration", ylabel="loss", yscale="log")
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=110)
+    with writing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     return path

@@ -1,0 +1,28 @@
+"""What tests of whole runs ask for by `pytest.mark.usefixtures`."""
+
+import os
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_fsync(monkeypatch):
+    """It protects from power cuts, which no test here makes, and takes most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing curves is the tracker's business and would take most of the time here."""
+    from runtime.tracker import Tracker
+
+    monkeypatch.setattr(Tracker, "curves", lambda self: self.dir / "curves.png")
