@@ -10,7 +10,7 @@ from diffusion import Precond
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
 from generators import edm2, imle
 from generators.base import Loaded, Setup, build
-from generators.door import KINDS, make_generator, open_generator, view_sampler
+from generators.door import KINDS, kinds_with_views, make_generator, open_generator
 from imle import UnconditionalGenerator
 from recipes.views import parts
 from recipes.views.options import get_args
@@ -184,7 +184,8 @@ def test_another_kind_is_one_class_and_one_entry(monkeypatch, tmp_path):
     mirror = open_generator(file)
     pictures = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     assert torch.equal(mirror.draw(1, inputs=pictures / 255), pictures.flip(3))
-    sampler = view_sampler(mirror.snapshot, 4)
+    assert kinds_with_views() == ["camnet", "mirror"]
+    sampler = parts.opened(str(file)).view_sampler(4)
     source = parts.source(get_args(None, ["--preset", "smoke"]), sampler, pictures)
     assert torch.equal(source(torch.arange(5), 0), pictures)
 
