@@ -20,7 +20,7 @@ from generators.files import open_network
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from generators.toy import Toy
 from storage.errors import CheckpointError
-from storage.find import find_network, stem
+from storage.find import find_network, say_found
 from storage.snapshot import Snapshot
 
 __all__ = ["KINDS", "kinds_with_views", "make_generator", "open_generator", "open_network"]
@@ -56,8 +56,7 @@ def open_generator(
     Errors: UsageError, as its WrongKind for a kind that is not wanted; CheckpointError.
     """
     file = find_network(path, script, results)
-    if stem(file) != stem(Path(path)):
-        say(f"{path}: taking {file}")
+    say_found(path, file, say)
     snapshot = open_network(file, say)
     if kinds is not None and snapshot.kind not in kinds:
         raise WrongKind(path, file, snapshot.kind, kinds)

@@ -8,6 +8,7 @@ run, `phema-0005000-0.130` of reconstruct_phema.py and `edm2-img512-s-2147483-0.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.dirs import models_home, results_home
@@ -65,7 +66,7 @@ def newest_snapshot(run: Path) -> Path | None:
     """
 
     def age(file: Path) -> tuple[bool, int, float, int]:
-        name = stem(file)
+        name = _stem(file)
         number, named = re.search(r"\d+", name), _NAME.fullmatch(name)
         step, std = int(number[0]) if number else -1, float(named["std"]) if named else -1.0
         # iter0008 before iter0008learner: an average of weights has the shorter name
@@ -76,7 +77,7 @@ def newest_snapshot(run: Path) -> Path | None:
 
 
 def _is_phema(file: Path) -> bool:
-    named = _NAME.fullmatch(stem(file))
+    named = _NAME.fullmatch(_stem(file))
     return named is not None and named["begin"] == "phema"
 
 
@@ -116,6 +117,12 @@ def find_network(
     return next(iter(found.values()))
 
 
+def say_found(word: str | Path, file: Path, say: Callable[[str], object]) -> None:
+    """Tell in one line which file is taken, where a folder or a name with `*` was given."""
+    if _stem(file) != _stem(Path(word)):
+        say(f"{word}: taking {file}")
+
+
 def refuse_url(word: str | Path) -> None:
     """UsageError for a URL: nothing is downloaded behind a path."""
     if re.match(r"[a-z0-9+.-]+://", str(word).strip(), re.IGNORECASE):
@@ -129,7 +136,7 @@ def ema_sibling(path: Path, std: float) -> Path:
     Same beginning of the name first, then any other, such as phema. Errors: UsageError if `path`
     has no such name, or there is no such file.
     """
-    own = _NAME.fullmatch(stem(path))
+    own = _NAME.fullmatch(_stem(path))
     if own is None:
         raise UsageError(
             f"{path.name} is not named NAME-STEP-EMA, so its EMA lengths cannot be told apart"
@@ -138,7 +145,7 @@ def ema_sibling(path: Path, std: float) -> Path:
     others = [f for s in SUFFIXES for f in sorted(path.parent.glob(f"*-{own['number']}-*{s}"))]
     others.sort(key=lambda f: not f.name.startswith(f"{own['begin']}-{own['number']}-"))
     for file in others:
-        match = _NAME.fullmatch(stem(file))
+        match = _NAME.fullmatch(_stem(file))
         if match and match["number"] == own["number"] and _related(own["begin"], match["begin"]):
             there.setdefault(f"{float(match['std']):.3f}", file)
     if f"{std:.3f}" not in there:
@@ -160,8 +167,7 @@ def opened(path: Path) -> Path:
     return ours if path.suffix == ".pkl" and ours.is_file() else path
 
 
-def stem(path: Path) -> str:
-    """A file's name without the ending of a network."""
+def _stem(path: Path) -> str:
     for suffix in SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
