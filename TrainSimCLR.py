@@ -30,7 +30,7 @@ from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.options import EXECUTION, tagged
 from runtime.run import Run
-from storage.find import find_file
+from storage.find import find_file, say_found
 
 BASELINES = ("untrained", "pixels")  # of --probe_only: what a trained encoder has to beat
 
@@ -106,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
 def probe(args: argparse.Namespace) -> None:
     """Figures of a finished network, or of what it has to beat, in a run's folder of their own."""
     net: SimCLR | Pixels | None = Pixels() if args.probe_only == "pixels" else None
-    recipe, size = None, None
+    path, recipe, size = None, None, None
     if args.probe_only not in BASELINES:
         path = find_file(args.probe_only, "TrainSimCLR", args.results_path)
         net, recipe, size = open_encoder(path)
@@ -116,6 +116,8 @@ def probe(args: argparse.Namespace) -> None:
     name = f"probes-{Path(args.data).stem}-{Path(args.probe_only).stem}"
     exclude = tagged(OPTIONS, EXECUTION)
     with Run(args, script="TrainSimCLR", name=name, shaping_exclude=exclude) as run:
+        if path is not None:
+            say_found(args.probe_only, path, run.say)
         if net is None:  # as training would begin with
             net = parts.network(args, run.world_size)
         if isinstance(net, SimCLR):

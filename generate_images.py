@@ -1,4 +1,5 @@
-"""Images from a snapshot: of EDM2, guided or not, of conditional and of unconditional IMLE.
+"""Images from a snapshot: of EDM2, guided or not, of conditional and unconditional IMLE, and of any
+kind of network that generators/ knows.
 
 EDM2, one image per seed and class:
     python generate_images.py --net RUN/snapshots/network-snapshot-0005000-0.100 --seeds 0-63
@@ -8,12 +9,15 @@ EDM2, one image per seed and class:
 Conditional and unconditional IMLE, k samples for each input:
     python generate_images.py --net RUN/snapshots/network-latest.safetensors --data scenes/val
     python generate_images.py --net FILE --data DIR --num_images 100 --samples 10 --outdir OUT
+Any other kind, one image per seed:
+    python generate_images.py --net FILE --seeds 0-63 --outdir OUT
 
 EDM2 writes OUT/<seed>.png (with several classes OUT/<seed>_<class>.png), OUT/grid.png and
-OUT/provenance.json, a sweep a folder of these for each of its points, sheet.png and sweep.json.
+OUT/provenance.json, a sweep a folder of these for each of its points, sheet.png and sweep.json; any
+other kind does as EDM2 without classes.
 IMLE writes OUT/<number>_<name of the input>_<k>.png, a grid with a row an input, provenance.json.
 An image depends on its seed, class or input, and the settings, not on what else is drawn or on the
-number of GPUs (another --batch may change last bits). EDM2 images that are there, of the same
+number of GPUs (another --batch may change last bits). Images of seeds that are there, of the same
 settings, are not drawn again, so the same command goes on after an interruption, and more seeds
 may join; a folder of other settings is refused without --overwrite.
 
@@ -23,12 +27,14 @@ draws: generators/.
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 
 import torch
 
 from diffusion.generate import split_batches
+from generators.base import Generator
 from generators.edm2 import EDM2, NOT_FINITE
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from recipes.generate import folders, parts
@@ -41,7 +47,7 @@ from runtime.launch import launch
 from runtime.place import choose_device
 from runtime.progress import Progress
 from storage.dirs import results_home
-from storage.errors import NonFiniteError, UsageError
+from storage.errors import CheckpointError, NonFiniteError, UsageError
 from storage.files import write_text
 from storage.find import ema_sibling
 from storage.pictures import save_grid
@@ -56,6 +62,8 @@ def main(args: argparse.Namespace) -> None:
         edm2_images(args, net, device)
     elif isinstance(net, ConditionalIMLE | UnconditionalIMLE):
         imle_images(args, net)
+    else:
+        seed_images(args, net)
 
 
 # ------------------------------------------------------------------------------------------- EDM2
@@ -184,6 +192,39 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     grid = save_grid(outdir / "grid.png", torch.cat(rows), ncol=len(rows[0]))
     write_text(outdir / FACTS, json.dumps(folders.facts_of(args, net, outdir), indent=1))
     print(f"{len(rows)} x {args.samples} samples; grid: {grid}")
+
+
+# -------------------------------------------------------------------------------------- other kinds
+
+
+def seed_images(args: argparse.Namespace, net: Generator) -> None:
+    """Image 0 of every seed, of a kind that is known by its protocol alone."""
+    if net.input_size is not None:
+        raise CheckpointError(f"a {net.kind!r} snapshot draws images of images: only camnet's here")
+    shown = args.seeds[: folders.GRID]
+    where = folders.PARTS if args.grid_only else ""
+    names = {s: f"{where}{s:06d}.png" for s in (shown if args.grid_only else args.seeds)}
+    wanted = list(names.values())
+    settings = {"net": net.content, "precision": args.precision}
+    outdir = Path(args.outdir or folders.default_outdir(args, net.file, settings))
+    gallery = Gallery(outdir, settings, overwrite=args.overwrite)
+    there = gallery.start(wanted)
+    facts = folders.facts_of(args, net, outdir) if distributed.is_main() else {}
+    gallery.describe(facts)
+    todo = [seed for seed in names if names[seed] not in there]
+    mine = todo[distributed.rank() :: distributed.world_size()]
+    with Progress(len(mine), desc=outdir.name, unit="image") as bar:
+        for seed in mine:
+            gallery.add(names[seed], net.draw(1, seed=seed, batch=args.batch)[0])
+            bar.update(1)
+    distributed.barrier()
+    grid = outdir / "grid.png"
+    if distributed.is_main():
+        grid_of_files(grid, [outdir / names[s] for s in shown], math.ceil(len(shown) ** 0.5))
+        if args.grid_only:
+            shutil.rmtree(outdir / folders.PARTS)
+    gallery.describe(facts, finished=wanted)
+    say(f"{len(args.seeds)} seeds; grid: {grid}")
 
 
 if __name__ == "__main__":

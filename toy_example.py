@@ -27,7 +27,6 @@ import torch
 
 from diffusion import toy
 from diffusion.toy_eval import examine
-from generators.toy import load_net
 from recipes.selection import early_late_switch
 from recipes.toy import parts, validation
 from recipes.toy.journal import Journal, extract_results_from_log, plot_loss  # noqa: F401
@@ -53,7 +52,7 @@ def train(args: Namespace) -> None:
     """Train a network on the tree, with or without a selection of the points."""
     keep_freed_memory()
     # Read first: a path that is wrong leaves no run directory behind.
-    guide = load_net(args.guide_path, torch.device("cpu"), args.results_path)
+    guide = parts.load_net(args.guide_path, torch.device("cpu"), args.results_path)
     with Run(
         args, script="toy_example", name=run_name(args), shaping_exclude=execution_options()
     ) as run:
@@ -166,12 +165,12 @@ def test(args: Namespace) -> None:
     keep_freed_memory()
     device = choose_device(args.gpus)
     paths = {"Learner": args.net_path, "EMA": args.ema_path}
-    loaded = {name: load_net(path, device) for name, path in paths.items()}
+    loaded = {name: parts.load_net(path, device) for name, path in paths.items()}
     nets = {name: net for name, net in loaded.items() if net is not None}
     found = examine(
         toy.tree(args.cls).to(device),
         nets or {"Learner": parts.untrained(args.seed, device)},
-        load_net(args.guide_path, device),
+        parts.load_net(args.guide_path, device),
         args.n_samples,
         word="Test",
         batch=args.batch_size,
@@ -189,7 +188,7 @@ def test(args: Namespace) -> None:
 def plot(args: Namespace) -> None:
     """Draw ground truth, samples, the guide's samples and guided samples, and their mandalas."""
     device = choose_device(args.gpus)
-    net, guide = load_net(args.net, device), load_net(args.gnet, device)
+    net, guide = parts.load_net(args.net, device), parts.load_net(args.gnet, device)
     net = parts.untrained(args.seed, device) if net is None else net
     path = validation.picture_file(args.save or results_home() / "toy_example" / "tree.png")
     tree = toy.tree(args.cls).to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.views.generated import Sampler
-from storage.errors import CheckpointError, one_line
+from storage.errors import CheckpointError, UsageError, one_line
 from storage.find import identity
 from storage.snapshot import Snapshot
 
@@ -73,10 +73,13 @@ class Generator(Protocol):
     def code_sizes(self) -> list[int]: ...
 
     def draw(self, n: int, *, seed: int = 0, batch: int = 32) -> Tensor:
-        """n images, of each input where there are inputs: uint8 [N, 3, H, W] on the CPU.
+        """n >= 1 images, of each input where there are inputs: uint8 [N, 3, H, W] on the CPU.
 
-        Image k is a function of the seed, k and what else is asked, whatever is drawn beside it.
+        Image k is a function of the seed >= 0, k and what else is asked, whatever is drawn beside
+        it. What that is, the kind says: of edm2 and edm2-toy image k is that of seed + k; of IMLE
+        it is sample k of the codes of `seed`, and a seed has as many as one likes.
         batch: images computed at a time. A kind may be asked for more: labels, inputs, a guide.
+        Errors: UsageError for a number, a seed or a guide that cannot be.
         """
         ...
 
@@ -85,7 +88,8 @@ class ImageConditioned(Generator, Protocol):
     """A generator whose images are views of a picture, for generate_views.py and ISICLE."""
 
     def view_sampler(self, size: int | None, **options: Any) -> Sampler:
-        """The generator as a source of views of side `size` (None: its largest)."""
+        """The generator as a source of views of side `size` (None: its largest). options: those of
+        the kind; those of CAM-Nets are in `generators.imle.CAMNetSampler`."""
         ...
 
 
@@ -104,16 +108,43 @@ class Loaded:
         return identity(self.file) if self.file else "untrained"
 
 
+class WrongKind(UsageError):
+    """A network of another kind than is needed. path: as it was asked for; file: what was found."""
+
+    def __init__(self, path: str | Path, file: Path, kind: str, wanted: Sequence[str]) -> None:
+        super().__init__(f"{path} holds a {kind!r} network, not {' or '.join(wanted)}")
+        self.file, self.kind = file, kind
+
+
+class Unfit(CheckpointError):
+    """A snapshot whose weights and configuration do not belong together."""
+
+
+def check_asked(n: int, seed: int) -> None:
+    """What every kind refuses to draw. Errors: UsageError."""
+    if n < 1:
+        raise UsageError(f"n {n}: at least one image")
+    if seed < 0:
+        raise UsageError(f"seed {seed}: seeds are 0 or above")
+
+
+def check_same_kind(kind: str, guide: object) -> None:
+    """That a guide is of the network's kind. Errors: UsageError."""
+    other = getattr(guide, "kind", type(guide).__name__)
+    if other != kind:
+        raise UsageError(f"the guide is a {other!r} network, not {kind}")
+
+
 Kind = Callable[[Snapshot, Setup, Path | None], Generator]  # last: the file it was read from
 
 
 def build(make: Callable[..., Net], snapshot: Snapshot) -> Net:
-    """The snapshot's network in evaluation mode, frozen, on the CPU. Errors: CheckpointError."""
+    """The snapshot's network in evaluation mode, frozen, on the CPU. Errors: Unfit."""
     try:
         net = make(**snapshot.config["net"])
         net.load_state_dict(snapshot.state_dict)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
+        raise Unfit(
             f"the {snapshot.kind!r} snapshot does not fit itself: {one_line(error, 200)}"
         ) from None
     return net.eval().requires_grad_(False)

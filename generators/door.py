@@ -9,23 +9,21 @@ entry of KINDS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from data.views.generated import Sampler
-from generators.base import Generator, Kind, Setup
+from generators.base import Generator, Kind, Setup, WrongKind
 from generators.edm2 import EDM2
 from generators.files import open_network
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from generators.toy import Toy
 from storage.errors import CheckpointError
-from storage.find import find_network
+from storage.find import find_network, say_found
 from storage.snapshot import Snapshot
 
-__all__ = ["KINDS", "make_generator", "open_generator", "open_network"]
+__all__ = ["KINDS", "kinds_with_views", "make_generator", "open_generator", "open_network"]
 
 # Kinds of snapshots -> what draws from them: (snapshot, setup, file) -> Generator.
 KINDS: dict[str, Kind] = {
@@ -39,7 +37,9 @@ KINDS: dict[str, Kind] = {
 def open_generator(
     path: str | Path,
     *,
-    script: str = "train_edm2",
+    kinds: Sequence[str] | None = None,
+    script: str | None = None,
+    results: str | Path | None = None,
     device: torch.device | str = "cpu",
     precision: str | None = None,
     compile: bool = False,
@@ -49,13 +49,18 @@ def open_generator(
     """The generator at a path: a snapshot, a run's folder (its newest snapshot), a file of others,
     or a published name (`storage.find.find_network`).
 
-    script: below whose results a relative path is looked for too. device .. vae: as in `Setup`.
-    say: told in one line if another file is taken, or one imported.
-    Errors: UsageError, CheckpointError.
+    kinds: what it may be (default: any of KINDS). script, results: below the results of which
+    script, in which folder, a relative path is looked for too (default: of all; results_home()).
+    device .. vae: as in `Setup`. say: told in one line which file of a folder, or which other file
+    is taken, and that one is imported.
+    Errors: UsageError, as its WrongKind for a kind that is not wanted; CheckpointError.
     """
-    file = find_network(path, script)
-    setup = Setup(device, precision, compile, vae)
-    return make_generator(open_network(file, say), setup, file)
+    file = find_network(path, script, results)
+    say_found(path, file, say)
+    snapshot = open_network(file, say)
+    if kinds is not None and snapshot.kind not in kinds:
+        raise WrongKind(path, file, snapshot.kind, kinds)
+    return make_generator(snapshot, Setup(device, precision, compile, vae), file)
 
 
 def make_generator(
@@ -65,16 +70,9 @@ def make_generator(
     return _kind(snapshot)(snapshot, setup or Setup(), file)
 
 
-def view_sampler(snapshot: Snapshot, size: int | None, **options: Any) -> Sampler:
-    """A snapshot as a source of images at `size`; options: those of its kind, see
-    `generators.imle.CAMNetSampler`. Errors: CheckpointError for a kind without views."""
-    able = [kind for kind, make in KINDS.items() if hasattr(make, "view_sampler")]
-    if snapshot.kind not in able:
-        raise CheckpointError(
-            f"a {snapshot.kind!r} snapshot gives no images of an image; those that do: "
-            f"{', '.join(able)}"
-        )
-    return make_generator(snapshot).view_sampler(size, **options)  # type: ignore[attr-defined]
+def kinds_with_views() -> list[str]:
+    """The kinds that draw images of an image: `generators.base.ImageConditioned`."""
+    return [kind for kind, make in KINDS.items() if hasattr(make, "view_sampler")]
 
 
 def _kind(snapshot: Snapshot) -> Kind:

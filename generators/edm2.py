@@ -17,7 +17,7 @@ from diffusion import generate as drawing
 from diffusion.encoders import Encoder, make_encoder
 from diffusion.generate import Item
 from diffusion.samplers import heun
-from generators.base import Loaded, Setup, build
+from generators.base import Loaded, Setup, build, check_asked, check_same_kind
 from runtime.precision import Precision
 from storage.errors import CheckpointError, NonFiniteError, UsageError
 from storage.snapshot import Snapshot
@@ -113,9 +113,11 @@ class EDM2(Loaded):
 
         labels: n classes (default: drawn from the seeds). guide, guidance, interval:
         guide + guidance (self - guide), where interval[0] < sigma <= interval[1]. sampler: `heun`,
-        or a partial of it. Errors: ValueError, NonFiniteError.
+        or a partial of it. Errors: UsageError, ValueError, NonFiniteError.
         """
+        check_asked(n, seed)
         if guide is not None:
+            check_same_kind(self.kind, guide)
             self.check_guide(guide)
         if labels is not None and len(labels) != n:
             raise ValueError(f"{len(labels)} labels for {n} images")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.views.generated import to_size, to_uint8
-from generators.base import Loaded, Setup, build
+from generators.base import Loaded, Setup, build, check_asked
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
 from runtime.precision import Precision
 from storage.errors import CheckpointError, UsageError
@@ -49,6 +49,7 @@ class _IMLE(Loaded):
         self, shown: Tensor, n: int, seed: int, ids: Tensor, first: int, batch: int
     ) -> Tensor:
         """n images of each input as the network sees it, [B, ...]; one input at a time."""
+        check_asked(n, seed)
         settings = {**self.snapshot.config["codes"], "seed": seed}
         z = CodeGenerator(self.net.code_sizes, **settings)
         images = []
@@ -106,7 +107,16 @@ class ConditionalIMLE(_IMLE):
 
     def corrupt(self, inputs: Tensor, *, seed: int = 0, ids: Tensor | None = None) -> Tensor:
         """Inputs float [B, 3, r0, r0] in [0, 1] as the network was trained to see them, which
-        `draw` does by itself."""
+        `draw` does by itself. Errors: UsageError for inputs that are none."""
+        shape = (self.net.config["in_nc"], self.input_size, self.input_size)
+        if len(inputs) < 1 or inputs.shape[1:] != shape or not inputs.is_floating_point():
+            kind = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
+            raise UsageError(f"inputs {kind}: float {['B', *shape]} in [0, 1] are needed")
+        low, high = float(inputs.min()), float(inputs.max())
+        if not (0 <= low and high <= 1):
+            raise UsageError(
+                f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]"
+            )
         corruption = Corruption(**self.snapshot.config["corruption"], seed=seed)
         return corruption.keyed(inputs, SAMPLING_LOOP, _numbered(inputs, ids))
 
@@ -124,46 +134,27 @@ class ConditionalIMLE(_IMLE):
         uint8 [B n, 3, H, W].
 
         ids: int64 [B], numbers of the inputs (default: 0, 1, ..). first: number of the first
-        sample. Errors: UsageError without inputs.
+        sample. Errors: UsageError without inputs, or for such as cannot be.
         """
+        check_asked(n, seed)
         if inputs is None:
             raise UsageError("this network draws images of images: inputs are missing")
         shown = self.corrupt(inputs, seed=seed, ids=ids)
         return self._samples(shown, n, seed, _numbered(inputs, ids), first, batch)
 
     def view_sampler(
-        self,
-        size: int | None,
-        *,
-        corruption: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        truncation: float | None = None,
-        code: str = "random",
-        lr_factor: int = 1,
-        precision: str = "fp32",
-        channels_last: bool = True,
-        device: torch.device | str = "cpu",
+        self, size: int | None, *, corruption: Mapping[str, Any] | None = None, **options: Any
     ) -> CAMNetSampler:
-        """The network as a source of views; options as in `CAMNetSampler`. corruption: what shall
-        differ from the network's own. Errors: CheckpointError for weights that are not finite."""
+        """The network as a source of views; options: the others of `CAMNetSampler`. corruption:
+        what shall differ from the network's own. Errors: UsageError; CheckpointError for weights
+        that are not finite."""
         for name, tensor in sorted(self.snapshot.state_dict.items()):
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise CheckpointError(f"the {self.kind} snapshot has no finite weights in {name}")
         config = self.snapshot.config
+        corruption = {**config.get("corruption", {}), **(corruption or {})}
         return CAMNetSampler(
-            self.net,
-            size,
-            codes=config.get("codes"),
-            corruption={**config.get("corruption", {}), **(corruption or {})},
-            seed=seed,
-            temperature=temperature,
-            truncation=truncation,
-            code=code,
-            lr_factor=lr_factor,
-            precision=precision,
-            channels_last=channels_last,
-            device=device,
+            self.net, size, codes=config.get("codes"), corruption=corruption, **options
         )
 
 

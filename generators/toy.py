@@ -10,10 +10,7 @@ from torch import Tensor
 from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.toy_eval import sample
-from generators.base import Loaded, Setup, build
-from generators.files import open_network
-from storage.errors import CheckpointError
-from storage.find import find_network
+from generators.base import Loaded, Setup, build, check_asked, check_same_kind
 from storage.snapshot import Snapshot
 
 
@@ -36,7 +33,11 @@ class Toy(Loaded):
     def points(
         self, n: int, *, seed: int = 0, guide: Toy | None = None, guidance: float = 1.0
     ) -> Tensor:
-        """n points [n, 2] of a seed, by Heun's method from the noise of the highest level."""
+        """n points [n, 2] of a seed, by Heun's method from the noise of the highest level. Errors:
+        UsageError."""
+        check_asked(n, seed)
+        if guide is not None:
+            check_same_kind(self.kind, guide)
         random = torch.Generator().manual_seed(seed)
         noise = torch.randn(n, 2, generator=random).to(self.device) * toy.SIGMA_MAX
         denoise = guided(self.net.denoise, guide.net.denoise, guidance) if guide else None
@@ -53,7 +54,8 @@ class Toy(Loaded):
         batch: int = 32,
     ) -> Tensor:
         """Pictures of the seeds seed .. seed + n - 1, uint8 [n, 3, 64, 64]: white where there is no
-        point, darker the more there are. `batch` has no influence."""
+        point, darker the more there are. `batch` has no influence. Errors: UsageError."""
+        check_asked(n, seed)
         images = []
         for k in range(n):
             found = self.points(points, seed=seed + k, guide=guide, guidance=guidance).cpu()
@@ -65,22 +67,3 @@ class Toy(Loaded):
             counts.index_put_((rows, where[:, 0]), torch.ones(len(where)), accumulate=True)
             images.append((255 / (1 + counts)).byte().expand(3, -1, -1))
         return torch.stack(images)
-
-
-def load_net(
-    path: str | None, device: torch.device | str, results: str | None = None
-) -> toy.ToyModel | None:
-    """A toy network by its path; None for none. Errors: CheckpointError, UsageError.
-
-    results: the results folder of a run that has one of its own.
-    """
-    if path is None:
-        return None
-    snapshot = open_network(find_network(path, "toy_example", results))
-    if snapshot.kind != Toy.kind:
-        raise CheckpointError(f"{path} is a network of kind {snapshot.kind}, not of the toy")
-    try:
-        net = build(toy.ToyModel, snapshot)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} is no toy network: {error}") from None
-    return net.to(device)

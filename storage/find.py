@@ -8,6 +8,7 @@ run, `phema-0005000-0.130` of reconstruct_phema.py and `edm2-img512-s-2147483-0.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.dirs import models_home, results_home
@@ -20,35 +21,48 @@ _NAME = re.compile(r"(?P<begin>.+)-(?P<number>\d{7,})-(?P<std>\d\.\d{3,})")
 _PUBLISHED = re.compile(r"edm2-img(64|512)-[\w.*-]+")
 
 
-def find_file(word: str | Path, script: str, results: str | Path | None = None) -> Path:
+def find_file(
+    word: str | Path, script: str | None = None, results: str | Path | None = None
+) -> Path:
     """The file of weights that a command line means by a path.
 
-    word: as it is; or below the results of `script` (in `results`, by default results_home()),
-    where it need not name the `snapshots` folder of a run; or below the models directory (and its
-    `Images`, as Autoguided). `.safetensors` may be left out, and a `.pkl` is found where there
-    is only its sibling in our format (`opened` is the one to read). A run's folder means its
-    newest snapshot. Returns `word` itself if nothing is there, so that whoever opens it says so.
+    word: as it is; or below the results of `script` (None: of any; in `results`, by default
+    results_home()), where it need not name the `snapshots` folder of a run; or below the models
+    directory (and its `Images`, as Autoguided). `.safetensors` may be left out, and a `.pkl` is
+    found where there is only its sibling in our format (`opened` is the one to read). A run's
+    folder means its newest snapshot. Returns `word` itself if nothing is there, so that whoever
+    opens it says so.
+    Errors: UsageError for a path that is below the results of several scripts.
     """
     asked = Path(word).expanduser()
-    own = (results_home() if results is None else Path(results)) / script
-    for home in (Path(), own, models_home() / "Images", models_home()):
-        path = home / asked
-        for folder in (path.parent, path.parent / "snapshots"):
-            file = folder / path.name
-            if file.is_file() or file.suffix == ".pkl" and file.with_suffix(_OURS).is_file():
-                return file
-            if file.suffix != _OURS and Path(f"{file}{_OURS}").is_file():
-                return Path(f"{file}{_OURS}")
-        if (path / "snapshots").is_dir() and (newest := newest_snapshot(path)) is not None:
-            return newest
+    home = results_home() if results is None else Path(results)
+    scripts = [script] if script else sorted(p.name for p in home.glob("*") if p.is_dir())
+    folders = [home / name for name in scripts]
+    for places in ([Path()], folders, [models_home() / "Images"], [models_home()]):
+        found = {file: None for place in places if (file := _file_at(place / asked)) is not None}
+        if len(found) > 1:
+            raise UsageError(f"{word} may be {' or '.join(map(str, found))}: give the path of one")
+        if found:
+            return next(iter(found))
     return asked
+
+
+def _file_at(path: Path) -> Path | None:
+    for folder in (path.parent, path.parent / "snapshots"):
+        file = folder / path.name
+        if file.is_file() or file.suffix == ".pkl" and file.with_suffix(_OURS).is_file():
+            return file
+        if file.suffix != _OURS and Path(f"{file}{_OURS}").is_file():
+            return Path(f"{file}{_OURS}")
+    return newest_snapshot(path) if (path / "snapshots").is_dir() else None
 
 
 def newest_snapshot(run: Path) -> Path | None:
     """The newest of the snapshots in a run's folder; None if it has none.
 
     That is the one called latest, else the one of the highest step in its name; of several EMA
-    lengths of that step the longest.
+    lengths of that step the longest that the run itself has kept: what reconstruct_phema.py wrote
+    beside its inputs is meant by its own name alone.
     """
 
     def age(file: Path) -> tuple[bool, int, float, int]:
@@ -58,11 +72,17 @@ def newest_snapshot(run: Path) -> Path | None:
         # iter0008 before iter0008learner: an average of weights has the shorter name
         return name.endswith("latest"), step, std, -len(name)
 
-    return max((run / "snapshots").glob(f"*{_OURS}"), key=age, default=None)
+    files = (run / "snapshots").glob(f"*{_OURS}")
+    return max((file for file in files if not _is_phema(file)), key=age, default=None)
+
+
+def _is_phema(file: Path) -> bool:
+    named = _NAME.fullmatch(_stem(file))
+    return named is not None and named["begin"] == "phema"
 
 
 def find_network(
-    word: str | Path, script: str = "train_edm2", results: str | Path | None = None
+    word: str | Path, script: str | None = None, results: str | Path | None = None
 ) -> Path:
     """The file of a network: as `find_file`, or a published name.
 
@@ -95,6 +115,12 @@ def find_network(
             "publishes it with https://github.com/NVlabs/edm2; download it, put it there"
         )
     return next(iter(found.values()))
+
+
+def say_found(word: str | Path, file: Path, say: Callable[[str], object]) -> None:
+    """Tell in one line which file is taken, where a folder or a name with `*` was given."""
+    if _stem(file) != _stem(Path(word)):
+        say(f"{word}: taking {file}")
 
 
 def refuse_url(word: str | Path) -> None:

@@ -10,8 +10,8 @@ from data.registry import open_source
 from data.samplers import StepSampler
 from diffusion import Precond, selection_lr
 from diffusion.encoders import Encoder, make_encoder
-from generators.base import build
-from generators.files import open_network
+from generators.door import open_generator
+from generators.edm2 import EDM2
 from recipes.edm2.options import check_shares, mini_batch
 from recipes.take import take
 from runtime import ema as emas
@@ -20,7 +20,6 @@ from runtime.seeding import generator, seed_worker
 from selection import EarlyLateSwitch
 from storage.dirs import data_home
 from storage.errors import UsageError
-from storage.find import find_network
 
 
 def shares(args: Namespace, ranks: int) -> tuple[int, int]:
@@ -107,10 +106,16 @@ def load_network(
     """
     if path is None:
         return None
-    snapshot = open_network(find_network(path), run.say)
-    if snapshot.kind != "edm2":
-        raise UsageError(f"{path} holds a {snapshot.kind!r} network, not edm2")
-    other = build(Precond, snapshot)
+    found = open_generator(
+        path,
+        kinds=[EDM2.kind],
+        script="train_edm2",
+        device=run.device,
+        precision=run.precision.requested,  # as the run's: EDM2 sets the policy on TF32 by it
+        say=run.say,
+    )
+    assert isinstance(found, EDM2)
+    other = found.net
     for what in ("img_resolution", "img_channels"):
         if getattr(other, what) != getattr(net, what):
             raise UsageError(
@@ -125,7 +130,7 @@ def load_network(
     if channels is not None and width != channels:
         raise UsageError(f"{path} has {width} channels, --ref_channels wants {channels}")
     other.compute_dtype = net.compute_dtype
-    return other.to(run.device)
+    return other
 
 
 def optimizer(args: Namespace, net: Precond, device: torch.device) -> torch.optim.Adam:

@@ -19,14 +19,15 @@ from runtime.types import (
     positive_int,
     text,
 )
-from storage.errors import CheckpointError, UsageError
+from storage.errors import UsageError
 
 SEEDS = [16, 17, 18, 19]
 MAX_SEEDS = 10_000_000
 
-# Tags of rows: of which kinds of generators an option is; settings of Heun's method.
-IMLE, EDM2, SAMPLER = "IMLE", "EDM2", "sampler"
-KINDS = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2}
+# Tags of rows: of which kinds of generators an option is, ANY being those that this script knows by
+# their protocol alone; settings of Heun's method.
+IMLE, EDM2, ANY, SAMPLER = "IMLE", "EDM2", "any kind", "sampler"
+FAMILIES = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2}
 
 # The names of NVIDIA's presets. Numbers in names are thousands of images, * is what our source does
 # not tell (EMA lengths mostly): then the models directory must have one such file. FID and FD are
@@ -137,7 +138,7 @@ OPTIONS: Table = {
         ("--gnet", text, None, "the guide: a weaker or an unconditional network", EDM2),
         ("--guidance_interval", list_of(level), None, "LO HI: guide where LO < sigma <= HI only",
          EDM2),
-        ("--seeds", list_of(seed_range), None, "e.g. 0-63,100 (default: 16-19)", EDM2),
+        ("--seeds", list_of(seed_range), None, "e.g. 0-63,100 (default: 16-19)", EDM2, ANY),
         ("--class", list_of(text), None, "classes by number or name, or all (default: random); "
          "with several, each seed is drawn in each of them", EDM2),
         ("--random", bool, True, "classes drawn from the seeds; --no-random: seed modulo classes",
@@ -161,7 +162,8 @@ OPTIONS: Table = {
          "--net: its siblings NAME-STEP-EMA, or phema-STEP-EMA", EDM2),
         ("--vae", text, None, "folder or name of the VAE, for networks on its latents", EDM2),
         ("--compile", bool, False, "torch.compile the networks", EDM2),
-        ("--overwrite", bool, False, "draw what is there anew; images of other settings go", EDM2),
+        ("--overwrite", bool, False, "draw what is there anew; images of other settings go", EDM2,
+         ANY),
     ],
 }
 # fmt: on
@@ -225,14 +227,12 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_unused(args: argparse.Namespace, kind: str) -> None:
-    """An option of another kind of network does not pass silently.
-
-    Errors: UsageError; CheckpointError for a kind that makes no pictures here.
-    """
-    if kind not in KINDS:
-        raise CheckpointError(f"a {kind!r} snapshot: this script knows {sorted(KINDS)}")
+    """An option of another kind of network does not pass silently. Errors: UsageError."""
     rules = Rules(args, OPTIONS)
-    for name in tagged(OPTIONS, *({IMLE, EDM2} - {KINDS[kind]})):
+    own = set(tagged(OPTIONS, FAMILIES.get(kind, ANY)))
+    for name in tagged(OPTIONS, IMLE, EDM2):
+        if name in own:
+            continue
         given = args.seeds != SEEDS if name == "seeds" else rules.given(name)
         if given:
             value = getattr(args, name)

@@ -13,7 +13,7 @@ from data.registry import open_source
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
 from generators import edm2, imle
-from generators.base import Generator, Setup
+from generators.base import Generator, Setup, WrongKind
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE
@@ -40,9 +40,7 @@ def guide(
     args: Namespace, net: EDM2, device: torch.device, say: Callable[[str], object] = print
 ) -> EDM2:
     """The network of --gnet. Errors: UsageError if it is no guide for `net`."""
-    found = take(open_generator, args, path=args.gnet, device=device, say=say)
-    if not isinstance(found, EDM2):
-        raise UsageError(f"--gnet {args.gnet} holds a {found.kind!r} network, not edm2")
+    found = _edm2(args, "--gnet", args.gnet, device, say)
     try:
         net.check_guide(found)
     except ValueError as error:
@@ -54,9 +52,21 @@ def sibling(
     args: Namespace, file: Path, device: torch.device, say: Callable[[str], object] = print
 ) -> EDM2:
     """A network at another EMA length. Errors: UsageError if it is of another kind."""
-    found = take(open_generator, args, path=file, device=device, say=say)
-    if not isinstance(found, EDM2):
-        raise UsageError(f"--sweep_ema: {file} holds a {found.kind!r} network, not edm2")
+    return _edm2(args, "--sweep_ema:", file, device, say)
+
+
+def _edm2(
+    args: Namespace,
+    option: str,
+    path: str | Path,
+    device: torch.device,
+    say: Callable[[str], object],
+) -> EDM2:
+    try:
+        found = take(open_generator, args, path=path, kinds=[EDM2.kind], device=device, say=say)
+    except WrongKind as error:
+        raise UsageError(f"{option} {error}") from None
+    assert isinstance(found, EDM2)
     return found
 
 

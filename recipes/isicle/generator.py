@@ -7,16 +7,15 @@ from typing import Any
 from data.pyramids import Pyramid
 from data.sources import Source
 from data.views.generated import Sampler
-from generators.base import build
-from generators.files import open_network
+from generators.base import WrongKind
+from generators.door import open_generator
+from generators.imle import ConditionalIMLE
 from imle import CAMNet, CodeGenerator, Corruption
 from recipes.imle import parts
 from recipes.imle.step import imle_gradients
 from recipes.isicle.options import idle_options, imle_options
 from runtime.run import Run
 from storage.errors import UsageError
-from storage.find import find_network
-from storage.snapshot import Snapshot
 
 
 class Joint:
@@ -31,22 +30,23 @@ class Joint:
     """
 
     def __init__(self, args: Namespace, run: Run, pictures: Source, steps: int) -> None:
-        snapshot = opened(args.net, args.imle, run.say) if args.net else None
+        trained = opened(args.net, args.imle, run.say) if args.net else None
         try:
-            own = imle_options(args, snapshot.config["net"] if snapshot else None)
+            own = imle_options(args, trained.snapshot.config["net"] if trained else None)
         except ValueError as error:
             raise UsageError(str(error)) from None
         if own.bs % run.world_size:
             raise UsageError(f"--imle --bs {own.bs}: not for {run.world_size} processes")
-        if snapshot is None:
+        if trained is None:
             net = parts.network(own, run.device)
             assert isinstance(net, CAMNet), "--unconditional is refused"
             corruption, noise = parts.corruption(own)
             z_gen, mixing = parts.codes(own, net)
         else:
-            net = build(CAMNet, snapshot).train().requires_grad_(True)
+            net = trained.net.train().requires_grad_(True)
             net = net.to(run.device).to(memory_format=parts.layout(own))
-            noise, mixing = snapshot.config["corruption"], snapshot.config["codes"]
+            config = trained.snapshot.config
+            noise, mixing = config["corruption"], config["codes"]
             corruption = Corruption(**noise, seed=own.seed)
             z_gen = CodeGenerator(net.code_sizes, seed=own.seed, **mixing)
         self.own, self.phase, self.net = own, own.num_iteration, net
@@ -62,7 +62,7 @@ class Joint:
         }  # fmt: skip
         self._forward = run.compile(net)
         self.file = args.net
-        if snapshot is None:  # so that what views are drawn from is opened as any other
+        if trained is None:  # so that what views are drawn from is opened as any other
             path = run.snapshot("generator-initial", net, "camnet", self.config)
             self.file = str(path)
 
@@ -107,15 +107,17 @@ class Joint:
         run.log(**{"imle/batch loss": batch_loss, "imle/learning rate": self.rates[0] * rate})
 
 
-def opened(net: str, imle: str, say: Callable[[str], None]) -> Snapshot:
+def opened(net: str, imle: str, say: Callable[[str], None]) -> ConditionalIMLE:
     """The CAM-Net to go on with; `say` is told which options of --imle are as the network has them.
 
     Errors: UsageError, CheckpointError.
     """
-    file = find_network(net, "TrainGeneratorWandB")
-    snapshot = open_network(file, say)
-    if snapshot.kind != "camnet":
-        raise UsageError(f"--joint trains a CAM-Net, {file.name} is {snapshot.kind!r}")
+    kinds = [ConditionalIMLE.kind]
+    try:
+        trained = open_generator(net, kinds=kinds, script="TrainGeneratorWandB", say=say)
+    except WrongKind as error:
+        raise UsageError(f"--joint trains a CAM-Net, {error.file.name} is {error.kind!r}") from None
+    assert isinstance(trained, ConditionalIMLE) and trained.file
     if idle := idle_options(imle):
-        say(f"--imle: {', '.join(idle)} have no influence, they are as in {file.name}")
-    return snapshot
+        say(f"--imle: {', '.join(idle)} have no influence, they are as in {trained.file.name}")
+    return trained

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from diffusion import toy
+from generators.base import Unfit, WrongKind
+from generators.door import open_generator
+from generators.toy import Toy
+from storage.errors import CheckpointError
 
 EMA_STD = 0.010  # relative width of the power-function EMA
 GUIDANCE = 3.0  # weight of the guide
@@ -16,6 +20,27 @@ def network(args: Namespace) -> toy.ToyModel:
     net = toy.ToyModel(2, args.layers, args.dim)
     net.forced_weight_norm = False
     return net
+
+
+def load_net(
+    path: str | None, device: torch.device | str, results: str | None = None
+) -> toy.ToyModel | None:
+    """A toy network by its path; None for none. Errors: CheckpointError, UsageError.
+
+    results: the results folder of a run that has one of its own.
+    """
+    if path is None:
+        return None
+    try:
+        found = open_generator(
+            path, kinds=[Toy.kind], script="toy_example", results=results, device=device
+        )
+    except WrongKind as error:
+        raise CheckpointError(f"{path} is a network of kind {error.kind}, not of the toy") from None
+    except Unfit as error:
+        raise CheckpointError(f"{path} is no toy network: {error}") from None
+    assert isinstance(found, Toy)
+    return found.net
 
 
 def optimizer(args: Namespace, net: toy.ToyModel) -> torch.optim.Adam:

@@ -6,7 +6,7 @@ import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,16 +19,15 @@ from data.views.generated import (
     ViewSource,
 )
 from generators import imle
-from generators.door import view_sampler
-from generators.files import open_network
+from generators.base import Generator, ImageConditioned, WrongKind
+from generators.door import kinds_with_views, make_generator, open_generator
 from imle.perceptual import MIN_SIDE
 from recipes.imle.perceptual import perceptual_loss
 from recipes.views.options import CORRUPTION, GENERATOR, is_filtered
 from runtime.options import tagged
 from runtime.precision import Precision
 from storage.dirs import results_home
-from storage.errors import UsageError
-from storage.find import find_network, identity
+from storage.errors import CheckpointError, UsageError
 
 
 def sampler(
@@ -42,13 +41,11 @@ def sampler(
     pixels, which are kept beside views. Errors: UsageError, CheckpointError."""
     if net is None:
         say("no --net: an untrained generator with random weights, its views mean nothing")
-        snapshot, content = imle.untrained(), "untrained"
+        generator = make_generator(imle.untrained())
     else:
-        file = find_network(net, "TrainGeneratorWandB")
-        snapshot, content = open_network(file, say), identity(file)
+        generator = opened(net, say)
     corruption = {name: getattr(args, name) for name in tagged(GENERATOR, CORRUPTION)}
     options: dict[str, Any] = {
-        "size": size,
         "corruption": {name: value for name, value in corruption.items() if value is not None},
         "seed": args.view_seed,
         "temperature": args.temperature,
@@ -58,15 +55,28 @@ def sampler(
         "precision": Precision(args.view_precision, device).name,
         "channels_last": args.view_channels_last,
     }
-    made = view_sampler(snapshot, **options, device=device)
-    options["size"] = made.size
+    made = cast(ImageConditioned, generator).view_sampler(size, **options, device=device)
     if made.image_size < made.size and args.view_source == "generated":
         say(f"the generator gives {made.image_size} px: views of {made.size} px are enlarged")
     filtered = None
     if is_filtered(args):
         filtered = [args.lpips_min or 0.0, args.lpips_max, args.tries, args.lpips]
     facts = {"rows": args.view_batch, "source": args.view_source, "filter": filtered}
-    return made, {"kind": snapshot.kind, "snapshot": content, **options, **facts}
+    return made, {
+        "kind": generator.kind, "snapshot": generator.content, "size": made.size, **options, **facts
+    }  # fmt: skip
+
+
+def opened(net: str, say: Callable[[str], Any] = print) -> Generator:
+    """The generator of --net, one with views. Errors: UsageError, CheckpointError."""
+    able = kinds_with_views()
+    try:
+        return open_generator(net, kinds=able, script="TrainGeneratorWandB", say=say)
+    except WrongKind as error:
+        raise CheckpointError(
+            f"a {error.kind!r} snapshot gives no images of an image; those that do: "
+            f"{', '.join(able)}"
+        ) from None
 
 
 def source(

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from diffusion import Precond
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
 from generators import edm2, imle
-from generators.base import Loaded, Setup, build
-from generators.door import KINDS, make_generator, open_generator, view_sampler
+from generators.base import Loaded, Setup, WrongKind, build
+from generators.door import KINDS, kinds_with_views, make_generator, open_generator
 from imle import UnconditionalGenerator
+from recipes.isicle.generator import opened as joint_generator
+from recipes.toy.parts import load_net
 from recipes.views import parts
 from recipes.views.options import get_args
 from storage.errors import CheckpointError, UsageError
@@ -109,6 +111,10 @@ def test_a_run_s_folder_means_its_newest_snapshot(tmp_path, monkeypatch):
         save_snapshot(run / "snapshots" / f"{name}.safetensors", *edm2.untrained())
     want = run / "snapshots" / "network-snapshot-0000016-0.100.safetensors"
     assert open_generator(run).file == open_generator("run").file == want
+    said = []
+    open_generator("run", say=said.append)
+    open_generator(want, say=said.append)
+    assert said == [f"run: taking {want}"]
     latest = save_snapshot(run / "snapshots" / "network-latest.safetensors", *edm2.untrained())
     assert open_generator(run).file == latest
     (tmp_path / "empty").mkdir()
@@ -131,6 +137,60 @@ def test_kinds_that_are_not_known(tmp_path):
     file = save_snapshot(tmp_path / "net.safetensors", {}, "simclr", {}, {})
     with pytest.raises(CheckpointError, match="'simclr' snapshot"):
         open_generator(file)
+
+
+def test_a_kind_that_is_not_wanted(tmp_path):
+    file = save_snapshot(tmp_path / "net.safetensors", {}, "simclr", {}, {})
+    with pytest.raises(WrongKind, match="net.* holds a 'simclr' network, not edm2") as error:
+        open_generator(file.with_suffix(""), kinds=["edm2"])
+    assert (error.value.file, error.value.kind, error.value.exit_code) == (file, "simclr", 2)
+    with pytest.raises(CheckpointError, match="kind simclr, not of the toy"):
+        load_net(str(file), "cpu")
+    broken = save_snapshot(tmp_path / "toy.safetensors", {}, "edm2-toy", {}, {})
+    with pytest.raises(CheckpointError, match="toy.safetensors is no toy network: .* fit itself"):
+        load_net(str(broken), "cpu")
+    with pytest.raises(UsageError, match="--joint trains a CAM-Net, net.safetensors is 'simclr'"):
+        joint_generator(str(file), "", print)
+
+
+@pytest.mark.parametrize("kind", SNAPSHOTS)
+def test_numbers_and_seeds_that_cannot_be(kind):
+    net = make_generator(SNAPSHOTS[kind]())
+    inputs = {} if net.input_size is None else {"inputs": torch.rand(1, 3, *[net.input_size] * 2)}
+    with pytest.raises(UsageError, match="n 0: at least one image"):
+        net.draw(0, **inputs)
+    with pytest.raises(UsageError, match="seed -1"):
+        net.draw(1, seed=-1, **inputs)
+
+
+def test_guides_of_another_kind():
+    diffusion, points = make_generator(edm2.untrained()), make_generator(toy())
+    with pytest.raises(UsageError, match="the guide is a 'edm2-toy' network, not edm2$"):
+        diffusion.draw(1, guide=points, guidance=2.0)
+    with pytest.raises(UsageError, match="the guide is a 'edm2' network, not edm2-toy"):
+        points.draw(1, guide=diffusion, guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    "inputs, says",
+    [
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"uint8 \[1, 3, 8, 8\]: float"),
+        (torch.full((1, 3, 8, 8), 255.0), "to 255"),
+        (torch.full((1, 3, 8, 8), -0.5), "from -0.5"),
+        (torch.full((1, 3, 8, 8), torch.nan), "nan"),
+        (torch.rand(1, 3, 4, 4), r"\[1, 3, 4, 4\]"),
+        (torch.rand(0, 3, 8, 8), r"\[0, 3, 8, 8\]"),
+    ],
+)
+def test_inputs_that_are_no_pictures(inputs, says):
+    with pytest.raises(UsageError, match=says) as error:
+        make_generator(snapshot()).draw(1, inputs=inputs)
+    assert "\n" not in str(error.value)
+
+
+def test_image_k_of_a_diffusion_network_is_of_seed_plus_k():
+    net = make_generator(toy())
+    assert torch.equal(net.draw(3, seed=2)[1:], net.draw(2, seed=3))
 
 
 class Mirror(nn.Module):
@@ -184,7 +244,8 @@ def test_another_kind_is_one_class_and_one_entry(monkeypatch, tmp_path):
     mirror = open_generator(file)
     pictures = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     assert torch.equal(mirror.draw(1, inputs=pictures / 255), pictures.flip(3))
-    sampler = view_sampler(mirror.snapshot, 4)
+    assert kinds_with_views() == ["camnet", "mirror"]
+    sampler = parts.opened(str(file)).view_sampler(4)
     source = parts.source(get_args(None, ["--preset", "smoke"]), sampler, pictures)
     assert torch.equal(source(torch.arange(5), 0), pictures)
 

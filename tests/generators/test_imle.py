@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from data.views.generated import GeneratedViews
-from generators.door import view_sampler
 from generators.imle import CAMNetSampler, truncated
 from imle import CodeGenerator, Corruption
+from recipes.views.parts import opened
 from storage.errors import CheckpointError, UsageError
-from storage.snapshot import Snapshot
-from tests.generators.tiny import LAST, RES, network, snapshot
+from storage.snapshot import save_snapshot
+from tests.generators.tiny import LAST, RES, network, snapshot, view_sampler
 
 
 def inputs(n=6):
@@ -164,9 +164,10 @@ def test_settings_that_cannot_be(options, says):
         view_sampler(snapshot(), size=16, **options)
 
 
-def test_snapshots_that_cannot_serve(monkeypatch):
+def test_snapshots_that_cannot_serve(tmp_path):
+    file = save_snapshot(tmp_path / "other.safetensors", {}, "edm2", {}, {})
     with pytest.raises(CheckpointError, match="'edm2' snapshot .* camnet"):
-        view_sampler(Snapshot({}, "edm2", {}, {}), size=16)
+        opened(str(file))
     broken = snapshot()
     name = next(iter(broken.state_dict))
     broken.state_dict[name].view(-1)[0] = math.nan

@@ -2,6 +2,7 @@
 
 import torch
 
+from generators.door import make_generator
 from imle import CAMNet
 from storage.snapshot import Snapshot
 
@@ -19,3 +20,7 @@ def snapshot(seed=0, codes=None, corruption=None, **options):
     net = network(seed, **options)
     config = {"net": net.config, "codes": codes or {}, "corruption": corruption or {}}
     return Snapshot(net.state_dict(), "camnet", {**config, "crop": "squash"}, {"step": 1})
+
+
+def view_sampler(made, size, **options):
+    return make_generator(made).view_sampler(size, **options)

@@ -4,9 +4,18 @@ import re
 
 import pytest
 
-from recipes.generate.options import EDM2, IMLE, KINDS, OPTIONS, PRESETS, check_unused, get_args
+from recipes.generate.options import (
+    ANY,
+    EDM2,
+    FAMILIES,
+    IMLE,
+    OPTIONS,
+    PRESETS,
+    check_unused,
+    get_args,
+)
 from runtime.options import names_of, tagged
-from storage.errors import CheckpointError, UsageError
+from storage.errors import UsageError
 
 
 def test_defaults_are_those_of_the_original():
@@ -92,7 +101,10 @@ def test_every_option_of_a_kind_is_refused_by_the_other():
     check_unused(args, "edm2")
     with pytest.raises(UsageError, match=r"--seeds \[0, 1, 2\]"):
         check_unused(args, "imle-unconditional")
-    for kind in KINDS:
+    for kind in FAMILIES:
         check_unused(get_args(None, ["--net", "x", "--seeds", "16-19"]), kind)
-    with pytest.raises(CheckpointError, match="'edm2-toy' snapshot"):
-        check_unused(args, "edm2-toy")
+    assert set(tagged(OPTIONS, ANY)) == {"seeds", "overwrite"}
+    check_unused(args, "edm2-toy")  # as any kind that the table does not know
+    for words in (["--samples", "3"], ["--steps", "3"]):
+        with pytest.raises(UsageError, match=f"{words[0]} 3: no use .* edm2-toy"):
+            check_unused(get_args(None, ["--net", "x", *words]), "edm2-toy")

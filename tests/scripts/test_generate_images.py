@@ -12,6 +12,9 @@ from PIL import Image
 from diffusion import Precond
 from diffusion.encoders import RGBEncoder
 from diffusion.samplers import SeedStack, heun
+from diffusion.toy import ToyModel
+from generators.door import open_generator
+from generators.toy import Toy
 from recipes.generate.options import get_args
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
@@ -489,10 +492,54 @@ def test_snapshots_that_do_not_fit_themselves(tmp_path, spoil):
 
 
 def test_other_snapshots_are_named(tmp_path):
-    file = save_snapshot(tmp_path / "toy.safetensors", {}, "edm2-toy", {}, {})
-    with pytest.raises(Exception, match="'edm2-toy' snapshot") as error:
-        generate("--net", file, "--gpus", "cpu", "--outdir", tmp_path / "out")
+    for kind in ("edm2-toy", "simclr"):
+        file = save_snapshot(tmp_path / "other.safetensors", {}, kind, {}, {})
+        with pytest.raises(Exception, match=f"'{kind}' snapshot") as error:
+            generate("--net", file, "--gpus", "cpu", "--outdir", tmp_path / "out")
+        assert error.value.exit_code == 3
+
+
+def test_a_kind_without_a_branch_of_its_own(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    net = ToyModel(2, 2, 16)
+    config = {"net": net.config}
+    file = save_snapshot(tmp_path / "toy.safetensors", net.state_dict(), "edm2-toy", config, {})
+    out = tmp_path / "out"
+    words = ["--net", file, "--gpus", "cpu", "--outdir", out]
+    generate(*words, "--seeds", "3-6")
+    assert set(images(out)) == {f"{seed:06d}.png" for seed in range(3, 7)}
+    drawn = open_generator(file).draw(4, seed=3)
+    for seed in range(3, 7):
+        assert np.array_equal(pixels(out / f"{seed:06d}.png"), drawn[seed - 3].permute(1, 2, 0))
+    assert pixels(out / "grid.png").shape[:2] == (2 * 66 - 2, 2 * 66 - 2)
+    facts = json.loads((out / "provenance.json").read_text())
+    assert facts["kind"] == "edm2-toy" and facts["done"] and facts["args"]["seeds"] == "3-6"
+
+    before = times(out)
+    generate(*words, "--seeds", "3-7")  # what is there stays
+    assert before.items() <= times(out).items() and "5 seeds" in capsys.readouterr().out
+    with pytest.raises(Exception, match="other settings.*--overwrite") as error:
+        generate(*words, "--precision", "bf16")
+    assert error.value.exit_code == 2
+    with pytest.raises(Exception, match="--trajectory True: no use .* edm2-toy") as error:
+        generate(*words, "--trajectory")
+    assert error.value.exit_code == 2
+    generate("--net", file, "--gpus", "cpu", "--grid_only", "--outdir", tmp_path / "grid")
+    assert [p.name for p in (tmp_path / "grid").rglob("*.png")] == ["grid.png"]
+    monkeypatch.setattr(Toy, "input_size", 8)
+    with pytest.raises(Exception, match="draws images of images") as error:
+        generate(*words)
     assert error.value.exit_code == 3
+
+
+def test_a_folder_means_its_newest_own_snapshot(edm2, nets, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "snapshots").mkdir(parents=True)
+    for name in ("network-snapshot-0000008-0.050", "phema-0000008-0.150"):
+        shutil.copy(nets / f"{name}.safetensors", run / "snapshots")
+    generate("--net", run, "--gpus", "cpu", "--steps", 2, "--outdir", tmp_path / "out")
+    said = f"{run}: taking {run / 'snapshots' / 'network-snapshot-0000008-0.050.safetensors'}"
+    assert said in capsys.readouterr().out
 
 
 def test_a_preset_takes_its_files_from_the_models_directory(tmp_path, monkeypatch, capsys):

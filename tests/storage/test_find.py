@@ -120,6 +120,19 @@ def test_a_run_may_be_named_below_the_results_and_without_its_snapshots_folder(m
     assert find_file("old.pkl", "TrainX") == ours.with_suffix(".pkl")  # `opened` takes its sibling
 
 
+def test_without_a_script_all_results_are_searched(models, tmp_path):
+    folders = [tmp_path / "results" / name / "run" / "snapshots" for name in ("TrainX", "TrainY")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    one = touch(folders[0] / "network-0000008.safetensors")
+    assert find_file("run") == find_network("run") == one
+    two = touch(folders[1] / "network-0000009.safetensors")
+    assert find_network("run", "TrainX") == one and find_network("run", "TrainY") == two
+    assert find_network("run/network-0000009") == two
+    with pytest.raises(UsageError, match="run may be .*TrainX.* or .*TrainY.*: give the path"):
+        find_network("run")
+
+
 @pytest.mark.parametrize(
     "names, newest",
     [
@@ -133,6 +146,11 @@ def test_a_run_may_be_named_below_the_results_and_without_its_snapshots_folder(m
         (["iter0008learner", "iter0008", "iter0004"], "iter0008"),
         (["generator-initial", "generator-latest"], "generator-latest"),
         (["9", "10"], "10"),
+        (
+            ["network-snapshot-0000016-0.050", "phema-0000016-0.150", "phema-0000024-0.050"],
+            "network-snapshot-0000016-0.050",
+        ),
+        (["phema-0000016-0.150"], None),
         ([], None),
     ],
 )  # fmt: skip
