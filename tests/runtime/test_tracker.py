@@ -5,6 +5,7 @@ Everything that starts W&B runs in a process of its own, for W&B leaves threads 
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -259,7 +260,8 @@ def test_no_key_goes_offline_with_one_id_for_life(tmp_path):
     assert one == two == (tmp_path / "run" / "wandb_id").read_text().strip() and mode == "offline"
     assert opened < 20 and closed < 20
     runs = offline_runs(tmp_path)
-    assert runs and all(r.name.endswith(one) for r in runs)
+    # wandb numbers those of one second: offline-run-DATE_TIME-ID, ..-ID-1
+    assert runs and all(re.fullmatch(rf"offline-run-\d+_\d+-{one}(-\d+)?", r.name) for r in runs)
     assert "no API key" in said and f"wandb sync --id {one} " in said
     assert steps(tmp_path / "run") == [1, 2]
 
