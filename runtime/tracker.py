@@ -237,7 +237,7 @@ class Tracker:
     def _how_to_sync(self) -> str:
         folder = shlex.quote(str(self.dir.resolve() / "wandb"))
         kind = "offline-run" if self.mode == "offline" else "run"
-        return f"Later: wandb sync --id {self.id} {folder}/{kind}-*-{self.id}"
+        return f"Later: wandb sync --id {self.id} {folder}/{kind}-*-{self.id}*"
 
     def _send(self, send: Callable[[Any], None]) -> None:
         if self._run is None:
