@@ -22,5 +22,6 @@ setup(
     install_requires=REQUIREMENTS,
     # tests: for the plugin below, which knows --golden-dir before pytest looks for test folders.
     packages=find_packages(exclude=["benchmarks"]),
+    py_modules=["imle_lab"],
     entry_points={"pytest11": ["imle_lab_golden = tests.golden_option"]},
 )
