@@ -378,8 +378,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    return _objects(text)
+
+
+def read_last_line(path: Path) -> dict[str, Any] | None:
+    """The last JSON object of a log, however long it is; None without one. Errors: OSError."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _BLOCK))
+        found = _objects(file.read().decode("utf-8", errors="replace"))
+        return found[-1] if found else None
+    return None
+
+
+def _objects(lines: str) -> list[dict[str, Any]]:
     found = []
-    for line in text.splitlines():
+    for line in lines.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(value := json.loads(line), dict):
                 found.append(value)
