@@ -32,7 +32,7 @@ from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag
-from runtime.resume import Resume
+from runtime.resume import Resume, tell_lost
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
@@ -279,13 +279,8 @@ class Run:
             saving.check(self._saver.objects)  # fail now, not at the first save
         else:
             self._load(path)
-        if self.is_main and self.resume.lineage == "auto" and self._reached > self.completed:
-            begins = f"goes on from step {self.completed}" if path else "begins at step 0"
-            self.say(
-                f"an earlier launch got to step {self._reached}, but no later checkpoint is there: "
-                f"this one {begins} (--save_every {self.args.save_every}, "
-                f"--save_minutes {self.args.save_minutes:g})"
-            )
+        if self.resume.lineage == "auto" and self._reached > self.completed:
+            self.say(tell_lost(self._reached, self.completed, self.args))
         return self.completed
 
     def _load(self, path: Path) -> None:
@@ -364,6 +359,7 @@ class Run:
         *,
         stop_at: int | None = None,
         images_per_step: int = 0,
+        cycle: int | None = None,
     ) -> Iterator[int]:
         """Yield the 0-based index of each step from the restored one to `total`.
 
@@ -373,7 +369,8 @@ class Run:
         Every step is seeded from (seed, step, rank).  After the body: count, log, and save when due
         (`--save_every`, `--save_minutes` on rank 0's clock, milestones, the last), or when a signal
         came, which then raises Preempted.
-        stop_at: end this process in good order after that step, short of `total`.
+        stop_at: end this process in good order after that step, short of `total`.  cycle: steps
+        after which searches and evaluations come again, for the time left (default: milestones).
         """
         if self._saver.objects is None:
             raise UsageError(
@@ -392,7 +389,7 @@ class Run:
             word = "finished" if self.finished else "stopped"
             self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
             return
-        self._logs.begin(self.name, self.completed, whole)
+        self._logs.begin(self.name, self.completed, whole, cycle or self.milestone_every or 1)
         self._save_timer.restart()
         self._raise_if_preempted()
         while self.completed < end:
