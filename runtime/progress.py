@@ -23,7 +23,8 @@ class Progress:
     """Counts steps from `initial` to `total`: `update(n)`, `postfix(figures)`, `close()`.
 
     `total` None = unknown. `cycle`: steps after which kinds of steps repeat, for the time left (see
-    `runtime.eta`). `main` None asks `distributed.is_main()`; `stream` None is stderr. `every_s`: seconds between lines where there is no terminal.
+    `runtime.eta`). `main` None asks `distributed.is_main()`; `stream` None is stderr.
+    `every_s`: seconds between lines where there is no terminal.
     """
 
     def __init__(
