@@ -53,6 +53,7 @@ from runtime.meters import Stopwatch
 from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator
+from runtime.tracker import read_series
 from storage.index_log import IndexLog
 
 
@@ -215,6 +216,8 @@ def main(args: Namespace) -> None:
                 look()
         if chosen_log is not None:
             chosen_log.close()
+        logged = read_series(run.dir / "metrics.jsonl").get("Loss", ([], []))
+        run.say(f"training: {validation.verdict(*logged)}")
         run.say(f"snapshots {run.dir / 'snapshots'}")
 
 
