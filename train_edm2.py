@@ -132,7 +132,9 @@ def main(args: Namespace) -> None:
                 device=run.device,
             )
             for name, pictures in found.items():
-                run.sample_grid(name, pictures, ncol=max(1, round(args.sample_images**0.5)))
+                weight = args.sample_guidance if name == "guided" else None
+                words = validation.captions(len(pictures), net.label_dim, images.classes, weight)
+                run.sample_grid(name, pictures, max(1, round(args.sample_images**0.5)), words)
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""
