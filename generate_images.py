@@ -3,8 +3,8 @@ kind of network that generators/ knows.
 
 EDM2, one image per seed and class:
     python generate_images.py --net RUN/snapshots/network-snapshot-0005000-0.100 --seeds 0-63
-    python generate_images.py --net NET --gnet GUIDE --guidance 1.7 --class all --seeds 0-9
-    python generate_images.py --net NET --gnet GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
+    python generate_images.py --net NET --guide GUIDE --guidance 1.7 --class all --seeds 0-9
+    python generate_images.py --net NET --guide GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
     python generate_images.py --preset edm2-img512-s-autog-dino --outdir OUT
 Conditional and unconditional IMLE, k samples for each input:
     python generate_images.py --net RUN/snapshots/network-latest.safetensors --data scenes/val
@@ -82,11 +82,11 @@ def edm2_images(args: argparse.Namespace, net: EDM2, device: torch.device) -> No
     net.check_pictures()  # now rather than after an hour: a VAE that is not there
     guide = None
     if args.gnet and all(w == 1 for w in weights):
-        say("guidance 1: --gnet has no influence and is not read")
+        say("guidance 1: --guide has no influence and is not read")
     elif args.gnet:
         guide = parts.guide(args, net, device, say)
     settings = folders.settings_of(args, net, guide, None)
-    outdir = Path(args.outdir or folders.default_outdir(args, net.file, settings))
+    outdir = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
     if not args.sweep_ema and not args.sweep_guidance:
         grid = draw(args, net, guide, args.guidance, outdir)
         say(f"{len(args.seeds)} seeds; grid: {grid}")
@@ -171,7 +171,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     else:
         names, ids = [f"row{i:04d}" for i in range(args.num_images)], torch.arange(args.num_images)
 
-    outdir = Path(args.outdir) if args.outdir else results_home() / "generate_images"
+    outdir = folders.asked_outdir(args, say) or results_home() / "generate_images"
     try:
         outdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -211,7 +211,7 @@ def seed_images(args: argparse.Namespace, net: Generator) -> None:
     names = {s: f"{where}{s:06d}.png" for s in (shown if args.grid_only else args.seeds)}
     wanted = list(names.values())
     settings = {"net": net.content, "precision": args.precision}
-    outdir = Path(args.outdir or folders.default_outdir(args, net.file, settings))
+    outdir = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
     gallery = Gallery(outdir, settings, overwrite=args.overwrite)
     there = gallery.start(wanted)
     facts = folders.facts_of(args, net, outdir) if distributed.is_main() else {}

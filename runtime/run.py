@@ -121,7 +121,8 @@ class Run:
             torch.backends.cudnn.deterministic = args.deterministic
             torch.backends.cudnn.benchmark = not args.deterministic
             self._updater = Updater(self.precision.scaler, self.say)
-            self.resume = Resume(args.resume, args.run_dir, self.milestone_every)
+            asked = rundir.asked_folder(args, self.script, self.say)
+            self.resume = Resume(args.resume, asked, self.milestone_every)
             self.dir = distributed.from_main(self._open_dir)
             self.checkpoints = self.dir / "checkpoints"
             self._saver = saving.Saver(self.checkpoints, self.say)

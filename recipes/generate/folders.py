@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from recipes.words import compact_seeds
 from runtime.gallery import labelled_sheet, read_facts
 from runtime.options import tagged
 from runtime.provenance import collect
-from storage.dirs import results_home
+from storage.dirs import output_folder, results_home
 from storage.errors import UsageError
 from storage.files import write_text
 from storage.pictures import Captions
@@ -106,6 +107,11 @@ def settings_of(
         "precision": args.precision,
         "vae": args.vae,
     }
+
+
+def asked_outdir(args: Namespace, say: Callable[[str], object] = print) -> Path | None:
+    """The folder that --outdir means, if it is given."""
+    return output_folder(args.outdir, "generate_images", say=say) if args.outdir else None
 
 
 def default_outdir(args: Namespace, file: Path | None, settings: dict[str, Any]) -> Path:

@@ -31,6 +31,7 @@ from recipes.simclr.parts import Pictures
 from recipes.views import parts as view_parts
 from recipes.views.options import is_filtered
 from runtime.run import Run
+from storage.dirs import find_output
 from storage.errors import UsageError
 from storage.pictures import Captions
 
@@ -97,7 +98,13 @@ def synthetic_views(
         return None, None, ""
     quiet, size = not run.is_main, args.picture_size
     if args.views == "cache":
-        stored = open_views(args.cache, trained.source, size, place=args.place, quiet=quiet)
+        stored = open_views(
+            find_output(args.cache, "generate_views"),
+            trained.source,
+            size,
+            place=args.place,
+            quiet=quiet,
+        )
         refuse_equal_views(args, stored)
         images, rows = stored.images, stored.rows
         if args.place == "memory":

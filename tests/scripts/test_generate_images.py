@@ -435,7 +435,7 @@ def test_an_ema_length_that_is_not_there(edm2, nets, tmp_path):
 )
 def test_guides_that_do_not_fit(edm2, tmp_path, other, says):
     guide = tiny(tmp_path / "g.safetensors", **other)
-    with pytest.raises(Exception, match=f"--gnet .*{says}") as error:
+    with pytest.raises(Exception, match=f"--guide .*{says}") as error:
         edm2("--gnet", guide, "--guidance", 2)
     assert error.value.exit_code == 2 and not (tmp_path / "out").exists()
 
