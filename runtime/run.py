@@ -543,12 +543,6 @@ class Run:
         path = self.dir / "samples" / f"{name}.png"
         return self._logs.picture(path, draw, stamp=self._stamp, completed=self.completed)
 
-    def curve(self) -> Path:
-        """Draw curves.png from metrics.jsonl; also done at milestones and at the end."""
-        self._logs.tracker(self.completed)
-        self._logs.draw_curves()
-        return self.dir / "curves.png"
-
     def provenance(self) -> dict[str, Any]:
         """Where weights of this moment come from: command, commit, host, flags, step."""
         origin = distributed.from_main(lambda: self._provenance)
