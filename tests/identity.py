@@ -267,7 +267,7 @@ def text_record(name: str, text: str, hidden: dict[str, str], sort: bool = False
 
 
 PROGRESS = re.compile(r"(TIME|CLOCK) left")
-VERDICT = re.compile(r"(validation|training): ")  # said in a line of its own since
+VERDICT = re.compile(r"(DATE\S* )?(validation|training): ")  # said in a line of its own since
 
 
 def flat(value: Any, hidden: dict[str, str], where: str = "") -> Record:
@@ -386,8 +386,8 @@ RENAMED = {"head seed ": "head original "}
 # Sheets have captions; a run too short for a curve has no picture of it; figures that are new; 95 %
 # intervals that stay within 0 and 1, of which all else of the line must be the same.
 SHEET = re.compile(r"(.*/)?(samples/[^/]+|grid|sheet|\d+_trajectory)\.png: bytes")
-ADDED = re.compile(r".*metrics\.jsonl: \[\d+\]\.((eval|final)/majority class|in the tree/.*"
-                   r"|val/mean_picture_mse)")  # fmt: skip
+ADDED = re.compile(r".*(metrics\.jsonl: \[\d+\]|\d+\.pt: \.results)\.((eval|final)/majority class"
+                   r"|in the tree/.*|val/mean_picture_mse)(\[\d\])*")  # fmt: skip
 BOUND = re.compile(r".*probes\.json: \.figures\..* (low|high)")
 ASIDE = re.compile(r" \(majority class [\d.]+\)| \[-?[\d.]+, -?[\d.]+\]$")
 REFUSAL = re.compile(r"\S+\.py( \w+)?: error: ")

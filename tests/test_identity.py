@@ -168,6 +168,7 @@ def test_sheets_verdicts_and_intervals_are_told_from_other_results():
         ("run/samples/val-000000008.png: bytes", "a1", "b2"),
         ("out/grid.png: bytes", "a1", "b2"),
         ("run/metrics.jsonl: [5].final/majority class", None, "0.1"),
+        ("run/0.pt: .results.eval/majority class[0][1]", None, "0.1"),
         ("run/metrics.jsonl: [5].in the tree/EMA", None, "0.1"),
         ("run/probes.json: .figures.knn(k=2, T=0.07, h), 2 folds low", "-0.5", "0.16"),
         ("run/log.txt: [3]", "knn(h): 0.25 [-0.5441, 1.0441]", "knn(h): 0.25 [0.1601, 0.3682]"),
@@ -188,5 +189,5 @@ def test_sheets_verdicts_and_intervals_are_told_from_other_results():
     ]
     for difference in others:
         assert not identity.meant("x", changed(*difference)), difference
-    lines = "validation: best of 4 12.9 dB\nloss 0.5\ntraining: loss 1.0\n"
+    lines = "validation: best of 4 12.9 dB\nloss 0.5\n2020-01-01 10:00:00+0000 training: loss 1\n"
     assert identity.text_record("x", lines, {}) == {"x[0]": "loss 0.5"}
