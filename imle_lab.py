@@ -110,12 +110,18 @@ def load_generator(
     mode; `classes`, `resolution`, `code_sizes` and `snapshot.provenance` tell of it.
     Errors: UsageError, CheckpointError.
     """
-    from generators.door import open_generator
+    from generators.door import UnknownKind, open_generator
 
-    return open_generator(
-        _run_or(path, results), results=results, device=device, precision=precision,
-        compile=compile, vae=vae, say=say or (lambda line: None),
-    )  # fmt: skip
+    try:
+        return open_generator(
+            _run_or(path, results), results=results, device=device, precision=precision,
+            compile=compile, vae=vae, say=say or (lambda line: None),
+        )  # fmt: skip
+    except UnknownKind as error:
+        if error.kind != "simclr":
+            raise
+        why = f"{path} holds an encoder, which does not draw: load_encoder is for it"
+        raise CheckpointError(why) from None
 
 
 def load_encoder(

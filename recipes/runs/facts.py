@@ -106,7 +106,7 @@ def whole(run: RunFolder) -> Facts:
 
 
 def contents(folder: Path) -> list[Facts]:
-    """What lies in a folder: {path, files, bytes}, a folder as one entry; links are not followed."""
+    """What lies in a folder: {path, files, bytes}, a folder as one; links are not followed."""
     found = []
     try:
         with os.scandir(folder) as entries:
@@ -143,8 +143,8 @@ def _size(file: Path) -> int:
 
 
 def differences(runs: Sequence[RunFolder]) -> Facts:
-    """{runs: [summary], options: {name: [value a run]}, execution: the same of options that only
-    say how and where it ran, figures: {name: {newest: [point or null a run], best, better}}}."""
+    """{runs: [summary], options: {name: [value a run]}, execution: the same of those that only say
+    how and where it ran, figures: {name: {newest: [point or null a run], best, better}}}."""
     shaping = frozenset().union(*(run.shaping for run in runs))
     options: Facts = {}
     execution: Facts = {}
@@ -211,4 +211,3 @@ def ranking(runs: Iterable[RunFolder], word: str, direction: str | None) -> Fact
         for k, (run, top, last) in enumerate(ranked, start=1)
     ]
     return {"by": name, "better": better, "guessed": direction is None, "runs": told}
-
