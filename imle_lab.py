@@ -54,10 +54,10 @@ def _refuse_strangers() -> None:
     for name in _PACKAGES:
         loaded = sys.modules.get(name)
         spec = importlib.util.find_spec(name) if loaded is None else None
-        file = getattr(loaded, "__file__", None) or (spec and spec.origin)
+        file: str | None = getattr(loaded, "__file__", None) or (spec.origin if spec else None)
         if file is None and loaded is None:  # nothing, or a folder without __init__.py
             if _Own not in sys.meta_path:
-                sys.meta_path.insert(0, _Own)  # type: ignore[arg-type]
+                sys.meta_path.insert(0, _Own)
         elif file is None or Path(file).resolve().parent != _HOME / name:
             where = file or list(getattr(loaded, "__path__", []))
             raise ImportError(

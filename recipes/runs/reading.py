@@ -267,16 +267,23 @@ def _walk(folder: Path, depth: int) -> tuple[list[tuple[Path, bool]], bool]:
         if entry.name.startswith(".") or entry.name in _OWN:
             continue
         path = folder / entry.name
-        if entry.is_dir(follow_symlinks=False):
+        if _is_folder(entry) and not entry.is_symlink():
             own, any_run = _walk(path, depth - 1) if depth else ([], False)
             found += own
             if not any_run:
                 others.append((path, False))
-        elif entry.is_symlink() and entry.is_dir():
+        elif _is_folder(entry):
             with_files = _names(path)
             found += [(path, True)] if looks_like_run(with_files) else []
     has_runs = any(is_run for _, is_run in found)
     return (sorted(found + others) if has_runs else []), has_runs
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _names(folder: Path) -> list[str]:

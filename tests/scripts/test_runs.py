@@ -17,6 +17,7 @@ from recipes.runs import figures, layout
 from recipes.runs.reading import find_run, read_run, scan
 from storage import files
 from storage.errors import RunError, UsageError
+from tests.runtime import toy
 from tests.scripts.made_runs import IMLE, leave_lock, make_run, write
 from tests.scripts.support import ROOT, load
 
@@ -259,6 +260,21 @@ def test_a_launch_that_has_not_begun_is_new(home):
     assert run.state == "new" and run.step is None
 
 
+def test_a_run_is_read_while_it_runs_and_after(tmp_path):
+    """What `Run` itself writes, not what these tests make up."""
+    with toy.open_run(toy.toy_args(tmp_path)) as run:
+        found = read_run(run.dir)
+        assert found.hash == run.config_hash
+        assert found.state == "running" and f"process {os.getpid()} on " in str(found.holder)
+        folder = run.dir
+    assert read_run(folder).state == "stopped" and read_run(folder).holder is None
+    toy.train(toy.toy_args(tmp_path, total=7))
+    (found,) = [run for run in scan([tmp_path]).runs if run.state == "finished"]
+    assert (
+        found.step == 7 and found.options["total"] == 7 and "loss" in figures.newest(found.rows())
+    )
+
+
 def test_figures_may_be_further_than_the_status(home):
     folder = make_run(home, state="running", rows=[{"step": 48, "batch loss": 1.0, "nimg": 480}])
     run = read_run(folder)
@@ -424,6 +440,8 @@ def test_a_link_to_a_run_is_listed(home, tmp_path):
     (home / "TrainGeneratorWandB").mkdir()
     (home / "TrainGeneratorWandB" / "linked").symlink_to(real)
     (home / "loop").symlink_to(home)
+    (home / "itself").symlink_to("itself")
+    (home / "nowhere").symlink_to("not/there")
     assert [run.name for run in scan([home]).runs] == ["linked"]
 
 
@@ -513,9 +531,9 @@ def test_compare_shows_what_differs(home, runs):
         r"^A: +camnet-photos-0a1b2c3d +IMLE +finished +step 20 +data photos$", out, re.M
     )
     shaping, execution = out.split("how it ran")
-    for line in (r"  --lr +0\.003 +0\.1", r"  --data_tr +photos +clothes", r"  --new +- +4"):
+    for line in (r"  --lr +0\.003 +0\.1", r"  --data +photos +clothes", r"  --new +- +4"):
         assert re.search(rf"^{line}$", shaping, re.M), line
-    assert "--bs" not in out and re.search(r"^  --spi +4 +9$", execution, re.M)
+    assert "--bs" not in out and re.search(r"^  --samples +4 +9$", execution, re.M)
     assert re.search(r"^  val/psnr +14\.00 +20\.00$", execution, re.M)
     assert re.search(r"^  batch loss +0\.4000 +-$", execution, re.M)
     told = as_json(runs("compare", "camnet-photos", "11112222", "--json"))
