@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -253,6 +254,15 @@ def test_a_run_of_another_machine_is_alive_as_long_as_it_writes(home):
     for file in old.iterdir():
         os.utime(file, (time.time() - 3600,) * 2)
     assert read_run(old).state == "died"
+
+
+def test_a_copy_is_as_old_as_the_run(home, tmp_path):
+    old = make_run(home, age=5000)
+    copy = shutil.copytree(old, tmp_path / "copied", copy_function=shutil.copyfile)
+    assert layout.ago(read_run(copy).updated) == layout.ago(read_run(old).updated) == "1 h ago"
+    (copy / "status.json").unlink()
+    (copy / "metrics.jsonl").unlink()
+    assert layout.ago(read_run(copy).updated) in ("now", *(f"{k} s ago" for k in range(60)))
 
 
 def test_a_launch_that_has_not_begun_is_new(home):
