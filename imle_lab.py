@@ -114,7 +114,7 @@ def load_generator(
 
     try:
         return open_generator(
-            _run_or(path, results), results=results, device=device, precision=precision,
+            _run_or(path, results), results=results, device=_device(device), precision=precision,
             compile=compile, vae=vae, say=say or (lambda line: None),
         )  # fmt: skip
     except UnknownKind as error:
@@ -142,7 +142,7 @@ def load_encoder(
     """
     from recipes.simclr.encoder import Encoder
 
-    return Encoder.open(_run_or(path, results), device=device)
+    return Encoder.open(_run_or(path, results), device=_device(device))
 
 
 def load_pictures(
@@ -188,6 +188,17 @@ def open_run(path: str | Path, *, results: str | Path | None = None) -> OpenedRu
     from recipes.runs.reading import find_run
 
     return OpenedRun(find_run(path, _roots(results)))
+
+
+def _device(wanted: torch.device | str) -> torch.device:
+    """The device, tried. Errors: UsageError for one that is not there."""
+    import torch
+
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise UsageError(f"device {str(wanted)!r} cannot be used here: {said}") from None
 
 
 def _roots(results: str | Path | None) -> Sequence[Path]:

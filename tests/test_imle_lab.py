@@ -184,6 +184,13 @@ def test_what_is_no_generator_is_said_in_a_sentence(home, encoder_file):
         imle_lab.load_generator("scenes")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there(home, encoder_file, device):
+    for load in (imle_lab.load_generator, imle_lab.load_encoder):
+        with pytest.raises(imle_lab.UsageError, match=f"device '{device}' cannot be used here: "):
+            load("scenes-resnet18", device=device)
+
+
 # ---------------------------------------------------------------------------------------- encoders
 
 

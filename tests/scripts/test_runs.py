@@ -112,6 +112,7 @@ def test_ls_tells_what_matters_of_each_run_the_latest_first(home, runs):
             "32 px, AJEST early, no classes",
             "mnist",
         ),
+        ("train_edm2", {"data": "x", "cond": True}, "EDM2", "the data's own size, all images", "x"),
         ("train_edm2", {**EDM2, "selection": True}, "EDM2", "32 px, random", "mnist"),
         (
             "TrainSimCLR",
