@@ -116,16 +116,20 @@ class GuidanceAction(argparse.Action):
 # fmt: off
 OPTIONS: Table = {
     "how": [
-        ("--outdir", text, None, "where images go (default: under the results directory)"),
+        ("--outdir", text, None, "where images go (default: a folder for each setting under the "
+         "results directory)"),
+        ("--overwrite", bool, False, "draw what is there anew; what this script has written there "
+         "under other settings goes"),
         ("--grid_only", bool, False, "no single images"),
         ("--batch", positive_int, 32, "images drawn at a time on each GPU"),
         ("--precision", ("auto", "fp32", "bf16", "fp16"), None, "number format of the network "
          "(default: fp32; EDM2 fp16 on a GPU if it was trained so)"),
         ("--gpus", list_of(nonnegative_int, unique=True, empty_word="cpu"), None, "GPUs to use, or "
-         "cpu; IMLE takes one"),
+         "cpu"),
     ],
     "IMLE": [
-        ("--data", text, None, "inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB", IMLE),
+        ("--data", text, None, "inputs: NAME, NAME/SPLIT, a folder, a zip, an LMDB or a "
+         "picture", IMLE),
         ("--data_path", text, None, "where data sets are stored (default: the data directory)",
          IMLE),
         ("--num_images", positive_int, 10, "inputs, evenly spaced; or rows of the grid", IMLE),
@@ -162,8 +166,6 @@ OPTIONS: Table = {
          "--net: its siblings NAME-STEP-EMA, or phema-STEP-EMA", EDM2),
         ("--vae", text, None, "folder or name of the VAE, for networks on its latents", EDM2),
         ("--compile", bool, False, "torch.compile the networks", EDM2),
-        ("--overwrite", bool, False, "draw what is there anew; images of other settings go", EDM2,
-         ANY),
     ],
 }
 # fmt: on
@@ -197,7 +199,7 @@ def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespa
 def check(args: argparse.Namespace) -> None:
     """Rules between options; makes --seeds one list and --guidance a number. Errors: ValueError."""
     if args.net is None and args.preset not in ("smoke", "smoke-edm2"):
-        raise ValueError("--net is missing: a .safetensors file of a run's snapshots folder")
+        raise ValueError("--net is missing: a run's folder, or a .safetensors file of a snapshot")
     ranges = args.seeds or [SEEDS]
     if sum(map(len, ranges)) > MAX_SEEDS:
         raise ValueError(f"--seeds: {sum(map(len, ranges))} of them, at most {MAX_SEEDS} at a time")

@@ -62,7 +62,8 @@ GENERATOR: Table = {
 }
 OPTIONS: Table = {
     "what and where": [
-        ("--data", text, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB"),
+        ("--data", text, None, "pictures: NAME, NAME/SPLIT, a folder, a zip, an LMDB or "
+         "a picture"),
         ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
         ("--split", ("train", "val", "test"), "train", "where --data names none"),
         ("--num_images", positive_int, None, "so many of them alone: those that "
@@ -72,13 +73,39 @@ OPTIONS: Table = {
         ("--first", nonnegative_int, 0, "number of the first view"),
         ("--size", positive_int, None, "side of the views (default: the generator's largest)"),
         ("--format", FORMATS, "folder", "how they are stored"),
-        ("--out", text, None, "the folder (default: under the results directory)"),
+        ("--out", text, None, "the folder (default: one for each setting under the results "
+         "directory)"),
+        ("--overwrite", bool, False, "views of this split that are there go, of those that this "
+         "script has written"),
         ("--num_workers", nonnegative_int, 0, "processes that decode pictures"),
         ("--gpus", list_of(nonnegative_int, unique=True, empty_word="cpu"), None, "GPUs to use, or "
          "cpu"),
     ],
 }
 # fmt: on
+# The options behind what the note of a set of views says of it.
+OPTION_OF = {
+    "data": "--data",
+    "content": "--data",
+    "pictures": "--data or --num_images",
+    "snapshot": "--net",
+    "k": "--views",
+    "first": "--first",
+    "size": "--size",
+    "format": "--format",
+    "crop": "--crop",
+    "seed": "--view_seed",
+    "rows": "--view_batch",
+    "source": "--view_source",
+    "code": "--code",
+    "precision": "--view_precision",
+    "channels_last": "--view_channels_last",
+    "temperature": "--temperature",
+    "truncation": "--truncation",
+    "lr_factor": "--lr_factor",
+    "filter": "--lpips_min, --lpips_max, --tries, --lpips:",
+    "corruption": "--grayscale, --mask_frac, --mask_res, --fill:",
+}  # fmt: skip
 
 
 def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:
@@ -90,7 +117,7 @@ def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespa
     add_generator_options(parser)
     args = parse(parser, PRESETS, argv)
     if args.net is None and args.preset != "smoke":
-        parser.error("--net is missing: a .safetensors file of a run's snapshots folder")
+        parser.error("--net is missing: a run's folder, or a .safetensors file of a snapshot")
     if args.data is None:
         parser.error("--data is missing: a data set's name or a folder (built in: scenes)")
     try:

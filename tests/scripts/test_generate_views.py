@@ -123,11 +123,11 @@ def test_a_finished_cache_is_left_alone(file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["--views", "2"], "k 3, now 2"),
-        (["--temperature", "0.5"], "temperature 1.0, now 0.5"),
-        (["--view_seed", "1"], "seed 0, now 1"),
-        (["--lpips", "random", "--lpips_max", "9"], "filter"),
-        (["--num_images", "5"], "pictures"),
+        (["--views", "2"], "--views 3 before, 2 now"),
+        (["--temperature", "0.5"], "--temperature 1.0 before, 0.5 now"),
+        (["--view_seed", "1"], "--view_seed 0 before, 1 now"),
+        (["--lpips", "random", "--lpips_max", "9"], "--lpips_max"),
+        (["--num_images", "5"], "--data or --num_images means"),
     ],
 )
 def test_other_settings_need_another_folder(file, tmp_path, words, says):
