@@ -33,6 +33,8 @@ import argparse
 import math
 from pathlib import Path
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import torch
 
 from diffusion.generate import split_batches
