@@ -84,7 +84,7 @@ class Gallery:
             if not overwrite:
                 raise UsageError(
                     f"{option} {folder} holds pictures of other settings: "
-                    f"{_difference(old, self.settings, asked or {})}; choose another folder, or "
+                    f"{difference(old, self.settings, asked or {})}; choose another folder, or "
                     "--overwrite"
                 )
             if not listed:
@@ -254,10 +254,13 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     return read_object(file) or {}
 
 
-def _difference(
+def difference(
     facts: Mapping[str, Any], settings: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> str:
-    """What differs from a folder's facts, in words of the command line: the first three options."""
+    """What differs from facts (`settings`, and `args` as typed), in words of the command line.
+
+    asked: the options as typed now. At most three options are told.
+    """
     old, typed = facts["settings"], facts.get("args") or {}
     said: dict[str, str] = {}
     changed: dict[str, str] = {}  # options that are what they were, of things that are not

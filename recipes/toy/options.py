@@ -101,7 +101,9 @@ PLOT_OPTIONS: Table = {
         ("--guidance", finite_float, 3.0, "guidance weight"),
         ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
         ("--n_samples", positive_int, 4096, "samples in a panel"),
-        ("--save", text, None, "PNG to write (default: tree.png in the results of this script)"),
+        ("--save", text, None, "PNG to write (default: one for each setting in the results of this "
+         "script)"),
+        ("--overwrite", bool, False, "draw it anew, also where this script drew something else"),
         ("--seed", nonnegative_int, 0, "of samples and noise"),
         ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)"),
     ],
