@@ -32,6 +32,7 @@ draws: generators/.
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
@@ -154,7 +155,7 @@ def draw(
 
 def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIMLE) -> None:
     """`samples` images for each input; those of an unconditional network are rows of the grid."""
-    how = {"seed": args.seed, "first": args.first, "batch": args.batch}
+    how: dict[str, Any] = {"seed": args.seed, "first": args.first, "batch": args.batch}
     inputs = parts.inputs(args, net, say) if isinstance(net, ConditionalIMLE) else None
     rows = inputs.names if inputs else [f"row{i:04d}" for i in range(args.num_images)]
     ids = inputs.ids if inputs else torch.arange(len(rows))
@@ -166,8 +167,8 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     settings = folders.imle_settings(args, net, inputs)
     folder = Path(args.outdir or folders.imle_outdir(args, net.file, settings))
     filling = folders.Filling(
-        args, net, folder, settings, sum(names.values(), []),
-        shown=sum((names[i] for i in shown), []),
+        args, net, folder, settings, [name for row in names.values() for name in row],
+        shown=[name for i in shown for name in names[i]],
         words=f"{len(rows)}x{args.first}-{numbers[-1]}",
         what=f"{len(rows)} x {args.samples} samples",
     )  # fmt: skip
@@ -177,8 +178,8 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     mine = todo[distributed.rank() :: distributed.world_size()]
     with Progress(len(mine), desc=folder.name, unit="row") as bar:
         for i in mine:
-            x = {"inputs": inputs.x[i : i + 1]} if inputs else {}
-            images = net.draw(args.samples, ids=ids[i : i + 1], **x, **how)
+            own = {"inputs": inputs.x[i : i + 1]} if inputs else {}
+            images = net.draw(args.samples, ids=ids[i : i + 1], **how | own)
             for name, image in zip(names[i], images, strict=True):
                 filling.add(name, image)
             bar.update(1)

@@ -39,8 +39,8 @@ class Gallery:
     they were typed, by which a difference is told where settings are checksums. option: the name of
     the folder in messages. overwrite: what this list of files has of other settings goes when
     `start` is called, and pictures that are there are drawn anew. Files that are not in the list
-    are never replaced or removed. older: a folder without facts is nevertheless known, from a
-    version before. All ranks make one together, with a shared folder.
+    are never replaced or removed. older: a folder without facts is nevertheless known, and done,
+    from a version before. All ranks make one together, with a shared folder.
     Errors: UsageError for a folder of other settings or without a list that could be trusted, or
     one that cannot be written.
     """
@@ -65,7 +65,7 @@ class Gallery:
             raise UsageError(f"{option} {folder}: no permission to write there")
         old = read_facts(self.folder)
         if old is None and older:
-            old = {"settings": self.settings}
+            old = {"settings": self.settings, "done": _digest([])}
         before = (old or {}).get("settings")
         self.known = old is not None and before == self.settings
         listed, self._sheets, older = _read_files(self.folder, before)

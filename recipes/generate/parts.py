@@ -14,6 +14,7 @@ from torch import Tensor
 from data.pyramids import Pyramid
 from data.registry import open_source
 from data.sources import has_native, is_drawn
+from data.views.naming import set_name
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
 from generators import edm2, imle
@@ -83,9 +84,9 @@ def sampler(args: Namespace) -> Sampler:
 class Inputs(NamedTuple):
     """Pictures to draw from.
 
-    data: the data set's name. names, ids int64 [N]: of the pictures. x: float [N, 3, r0, r0] in
-    [0, 1]. targets: uint8 [N, 3, r, r], what the network's images are of; None for one that is not
-    known, since the picture itself is smaller.
+    data: the data set's name and split. names, ids int64 [N]: of the pictures. x: float
+    [N, 3, r0, r0] in [0, 1]. targets: uint8 [N, 3, r, r], what the network's images are of; None
+    for one that is not known, since the picture itself is smaller.
     """
 
     data: str
@@ -131,7 +132,7 @@ def inputs(args: Namespace, net: ConditionalIMLE, say: Callable[[str], object] =
         raise DataError(f"--data {args.data}: none of {count} pictures can be read")
     names = [f"{i:06d}_{_short(Path(source.path(i)).stem)}" for i in numbers]
     x = torch.stack(shown).float() / 255
-    return Inputs(source.name, names, torch.tensor(numbers), x, targets)
+    return Inputs(set_name(source), names, torch.tensor(numbers), x, targets)
 
 
 def _short(stem: str) -> str:

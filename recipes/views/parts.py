@@ -21,6 +21,7 @@ from data.views.generated import (
     UpsampledViews,
     ViewSource,
 )
+from data.views.naming import set_name
 from generators import imle
 from generators.base import Generator, ImageConditioned, WrongKind
 from generators.door import kinds_with_views, make_generator, open_generator
@@ -129,7 +130,7 @@ def data_settings(args: Namespace, whole: Source, source: Source) -> dict[str, A
     for i in {k * len(source) // 8 for k in range(8)}:
         with contextlib.suppress(DataError):  # it is told of when views are drawn
             sha.update(source.image(i).tobytes())
-    return {"crop": args.crop, "data": whole.name, "content": sha.hexdigest()}
+    return {"crop": args.crop, "data": set_name(whole), "content": sha.hexdigest()}
 
 
 def folder(args: Namespace, name: str, settings: Mapping[str, Any]) -> Path:
