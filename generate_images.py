@@ -3,8 +3,8 @@ kind of network that generators/ knows.
 
 EDM2, one image per seed and class:
     python generate_images.py --net RUN/snapshots/network-snapshot-0005000-0.100 --seeds 0-63
-    python generate_images.py --net NET --gnet GUIDE --guidance 1.7 --class all --seeds 0-9
-    python generate_images.py --net NET --gnet GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
+    python generate_images.py --net NET --guide GUIDE --guidance 1.7 --class all --seeds 0-9
+    python generate_images.py --net NET --guide GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
     python generate_images.py --preset edm2-img512-s-autog-dino --outdir OUT
 Conditional and unconditional IMLE, k samples for each input:
     python generate_images.py --net RUN/snapshots/network-latest.safetensors --data scenes/val
@@ -54,7 +54,7 @@ from runtime.place import choose_device
 from runtime.progress import Progress
 from storage.errors import CheckpointError, NonFiniteError
 from storage.find import ema_sibling
-from storage.pictures import save_grid
+from storage.pictures import Captions, save_sheet
 
 
 def main(args: argparse.Namespace) -> None:
@@ -84,11 +84,11 @@ def edm2_images(args: argparse.Namespace, net: EDM2, device: torch.device) -> No
     net.check_pictures()  # now rather than after an hour: a VAE that is not there
     guide = None
     if args.gnet and all(w == 1 for w in weights):
-        say("guidance 1: --gnet has no influence and is not read")
+        say("guidance 1: --guide has no influence and is not read")
     elif args.gnet:
         guide = parts.guide(args, net, device, say)
     settings = folders.settings_of(args, net, guide, None)
-    outdir = Path(args.outdir or folders.default_outdir(args, net.file, settings))
+    outdir = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
     if not args.sweep_ema and not args.sweep_guidance:
         draw(args, net, guide, args.guidance, outdir)
         return
@@ -143,10 +143,14 @@ def draw(
             for n, item in enumerate(batch):
                 if args.trajectory and filling.lacks([strips[item]]):
                     way = drawn.steps[n].float() / 255
-                    save_grid(folder / strips[item], way, ncol=min(8, len(way)))
+                    save_sheet(folder / strips[item], way, ncol=min(8, len(way)))
                 filling.add(names[item], drawn.images[n])
             bar.update(len(batch))
-    filling.end(lambda grid: grid_of_files(grid, [folder / names[item] for item in shown], ncol))
+    files, captions = (
+        [folder / names[i] for i in shown],
+        folders.captions_of(shown, ncol, net.classes),
+    )
+    filling.end(lambda grid: grid_of_files(grid, files, ncol, captions))
     return True
 
 
@@ -165,7 +169,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     numbers = range(args.first, args.first + args.samples)
     names = {i: [f"{where}{rows[i]}_{k}.png" for k in numbers] for i in drawn}
     settings = folders.imle_settings(args, net, inputs)
-    folder = Path(args.outdir or folders.imle_outdir(args, net.file, settings))
+    folder = folders.asked_outdir(args, say) or folders.imle_outdir(args, net.file, settings)
     filling = folders.Filling(
         args, net, folder, settings, [name for row in names.values() for name in row],
         shown=[name for i in shown for name in names[i]],
@@ -184,9 +188,9 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
                 filling.add(name, image)
             bar.update(1)
 
-    files = [[folder / name for name in names[i]] for i in shown]
-    conditional = net if isinstance(net, ConditionalIMLE) else None
-    filling.end(lambda grid: sample_sheet(grid, files, conditional, inputs, seed=args.seed))
+    files = {rows[i]: [folder / name for name in names[i]] for i in shown}
+    captions = [f"sample {k}" for k in numbers]
+    filling.end(lambda grid: sample_sheet(grid, files, captions, net, inputs, seed=args.seed))
 
 
 # -------------------------------------------------------------------------------------- other kinds
@@ -200,7 +204,7 @@ def seed_images(args: argparse.Namespace, net: Generator) -> None:
     where = folders.PARTS if args.grid_only else ""
     names = {s: f"{where}{s:06d}.png" for s in (shown if args.grid_only else args.seeds)}
     settings = {"net": net.content, "precision": args.precision}
-    folder = Path(args.outdir or folders.default_outdir(args, net.file, settings))
+    folder = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
     filling = folders.Filling(
         args, net, folder, settings, list(names.values()), shown=[names[s] for s in shown],
         words=folders.sheet_words(args), what=f"{len(args.seeds)} seeds",
@@ -213,8 +217,9 @@ def seed_images(args: argparse.Namespace, net: Generator) -> None:
         for seed in mine:
             filling.add(names[seed], net.draw(1, seed=seed, batch=args.batch)[0])
             bar.update(1)
-    ncol = math.ceil(len(shown) ** 0.5)
-    filling.end(lambda grid: grid_of_files(grid, [folder / names[s] for s in shown], ncol))
+    files, ncol = [folder / names[s] for s in shown], math.ceil(len(shown) ** 0.5)
+    captions = Captions(each=[f"seed {seed}" for seed in shown])
+    filling.end(lambda grid: grid_of_files(grid, files, ncol, captions))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,11 @@ def note_of_picture(args: Namespace, net: Toy | None, guide: Toy | None) -> dict
     """What `plot` draws: {"settings": what decides it, "args": the options}, JSON values."""
     settings = {
         "net": "untrained" if net is None else net.content,
-        "gnet": None if guide is None else guide.content,
+        "guide": None if guide is None else guide.content,
         "guidance": None if guide is None else args.guidance,
-        **{name: getattr(args, name) for name in ("cls", "n_samples", "seed")},
+        "cls": args.cls,
+        "samples": args.n_samples,
+        "seed": args.seed,
     }
     return {"settings": settings, "args": {key: plain(v) for key, v in vars(args).items()}}
 

@@ -90,9 +90,7 @@ def there_already(path: Path, note: Mapping[str, Any], *, overwrite: bool) -> bo
     except (OSError, ValueError):
         old = None
     if not isinstance(old, dict) or not isinstance(old.get("settings"), dict):
-        raise UsageError(
-            f"{path} is there and says not that this script drew it: another --save"
-        )
+        raise UsageError(f"{path} is there and says not that this script drew it: another --save")
     if overwrite:
         return False
     if old["settings"] != note["settings"]:

@@ -30,7 +30,7 @@ from recipes.imle.perceptual import perceptual_loss
 from recipes.views.options import CORRUPTION, GENERATOR, is_filtered
 from runtime.options import tagged
 from runtime.precision import Precision
-from storage.dirs import results_home
+from storage.dirs import output_folder, results_home
 from storage.errors import CheckpointError, DataError, UsageError
 
 
@@ -133,11 +133,16 @@ def data_settings(args: Namespace, whole: Source, source: Source) -> dict[str, A
     return {"crop": args.crop, "data": set_name(whole), "content": sha.hexdigest()}
 
 
-def folder(args: Namespace, name: str, settings: Mapping[str, Any]) -> Path:
-    """Where views of the data set `name` go: --out, else a folder of the results directory that has
-    the settings in its name."""
+def folder(
+    args: Namespace,
+    name: str,
+    settings: Mapping[str, Any],
+    say: Callable[[str], Any] = print,
+) -> Path:
+    """Where views of the data set `name` go: --outdir, else a folder of the results directory that
+    has the settings in its name."""
     if args.out:
-        return Path(args.out)
+        return output_folder(args.out, "generate_views", say=say)
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
     before = {key: value for key, value in settings.items() if key not in ("data", "content")}
 

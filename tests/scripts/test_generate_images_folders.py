@@ -15,6 +15,7 @@ from tests.data.pictures import noise
 from tests.kill_harness import launch
 from tests.scripts.support import train
 from tests.scripts.test_generate_images import generate, images, pixels, tiny
+from tests.sheets import places
 
 
 @pytest.fixture(scope="module")
@@ -304,19 +305,23 @@ def test_pictures_that_cannot_be_read_are_left_out(snapshot, photos, tmp_path, c
 
 
 def test_the_target_is_shown_where_it_is_known(snapshot, photos, tmp_path):
-    def columns(out):
-        return (pixels(out / "grid.png").shape[1] + 2) // 18
+    def first_sample(out):
+        """Where the first row has it, counted in columns of the grid."""
+        sheet, first = pixels(out / "grid.png"), min(images(out))
+        ((top, left), *_) = places(sheet, images(out)[first])
+        return top, left
 
-    large = sample(snapshot, tmp_path / "large", "--data", photos / "a" / "photos")
-    assert columns(large) == 5  # target, input, bicubic, 2 samples
     file = photos / "a" / "photos" / "000.png"
+    large = sample(snapshot, tmp_path / "large", "--data", file)
+    top, left = first_sample(large)
     with Image.open(file) as picture:
         wanted = np.asarray(picture.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC))
-    cell = pixels(large / "grid.png")[:16, :16]
-    assert (cell - torch.from_numpy(wanted.copy()).int()).abs().max() == 0
-    Image.open(file).resize((10, 12)).save(tmp_path / "small.png")
-    small = sample(snapshot, tmp_path / "small", "--data", tmp_path / "small.png")
-    assert columns(small) == 4  # it is smaller than what the network makes of it
+    target = places(pixels(large / "grid.png"), torch.from_numpy(wanted.copy()).int())
+    assert target == [(top, left - 3 * 132)]  # target, input, bicubic, samples
+    Image.open(file).resize((10, 12)).save(tmp_path / "000.png")
+    small = sample(snapshot, tmp_path / "small", "--data", tmp_path / "000.png")
+    # It is smaller than what the network makes of it.
+    assert first_sample(small) == (top, left - 132)
 
 
 def test_a_run_s_folder_for_imle(snapshot, tmp_path, capsys):

@@ -250,7 +250,7 @@ def test_batches_do_not_change_the_figures(guide, tmp_path, capsys):
 def test_plot_draws_eight_panels(guide, tmp_path, capsys):
     for words in (["--gnet", snapshot_of(guide, "iter0004")], []):
         path = tmp_path / "deep" / f"{len(words)}.png"
-        run("plot", "--net", snapshot_of(guide), "--n_samples", "64", "--save", str(path), *words)
+        run("plot", "--net", snapshot_of(guide), "--samples", "64", "--save", str(path), *words)
         width, height = Image.open(path).size
         assert 1.7 < width / height < 2.3 and path.stat().st_size > 10_000
 
@@ -267,7 +267,7 @@ def test_smoke_of_test_and_plot(tmp_path, capsys):
 
 def test_a_plot_is_not_replaced_by_another(guide, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
-    words = ["plot", "--net", snapshot_of(guide), "--n_samples", "64"]
+    words = ["plot", "--net", snapshot_of(guide), "--samples", "64"]
     for more in ([], ["--seed", "1"], []):  # a file for each setting
         run(*words, *more)
     files = sorted((tmp_path / "results" / "toy_example").glob("tree-*.png"))
