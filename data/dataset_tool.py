@@ -435,7 +435,7 @@ def get_parser() -> argparse.ArgumentParser:
             metavar="N",
             help="only the first N (default: all)",
         )
-        add_names(command, few, "--max-images", "--max_images")
+        add_names(command, few, "--max-images")
         add("--split", default="train", metavar="NAME", help="which, if the source has splits")
         add(
             "--data_path",
