@@ -72,7 +72,8 @@ def main(args: argparse.Namespace) -> None:
                 samples=args.spi, pool_size=args.pool_size,
             )  # fmt: skip
             run.log_now(**{f"val/{name}": value for name, value in found.figures.items()})
-            run.sample_grid("val", found.pictures, found.columns)
+            run.sample_grid("val", found.pictures, found.columns, found.captions)
+            run.say(f"validation: {found.verdict}")
 
         def keep(loops: int) -> None:
             """The EMA as `network-latest`; every --snapshot_every loops also under its step."""

@@ -132,14 +132,16 @@ def main(args: Namespace) -> None:
                 device=run.device,
             )
             for name, pictures in found.items():
-                run.sample_grid(name, pictures, ncol=max(1, round(args.sample_images**0.5)))
+                weight = args.sample_guidance if name == "guided" else None
+                words = validation.captions(len(pictures), net.label_dim, images.classes, weight)
+                run.sample_grid(name, pictures, max(1, round(args.sample_images**0.5)), words)
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""
             now = mini if args.selection and switch.selecting else args.batch
             return run.completed + -(-max(0, args.duration - run.nimg) // now)
 
-        for step in run.steps(total):
+        for step in run.steps(total, cycle=snapshot_period(args, 1)):
             normalize_weights(net)
             index, raw, labels = (t.to(run.device, non_blocking=True) for t in next(batches))
             keys = row_keys(args.seed, step, run.rank, run.world_size, share, run.device)

@@ -32,6 +32,7 @@ from runtime.types import (
     dir_path,
     integer,
     metavar_of,
+    nonnegative_float,
     nonnegative_int,
     one_of,
     positive_int,
@@ -276,6 +277,8 @@ def run_table(*, save_every: int = 500) -> Table:
              "checkpoint of the run's folder, if any; N: go on from the end of loop N-1, 0 from "
              "scratch; PATH: a checkpoint or another run's folder (default: auto)", USUAL),
             ("--save_every", positive_int, save_every, "steps between checkpoints", USUAL),
+            ("--save_minutes", nonnegative_float, 10.0, "a checkpoint also after so many minutes "
+             "without one; 0: never by time"),
             ("--log_every", positive_int, 10, "steps between lines in metrics.jsonl"),
             ("--wandb", WANDB, "online", "Weights & Biases; online goes offline without a "
              "key or a network; 1 is online, 0 is disabled", USUAL),

@@ -21,6 +21,7 @@ from runtime.provenance import collect
 from storage.dirs import output_folder, results_home
 from storage.errors import UsageError
 from storage.files import write_text
+from storage.pictures import Captions
 
 GRID = 100  # images in grid.png, at most
 PARTS = ".parts/"  # where single images are while only a grid is wanted
@@ -57,6 +58,19 @@ def choose_images(args: Namespace, net: EDM2) -> tuple[dict[Item, str], list[Ite
         return f"{PARTS if args.grid_only else folder}{item.seed:06d}{after}.png"
 
     return {item: name(item) for item in (shown if args.grid_only else items)}, shown, ncol
+
+
+def captions_of(shown: list[Item], ncol: int, classes: list[str]) -> Captions:
+    """What stands on the grid of these images: seeds, and classes where they are known.
+
+    A grid with a row for each class has their names beside them, and seeds above its columns.
+    """
+    names = ["" if item.label is None else classes[item.label] for item in shown]
+    rows, seeds = [shown[i : i + ncol] for i in range(0, len(shown), ncol)], [i.seed for i in shown]
+    if len(rows) > 1 and all([i.seed for i in row] == seeds[:ncol] for row in rows):
+        return Captions(columns=[f"seed {seed}" for seed in seeds[:ncol]], rows=names[::ncol])
+    each = [f"{seed}: {name}" if name else f"seed {seed}" for seed, name in zip(seeds, names)]  # noqa: B905
+    return Captions(each=each)
 
 
 def class_number(word: str, net: EDM2) -> int:
