@@ -111,7 +111,7 @@ def pages(found: list[dict[str, Any]]) -> dict[str, str]:
         scripts.setdefault(script_of(fact["name"]), []).append(fact)
     out = {}
     for script, of_it in scripts.items():
-        path = COMMANDS[script][0]
+        path = COMMANDS[of_it[0]["name"]][0]
         shown = path if path.endswith(".py") else f"python -m {path}"
         parts = [
             f"# {shown}",

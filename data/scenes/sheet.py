@@ -1,7 +1,7 @@
 """The contact sheet of scenes: `python -m data.scenes --out sheet.png`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ from PIL import Image
 
 from data.scenes.source import COUNTS, STYLES, Scenes, SceneSample
 from data.scenes.world import FAR, SEGMENTS, TOP
-from runtime.cli import prepare
 from storage.files import writing
 
 
@@ -65,7 +64,11 @@ SHOWN = (8, 26, 52, 90, 101, 7, 120, 53, 66, 39, 69, 2)
 PAIR = 33
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(
+    argv: Sequence[str] | None = None,
+    prepare: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+) -> None:
+    """The command. prepare: what the parser is shown to before it is used."""
     parser = argparse.ArgumentParser(
         prog="data.scenes", description="Write a contact sheet of synthetic scenes."
     )
