@@ -1,12 +1,13 @@
 """What every script's --help says, and the pages of docs/options/, which say the same."""
 
+import ast
 import re
 
 import pytest
 
 from runtime.options import FIRST_GROUPS, LAST_GROUPS
-from tests import option_pages
-from tests.test_documents import private_words
+from tests import frozen_cli, option_pages
+from tests.test_documents import commands, private_words
 
 TRAINING = ("TrainGeneratorWandB", "TrainSimCLR", "TrainISICLE", "train_edm2", "toy_example")
 # One thing has one name: what is not to be shown, and what it is called.
@@ -114,6 +115,40 @@ def test_users_read_published_names(found):
         )
     }
     assert {where: said for where, said in words.items() if said} == {}
+
+
+def hidden_in(text: str) -> list[str]:
+    """Options in the commands of a document that --help does not show."""
+    wrong = []
+    for words in commands(text):
+        target, rest = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
+        name = target.removesuffix(".py").replace("/", ".")
+        lines = frozen_cli.read(f"{name}.{rest[0]}" if rest else name) or frozen_cli.read(name)
+        known = [line.split(" | ") for line in lines if " | hidden, the same as " in line]
+        names = {former: said.rpartition(" ")[2] for former, said in known}
+        for word in rest:
+            option = word.split("=")[0]
+            if option in names and not option.startswith("--no-"):
+                wrong.append(f"{target} {option}, which is {names[option]}")
+    return wrong
+
+
+def test_documents_use_the_names_that_help_shows():
+    root = frozen_cli.ROOT
+    files = [root / "README.md", *root.glob("docs/*.md"), *root.glob("docs/studies/*.md")]
+    files += [root / "CONTRIBUTING.md", *(f for f in root.glob("*.py") if f.name != "setup.py")]
+    wrong = {}
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".py":  # the commands at the head of a script
+            text = "```\n" + (ast.get_docstring(ast.parse(text)) or "") + "\n```"
+        found = hidden_in(text)
+        if found:
+            wrong[file.name] = found
+    assert wrong == {}
+    assert hidden_in("`python TrainSimCLR.py --wd 1`") == [
+        "TrainSimCLR.py --wd, which is --weight_decay"
+    ]
 
 
 def test_the_pages_are_what_the_scripts_say(found):
