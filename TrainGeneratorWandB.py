@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
                 run.log(**{"search loss": search.losses.sum(1).mean()})
                 run.log(**{"time/search_s": search.seconds})
 
-            # The loss of the outputs on all levels, --mini_bs rows at a time.
+            # The loss of the outputs on all levels, --bs_gpu rows at a time.
             batch_loss = imle_gradients(
                 run, forward, loss_fn, (cx, codes, ys), loader.last_ids, mini_bs=args.mini_bs
             )

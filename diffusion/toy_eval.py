@@ -85,8 +85,9 @@ def panels(
     *,
     n: int = 4096,
     generator: torch.Generator | None = None,
+    note: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """Draw 2 x 4 panels into a PNG: samples above, their mandala below.
+    """Draw 2 x 4 panels into a PNG: samples above, their mandala below. note: for its metadata.
 
     The first column is the ground truth; `nets` are up to three (title, denoiser), None = there is
     none. All samples start from the same noise. Green cells have a sample inside the tree, red ones
@@ -143,5 +144,5 @@ def panels(
         )
         found[title] = float(hit)
     with writing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi=110, metadata=dict(note or {}))
     return found

@@ -83,6 +83,7 @@ class Run:
         self.scale_loss = scale_loss
         self.exclude = frozenset(shaping_exclude)
         self.flags = rundir.shaping(args, self.exclude)
+        self.typed_as: dict[str, str] = getattr(args, "typed_as", {})  # where an option was renamed
         self.config_hash = rundir.config_hash(script, self.flags)
         self.completed = 0
         self.nimg = 0
@@ -148,7 +149,7 @@ class Run:
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
         self._logs.keep = self._lock.log
-        correctable = self._lock.admit(self.script, self.flags, self.exclude)
+        correctable = self._lock.admit(self.script, self.flags, self.exclude, self.typed_as)
         checkpoint.sweep(path / "checkpoints", self.say)
         self.say(f"run directory {path}")
         if self.resume.run_dir is None:
@@ -290,7 +291,9 @@ class Run:
             script = meta["script"]
             if script != self.script:
                 raise CheckpointError(f"{path} was written by {script}, not by {self.script}")
-            rundir.refuse_changes(meta["shaping"], self.flags, str(path), self.exclude)
+            rundir.refuse_changes(
+                meta["shaping"], self.flags, str(path), self.exclude, self.typed_as
+            )
 
         loaded = self._saver.load(path, admit)
         meta, own = loaded.meta, loaded.state
