@@ -18,6 +18,7 @@ them: recipes/simclr/parts.py. How the features are judged: recipes/simclr/valid
 import argparse
 from pathlib import Path
 
+from data.listing import listing_of
 from data.views.recipes import described, view_keys
 from evaluation.features import Pixels
 from models import SimCLR
@@ -46,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
     ) as run:
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = parts.pictures(args, run)
+        run.trains_on(listing_of(trained.source))
         figures.check(args, trained, run.say)
         steps_per_epoch = parts.epoch_steps(args, trained, run.world_size)
         recipe = parts.view_recipe(args)

@@ -11,7 +11,14 @@ import torch
 from runtime import distributed
 from runtime.update import largest
 from storage import checkpoint
-from storage.errors import CheckpointError, DiskError, NonFiniteError, UsageError, one_line
+from storage.errors import (
+    CheckpointError,
+    DataError,
+    DiskError,
+    NonFiniteError,
+    UsageError,
+    one_line,
+)
 from storage.torchfile import check_portable
 
 SAVE_FAILURES = 3  # in a row, after which a full disk ends the run
@@ -116,7 +123,8 @@ def check(objects: Mapping[str, Any]) -> None:
 def load(objects: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> None:
     """Give every object its saved state; `where` names the checkpoint in errors.
 
-    Errors: CheckpointError if the names are not the same ones or a state does not fit.
+    Errors: CheckpointError if the names are not the same ones or a state does not fit; DataError if
+    it was saved for other data.
     """
     missing = sorted(saved.keys() - objects.keys())
     extra = sorted(objects.keys() - saved.keys())
@@ -128,6 +136,8 @@ def load(objects: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> No
     for name, obj in objects.items():
         try:
             obj.load_state_dict(saved[name])
+        except DataError:
+            raise  # says what of the data has changed
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{where}: cannot load {name!r}: {one_line(error, 300)}"

@@ -167,7 +167,7 @@ def test_status_is_not_written_in_every_step(tmp_path, monkeypatch):
         "runtime.rundir.RunDir.write_status", lambda self, *a, **k: written.append(k["step"])
     )
     train(toy_args(tmp_path, save_every=1000, save_minutes=0))
-    assert len(written) == 3  # at the beginning, with the last save, at the end
+    assert len(written) == 4  # of the launch, of the loop, with the last save, at the end
 
 
 def test_a_fresh_status_does_not_wait_for_the_disk(tmp_path, monkeypatch):
