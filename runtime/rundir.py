@@ -213,8 +213,8 @@ class RunDir:
     def reached(self) -> int:
         """The highest step that earlier launches tell of, saved or not; 0 without any."""
         with contextlib.suppress(OSError):
-            last = files.read_last_line(self.path / "metrics.jsonl") or {}
-            steps = [last.get("step"), self.read_status().get("step")]
+            last = files.read_last_lines(self.path / "metrics.jsonl")[-1:]
+            steps = [found.get("step") for found in (*last, self.read_status())]
             return max([step for step in steps if isinstance(step, int)], default=0)
         return 0
 
