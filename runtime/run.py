@@ -54,7 +54,8 @@ class Run:
     directory; a hash of the flags that shape data, model and loss is appended.
     shaping_exclude: flags of the script that only say where or how fast it runs.
     display_name: what W&B shows (default: the directory's name).
-    milestone_every: steps between checkpoints that are never pruned; `--resume N` means number N.
+    milestone_every: steps between checkpoints that stay, while they are small enough to
+    (`checkpoint.prune`); `--resume N` means number N.
     scale_loss: dynamic loss scaling in fp16; without it, see `step(force_finite=True)`.
 
     Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen;
@@ -126,7 +127,7 @@ class Run:
             self.resume = Resume(args.resume, asked, self.milestone_every)
             self.dir = distributed.from_main(self._open_dir)
             self.checkpoints = self.dir / "checkpoints"
-            self._saver = saving.Saver(self.checkpoints, self.say)
+            self._saver = saving.Saver(self.checkpoints, self.say, keep=self.args.keep)
             self._logs.describe(
                 self.dir,
                 args.wandb,
@@ -406,6 +407,8 @@ class Run:
             self._logs.advance(whole)
             self._after_turn(last=self.completed >= end)
         self.finished = self.completed >= whole
+        if self.finished:
+            self._saver.finish()
 
     def _after_turn(self, last: bool) -> None:
         every = self.milestone_every

@@ -39,11 +39,12 @@ class Stateful(Protocol):
 class Saver:
     """Checkpoints in `directory`, of named objects and of the run's own state.
 
+    keep: checkpoints that stay besides milestones, 0 for all; see `checkpoint.prune`.
     objects: None until `accept`. saved_step: the newest step on the disk, -1 for none yet.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, say: Callable[[str], None], *, keep: int = 1) -> None:
+        self.directory, self.keep = directory, keep
         self.objects: dict[str, Any] | None = None
         self.saved_step = -1
         self._say = say
@@ -83,7 +84,10 @@ class Saver:
             saved = {name: obj.state_dict() for name, obj in objects.items()}
             saved[_OWN] = dict(own)
             try:
-                checkpoint.save_state(self.directory, step, saved, dict(meta), milestone, self._say)
+                keep = max(self.keep, checkpoint.KEEP) if self.keep else 0
+                checkpoint.save_state(
+                    self.directory, step, saved, dict(meta), milestone, self._say, keep=keep
+                )
             except DiskError as error:
                 return str(error)
             return None
@@ -101,6 +105,11 @@ class Saver:
             return False
         self.saved_step = step
         return True
+
+    def finish(self) -> None:
+        """Keep no more than is asked for, once the run is done and its last checkpoint there."""
+        if distributed.is_main():
+            checkpoint.prune(self.directory, self.keep, self._say)
 
 
 def accept(objects: Mapping[str, Any]) -> dict[str, Any]:
