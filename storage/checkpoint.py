@@ -29,7 +29,7 @@ from storage.torchfile import check_portable, load_torch
 
 FORMAT = 1
 KEEP = 2  # while a run goes on: where the newest is damaged, there is one before it
-MILESTONE_BYTES = 10e9  # of the milestones that are kept, together
+MILESTONE_BYTES = 2e9  # of the milestones that are kept, together
 _NAME = re.compile(r"step-(\d{9,})")
 
 
