@@ -24,6 +24,7 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 from torch import nn
 
+from data.listing import listing_of
 from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, run_name
 from recipes.imle.step import imle_gradients
@@ -45,6 +46,7 @@ def main(args: argparse.Namespace) -> None:
         # because a code belongs to the very input it was searched for.
         parts.check_ranks(args, run.world_size)
         trained, val_inputs, val_targets = parts.pictures(args)
+        run.trains_on(listing_of(trained.source))
         corruption, corrupted_by = parts.corruption(args)
 
         # Network; loss, of two images LPIPS + alpha MSE (--lpips none: MSE), of a batch the mean

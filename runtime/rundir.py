@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime import provenance
 from runtime.options import run_options
-from storage import files
+from storage import checkpoint, files
 from storage.dirs import output_folder
 from storage.errors import LockError, RunError, UsageError
 
@@ -192,6 +193,25 @@ class RunDir:
             return True
         refuse_changes(known["shaping"], flags, str(self.path), exclude, typed_as)
         return False
+
+    def begin(
+        self, record: dict[str, Any], correctable: bool, job: str | None, world_size: int
+    ) -> dict[str, Any]:
+        """Write down that a launch begins here; what snapshots tell of where they come from.
+
+        record: what args.json is to say; it is written where it is `correctable` still.
+        """
+        origin = provenance.collect(self.path)
+        if correctable:
+            self.write_args(record | {"provenance": origin})
+        newest = checkpoint.steps_of(self.path / "checkpoints")[-1:]
+        self.add_launch(
+            {"time": timestamp(), "from_step": newest[0] if newest else 0, "job": job}
+            | {"world_size": world_size, "args": record["args"], "provenance": origin}
+        )
+        if self.read_status().get("state") != "finished":
+            self.write_status("running", step=newest[0] if newest else 0, nimg=0)
+        return {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
 
     def write_args(self, record: dict[str, Any]) -> None:
         """Write args.json."""

@@ -130,6 +130,8 @@ OPTIONS: Table = {
     "output": [
         ("--snapshot_every", positive_int, 100, "epochs between files of the network", EXECUTION,
          USUAL, was("--save_iter")),
+        ("--save_pt", bool, False, "also N.pt and latest.pt, all of epoch N in one file, as the "
+         "original SimCLR code has it", EXECUTION),
         ("--export_features", bool, False, "at the end, write the features h of all pictures",
          EXECUTION, PROBE),
         ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "
