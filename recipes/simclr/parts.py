@@ -52,7 +52,7 @@ def fit(args: Namespace, table: Table) -> list[str]:
     """Fill in what is not given and follows from the pictures; lines that say what came out.
 
     The side of views, of a data set that the registry does not know. With --steps the batch, if
-    there are fewer pictures, and --epochs, --eval_iter and --save_iter where they are not given.
+    there are fewer pictures; --epochs, --eval_iter and --snapshot_every where they are not given.
     It shapes the run, and so comes before it; a run that is gone on with finds the same.
     table: the options' rows. Errors: DataError, UsageError.
     """
