@@ -3,6 +3,7 @@ real pictures differ: by default each of the two views of a picture is drawn wit
 else it is the picture (--pair, --f). Everything else is SimCLR's, and so are its options.
 
     python TrainISICLE.py --preset smoke                        # embedded data, CPU, seconds
+    python TrainISICLE.py --preset cpu-small --data DIR         # half an hour of two cores
     python TrainISICLE.py --preset tiny25 --net RUN/snapshots/network-latest
     python TrainISICLE.py --net FILE --pair real-synth --augs crop+flip
     python TrainISICLE.py --net FILE --f 0:1                    # more and more synthetic views
@@ -43,12 +44,15 @@ from runtime.run import Run
 
 
 def main(args: argparse.Namespace) -> None:
+    fitted = parts.fit(args)  # what follows from the pictures and shapes the run
     with Run(
         args,
         script="TrainISICLE",
         name=run_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
     ) as run:
+        for line in fitted:
+            run.say(line)
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = simclr.pictures(args, run)
         run.trains_on(listing_of(trained.source))
