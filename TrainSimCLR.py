@@ -28,7 +28,7 @@ from recipes.simclr.options import OPTIONS, get_args, run_name
 from runtime.counter_rng import permutation
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.options import EXECUTION, tagged
+from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
 from storage.find import find_file, say_found
 
@@ -43,6 +43,8 @@ def main(args: argparse.Namespace) -> None:
         script="TrainSimCLR",
         name=run_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
+        length=tagged(OPTIONS, LENGTH),
+        keep_schedule=args.keep_schedule,
     ) as run:
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = parts.pictures(args, run)
@@ -60,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
         optimizer = parts.optimizer(args, net)
 
         run.restore(model=net, optimizer=optimizer)
+        parts.tell_schedule(args, run, run.completed, steps_per_epoch)
         forward = run.compile(net)
         watch = Stopwatch(run.device)
         for step in run.steps(args.epochs * steps_per_epoch, images_per_step=args.bs):
@@ -80,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
                 z0, z1 = two_views(forward, a, b)
             loss = loss_fn(z0, z1)
             run.backward(loss, ids)
-            lr = parts.learning_rate(args, step, steps_per_epoch)
+            lr = parts.learning_rate(args, step, steps_per_epoch, run.length.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             run.step(optimizer)

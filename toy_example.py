@@ -31,6 +31,7 @@ from recipes.selection import early_late_switch
 from recipes.toy import parts, validation
 from recipes.toy.journal import Journal, extract_results_from_log, plot_loss  # noqa: F401
 from recipes.toy.options import (
+    OPTIONS,
     execution_options,
     get_args,
     run_name,
@@ -41,6 +42,7 @@ from runtime import ema as emas
 from runtime.launch import launch
 from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
+from runtime.options import LENGTH, tagged
 from runtime.place import choose_device
 from runtime.run import Run
 from runtime.seeding import generator
@@ -54,7 +56,11 @@ def train(args: Namespace) -> None:
     # Read first: a path that is wrong leaves no run directory behind.
     guide = parts.load_net(args.guide_path, torch.device("cpu"), args.results_path)
     with Run(
-        args, script="toy_example", name=run_name(args), shaping_exclude=execution_options()
+        args,
+        script="toy_example",
+        name=run_name(args),
+        shaping_exclude=execution_options(),
+        length=tagged(OPTIONS, LENGTH),
     ) as run:
         # Density, network, optimizer, EMA.
         tree = toy.tree(args.cls).to(run.device)

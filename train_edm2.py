@@ -37,6 +37,7 @@ from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_we
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 from recipes.edm2 import parts, validation
 from recipes.edm2.options import (
+    OPTIONS,
     execution_options,
     get_args,
     mini_batch,
@@ -48,6 +49,7 @@ from recipes.selection import choose, early_late_switch
 from runtime import distributed
 from runtime.launch import launch
 from runtime.meters import Stopwatch
+from runtime.options import LENGTH, tagged
 from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator
@@ -64,6 +66,7 @@ def main(args: Namespace) -> None:
         script="train_edm2",
         name=run_name(args),
         shaping_exclude=execution_options(args),
+        length=tagged(OPTIONS, LENGTH),
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
         # Data: every rank reads its share of the (super-)batch, and computes on `at_once` of it.
@@ -134,8 +137,11 @@ def main(args: Namespace) -> None:
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""
+            left = args.duration - run.nimg
+            if left < 0:  # whole steps that are too many, for a --duration that was lowered
+                return run.completed - (-left) // args.batch
             now = mini if args.selection and switch.selecting else args.batch
-            return run.completed + -(-max(0, args.duration - run.nimg) // now)
+            return run.completed + -(-left // now)
 
         for step in run.steps(total):
             normalize_weights(net)

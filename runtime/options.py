@@ -30,6 +30,10 @@ Table = Mapping[str, Sequence[Row]]  # title of a group in --help -> its rows
 # when the run resumes, and is no part of the hash in the run's name.
 EXECUTION = "execution"
 
+# The tag of the one option of a script that says how long a run is. A run goes on under another
+# value of it (`runtime.length`), though it may be part of the hash.
+LENGTH = "length"
+
 
 def dest(option: str) -> str:
     """`--batch-gpu` -> batch_gpu: an option's name among the parsed arguments."""

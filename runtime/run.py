@@ -18,7 +18,7 @@ that what follows the loop does not run; leaving the loop by `break` is an error
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from runtime import distributed, provenance, rundir, saving, seeding
+from runtime import length as lengths
 from runtime.logs import Logs
 from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
@@ -48,12 +49,14 @@ class Run:
     script: the script's name, a folder under the results.  name: short readable stem of the run's
     directory; a hash of the flags that shape data, model and loss is appended.
     shaping_exclude: flags of the script that only say where or how fast it runs.
+    length: the flag, if any, that says how long it is; keep_schedule: see `runtime.length`.
     display_name: what W&B shows (default: the directory's name).
     milestone_every: steps between checkpoints that are never pruned; `--resume N` means number N.
     scale_loss: dynamic loss scaling in fp16; without it, see `step(force_finite=True)`.
 
     Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen;
-    scripts may add to it), precision, args, finished, grad_norm (of the last update, unclipped).
+    scripts may add to it), precision, args, length, finished, grad_norm (of the last update,
+    unclipped).
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Run:
         script: str,
         name: str,
         shaping_exclude: Iterable[str] = (),
+        length: Sequence[str] = (),
+        keep_schedule: bool = False,
         display_name: str | None = None,
         project: str = "imle-lab",
         milestone_every: int | None = None,
@@ -77,8 +82,10 @@ class Run:
         self.display_name = display_name
         self.milestone_every = milestone_every
         self.scale_loss = scale_loss
+        self.length = lengths.Length(args, length, keep_schedule)
         self.exclude = frozenset(shaping_exclude)
         self.flags = rundir.shaping(args, self.exclude)
+        self.exclude |= self.length.names  # part of the hash, but free to change
         self.config_hash = rundir.config_hash(script, self.flags)
         self.completed = 0
         self.nimg = 0
@@ -137,12 +144,18 @@ class Run:
         root = Path(self.args.results_path) if self.args.results_path else dirs.results_home()
         path = self.resume.run_dir or root / self.script / folder
         path = Path(os.path.abspath(path.expanduser()))
+        going_on = ""
+        if self.resume.run_dir is None and self.resume.lineage != "0":  # 0: from scratch
+            path, going_on = lengths.folder(
+                path, self.name, self.script, self.flags, self.length, self.exclude
+            )
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
         self._logs.keep = self._lock.log
         correctable = self._lock.admit(self.script, self.flags, self.exclude)
         checkpoint.sweep(path / "checkpoints", self.say)
         self.say(f"run directory {path}")
+        self.say(going_on)
         if self.resume.run_dir is None:
             for other in rundir.siblings(path, self.name):
                 self.say(f"another run of this name with other options is there: {other}")
@@ -212,7 +225,8 @@ class Run:
             if code in _REFUSED and not begun and self._lock is not None and self._lock.created:
                 self._useless = True
             message = str(final) or type(final).__name__
-            self._status("failed" if code else "stopped", code, message)
+            ended = "failed" if code else "finished" if self.finished else "stopped"
+            self._status(ended, code, message)
             if wrapped is not None:
                 raise wrapped from error
 
@@ -293,6 +307,7 @@ class Run:
         if self.rank < len(own["rng"]):
             seeding.set_rng_state(own["rng"][self.rank], self.device)
         self.say(f"resumed step {self.completed} (verified) from {path}")
+        self.say(self.length.go_on(meta))
         if meta["world_size"] != self.world_size:
             self.say(f"world size {meta['world_size']} -> {self.world_size}: not bit-exact")
 
@@ -319,6 +334,7 @@ class Run:
                 "nonfinite_streak": self._updater.streak,
                 "meters": self._logs.meters.state_dict(distributed.gather_object),
                 "time": rundir.timestamp(),
+                **self.length.record(),
             }
             done = self._saver.save(self.completed, own, meta, milestone=milestone, last=last)
         finally:
@@ -367,11 +383,15 @@ class Run:
 
         whole, end = ends()
         self.finished = self.completed >= whole
+        if self.completed > whole:
+            self.say(said := self.length.surplus(self.completed, whole))
+            raise lengths.Enough(said)
         if self.completed >= end:
             word = "finished" if self.finished else "stopped"
             self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
             return
         self._logs.begin(self.name, self.completed, whole)
+        self._status("running", None)  # of a finished run that goes on, it said finished
         self._raise_if_preempted()
         while self.completed < end:
             index = self.completed
@@ -463,7 +483,7 @@ class Run:
     # ------------------------------------------------------------------------------ logs and files
 
     def say(self, text: str) -> None:
-        """Print a line (rank 0), beside the bar, and keep it in log.txt."""
+        """Print a line (rank 0), beside the bar, and keep it in log.txt; "" is no line."""
         self._logs.say(text)
 
     def log(self, **scalars: torch.Tensor | float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from recipes import selection
 from recipes.command import read_options
 from recipes.words import image_count, period, period_steps
-from runtime.options import EXECUTION, Rules, Table, tagged
+from runtime.options import EXECUTION, LENGTH, Rules, Table, tagged
 from runtime.types import (
     IntList,
     list_of,
@@ -122,7 +122,7 @@ OPTIONS: Table = {
     "length and batch": [
         ("--duration", image_count, 2048 * 2**20, "images to train on; those only looked at do not "
          "count, so that --filt 0.8 takes five times the steps",
-         EXECUTION),
+         EXECUTION, LENGTH),
         ("--batch", positive_int, 2048, "images of a step, over all GPUs: the super-batch"),
         ("--batch-gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share"),
         ("--status", period, None, "period of a line in the logs (default: --log_every)",

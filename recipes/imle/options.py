@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from imle import default_channels
 from recipes.command import read_options
-from runtime.options import EXECUTION, Table
+from runtime.options import EXECUTION, LENGTH, Table
 from runtime.types import (
     IntList,
     integer,
@@ -88,7 +88,8 @@ OPTIONS: Table = {
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", OUTER, EXECUTION),
     ],
     "IMLE": [
-        ("--outer_loops", positive_int, 20, "times to search codes and train on them", OUTER),
+        ("--outer_loops", positive_int, 20, "times to search codes and train on them", OUTER,
+         LENGTH),
         ("--num_iteration", positive_int, 1, "optimizer steps in an outer loop", OUTER),
         ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)"),
         ("--ns", list_of(integer(1, 10**6)), [128], "candidate codes an image, one number or one a"
@@ -153,6 +154,8 @@ OPTIONS: Table = {
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW"),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
+        ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
+         "learning rate as it was over the former, instead of over the new one", OUTER, EXECUTION),
         ("--warmup", nonnegative_int, 100, "steps of linear warm-up"),
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
         ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),

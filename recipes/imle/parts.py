@@ -125,6 +125,23 @@ def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
     return factor
 
 
+def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """After run.restore: the schedule is over the length that holds now, which may be another than
+    the checkpoint's; then what becomes of the learning rate is said."""
+    step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
+
+    def factor(outer_loops: int) -> Callable[[int], float]:
+        return lr_factor(args, outer_loops * args.num_iteration)
+
+    now = factor(run.length.schedule)
+    scheduler.lr_lambdas = [now] * len(groups)
+    scheduler._last_lr = [base * now(step) for base in scheduler.base_lrs]
+    for group, rate in zip(groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
+    if args.lr_schedule != "constant":
+        run.say(run.length.new_rate(lambda loops: args.lr * factor(loops)(step)))
+
+
 def average(args: Namespace, net: nn.Module) -> emas.EMA:
     """The moving average of the weights that is validated and kept."""
     return emas.EMA(net, emas.power(args.ema_std) if args.ema_std else 0.0)

@@ -18,7 +18,7 @@ from models.simclr import FORMER_HEADS, HEADS
 from recipes.command import read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
 from recipes.words import former
-from runtime.options import EXECUTION, Rules, Table
+from runtime.options import EXECUTION, LENGTH, Rules, Table
 from runtime.types import (
     integer,
     list_of,
@@ -128,7 +128,9 @@ OPTIONS: Table = {
          "the others' momentum"),
         ("--wd", nonnegative_float, 1e-6, "weight decay"),
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs"),
-        ("--epochs", positive_int, 1000, "passes over the data"),
+        ("--epochs", positive_int, 1000, "passes over the data", LENGTH),
+        ("--keep_schedule", bool, False, "when a run goes on under other --epochs: leave its "
+         "learning rate as it was over the former, instead of over the new ones", EXECUTION),
         ("--n_ramp", nonnegative_int, 10, "epochs of warm-up"),
     ],
     "evaluation and names": [

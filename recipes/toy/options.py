@@ -9,7 +9,7 @@ from typing import Any
 
 from recipes import selection
 from runtime.cli import parse
-from runtime.options import EXECUTION, Table, add_options, add_run_args, tagged
+from runtime.options import EXECUTION, LENGTH, Table, add_options, add_run_args, tagged
 from runtime.types import finite_float, nonnegative_int, positive_float, positive_int, text
 from selection import Picker
 from storage.dirs import results_home
@@ -40,7 +40,7 @@ OPTIONS: Table = {
         ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
         ("--layers", positive_int, 4, "hidden layers"),
         ("--dim", positive_int, 64, "their width"),
-        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION),
+        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION, LENGTH),
         ("--batch-size", positive_int, 4096, "points of a step: the super-batch"),
         ("--lr", positive_float, 1e-2, "peak learning rate of Adam"),
         ("--decay", positive_float, 512, "steps after which it falls as 1 / sqrt(step)"),
