@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
         loader = parts.loader(args, run, trained, net, corruption, z_gen, loss_fn)
         run.restore(net=net, optimizer=optimizer, scheduler=scheduler, ema=ema, loader=loader)
         parts.reschedule(args, run, scheduler)
+        parts.start_from(args, run, net, ema)
         forward = run.compile(net)
 
         def look(shown: nn.Module) -> None:

@@ -22,8 +22,14 @@ from data.views.recipes import described, view_keys
 from evaluation.features import Pixels
 from models import SimCLR
 from models.simclr import two_views
+from recipes import initial
 from recipes.simclr import figures, parts
-from recipes.simclr.files import load_, open_encoder, save_epoch  # noqa: F401  (load_: the API)
+from recipes.simclr.files import (  # noqa: F401  (load_: the API)
+    load_,
+    open_encoder,
+    read_encoder,
+    save_epoch,
+)
 from recipes.simclr.options import OPTIONS, get_args, run_name
 from runtime.counter_rng import permutation
 from runtime.launch import launch
@@ -62,6 +68,7 @@ def main(args: argparse.Namespace) -> None:
         optimizer = parts.optimizer(args, net)
 
         run.restore(model=net, optimizer=optimizer)
+        initial.start(run, net, args.init_from, "simclr", read=read_encoder)
         parts.tell_schedule(args, run, run.completed, steps_per_epoch)
         forward = run.compile(net)
         watch = Stopwatch(run.device)

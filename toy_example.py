@@ -27,6 +27,7 @@ import torch
 
 from diffusion import toy
 from diffusion.toy_eval import examine
+from recipes import initial
 from recipes.selection import early_late_switch
 from recipes.toy import parts, validation
 from recipes.toy.journal import Journal, extract_results_from_log, plot_loss  # noqa: F401
@@ -75,6 +76,7 @@ def train(args: Namespace) -> None:
         picker, switch = selection_picker(args), early_late_switch(args)
         journal = Journal(args.logging, verbose=args.verbose, debug=args.debug)
         run.restore(net=net, optimizer=optimizer, average=average, switch=switch, journal=journal)
+        initial.start(run, net, args.init_from, "edm2-toy", averages=[average])
         journal.log.begin(run.dir.name, run.completed)
         watch = Stopwatch(run.device)
 

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
+from recipes import initial
 from recipes.edm2 import parts, validation
 from recipes.edm2.options import (
     OPTIONS,
@@ -102,6 +103,7 @@ def main(args: Namespace) -> None:
             switch=switch,
             **{f"ema_{std:.3f}": average for std, average in averages.items()},
         )
+        initial.start(run, net, args.init_from, "edm2", averages=averages.values())
         forward = run.compile(net)
         chosen_log = None
         if args.selection and run.is_main:

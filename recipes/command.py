@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from runtime.cli import parse
-from runtime.options import Table, add_options, add_run_args
+from runtime.options import Row, Table, add_options, add_run_args
+from runtime.types import text
+
+# An option of every training script: see `recipes.initial`.
+INIT_FROM: Row = (
+    "--init_from",
+    text,
+    None,
+    "begin with the weights of a snapshot, a run's newest one, or a file of others, all else being "
+    "new; parts that do not fit are named",
+)
 
 
 def read_options(

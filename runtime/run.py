@@ -55,8 +55,8 @@ class Run:
     scale_loss: dynamic loss scaling in fp16; without it, see `step(force_finite=True)`.
 
     Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen;
-    scripts may add to it), precision, args, length, finished, grad_norm (of the last update,
-    unclipped).
+    scripts may add to it), resumed (a checkpoint was loaded), facts (to go into the provenance),
+    precision, args, length, finished, grad_norm (of the last update, unclipped).
     """
 
     def __init__(
@@ -89,6 +89,8 @@ class Run:
         self.config_hash = rundir.config_hash(script, self.flags)
         self.completed = 0
         self.nimg = 0
+        self.resumed = False
+        self.facts: dict[str, Any] = {}
         self._images_per_step = 0
         self.finished = False
         self._in_body = False
@@ -296,7 +298,7 @@ class Run:
 
         loaded = self._saver.load(path, admit)
         meta, own = loaded.meta, loaded.state
-        self.completed, self.nimg = loaded.step, meta["nimg"]
+        self.completed, self.nimg, self.resumed = loaded.step, meta["nimg"], True
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
             self._logs.wandb_id = meta["wandb_id"]
         self._updater.streak = meta["nonfinite_streak"]
@@ -530,6 +532,7 @@ class Run:
         """Where weights of this moment come from: command, commit, host, flags, step."""
         origin = distributed.from_main(lambda: self._provenance)
         return origin | {
+            **self.facts,
             "script": self.script,
             "run": self.dir.name,
             "config_hash": self.config_hash,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes import selection
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from recipes.words import image_count, period, period_steps
 from runtime.options import EXECUTION, LENGTH, Rules, Table, tagged
 from runtime.types import (
@@ -141,6 +141,7 @@ OPTIONS: Table = {
         ("--channels_per_head", positive_int, 64, "channels of an attention head"),
         ("--dropout", probability, 0.0, "probability of dropping an activation"),
         ("--fp16", bool, None, "True: --precision fp16, False: --precision fp32", EXECUTION),
+        INIT_FROM,
         ("--channels_last", bool, False, "memory format", EXECUTION),
         ("--bench", bool, True, "let cuDNN choose its algorithms by trying", EXECUTION),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imle import default_channels
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from runtime.options import EXECUTION, LENGTH, Table
 from runtime.types import (
     IntList,
@@ -140,6 +140,7 @@ OPTIONS: Table = {
         ("--lab_range", ("correct", "reference"), "correct", "correct: a and b are signed",
          NETWORK),
         ("--channels_last", bool, True, "memory format"),
+        (*INIT_FROM, OUTER),
     ],
     "loss and optimizer": [
         ("--alpha", nonnegative_float, 0.1, "weight of the pixel MSE beside LPIPS"),

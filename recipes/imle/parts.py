@@ -3,6 +3,7 @@
 import math
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from imle import (
     default_channels,
     parameter_groups,
     pixel_features,
+    reference_names,
 )
+from recipes import initial
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
 from recipes.take import take
@@ -145,6 +148,18 @@ def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.La
 def average(args: Namespace, net: nn.Module) -> emas.EMA:
     """The moving average of the weights that is validated and kept."""
     return emas.EMA(net, emas.power(args.ema_std) if args.ema_std else 0.0)
+
+
+def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None:
+    """After run.restore: begin with the weights at --init_from, in a fresh run."""
+
+    def read(file: Path, say: initial.Say) -> initial.Weights:
+        found = initial.read_weights(file, say)
+        if found.kind is None and isinstance(net, CAMNet):  # of an original code base
+            return found._replace(state=reference_names(found.state, net))
+        return found
+
+    initial.start(run, net, args.init_from, kind(args), averages=[ema], read=read)
 
 
 def corruption(args: Namespace) -> tuple[Corruption, dict[str, Any]]:

@@ -15,7 +15,7 @@ from data.views.recipes import RECIPES, own_options
 from data.views.splits import get_ssl_data_augs
 from models.optim import SEMANTICS
 from models.simclr import FORMER_HEADS, HEADS
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
 from recipes.words import former
 from runtime.options import EXECUTION, LENGTH, Rules, Table
@@ -113,6 +113,7 @@ OPTIONS: Table = {
         ("--sigma", positive_float, 0.5, "of dclw's weights"),
         ("--sync_bn", bool, True, "batch statistics over all ranks"),
         ("--channels_last", bool, True, "memory format"),
+        INIT_FROM,
     ],
     "optimizer": [
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer"),
@@ -171,6 +172,8 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
         check(args)
         if args.probe_only == "pixels" and args.export_backbone:
             raise ValueError("--probe_only pixels has no backbone for --export_backbone")
+        if args.probe_only and args.init_from:
+            raise ValueError("--probe_only trains nothing, so it takes no --init_from")
 
     return read_options(doc, {**OPTIONS, **ANOTHER_USE}, presets, check_all, argv)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import selection
+from recipes.command import INIT_FROM
 from runtime.cli import parse
 from runtime.options import EXECUTION, LENGTH, Table, add_options, add_run_args, tagged
 from runtime.types import finite_float, nonnegative_int, positive_float, positive_int, text
@@ -45,6 +46,7 @@ OPTIONS: Table = {
         ("--lr", positive_float, 1e-2, "peak learning rate of Adam"),
         ("--decay", positive_float, 512, "steps after which it falls as 1 / sqrt(step)"),
         ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)", EXECUTION),
+        INIT_FROM,
     ],
     "guide and selection": [
         ("--guidance", bool, None, "use the guide: as the reference of --acid, and in metrics"),
