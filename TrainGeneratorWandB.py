@@ -19,6 +19,8 @@ them: recipes/imle/parts.py; the loss of a batch: recipes/imle/step.py.
 
 import argparse
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import torch
 from torch import nn
 

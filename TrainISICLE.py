@@ -26,6 +26,8 @@ recipes/isicle/supply.py. How the generator is trained: recipes/isicle/generator
 import argparse
 import time
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 from data.views.recipes import described, view_keys
 from recipes.isicle import parts
 from recipes.isicle.generator import Joint

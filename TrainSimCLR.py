@@ -18,6 +18,8 @@ them: recipes/simclr/parts.py. How the features are judged: recipes/simclr/valid
 import argparse
 from pathlib import Path
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 from data.views.recipes import described, view_keys
 from evaluation.features import Pixels
 from models import SimCLR

@@ -31,6 +31,8 @@ import math
 import shutil
 from pathlib import Path
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import torch
 
 from diffusion.generate import split_batches

@@ -19,6 +19,8 @@ import contextlib
 import time
 from functools import partial
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import torch
 
 from data.registry import open_source

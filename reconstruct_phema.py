@@ -16,6 +16,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -20,7 +20,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
-    # tests: for the plugin below, which knows --golden-dir before pytest looks for test folders.
-    packages=find_packages(exclude=["benchmarks"]),
-    entry_points={"pytest11": ["imle_lab_golden = tests.golden_option"]},
+    # Without tests: a package of that name would hide those of every other project.
+    packages=find_packages(exclude=["benchmarks", "benchmarks.*", "tests", "tests.*"]),
+    py_modules=["imle_lab"],
 )

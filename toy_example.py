@@ -23,6 +23,8 @@ which go together: recipes/toy/options.py; the draw: recipes/selection.py.
 
 from argparse import Namespace
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import torch
 
 from diffusion import toy

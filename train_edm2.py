@@ -30,6 +30,8 @@ import json
 from argparse import Namespace
 from functools import partial
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import torch
 from torch import Tensor, nn
 

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if __name__ == "__main__":  # run as a file: the repository, not data/, is where imports start
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 import numpy as np
 from PIL import Image
 

@@ -1,5 +1,7 @@
 """Diffusion: EDM2 network, loss and schedules, samplers with guidance, encoders, post-hoc EMA."""
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 from diffusion.edm2 import Block, Precond, UNet
 from diffusion.edm2_loss import EDM2Loss, loss_per_sigma_bin, per_pixel_loss
 from diffusion.lr import edm2_lr, selection_lr

@@ -45,7 +45,8 @@ Head = Literal["rgb", "ab"]
 
 # At the start the picture must be heard beside the code: in [0, 1] it varies by about 0.25 where
 # noise varies by 1, and a level sees in_nc channels of it beside code_nc of noise and the style's
-# shifts. On x4 super-resolution of photographs: half the steps to the same distance (docs/imle.md).
+# shifts. On x4 super-resolution of photographs: half the steps to the same distance
+# (docs/studies/imle.md).
 _PICTURE_GAIN, _CODE_GAIN = 4.0, 0.3
 
 

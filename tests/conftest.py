@@ -1,4 +1,4 @@
-"""Options and fixtures that every test may use."""
+"""Fixtures that every test may use; the options are in the conftest.py above."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
-from tests import golden_option
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    golden_option.pytest_addoption(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:

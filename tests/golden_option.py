@@ -1,8 +1,7 @@
-"""The option --golden-dir.
+"""The option --golden-dir, which `conftest.py` at the top takes from here.
 
-`tests/conftest.py` takes it from here. A plugin of its own as well (entry point `pytest11`, or
-`-p tests.golden_option`), because in `pytest --golden-dir DIR` without a test path pytest takes DIR
-for one, and then looks for conftest files there instead of here.
+Versions before installed this module as a plugin of pytest; where such an installation is still
+there, the option is added by that and not again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ DEFAULT = Path(__file__).parent / "golden" / "vectors"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    with contextlib.suppress(ValueError):  # added before, by the plugin
+    """Adds the option, unless it is there."""
+    with contextlib.suppress(ValueError):
         parser.addoption(
             "--golden-dir",
             type=Path,

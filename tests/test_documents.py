@@ -1,9 +1,9 @@
 """What the documents say of files, commands and options is so, and no private word is in them.
 
-Read are all *.md in the root, in docs/ and in benchmarks/. A path is a word in backticks that ends
-like a file of this repository or in `/`, or the target of a link. A command begins with `python`
-or `torchrun` and names a script or a module; its options are looked up in the tables of
-tests/cli, or, for the few that have none there, in the source of the module.
+Read are all *.md in the root, in docs/ with its folders and in benchmarks/. A path is a word in
+backticks that ends like a file of this repository or in `/`, or the target of a link. A command
+begins with `python` or `torchrun` and names a script or a module; its options are looked up in the
+tables of tests/cli, or, for the few that have none there, in the source of the module.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import pytest
 from tests import frozen_cli
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 NAMES = [str(file.relative_to(ROOT)) for file in DOCUMENTS]
 PACKAGES = sorted({file.parent.name for file in ROOT.glob("[a-z]*/*.py")})
 
 # What a reader's own files are called, or those of a run or a data set.
 NOT_OURS = {
     *("TrainX.py", "train_x.py", "generate_x.py", "generators/KIND.py"),
-    *("checkpoints/", "provenance/", "samples/", "snapshots/", "curves.png"),
+    *("checkpoints/", "provenance/", "samples/", "snapshots/", "curves.png", "log.txt", "wandb/"),
+    *("checkpoints/step-N/", "samples/tree-STEP.png", "features/", "grid.png", "tensorboard/"),
     *("words.txt", "val_annotations.txt", "00000/img00000000.png"),
 }
 # Words that name a variant of code only to those who wrote it. LAB is a colour space, in capitals.

@@ -156,7 +156,7 @@ def our_files() -> list[Path]:
 def is_root_script(module: str) -> bool:
     """Whether a module is a command at the top: the door `imle_lab.py` and setup.py are none."""
     file = ROOT / f"{module}.py"
-    return module not in ("imle_lab", "setup") and file.is_file()
+    return module not in ("imle_lab", "setup", "conftest") and file.is_file()
 
 
 def test_our_files_keep_the_rules():

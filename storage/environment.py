@@ -1,0 +1,38 @@
+"""Whether what the toolkit stands on is installed: imported first by whatever is run.
+
+A script imports torch at its top, before a function of ours could be called. So this module, and no
+other, does something when it is imported: where torch is missing it ends the script in one line
+that says what to do, instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def missing(names: Sequence[str] = ("torch", "numpy")) -> str:
+    """What to do, in one line, if one of these packages is not installed; else an empty string."""
+    absent = [name for name in names if find_spec(name) is None]
+    if not absent:
+        return ""
+    activate = ROOT / ".venv" / "bin" / "activate"
+    todo = f". {os.path.relpath(activate)}"
+    if not activate.is_file():
+        here = "" if ROOT == Path.cwd() else f"-C {os.path.relpath(ROOT)} "
+        todo = f"make {here}demo, which installs it, and then {todo}"
+    return f"error: {sys.executable} has no {' and no '.join(absent)}; run: {todo}"
+
+
+def _is_ours(program: str) -> bool:
+    """Whether what runs is a script or module of this repository and not somebody's program."""
+    return program == "-m" or Path(program).resolve().is_relative_to(ROOT)
+
+
+if _is_ours(sys.argv[0]) and (_said := missing()):
+    sys.exit(_said)
