@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from runtime.cli import parse
-from runtime.options import Row, Table, add_options, add_run_args
-from runtime.types import text
+from runtime.options import USUAL, Row, Table, add_options, add_preset, run_table
+from runtime.types import file_path
 
 # An option of every training script: see `recipes.initial`.
 INIT_FROM: Row = (
     "--init_from",
-    text,
+    file_path,
     None,
-    "begin with the weights of a snapshot, a run's newest one, or a file of others, all else being "
-    "new; parts that do not fit are named",
+    "begin with the weights of a snapshot, of a run (its newest snapshot) or of a file of others, "
+    "all else being new; parts that do not fit are named (default: new weights)",
+    USUAL,
 )
 
 
@@ -36,13 +37,9 @@ def read_options(
     options that are not the process's own (it must raise).
     Errors: whatever `fail` raises; by default SystemExit(2) after one line on stderr.
     """
-    parser = argparse.ArgumentParser(
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=fail is None,
-    )
-    add_run_args(parser, save_every=save_every)
-    add_options(parser, table)
+    parser = argparse.ArgumentParser(description=doc, add_help=fail is None)
+    add_preset(parser)
+    add_options(parser, table, run_table(save_every=save_every))
     args = parse(parser, presets, argv, fail=fail)
     try:
         check(args)

@@ -10,9 +10,9 @@ run again computes what one launch would have.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runtime import rundir
 from storage.checkpoint import steps_of
@@ -82,40 +82,62 @@ class Length:
             return f"{kept}, which has come to 0: nothing is learnt (without --keep_schedule it is)"
         return f"{kept}: {now:.3g} in the next step"
 
-    def surplus(self, done: int, whole: int) -> str:
-        """What to say of a run that has more than is asked for; done, whole: steps."""
+    def check(self, done: int, whole: int, say: Callable[[str], object]) -> None:
+        """End a run that has more than is asked for (done, whole: steps) and say so: Enough."""
+        if done <= whole:
+            return
         said = f"nothing to do: {done} steps are done, more than the {whole} that are asked for"
-        if not self.option:
-            return said
-        return f"{said} by --{self.option} {self.asked} (they were made with {self._made})"
+        if self.option:
+            said += f" by --{self.option} {self.asked} (they were made with {self._made})"
+        say(said)
+        raise Enough(said)
 
 
-def folder(
-    path: Path, stem: str, script: str, flags: dict[str, Any], length: Length, out: Iterable[str]
-) -> tuple[Path, str]:
-    """The folder of the run that `path` is named for, and a line to say if it is another one.
+class Named(Protocol):
+    """What a run is known by: its script, readable name, shaping flags, and those that may change,
+    that of its length among them."""
+
+    script: str
+    name: str
+    flags: dict[str, Any]
+    exclude: frozenset[str]
+    length: Length
+
+
+def settle(path: Path, run: Named, anew: bool) -> tuple[Path, list[str]]:
+    """The folder of a run that its options name `path`, and what to say of its neighbours.
+
+    anew: it is begun from scratch, so that it goes on with no other.
+    """
+    path, going_on = (path, "") if anew else folder(path, run)
+    others = rundir.siblings(path, run.name)
+    lines = [f"another run of this name with other options is there: {other}" for other in others]
+    return path, [going_on, *lines]
+
+
+def folder(path: Path, run: Named) -> tuple[Path, str]:
+    """The folder of the run, and a line to say if it is not `path`.
 
     path: as the options name it, and the run's if it has checkpoints: then it was begun, perhaps
-    by an earlier version, beside one of another length. Otherwise it may be a run of the same
-    `stem` whose shaping options differ from `flags` in the length alone; of several the one with
-    the most steps. out: names of options that may change,
-    the length's among them.
+    by an earlier version, beside one of another length. Otherwise it may be a run of the same name
+    whose shaping flags differ in the length alone; of several the one with the most steps.
     """
+    length = run.length
     if not length.option or steps_of(path / "checkpoints"):
         return path, ""
     found: list[tuple[int, str, Any]] = []
-    for name in rundir.siblings(path, stem):
+    for name in rundir.siblings(path, run.name):
         known = read_object(path.parent / name / "args.json") or {}
         before = known.get("shaping")
-        if known.get("script") != script or not isinstance(before, dict):
+        if known.get("script") != run.script or not isinstance(before, dict):
             continue
-        longer = before.get(length.option) != flags.get(length.option)
-        if longer and not rundir.changed(before, flags, out):
+        longer = before.get(length.option) != run.flags.get(length.option)
+        if longer and not rundir.changed(before, run.flags, run.exclude):
             steps = steps_of(path.parent / name / "checkpoints")
             found.append((steps[-1] if steps else -1, name, before.get(length.option)))
     if not found or (path.exists() and max(found)[0] < 0):
         return path, ""
-    _, name, before = max(found, key=lambda run: run[:2])
+    _, name, before = max(found, key=lambda one: one[:2])
     said = f"going on with {name}, the same run but for its length: --{length.option} {before}"
     said += f" at first, {length.asked} now"
     if len(found) > 1:

@@ -27,18 +27,21 @@ import torch
 
 from runtime import distributed, provenance, rundir, saving, seeding
 from runtime import length as lengths
+from runtime.clock import Every
 from runtime.logs import Logs
 from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
 from runtime.precision import Precision
-from runtime.preemption import PreemptionFlag
-from runtime.resume import Resume
+from runtime.preemption import NO_PROGRESS, PreemptionFlag, last_words
+from runtime.resume import Resume, tell_lost
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
+from storage.pictures import Captions
 from storage.snapshot import save_snapshot
 
-_NO_PROGRESS = 3  # launches preempted at one and the same step
+_SAVE, _STOP = 1, 2  # what a rank may ask for after a turn
+_STATUS_S = 10.0  # seconds after which status.json is written anew
 _REFUSED = (2, 3, 6)  # exit codes of wrong options, and of networks or data that cannot be read
 
 
@@ -98,6 +101,9 @@ class Run:
         self._lock: rundir.RunDir | None = None
         self._useless = False  # the directory holds nothing but a wrong command line
         self._flag = PreemptionFlag()
+        self._reached = 0  # steps that earlier launches came to, saved or not (rank 0)
+        self._save_timer = Every(60 * args.save_minutes)
+        self._status_timer = Every(_STATUS_S)
 
     # ------------------------------------------------------------------------------ open and close
 
@@ -123,7 +129,8 @@ class Run:
             torch.backends.cudnn.deterministic = args.deterministic
             torch.backends.cudnn.benchmark = not args.deterministic
             self._updater = Updater(self.precision.scaler, self.say)
-            self.resume = Resume(args.resume, args.run_dir, self.milestone_every)
+            asked = rundir.asked_folder(args, self.script, self.say)
+            self.resume = Resume(args.resume, asked, self.milestone_every)
             self.dir = distributed.from_main(self._open_dir)
             self.checkpoints = self.dir / "checkpoints"
             self._saver = saving.Saver(self.checkpoints, self.say)
@@ -146,21 +153,17 @@ class Run:
         root = Path(self.args.results_path) if self.args.results_path else dirs.results_home()
         path = self.resume.run_dir or root / self.script / folder
         path = Path(os.path.abspath(path.expanduser()))
-        going_on = ""
-        if self.resume.run_dir is None and self.resume.lineage != "0":  # 0: from scratch
-            path, going_on = lengths.folder(
-                path, self.name, self.script, self.flags, self.length, self.exclude
-            )
+        said: list[str] = []
+        if self.resume.run_dir is None:
+            anew = self.resume.lineage == "0"
+            path, said = lengths.settle(path, self, anew)
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
         self._logs.keep = self._lock.log
         correctable = self._lock.admit(self.script, self.flags, self.exclude)
         checkpoint.sweep(path / "checkpoints", self.say)
-        self.say(f"run directory {path}")
-        self.say(going_on)
-        if self.resume.run_dir is None:
-            for other in rundir.siblings(path, self.name):
-                self.say(f"another run of this name with other options is there: {other}")
+        for line in (f"run directory {path}", *said):
+            self.say(line)
         origin = provenance.collect(path)
         record = {
             "script": self.script,
@@ -173,6 +176,7 @@ class Run:
             self._lock.write_args(record | {"provenance": origin})
         self._provenance = {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
         newest = checkpoint.steps_of(path / "checkpoints")[-1:]
+        self._reached = self._lock.reached()
         self._lock.add_launch(
             {"time": rundir.timestamp(), "from_step": newest[0] if newest else 0, "job": job}
             | {"world_size": self.world_size, "args": record["args"], "provenance": origin}
@@ -240,21 +244,10 @@ class Run:
         together = isinstance(error, Preempted) or self.world_size == 1
         if not saved and together and self._in_body and not self._updater.applied:
             saved = self._try_save()
-        name = self._flag.signal or "interrupt"
-        if saved:
-            at = f"state of step {self.completed} is saved"
-        elif checkpoint.steps_of(self.checkpoints):
-            at = "going back to the last save"
-        else:
-            at = "nothing was saved yet"
-        newest = checkpoint.steps_of(self.checkpoints)[-1:] or [0]
-        requeue = self._lock is None or self._lock.made_progress(newest[0], _NO_PROGRESS)
-        end = (
-            "run the same command to go on"
-            if requeue
-            else (f"no progress in {_NO_PROGRESS} launches: not worth running again as it is")
-        )
-        self.say(f"{name}: {at}; {end}")
+        name, steps = self._flag.signal or "interrupt", checkpoint.steps_of(self.checkpoints)
+        newest = steps[-1] if steps else 0
+        requeue = self._lock is None or self._lock.made_progress(newest, NO_PROGRESS)
+        self.say(f"{name}: {last_words(self.completed, saved, bool(steps), requeue)}")
         self._logs.close(Preempted.exit_code)
         self._status("preempted", Preempted.exit_code, name, wants_requeue=requeue)
         raise SystemExit(Preempted.exit_code) from None
@@ -263,6 +256,7 @@ class Run:
         self, state: str, code: int | None, message: str = "", *, wants_requeue: bool = False
     ) -> None:
         if self._lock is not None:
+            self._status_timer.restart()
             self._lock.write_status(
                 state,
                 step=self.completed,
@@ -285,8 +279,10 @@ class Run:
         path = distributed.from_main(lambda: self.resume.choose(self.checkpoints, self.say))
         if path is None:
             saving.check(self._saver.objects)  # fail now, not at the first save
-            return 0
-        self._load(path)
+        else:
+            self._load(path)
+        if self.resume.lineage == "auto" and self._reached > self.completed:
+            self.say(tell_lost(self._reached, self.completed, self.args))
         return self.completed
 
     def _load(self, path: Path) -> None:
@@ -341,10 +337,15 @@ class Run:
             done = self._saver.save(self.completed, own, meta, milestone=milestone, last=last)
         finally:
             self._flag.saving = False
+            self._save_timer.restart(time.monotonic() - start)
         if done:
             self._status("running", None)
             if self.is_main and self._lock is not None:
                 self._lock.log(f"saved step {self.completed} in {time.monotonic() - start:.1f} s")
+
+    def _fresh_status(self) -> None:
+        if self._status_timer.due():
+            self._status("running", None)
 
     def _try_save(self) -> bool:
         """Last save of a preempted run; False if it failed, which leaves the previous one."""
@@ -362,6 +363,7 @@ class Run:
         *,
         stop_at: int | None = None,
         images_per_step: int = 0,
+        cycle: int | None = None,
     ) -> Iterator[int]:
         """Yield the 0-based index of each step from the restored one to `total`.
 
@@ -369,8 +371,10 @@ class Run:
         something else; what it returns must follow from restored state alone, and on all ranks.
 
         Every step is seeded from (seed, step, rank).  After the body: count, log, and save when due
-        (`--save_every`, milestones, the last), or when a signal came, which then raises Preempted.
-        stop_at: end this process in good order after that step, short of `total`.
+        (`--save_every`, `--save_minutes` on rank 0's clock, milestones, the last), or when a signal
+        came, which then raises Preempted.
+        stop_at: end this process in good order after that step, short of `total`.  cycle: steps
+        after which searches and evaluations come again, for the time left (default: milestones).
         """
         if self._saver.objects is None:
             raise UsageError(
@@ -385,15 +389,14 @@ class Run:
 
         whole, end = ends()
         self.finished = self.completed >= whole
-        if self.completed > whole:
-            self.say(said := self.length.surplus(self.completed, whole))
-            raise lengths.Enough(said)
+        self.length.check(self.completed, whole, self.say)
         if self.completed >= end:
             word = "finished" if self.finished else "stopped"
             self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
             return
-        self._logs.begin(self.name, self.completed, whole)
-        self._status("running", None)  # of a finished run that goes on, it said finished
+        self._logs.begin(self.name, self.completed, whole, cycle or self.milestone_every or 1)
+        self._status("running", None)
+        self._save_timer.restart()
         self._raise_if_preempted()
         while self.completed < end:
             index = self.completed
@@ -416,6 +419,7 @@ class Run:
         milestone = every is not None and self.completed % every == 0
         if last or self.completed % self.args.log_every == 0:
             self._logs.flush(self.completed, self.nimg)
+        self._fresh_status()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
         if due or milestone or last:
             if last and self._unwritten is not None:
@@ -424,10 +428,22 @@ class Run:
             if milestone:
                 self._logs.draw_curves()
         # After the save, so that a signal during it needs no further step.
-        if not last and distributed.all_reduce_max(int(self._flag.is_set)):
+        while not last and (asked := self._asked()):
+            if asked == _SAVE:
+                self._save()
+                continue
             if self._saver.saved_step != self.completed:
                 self._try_save()
             raise Preempted(f"preempted after step {self.completed}")
+
+    def _asked(self) -> int:
+        """What ranks want, in one reduction: _STOP by a signal, _SAVE by the main one's clock."""
+        if self._flag.is_set:
+            wanted = _STOP
+        else:
+            unsaved = self._saver.saved_step != self.completed and self._updater.streak == 0
+            wanted = _SAVE * (self.is_main and unsaved and self._save_timer.due())
+        return distributed.all_reduce_max(wanted)
 
     def backward(self, loss: torch.Tensor, ids: Ids = None, last: bool = True) -> None:
         """Backpropagate the scalar `loss`; several calls before `step` accumulate.
@@ -469,6 +485,7 @@ class Run:
 
         def report(done: int, total: int) -> None:
             self._logs.note(f"{name} {done}/{total}" if done < total else "")
+            self._fresh_status()
             self.check_preempted()
 
         return report
@@ -511,15 +528,15 @@ class Run:
             self._logs.tracker(self.completed).log(values, self._stamp)
 
     def sample_grid(
-        self, name: str, images: torch.Tensor, ncol: int, caption: str | None = None
+        self, name: str, images: torch.Tensor, ncol: int, captions: Captions | None = None
     ) -> Path:
         """Save images [N, 3 or 1, H, W] in [0, 1] as one PNG, `ncol` a row; returns its path.
 
-        The file is `samples/{name}-{steps the weights have seen}.png`; the path is printed, W&B
-        gets it too.
+        Small ones are enlarged (`storage.pictures.save_sheet`). The file is
+        `samples/{name}-{steps the weights have seen}.png`; the path is printed, W&B gets it too.
         """
         return self._logs.grid(
-            name, images, ncol, stamp=self._stamp, completed=self.completed, caption=caption
+            name, images, ncol, stamp=self._stamp, completed=self.completed, captions=captions
         )
 
     def curve(self) -> Path:

@@ -57,6 +57,11 @@ class Turns(NamedTuple):
         """Turns of the whole run."""
         return self.epochs * self.per_epoch + self.imle_steps
 
+    @property
+    def cycle(self) -> int:
+        """Turns from one phase of the generator to the next; 0 where there are none."""
+        return self.phase + self.every * self.per_epoch if self.every else 0
+
     def encoder_steps(self, turn: int) -> int:
         """Steps of the encoder before a turn."""
         if not self.every:
@@ -69,7 +74,7 @@ class Turns(NamedTuple):
         if not self.every:
             return turn, -1
         between = self.every * self.per_epoch
-        cycle, position = divmod(turn, self.phase + between)
+        cycle, position = divmod(turn, self.cycle)
         if position < self.phase:
             return None, cycle * self.phase + position
         return cycle * between + position - self.phase, -1
