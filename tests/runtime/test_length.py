@@ -14,7 +14,7 @@ from runtime.length import Length
 from runtime.options import LENGTH, add_options, add_run_args, tagged
 from runtime.run import Run
 from runtime.types import positive_int
-from storage.errors import UsageError
+from storage.errors import LockError, UsageError
 from tests import kill_harness as harness
 from tests.runtime.runs import exits, status, steps_in
 
@@ -176,6 +176,13 @@ def test_only_the_length_may_differ(tmp_path):
     assert train(options(tmp_path, *where, "--loops", "6")).completed == 12
     copy = ("--run-dir", str(tmp_path / "copy"), "--resume", str(first.dir))
     assert train(options(tmp_path, *copy, "--loops", "7")).completed == 14
+
+
+def test_a_run_that_is_going_on_is_in_use_whatever_length_is_asked_for(tmp_path):
+    with Run(options(tmp_path), script="x", name="x", length=("loops",)):
+        with pytest.raises(LockError, match="in use"):
+            train(options(tmp_path, "--loops", "6"))
+    assert len(list((tmp_path / "x").iterdir())) == 1
 
 
 def test_from_scratch_leaves_the_shorter_run_alone(tmp_path):
