@@ -142,7 +142,7 @@ def test_imle_begins_with_an_original_s_weights(camnet, tmp_path):
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder") / "run"
-    simclr_support.train(folder, "--epochs", "1", "--no-probe")
+    simclr_support.train(folder, "--epochs", "1", "--no-probe", "--save_pt")
     return folder
 
 
