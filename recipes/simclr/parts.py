@@ -274,21 +274,37 @@ def optimizer(args: Namespace, net: SimCLR) -> torch.optim.Optimizer:
         raise UsageError(str(error)) from None
 
 
-def learning_rate(args: Namespace, step: int, steps_per_epoch: int) -> float:
-    """Rate of a step, a function of its number alone."""
+def learning_rate(
+    args: Namespace, step: int, steps_per_epoch: int, epochs: int | None = None
+) -> float:
+    """Rate of a step, a function of its number alone.
+
+    epochs: those that the schedule is over (default: --epochs); later ones have the rate of its
+    end.
+    """
+    epochs = args.epochs if epochs is None else epochs
     peak = args.lr
     if args.lr_scaling != "none":
         peak = scaled_lr(args.lr, args.bs, args.lr_scaling)
     if args.lr_schedule == "seed":  # the kept word of `original`: see options.FORMER_SCHEDULES
-        return original_lr(step // steps_per_epoch + 1, args.epochs, args.n_ramp, peak)
+        epoch = min(step // steps_per_epoch + 1, epochs)
+        return original_lr(epoch, epochs, args.n_ramp, peak)
     if args.lr_schedule == "google":
         return google_lr(
             step,
             examples=steps_per_epoch * args.bs,
             batch=args.bs,
-            epochs=args.epochs,
+            epochs=epochs,
             warmup_epochs=args.n_ramp,
             peak=peak,
         )
-    total, warmup = args.epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
+    total, warmup = epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
     return warmup_cosine(step, total, warmup, peak=peak)
+
+
+def tell_schedule(args: Namespace, run: Run, step: int, steps_per_epoch: int) -> None:
+    """Say what becomes of the learning rate where a run goes on under other --epochs.
+
+    step: the next one of the encoder.
+    """
+    run.say(run.length.new_rate(lambda e: learning_rate(args, step, steps_per_epoch, e)))
