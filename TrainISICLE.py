@@ -3,6 +3,7 @@ real pictures differ: by default each of the two views of a picture is drawn wit
 else it is the picture (--pair, --f). Everything else is SimCLR's, and so are its options.
 
     python TrainISICLE.py --preset smoke                        # embedded data, CPU, seconds
+    python TrainISICLE.py --preset cpu-small --data DIR         # half an hour of two cores
     python TrainISICLE.py --preset tiny25 --net RUN/snapshots/network-latest
     python TrainISICLE.py --net FILE --pair real-synth --augs crop+flip
     python TrainISICLE.py --net FILE --f 0:1                    # more and more synthetic views
@@ -28,6 +29,7 @@ import time
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
+from data.listing import listing_of
 from data.views.recipes import described, view_keys
 from recipes.isicle import parts
 from recipes.isicle.generator import Joint
@@ -42,14 +44,18 @@ from runtime.run import Run
 
 
 def main(args: argparse.Namespace) -> None:
+    fitted = parts.fit(args)  # what follows from the pictures and shapes the run
     with Run(
         args,
         script="TrainISICLE",
         name=run_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
     ) as run:
+        for line in fitted:
+            run.say(line)
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = simclr.pictures(args, run)
+        run.trains_on(listing_of(trained.source))
         figures.check(args, trained, run.say)
         steps_per_epoch = simclr.epoch_steps(args, trained, run.world_size)
         recipe = simclr.view_recipe(args)

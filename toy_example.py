@@ -2,6 +2,7 @@
 selection on a density whose score is known, in minutes on a CPU.
 
     python toy_example.py train --preset smoke                            # seconds
+    python toy_example.py train --preset cpu-small                        # under half an hour
     python toy_example.py train --dim 32 --total-iter 512 --outdir Ref    # a small guide
     python toy_example.py train --acid --guidance --guide Ref/iter0512.pkl --outdir AJEST
     python toy_example.py test --net AJEST/iter4096.pkl --guide Ref/iter0512.pkl --mandala

@@ -3,6 +3,7 @@ or on those that an online selection picks from every super-batch (JEST: Evans e
 arXiv:2406.17711; with a weak guide as the reference: autoguided JEST).
 
     python train_edm2.py --preset smoke                               # embedded data, CPU, seconds
+    python train_edm2.py --preset cpu-small --data DIR                # half an hour of two cores
     python train_edm2.py --preset edm2-tiny-xxs --data tinyImagenet --outdir Ref
     torchrun --standalone --nproc-per-node 2 train_edm2.py --preset edm2-tiny-xs \
         --data tinyImagenet --outdir AJEST --acid \
@@ -35,6 +36,7 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 from torch import Tensor, nn
 
+from data.listing import listing_of
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 from recipes.edm2 import parts, validation
@@ -61,6 +63,9 @@ def main(args: Namespace) -> None:
         if place().rank == 0:
             print(json.dumps(vars(args), indent=1))
         return
+    # Data, before the run is named: whether it has classes shapes the run.
+    images = parts.data(args)
+    conditioning = parts.choose_conditioning(args, images)
     with Run(
         args,
         script="train_edm2",
@@ -68,11 +73,12 @@ def main(args: Namespace) -> None:
         shaping_exclude=execution_options(args),
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
-        # Data: every rank reads its share of the (super-)batch, and computes on `at_once` of it.
+        run.say(conditioning)
+        # Every rank reads its share of the (super-)batch, and computes on `at_once` of it.
         share, at_once = parts.shares(args, run.world_size)
         mini = mini_batch(args, run.world_size)  # the images that a selecting step trains on
         torch.backends.cudnn.benchmark = args.bench and not args.deterministic
-        images = parts.data(args)
+        run.trains_on(listing_of(images.source))
         sampler, loader = parts.loader(args, run, images)
 
         # Network, loss, optimizer, EMAs.

@@ -207,11 +207,8 @@ def imle_outdir(args: Namespace, file: Path | None, settings: Mapping[str, Any])
     shaping = [settings, args.num_images, args.samples]
     key = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:8]
     run, _ = run_of(file.parent) if file else (None, None)  # its files have the same names
-    words = [
-        run.name if run else _name(args, file),
-        *([settings["data"]] if "data" in settings else []),
-    ]
-    return results_home() / "generate_images" / folder_name("-".join(words), key)
+    stem = "-".join(filter(None, [run.name if run else _name(args, file), settings.get("data")]))
+    return results_home() / "generate_images" / folder_name(stem, key)
 
 
 def default_outdir(args: Namespace, file: Path | None, settings: dict[str, Any]) -> Path:

@@ -46,10 +46,11 @@ def check_ranks(args: Namespace, ranks: int) -> None:
         raise UsageError(f"--bs {args.bs} cannot be shared by {ranks} processes")
 
 
-def pictures(args: Namespace) -> tuple[Pyramid, Tensor, Tensor]:
+def pictures(args: Namespace, say: Callable[[str], None] = print) -> tuple[Pyramid, Tensor, Tensor]:
     """Training pictures at every resolution; inputs and last-level targets to validate on.
 
-    The latter two uint8 [N, 3, r_0, r_0] and [N, 3, r_L, r_L]. Errors: UsageError.
+    The latter two uint8 [N, 3, r_0, r_0] and [N, 3, r_L, r_L], N being --num_val_images or as many
+    as there are, which `say` is told. Errors: DataError.
     """
     home = args.data_path or data_home()
     train, val = train_val_sources(
@@ -57,15 +58,14 @@ def pictures(args: Namespace) -> tuple[Pyramid, Tensor, Tensor]:
     )
     res = [args.res[-1]] * 2 if args.unconditional else args.res
     trained = Pyramid(train, res, crop=args.crop, cache=args.cache)
-    return trained, *_evenly(Pyramid(val, res, crop=args.crop), args.num_val_images)
+    count = min(args.num_val_images, len(val))
+    if count < args.num_val_images:
+        say(f"--num_val_images {args.num_val_images}: {val.name} has {count}, all are taken")
+    return trained, *_evenly(Pyramid(val, res, crop=args.crop), count)
 
 
 def _evenly(pyramid: Pyramid, count: int) -> tuple[Tensor, Tensor]:
     """Inputs and last-level targets of `count` pictures, evenly spaced over the set."""
-    if count > len(pyramid):
-        raise UsageError(
-            f"--num_val_images {count}: {pyramid.source.name} has {len(pyramid)} images"
-        )
     items = [pyramid[i * len(pyramid) // count] for i in range(count)]
     return torch.stack([x for x, _ in items]), torch.stack([ys[-1] for _, ys in items])
 
@@ -101,6 +101,18 @@ def loss(args: Namespace, device: torch.device) -> Loss:
         args.lpips, args.lpips_path, alpha=args.alpha, weighting=args.lpips_weighting
     )
     return loss_fn.to(device).to(memory_format=layout(args))
+
+
+def described_distance(args: Namespace) -> str:
+    """What images are compared by, in a line."""
+    if args.lpips == "random":
+        return (
+            "images are compared by LPIPS on random VGG16 weights: its figures are called "
+            "lpips_random and compare with one another only (`python data/SetupDataset.py "
+            "fetch-weights` gets the pretrained ones)"
+        )
+    what = "LPIPS on pretrained VGG16 weights" if args.lpips == "pretrained" else "the pixel MSE"
+    return f"images are compared by {what}"
 
 
 def optimizer(args: Namespace, net: nn.Module) -> torch.optim.AdamW:

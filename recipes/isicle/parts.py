@@ -24,7 +24,7 @@ from data.views.stored import ViewCache, open_views
 from models import DCL, MultiPositive, NTXent, SimCLR
 from models.domain_norm import by_domain, convert_domain_bn, real_state
 from models.simclr import two_views
-from recipes.isicle.options import all_synthetic
+from recipes.isicle.options import OPTIONS, all_synthetic
 from recipes.simclr import parts as simclr
 from recipes.simclr.files import save_epoch
 from recipes.simclr.parts import Pictures
@@ -36,6 +36,23 @@ from storage.errors import UsageError
 from storage.pictures import Captions
 
 SHOWN = (8, 6)  # pictures and draws of a grid
+
+# ------------------------------------------------------------ what follows from the pictures
+
+
+def fit(args: Namespace) -> list[str]:
+    """As SimCLR's, and --joint from --joint_steps. Errors: DataError, UsageError."""
+    said = simclr.fit(args, OPTIONS)
+    if args.joint_steps:
+        per_epoch = max(1, len(simclr.trained_on(args)) // args.bs)
+        args.joint = min(args.epochs, -(-args.joint_steps // per_epoch))
+        phases = -(-args.epochs // args.joint)
+        said.append(
+            f"the generator is trained {phases} times, {args.imle_steps} steps before every "
+            f"{args.joint} epochs"
+        )
+    return said
+
 
 # ------------------------------------------------------------------------------ network and loss
 

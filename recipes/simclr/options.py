@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.sources import split_of
 from data.views.recipes import RECIPES, own_options
-from data.views.splits import get_ssl_data_augs
+from data.views.splits import own_view_size
 from models.optim import SEMANTICS
 from models.simclr import FORMER_HEADS, HEADS
 from recipes.command import read_options
@@ -41,6 +41,12 @@ PRESETS = {
         "data": "scenes", "num_images": 256, "crop_size": 8, "bs": 32, "epochs": 2, "n_ramp": 1,
         "eval": "cv", "folds": 3, "eval_iter": 1, "save_iter": 1, "probe_epochs": 2,
         "color_s": 0.5, "log_every": 2, "num_workers": 0, "wandb": "disabled", "gpus": [],
+    },
+    "cpu-small": {
+        "_help": "ResNet-18 on one's own pictures at up to 64 px, half an hour of two cores",
+        "crop_max": 64, "steps": 1500, "stem": "standard", "bs": 128, "opt": "adam", "lars": 0,
+        "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2, "probe_epochs": 0, "num_workers": 0,
+        "num_images": 20_000,
     },
     "cifar10-r18": {
         "_help": "ResNet-18 on CIFAR-10: 1000 epochs, google's optimizer and rates",
@@ -83,7 +89,10 @@ OPTIONS: Table = {
          EXECUTION, PROBE),
         ("--num_images", positive_int, None, "use so many of them alone, equally many of a class "
          "(default: all)", PROBE, USUAL),
-        ("--crop_size", positive_int, None, "side of a view (default: the data set's)", USUAL),
+        ("--crop_size", positive_int, None, "side of a view (default: the data set's; of others a "
+         "power of two that the pictures' shorter sides have)", USUAL),
+        ("--crop_max", positive_int, 128, "largest --crop_size that is taken from the pictures",
+         EXECUTION),
         ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)", USUAL),
         ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
          "--recipe has)"),
@@ -105,6 +114,9 @@ OPTIONS: Table = {
     ],
     "length": [
         ("--epochs", positive_int, 1000, "passes over the data", USUAL),
+        ("--steps", positive_int, None, "instead of --epochs: so many that it is about this number "
+         "of optimizer steps, whatever the number of pictures; where they are fewer than --bs, all "
+         "of them are a batch (default: --epochs)", EXECUTION),
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),
@@ -116,7 +128,8 @@ OPTIONS: Table = {
          "every class are held out; auto: val, where there is one of train's classes, else cv",
          PROBE, USUAL),
         ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN", EXECUTION, USUAL),
-        ("--folds", integer(2, 1000), 5, "folds of --eval cv", EXECUTION, PROBE),
+        ("--folds", integer(2, 1000), None, "folds of --eval cv (default: 5, or as many as the "
+         "smallest class has pictures)", EXECUTION, PROBE),
         ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same",
          PROBE),
         ("--probe", bool, True, "fit the probes at the end", EXECUTION, PROBE, USUAL),
@@ -130,6 +143,8 @@ OPTIONS: Table = {
     "output": [
         ("--snapshot_every", positive_int, 100, "epochs between files of the network", EXECUTION,
          USUAL, was("--save_iter")),
+        ("--save_pt", bool, False, "also N.pt and latest.pt, all of epoch N in one file, as the "
+         "original SimCLR code has it", EXECUTION),
         ("--export_features", bool, False, "at the end, write the features h of all pictures",
          EXECUTION, PROBE),
         ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "
@@ -191,13 +206,13 @@ def check(args: Namespace) -> None:
     args.color_s = color_s if args.color_s is None else args.color_s
     args.gaussian_blur = int(blur) if args.gaussian_blur is None else args.gaussian_blur
     Rules(args, OPTIONS).belongs("sigma", "--loss dclw", args.loss == "dclw")
-    try:
-        own = get_ssl_data_augs(args.data, crop_size=args.crop_size)
-        args.crop_size = own.train.size
+    args.crop_size = args.crop_size or own_view_size(args.data)
+    if args.crop_size is not None:  # otherwise the pictures say it: parts.fit
         args.picture_size = args.picture_size or args.crop_size
-        view_recipe(args)
-    except DataError as error:
-        raise ValueError(str(error)) from None
+        try:
+            view_recipe(args)
+        except DataError as error:
+            raise ValueError(str(error)) from None
     if args.bs % max(1, len(args.gpus or [])):
         raise ValueError(f"--bs {args.bs} cannot be shared by {len(args.gpus)} GPUs")
     if args.n_ramp > args.epochs:

@@ -38,6 +38,12 @@ PRESETS = {
         "val_samples": 64, "test_samples": 64, "viz_every": 0, "snapshot_every": 8,
         "save_every": 8, "log_every": 4, "wandb": "disabled",
     },
+    "cpu-small": {
+        "_help": "eight times the default's steps: under half an hour of one core",
+        "total_iter": 32768, "val_every": 2048, "val_samples": 4096, "test_samples": 16384,
+        "viz_every": 8192, "snapshot_every": 4096, "save_every": 2048, "log_every": 128,
+        "mandala": True,
+    },
 }  # fmt: skip
 TEST_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_samples": 64}}
 PLOT_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_samples": 256}}

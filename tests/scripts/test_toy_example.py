@@ -62,21 +62,19 @@ def test_flags_of_autoguided_and_defaults():
 @pytest.mark.parametrize(
     "words, says",
     [
-        ("--guidance", "--guide-path"),
+        ("--guidance", "--guide FILE"),
         ("--no-guidance --guide-path x", "give one"),
         ("--interpol", "--interpol"),
         ("--early --late --acid", "give one"),
         ("--early", "--early needs"),
-        ("--selection --early", "--guide-path"),
+        ("--selection --early", "--guide"),
         ("--acid --no-selection", "give one"),
         ("--selection --batch-size 4", "keeps no row"),
         ("--acid --filt 1", "--filt"),
         ("--dim 0", "--dim"),
         ("--cls C", "--cls"),
-        ("--device x", "--device"),
-        ("--device 1 --gpus 0", "give one"),
+        ("--device x", "--gpus"),
         ("--gpus 0 1", "one process"),
-        ("--outdir a --run-dir b", "give one"),
         ("--temperature 0", "--temperature"),
     ],
 )
@@ -329,9 +327,9 @@ def test_flags_of_test_and_plot_are_promises(capsys):
     for command, names in {
         "test": "net-path ema-path guide-path acid n-samples batch-size external mandala seed "
         "logging device",
-        "plot": "net gnet guidance save",
+        "plot": "net gnet guidance save n_samples",
     }.items():
-        with pytest.raises(SystemExit):
-            get_args([command, "--help"])
-        words = capsys.readouterr().out
-        assert all(f"--{name}" in words for name in names.split())
+        for name in names.split():
+            with pytest.raises(SystemExit):
+                get_args([command, f"--{name}="])
+            assert "unrecognized" not in capsys.readouterr().err, name

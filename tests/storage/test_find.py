@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from storage.errors import CheckpointError, UsageError
-from storage.find import ema_sibling, find_file, find_network, identity, newest_snapshot
+from storage.find import (
+    ema_sibling,
+    find_file,
+    find_network,
+    identity,
+    newest_epoch,
+    newest_snapshot,
+)
 from storage.snapshot import save_snapshot
 
 
@@ -188,3 +195,13 @@ def test_a_url_is_refused_in_any_case():
     for word in ("HTTPS://host/a.pkl", " s3://host/a.pkl"):
         with pytest.raises(UsageError, match="give the path of a.pkl"):
             find_network(word)
+
+
+def test_the_last_epoch_is_told_by_its_number(tmp_path):
+    folder = tmp_path / "snapshots"
+    assert newest_epoch(tmp_path) is None
+    folder.mkdir()
+    for name in ("2", "10", "9", "generator-latest", "network-000000099", "11x"):
+        (folder / f"{name}.safetensors").touch()
+    (folder / "99.pt").touch()
+    assert newest_epoch(tmp_path) == folder / "10.safetensors"
