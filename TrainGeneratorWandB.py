@@ -25,6 +25,7 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 from torch import nn
 
+from data.listing import listing_of
 from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, run_name
 from recipes.imle.step import imle_gradients
@@ -46,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
         # because a code belongs to the very input it was searched for.
         parts.check_ranks(args, run.world_size)
         trained, val_inputs, val_targets = parts.pictures(args, run.say)
+        run.trains_on(listing_of(trained.source))
         corruption, corrupted_by = parts.corruption(args)
 
         # Network; loss, of two images LPIPS + alpha MSE (--lpips none: MSE), of a batch the mean
@@ -98,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
                 run.log(**{"search loss": search.losses.sum(1).mean()})
                 run.log(**{"time/search_s": search.seconds})
 
-            # The loss of the outputs on all levels, --mini_bs rows at a time.
+            # The loss of the outputs on all levels, --bs_gpu rows at a time.
             batch_loss = imle_gradients(
                 run, forward, loss_fn, (cx, codes, ys), loader.last_ids, mini_bs=args.mini_bs
             )

@@ -29,6 +29,7 @@ import time
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
+from data.listing import listing_of
 from data.views.recipes import described, view_keys
 from recipes.isicle import parts
 from recipes.isicle.generator import Joint
@@ -54,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
             run.say(line)
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = simclr.pictures(args, run)
+        run.trains_on(listing_of(trained.source))
         figures.check(args, trained, run.say)
         steps_per_epoch = simclr.epoch_steps(args, trained, run.world_size)
         recipe = simclr.view_recipe(args)

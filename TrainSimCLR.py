@@ -21,6 +21,7 @@ from pathlib import Path
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
+from data.listing import listing_of
 from data.views.recipes import described, view_keys
 from evaluation.features import Pixels
 from models import SimCLR
@@ -52,6 +53,7 @@ def main(args: argparse.Namespace) -> None:
             run.say(line)
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = parts.pictures(args, run)
+        run.trains_on(listing_of(trained.source))
         figures.check(args, trained, run.say)
         steps_per_epoch = parts.epoch_steps(args, trained, run.world_size)
         recipe = parts.view_recipe(args)

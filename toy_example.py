@@ -47,7 +47,6 @@ from runtime.meters import Stopwatch
 from runtime.place import choose_device
 from runtime.run import Run
 from runtime.seeding import generator
-from storage.dirs import results_home
 from storage.textlog import TextLog
 
 
@@ -191,12 +190,17 @@ def test(args: Namespace) -> None:
 def plot(args: Namespace) -> None:
     """Draw ground truth, samples, the guide's samples and guided samples, and their mandalas."""
     device = choose_device(args.gpus)
-    net, guide = parts.load_net(args.net, device), parts.load_net(args.gnet, device)
-    net = parts.untrained(args.seed, device) if net is None else net
-    path = validation.picture_file(args.save or results_home() / "toy_example" / "tree.png")
+    found, guide = parts.load(args.net, device), parts.load(args.gnet, device)
+    net = parts.untrained(args.seed, device) if found is None else found.net
+    note = parts.note_of_picture(args, found, guide)
+    path = validation.picture_file(args, note["settings"])
+    if validation.there_already(path, note, overwrite=args.overwrite):
+        print(f"done already: 1 picture, {path}")
+        return
     tree = toy.tree(args.cls).to(device)
     random = generator(device, "picture", args.seed)
-    validation.network_picture(tree, net, guide, args.guidance, path, args.n_samples, random)
+    weak = None if guide is None else guide.net
+    validation.network_picture(tree, net, weak, args.guidance, path, args.n_samples, random, note)
     print(f"picture: {path}")
 
 

@@ -36,6 +36,7 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 from torch import Tensor, nn
 
+from data.listing import listing_of
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 from recipes.edm2 import parts, validation
@@ -77,6 +78,7 @@ def main(args: Namespace) -> None:
         share, at_once = parts.shares(args, run.world_size)
         mini = mini_batch(args, run.world_size)  # the images that a selecting step trains on
         torch.backends.cudnn.benchmark = args.bench and not args.deterministic
+        run.trains_on(listing_of(images.source))
         sampler, loader = parts.loader(args, run, images)
 
         # Network, loss, optimizer, EMAs.

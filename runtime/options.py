@@ -279,6 +279,8 @@ def run_table(*, save_every: int = 500) -> Table:
             ("--save_every", positive_int, save_every, "steps between checkpoints", USUAL),
             ("--save_minutes", nonnegative_float, 10.0, "a checkpoint also after so many minutes "
              "without one; 0: never by time"),
+            ("--keep", nonnegative_int, 1, "newest checkpoints to keep (while a run goes on at "
+             "least two), and in TrainSimCLR and TrainISICLE networks of epochs; 0: all"),
             ("--log_every", positive_int, 10, "steps between lines in metrics.jsonl"),
             ("--wandb", WANDB, "online", "Weights & Biases; online goes offline without a "
              "key or a network; 1 is online, 0 is disabled", USUAL),

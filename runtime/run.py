@@ -36,6 +36,7 @@ from runtime.resume import Resume, tell_lost
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
+from storage.listing import Listing
 from storage.pictures import Captions
 from storage.snapshot import save_snapshot
 
@@ -53,7 +54,8 @@ class Run:
     directory; a hash of the flags that shape data, model and loss is appended.
     shaping_exclude: flags of the script that only say where or how fast it runs.
     display_name: what W&B shows (default: the directory's name).
-    milestone_every: steps between checkpoints that are never pruned; `--resume N` means number N.
+    milestone_every: steps between checkpoints that stay, while they are small enough to
+    (`checkpoint.prune`); `--resume N` means number N.
     scale_loss: dynamic loss scaling in fp16; without it, see `step(force_finite=True)`.
 
     Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen;
@@ -83,6 +85,7 @@ class Run:
         self.scale_loss = scale_loss
         self.exclude = frozenset(shaping_exclude)
         self.flags = rundir.shaping(args, self.exclude)
+        self.typed_as: dict[str, str] = getattr(args, "typed_as", {})  # where an option was renamed
         self.config_hash = rundir.config_hash(script, self.flags)
         self.completed = 0
         self.nimg = 0
@@ -125,7 +128,7 @@ class Run:
             self.resume = Resume(args.resume, asked, self.milestone_every)
             self.dir = distributed.from_main(self._open_dir)
             self.checkpoints = self.dir / "checkpoints"
-            self._saver = saving.Saver(self.checkpoints, self.say)
+            self._saver = saving.Saver(self.checkpoints, self.say, keep=self.args.keep)
             self._logs.describe(
                 self.dir,
                 args.wandb,
@@ -148,13 +151,12 @@ class Run:
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
         self._logs.keep = self._lock.log
-        correctable = self._lock.admit(self.script, self.flags, self.exclude)
+        correctable = self._lock.admit(self.script, self.flags, self.exclude, self.typed_as)
         checkpoint.sweep(path / "checkpoints", self.say)
         self.say(f"run directory {path}")
         if self.resume.run_dir is None:
             for other in rundir.siblings(path, self.name):
                 self.say(f"another run of this name with other options is there: {other}")
-        origin = provenance.collect(path)
         record = {
             "script": self.script,
             "name": self.name,
@@ -162,18 +164,8 @@ class Run:
             "args": rundir.plain(vars(self.args)),
             "shaping": self.flags,
         }
-        if correctable:
-            self._lock.write_args(record | {"provenance": origin})
-        self._provenance = {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
-        newest = checkpoint.steps_of(path / "checkpoints")[-1:]
         self._reached = self._lock.reached()
-        self._lock.add_launch(
-            {"time": rundir.timestamp(), "from_step": newest[0] if newest else 0, "job": job}
-            | {"world_size": self.world_size, "args": record["args"], "provenance": origin}
-        )
-        status = self._lock.read_status()
-        if status.get("state") != "finished":
-            self._lock.write_status("running", step=self.completed, nimg=self.nimg)
+        self._provenance = self._lock.begin(record, correctable, job, self.world_size)
         return path
 
     def __exit__(
@@ -273,7 +265,7 @@ class Run:
 
         Each object needs `state_dict` and `load_state_dict`, and the names must be those of the
         checkpoint: one missing or extra is a CheckpointError.  Every rank loads the same file.
-        Returns the number of completed steps, 0 for a fresh run.
+        Returns the number of completed steps, 0 for a fresh run.  DataError: see `trains_on`.
         """
         self._saver.objects = saving.accept(objects)
         path = distributed.from_main(lambda: self.resume.choose(self.checkpoints, self.say))
@@ -281,16 +273,24 @@ class Run:
             saving.check(self._saver.objects)  # fail now, not at the first save
         else:
             self._load(path)
+        if self.is_main:
+            self.resume.note_data(self.dir, self.say, fresh=path is None)
         if self.resume.lineage == "auto" and self._reached > self.completed:
             self.say(tell_lost(self._reached, self.completed, self.args))
         return self.completed
+
+    def trains_on(self, data: Listing | None) -> None:
+        """Have `restore` refuse to go on with other pictures (DataError); None: never others."""
+        self.resume.data = data
 
     def _load(self, path: Path) -> None:
         def admit(meta: dict[str, Any]) -> None:
             script = meta["script"]
             if script != self.script:
                 raise CheckpointError(f"{path} was written by {script}, not by {self.script}")
-            rundir.refuse_changes(meta["shaping"], self.flags, str(path), self.exclude)
+            rundir.refuse_changes(
+                meta["shaping"], self.flags, str(path), self.exclude, self.typed_as
+            )
 
         loaded = self._saver.load(path, admit)
         meta, own = loaded.meta, loaded.state
@@ -392,6 +392,7 @@ class Run:
             self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
             return
         self._logs.begin(self.name, self.completed, whole, cycle or self.milestone_every or 1)
+        self._status("running", None)
         self._save_timer.restart()
         self._raise_if_preempted()
         while self.completed < end:
@@ -409,6 +410,8 @@ class Run:
             self._logs.advance(whole)
             self._after_turn(last=self.completed >= end)
         self.finished = self.completed >= whole
+        if self.finished:
+            self._saver.finish()
 
     def _after_turn(self, last: bool) -> None:
         every = self.milestone_every
@@ -424,22 +427,18 @@ class Run:
             if milestone:
                 self._logs.draw_curves()
         # After the save, so that a signal during it needs no further step.
-        while not last and (asked := self._asked()):
-            if asked == _SAVE:
-                self._save()
-                continue
-            if self._saver.saved_step != self.completed:
-                self._try_save()
-            raise Preempted(f"preempted after step {self.completed}")
+        while not last and (wanted := self._agree()):
+            if wanted == _STOP:
+                if self._saver.saved_step != self.completed:
+                    self._try_save()
+                raise Preempted(f"preempted after step {self.completed}")
+            self._save()
 
-    def _asked(self) -> int:
-        """What ranks want, in one reduction: _STOP by a signal, _SAVE by the main one's clock."""
-        if self._flag.is_set:
-            wanted = _STOP
-        else:
-            unsaved = self._saver.saved_step != self.completed and self._updater.streak == 0
-            wanted = _SAVE * (self.is_main and unsaved and self._save_timer.due())
-        return distributed.all_reduce_max(wanted)
+    def _agree(self) -> int:
+        """What all ranks do: _STOP by anybody's signal, _SAVE by the main one's clock."""
+        unsaved = self._saver.saved_step != self.completed and self._updater.streak == 0
+        overdue = self.is_main and unsaved and self._save_timer.due()
+        return distributed.all_reduce_max(_STOP if self._flag.is_set else _SAVE * overdue)
 
     def backward(self, loss: torch.Tensor, ids: Ids = None, last: bool = True) -> None:
         """Backpropagate the scalar `loss`; several calls before `step` accumulate.

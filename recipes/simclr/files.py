@@ -16,9 +16,10 @@ from recipes.simclr import parts
 from runtime import rundir
 from runtime.run import Run
 from storage.errors import CheckpointError, first_line
-from storage.files import read_lines, write_link
+from storage.files import read_lines, remove, write_link
+from storage.find import newest_epoch
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import load_snapshot
+from storage.snapshot import SnapshotFile, load_snapshot
 from storage.torchfile import load_torch, reading, write_torch
 
 FORMAT = "imle-lab-simclr-1"
@@ -27,15 +28,15 @@ FORMAT = "imle-lab-simclr-1"
 def save_epoch(
     run: Run, net: SimCLR, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int
 ) -> None:
-    """Write <epoch>.pt and latest.pt beside the run's other files, and snapshots/<epoch>.
+    """Write snapshots/<epoch>; with --save_pt also <epoch>.pt and latest.pt in the run's folder.
 
     epoch: of the last epoch run, from 0. The .pt is for `load_`: state dicts and plain values only.
-    A full disk is said and training goes on. All ranks call it.
+    Of earlier epochs --keep - 1 stay. A full disk is said and training goes on. All ranks call it.
     """
     config = {"net": net.config, "recipe": recipe._asdict(), "epoch": epoch}
     config["picture_size"] = run.args.picture_size
     run.snapshot(f"{epoch}", net, "simclr", config)
-    if run.is_main:
+    if run.is_main and run.args.save_pt:
         value = {
             "format": FORMAT,
             "model": net.state_dict(),
@@ -51,6 +52,25 @@ def save_epoch(
             write_link(run.dir / "latest.pt", path.name)
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
             run.say(f"{path} not written: {first_line(error)}")
+    if run.is_main and run.args.keep:
+        _forget(run, epoch)
+
+
+def _forget(run: Run, epoch: int) -> None:
+    """Remove the files of epochs before `epoch`, but of the last --keep - 1.
+
+    Those of versions that kept all, which their provenance tells, are left alone.
+    """
+    found = (run.dir / "snapshots").glob("*.safetensors")
+    numbers = sorted(int(file.stem) for file in found if file.stem.isdecimal())
+    earlier = [n for n in numbers if n < epoch]
+    for n in earlier[: max(0, len(earlier) + 1 - run.args.keep)]:
+        file = run.dir / "snapshots" / f"{n}.safetensors"
+        with contextlib.suppress(CheckpointError):
+            if "keep" in SnapshotFile(file).provenance.get("args", {}):
+                remove(file)
+                if run.args.save_pt:
+                    remove(run.dir / f"{n}.pt")
 
 
 Loaded = tuple[SimCLR, "torch.optim.Optimizer | None", int, argparse.Namespace, dict[str, Any]]
@@ -102,11 +122,12 @@ def _load_original(found: dict[str, Any]) -> Loaded:
 
 
 def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
-    """The network of a snapshot, an <epoch>.pt or a run's folder (its latest.pt), the recipe of its
-    training and the side of its pictures, if the file says so (the original's do not).
+    """The network of a snapshot, an <epoch>.pt or a run's folder (its last epoch), the recipe of
+    its training and the side of its pictures, if the file says so (the original's do not).
     """
     path = Path(path)
-    path = path / "latest.pt" if path.is_dir() else path
+    if path.is_dir():
+        path = newest_epoch(path) or path / "latest.pt"
     if path.suffix != ".safetensors":
         net, _, _, args, _ = load_(path)
         with reading(path):

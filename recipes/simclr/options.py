@@ -115,8 +115,8 @@ OPTIONS: Table = {
     "length": [
         ("--epochs", positive_int, 1000, "passes over the data", USUAL),
         ("--steps", positive_int, None, "instead of --epochs: so many that it is about this number "
-         "of optimizer steps, whatever the number of pictures; where they are fewer than --bs, all "
-         "of them are a batch (default: --epochs)", EXECUTION),
+         "of optimizer steps, whatever the number of pictures; where they are fewer than --bs, that "
+         "becomes a smaller power of two (default: --epochs)", EXECUTION),
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),
@@ -143,6 +143,8 @@ OPTIONS: Table = {
     "output": [
         ("--snapshot_every", positive_int, 100, "epochs between files of the network", EXECUTION,
          USUAL, was("--save_iter")),
+        ("--save_pt", bool, False, "also N.pt and latest.pt, all of epoch N in one file, as the "
+         "original SimCLR code has it", EXECUTION),
         ("--export_features", bool, False, "at the end, write the features h of all pictures",
          EXECUTION, PROBE),
         ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "

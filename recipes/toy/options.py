@@ -129,8 +129,9 @@ PLOT_OPTIONS: Table = {
         ("--guidance", finite_float, 3.0, "guidance weight"),
         _CLASS,
         ("--samples", positive_int, 4096, "samples in a panel", was("--n_samples")),
-        ("--save", file_path, None, "PNG to write (default: tree.png in the results of this "
-         "script)"),
+        ("--save", file_path, None, "PNG to write (default: one for each setting in the "
+         "results of this script)"),
+        ("--overwrite", bool, False, "draw it anew, also where this script drew something else"),
         ("--seed", nonnegative_int, 0, "of samples and noise"),
         _GPUS,
     ],

@@ -105,7 +105,7 @@ def test_the_first_steps_on_ones_own_pictures(name, make, tmp_path, capsys):
         assert told in said
     if name in ("TrainSimCLR", "TrainISICLE"):
         assert "views of 16 px: the pictures of photos" in said and "24 px (the median)" in said
-        assert "batches of 12 instead of 128" in said and "2 steps: 2 epochs of 1" in said
+        assert "batches of 8 instead of 128" in said and "2 steps: 2 epochs of 1" in said
         assert ("has no classes: no kNN" in said) == (make is flat)
         assert bool(metrics(tmp_path / "run", "acc_val")) == (make is not flat)
 
@@ -207,10 +207,10 @@ def test_steps_are_as_many_whatever_the_number_of_pictures(tmp_path):
     assert (args.bs, args.epochs, args.eval_iter, args.save_iter) == (8, 4, 1, 4)
     assert said == "batches of 8, 8 steps: 4 epochs of 2"
     args, (_, said) = fitted(data, "--steps", "100", "--bs", "32")
-    assert (args.bs, args.epochs, args.eval_iter) == (20, 100, 20)
-    assert said.startswith("batches of 20 instead of 32, since a has 20 pictures")
+    assert (args.bs, args.epochs, args.eval_iter) == (16, 100, 20)
+    assert said.startswith("batches of 16 instead of 32, since a has 20 pictures")
     args, _ = fitted(data, "--steps", "100", "--bs", "20", "--num_images", "10", "--eval_iter", "3")
-    assert (args.bs, args.epochs, args.eval_iter) == (10, 100, 3)
+    assert (args.bs, args.epochs, args.eval_iter) == (8, 100, 3)
     args, _ = fitted(data, "--steps", "100", "--bs", "8", "--epochs", "12")
     assert (args.epochs, args.eval_iter) == (12, 10)
     with pytest.raises(UsageError, match="has 1 picture: .* at least two"):
