@@ -5,7 +5,7 @@ import re
 import pytest
 
 from diffusion.generate import Item
-from recipes.generate.folders import captions_of
+from recipes.generate.folders import captions_of, levels_of
 from recipes.generate.options import (
     ANY,
     EDM2,
@@ -112,6 +112,12 @@ def test_every_option_of_a_kind_is_refused_by_the_other():
     for words in (["--samples", "3"], ["--steps", "3"]):
         with pytest.raises(UsageError, match=f"{words[0]} 3: no use .* edm2-toy"):
             check_unused(get_args(None, ["--net", "x", *words]), "edm2-toy")
+
+
+def test_a_trajectory_names_its_noise_levels():
+    words = levels_of(get_args(None, ["--net", "x", "--steps", "3", "--sigma_max", "50"]))
+    assert [word.split()[0] for word in words.each] == ["sigma"] * 3
+    assert words.each[0] == "sigma 50" and words.each[-1] == "sigma 0.002"
 
 
 def test_a_grid_names_seeds_and_classes():
