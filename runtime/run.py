@@ -537,11 +537,13 @@ class Run:
             name, images, ncol, stamp=self._stamp, completed=self.completed, captions=captions
         )
 
-    def curve(self) -> Path:
-        """Draw curves.png from metrics.jsonl; also done at milestones and at the end."""
-        self._logs.tracker(self.completed)
-        self._logs.draw_curves()
-        return self.dir / "curves.png"
+    def picture(self, name: str, draw: Callable[[Path], Any]) -> Any:
+        """`draw(path)` a PNG, `samples/{name}.png`, for W&B too; returns what that returns.
+
+        None on other ranks than 0, and where it fails, which is said and ends nothing.
+        """
+        path = self.dir / "samples" / f"{name}.png"
+        return self._logs.picture(path, draw, stamp=self._stamp, completed=self.completed)
 
     def provenance(self) -> dict[str, Any]:
         """Where weights of this moment come from: command, commit, host, flags, step."""

@@ -29,8 +29,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from runtime.curves import draw_curves
 from storage.errors import first_line
-from storage.files import write_text, writing
+from storage.files import write_text
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
@@ -151,15 +152,13 @@ class Tracker:
         self._send(send)
 
     def curves(self) -> Path:
-        """Draw every figure of metrics.jsonl over steps into DIR/curves.png; returns its path.
+        """Draw metrics.jsonl over steps into DIR/curves.png (`runtime.curves`); returns its path.
 
-        A figure whose values are all positive and span more than two decades gets a log scale.
-        Without figures no file is written.
+        Where there is nothing to draw yet, no file is written.
         """
         path = self.dir / "curves.png"
         series = read_series(self.metrics) if self._main else {}
-        if series:
-            _draw(series, path)
+        if draw_curves(series, path):
             self.image("curves", path, max(steps[-1] for steps, _ in series.values()))
         return path
 
@@ -398,36 +397,3 @@ def read_series(metrics: str | Path) -> dict[str, tuple[list[int], list[float]]]
                 steps.append(record["step"])
                 values.append(value)
     return series
-
-
-def _draw(series: Mapping[str, tuple[list[int], list[float]]], path: Path) -> None:
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = sorted(series)
-    ncol = min(len(names), max(2, math.ceil(math.sqrt(len(names)))), 6)
-    nrow = -(-len(names) // ncol)
-    # Figure and canvas directly, not pyplot: that keeps global state and wants a display.
-    figure = Figure(figsize=(3.6 * ncol, 2.5 * nrow), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, name in enumerate(names):
-        steps, values = (np.asarray(v, dtype=float) for v in series[name])
-        axes = figure.add_subplot(nrow, ncol, i + 1)
-        many = len(values) > 100
-        few = len(values) < 3
-        style: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.35 if many else 1.0, "color": "C0"}
-        axes.plot(steps, values, marker="o" if few else None, markersize=3, **style)
-        if many:  # the trend: mean of windows of about a fiftieth
-            width = max(2, len(values) // 50)
-            whole = len(values) // width * width
-            trend = values[:whole].reshape(-1, width).mean(1)
-            axes.plot(steps[:whole].reshape(-1, width).mean(1), trend, linewidth=1.4, color="C0")
-        if values.min() > 0 and values.max() / values.min() > 100:
-            axes.set_yscale("log")
-        axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.locator_params(axis="x", nbins=5)
-    with writing(path, durable=False) as file:  # drawn again at the next occasion
-        figure.savefig(file, format="png", dpi=100)
