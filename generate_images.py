@@ -160,7 +160,8 @@ def draw(
 def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIMLE) -> None:
     """`samples` images for each input; those of an unconditional network are rows of the grid."""
     how: dict[str, Any] = {"seed": args.seed, "first": args.first, "batch": args.batch}
-    inputs = parts.inputs(args, net, say) if isinstance(net, ConditionalIMLE) else None
+    folder = folders.asked_outdir(args, say)
+    inputs = parts.inputs(args, net, folder, say) if isinstance(net, ConditionalIMLE) else None
     rows = inputs.names if inputs else [f"row{i:04d}" for i in range(args.num_images)]
     ids = inputs.ids if inputs else torch.arange(len(rows))
     shown = range(min(len(rows), folders.ROWS))
@@ -169,7 +170,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     numbers = range(args.first, args.first + args.samples)
     names = {i: [f"{where}{rows[i]}_{k}.png" for k in numbers] for i in drawn}
     settings = folders.imle_settings(args, net, inputs)
-    folder = folders.asked_outdir(args, say) or folders.imle_outdir(args, net.file, settings)
+    folder = folder or folders.imle_outdir(args, net.file, settings)
     filling = folders.Filling(
         args, net, folder, settings, [name for row in names.values() for name in row],
         shown=[name for i in shown for name in names[i]],
@@ -180,7 +181,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
         return
     todo = [i for i in drawn if filling.lacks(names[i])]
     mine = todo[distributed.rank() :: distributed.world_size()]
-    with Progress(len(mine), desc=folder.name, unit="row") as bar:
+    with Progress(len(mine), desc=folder.name, unit="input") as bar:
         for i in mine:
             own = {"inputs": inputs.x[i : i + 1]} if inputs else {}
             images = net.draw(args.samples, ids=ids[i : i + 1], **how | own)

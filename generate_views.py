@@ -24,7 +24,7 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 
 from data.registry import open_source
-from data.sources import Subset, evenly
+from data.sources import Subset, check_outside, evenly
 from data.uint8_cache import UInt8Cache
 from data.views.generated import Acceptance, FilteredViews, Sampler
 from data.views.naming import root_ids, root_of
@@ -60,6 +60,7 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
     sampler, settings = parts.sampler(args, args.net, args.size, device, distributed.say)
     settings |= parts.data_settings(args, whole, source)
     out = parts.folder(args, whole.name, settings, distributed.say)
+    check_outside(whole, out, "--outdir")
     with contextlib.ExitStack() as stack:
         writer = None
         if distributed.is_main():

@@ -45,7 +45,7 @@ def main(args: Namespace) -> None:
     # The smoke preset: averages of a made-up run, and how far they are off those tracked directly.
     with tempfile.TemporaryDirectory(prefix="imle-lab-phema-") as folder:
         direct = make_inputs(Path(folder), args.outstd)
-        outdir = asked or results_home() / "reconstruct_phema"
+        outdir = asked or results_home() / "reconstruct_phema" / "smoke"
         paths = make_averages(args, Path(folder), outdir)
     for std, path in paths.items():
         found = dict(SnapshotFile(path).tensors())

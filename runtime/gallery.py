@@ -78,6 +78,7 @@ class Gallery:
         # with, but never removed.
         self._older = self.known and (older or not listed)
         self._goes: set[str] = set()
+        self._before = before
         if old is not None and not self.known:
             if not isinstance(before, dict):
                 raise UsageError(
@@ -145,6 +146,8 @@ class Gallery:
             # The old facts stand until all is gone, so that a kill in between leaves a folder that
             # is known, of the old settings.
             _remove(self.folder, self._goes)
+            gone = {"settings": settings_digest(self._before or {}), "gone": True}
+            append_line(self.folder / FILES, json.dumps(gone))
         distributed.barrier()
         self._new[0].extend(n for n in names if n not in self._listed)
         return set() if self.overwrite else there
@@ -238,6 +241,8 @@ def _read_files(folder: Path, settings: Any) -> tuple[set[str], dict[str, str], 
     of = settings_digest(settings)
     for line in read_lines(folder / FILES):
         if line.get("settings") == of:
+            if line.get("gone"):
+                names, sheets, older = set(), {}, False
             names.update(name for name in line.get("files", ()) if _is_below(name))
             sheets.update(line.get("sheets", {}))
             older = older or bool(line.get("older"))

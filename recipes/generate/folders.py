@@ -27,6 +27,7 @@ from runtime.rundir import folder_name
 from storage.dirs import output_folder, results_home
 from storage.errors import UsageError
 from storage.files import read_object, write_text
+from storage.find import run_of
 from storage.pictures import Captions
 
 GRID = 100  # images in grid.png, at most
@@ -202,10 +203,11 @@ def asked_outdir(args: Namespace, say: Callable[[str], object] = print) -> Path 
 
 
 def imle_outdir(args: Namespace, file: Path | None, settings: Mapping[str, Any]) -> Path:
-    """RESULTS/generate_images/NAME-DATA-HASH, the same for the same settings and as many images."""
-    words = [settings, args.num_images, args.samples]
-    key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
-    stem = "-".join([_name(args, file), *([settings["data"]] if "data" in settings else [])])
+    """RESULTS/generate_images/RUN-DATA-HASH, the same for the same settings and as many images."""
+    shaping = [settings, args.num_images, args.samples]
+    key = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:8]
+    run, _ = run_of(file.parent) if file else (None, None)  # its files have the same names
+    stem = "-".join(filter(None, [run.name if run else _name(args, file), settings.get("data")]))
     return results_home() / "generate_images" / folder_name(stem, key)
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from data.pyramids import Pyramid
-from data.registry import open_source
-from data.sources import has_native, is_drawn
+from data.registry import find, open_source
+from data.sources import check_outside, has_native, is_drawn
 from data.views.naming import set_name
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
@@ -102,12 +102,26 @@ class Inputs(NamedTuple):
         return sha.hexdigest()
 
 
-def inputs(args: Namespace, net: ConditionalIMLE, say: Callable[[str], object] = print) -> Inputs:
-    """Pictures evenly spaced over the data, those left out that cannot be read. Errors: UsageError,
-    DataError."""
+def inputs(
+    args: Namespace,
+    net: ConditionalIMLE,
+    outdir: Path | None = None,
+    say: Callable[[str], object] = print,
+) -> Inputs:
+    """Pictures evenly spaced over the data, those left out that cannot be read.
+
+    outdir: where results go, which must not be among the pictures. Errors: UsageError, DataError.
+    """
     if args.data is None:
         raise UsageError("--data is missing: this network needs input images")
-    source = open_source(args.data, Path(args.data_path or data_home()), split="val")
+    home = Path(args.data_path or data_home())
+    splits = find(str(args.data), home).splits or ()
+    split = next((name for name in ("val", "test", "train") if name in splits), "val")
+    if splits and split != "val":
+        say(f"{args.data} has no split val: taking {split}")
+    source = open_source(args.data, home, split=split)
+    if outdir is not None:
+        check_outside(source, outdir, "--outdir")
     sizes = [net.input_size, net.resolution]
     pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=len(source))
     count = min(args.num_images, len(source))

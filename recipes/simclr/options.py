@@ -44,9 +44,9 @@ PRESETS = {
     },
     "cpu-small": {
         "_help": "ResNet-18 on one's own pictures at up to 64 px, half an hour of two cores",
-        "crop_max": 64, "steps": 1500, "stem": "standard", "bs": 128, "opt": "adam", "lars": 0,
-        "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2, "probe_epochs": 0, "num_workers": 0,
-        "num_images": 20_000,
+        "data": "scenes", "num_images": 20_000, "crop_max": 64, "steps": 1500, "stem": "standard",
+        "bs": 128, "opt": "adam", "lars": 0, "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2,
+        "probe_epochs": 0, "num_workers": 0,
     },
     "cifar10-r18": {
         "_help": "ResNet-18 on CIFAR-10: 1000 epochs, google's optimizer and rates",
@@ -115,9 +115,9 @@ OPTIONS: Table = {
     ],
     "length": [
         ("--epochs", positive_int, 1000, "passes over the data", LENGTH, USUAL),
-        ("--steps", positive_int, None, "instead of --epochs: so many that it is about this number "
-         "of optimizer steps, whatever the number of pictures; where they are fewer than --bs, all "
-         "of them are a batch (default: --epochs)", EXECUTION),
+        ("--steps", positive_int, None, "instead of --epochs: so many that it is about this "
+         "number of optimizer steps, whatever the number of pictures; where they are fewer than "
+         "--bs, that becomes a smaller power of two (default: --epochs)", EXECUTION),
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),

@@ -51,8 +51,9 @@ LEAST_SIDE = 8  # of views whose size is taken from the pictures
 def fit(args: Namespace, table: Table) -> list[str]:
     """Fill in what is not given and follows from the pictures; lines that say what came out.
 
-    The side of views, of a data set that the registry does not know. With --steps the batch, if
-    there are fewer pictures; --epochs, --eval_iter and --snapshot_every where they are not given.
+    The side of views, of a data set that the registry does not know. With --steps the batch, a
+    power of two, if there are fewer pictures; --epochs, --eval_iter and --snapshot_every where
+    they are not given.
     It shapes the run, and so comes before it; a run that is gone on with finds the same.
     table: the options' rows. Errors: DataError, UsageError.
     """
@@ -94,7 +95,10 @@ def _fit_length(args: Namespace, source: Source, rules: Rules) -> str:
             f"{source.name} has {count} {word}: an encoder that is to tell pictures apart needs at "
             f"least two{' a process' if ranks > 1 else ''}, and learns from hundreds"
         )
-    asked, args.bs = args.bs, min(args.bs, count - count % ranks)
+    asked = args.bs
+    if count < asked:
+        args.bs = 1 << (count.bit_length() - 1)  # so that some pictures more make no other run
+        args.bs -= args.bs % ranks
     said = f"batches of {args.bs}"
     if args.bs < asked:
         said += f" instead of {asked}, since {source.name} has {count} pictures"

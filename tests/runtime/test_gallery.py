@@ -94,6 +94,15 @@ def test_a_list_with_paths_elsewhere_removes_nothing_there(tmp_path):
     assert (tmp_path / "mine.png").exists() and (tmp_path / "a" / NAMES[0]).exists()
 
 
+def test_what_is_gone_is_listed_no_more(tmp_path):
+    for value in (1, 2, 1):
+        fill(tmp_path, {"w": value}, [f"00000{value}.png"], overwrite=True)
+    fill(tmp_path, {"w": 2}, ["000003.png"], overwrite=True)
+    save_png(tmp_path / "000002.png", image(9))  # of one's own, where a picture of w 2 has been
+    with pytest.raises(UsageError, match="000002.png that this command did not write"):
+        fill(tmp_path, {"w": 2}, ["000002.png"])
+
+
 def test_two_processes_list_their_files_together(tmp_path):
     one, two = (Gallery(tmp_path, {"w": 1}) for _ in range(2))
     for gallery, name in ((one, "000001.png"), (two, "000002.png")):

@@ -107,7 +107,7 @@ def test_a_folder_for_each_setting_by_default(snapshot, photos, tmp_path, monkey
     assert capsys.readouterr().out.count("done already: ") == 4
     folders = list((tmp_path / "results" / "generate_images").iterdir())
     assert len(folders) == 4
-    assert all(f.name.startswith("network-latest-photos-") for f in folders)
+    assert all(f.name.startswith("run-photos-") for f in folders)
     assert all((f / "grid.png").is_file() for f in folders)
 
 
@@ -322,6 +322,24 @@ def test_the_target_is_shown_where_it_is_known(snapshot, photos, tmp_path):
     small = sample(snapshot, tmp_path / "small", "--data", tmp_path / "000.png")
     # It is smaller than what the network makes of it.
     assert first_sample(small) == (top, left - 132)
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_results_do_not_become_a_part_of_the_data(snapshot, photos, below):
+    data = photos / "a" / "photos"
+    before = content(data)
+    with pytest.raises(DataError, match="--outdir .* lies in the data set .*: choose a folder"):
+        sample(snapshot, data / below, "--data", data)
+    assert content(data) == before
+    picture = data / "000.png"
+    out = sample(snapshot, photos / "a" / "photos" / "out", "--data", picture)  # of one, it may
+    assert len(images(out)) == 2
+
+
+def test_a_set_without_a_val_split(snapshot, photos, tmp_path, capsys):
+    (photos / "a" / "photos").rename(photos / "a" / "train")
+    sample(snapshot, tmp_path / "out", "--data", photos / "a")
+    assert f"{photos / 'a'} has no split val: taking train" in capsys.readouterr().out
 
 
 def test_a_run_s_folder_for_imle(snapshot, tmp_path, capsys):

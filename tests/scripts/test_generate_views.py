@@ -361,6 +361,13 @@ def test_an_interrupted_overwriting_is_taken_up(file, photos, tmp_path, format, 
     assert 3 < number < 19
 
 
+def test_views_do_not_become_a_part_of_the_data(file, photos):
+    data = photos / "a" / "photos"
+    with pytest.raises(DataError, match="--outdir .* lies in the data set"):
+        generate(file, data / "views", "--data", data)
+    assert not (data / "views").exists()
+
+
 def test_views_of_a_single_picture(file, photos, tmp_path):
     picture = photos / "a" / "photos" / "001.png"
     generate(file, tmp_path / "out", "--data", picture)

@@ -374,6 +374,9 @@ def test_command_line_errors(words, says, capsys):
 
 def test_smoke(tmp_path, capsys):
     reconstruct("--preset", "smoke", "--outdir", tmp_path)
+    reconstruct("--preset", "smoke", "--outdir", tmp_path)  # the same run each time
+    assert "done already: 4 averages" in capsys.readouterr().out
+    reconstruct("--preset", "smoke", "--outdir", tmp_path, "--overwrite")
     said = [line for line in capsys.readouterr().out.splitlines() if "tracked directly" in line]
     errors = [float(line.split(" by ")[1].split()[0]) for line in said]
     assert len(errors) == 4 and errors[0] == 0 and max(errors) < 1e-3
