@@ -29,8 +29,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from runtime.event_files import EventFiles
 from storage.errors import first_line
-from storage.files import write_text, writing
+from storage.files import read_lines, write_text, writing
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
@@ -44,7 +45,8 @@ class Tracker:
 
     `mode`: "online" | "offline" | "disabled" (WANDB_MODE can only lower it). `config`: the options,
     shown by W&B. `wandb_id`: the id from a checkpoint, used if the directory has none of its own.
-    `resume_step`: figures of later steps are forgotten. Does nothing where `is_main` is False.
+    `resume_step`: figures of later steps are forgotten. `tensorboard`: write event files too.
+    Does nothing where `is_main` is False.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Tracker:
         is_main: bool = True,
         wandb_id: str | None = None,
         resume_step: int | None = None,
+        tensorboard: bool = False,
     ) -> None:
         if mode not in ("online", "offline", "disabled"):
             raise ValueError(f"wandb mode {mode!r} is not online, offline or disabled")
@@ -65,11 +68,14 @@ class Tracker:
         self.metrics = self.dir / "metrics.jsonl"
         self.id = wandb_id
         self._run: Any = None
+        self._events: EventFiles | None = None
         self._main = is_main
         if not is_main:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
         self.rewind(math.inf if resume_step is None else resume_step)
+        if tensorboard:
+            self._events = EventFiles(self.dir, resume_step or 0, read_lines(self.metrics))
         lowered = os.environ.get("WANDB_MODE", "")
         rank = ("disabled", "offline", "online")
         if lowered in rank and rank.index(lowered) < rank.index(mode):
@@ -116,6 +122,8 @@ class Tracker:
         try:
             self._write(json.dumps(record, allow_nan=False), over_last=same)
             self._last = record
+            if self._events is not None:
+                self._events.scalars(record)
         except OSError as error:
             print(f"metrics.jsonl: step {step} not written: {error.strerror}", file=sys.stderr)
         finite = {k: v for k, v in plain.items() if v is not None}
@@ -138,7 +146,9 @@ class Tracker:
         self._offset = start
 
     def image(self, name: str, image: Any, step: int, caption: str | None = None) -> None:
-        """Show a picture in W&B: the path of a PNG, or an array [H, W, 3] uint8."""
+        """Show a picture: the path of a PNG, or (in W&B alone) an array [H, W, 3] uint8."""
+        if self._events is not None and isinstance(image, Path) and name != "curves":
+            self._events.image(name, image, step)
         if self._run is None:
             return
 
