@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -315,6 +316,18 @@ def evenly(source: Source, count: int | None, seed: int = 0) -> Source:
 def labels_of(source: Source) -> np.ndarray:
     """All labels, int64 [N]; reads no image."""
     return np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
+
+
+def check_outside(source: Source, folder: Path, option: str) -> None:
+    """DataError if a folder for results lies among the pictures of a set: they would join it."""
+    while isinstance(source, Subset):
+        source = source.source
+    base = getattr(source, "base", None) or getattr(source, "root", None)
+    if base is not None and folder.resolve().is_relative_to(Path(base).resolve()):
+        raise DataError(
+            f"{option} {folder} lies in the data set {base}, of which the results would become a "
+            "part: choose a folder elsewhere"
+        )
 
 
 def keyed_order(n: int, *key: int) -> np.ndarray:
