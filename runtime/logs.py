@@ -38,10 +38,17 @@ class Logs:
         self._window = (0.0, 0)  # time and step of the last line of figures
 
     def describe(
-        self, folder: Path, mode: str, *, project: str, name: str, config: Mapping[str, Any]
+        self,
+        folder: Path,
+        mode: str,
+        *,
+        project: str,
+        name: str,
+        config: Mapping[str, Any],
+        tensorboard: bool = False,
     ) -> None:
         """Where figures and pictures go, and what W&B (`mode`) shows; nothing is opened yet."""
-        self.folder, self._mode = folder, mode
+        self.folder, self._mode, self._tensorboard = folder, mode, tensorboard
         self._project, self._name, self._config = project, name, dict(config)
 
     # ------------------------------------------------------------------------------ open and close
@@ -61,6 +68,7 @@ class Logs:
                 is_main=self.main,
                 wandb_id=self.wandb_id,
                 resume_step=step,
+                tensorboard=self._tensorboard,
             )
             self.wandb_id = self._tracker.id
         return self._tracker

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from runtime import distributed, provenance, rundir, saving, seeding
+from runtime import distributed, event_files, provenance, rundir, saving, seeding
 from runtime import length as lengths
 from runtime.clock import Every
 from runtime.logs import Logs
@@ -80,6 +80,8 @@ class Run:
     ) -> None:
         if milestone_every is not None and milestone_every < 1:
             raise UsageError(f"milestone_every must be at least 1, not {milestone_every}")
+        if args.tensorboard:
+            event_files.require()
         self.args = args
         self.script = script
         self.name = name
@@ -143,6 +145,7 @@ class Run:
                 project=self.project,
                 name=self.display_name or self.dir.name,
                 config=rundir.plain(vars(args)),
+                tensorboard=args.tensorboard,
             )
             seeding.seed_all(seeding.hash64("init", args.seed))
         except BaseException:

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from runtime.curves import draw_curves
+from runtime.event_files import EventFiles
 from storage.errors import first_line
 from storage.files import write_text
 
@@ -45,7 +46,8 @@ class Tracker:
 
     `mode`: "online" | "offline" | "disabled" (WANDB_MODE can only lower it). `config`: the options,
     shown by W&B. `wandb_id`: the id from a checkpoint, used if the directory has none of its own.
-    `resume_step`: figures of later steps are forgotten. Does nothing where `is_main` is False.
+    `resume_step`: figures of later steps are forgotten. `tensorboard`: write event files too.
+    Does nothing where `is_main` is False.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Tracker:
         is_main: bool = True,
         wandb_id: str | None = None,
         resume_step: int | None = None,
+        tensorboard: bool = False,
     ) -> None:
         if mode not in ("online", "offline", "disabled"):
             raise ValueError(f"wandb mode {mode!r} is not online, offline or disabled")
@@ -66,11 +69,14 @@ class Tracker:
         self.metrics = self.dir / "metrics.jsonl"
         self.id = wandb_id
         self._run: Any = None
+        self._events: EventFiles | None = None
         self._main = is_main
         if not is_main:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
         self.rewind(math.inf if resume_step is None else resume_step)
+        if tensorboard:
+            self._events = EventFiles(self.dir, resume_step or 0, read_lines(self.metrics))
         lowered = os.environ.get("WANDB_MODE", "")
         rank = ("disabled", "offline", "online")
         if lowered in rank and rank.index(lowered) < rank.index(mode):
@@ -117,6 +123,8 @@ class Tracker:
         try:
             self._write(json.dumps(record, allow_nan=False), over_last=same)
             self._last = record
+            if self._events is not None:
+                self._events.scalars(record)
         except OSError as error:
             print(f"metrics.jsonl: step {step} not written: {error.strerror}", file=sys.stderr)
         finite = {k: v for k, v in plain.items() if v is not None}
@@ -139,7 +147,9 @@ class Tracker:
         self._offset = start
 
     def image(self, name: str, image: Any, step: int, caption: str | None = None) -> None:
-        """Show a picture in W&B: the path of a PNG, or an array [H, W, 3] uint8."""
+        """Show a picture: the path of a PNG, or (in W&B alone) an array [H, W, 3] uint8."""
+        if self._events is not None and isinstance(image, Path) and name != "curves":
+            self._events.image(name, image, step)
         if self._run is None:
             return
 
