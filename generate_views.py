@@ -72,7 +72,10 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
                 )
             )  # fmt: skip
         done = distributed.gather_object(writer.done if writer else 0)[0]
-        distributed.say(f"{out}: {done} of {len(source)} pictures have their {args.views} views")
+        if done == len(source):
+            distributed.say(f"done already: {done * args.views} views in {out}")
+        else:
+            distributed.say(f"{out}: {done} of {len(source)} pictures have their {args.views} views")
         report = {}
         if done < len(source):
             rest = Subset(source, range(done, len(source)))
