@@ -30,7 +30,7 @@ from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, run_name
 from recipes.imle.step import imle_gradients
 from runtime.launch import launch
-from runtime.options import EXECUTION, tagged
+from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
 
 
@@ -41,6 +41,8 @@ def main(args: argparse.Namespace) -> None:
         name=run_name(args),
         display_name=display_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
+        length=tagged(OPTIONS, LENGTH),
+        keep_schedule=args.keep_schedule,
         milestone_every=args.num_iteration,
     ) as run:
         # Data: one picture at every resolution. Flip and corruption are functions of (loop, image),
@@ -65,6 +67,8 @@ def main(args: argparse.Namespace) -> None:
         z_gen, drawn_by = parts.codes(args, net)
         loader = parts.loader(args, run, trained, net, corruption, z_gen, loss_fn)
         run.restore(net=net, optimizer=optimizer, scheduler=scheduler, ema=ema, loader=loader)
+        parts.reschedule(args, run, scheduler)
+        parts.start_from(args, run, net, ema)
         forward = run.compile(net)
 
         def look(shown: nn.Module) -> None:

@@ -39,7 +39,7 @@ from recipes.simclr import figures
 from recipes.simclr import parts as simclr
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.options import EXECUTION, tagged
+from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
 
 
@@ -50,6 +50,8 @@ def main(args: argparse.Namespace) -> None:
         script="TrainISICLE",
         name=run_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
+        length=tagged(OPTIONS, LENGTH),
+        keep_schedule=args.keep_schedule,
     ) as run:
         for line in fitted:
             run.say(line)
@@ -71,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
         # Synthetic views, and with --joint what trains their generator: before every --joint epochs
         # of the encoder come --imle_steps steps of IMLE, and then views are drawn from its EMA.
         turns = Turns(steps_per_epoch, args.epochs, args.joint, args.imle_steps)
-        joint = Joint(args, run, trained.source, turns.imle_steps) if args.joint else None
+        joint = Joint(args, run, trained.source) if args.joint else None
         generator_file = joint.file if joint else args.net
         # source: (pictures, draw) -> views. sampler: the generator in it, which is told its new
         # weights after each phase. origin: what resuming checks that the generator still is.
@@ -81,8 +83,10 @@ def main(args: argparse.Namespace) -> None:
             objects["views"] = parts.Origin(origin)
 
         run.restore(model=net, optimizer=optimizer, **objects)
+        parts.start_from(args, run, net)
+        simclr.tell_schedule(args, run, turns.encoder_steps(run.completed), steps_per_epoch)
         if joint and sampler:
-            joint.begin(sampler)
+            joint.begin(sampler, turns._replace(epochs=run.length.schedule).imle_steps)
         supply = Supply(args, run, trained.images, source, steps_per_epoch)
         ahead = Ahead(supply.at, run.device)
         if run.device.type != "cuda" and source is not None:
@@ -121,7 +125,7 @@ def main(args: argparse.Namespace) -> None:
             run.backward(loss, batch.ids)
             if supply.follows(step) and turns.at(turn + 1)[0] is not None:
                 ahead.start(step + 1)  # the next views are drawn while the GPU does this step
-            lr = simclr.learning_rate(args, step, steps_per_epoch)
+            lr = simclr.learning_rate(args, step, steps_per_epoch, run.length.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             run.step(optimizer)

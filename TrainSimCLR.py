@@ -26,13 +26,19 @@ from data.views.recipes import described, view_keys
 from evaluation.features import Pixels
 from models import SimCLR
 from models.simclr import two_views
+from recipes import initial
 from recipes.simclr import figures, parts
-from recipes.simclr.files import load_, open_encoder, save_epoch  # noqa: F401  (load_: the API)
+from recipes.simclr.files import (  # noqa: F401  (load_: the API)
+    load_,
+    open_encoder,
+    read_encoder,
+    save_epoch,
+)
 from recipes.simclr.options import OPTIONS, get_args, run_name
 from runtime.counter_rng import permutation
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.options import EXECUTION, tagged
+from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
 from storage.find import find_file, say_found
 
@@ -48,6 +54,8 @@ def main(args: argparse.Namespace) -> None:
         script="TrainSimCLR",
         name=run_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
+        length=tagged(OPTIONS, LENGTH),
+        keep_schedule=args.keep_schedule,
     ) as run:
         for line in fitted:
             run.say(line)
@@ -68,6 +76,8 @@ def main(args: argparse.Namespace) -> None:
         optimizer = parts.optimizer(args, net)
 
         run.restore(model=net, optimizer=optimizer)
+        initial.start(run, net, args.init_from, "simclr", read=read_encoder)
+        parts.tell_schedule(args, run, run.completed, steps_per_epoch)
         forward = run.compile(net)
         watch = Stopwatch(run.device)
         total, cycle = args.epochs * steps_per_epoch, args.eval_iter * steps_per_epoch
@@ -89,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
                 z0, z1 = two_views(forward, a, b)
             loss = loss_fn(z0, z1)
             run.backward(loss, ids)
-            lr = parts.learning_rate(args, step, steps_per_epoch)
+            lr = parts.learning_rate(args, step, steps_per_epoch, run.length.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             run.step(optimizer)

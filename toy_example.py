@@ -30,10 +30,12 @@ import torch
 
 from diffusion import toy
 from diffusion.toy_eval import examine
+from recipes import initial
 from recipes.selection import early_late_switch
 from recipes.toy import parts, validation
 from recipes.toy.journal import Journal, extract_results_from_log, plot_loss  # noqa: F401
 from recipes.toy.options import (
+    OPTIONS,
     execution_options,
     get_args,
     run_name,
@@ -44,6 +46,7 @@ from runtime import ema as emas
 from runtime.launch import launch
 from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
+from runtime.options import LENGTH, tagged
 from runtime.place import choose_device
 from runtime.run import Run
 from runtime.seeding import generator
@@ -56,7 +59,11 @@ def train(args: Namespace) -> None:
     # Read first: a path that is wrong leaves no run directory behind.
     guide = parts.load_net(args.guide_path, torch.device("cpu"), args.results_path)
     with Run(
-        args, script="toy_example", name=run_name(args), shaping_exclude=execution_options()
+        args,
+        script="toy_example",
+        name=run_name(args),
+        shaping_exclude=execution_options(),
+        length=tagged(OPTIONS, LENGTH),
     ) as run:
         # Density, network, optimizer, EMA.
         tree = toy.tree(args.cls).to(run.device)
@@ -71,6 +78,7 @@ def train(args: Namespace) -> None:
         picker, switch = selection_picker(args), early_late_switch(args)
         journal = Journal(args.logging, verbose=args.verbose, debug=args.debug)
         run.restore(net=net, optimizer=optimizer, average=average, switch=switch, journal=journal)
+        initial.start(run, net, args.init_from, "edm2-toy", averages=[average])
         journal.log.begin(run.dir.name, run.completed)
         watch = Stopwatch(run.device)
 

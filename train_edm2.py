@@ -39,8 +39,10 @@ from torch import Tensor, nn
 from data.listing import listing_of
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
+from recipes import initial
 from recipes.edm2 import parts, validation
 from recipes.edm2.options import (
+    OPTIONS,
     execution_options,
     get_args,
     mini_batch,
@@ -52,6 +54,7 @@ from recipes.selection import choose, early_late_switch
 from runtime import distributed
 from runtime.launch import launch
 from runtime.meters import Stopwatch
+from runtime.options import LENGTH, tagged
 from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator
@@ -71,6 +74,7 @@ def main(args: Namespace) -> None:
         script="train_edm2",
         name=run_name(args),
         shaping_exclude=execution_options(args),
+        length=tagged(OPTIONS, LENGTH),
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
         run.say(conditioning)
@@ -107,6 +111,7 @@ def main(args: Namespace) -> None:
             switch=switch,
             **{f"ema_{std:.3f}": average for std, average in averages.items()},
         )
+        initial.start(run, net, args.init_from, "edm2", averages=averages.values())
         forward = run.compile(net)
         chosen_log = None
         if args.selection and run.is_main:
@@ -144,8 +149,11 @@ def main(args: Namespace) -> None:
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""
+            left = args.duration - run.nimg
+            if left < 0:  # whole steps that are too many, for a --duration that was lowered
+                return run.completed - (-left) // args.batch
             now = mini if args.selection and switch.selecting else args.batch
-            return run.completed + -(-max(0, args.duration - run.nimg) // now)
+            return run.completed + -(-left // now)
 
         for step in run.steps(total, cycle=snapshot_period(args, 1)):
             normalize_weights(net)

@@ -46,6 +46,9 @@ Table = Mapping[str, Sequence[Row]]  # title of a group in --help -> its rows
 # Tags. EXECUTION: says how a run is executed, not what it computes: it may be another one when the
 # run resumes, and is no part of the hash in the run's name.
 EXECUTION = "execution"
+# The one option of a script that says how long a run is. A run goes on under another value of it
+# (`runtime.length`), though it may be part of the hash.
+LENGTH = "length"
 # What most people need: --help shows these, --help-all the others too.
 USUAL = "usual"
 # Nothing but another way to say what another option says, under the name of the original code.

@@ -71,6 +71,12 @@ def config_hash(script: str, flags: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def changed(before: dict[str, Any], now: dict[str, Any], exclude: Iterable[str]) -> list[str]:
+    """Names of the shaping flags that differ; not of one that has become execution-only since."""
+    names = sorted((before.keys() | now.keys()) - execution_only() - set(exclude))
+    return [name for name in names if before.get(name) != now.get(name)]
+
+
 def refuse_changes(
     before: dict[str, Any],
     now: dict[str, Any],
@@ -80,15 +86,11 @@ def refuse_changes(
 ) -> None:
     """UsageError with a table of the shaping flags that differ, if any do.
 
-    A flag that has become execution-only since is not compared. typed_as: flag -> its option, where
-    that has another name.
+    typed_as: flag -> its option, where that has another name.
     """
-    out = execution_only() | set(exclude)
-    names = sorted((before.keys() | now.keys()) - out)
     rows = [
         ((typed_as or {}).get(name, f"--{name}"), _show(before.get(name)), _show(now.get(name)))
-        for name in names
-        if before.get(name) != now.get(name)
+        for name in changed(before, now, exclude)
     ]
     if not rows:
         return

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes import selection
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from recipes.words import image_count, period, period_steps
-from runtime.options import EXECUTION, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
+from runtime.options import EXECUTION, LENGTH, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
 from runtime.types import (
     IntList,
     data_set,
@@ -178,11 +178,13 @@ OPTIONS: Table = {
     ],
     "what to train": [
         ("--channels", positive_int, 192, "channels at full resolution", USUAL),
+        INIT_FROM,
         ("--dry-run", DryRunAction, False, "print the options and exit", EXECUTION),
     ],
     "length": [
         ("--duration", image_count, 2048 * 2**20, "images to train on, 128Ki, 8Mi ...; those only "
-         "looked at do not count, so that --filt 0.8 takes five times the steps", EXECUTION, USUAL),
+         "looked at do not count, so that --filt 0.8 takes five times the steps", EXECUTION, LENGTH,
+          USUAL),
         ("--bs", positive_int, 2048, "images of a step, over all GPUs: the super-batch", USUAL,
          was("--batch")),
         ("--bs_gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share", USUAL,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imle import default_channels
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
-from runtime.options import EXECUTION, NO_EFFECT, USUAL, Table, was
+from runtime.options import EXECUTION, LENGTH, NO_EFFECT, USUAL, Table, was
 from runtime.types import (
     IntList,
     data_set,
@@ -112,13 +112,14 @@ OPTIONS: Table = {
         ("--fill", ("color", "zero"), "zero", "what masked cells show", CORRUPTION),
         ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res",
          USUAL),
+        (*INIT_FROM, OUTER),
         ("--lpips", ("pretrained", "random", "none", "auto"), "pretrained", "random: a seeded "
          "random VGG16, figures are then called lpips_random; none: pixel MSE alone (unconditional "
          "only); auto: pretrained if its weights are there, else random", USUAL),
     ],
     "length": [
         ("--outer_loops", positive_int, 20, "times to search codes and train on them", OUTER,
-         USUAL),
+         LENGTH, USUAL),
         ("--num_iteration", positive_int, 1, "optimizer steps in an outer loop", OUTER, USUAL),
         ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)",
          USUAL),
@@ -193,6 +194,8 @@ OPTIONS: Table = {
          "CIMLE refactoring weighs them"),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
+        ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
+         "learning rate as it was over the former, instead of over the new one", OUTER, EXECUTION),
         ("--warmup", nonnegative_int, 100, "steps of linear warm-up"),
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
         ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),

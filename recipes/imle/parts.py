@@ -3,6 +3,7 @@
 import math
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from imle import (
     default_channels,
     parameter_groups,
     pixel_features,
+    reference_names,
 )
+from recipes import initial
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
 from recipes.take import take
@@ -137,9 +140,38 @@ def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
     return factor
 
 
+def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """After run.restore: the schedule is over the length that holds now, which may be another than
+    the checkpoint's; then what becomes of the learning rate is said."""
+    step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
+
+    def factor(outer_loops: int) -> Callable[[int], float]:
+        return lr_factor(args, outer_loops * args.num_iteration)
+
+    now = factor(run.length.schedule)
+    scheduler.lr_lambdas = [now] * len(groups)
+    scheduler._last_lr = [base * now(step) for base in scheduler.base_lrs]
+    for group, rate in zip(groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
+    if args.lr_schedule != "constant":
+        run.say(run.length.new_rate(lambda loops: args.lr * factor(loops)(step)))
+
+
 def average(args: Namespace, net: nn.Module) -> emas.EMA:
     """The moving average of the weights that is validated and kept."""
     return emas.EMA(net, emas.power(args.ema_std) if args.ema_std else 0.0)
+
+
+def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None:
+    """After run.restore: begin with the weights at --init_from, in a fresh run."""
+
+    def read(file: Path, say: initial.Say) -> initial.Weights:
+        found = initial.read_weights(file, say)
+        if found.kind is None and isinstance(net, CAMNet):  # of an original code base
+            return found._replace(state=reference_names(found.state, net))
+        return found
+
+    initial.start(run, net, args.init_from, kind(args), averages=[ema], read=read)
 
 
 def corruption(args: Namespace) -> tuple[Corruption, dict[str, Any]]:

@@ -42,9 +42,10 @@ PRESETS = {
     "cpu-small": {
         "_help": "one's own pictures at up to 64 px, the generator trained on the way; half an "
         "hour of two cores",
-        "crop_max": 64, "steps": 500, "stem": "standard", "bs": 128, "opt": "adam", "lars": 0,
-        "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2, "probe_epochs": 0, "num_workers": 0,
-        "num_images": 20_000, "joint_steps": 50, "imle_steps": 80, "imle": "--preset cpu-small",
+        "data": "scenes", "num_images": 20_000, "crop_max": 64, "steps": 500, "stem": "standard",
+        "bs": 128, "opt": "adam", "lars": 0, "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2,
+        "probe_epochs": 0, "num_workers": 0, "joint_steps": 50, "imle_steps": 80,
+        "imle": "--preset cpu-small",
     },
     "tiny25": {
         "_help": "25 classes of tiny ImageNet at 64 px, 20 epochs: benchmarks/isicle_arms.py",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.views.recipes import Recipe
 from models import SimCLR, load_original, original_config, original_optimizer
+from recipes import initial
 from recipes.simclr import parts
 from runtime import rundir
 from runtime.run import Run
@@ -23,6 +24,7 @@ from storage.snapshot import SnapshotFile, load_snapshot
 from storage.torchfile import load_torch, reading, write_torch
 
 FORMAT = "imle-lab-simclr-1"
+ORIGINALS = ("model.backbone.model.", "backbone.model.")  # names of the original SimCLR code
 
 
 def save_epoch(
@@ -145,6 +147,27 @@ def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
         }
         net = network_of(config["net"], snapshot.state_dict)
         return net, Recipe(**recipe), int(config["picture_size"])
+
+
+def read_encoder(file: Path, say: initial.Say = print) -> initial.Weights:
+    """The weights of an encoder, for --init_from: a snapshot, an <epoch>.pt, the original SimCLR
+    code's, or a ResNet under torchvision's names. Errors: CheckpointError.
+    """
+    try:
+        found = initial.read_weights(file, say)
+    except CheckpointError as error:
+        if not zipfile.is_zipfile(file) or "refused: global" not in str(error):
+            raise
+        return initial.Weights("simclr", load_(file)[0].state_dict())  # pickled objects
+    if found.kind is not None:
+        return found
+    state = found.state
+    if any(name.startswith(ORIGINALS) for name in state):
+        with reading(file):
+            state = load_original(state)
+    elif "conv1.weight" in state:
+        state = {f"backbone.{name}": value for name, value in state.items()}
+    return initial.Weights(None, state)
 
 
 def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:

@@ -15,10 +15,10 @@ from data.views.recipes import RECIPES, own_options
 from data.views.splits import own_view_size
 from models.optim import SEMANTICS
 from models.simclr import FORMER_HEADS, HEADS
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
 from recipes.words import former
-from runtime.options import EXECUTION, USUAL, Rules, Table, was
+from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, was
 from runtime.types import (
     data_set,
     dir_path,
@@ -44,9 +44,9 @@ PRESETS = {
     },
     "cpu-small": {
         "_help": "ResNet-18 on one's own pictures at up to 64 px, half an hour of two cores",
-        "crop_max": 64, "steps": 1500, "stem": "standard", "bs": 128, "opt": "adam", "lars": 0,
-        "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2, "probe_epochs": 0, "num_workers": 0,
-        "num_images": 20_000,
+        "data": "scenes", "num_images": 20_000, "crop_max": 64, "steps": 1500, "stem": "standard",
+        "bs": 128, "opt": "adam", "lars": 0, "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2,
+        "probe_epochs": 0, "num_workers": 0,
     },
     "cifar10-r18": {
         "_help": "ResNet-18 on CIFAR-10: 1000 epochs, google's optimizer and rates",
@@ -108,19 +108,22 @@ OPTIONS: Table = {
     ],
     "what to train": [
         ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder", USUAL),
+        INIT_FROM,
         ("--loss", tuple(LOSSES), "ntxent", "contrastive loss", USUAL),
         ("--temp", positive_float, 0.5, "temperature of the loss (0.1 is dcl's and dclw's own)",
          USUAL),
     ],
     "length": [
-        ("--epochs", positive_int, 1000, "passes over the data", USUAL),
-        ("--steps", positive_int, None, "instead of --epochs: so many that it is about this number "
-         "of optimizer steps, whatever the number of pictures; where they are fewer than --bs, all "
-         "of them are a batch (default: --epochs)", EXECUTION),
+        ("--epochs", positive_int, 1000, "passes over the data", LENGTH, USUAL),
+        ("--steps", positive_int, None, "instead of --epochs: so many that it is about this "
+         "number of optimizer steps, whatever the number of pictures; where they are fewer than "
+         "--bs, that becomes a smaller power of two (default: --epochs)", EXECUTION),
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),
         ("--n_ramp", nonnegative_int, 10, "epochs of warm-up", USUAL),
+        ("--keep_schedule", bool, False, "when a run goes on under other --epochs: leave its "
+         "learning rate as it was over the former, instead of over the new ones", EXECUTION),
     ],
     "validation": [
         ("--eval", ("auto", "val", "cv", "test", "pooled"), "auto", "what figures are of: its val "
@@ -196,6 +199,8 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
         check(args)
         if args.probe_only == "pixels" and args.export_backbone:
             raise ValueError("--probe_only pixels has no backbone for --export_backbone")
+        if args.probe_only and args.init_from:
+            raise ValueError("--probe_only trains nothing, so it takes no --init_from")
 
     return read_options(doc, {**OPTIONS, **ANOTHER_USE}, presets, check_all, argv)
 

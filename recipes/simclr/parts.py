@@ -51,8 +51,9 @@ LEAST_SIDE = 8  # of views whose size is taken from the pictures
 def fit(args: Namespace, table: Table) -> list[str]:
     """Fill in what is not given and follows from the pictures; lines that say what came out.
 
-    The side of views, of a data set that the registry does not know. With --steps the batch, if
-    there are fewer pictures; --epochs, --eval_iter and --snapshot_every where they are not given.
+    The side of views, of a data set that the registry does not know. With --steps the batch, a
+    power of two, if there are fewer pictures; --epochs, --eval_iter and --snapshot_every where
+    they are not given.
     It shapes the run, and so comes before it; a run that is gone on with finds the same.
     table: the options' rows. Errors: DataError, UsageError.
     """
@@ -94,7 +95,10 @@ def _fit_length(args: Namespace, source: Source, rules: Rules) -> str:
             f"{source.name} has {count} {word}: an encoder that is to tell pictures apart needs at "
             f"least two{' a process' if ranks > 1 else ''}, and learns from hundreds"
         )
-    asked, args.bs = args.bs, min(args.bs, count - count % ranks)
+    asked = args.bs
+    if count < asked:
+        args.bs = 1 << (count.bit_length() - 1)  # so that some pictures more make no other run
+        args.bs -= args.bs % ranks
     said = f"batches of {args.bs}"
     if args.bs < asked:
         said += f" instead of {asked}, since {source.name} has {count} pictures"
@@ -274,21 +278,37 @@ def optimizer(args: Namespace, net: SimCLR) -> torch.optim.Optimizer:
         raise UsageError(str(error)) from None
 
 
-def learning_rate(args: Namespace, step: int, steps_per_epoch: int) -> float:
-    """Rate of a step, a function of its number alone."""
+def learning_rate(
+    args: Namespace, step: int, steps_per_epoch: int, epochs: int | None = None
+) -> float:
+    """Rate of a step, a function of its number alone.
+
+    epochs: those that the schedule is over (default: --epochs); later ones have the rate of its
+    end.
+    """
+    epochs = args.epochs if epochs is None else epochs
     peak = args.lr
     if args.lr_scaling != "none":
         peak = scaled_lr(args.lr, args.bs, args.lr_scaling)
     if args.lr_schedule == "seed":  # the kept word of `original`: see options.FORMER_SCHEDULES
-        return original_lr(step // steps_per_epoch + 1, args.epochs, args.n_ramp, peak)
+        epoch = min(step // steps_per_epoch + 1, epochs)
+        return original_lr(epoch, epochs, args.n_ramp, peak)
     if args.lr_schedule == "google":
         return google_lr(
             step,
             examples=steps_per_epoch * args.bs,
             batch=args.bs,
-            epochs=args.epochs,
+            epochs=epochs,
             warmup_epochs=args.n_ramp,
             peak=peak,
         )
-    total, warmup = args.epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
+    total, warmup = epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
     return warmup_cosine(step, total, warmup, peak=peak)
+
+
+def tell_schedule(args: Namespace, run: Run, step: int, steps_per_epoch: int) -> None:
+    """Say what becomes of the learning rate where a run goes on under other --epochs.
+
+    step: the next one of the encoder.
+    """
+    run.say(run.length.new_rate(lambda e: learning_rate(args, step, steps_per_epoch, e)))

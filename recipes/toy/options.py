@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recipes import selection
+from recipes.command import INIT_FROM
 from runtime.cli import parse
 from runtime.options import (
     EXECUTION,
+    LENGTH,
     NO_EFFECT,
     USUAL,
     Table,
@@ -58,6 +60,7 @@ OPTIONS: Table = {
     "what to train": [
         ("--layers", positive_int, 4, "hidden layers", USUAL),
         ("--dim", positive_int, 64, "their width", USUAL),
+        INIT_FROM,
         *selection.whether_rows(),
         ("--guide", file_path, None, "snapshot of a small network: reference of --acid, and in "
          "metrics (default: none)", USUAL, was("--guide-path"), also("--gnet")),
@@ -65,7 +68,7 @@ OPTIONS: Table = {
         ("--interpol", bool, False, "train and select by the loss of the guided score"),
     ],
     "length": [
-        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION, USUAL),
+        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION, LENGTH, USUAL),
         ("--bs", positive_int, 4096, "points of a step: the super-batch", USUAL,
          was("--batch-size")),
         ("--lr", positive_float, 1e-2, "peak learning rate of Adam", USUAL),
