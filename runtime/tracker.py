@@ -32,7 +32,7 @@ from urllib.request import getproxies, proxy_bypass
 from runtime.curves import draw_curves
 from runtime.event_files import EventFiles
 from storage.errors import first_line
-from storage.files import write_text
+from storage.files import read_lines, write_text
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
