@@ -22,4 +22,5 @@ setup(
     install_requires=REQUIREMENTS,
     # Without tests: a package of that name would hide those of every other project.
     packages=find_packages(exclude=["benchmarks", "benchmarks.*", "tests", "tests.*"]),
+    py_modules=["imle_lab"],
 )

@@ -378,12 +378,30 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    return _objects(text)
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
     found = []
     for line in text.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(value := json.loads(line), dict):
                 found.append(value)
     return found
+
+
+def read_last_lines(path: Path, limit: int = 1 << 16) -> list[dict[str, Any]]:
+    """As `read_lines`, of no more than the last `limit` bytes: for a look at many long logs."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            data = file.read(limit)
+    except FileNotFoundError:
+        return []
+    if size > limit:
+        data = data.partition(b"\n")[2]  # the first line may have lost its beginning
+    return _objects(data.decode("utf-8", errors="replace"))
 
 
 # ------------------------------------------------------------------------------------- the lock
@@ -449,6 +467,30 @@ def _forget(me: weakref.ref[Lock]) -> None:
     lock = me()
     if lock is not None:
         lock._close()
+
+
+def holder_of(path: Path) -> str | None:
+    """What the holder of the `Lock` on `path` wrote into it; None if nobody has it now.
+
+    Writes nothing. Where the system does not tell, whoever is named counts as the holder. The lock
+    is touched for an instant, so ask only of one that should be held: whoever takes it in that
+    instant is told that it is busy.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        note = os.pread(handle, 4096, 0).decode(errors="replace")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # dropped when it is closed
+        except OSError as error:
+            return note if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else note or None
+        return None
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -76,6 +76,13 @@ def newest_snapshot(run: Path) -> Path | None:
     return max((file for file in files if not _is_phema(file)), key=age, default=None)
 
 
+def newest_epoch(run: Path) -> Path | None:
+    """The snapshot of a run's last epoch, of those that an epoch's number is the name of; None if
+    there is none. Encoders are kept so, and not the generators that ISICLE has beside them."""
+    found = [file for file in (run / "snapshots").glob(f"*{_OURS}") if file.stem.isdigit()]
+    return max(found, key=lambda file: int(file.stem), default=None)
+
+
 def _is_phema(file: Path) -> bool:
     named = _NAME.fullmatch(_stem(file))
     return named is not None and named["begin"] == "phema"
