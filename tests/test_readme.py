@@ -110,9 +110,7 @@ def understood(line: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        "python train_edm2.py --preset smoke",
         "torchrun --standalone --nproc-per-node 2 TrainSimCLR.py --preset smoke",
-        "python data/InvertDirStructure.py --folder nowhere",
         "python -m data.scenes --out sheet.png",
     ],
 )
@@ -124,7 +122,6 @@ def test_options_are_understood_and_nothing_is_done(line):
 @pytest.mark.parametrize(
     "line",
     [
-        "python train_edm2.py --preset smoke --nothing 3",
         "python TrainGeneratorWandB.py --preset smoke --fill 3 --unconditional --mask_frac 2",
         "python data/InvertDirStructure.py --nothing nowhere",
     ],
