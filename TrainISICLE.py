@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
             parts.show(run, trained, source)
         forward = run.compile(net)
         watch = Stopwatch(run.device)
-        for turn in run.steps(turns.total):
+        for turn in run.steps(turns.total, cycle=turns.cycle or args.eval_iter * steps_per_epoch):
             begun = time.process_time()
             step, imle_step = turns.at(turn)
             if step is None:  # the generator's turn

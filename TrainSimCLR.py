@@ -64,7 +64,8 @@ def main(args: argparse.Namespace) -> None:
         run.restore(model=net, optimizer=optimizer)
         forward = run.compile(net)
         watch = Stopwatch(run.device)
-        for step in run.steps(args.epochs * steps_per_epoch, images_per_step=args.bs):
+        total, cycle = args.epochs * steps_per_epoch, args.eval_iter * steps_per_epoch
+        for step in run.steps(total, images_per_step=args.bs, cycle=cycle):
             watch.start()
             epoch, batch = divmod(step, steps_per_epoch)
             if batch == 0 or step == run.completed:

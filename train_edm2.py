@@ -139,7 +139,7 @@ def main(args: Namespace) -> None:
             now = mini if args.selection and switch.selecting else args.batch
             return run.completed + -(-max(0, args.duration - run.nimg) // now)
 
-        for step in run.steps(total):
+        for step in run.steps(total, cycle=snapshot_period(args, 1)):
             normalize_weights(net)
             index, raw, labels = (t.to(run.device, non_blocking=True) for t in next(batches))
             keys = row_keys(args.seed, step, run.rank, run.world_size, share, run.device)

@@ -64,11 +64,14 @@ class Logs:
             self.wandb_id = self._tracker.id
         return self._tracker
 
-    def begin(self, name: str, step: int, total: int) -> None:
-        """Open everything for the loop: the bar called `name` stands at `step` of `total`."""
+    def begin(self, name: str, step: int, total: int, cycle: int = 1) -> None:
+        """Open everything for the loop: the bar called `name` stands at `step` of `total`.
+
+        cycle: steps after which kinds of steps repeat.
+        """
         self.tracker(step)
         self._window = (time.monotonic(), step)
-        self._bar = Progress(total, desc=name, initial=step, main=self.main)
+        self._bar = Progress(total, desc=name, initial=step, cycle=cycle, main=self.main)
 
     @property
     def begun(self) -> bool:

@@ -21,7 +21,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.types import BoolAction, integer, list_of, nonnegative_int, positive_int, text
+from runtime.types import (
+    BoolAction,
+    integer,
+    list_of,
+    nonnegative_float,
+    nonnegative_int,
+    positive_int,
+    text,
+)
 
 Row = tuple[Any, ...]  # (name, kind, default, help, *tags)
 Table = Mapping[str, Sequence[Row]]  # title of a group in --help -> its rows
@@ -185,6 +193,14 @@ def add_run_args(parser: argparse.ArgumentParser, *, save_every: int = 500) -> N
         default=save_every,
         metavar="STEPS",
         help="steps between checkpoints (default %(default)s)",
+    )
+    g.add_argument(
+        "--save_minutes",
+        type=nonnegative_float,
+        default=10.0,
+        metavar="MINUTES",
+        help="a checkpoint also after so many minutes without one; 0: never by time "
+        "(default %(default)g)",
     )
     g.add_argument(
         "--log_every",

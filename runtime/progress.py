@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TextIO
 
 from runtime import distributed
+from runtime.eta import TimeLeft
 
 EVERY_S = 30.0
 
@@ -21,7 +22,8 @@ EVERY_S = 30.0
 class Progress:
     """Counts steps from `initial` to `total`: `update(n)`, `postfix(figures)`, `close()`.
 
-    `total` None = unknown. `main` None asks `distributed.is_main()`; `stream` None is stderr.
+    `total` None = unknown. `cycle`: steps after which kinds of steps repeat, for the time left (see
+    `runtime.eta`). `main` None asks `distributed.is_main()`; `stream` None is stderr.
     `every_s`: seconds between lines where there is no terminal.
     """
 
@@ -35,6 +37,7 @@ class Progress:
         main: bool | None = None,
         stream: TextIO | None = None,
         every_s: float = EVERY_S,
+        cycle: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.desc, self.unit, self.n = total, desc, unit, initial
@@ -42,6 +45,8 @@ class Progress:
         self._main = distributed.is_main() if main is None else main
         self._every, self._clock, self._initial = every_s, clock, initial
         self._start = self._said = clock()
+        self._time_left = TimeLeft(cycle, clock)
+        self._estimated = -EVERY_S
         self._values: dict[str, str] = {}
         self._note, self._noted = "", self._start
         self._bar = None
@@ -56,12 +61,15 @@ class Progress:
                 initial=initial,
                 file=self._stream,
                 dynamic_ncols=True,
+                bar_format=_bar_format(None),
             )
 
     def update(self, n: int = 1) -> None:
         """`n` more are done."""
         self.n += n
+        self._time_left.done(self.n, n)
         if self._bar is not None:
+            self._estimate()
             self._bar.update(n)
         elif self._main and self._clock() - self._said >= self._every:
             self._say()
@@ -88,6 +96,7 @@ class Progress:
         if self._bar is not None:
             if not text or now - self._noted >= 0.2:  # a phase may report a thousand times a second
                 self._noted = now
+                self._estimate()
                 self._bar.set_postfix({**self._values, **({"in": text} if text else {})})
         elif text and self._main and now - self._said >= self._every:
             self._say()
@@ -108,6 +117,16 @@ class Progress:
             self._say()
         self._main = False
 
+    def _left(self) -> float | None:
+        return None if self.total is None else self._time_left.seconds(self.n, self.total)
+
+    def _estimate(self) -> None:
+        """Put the time left on the bar; tqdm would take the last few steps for all to come."""
+        now = self._clock()
+        if self._bar is not None and now - self._estimated >= 0.5:
+            self._estimated = now
+            self._bar.bar_format = _bar_format(self._left())
+
     def _say(self) -> None:
         now = self._clock()
         done = self.n - self._initial
@@ -117,8 +136,8 @@ class Progress:
             parts.append(f"/{self.total}")
         if rate > 0:
             parts.append(f", {rate:.3g} {self.unit}/s")
-            if self.total is not None:
-                parts.append(f", {_duration((self.total - self.n) / rate)} left")
+        if rate > 0 and (left := self._left()) is not None:
+            parts.append(f", {_duration(left)} left")
         parts += [f", {k} {v}" for k, v in self._values.items()]
         parts += [f", in {self._note}"] if self._note else []
         print("".join(parts), file=self._stream, flush=True)
@@ -141,6 +160,11 @@ def _is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except (AttributeError, ValueError):  # not a real file, or already closed
         return False
+
+
+def _bar_format(left: float | None) -> str:
+    shown = "?" if left is None else _duration(left)
+    return "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<" + shown + ", {rate_fmt}{postfix}]"
 
 
 def _duration(seconds: float) -> str:

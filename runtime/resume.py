@@ -11,6 +11,7 @@ it was made under, and if the newest good one was made under the same, it is tak
 
 import os
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,15 @@ class Resume:
         checkpoint.verify(path)
         checkpoint.supersede(checkpoints, self._loop_step, say)
         return path
+
+
+def tell_lost(reached: int, completed: int, args: Namespace) -> str:
+    """What a launch says that begins at step `completed`, where an earlier one `reached` more."""
+    begins = f"goes on from step {completed}" if completed else "begins at step 0"
+    return (
+        f"an earlier launch got to step {reached}, but no later checkpoint is there: this one "
+        f"{begins} (--save_every {args.save_every}, --save_minutes {args.save_minutes:g})"
+    )
 
 
 def _absolute(path: str | Path) -> Path:

@@ -26,18 +26,21 @@ from typing import Any
 import torch
 
 from runtime import distributed, provenance, rundir, saving, seeding
+from runtime.clock import Every
 from runtime.logs import Logs
 from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import PreemptionFlag
-from runtime.resume import Resume
+from runtime.resume import Resume, tell_lost
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
 from storage.snapshot import save_snapshot
 
 _NO_PROGRESS = 3  # launches preempted at one and the same step
+_SAVE, _STOP = 1, 2  # what a rank may ask for after a turn
+_STATUS_S = 10.0  # seconds after which status.json is written anew
 _REFUSED = (2, 3, 6)  # exit codes of wrong options, and of networks or data that cannot be read
 
 
@@ -89,6 +92,9 @@ class Run:
         self._lock: rundir.RunDir | None = None
         self._useless = False  # the directory holds nothing but a wrong command line
         self._flag = PreemptionFlag()
+        self._reached = 0  # steps that earlier launches came to, saved or not (rank 0)
+        self._save_timer = Every(60 * args.save_minutes)
+        self._status_timer = Every(_STATUS_S)
 
     # ------------------------------------------------------------------------------ open and close
 
@@ -158,6 +164,7 @@ class Run:
             self._lock.write_args(record | {"provenance": origin})
         self._provenance = {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
         newest = checkpoint.steps_of(path / "checkpoints")[-1:]
+        self._reached = self._lock.reached()
         self._lock.add_launch(
             {"time": rundir.timestamp(), "from_step": newest[0] if newest else 0, "job": job}
             | {"world_size": self.world_size, "args": record["args"], "provenance": origin}
@@ -247,6 +254,7 @@ class Run:
         self, state: str, code: int | None, message: str = "", *, wants_requeue: bool = False
     ) -> None:
         if self._lock is not None:
+            self._status_timer.restart()
             self._lock.write_status(
                 state,
                 step=self.completed,
@@ -269,8 +277,10 @@ class Run:
         path = distributed.from_main(lambda: self.resume.choose(self.checkpoints, self.say))
         if path is None:
             saving.check(self._saver.objects)  # fail now, not at the first save
-            return 0
-        self._load(path)
+        else:
+            self._load(path)
+        if self.resume.lineage == "auto" and self._reached > self.completed:
+            self.say(tell_lost(self._reached, self.completed, self.args))
         return self.completed
 
     def _load(self, path: Path) -> None:
@@ -323,10 +333,15 @@ class Run:
             done = self._saver.save(self.completed, own, meta, milestone=milestone, last=last)
         finally:
             self._flag.saving = False
+            self._save_timer.restart(time.monotonic() - start)
         if done:
             self._status("running", None)
             if self.is_main and self._lock is not None:
                 self._lock.log(f"saved step {self.completed} in {time.monotonic() - start:.1f} s")
+
+    def _fresh_status(self) -> None:
+        if self._status_timer.due():
+            self._status("running", None)
 
     def _try_save(self) -> bool:
         """Last save of a preempted run; False if it failed, which leaves the previous one."""
@@ -344,6 +359,7 @@ class Run:
         *,
         stop_at: int | None = None,
         images_per_step: int = 0,
+        cycle: int | None = None,
     ) -> Iterator[int]:
         """Yield the 0-based index of each step from the restored one to `total`.
 
@@ -351,8 +367,10 @@ class Run:
         something else; what it returns must follow from restored state alone, and on all ranks.
 
         Every step is seeded from (seed, step, rank).  After the body: count, log, and save when due
-        (`--save_every`, milestones, the last), or when a signal came, which then raises Preempted.
-        stop_at: end this process in good order after that step, short of `total`.
+        (`--save_every`, `--save_minutes` on rank 0's clock, milestones, the last), or when a signal
+        came, which then raises Preempted.
+        stop_at: end this process in good order after that step, short of `total`.  cycle: steps
+        after which searches and evaluations come again, for the time left (default: milestones).
         """
         if self._saver.objects is None:
             raise UsageError(
@@ -371,7 +389,8 @@ class Run:
             word = "finished" if self.finished else "stopped"
             self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
             return
-        self._logs.begin(self.name, self.completed, whole)
+        self._logs.begin(self.name, self.completed, whole, cycle or self.milestone_every or 1)
+        self._save_timer.restart()
         self._raise_if_preempted()
         while self.completed < end:
             index = self.completed
@@ -394,6 +413,7 @@ class Run:
         milestone = every is not None and self.completed % every == 0
         if last or self.completed % self.args.log_every == 0:
             self._logs.flush(self.completed, self.nimg)
+        self._fresh_status()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
         if due or milestone or last:
             if last and self._unwritten is not None:
@@ -402,10 +422,22 @@ class Run:
             if milestone:
                 self._logs.draw_curves()
         # After the save, so that a signal during it needs no further step.
-        if not last and distributed.all_reduce_max(int(self._flag.is_set)):
+        while not last and (asked := self._asked()):
+            if asked == _SAVE:
+                self._save()
+                continue
             if self._saver.saved_step != self.completed:
                 self._try_save()
             raise Preempted(f"preempted after step {self.completed}")
+
+    def _asked(self) -> int:
+        """What ranks want, in one reduction: _STOP by a signal, _SAVE by the main one's clock."""
+        if self._flag.is_set:
+            wanted = _STOP
+        else:
+            unsaved = self._saver.saved_step != self.completed and self._updater.streak == 0
+            wanted = _SAVE * (self.is_main and unsaved and self._save_timer.due())
+        return distributed.all_reduce_max(wanted)
 
     def backward(self, loss: torch.Tensor, ids: Ids = None, last: bool = True) -> None:
         """Backpropagate the scalar `loss`; several calls before `step` accumulate.
@@ -447,6 +479,7 @@ class Run:
 
         def report(done: int, total: int) -> None:
             self._logs.note(f"{name} {done}/{total}" if done < total else "")
+            self._fresh_status()
             self.check_preempted()
 
         return report

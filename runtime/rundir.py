@@ -190,6 +190,14 @@ class RunDir:
         starts = [launch.get("from_step") for launch in self.launches()][-launches:]
         return len(starts) < launches or any(start != newest for start in starts)
 
+    def reached(self) -> int:
+        """The highest step that earlier launches tell of, saved or not; 0 without any."""
+        with contextlib.suppress(OSError):
+            last = (files.read_last_lines(self.path / "metrics.jsonl") or [{}])[-1]
+            steps = [last.get("step"), self.read_status().get("step")]
+            return max([step for step in steps if isinstance(step, int)], default=0)
+        return 0
+
     def read_status(self) -> dict[str, Any]:
         """Content of status.json; empty if missing or unreadable."""
         return files.read_object(self.path / "status.json") or {}
@@ -204,7 +212,10 @@ class RunDir:
         message: str = "",
         wants_requeue: bool = False,
     ) -> None:
-        """Replace status.json; a full disk is no reason to stop, so errors are swallowed."""
+        """Replace status.json; a full disk is no reason to stop, so errors are swallowed.
+
+        How a run ended is flushed to the disk; where it stands is soon written again.
+        """
         record = {
             "state": state,
             "step": step,
@@ -215,7 +226,8 @@ class RunDir:
             "time": timestamp(),
         }
         with contextlib.suppress(OSError):
-            files.write_json(self.path / "status.json", record, indent=1)
+            durable = state != "running"
+            files.write_json(self.path / "status.json", record, indent=1, durable=durable)
 
     def log(self, text: str) -> None:
         """Append a line to log.txt."""

@@ -381,9 +381,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return _objects(text)
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
+def _objects(lines: str) -> list[dict[str, Any]]:
     found = []
-    for line in text.splitlines():
+    for line in lines.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(value := json.loads(line), dict):
                 found.append(value)

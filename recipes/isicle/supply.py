@@ -57,12 +57,17 @@ class Turns(NamedTuple):
         """Turns of the whole run."""
         return self.epochs * self.per_epoch + self.imle_steps
 
+    @property
+    def cycle(self) -> int:
+        """Turns from one phase of the generator to the next; 0 where there are none."""
+        return self.phase + self.every * self.per_epoch if self.every else 0
+
     def at(self, turn: int) -> tuple[int | None, int]:
         """(step of the encoder, -1), or (None, step of the generator)."""
         if not self.every:
             return turn, -1
         between = self.every * self.per_epoch
-        cycle, position = divmod(turn, self.phase + between)
+        cycle, position = divmod(turn, self.cycle)
         if position < self.phase:
             return None, cycle * self.phase + position
         return cycle * between + position - self.phase, -1

@@ -211,4 +211,3 @@ def ranking(runs: Iterable[RunFolder], word: str, direction: str | None) -> Fact
         for k, (run, top, last) in enumerate(ranked, start=1)
     ]
     return {"by": name, "better": better, "guessed": direction is None, "runs": told}
-

@@ -100,7 +100,9 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
         overview = ArgumentParser(
             prog="runs.py", description=doc, formatter_class=RawDescriptionHelpFormatter
         )
-        overview.add_argument("command", choices=list(_COMMANDS), help="`runs.py ls --help` tells more")
+        overview.add_argument(
+            "command", choices=list(_COMMANDS), help="`runs.py ls --help` tells more"
+        )
         return parse(overview, None, words)  # says what is wrong, or helps, and ends
     table, takes, what = _COMMANDS[name]
     parser = ArgumentParser(

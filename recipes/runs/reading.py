@@ -113,7 +113,9 @@ def read_run(path: Path) -> RunFolder:
     try:
         known = files.read_json(path / "args.json")
     except files.Damaged as error:
-        raise Unreadable(path, f"args.json cannot be read ({' '.join(str(error).split())})") from None
+        raise Unreadable(
+            path, f"args.json cannot be read ({' '.join(str(error).split())})"
+        ) from None
     if known is None:
         raise Unreadable(path, "no args.json: the launch that made it was cut short")
     if not isinstance(known, dict) or not isinstance(known.get("shaping"), dict):
@@ -336,7 +338,9 @@ def find_run(word: str | Path, roots: Sequence[Path]) -> Path:
         if found:
             few = ", ".join(said[path][1] for path in found[:8])
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-            raise UsageError(f"{text} may be {few}{more}: give more of the name, the hash or a path")
+            raise UsageError(
+                f"{text} may be {few}{more}: give more of the name, the hash or a path"
+            )
     where = ", ".join(map(str, roots))
     if text and here.is_dir():
         raise NoSuchRun(f"{text} is a folder, but no run's (it has no args.json)")
