@@ -3,11 +3,11 @@ nearest, take gradient steps on those pairs, repeat (IMLE: Li and Malik 2018; co
 2020; CAM-Net, which generates and searches level by level: Peng et al. 2021, arXiv 2106.09015).
 
     python TrainGeneratorWandB.py --preset smoke                    # embedded data, CPU, seconds
-    python TrainGeneratorWandB.py --preset cpu-small --data_tr DIR  # half an hour on a laptop
-    python TrainGeneratorWandB.py --data_tr camnet3 --res 16 32 64 128 256 --bs 8 --ns 120 \
+    python TrainGeneratorWandB.py --preset cpu-small --data DIR  # half an hour on a laptop
+    python TrainGeneratorWandB.py --data camnet3 --res 16 32 64 128 256 --bs 8 --ns 120 \
         --sp 20 --subsample_size 400 --num_iteration 1000
     torchrun --standalone --nproc-per-node 4 TrainGeneratorWandB.py --preset camnet-sr16
-    python TrainGeneratorWandB.py --preset uncond-small --data_tr mnist
+    python TrainGeneratorWandB.py --preset uncond-small --data mnist
 
 Codes are searched with the network as it is, validated and kept is its EMA. Without an input
 (--unconditional) all images choose from one pool of samples. Running the same command again
@@ -72,7 +72,8 @@ def main(args: argparse.Namespace) -> None:
                 samples=args.spi, pool_size=args.pool_size,
             )  # fmt: skip
             run.log_now(**{f"val/{name}": value for name, value in found.figures.items()})
-            run.sample_grid("val", found.pictures, found.columns)
+            run.sample_grid("val", found.pictures, found.columns, found.captions)
+            run.say(f"validation: {found.verdict}")
 
         def keep(loops: int) -> None:
             """The EMA as `network-latest`; every --snapshot_every loops also under its step."""

@@ -3,8 +3,8 @@ kind of network that generators/ knows.
 
 EDM2, one image per seed and class:
     python generate_images.py --net RUN/snapshots/network-snapshot-0005000-0.100 --seeds 0-63
-    python generate_images.py --net NET --gnet GUIDE --guidance 1.7 --class all --seeds 0-9
-    python generate_images.py --net NET --gnet GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
+    python generate_images.py --net NET --guide GUIDE --guidance 1.7 --class all --seeds 0-9
+    python generate_images.py --net NET --guide GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
     python generate_images.py --preset edm2-img512-s-autog-dino --outdir OUT
 Conditional and unconditional IMLE, k samples for each input:
     python generate_images.py --net RUN/snapshots/network-latest.safetensors --data scenes/val
@@ -44,7 +44,7 @@ from recipes.generate.options import PRESETS, check_unused, get_args  # noqa: F4
 from recipes.words import compact_seeds
 from runtime import distributed
 from runtime.distributed import say
-from runtime.gallery import FACTS, Gallery, grid_of_files
+from runtime.gallery import FACTS, Gallery, grid_of_files, save_png
 from runtime.launch import launch
 from runtime.place import choose_device
 from runtime.progress import Progress
@@ -52,7 +52,7 @@ from storage.dirs import results_home
 from storage.errors import CheckpointError, NonFiniteError, UsageError
 from storage.files import write_text
 from storage.find import ema_sibling
-from storage.pictures import save_grid
+from storage.pictures import Captions, save_sheet
 
 
 def main(args: argparse.Namespace) -> None:
@@ -82,11 +82,11 @@ def edm2_images(args: argparse.Namespace, net: EDM2, device: torch.device) -> No
     net.check_pictures()  # now rather than after an hour: a VAE that is not there
     guide = None
     if args.gnet and all(w == 1 for w in weights):
-        say("guidance 1: --gnet has no influence and is not read")
+        say("guidance 1: --guide has no influence and is not read")
     elif args.gnet:
         guide = parts.guide(args, net, device, say)
     settings = folders.settings_of(args, net, guide, None)
-    outdir = Path(args.outdir or folders.default_outdir(args, net.file, settings))
+    outdir = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
     if not args.sweep_ema and not args.sweep_guidance:
         grid = draw(args, net, guide, args.guidance, outdir)
         say(f"{len(args.seeds)} seeds; grid: {grid}")
@@ -143,12 +143,13 @@ def draw(
             for n, item in enumerate(batch):
                 if args.trajectory:
                     way = drawn.steps[n].float() / 255
-                    save_grid(folder / strips[item], way, ncol=min(8, len(way)))
+                    save_sheet(folder / strips[item], way, ncol=min(8, len(way)))
                 gallery.add(names[item], drawn.images[n])
             bar.update(len(batch))
     distributed.barrier()
     if distributed.is_main():
-        grid_of_files(grid, [folder / names[item] for item in shown], ncol)
+        words = folders.captions_of(shown, ncol, net.classes)
+        grid_of_files(grid, [folder / names[item] for item in shown], ncol, words)
         if args.grid_only:
             shutil.rmtree(folder / folders.PARTS)
     gallery.describe(facts, finished=wanted)
@@ -170,7 +171,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     else:
         names, ids = [f"row{i:04d}" for i in range(args.num_images)], torch.arange(args.num_images)
 
-    outdir = Path(args.outdir) if args.outdir else results_home() / "generate_images"
+    outdir = folders.asked_outdir(args, say) or results_home() / "generate_images"
     try:
         outdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -186,12 +187,14 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
             images = net.draw(args.samples, inputs=x, ids=i, **how)
         else:
             images = net.draw(args.samples, ids=i, **how)
-        images = images.float() / 255
         if not args.grid_only:
             for k, image in enumerate(images):
-                save_grid(outdir / f"{name}_{args.first + k}.png", image[None], ncol=1)
-        rows.append(torch.cat([*shown, images]))
-    grid = save_grid(outdir / "grid.png", torch.cat(rows), ncol=len(rows[0]))
+                save_png(outdir / f"{name}_{args.first + k}.png", image)
+        rows.append(torch.cat([*shown, images.float() / 255]))
+    columns = ["input"] * (len(rows[0]) - args.samples)
+    columns += [f"sample {args.first + k}" for k in range(args.samples)]
+    words = Captions(columns=columns, rows=names)
+    grid = save_sheet(outdir / "grid.png", torch.cat(rows), len(columns), words)
     write_text(outdir / FACTS, json.dumps(folders.facts_of(args, net, outdir), indent=1))
     print(f"{len(rows)} x {args.samples} samples; grid: {grid}")
 
@@ -208,7 +211,7 @@ def seed_images(args: argparse.Namespace, net: Generator) -> None:
     names = {s: f"{where}{s:06d}.png" for s in (shown if args.grid_only else args.seeds)}
     wanted = list(names.values())
     settings = {"net": net.content, "precision": args.precision}
-    outdir = Path(args.outdir or folders.default_outdir(args, net.file, settings))
+    outdir = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
     gallery = Gallery(outdir, settings, overwrite=args.overwrite)
     there = gallery.start(wanted)
     facts = folders.facts_of(args, net, outdir) if distributed.is_main() else {}
@@ -222,7 +225,9 @@ def seed_images(args: argparse.Namespace, net: Generator) -> None:
     distributed.barrier()
     grid = outdir / "grid.png"
     if distributed.is_main():
-        grid_of_files(grid, [outdir / names[s] for s in shown], math.ceil(len(shown) ** 0.5))
+        words = Captions(each=[f"seed {seed}" for seed in shown])
+        files, ncol = [outdir / names[s] for s in shown], math.ceil(len(shown) ** 0.5)
+        grid_of_files(grid, files, ncol, words)
         if args.grid_only:
             shutil.rmtree(outdir / folders.PARTS)
     gallery.describe(facts, finished=wanted)

@@ -1,9 +1,9 @@
 """Views for contrastive learning, drawn once and kept: k samples of a generator for every picture.
 
-    python generate_views.py --net RUN/snapshots/network-latest --data DIR --size 64 --views 8 \\
-        --out DIR_views
-    python generate_views.py --net FILE --data DIR --size 128 --views 8 --format lmdb --out OUT
-    python generate_views.py --preset smoke --out OUT         # embedded data, untrained, seconds
+    python generate_views.py --net RUN/snapshots/network-latest --data DIR --crop_size 64 \\
+        --views 8 --outdir DIR_views
+    python generate_views.py --net FILE --data DIR --views 8 --format lmdb --outdir OUT
+    python generate_views.py --preset smoke --outdir OUT         # embedded data, untrained, seconds
 
 Formats: folder (SPLIT/CLASS/<picture>_aug<j>.png, an ImageFolder), lmdb (raw pixels), memmap (one
 array, the fastest to train on). TrainISICLE.py --views cache --cache OUT reads all three. View j of
@@ -59,7 +59,7 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
     split = getattr(root_of(source)[0], "split", None) or args.split
     sampler, settings = parts.sampler(args, args.net, args.size, device, distributed.say)
     settings |= {"crop": args.crop}
-    out = parts.folder(args, whole.name, settings)
+    out = parts.folder(args, whole.name, settings, distributed.say)
     with contextlib.ExitStack() as stack:
         writer = None
         if distributed.is_main():

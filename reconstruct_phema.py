@@ -28,7 +28,7 @@ from recipes.phema.options import get_args
 from recipes.phema.smoke import make_inputs
 from runtime import ema
 from runtime.launch import launch
-from storage.dirs import results_home
+from storage.dirs import output_folder, results_home
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import SnapshotFile, save_snapshot
 
@@ -36,14 +36,15 @@ CHUNK = 1 << 22  # numbers in work at a time, over all inputs
 
 
 def main(args: Namespace) -> None:
+    asked = output_folder(args.outdir, "reconstruct_phema") if args.outdir else None
     if args.indir is not None:
         indir = find_folder(args.indir, args.inprefix)
-        make_averages(args, indir, Path(args.outdir or indir))
+        make_averages(args, indir, asked or indir)
         return
     # The smoke preset: averages of a made-up run, and how far they are off those tracked directly.
     with tempfile.TemporaryDirectory(prefix="imle-lab-phema-") as folder:
         direct = make_inputs(Path(folder), args.outstd)
-        outdir = Path(args.outdir or results_home() / "reconstruct_phema")
+        outdir = asked or results_home() / "reconstruct_phema"
         paths = make_averages(args, Path(folder), outdir)
     for std, path in paths.items():
         found = dict(SnapshotFile(path).tensors())

@@ -3,9 +3,9 @@ selection on a density whose score is known, in minutes on a CPU.
 
     python toy_example.py train --preset smoke                            # seconds
     python toy_example.py train --dim 32 --total-iter 512 --outdir Ref    # a small guide
-    python toy_example.py train --acid --guidance --guide-path Ref/iter0512.pkl --outdir AJEST
-    python toy_example.py test --net-path AJEST/iter4096.pkl --guide-path Ref/iter0512.pkl --mandala
-    python toy_example.py plot --net AJEST/iter4096.pkl --gnet Ref/iter0512.pkl
+    python toy_example.py train --acid --guidance --guide Ref/iter0512.pkl --outdir AJEST
+    python toy_example.py test --net AJEST/iter4096.pkl --guide Ref/iter0512.pkl --mandala
+    python toy_example.py plot --net AJEST/iter4096.pkl --guide Ref/iter0512.pkl
 
 Modes of train; those that have a reference also with --early (only until the learner has surely
 beaten it) or --late (only from then on):
@@ -13,7 +13,7 @@ beaten it) or --late (only from then on):
     random     --selection: on a random part of it, 1 - --filt
     JEST       --acid: on points drawn in favour of those that the learner finds hard and the
                reference, its own EMA, easy
-    AJEST      --acid --guidance --guide-path WEAK: the weak guide is the reference
+    AJEST      --acid --guidance --guide WEAK: the weak guide is the reference
 
 Running the same command again resumes. A network is named by its path, or by its path below the
 results of this script; .pkl stands for our .safetensors of the same name.

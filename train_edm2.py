@@ -6,17 +6,17 @@ arXiv:2406.17711; with a weak guide as the reference: autoguided JEST).
     python train_edm2.py --preset edm2-tiny-xxs --data tinyImagenet --outdir Ref
     torchrun --standalone --nproc-per-node 2 train_edm2.py --preset edm2-tiny-xs \
         --data tinyImagenet --outdir AJEST --acid \
-        --guide-path Ref/network-snapshot-0005000-0.100
+        --guide Ref/network-snapshot-0005000-0.100
 
 Modes:
     baseline   trains on all of every batch
     random     --selection: on a random part of it, 1 - --filt
     JEST       --acid: on rows drawn at random, in favour of those that the learner finds hard and a
-               reference easy. The reference is a stronger network, --ref-path, or the learner's
+               reference easy. The reference is a stronger network, --ref, or the learner's
                own EMA, the first of --ema_stds
-    AJEST      --acid --guide-path WEAK: the weak guide is the reference
+    AJEST      --acid --guide WEAK: the weak guide is the reference
     others     --method NAME: of selection/methods.py
-Those that have a reference (random: by --guide-path or --ref-path) also with --early, only until
+Those that have a reference (random: by --guide or --ref) also with --early, only until
 the learner has surely beaten it (selection/switch.py), or --late, only from then on.
 
 Running the same command again resumes. generate_images.py samples from the snapshots,
@@ -132,7 +132,9 @@ def main(args: Namespace) -> None:
                 device=run.device,
             )
             for name, pictures in found.items():
-                run.sample_grid(name, pictures, ncol=max(1, round(args.sample_images**0.5)))
+                weight = args.sample_guidance if name == "guided" else None
+                words = validation.captions(len(pictures), net.label_dim, images.classes, weight)
+                run.sample_grid(name, pictures, max(1, round(args.sample_images**0.5)), words)
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""

@@ -56,7 +56,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.intervals import mean_interval, paired_images, paired_t
+from evaluation.intervals import mean_share_interval, paired_images, paired_t
 from generators.files import open_network
 from recipes.imle import options as imle_options
 from recipes.isicle import options as isicle_options
@@ -409,8 +409,10 @@ def report(by: dict[Piece, dict[str, Any]], said: str) -> str:
             values = [found[probe] for found in own]
             cell = f"{100 * sum(values) / len(values):.1f}"
             if len(values) > 1:
-                interval = mean_interval(values)
-                cell += f" ± {100 * (interval.high - interval.mean):.1f}"
+                mean_of, low, high, _ = mean_share_interval(values)
+                cell += f" ± {100 * (high - mean_of):.1f}"
+                if low in (0, 1) or high in (0, 1):  # cut there: no longer the same on both sides
+                    cell = f"{100 * mean_of:.1f} ({100 * low:.1f} to {100 * high:.1f})"
             cells.append(cell)
         cells += [against(by, arm, probe) for probe in PROBES]
         drawing = mean([found["drawing_s"] for found in own]) / 3600

@@ -5,7 +5,7 @@
     python data/SetupDataset.py --data camnet3_deci_lmdb --sizes 64 128
     python data/SetupDataset.py fetch-weights
 
-Afterwards `--data_tr NAME` works. Running it again goes on or does nothing; sizes can be added.
+Afterwards `--data NAME` works. Running it again goes on or does nothing; sizes can be added.
 --source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied,
 so keep it), a .zip or .tar of one, CIFAR-10's python version, or MNIST's four idx files; NAME is
 then free.
@@ -56,7 +56,7 @@ class _Sizes(argparse.Action):
 def _name(text: str) -> str:
     if text == SYNTHETIC:
         raise argparse.ArgumentTypeError(
-            f"{text} are rendered as they are asked for; nothing to prepare: --data_tr {text}"
+            f"{text} are rendered as they are asked for; nothing to prepare: --data {text}"
         )
     if text in _TAKEN:
         raise argparse.ArgumentTypeError(f"{text!r} means something else here; take another name")
@@ -168,7 +168,7 @@ def setup(args: argparse.Namespace) -> None:
                 made, there = invert(data_path / folder, out)
                 say(f"{out}: {made} links made, {there} there already")
     done = f"{plain}_lmdb" if lmdb else name
-    say(f"ready: {data_path / done}; train with --data_tr {done} --data_path {data_path}")
+    say(f"ready: {data_path / done}; train with --data {done} --data_path {data_path}")
 
 
 def weights(argv: Sequence[str]) -> None:

@@ -5,7 +5,13 @@
 
 from evaluation.features import Features, extract, fingerprint, frozen, load_features, save_features
 from evaluation.frechet import FeatureStats, Moments, frechet_distance, load_moments, save_moments
-from evaluation.intervals import mean_interval, paired_images, paired_t
+from evaluation.intervals import (
+    mean_interval,
+    mean_share_interval,
+    paired_images,
+    paired_t,
+    proportion_interval,
+)
 from evaluation.linear_probe import l2_sweep
 from evaluation.probes import augmented_probe, draw_episodes, few_shot, stable_lr
 from evaluation.protocols import judge, knn_method, linear_method
@@ -29,8 +35,10 @@ __all__ = [
     "load_features",
     "load_moments",
     "mean_interval",
+    "mean_share_interval",
     "paired_images",
     "paired_t",
+    "proportion_interval",
     "save_features",
     "save_moments",
     "stable_lr",

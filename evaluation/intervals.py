@@ -1,4 +1,5 @@
-"""95 % intervals: of a mean, and of the difference of two methods on the same images or seeds."""
+"""95 % intervals: of a mean, of a share, of the difference of two methods on the same images or
+seeds. Those of what lies in [0, 1] stay there."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ import numpy as np
 from torch import Tensor
 
 _POINTS = 400  # of Simpson's rule
+_NORMAL = 1.959963984540054  # inside of which 95 % of a normal distribution lie
 
 
 class Interval(NamedTuple):
-    """A mean of n values and its 95 % interval by Student's t with n - 1 degrees of freedom."""
+    """A mean of n values, or a share of n trials, and its 95 % interval."""
 
     mean: float
     low: float
@@ -93,11 +95,46 @@ def _values(values: Sequence[float] | Tensor, what: str) -> list[float]:
 
 
 def mean_interval(values: Sequence[float] | Tensor) -> Interval:
-    """Mean of independent values and its interval. Errors: ValueError (below 2, not finite)."""
+    """Mean of independent values and its interval by Student's t with n - 1 degrees of freedom.
+
+    Errors: ValueError (below 2, not finite).
+    """
     x = _values(values, "values")
     mean, error = _mean_error(x)
     half = t_quantile(len(x) - 1) * error
     return Interval(mean, mean - half, mean + half, len(x))
+
+
+def proportion_interval(hits: int, n: int) -> Interval:
+    """hits / n of n independent trials, and Wilson's interval (1927, doi:10.2307/2276774).
+
+    It stays within [0, 1] and has a width also where none or all are hits. Of pictures, it speaks
+    about other pictures, with this network. Errors: ValueError.
+    """
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"{hits} of {n}: not a share")
+    z = _NORMAL**2 / n
+    centre = (hits / n + z / 2) / (1 + z)
+    half = math.sqrt(hits / n * (1 - hits / n) * z + z**2 / 4) / (1 + z)
+    low = 0.0 if hits == 0 else max(centre - half, 0.0)  # exactly, whatever rounding says
+    high = 1.0 if hits == n else min(centre + half, 1.0)
+    return Interval(hits / n, low, high, n)
+
+
+def mean_share_interval(values: Sequence[float] | Tensor) -> Interval:
+    """Mean of independent shares in [0, 1], such as accuracies of seeds or of episodes.
+
+    `mean_interval`, cut to [0, 1]: a mean of shares lies there too, so that nothing of what the
+    interval covers is lost. Where all are 0, or all 1, t knows no spread, and Wilson's interval of
+    as many trials stands in, which is never too short for values in [0, 1]. Errors: ValueError.
+    """
+    x = _values(values, "shares")
+    if min(x) < 0 or max(x) > 1:
+        raise ValueError(f"shares from {min(x)} to {max(x)}: they lie in [0, 1]")
+    if max(x) == 0 or min(x) == 1:
+        return proportion_interval(len(x) * round(x[0]), len(x))
+    mean, low, high, n = mean_interval(x)
+    return Interval(mean, max(low, 0.0), min(high, 1.0), n)
 
 
 def _mean_error(x: list[float]) -> tuple[float, float]:
@@ -147,7 +184,7 @@ def paired_images(first: Tensor, second: Tensor) -> Paired:
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     more_a, more_b, m = only_a + 0.5, only_b + 0.5, n + 2
     centre = (more_a - more_b) / m
-    half = 1.959963984540054 * math.sqrt(more_a + more_b - (more_a - more_b) ** 2 / m) / m
+    half = _NORMAL * math.sqrt(more_a + more_b - (more_a - more_b) ** 2 / m) / m
     method = "McNemar exact, Agresti-Min interval"
     low, high = max(centre - half, -1.0), min(centre + half, 1.0)
     return Paired((only_a - only_b) / n, low, high, _mcnemar(only_a, only_b), n, method)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.accuracy import accuracies, check_features, check_labels, correct
-from evaluation.intervals import Interval, mean_interval
+from evaluation.intervals import Interval, mean_share_interval
 from evaluation.knn import unit
 from evaluation.linear_probe import head_logits, linear_probe
 from runtime import counter_rng
@@ -126,7 +126,7 @@ def few_shot(
         truth = torch.arange(ways, device=X.device).repeat_interleave(queries).repeat(count)
         found.append(correct(likeness.flatten(0, 1), truth).view(count, -1).double().mean(1))
     each = torch.cat(found).cpu()
-    return Episodes(each, mean_interval(each), ways, shots, queries, method, layer)
+    return Episodes(each, mean_share_interval(each), ways, shots, queries, method, layer)
 
 
 class Head(NamedTuple):

@@ -10,6 +10,7 @@ augmented probe) is no different; it never sees a label of the rows it predicts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from evaluation.accuracy import accuracies, check_features, check_labels, correct
-from evaluation.intervals import mean_interval
+from evaluation.intervals import proportion_interval
 from evaluation.knn import SETTINGS, search, vote
 from evaluation.linear_probe import Sweep, l2_sweep
 from evaluation.splits import stratified_folds
@@ -29,8 +30,9 @@ Method = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 class Judged(NamedTuple):
     """Figures, and of each row whether it was right.
 
-    figures: `<name> acc1`, `<name> acc5`, and under folds the 95 % interval of acc1 over them,
-    `<name> low` and `<name> high` (folds share training rows: it is somewhat narrow).
+    figures: `<name> acc1`, `<name> acc5`, means of the folds' where there are folds; then also the
+    95 % interval of acc1, `<name> low` and `<name> high`: Wilson's, of all rows, each of which is
+    judged once (folds share training rows: it is somewhat narrow).
     right: whether acc1 counts a row, bool [N] on the CPU, by name; `intervals.paired_images`
     compares two networks by them.
     """
@@ -77,8 +79,9 @@ def judge(
             raise ValueError(f"{name} gave predictions in {len(parts)} of {folds} folds")
         full = f"{name}, {folds} folds"
         means = torch.stack([part.double().mean(1) for part in parts])
-        interval = mean_interval(means[:, 0])
-        figures |= {f"{full} acc1": interval.mean, f"{full} acc5": float(means[:, 1].mean())}
+        mean = math.fsum(means[:, 0].tolist()) / folds
+        figures |= {f"{full} acc1": mean, f"{full} acc5": float(means[:, 1].mean())}
+        interval = proportion_interval(sum(int(part[0].sum()) for part in parts), len(h))
         figures |= {f"{full} low": interval.low, f"{full} high": interval.high}
         right[full] = torch.empty(len(h), dtype=torch.bool)
         for f, part in enumerate(parts):

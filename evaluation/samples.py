@@ -85,8 +85,9 @@ def faithfulness_weighted_variance(
 def bicubic(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     """The baseline of super-resolution: antialiased bicubic resize, clamped to [0, 1].
 
-    images [N, C, h, w] in [0, 1] -> [N, C, *size]. Antialiasing only acts when shrinking; the clamp
-    is there because the cubic kernel overshoots at edges.
+    images [N, C, h, w] in [0, 1] -> [N, C, *size]; corners of the outer pixels meet
+    (align_corners=False). Enlarging blurs nothing, but antialias=True also means Pillow's kernel
+    (a = -0.5, Keys 1981; torch's other one has -0.75). The clamp: the kernel overshoots at edges.
     """
     sides = (size, size) if isinstance(size, int) else tuple(size)
     out = F.interpolate(images, size=sides, mode="bicubic", align_corners=False, antialias=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from runtime.cli import parse
-from runtime.options import Table, add_options, add_run_args
+from runtime.options import Table, add_options, add_preset, run_table
 
 
 def read_options(
@@ -26,13 +26,9 @@ def read_options(
     options that are not the process's own (it must raise).
     Errors: whatever `fail` raises; by default SystemExit(2) after one line on stderr.
     """
-    parser = argparse.ArgumentParser(
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=fail is None,
-    )
-    add_run_args(parser, save_every=save_every)
-    add_options(parser, table)
+    parser = argparse.ArgumentParser(description=doc, add_help=fail is None)
+    add_preset(parser)
+    add_options(parser, table, run_table(save_every=save_every))
     args = parse(parser, presets, argv, fail=fail)
     try:
         check(args)

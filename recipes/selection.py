@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion.rows import Rows
 from recipes.words import former
 from runtime import distributed
-from runtime.options import EXECUTION, Row, Rules, Table, tagged
+from runtime.options import EXECUTION, NO_EFFECT, USUAL, Row, Rules, Table, tagged
 from runtime.types import number, positive_float, positive_int
 from selection import EarlyLateSwitch, Picker, Spread
 
@@ -26,10 +26,13 @@ AUTOGUIDED = "seed"  # the former name of the scale "autoguided", by which it is
 
 def whether_rows() -> list[Row]:
     """Rows of the option table: whether rows are selected, and whether by JEST."""
+    # fmt: off
     return [
-        ("--selection", bool, None, "train on a part of every batch, at random unless --acid"),
-        ("--acid", bool, False, "choose it by JEST"),
+        ("--selection", bool, None, "train on a part of every batch, at random unless --acid "
+         "(default: no, but with --acid)", USUAL),
+        ("--acid", bool, False, "choose it by JEST", USUAL),
     ]
+    # fmt: on
 
 
 def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list[Row]:
@@ -41,14 +44,14 @@ def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list
     # fmt: off
     return [
         ("--filt", number(0, 1, lo_open=not keep_all, hi_open=True), 0.8, "filter ratio: the part "
-         "not trained on"),
+         "not trained on", USUAL),
         ("--n", positive_int, num_chunks, "chunks in which JEST draws"),
         ("--diff", bool, True, "score: learner loss - reference loss; else - reference loss", JEST),
         ("--invert", bool, False, "prefer low scores", JEST),
         ("--early", bool, False, "select only until the learner beats the reference"),
         ("--late", bool, False, "select only from then on"),
-        ("--trick", bool, False, "no effect: probabilities are computed in logarithms anyway",
-         EXECUTION),
+        ("--trick", bool, False, "probabilities are computed in logarithms anyway", EXECUTION,
+         NO_EFFECT),
         ("--score_scale", former(SCALES, {AUTOGUIDED: "autoguided"}), "standardised", scales, JEST),
         ("--temperature", positive_float, 1.0, "of the draw", JEST),
         ("--score_by_sigma", bool, False, f"rank {unit} among those of like sigma: keeps P(sigma)",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from runtime.types import INT_MAX, positive_int
+from runtime.types import INT_MAX, called, positive_int
 
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
@@ -27,12 +27,26 @@ def image_count(value: str) -> int:
     return int(exact)
 
 
+def compact_count(images: int) -> str:
+    """131072 -> "128Ki"; a number that is no whole multiple stays as it is."""
+    for unit in reversed(_UNITS):
+        if images and images % _UNITS[unit] == 0:
+            return f"{images // _UNITS[unit]}{unit}"
+    return str(images)
+
+
+called("N[Ki|Mi|Gi]", image_count, shown=compact_count)
+
+
 def period(value: str) -> str:
     """Type of how often something is done: `500` are steps, `128Ki` (Ki, Mi, Gi) are images."""
     if value[-2:] in _UNITS:
         image_count(value)
         return value
     return str(positive_int(value))
+
+
+called("N[Ki|Mi|Gi]", period)
 
 
 def period_steps(value: str, images_per_step: int) -> int:
@@ -51,6 +65,9 @@ def seed_range(word: str) -> range:
     if not first <= last < 2**32:
         raise argparse.ArgumentTypeError(f"{word}: seeds go upwards, to 4294967295 at most")
     return range(first, last + 1)
+
+
+called("N|N-N", seed_range)
 
 
 def compact_seeds(seeds: Sequence[int]) -> str:

@@ -7,28 +7,44 @@ and calls `parse(parser, PRESETS)`. PRESETS is a literal dict at the top of the 
         "smoke": {"_help": "CPU, seconds, no download", "bs": 4, "lr": 1e-3, "gpus": []},
     }
 
-Keys are option names (`dest`), values what one would type, as a number, a bool, a string or a
-list of those; they pass the same checks. `_help` is the line shown by `--help`. The command line
-always wins.
+Keys are option names, values what one would type, as a number, a bool, a string or a list of
+those; they pass the same checks. `_help` is the line shown by `--help`. The command line always
+wins.
 
-`-` and `_` are the same thing inside an option's name (`--run_dir` is `--run-dir`), names are
-never abbreviated, and every mistake is one line on stderr and exit code 2.
+`-` and `_` are the same thing inside an option's name (`--save-every` is `--save_every`), names are
+never abbreviated, and every mistake is one line on stderr and exit code 2, with what was probably
+meant (`runtime.near`).
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from runtime.help import HelpAll, help_text
+from runtime.near import closest, closest_option, hint
+from runtime.options import add_preset
 from runtime.types import BoolAction, ListAction, canonical
+
+
+class Options(argparse.Namespace):
+    """Parsed arguments; `typed_as` is the option of each, as --help shows it, and no argument."""
+
+    __slots__ = ("typed_as",)
+    typed_as: dict[str, str]
 
 
 def _one_line_error(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     # argparse prints the whole usage first: sixty lines before the one that matters.
+    message = re.sub(
+        r"invalid choice: '(?P<word>[^']*)' \(choose from (?P<words>[^)]*)\)$",
+        lambda found: found[0] + hint(closest(found["word"], re.split(r"[', ]+", found["words"]))),
+        message,
+    )
     print(f"{parser.prog}: error: {message} (see --help)", file=sys.stderr)
     raise SystemExit(2)
 
@@ -90,13 +106,41 @@ def _typed_preset(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str |
     return finder.parse_known_args(list(argv))[0].preset
 
 
+def prepare(
+    parser: argparse.ArgumentParser,
+    presets: Mapping[str, str] | None = None,
+    *,
+    fail: Callable[[str], NoReturn] | None = None,
+) -> None:
+    """Make a parser speak as all do here: help by `runtime.help`, mistakes in one line, both
+    spellings of every option. presets: name -> description. fail: as in `parse`."""
+    parser.error = fail or types.MethodType(_one_line_error, parser)  # type: ignore
+    lines = dict(presets or {})
+    parser.format_help = lambda: help_text(parser, lines, everything=False)  # type: ignore
+    parser.format_help_all = lambda: help_text(parser, lines)  # type: ignore
+    table = parser._option_string_actions
+    if parser.add_help and "--help-all" not in table:
+        parser.add_argument("--help-all", action=HelpAll, help="list every option")
+    # Both spellings of every option; one that a script defined itself is never overridden.
+    for option, action in list(table.items()):
+        if option.startswith("--"):
+            table.setdefault(canonical(option), action)
+            table.setdefault("--" + option[2:].replace("-", "_"), action)
+
+
+def published(action: argparse.Action) -> str:
+    """An option's name as --help shows it, without the short form (`-n`) that a few have."""
+    long = [option for option in action.option_strings if option.startswith("--")]
+    return [*long, *action.option_strings][0]
+
+
 def parse(
     parser: argparse.ArgumentParser,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     argv: Sequence[str] | None = None,
     *,
     fail: Callable[[str], NoReturn] | None = None,
-) -> argparse.Namespace:
+) -> Options:
     """Parse `argv` (default: the process's own) over the chosen preset's values over the defaults.
 
     Every preset is checked each time, chosen or not: a bad one must not wait for its first user.
@@ -107,57 +151,61 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     values, helps = _split_presets(presets or {})
     parser.allow_abbrev = False
-    parser.error = fail or types.MethodType(_one_line_error, parser)  # type: ignore
     if presets and not any("--preset" in a.option_strings for a in parser._actions):
-        parser.add_argument("--preset", metavar="NAME", help="a named set of options")
-
-    # Both spellings of every option; one that a script defined itself is never overridden.
+        add_preset(parser)
+    prepare(parser, helps, fail=fail)
     table = parser._option_string_actions
-    for option, action in list(table.items()):
-        if option.startswith("--"):
-            table.setdefault(canonical(option), action)
-            table.setdefault("--" + option[2:].replace("-", "_"), action)
-
+    converted = {name: _converted(parser, name, preset) for name, preset in values.items()}
     options = {a.dest: a for a in parser._actions if a.option_strings}
-    converted: dict[str, dict[str, Any]] = {}
-    for name, preset in values.items():
-        converted[name] = {}
-        for key, value in preset.items():
-            if key not in options or key in ("preset", "help"):
-                near = difflib.get_close_matches(key, options, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                parser.error(
-                    f"preset {name!r} sets {key!r}, which is no option of this script{hint}"
-                )
-            try:
-                converted[name][key] = _convert_preset_value(parser, options[key], value)
-            except argparse.ArgumentError as error:
-                parser.error(f"preset {name!r}: {error}")
-
-    saved = [(a, a.default, a.required, a.help) for a in parser._actions]
+    saved = [(a, a.default, a.required) for a in parser._actions]
     try:
-        preset_action = options.get("preset")
-        chosen = None
-        if preset_action is not None:
-            chosen = _typed_preset(parser, argv)
-            if chosen is not None and chosen not in converted:
-                listed = ", ".join(converted) or "none here"
-                parser.error(f"argument --preset: {chosen!r} is not a preset; there are: {listed}")
-            lines = "; ".join(f"{n}: {h}" if h else n for n, h in helps.items())
-            preset_action.help = f"{preset_action.help} [{lines or 'none'}]".replace("%", "%%")
+        chosen = _typed_preset(parser, argv) if "preset" in options else None
+        if chosen is not None and chosen not in converted:
+            listed = ", ".join(converted) or "none here"
+            parser.error(
+                f"argument --preset: {chosen!r} is not a preset; there are: {listed}"
+                + hint(closest(chosen, converted))
+            )
         for key, value in converted.get(chosen or "", {}).items():
             options[key].default = value
             options[key].required = False
-        args, extra = parser.parse_known_args(argv)
+        args, extra = parser.parse_known_args(argv, Options())
         if extra:
-            near = difflib.get_close_matches(extra[0].split("=")[0], table, n=1)
-            hint = f"; did you mean {near[0]}?" if near and extra[0].startswith("-") else ""
-            parser.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
+            near = None
+            if extra[0].startswith("--"):
+                shown = {
+                    option: option if option in action.option_strings else published(action)
+                    for option, action in table.items()
+                    if option.startswith("--") and action.help != argparse.SUPPRESS
+                }
+                near = closest_option(extra[0].split("=")[0], shown)
+            parser.error(f"unrecognized arguments: {' '.join(extra)}{hint(near)}")
+        args.typed_as = {name: published(action) for name, action in options.items()}
         # A default list belongs to the parser (or the script): hand out copies only.
         for key, value in vars(args).items():
             if isinstance(value, list):
                 setattr(args, key, list(value))
         return args
     finally:
-        for action, default, required, help_ in saved:
-            action.default, action.required, action.help = default, required, help_
+        for action, default, required in saved:
+            action.default, action.required = default, required
+
+
+def _converted(
+    parser: argparse.ArgumentParser, name: str, preset: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A preset's values, checked, by the names of arguments. Its keys may be any name of an option.
+    Errors: as `parse`."""
+    options = {a.dest: a for a in parser._actions if a.option_strings}
+    found: dict[str, Any] = {}
+    for key, value in preset.items():
+        action = options.get(key) or parser._option_string_actions.get(f"--{key}")
+        if action is None or action.dest in ("preset", "help", "help_all"):
+            near = closest(key, [o for o in options if o not in ("preset", "help", "help_all")])
+            meant = hint(near and repr(near))
+            parser.error(f"preset {name!r} sets {key!r}, which is no option of this script{meant}")
+        try:
+            found[action.dest] = _convert_preset_value(parser, action, value)
+        except argparse.ArgumentError as error:
+            parser.error(f"preset {name!r}: {error}")
+    return found

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ from torch import Tensor
 from runtime import distributed
 from storage.errors import UsageError
 from storage.files import read_object, write_text, writing
-from storage.pictures import save_grid
+from storage.pictures import Captions, as_image, compose, save_sheet
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FACTS = "provenance.json"
 _OURS = re.compile(r"((\d{6,}|\.parts)/)?\d{6,}(_\d{5})?(_trajectory)?\.png|grid\.png")
@@ -138,9 +141,11 @@ def save_png(path: Path, image: Tensor) -> Path:
     return path
 
 
-def grid_of_files(path: Path, files: Sequence[Path], ncol: int) -> Path:
-    """A grid of images of one size, row by row. Errors: UsageError for one that cannot be read."""
-    return save_grid(path, torch.stack([read_png(f) for f in files]) / 255, ncol)
+def grid_of_files(
+    path: Path, files: Sequence[Path], ncol: int, captions: Captions | None = None
+) -> Path:
+    """A sheet of images of one size, row by row. Errors: UsageError for one that cannot be read."""
+    return save_sheet(path, torch.stack([read_png(f) for f in files]) / 255, ncol, captions)
 
 
 def read_png(path: Path) -> Tensor:
@@ -164,34 +169,13 @@ def labelled_sheet(
     A cell is shrunk to 512 pixels if it is larger; None leaves it empty.
     """
     import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
 
-    loaded: dict[tuple[int, int], Any] = {}
-    for i, row in enumerate(cells):
-        for j, file in enumerate(row):
-            if file is not None:
-                picture = Image.fromarray(read_png(file).permute(1, 2, 0).numpy())
-                picture.thumbnail((512, 512))
-                loaded[i, j] = picture
-    width = max([p.width for p in loaded.values()], default=64)
-    height = max([p.height for p in loaded.values()], default=64)
-    size = max(11, min(28, width // 8))
-    try:
-        font = ImageFont.load_default(size)
-    except (TypeError, OSError):  # Pillow without FreeType
-        font = ImageFont.load_default()
-    gap = size // 2
-    left = gap + max([int(font.getlength(r)) for r in rows], default=0) + gap
-    width = max([width, *(int(font.getlength(c)) for c in columns)])
-    top = 2 * gap + size
-    sheet = Image.new(
-        "RGB", (left + len(columns) * (width + gap), top + len(rows) * (height + gap)), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    for j, name in enumerate(columns):
-        draw.text((left + j * (width + gap), gap), name, fill="black", font=font)
-    for i, name in enumerate(rows):
-        draw.text((gap, top + i * (height + gap)), name, fill="black", font=font)
-    for (i, j), picture in loaded.items():
-        sheet.paste(picture, (left + j * (width + gap), top + i * (height + gap)))
-    return save_png(path, torch.from_numpy(np.array(sheet)).permute(2, 0, 1))
+    loaded = [[None if file is None else _shrunk(file) for file in row] for row in cells]
+    sheet = np.array(compose(loaded, Captions(rows=rows, columns=columns)).picture)
+    return save_png(path, torch.from_numpy(sheet).permute(2, 0, 1))
+
+
+def _shrunk(file: Path) -> Image:
+    picture = as_image(read_png(file).permute(1, 2, 0))
+    picture.thumbnail((512, 512))
+    return picture

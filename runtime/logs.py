@@ -17,7 +17,8 @@ from runtime import distributed
 from runtime.meters import Meters
 from runtime.progress import Progress
 from runtime.tracker import Tracker
-from storage.pictures import save_grid
+from storage.errors import UsageError
+from storage.pictures import Captions, save_sheet
 
 
 class Logs:
@@ -144,17 +145,20 @@ class Logs:
         *,
         stamp: int,
         completed: int,
-        caption: str | None = None,
+        captions: Captions | None = None,
     ) -> Path:
         """Save images [N, 3 or 1, H, W] in [0, 1] as `samples/{name}-{stamp}.png`, `ncol` a row."""
         path = self.folder / "samples" / f"{name}-{stamp:09d}.png"
         if self.main:
             try:
-                save_grid(path, images, ncol)
-            except OSError as error:  # a full disk; pictures are no reason to stop
+                save_sheet(path, images, ncol, captions)
+            except UsageError:
+                raise
+            except Exception as error:  # a full disk, a font; pictures are no reason to stop
                 self.say(f"samples {path.name} not written: {error}")
                 return path
-            self.tracker(completed).image(name, path, stamp, caption=caption)
+            title = captions.title if captions else None
+            self.tracker(completed).image(name, path, stamp, caption=title)
             self.say(f"samples {path}")
         return path
 

@@ -2,7 +2,7 @@
 
     OPTIONS = {
         "data": [
-            ("--data", text, None, "NAME, a folder, a zip or an LMDB"),
+            ("--data", data_set, None, "NAME, a folder, a zip or an LMDB", USUAL, was("--data_tr")),
             ("--cache", ("none", "memory"), "none", "keep decoded images in memory", EXECUTION),
         ],
         "network": [("--channels", positive_int, 192, "at full resolution", NETWORK)],
@@ -12,6 +12,11 @@ A row is (name, kind, default, help, *tags). The kind is a type of `runtime.type
 (`IntList`), `bool`, or a tuple of allowed words. Whoever needs a set of options computes it from
 the tags: `tagged(OPTIONS, EXECUTION)` are those that a resumed run may change. `Rules` says which
 options go together, in the words of the command line.
+
+--help (`runtime.help`) writes the value's kind and the default of every row by itself; where the
+default is None the help says what that means: "(default: all)". It shows what is tagged `USUAL`.
+An option that is renamed keeps its former names (`was`) for good: command lines, presets and runs
+that use them go on.
 """
 
 from __future__ import annotations
@@ -23,25 +28,74 @@ from typing import Any
 
 from runtime.types import (
     BoolAction,
+    GpuList,
+    dir_path,
     integer,
-    list_of,
+    metavar_of,
     nonnegative_float,
     nonnegative_int,
+    one_of,
     positive_int,
-    text,
+    short_name,
+    text_called,
 )
 
 Row = tuple[Any, ...]  # (name, kind, default, help, *tags)
 Table = Mapping[str, Sequence[Row]]  # title of a group in --help -> its rows
 
-# The tag of an option that says how a run is executed, not what it computes: it may be another one
-# when the run resumes, and is no part of the hash in the run's name.
+# Tags. EXECUTION: says how a run is executed, not what it computes: it may be another one when the
+# run resumes, and is no part of the hash in the run's name.
 EXECUTION = "execution"
+# What most people need: --help shows these, --help-all the others too.
+USUAL = "usual"
+# Nothing but another way to say what another option says, under the name of the original code.
+OTHER_WORD = "another word"
+NO_EFFECT = "no effect"
+# Accepted and never shown.
+HIDDEN = "hidden"
+
+# Titles of groups of every training script, in the order in which one thinks of them; groups of
+# other titles follow, and the last ones are at the end.
+FIRST_GROUPS = ("data", "what to train", "length", "validation", "output", "what it runs on")
+LAST_GROUPS = {
+    OTHER_WORD: "other words for some of these, as in the original code",
+    NO_EFFECT: "no effect, accepted for old command lines",
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """A tag: further names of an option, which work and are not shown."""
+
+    names: tuple[str, ...]
+    kept: str | None = None  # the name under which the arguments, and so runs, keep the value
+
+
+def also(*names: str) -> Names:
+    """Tag of an option that answers to other names too."""
+    return Names(names)
+
+
+def was(*names: str) -> Names:
+    """Tag of an option that was renamed. Its value is kept under the first of its former names:
+    that is part of the hash in the names of runs and of what their checkpoints say."""
+    return Names(names, dest(names[0]))
 
 
 def dest(option: str) -> str:
     """`--batch-gpu` -> batch_gpu: an option's name among the parsed arguments."""
     return option.lstrip("-").replace("-", "_")
+
+
+def kept_name(row: Row) -> str:
+    """The name of a row's value among the parsed arguments."""
+    kept = [tag.kept for tag in row[4:] if isinstance(tag, Names) and tag.kept]
+    return kept[0] if kept else dest(row[0])
+
+
+def hidden_names(row: Row) -> list[str]:
+    """Names that a row's option has beside the one that is shown."""
+    return [name for tag in row[4:] if isinstance(tag, Names) for name in tag.names]
 
 
 def flag(name: str, table: Table) -> str:
@@ -57,12 +111,21 @@ def rows_of(table: Table) -> Iterator[Row]:
 
 def tagged(table: Table, *tags: str) -> tuple[str, ...]:
     """Names (as in the parsed arguments) of the options that bear at least one of the tags."""
-    return tuple(dest(row[0]) for row in rows_of(table) if set(row[4:]) & set(tags))
+    return tuple(kept_name(row) for row in rows_of(table) if set(row[4:]) & set(tags))
 
 
 def names_of(table: Table) -> tuple[str, ...]:
     """Names (as in the parsed arguments) of all options of a table."""
-    return tuple(dest(row[0]) for row in rows_of(table))
+    return tuple(kept_name(row) for row in rows_of(table))
+
+
+def spellings(table: Table) -> dict[str, str]:
+    """{every name that an option answers to: its name among the parsed arguments}, without dashes
+    in front and with `_` for `-`, such as {"data": "data_tr", "data_tr": "data_tr"}."""
+    found: dict[str, str] = {}
+    for row in rows_of(table):
+        found |= {dest(name): kept_name(row) for name in (row[0], *hidden_names(row))}
+    return found
 
 
 def default_of(table: Table, name: str) -> Any:
@@ -70,9 +133,22 @@ def default_of(table: Table, name: str) -> Any:
     return _row(table, name)[2]
 
 
+def merged(*tables: Table) -> dict[str, list[Row]]:
+    """One table of several: groups of the same title become one, and of rows of the same name the
+    first counts."""
+    out: dict[str, list[Row]] = {}
+    known: set[str] = set()
+    for table in tables:
+        for title, rows in table.items():
+            new = [row for row in rows if row[0] not in known]
+            out.setdefault(title, []).extend(new)
+            known.update(row[0] for row in new)
+    return out
+
+
 def _row(table: Table, name: str) -> Row:
     for row in rows_of(table):
-        if dest(row[0]) == name:
+        if kept_name(row) == name:
             return row
     raise KeyError(f"no option {name!r} in this table")
 
@@ -135,107 +211,105 @@ def add_bool(
     return parser.add_argument(name, action=BoolAction, default=default, help=help)
 
 
-def add_table(parser: argparse.ArgumentParser, title: str, rows: Sequence[Row]) -> None:
-    """Add a group of options, one row each; --help shows the default."""
-    group = parser.add_argument_group(title)
-    for name, kind, default, help_, *_tags in rows:
-        if default is not None:
-            help_ = f"{help_} (default: %(default)s)"
-        if kind is bool:
-            add_bool(group, name, default, help_)
-        elif isinstance(kind, tuple):
-            group.add_argument(name, choices=kind, default=default, help=help_)
-        elif isinstance(kind, type) and issubclass(kind, argparse.Action):
-            group.add_argument(name, action=kind, default=default, help=help_)
-        else:
-            group.add_argument(name, type=kind, default=default, help=help_, metavar="VALUE")
+def add_names(
+    parser: argparse._ActionsContainer, action: argparse.Action, *names: str
+) -> argparse.Action:
+    """Let an option answer to further names, which --help does not show. Returns the action.
+
+    Errors: ValueError if one of them is another option's.
+    """
+    if isinstance(action, BoolAction):
+        names = (*names, *action.add_negatives(names))
+    for name in names:
+        if parser._option_string_actions.setdefault(name, action) is not action:
+            raise ValueError(f"{name} is an option already, so it cannot be {action.dest} too")
+    action.hidden_names = [*getattr(action, "hidden_names", []), *names]  # type: ignore[attr-defined]
+    return action
 
 
-def add_options(parser: argparse.ArgumentParser, table: Table) -> None:
-    """Add all groups of a table."""
-    for title, rows in table.items():
-        add_table(parser, title, rows)
+def add_row(group: argparse._ActionsContainer, row: Row) -> None:
+    """Add one option."""
+    name, kind, default, help_, *tags = row
+    more: dict[str, Any] = {"dest": kept_name(row), "default": default}
+    more["help"] = argparse.SUPPRESS if HIDDEN in tags else help_
+    if kind is bool:
+        more["action"] = BoolAction
+    elif isinstance(kind, tuple):
+        more["choices"] = kind
+    elif isinstance(kind, type) and issubclass(kind, argparse.Action):
+        more["action"] = kind
+    else:
+        more |= {"type": kind, "metavar": metavar_of(kind)}
+    action = group.add_argument(name, **more)
+    action.usual = USUAL in tags  # type: ignore[attr-defined]
+    add_names(group, action, *hidden_names(row))
+
+
+def add_options(parser: argparse.ArgumentParser, *tables: Table) -> None:
+    """Add all groups of the tables, as `merged`."""
+    groups = {group.title: group for group in parser._action_groups}
+    for title, rows in merged(*tables).items():
+        for row in rows:
+            last = next((LAST_GROUPS[tag] for tag in LAST_GROUPS if tag in row[4:]), title)
+            if last not in groups:
+                groups[last] = parser.add_argument_group(last)
+            add_row(groups[last], row)
+
+
+WANDB = one_of("online", "offline", "disabled", also={"1": "online", "0": "disabled"})
+
+
+def run_table(*, save_every: int = 500) -> Table:
+    """Rows of the options of `runtime.run.Run`: where it lives, how it resumes, what it runs on.
+
+    save_every: the script's own default.
+    """
+    # fmt: off
+    return {
+        "what to train": [("--seed", nonnegative_int, 0, "random seed of everything", USUAL)],
+        "output": [
+            ("--outdir", dir_path, None, "the run's folder; DIR lies below RESULTS/SCRIPT, ./DIR "
+             "in the working directory (default: NAME-HASH, the same for the same options)", USUAL),
+            ("--run-dir", dir_path, None, "as --outdir, from the working directory", HIDDEN),
+            ("--results_path", dir_path, None, "RESULTS, the folder runs go to (default: "
+             "$RESULTS_HOME, or what dirs.json says)"),
+            ("--resume", text_called("auto|N|PATH"), None, "auto: from the newest good "
+             "checkpoint of the run's folder, if any; N: go on from the end of loop N-1, 0 from "
+             "scratch; PATH: a checkpoint or another run's folder (default: auto)", USUAL),
+            ("--save_every", positive_int, save_every, "steps between checkpoints", USUAL),
+            ("--save_minutes", nonnegative_float, 10.0, "a checkpoint also after so many minutes "
+             "without one; 0: never by time"),
+            ("--log_every", positive_int, 10, "steps between lines in metrics.jsonl"),
+            ("--wandb", WANDB, "online", "Weights & Biases; online goes offline without a "
+             "key or a network; 1 is online, 0 is disabled", USUAL),
+        ],
+        "what it runs on": [
+            ("--gpus", GpuList, None, "numbers of GPUs, one process each; cpu: none (default: all "
+             "there are)", USUAL, also("--device")),
+            ("--num_workers", integer(0, 1024), 2, "processes that read data, per rank; 0: none",
+             USUAL),
+            ("--precision", ("auto", "fp32", "bf16", "fp16"), "auto", "auto: bf16 on GPUs that "
+             "have it, fp32 elsewhere"),
+            ("--compile", bool, False, "torch.compile the networks"),
+            ("--deterministic", bool, False, "bit-equal reruns on GPUs too, slower"),
+        ],
+    }
+    # fmt: on
 
 
 def run_options() -> tuple[str, ...]:
     """Names of the options that `add_run_args` adds."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_run_args(parser)
-    return tuple(action.dest for action in parser._actions)
+    return ("preset", *names_of(run_table()))
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """Add --preset."""
+    parser.add_argument(
+        "--preset", type=short_name, metavar="NAME", help="a named set of options (default: none)"
+    )
 
 
 def add_run_args(parser: argparse.ArgumentParser, *, save_every: int = 500) -> None:
-    """Add the options of `runtime.run.Run`: where it lives, how it resumes, what it runs on."""
-    g = parser.add_argument_group("run", "where the run lives, how it resumes, what it runs on")
-    g.add_argument("--preset", metavar="NAME", help="a named set of options; the command line wins")
-    g.add_argument(
-        "--run-dir",
-        type=text,
-        metavar="DIR",
-        help="the run's folder (default: RESULTS/SCRIPT/NAME-HASH, the same for the same options)",
-    )
-    g.add_argument(
-        "--results_path",
-        type=text,
-        metavar="DIR",
-        help="the folder runs go to (default: $RESULTS_HOME, or what dirs.json says)",
-    )
-    g.add_argument(
-        "--resume",
-        type=text,
-        metavar="auto|N|PATH",
-        help="auto (default): newest good checkpoint of the run's folder, if any; N: go on from "
-        "the end of loop N-1 (0 = from scratch); PATH: a checkpoint or another run's folder",
-    )
-    g.add_argument(
-        "--save_every",
-        type=positive_int,
-        default=save_every,
-        metavar="STEPS",
-        help="steps between checkpoints (default %(default)s)",
-    )
-    g.add_argument(
-        "--save_minutes",
-        type=nonnegative_float,
-        default=10.0,
-        metavar="MINUTES",
-        help="a checkpoint also after so many minutes without one; 0: never by time "
-        "(default %(default)g)",
-    )
-    g.add_argument(
-        "--log_every",
-        type=positive_int,
-        default=10,
-        metavar="STEPS",
-        help="steps between lines in metrics.jsonl (default %(default)s)",
-    )
-    g.add_argument(
-        "--num_workers",
-        type=integer(0, 1024),
-        default=2,
-        metavar="N",
-        help="processes that read data, per rank; 0 = none (default %(default)s)",
-    )
-    g.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="auto (default): bf16 on GPUs that have it, fp32 elsewhere",
-    )
-    add_bool(g, "--compile", False, "torch.compile the networks (default no)")
-    g.add_argument("--seed", type=nonnegative_int, default=0, help="seed of everything (default 0)")
-    add_bool(g, "--deterministic", False, "bit-equal reruns on GPUs too, slower (default no)")
-    g.add_argument(
-        "--wandb",
-        type=lambda word: {"1": "online", "0": "disabled"}.get(word, word),
-        choices=("online", "offline", "disabled"),
-        default="online",
-        help="Weights & Biases; online (default, or 1) goes offline without a key or a network; "
-        "disabled (or 0): none",
-    )
-    g.add_argument(
-        "--gpus",
-        action=list_of(nonnegative_int, unique=True, empty_word="cpu"),
-        metavar="N",
-        help="GPU numbers, one process each; `cpu` = none (default: all there are)",
-    )
+    """Add --preset and the options of `runtime.run.Run` (`run_table`)."""
+    add_preset(parser)
+    add_options(parser, run_table(save_every=save_every))

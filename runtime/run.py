@@ -36,6 +36,7 @@ from runtime.resume import Resume, tell_lost
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
+from storage.pictures import Captions
 from storage.snapshot import save_snapshot
 
 _NO_PROGRESS = 3  # launches preempted at one and the same step
@@ -120,7 +121,8 @@ class Run:
             torch.backends.cudnn.deterministic = args.deterministic
             torch.backends.cudnn.benchmark = not args.deterministic
             self._updater = Updater(self.precision.scaler, self.say)
-            self.resume = Resume(args.resume, args.run_dir, self.milestone_every)
+            asked = rundir.asked_folder(args, self.script, self.say)
+            self.resume = Resume(args.resume, asked, self.milestone_every)
             self.dir = distributed.from_main(self._open_dir)
             self.checkpoints = self.dir / "checkpoints"
             self._saver = saving.Saver(self.checkpoints, self.say)
@@ -522,15 +524,15 @@ class Run:
             self._logs.tracker(self.completed).log(values, self._stamp)
 
     def sample_grid(
-        self, name: str, images: torch.Tensor, ncol: int, caption: str | None = None
+        self, name: str, images: torch.Tensor, ncol: int, captions: Captions | None = None
     ) -> Path:
         """Save images [N, 3 or 1, H, W] in [0, 1] as one PNG, `ncol` a row; returns its path.
 
-        The file is `samples/{name}-{steps the weights have seen}.png`; the path is printed, W&B
-        gets it too.
+        Small ones are enlarged (`storage.pictures.save_sheet`). The file is
+        `samples/{name}-{steps the weights have seen}.png`; the path is printed, W&B gets it too.
         """
         return self._logs.grid(
-            name, images, ncol, stamp=self._stamp, completed=self.completed, caption=caption
+            name, images, ncol, stamp=self._stamp, completed=self.completed, captions=captions
         )
 
     def curve(self) -> Path:

@@ -16,12 +16,13 @@ import shutil
 import socket
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from runtime.options import run_options
 from storage import files
+from storage.dirs import output_folder
 from storage.errors import LockError, RunError, UsageError
 
 # Of the options that every run has, those that shape what it computes; all others say where and how
@@ -32,6 +33,15 @@ SHAPING = ("precision", "seed")
 def execution_only() -> frozenset[str]:
     """Names of the options of every run that say where and how fast it runs."""
     return frozenset(run_options()) - set(SHAPING)
+
+
+def asked_folder(args: Namespace, script: str, say: Callable[[str], object]) -> Path | None:
+    """The run's folder as --outdir or --run-dir says; None if neither does. Errors: UsageError."""
+    if args.outdir is None:
+        return None if args.run_dir is None else Path(args.run_dir)
+    if args.run_dir is not None:
+        raise UsageError(f"--outdir {args.outdir} and --run-dir {args.run_dir}: give one")
+    return output_folder(args.outdir, script, args.results_path, say)
 
 
 def plain(value: Any) -> Any:
@@ -84,7 +94,7 @@ def refuse_changes(
     )
     raise UsageError(
         f"these flags differ from those that {where} was made with; leave them as they were, or "
-        f"start another run (without --run-dir and --resume):\n{table}"
+        f"start another run (without --outdir and --resume):\n{table}"
     )
 
 
@@ -124,7 +134,9 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = files.Lock(path / "lock", note)
         except files.Busy as busy:
-            raise LockError(f"{path} in use by {_holder(busy.holder)}; use --run-dir") from None
+            raise LockError(
+                f"{path} in use by {_holder(busy.holder)}; use another --outdir"
+            ) from None
         except files.CannotLock as error:
             raise RunError(f"cannot lock {path}: {error.strerror}") from error
         except (FileExistsError, NotADirectoryError):
@@ -147,11 +159,11 @@ class RunDir:
         try:
             known = files.read_json(file)
         except files.Damaged as error:
-            raise UsageError(f"{file} cannot be read: {error}; use another --run-dir") from error
+            raise UsageError(f"{file} cannot be read: {error}; use another --outdir") from error
         if known is None and not file.exists():
             return None
         if not isinstance(known, dict) or not isinstance(known.get("shaping"), dict):
-            raise UsageError(f"{file} is not a run's; use another --run-dir")
+            raise UsageError(f"{file} is not a run's; use another --outdir")
         return known
 
     def admit(self, script: str, flags: dict[str, Any], exclude: Iterable[str]) -> bool:

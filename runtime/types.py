@@ -1,7 +1,8 @@
 """Types of options: what one types -> a checked value, or one line that says what is allowed.
 
 A type is a function of a word that raises argparse.ArgumentTypeError; an option that takes several
-values is an argparse action (`list_of`), and so is one that is yes or no.
+values is an argparse action (`list_of`), and so is one that is yes or no. `metavar_of` is what
+--help writes for a value of it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,33 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.near import closest, hint
+
+Kind = TypeVar("Kind", bound=Callable[[str], Any])
 
 INT_MAX = 2**63 - 1  # torch's int64; anything larger would only fail later and obscurely
 _UNSET = object()
+
+
+def called(metavar: str, kind: Kind, shown: Callable[[Any], str] | None = None) -> Kind:
+    """The same type; --help calls its values `metavar` and writes one as `shown` does."""
+    vars(kind).update(metavar=metavar, shown=shown)
+    return kind
+
+
+def metavar_of(kind: Any) -> str:
+    """What --help writes for a value of a type: N, FLOAT, FILE, DIR, NAME; TEXT if it does not say.
+
+    A type is one of this module, a function of a word, or None (any text).
+    """
+    known = {int: "N", float: "FLOAT", Path: "FILE"}
+    if isinstance(kind, type) and kind in known:
+        return known[kind]
+    return getattr(kind, "metavar", "TEXT")
 
 
 def _bounds(lo: float | None, hi: float | None, lo_open: bool, hi_open: bool) -> str:
@@ -42,7 +65,7 @@ def integer(lo: int | None = None, hi: int | None = None) -> Callable[[str], int
             raise argparse.ArgumentTypeError(f"{text} is out of range, allowed: at most {INT_MAX}")
         return value
 
-    return convert
+    return called("N", convert)
 
 
 def number(
@@ -67,7 +90,7 @@ def number(
             raise argparse.ArgumentTypeError(f"{text} is out of range, allowed: {allowed}")
         return value
 
-    return convert
+    return called("FLOAT", convert)
 
 
 positive_int = integer(1)
@@ -78,12 +101,18 @@ finite_float = number()
 probability = number(0, 1)
 
 
-def one_of(*values: str | int | float) -> Callable[[str], Any]:
-    """Type of one of a few named values. If all are numbers, `0.50` and `.5` both mean 0.5."""
+def one_of(
+    *values: str | int | float, also: Mapping[str, str] | None = None
+) -> Callable[[str], Any]:
+    """Type of one of a few named values. If all are numbers, `0.50` and `.5` both mean 0.5.
+
+    also: other words for some of them, which --help does not list.
+    """
     listed = ", ".join(str(v) for v in values)
     numeric = all(isinstance(v, int | float) for v in values)
 
     def convert(text: str) -> Any:
+        text = (also or {}).get(text, text)
         for value in values:
             if text == value:
                 return value
@@ -93,16 +122,42 @@ def one_of(*values: str | int | float) -> Callable[[str], Any]:
                         return value
                 except ValueError:
                     break
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {listed}")
+        near = "" if numeric else hint(closest(text, [str(v) for v in values]))
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {listed}{near}")
 
-    return convert
+    return called(f"{{{','.join(str(v) for v in values)}}}", convert)
 
 
 def text(value: str) -> str:
-    """Type of a non-empty string without NUL or line break: a path, a name."""
+    """Type of a non-empty string without NUL or line break."""
     if not value.strip() or any(c in value for c in "\0\n\r"):
         raise argparse.ArgumentTypeError(f"{value!r} is empty or has a line break in it")
     return value
+
+
+def text_called(metavar: str) -> Callable[[str], str]:
+    """Type of a text that --help calls `metavar`."""
+
+    def convert(value: str) -> str:
+        return text(value)
+
+    return called(metavar, convert)
+
+
+# Texts that mean something on disk, or a name. `data_set`: what `data.registry` opens.
+file_path = text_called("FILE")
+dir_path = text_called("DIR")
+short_name = text_called("NAME")
+data_set = text_called("NAME|DIR")
+
+
+def gpu_number(value: str) -> int:
+    """Type of a GPU: its number, 0 or cuda:0 (cuda alone is the first)."""
+    match = re.fullmatch(r"cuda(?::(\d+))?", value)
+    return nonnegative_int(value) if match is None else int(match[1] or 0)
+
+
+called("N", gpu_number)
 
 
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
@@ -140,7 +195,7 @@ class ListAction(argparse.Action):
             default=default,
             required=required,
             help=help,
-            metavar=metavar or "N",
+            metavar=metavar or metavar_of(type(self).item),
         )
 
     def convert(self, words: Sequence[str]) -> list[Any]:
@@ -179,6 +234,7 @@ def list_of(
 
 
 IntList = list_of(positive_int)
+GpuList = list_of(gpu_number, unique=True, empty_word="cpu")  # `--gpus 0 1`, `--gpus cpu`
 
 
 class BoolAction(argparse.Action):
@@ -191,8 +247,8 @@ class BoolAction(argparse.Action):
         default: bool | None = None,
         help: str | None = None,
     ) -> None:
-        negative = [f"--no-{o[2:]}" for o in option_strings if o.startswith("--")]
-        self._negative = {canonical(o) for o in negative}
+        self._negative: set[str] = set()
+        negative = self.add_negatives(option_strings)
         super().__init__(
             [*option_strings, *negative],
             dest,
@@ -202,6 +258,12 @@ class BoolAction(argparse.Action):
             help=help,
             metavar="BOOL",
         )
+
+    def add_negatives(self, options: Sequence[str]) -> list[str]:
+        """`--no-cond` of `--cond`, which mean no from now on."""
+        negative = [f"--no-{o[2:]}" for o in options if o.startswith("--")]
+        self._negative |= {canonical(o) for o in negative}
+        return negative
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         if canonical(option_string or "") in self._negative:

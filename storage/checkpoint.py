@@ -334,7 +334,7 @@ def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | N
     if bad:
         raise CheckpointError(
             f"no checkpoint in {directory} is intact ({', '.join(bad)}): start again with "
-            "--resume 0 or another --run-dir"
+            "--resume 0 or another --outdir"
         )
     return None
 

@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.errors import UsageError
@@ -41,6 +42,36 @@ def models_home() -> Path:
 def results_home() -> Path:
     """The folder runs go to, existing. Errors: UsageError."""
     return _home("results")
+
+
+def output_folder(
+    word: str,
+    script: str,
+    results: str | Path | None = None,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """The folder that `--outdir` means, in every script alike.
+
+    word: `~/there` and absolute paths are themselves, and what begins with `./` or `../` is from
+    the working directory; anything else lies below RESULTS/SCRIPT.
+    results: the folder runs go to, by default results_home().
+    say: told if a folder of that name in the working directory might have been meant.
+    """
+    path = Path(word).expanduser()
+    if path.is_absolute() or word.split("/")[0] in (".", ".."):
+        return path
+    folder = (results_home() if results is None else Path(results)) / script / path
+    if path.is_dir() and not folder.exists():
+        say(f"--outdir {word} is {folder}; for the folder {word} of this directory: ./{word}")
+    return folder
+
+
+def find_output(word: str, script: str) -> Path:
+    """What a script wrote into the folder that its `--outdir` called `word`: that path as it is, or
+    below RESULTS/SCRIPT; the path as it is if nothing is there either."""
+    path = Path(word).expanduser()
+    below = results_home() / script / path
+    return below if not path.exists() and below.exists() else path
 
 
 def dirs_file() -> Path:

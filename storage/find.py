@@ -114,7 +114,9 @@ def find_network(
             for file in sorted(home.glob(f"{depth}{name}{suffix}")):
                 found.setdefault(file.name.removesuffix(suffix), file)
     if len(found) > 1:
-        raise UsageError(f"{name} may be {' or '.join(sorted(found))}: choose one by --net, --gnet")
+        raise UsageError(
+            f"{name} may be {' or '.join(sorted(found))}: choose one by --net, --guide"
+        )
     if not found:
         star = ", * standing for any" if "*" in name else ""
         raise CheckpointError(

@@ -12,7 +12,8 @@ Help texts are left out; they may change.
 A line:
     --lr VALUE | dest lr | default 0.01 | float of 1 2 8 64 ('': is not a finite number > 0)
 Marks after it: `required`, `hidden` (no help), `nargs N`, `const X`, `repeatable` (adds up).
-Presets follow, one a line, with the values that they set (those unlike the defaults).
+Other names that options answer to, which --help does not show, follow; then presets with the
+values that they set (those unlike the defaults).
 """
 
 from __future__ import annotations
@@ -256,6 +257,11 @@ def describe(parser: argparse.ArgumentParser) -> list[str]:
     positional = [a for a in rest if not a.option_strings and a not in commands]
     options = sorted((a for a in rest if a.option_strings), key=lambda a: a.option_strings)
     lines += [line_of(parser, a) for a in (*positional, *options)]
+    lines += sorted(
+        f"{name} | hidden, the same as {a.option_strings[0]}"
+        for a in options
+        for name in getattr(a, "hidden_names", ())
+    )
     for group in parser._mutually_exclusive_groups:
         members = " ".join(sorted(a.option_strings[0] for a in group._group_actions))
         lines.append(f"only one of: {members}{' (required)' if group.required else ''}")

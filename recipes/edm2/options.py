@@ -9,9 +9,12 @@ from pathlib import Path
 from recipes import selection
 from recipes.command import read_options
 from recipes.words import image_count, period, period_steps
-from runtime.options import EXECUTION, Rules, Table, tagged
+from runtime.options import EXECUTION, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
 from runtime.types import (
     IntList,
+    data_set,
+    dir_path,
+    file_path,
     list_of,
     nonnegative_float,
     nonnegative_int,
@@ -19,10 +22,10 @@ from runtime.types import (
     positive_float,
     positive_int,
     probability,
-    text,
+    short_name,
+    text_called,
 )
 from selection import METHODS, Picker
-from storage.dirs import results_home
 
 _IMG512 = {"data": "img512", "decay": 70000, "P_mean": -0.4, "P_std": 1.0}
 _IMG64 = {"data": "img64", "decay": 35000, "P_mean": -0.8, "P_std": 1.6}
@@ -100,55 +103,66 @@ class MethodAction(argparse.Action):
 
 # fmt: off
 OPTIONS: Table = {
-    "dry run": [
-        ("--dry-run", DryRunAction, False, "print the options and exit", EXECUTION),
-    ],
     "data": [
-        ("--data", text, "scenes", "NAME, NAME/SPLIT, a folder, a zip or an LMDB; pixels or latents"
-         " (data/dataset_tool.py)"),
-        ("--dataset", DATASETS, None, "Autoguided's name of it instead of --data; folder, generated"
-         ": with --data PATH", EXECUTION),
-        ("--data_path", text, None, "where data sets are stored (default: the data directory)",
+        ("--data", data_set, "scenes", "NAME, NAME/SPLIT, a folder, a zip or an LMDB; pixels or "
+         "latents (data/dataset_tool.py)", USUAL),
+        ("--dataset", DATASETS, None, "name of --data; folder, generated: with --data PATH",
+         EXECUTION, OTHER_WORD),
+        ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          EXECUTION),
-        ("--res", positive_int, None, "resolution (default: the data's own; 64 for scenes)"),
-        ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
+        ("--res", positive_int, None, "resolution (default: the data's own; 64 for scenes)",
+         USUAL),
+        ("--crop", ("center", "squash"), "center", "how pictures that are not square become it",
+         USUAL),
         ("--xflip", bool, False, "the data twice, once mirrored"),
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", EXECUTION),
-        ("--cond", bool, True, "condition on the class"),
+        ("--cond", bool, True, "condition on the class", USUAL),
         ("--label_dim", positive_int, None, "width of the one-hot label (default: the classes)"),
-        ("--vae", text, None, "latents: where the VAE that decodes samples is (default: no grids)",
-         EXECUTION),
     ],
-    "length and batch": [
-        ("--duration", image_count, 2048 * 2**20, "images to train on; those only looked at do not "
-         "count, so that --filt 0.8 takes five times the steps",
-         EXECUTION),
-        ("--batch", positive_int, 2048, "images of a step, over all GPUs: the super-batch"),
-        ("--batch-gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share"),
-        ("--status", period, None, "period of a line in the logs (default: --log_every)",
-         EXECUTION),
-        ("--snapshot", period, "4096", "period of snapshots; up to step 1000 four times as "
-         "often",
-         EXECUTION),
-        ("--checkpoint", period, None, "period of checkpoints (default: --save_every). Periods are "
-         "in steps, or in images with Ki, Mi, Gi", EXECUTION),
+    "what to train": [
+        ("--channels", positive_int, 192, "channels at full resolution", USUAL),
+        ("--dry-run", DryRunAction, False, "print the options and exit", EXECUTION),
+    ],
+    "length": [
+        ("--duration", image_count, 2048 * 2**20, "images to train on, 128Ki, 8Mi ...; those only "
+         "looked at do not count, so that --filt 0.8 takes five times the steps", EXECUTION, USUAL),
+        ("--bs", positive_int, 2048, "images of a step, over all GPUs: the super-batch", USUAL,
+         was("--batch")),
+        ("--bs_gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share", USUAL,
+         was("--batch-gpu")),
+        ("--lr", positive_float, 0.01, "peak learning rate of Adam", USUAL),
+    ],
+    "output": [
+        ("--snapshot_every", period, "4096", "steps between snapshots, or images: 128Ki, 8Mi; up "
+         "to step 1000 four times as often", EXECUTION, USUAL, was("--snapshot")),
+        ("--sample_images", nonnegative_int, 16, "in the grid of every snapshot; 0: no grid",
+         EXECUTION, USUAL),
+        ("--sample_steps", positive_int, 18, "Heun steps", EXECUTION),
+        ("--sample_guidance", positive_float, 2.0, "weight, with --guide", EXECUTION),
+        ("--vae", text_called("DIR|NAME"), None, "latents: the VAE that decodes samples "
+         "(default: none, and no grids)", EXECUTION),
+        ("--suffix", short_name, None, "appended to the run's name"),
+        ("--status", period, None, "--log_every, also in images as 128Ki, 8Mi", EXECUTION,
+         OTHER_WORD),
+        ("--checkpoint", period, None, "--save_every, also in images as 128Ki, 8Mi", EXECUTION,
+         OTHER_WORD),
     ],
     "network": [
-        ("--channels", positive_int, 192, "channels at full resolution"),
         ("--channel_mult", IntList, [1, 2, 3, 4], "channels of each resolution over --channels"),
         ("--num_blocks", positive_int, 3, "blocks at each resolution"),
         ("--attn_resolutions", list_of(positive_int, empty_word="none"), [16, 8], "with attention"),
         ("--channels_per_head", positive_int, 64, "channels of an attention head"),
         ("--dropout", probability, 0.0, "probability of dropping an activation"),
-        ("--fp16", bool, None, "True: --precision fp16, False: --precision fp32", EXECUTION),
+        ("--fp16", bool, None, "True: --precision fp16, False: --precision fp32", EXECUTION,
+         OTHER_WORD),
         ("--channels_last", bool, False, "memory format", EXECUTION),
         ("--bench", bool, True, "let cuDNN choose its algorithms by trying", EXECUTION),
     ],
     "loss and optimizer": [
         ("--P_mean", number(-20, 20), -0.4, "mean of ln(sigma)"),
         ("--P_std", positive_float, 1.0, "standard deviation of ln(sigma)"),
-        ("--lr", positive_float, 0.01, "peak learning rate of Adam"),
-        ("--decay", nonnegative_float, 70000, "steps after which it decays; 0: it does not"),
+        ("--decay", nonnegative_float, 70000, "steps after which the learning rate decays; 0: it "
+         "does not"),
         ("--rampup", nonnegative_float, 10.0, "millions of images of its linear ramp"),
         ("--ramp", ("continuous", "reference"), "continuous", "of a selection that begins or ends: "
          "reference jumps as Autoguided's"),
@@ -158,10 +172,13 @@ OPTIONS: Table = {
     ],
     "selection": [
         *selection.whether_rows(),
-        ("--method", MethodAction, None, "choose it by this method of selection/methods.py"),
-        ("--guide-path", text, None, "snapshot of a weaker network: reference of AJEST, and guide "
-         "of the sample grids"),
-        ("--ref-path", text, None, "snapshot of a stronger network: reference of JEST"),
+        ("--method", MethodAction, None, "choose by this method of selection/methods.py (default: "
+         "at random, or by JEST with --acid)"),
+        ("--guide", file_path, None, "snapshot of a weaker network: reference of AJEST, and guide "
+         "of the sample grids (default: none; JEST's reference is then the EMA)", USUAL,
+         was("--guide-path"), also("--gnet")),
+        ("--ref", file_path, None, "snapshot of a stronger network: reference of JEST (default: "
+         "none; it is the guide, or the EMA)", was("--ref-path")),
         *selection.how_rows(
             num_chunks=8,
             keep_all=False,
@@ -170,18 +187,10 @@ OPTIONS: Table = {
             "times --ls over a GPU's batch, as the Autoguided code",
         ),
         ("--select_scope", ("global", "rank"), "global", "draw from the whole super-batch, or per "
-         "GPU and round of --batch-gpu as Autoguided does"),
+         "GPU and round of --bs_gpu as Autoguided does"),
         ("--unpaired", bool, False, "another sigma and noise for the reference, as Autoguided"),
-        ("--ref_channels", positive_int, None, "channels that the reference must have"),
-    ],
-    "samples": [
-        ("--sample_images", nonnegative_int, 16, "in the grid of every snapshot; 0: no grid",
-         EXECUTION),
-        ("--sample_steps", positive_int, 18, "Heun steps", EXECUTION),
-        ("--sample_guidance", positive_float, 2.0, "weight, with --guide-path", EXECUTION),
-        ("--outdir", text, None, "the run's folder; a relative one lies in the results directory",
-         EXECUTION),
-        ("--suffix", text, None, "appended to the run's name"),
+        ("--ref_channels", positive_int, None, "channels that the reference must have (default: "
+         "any)"),
     ],
 }
 # fmt: on
@@ -204,10 +213,6 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--fp16 {args.fp16} and --precision {args.precision}: give one")
         args.precision = asked
     choose_data(args)
-    if args.outdir is not None:
-        if args.run_dir is not None:
-            raise ValueError(f"--outdir {args.outdir} and --run-dir {args.run_dir}: give one")
-        args.run_dir = str((Path(args.results_path or results_home()) / "train_edm2") / args.outdir)
     if args.acid and args.method not in (None, "jest"):
         raise ValueError(f"--acid is --method jest, not {args.method}: give one")
     selection.check(args, OPTIONS, method=args.method)
@@ -225,11 +230,9 @@ def check(args: Namespace) -> None:
                 "compares (--acid) has one reference"
             )
     if args.ref_path and not (needs_ref or switches):
-        raise ValueError("--ref-path is for --acid, --early and --late; nothing here compares")
+        raise ValueError("--ref is for --acid, --early and --late; nothing here compares")
     if switches and not (needs_ref or args.guide_path or args.ref_path):
-        raise ValueError(
-            "--early and --late of a random selection need a --guide-path or --ref-path"
-        )
+        raise ValueError("--early and --late of a random selection need a --guide or --ref")
     if len({f"{std:.3f}" for std in args.ema_stds}) < len(args.ema_stds):
         raise ValueError(f"--ema_stds {args.ema_stds}: two are alike in names of snapshots")
     if args.status is not None:
@@ -254,10 +257,10 @@ def check_shares(args: Namespace, ranks: int) -> None:
     """That the batch can be shared by so many processes. Errors: ValueError."""
     share, rest = divmod(args.batch, ranks)
     if rest:
-        raise ValueError(f"--batch {args.batch} cannot be shared by {ranks} GPUs")
+        raise ValueError(f"--bs {args.batch} cannot be shared by {ranks} GPUs")
     if args.select_scope == "rank" and args.selection and share % (args.batch_gpu or share):
         raise ValueError(
-            f"--batch-gpu {args.batch_gpu} does not divide a GPU's {share} images, which "
+            f"--bs_gpu {args.batch_gpu} does not divide a GPU's {share} images, which "
             "--select_scope rank draws from one part at a time"
         )
     mini_batch(args, ranks)

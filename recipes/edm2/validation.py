@@ -9,6 +9,7 @@ from diffusion.encoders import Encoder
 from diffusion.guidance import bind, guided
 from diffusion.samplers import heun
 from runtime.counter_rng import mix, normal
+from storage.pictures import Captions
 
 SAMPLES = 0x73616D706C65  # "sample", apart from the keys of training noise
 SIGMA_EDGES = (-1.5, -0.75, 0.0, 0.75, 1.5)  # in standard deviations of ln(sigma)
@@ -44,6 +45,13 @@ def samples(
         with frozen_weights(net):
             found[name] = encoder.decode(heun(denoise, noise, steps=steps)).float() / 255
     return found
+
+
+def captions(count: int, label_dim: int, names: list[str], guidance: float | None) -> Captions:
+    """What stands on a sheet of `samples`: classes above; names: of those that have one."""
+    title = "samples of the EMA" + (f", guidance {guidance:g}" if guidance is not None else "")
+    classes = [k % label_dim for k in range(count)] if label_dim else []
+    return Captions(title, each=[names[c] if c < len(names) else f"class {c}" for c in classes])
 
 
 def noise_levels(loss_fn: EDM2Loss, device: torch.device) -> tuple[Tensor, list[str]]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from recipes.words import compact_seeds
 from runtime.gallery import labelled_sheet, read_facts
 from runtime.options import tagged
 from runtime.provenance import collect
-from storage.dirs import results_home
+from storage.dirs import output_folder, results_home
 from storage.errors import UsageError
 from storage.files import write_text
+from storage.pictures import Captions
 
 GRID = 100  # images in grid.png, at most
 PARTS = ".parts/"  # where single images are while only a grid is wanted
@@ -58,6 +60,19 @@ def choose_images(args: Namespace, net: EDM2) -> tuple[dict[Item, str], list[Ite
     return {item: name(item) for item in (shown if args.grid_only else items)}, shown, ncol
 
 
+def captions_of(shown: list[Item], ncol: int, classes: list[str]) -> Captions:
+    """What stands on the grid of these images: seeds, and classes where they are known.
+
+    A grid with a row for each class has their names beside them, and seeds above its columns.
+    """
+    names = ["" if item.label is None else classes[item.label] for item in shown]
+    rows, seeds = [shown[i : i + ncol] for i in range(0, len(shown), ncol)], [i.seed for i in shown]
+    if len(rows) > 1 and all([i.seed for i in row] == seeds[:ncol] for row in rows):
+        return Captions(columns=[f"seed {seed}" for seed in seeds[:ncol]], rows=names[::ncol])
+    each = [f"{seed}: {name}" if name else f"seed {seed}" for seed, name in zip(seeds, names)]  # noqa: B905
+    return Captions(each=each)
+
+
 def class_number(word: str, net: EDM2) -> int:
     """A class by number or by name. Errors: UsageError."""
     if word.isdigit() and int(word) < len(net.classes):
@@ -92,6 +107,11 @@ def settings_of(
         "precision": args.precision,
         "vae": args.vae,
     }
+
+
+def asked_outdir(args: Namespace, say: Callable[[str], object] = print) -> Path | None:
+    """The folder that --outdir means, if it is given."""
+    return output_folder(args.outdir, "generate_images", say=say) if args.outdir else None
 
 
 def default_outdir(args: Namespace, file: Path | None, settings: dict[str, Any]) -> Path:

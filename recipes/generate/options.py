@@ -3,21 +3,36 @@
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from diffusion.guidance import guided
 from diffusion.samplers import sigma_levels
 from recipes.words import seed_range
 from runtime.cli import parse
-from runtime.options import Rules, Table, add_options, flag, tagged
+from runtime.options import (
+    USUAL,
+    Rules,
+    Table,
+    add_options,
+    add_preset,
+    also,
+    flag,
+    tagged,
+    was,
+)
 from runtime.types import (
+    GpuList,
+    called,
+    data_set,
+    dir_path,
     finite_float,
     list_of,
     nonnegative_float,
     nonnegative_int,
     positive_float,
     positive_int,
-    text,
+    text_called,
 )
 from storage.errors import UsageError
 
@@ -101,8 +116,19 @@ def level(word: str) -> float:
     return math.inf if word.lower() == "inf" else nonnegative_float(word)
 
 
+called("FLOAT", level)
+
+
 class GuidanceAction(argparse.Action):
     """`--guidance 1.7` or `--guide-weight 1.7`; `--no-guidance` is 1, bare `--guidance` nothing."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, default: Any = None, help: str = ""
+    ) -> None:
+        super().__init__(
+            option_strings, dest, nargs="?", type=finite_float, default=default, help=help,
+            metavar="FLOAT",
+        )  # fmt: skip
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         if option_string.startswith("--no"):
@@ -115,35 +141,63 @@ class GuidanceAction(argparse.Action):
 
 # fmt: off
 OPTIONS: Table = {
-    "how": [
-        ("--outdir", text, None, "where images go (default: under the results directory)"),
-        ("--grid_only", bool, False, "no single images"),
-        ("--batch", positive_int, 32, "images drawn at a time on each GPU"),
+    "network": [
+        ("--net", text_called("FILE|DIR|NAME"), None, "a .safetensors file of a run's snapshots "
+         "folder, the run's folder, NVIDIA's .pkl, or the name of a published one in the models "
+         "directory (required)", USUAL, also("--snapshot")),
+        ("--guide", text_called("FILE|DIR|NAME"), None, "EDM2: the guide, a weaker or an "
+         "unconditional network (default: none)", EDM2, USUAL, was("--gnet"), also("--guide-path")),
+        ("--guidance", GuidanceAction, None, "EDM2: weight of the guidance: GUIDE + W * (NET - "
+         "GUIDE); 1: none (default: 1)", USUAL, also("--guide-weight", "--no-guidance")),
+    ],
+    "which images": [
+        ("--seeds", list_of(seed_range), None, "an image a seed, e.g. 0-63,100 (default: 16-19)",
+         EDM2, ANY, USUAL),
+        ("--class", list_of(text_called("N|NAME")), None, "EDM2: classes by number or name, or "
+         "all; with several, each seed is drawn in each of them (default: random)", EDM2, USUAL),
+        ("--random", bool, True, "EDM2: classes drawn from the seeds; --no-random: seed modulo "
+         "classes", EDM2),
+        ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
+         "(required, unless it has no input)", IMLE, USUAL),
+        ("--data_path", dir_path, None, "IMLE: where data sets are stored (default: the data "
+         "directory)", IMLE),
+        ("--num_images", positive_int, 10, "IMLE: inputs, evenly spaced; or rows of the grid",
+         IMLE, USUAL),
+        ("--samples", positive_int, 6, "IMLE: samples for each input", IMLE, USUAL),
+        ("--seed", nonnegative_int, 0, "IMLE: random seed of the codes and corruptions", IMLE,
+         USUAL),
+        ("--first", nonnegative_int, 0, "IMLE: number of the first sample, to draw more another "
+         "time", IMLE),
+    ],
+    "output": [
+        ("--outdir", dir_path, None, "where images go; DIR lies below RESULTS/generate_images, "
+         "./DIR in the working directory (default: NAME-HASH, the same for the same settings)",
+         USUAL),
+        ("--grid_only", bool, False, "no single images", USUAL),
+        ("--overwrite", bool, False, "draw what is there anew; images of other settings go", EDM2,
+         ANY, USUAL),
+        ("--subdirs", bool, False, "EDM2: a folder for each 1000 seeds", EDM2),
+        ("--name_class", bool, False, "EDM2: files are <seed>_<class>.png; so they are with "
+         "several classes", EDM2),
+        ("--trajectory", bool, False, "EDM2: also <seed>_trajectory.png: what is denoised at each "
+         "step", EDM2),
+        ("--sweep_guidance", list_of(finite_float, unique=True), None, "EDM2: a folder for each "
+         "weight, and a sheet that compares them (default: none)", EDM2),
+        ("--sweep_ema", list_of(positive_float, unique=True), None, "EDM2: the same for EMA "
+         "lengths of --net: its siblings NAME-STEP-EMA, or phema-STEP-EMA (default: none)", EDM2),
+    ],
+    "what it runs on": [
+        ("--gpus", GpuList, None, "numbers of GPUs, or cpu; IMLE takes one (default: all there "
+         "are)", USUAL, also("--device")),
+        ("--batch", positive_int, 32, "images drawn at a time on each GPU", USUAL),
         ("--precision", ("auto", "fp32", "bf16", "fp16"), None, "number format of the network "
          "(default: fp32; EDM2 fp16 on a GPU if it was trained so)"),
-        ("--gpus", list_of(nonnegative_int, unique=True, empty_word="cpu"), None, "GPUs to use, or "
-         "cpu; IMLE takes one"),
+        ("--compile", bool, False, "EDM2: torch.compile the networks", EDM2),
     ],
-    "IMLE": [
-        ("--data", text, None, "inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB", IMLE),
-        ("--data_path", text, None, "where data sets are stored (default: the data directory)",
-         IMLE),
-        ("--num_images", positive_int, 10, "inputs, evenly spaced; or rows of the grid", IMLE),
-        ("--samples", positive_int, 6, "samples for each input", IMLE),
-        ("--seed", nonnegative_int, 0, "seed of the codes and corruptions", IMLE),
-        ("--first", nonnegative_int, 0, "number of the first sample, to draw more another time",
-         IMLE),
-    ],
-    "EDM2": [
-        ("--gnet", text, None, "the guide: a weaker or an unconditional network", EDM2),
-        ("--guidance_interval", list_of(level), None, "LO HI: guide where LO < sigma <= HI only",
-         EDM2),
-        ("--seeds", list_of(seed_range), None, "e.g. 0-63,100 (default: 16-19)", EDM2, ANY),
-        ("--class", list_of(text), None, "classes by number or name, or all (default: random); "
-         "with several, each seed is drawn in each of them", EDM2),
-        ("--random", bool, True, "classes drawn from the seeds; --no-random: seed modulo classes",
-         EDM2),
-        ("--steps", positive_int, 32, "of Heun's method", EDM2, SAMPLER),
+    "sampler of EDM2": [
+        ("--steps", positive_int, 32, "of Heun's method", EDM2, SAMPLER, USUAL),
+        ("--guidance_interval", list_of(level), None, "LO HI: guide where LO < sigma <= HI only "
+         "(default: everywhere)", EDM2),
         ("--sigma_min", positive_float, 0.002, "lowest noise level", EDM2, SAMPLER),
         ("--sigma_max", positive_float, 80.0, "highest noise level", EDM2, SAMPLER),
         ("--rho", positive_float, 7.0, "exponent of the levels between", EDM2, SAMPLER),
@@ -151,19 +205,8 @@ OPTIONS: Table = {
         ("--S_min", level, 0.0, "lowest noise level with churn", EDM2, SAMPLER),
         ("--S_max", level, math.inf, "highest noise level with churn", EDM2, SAMPLER),
         ("--S_noise", nonnegative_float, 1.0, "noise inflation of churn", EDM2, SAMPLER),
-        ("--subdirs", bool, False, "a folder for each 1000 seeds", EDM2),
-        ("--name_class", bool, False, "files are <seed>_<class>.png; so they are with several "
-         "classes", EDM2),
-        ("--trajectory", bool, False, "also <seed>_trajectory.png: what is denoised at each step",
-         EDM2),
-        ("--sweep_guidance", list_of(finite_float, unique=True), None, "a folder for each weight, "
-         "and a sheet that compares them", EDM2),
-        ("--sweep_ema", list_of(positive_float, unique=True), None, "the same for EMA lengths of "
-         "--net: its siblings NAME-STEP-EMA, or phema-STEP-EMA", EDM2),
-        ("--vae", text, None, "folder or name of the VAE, for networks on its latents", EDM2),
-        ("--compile", bool, False, "torch.compile the networks", EDM2),
-        ("--overwrite", bool, False, "draw what is there anew; images of other settings go", EDM2,
-         ANY),
+        ("--vae", text_called("DIR|NAME"), None, "the VAE, for networks on its latents (default: "
+         "the one of its training)", EDM2),
     ],
 }
 # fmt: on
@@ -171,21 +214,13 @@ OPTIONS: Table = {
 
 def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:
     """Options of generate_images.py; a wrong one exits with code 2. doc: the head of --help."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=doc)
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["checkpoint"], ["pretrained"]):  # the subcommands of Autoguided
         print(f"{argv[0]}: not needed here; its classes were those of --no-random")
         argv = argv[1:]
-    parser.add_argument("--net", "--snapshot", type=text, metavar="FILE", help=(
-        "the network: a .safetensors file of a run's snapshots folder, the run's folder, NVIDIA's "
-        ".pkl, or the name of a published one in the models directory"))  # fmt: skip
+    add_preset(parser)
     add_options(parser, OPTIONS)
-    parser.add_argument(
-        "--guidance", "--guide-weight", "--no-guidance", action=GuidanceAction, type=finite_float,
-        nargs="?", metavar="W", help="weight of the guidance: GUIDE + W * (NET - GUIDE); 1: none",
-    )  # fmt: skip
     args = parse(parser, PRESETS, argv)
     try:
         check(args)
@@ -205,7 +240,7 @@ def check(args: argparse.Namespace) -> None:
     args.guidance = 1.0 if args.guidance is None else args.guidance
     weights = args.sweep_guidance or [args.guidance]
     if args.gnet is None and (args.guidance_interval or any(w != 1 for w in weights)):
-        raise ValueError(f"--guidance {weights[-1]:g}: the guide is missing, --gnet FILE")
+        raise ValueError(f"--guidance {weights[-1]:g}: the guide is missing, --guide FILE")
     if len(args.guidance_interval or [0, 1]) != 2:
         raise ValueError(f"--guidance_interval {args.guidance_interval}: two levels, LO HI")
     sigma_levels(args.steps, args.sigma_min, args.sigma_max, args.rho)

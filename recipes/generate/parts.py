@@ -39,12 +39,12 @@ def generator(
 def guide(
     args: Namespace, net: EDM2, device: torch.device, say: Callable[[str], object] = print
 ) -> EDM2:
-    """The network of --gnet. Errors: UsageError if it is no guide for `net`."""
-    found = _edm2(args, "--gnet", args.gnet, device, say)
+    """The network of --guide. Errors: UsageError if it is no guide for `net`."""
+    found = _edm2(args, "--guide", args.gnet, device, say)
     try:
         net.check_guide(found)
     except ValueError as error:
-        raise UsageError(f"--gnet {args.gnet}: {error}") from None
+        raise UsageError(f"--guide {args.gnet}: {error}") from None
     return found
 
 

@@ -7,9 +7,12 @@ from typing import Any, NoReturn
 
 from imle import default_channels
 from recipes.command import read_options
-from runtime.options import EXECUTION, Table
+from runtime.options import EXECUTION, NO_EFFECT, USUAL, Table, was
 from runtime.types import (
     IntList,
+    data_set,
+    dir_path,
+    file_path,
     integer,
     list_of,
     nonnegative_float,
@@ -19,7 +22,7 @@ from runtime.types import (
     positive_float,
     positive_int,
     probability,
-    text,
+    short_name,
 )
 
 PRESETS = {
@@ -73,26 +76,62 @@ OUTER = "outer"
 # fmt: off
 OPTIONS: Table = {
     "data": [
-        ("--data_tr", text, None, "data to train on: NAME, NAME/SPLIT, a folder, a zip or an LMDB",
-         OUTER),
-        ("--data_val", text, None, "same, to validate on (default: its val split, else 'cv')",
-         OUTER),
-        ("--data_path", text, None, "where data sets are stored (default: the data directory)",
+        ("--data", data_set, None, "what to train on: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
+         "(required; built in: scenes)", OUTER, USUAL, was("--data_tr")),
+        ("--data_val", data_set, None, "the same, to validate on; cv: a part of --data, held out "
+         "(default: the val split of --data, else cv)", OUTER, USUAL),
+        ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          OUTER, EXECUTION),
-        ("--cv_frac", probability, 0.1, "slice of the train images that 'cv' holds out", OUTER),
-        ("--res", IntList, [64, 64, 64, 64, 128], "resolutions; each equals or doubles the last",
-         NETWORK),
+        ("--cv_frac", probability, 0.1, "slice of the train images that cv holds out", OUTER),
+        ("--res", IntList, [64, 64, 64, 64, 128], "resolutions of the input and of each level; "
+         "each equals or doubles the last", NETWORK, USUAL),
         ("--crop", ("squash", "center"), "squash", "how pictures that are not square become it",
-         OUTER),
+         OUTER, USUAL),
         ("--flip", probability, 0.5, "probability of a horizontal flip"),
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", OUTER, EXECUTION),
     ],
-    "IMLE": [
-        ("--outer_loops", positive_int, 20, "times to search codes and train on them", OUTER),
-        ("--num_iteration", positive_int, 1, "optimizer steps in an outer loop", OUTER),
-        ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)"),
+    "what to train": [
+        ("--grayscale", one_of(0, 0.5, 1), 0, "of the input; 1: grey; 0.5: two random channels "
+         "averaged; 0: off", CORRUPTION, USUAL),
+        ("--mask_frac", probability, 0.0, "fraction of the input's cells masked", CORRUPTION,
+         USUAL),
+        ("--mask_res", positive_int, 8, "cells along a side of the masking grid", CORRUPTION),
+        ("--fill", ("color", "zero"), "zero", "what masked cells show", CORRUPTION),
+        ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res",
+         USUAL),
+        ("--lpips", ("pretrained", "random", "none"), "pretrained", "random: a seeded random VGG16,"
+         " figures are then called lpips_random; none: pixel MSE alone (unconditional only)",
+         USUAL),
+    ],
+    "length": [
+        ("--outer_loops", positive_int, 20, "times to search codes and train on them", OUTER,
+         USUAL),
+        ("--num_iteration", positive_int, 1, "optimizer steps in an outer loop", OUTER, USUAL),
+        ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)",
+         USUAL),
+        ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together", USUAL),
+        ("--bs_gpu", positive_int, 8, "images a GPU takes at once; gradients add up to --bs",
+         USUAL, was("--mini_bs")),
+        ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
+        ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
+         OUTER, EXECUTION),
+    ],
+    "validation": [
+        ("--num_val_images", positive_int, 10, "validation images, evenly spaced", OUTER, USUAL),
+        ("--samples", positive_int, 6, "samples per validation image, showing the model's "
+         "diversity", OUTER, EXECUTION, USUAL, was("--spi")),
+    ],
+    "output": [
+        ("--snapshot_every", nonnegative_int, 0, "loops between snapshots kept beside the latest",
+         OUTER, EXECUTION),
+        ("--suffix", short_name, None, "appended to the run's name", OUTER),
+        ("--job_id", short_name, None, "SLURM job id; stands in the run's name, before --uid",
+         OUTER, EXECUTION),
+        ("--uid", short_name, None, "W&B run id; stands in the run's name", OUTER, EXECUTION),
+    ],
+    "search for codes": [
         ("--ns", list_of(integer(1, 10**6)), [128], "candidate codes an image, one number or one a"
-         " level"),
+         " level", USUAL),
         ("--sp", IntList, [128], "candidates evaluated in parallel, one number or one a level",
          EXECUTION),
         ("--code_bs", positive_int, 2, "images searched in parallel", EXECUTION),
@@ -104,16 +143,8 @@ OPTIONS: Table = {
         ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16: losses in bf16, those "
          "of the best few again in fp32; auto: on GPUs that have bf16"),
         ("--rescore", positive_int, 4, "how many are the best few"),
-        ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res"),
         ("--pool_size", integer(1, 10**8), 4096, "unconditional: samples all images choose from",
          OUTER),
-    ],
-    "corruption of the input": [
-        ("--grayscale", one_of(0, 0.5, 1), 0, "1: grey; 0.5: two random channels averaged; 0: off",
-         CORRUPTION),
-        ("--mask_res", positive_int, 8, "cells along a side of the masking grid", CORRUPTION),
-        ("--mask_frac", probability, 0.0, "fraction of cells masked", CORRUPTION),
-        ("--fill", ("color", "zero"), "zero", "what masked cells show", CORRUPTION),
     ],
     "network": [
         ("--code_nc", positive_int, 5, "spatial noise channels of a code", NETWORK),
@@ -142,15 +173,11 @@ OPTIONS: Table = {
     ],
     "loss and optimizer": [
         ("--alpha", nonnegative_float, 0.1, "weight of the pixel MSE beside LPIPS"),
-        ("--lpips", ("pretrained", "random", "none"), "pretrained", "random: a seeded random VGG16,"
-         " figures are then called lpips_random; none: pixel MSE alone (unconditional only)"),
-        ("--lpips_path", text, None, "VGG16 weights (default: from SetupDataset.py fetch-weights)",
+        ("--lpips_path", file_path, None, "VGG16 weights (default: from SetupDataset.py "
+         "fetch-weights)",
          EXECUTION),
         ("--lpips_weighting", ("lpips", "reference"), "lpips", "reference: layers as the "
          "CIMLE refactoring weighs them"),
-        ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together"),
-        ("--mini_bs", positive_int, 8, "images a GPU takes at once; gradients add up to --bs"),
-        ("--lr", positive_float, 1e-4, "peak learning rate of AdamW"),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
         ("--warmup", nonnegative_int, 100, "steps of linear warm-up"),
@@ -159,21 +186,11 @@ OPTIONS: Table = {
         ("--grad_clip", nonnegative_float, 0.0, "largest gradient norm; 0: no limit"),
         ("--ema_std", number(0, 0.28), 0.05, "relative width of the power-function EMA; 0: no EMA"),
     ],
-    "validation and names": [
-        ("--num_val_images", positive_int, 10, "validation images, evenly spaced", OUTER),
-        ("--spi", positive_int, 6, "samples per validation image, showing the model's diversity",
-         OUTER, EXECUTION),
-        ("--snapshot_every", nonnegative_int, 0, "loops between snapshots kept beside the latest",
-         OUTER, EXECUTION),
-        ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
-         OUTER, EXECUTION),
-        ("--suffix", text, None, "appended to the run's name", OUTER),
-        ("--job_id", text, None, "SLURM job id; stands in the run's name, before --uid",
-         OUTER, EXECUTION),
-        ("--uid", text, None, "W&B run id; stands in the run's name", OUTER, EXECUTION),
-        ("--epochs", positive_int, 20, "no effect, as in the CIMLE refactoring: see --outer_loops",
-         OUTER, EXECUTION),
-        ("--ipc", positive_int, 10240, "no effect but its check: see --num_iteration", EXECUTION),
+    "for old command lines": [
+        ("--epochs", positive_int, 20, "as in the CIMLE refactoring: see --outer_loops", OUTER,
+         EXECUTION, NO_EFFECT),
+        ("--ipc", positive_int, 10240, "but a multiple of --bs_gpu: see --num_iteration",
+         EXECUTION, NO_EFFECT),
     ],
 }
 # fmt: on
@@ -202,9 +219,9 @@ def get_args(
 def check(args: Namespace) -> None:
     """Rules between options; broadcasts --ns and --sp to one number a level. Errors: ValueError."""
     if args.data_tr is None:
-        raise ValueError("--data_tr is missing: a data set's name or a folder (built in: scenes)")
+        raise ValueError("--data is missing: a data set's name or a folder (built in: scenes)")
     if args.ipc % args.mini_bs:
-        raise ValueError(f"--ipc {args.ipc} is not a multiple of --mini_bs {args.mini_bs}")
+        raise ValueError(f"--ipc {args.ipc} is not a multiple of --bs_gpu {args.mini_bs}")
     ranks = max(1, len(args.gpus or []))
     if args.bs % ranks:
         raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")

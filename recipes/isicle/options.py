@@ -2,26 +2,29 @@
 the two are paired."""
 
 import shlex
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from data.views.generated import MODES, fraction
+from recipes.command import read_options
 from recipes.imle import options as imle
 from recipes.simclr import options as simclr
-from recipes.views.options import DRAWING, GENERATOR, add_generator_options, check_generator
-from runtime.cli import parse
+from recipes.views.options import DRAWING, GENERATOR, check_generator
 from runtime.options import (
+    USUAL,
     Rules,
     Table,
-    add_options,
-    add_run_args,
+    dest,
     flag,
+    merged,
     names_of,
     run_options,
+    run_table,
+    spellings,
     tagged,
 )
-from runtime.types import nonnegative_int, positive_int, text
+from runtime.types import dir_path, nonnegative_int, positive_int, text_called
 
 TINY_IMLE = (
     "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4 "
@@ -49,8 +52,9 @@ AUGS = ("none", "crop+flip", "full")
 PAIRS: Table = {
     "pairs": [
         ("--pair", MODES, "mixed", "what the views of a picture are; mixed: each is synthetic with "
-         "probability --f; multi: one is real, --num_synth are not"),
-        ("--f", text, None, "of mixed: a share, or START:END over the epochs (default: 0.5)"),
+         "probability --f; multi: one is real, --num_synth are not", USUAL),
+        ("--f", text_called("FLOAT|FLOAT:FLOAT"), None, "of mixed: a share, or START:END over the "
+         "epochs (default: 0.5)", USUAL),
         ("--num_synth", positive_int, 2, "synthetic views of multi"),
         ("--reduce", ("out", "in"), "out", "of multi: where the loss sums over positives"),
         ("--augs", AUGS, None, "on top of all views (default: full, as --unreal_augs says)"),
@@ -58,18 +62,22 @@ PAIRS: Table = {
          "snapshots have the real ones"),
     ],
     "where synthetic views come from": [
-        ("--views", ("online", "cache"), "online", "drawn when they are needed, or from --cache"),
-        ("--cache", text, None, "folder of views, as generate_views.py writes it"),
+        ("--views", ("online", "cache"), "online", "drawn when they are needed, or from --cache",
+         USUAL),
+        ("--cache", dir_path, None, "folder of views, as generate_views.py writes it (default: "
+         "none)", USUAL),
         ("--refresh", nonnegative_int, 0, "draw --k views a picture every so many epochs; 0: draw "
          "in every step"),
         ("--k", positive_int, 4, "views a picture of --refresh"),
-        ("--joint", nonnegative_int, 0, "train the generator before every so many epochs"),
+        ("--joint", nonnegative_int, 0, "train the generator before every so many epochs; 0: "
+         "do not", USUAL),
         ("--imle_steps", positive_int, 100, "its steps each time, on codes searched anew"),
-        ("--imle", text, "--preset cpu-small", "options of TrainGeneratorWandB.py for it, in "
-         "quotes; with --net none of the network's, its codes' and its corruption's"),
+        ("--imle", text_called("OPTIONS"), "--preset cpu-small", "options of "
+         "TrainGeneratorWandB.py for it, in quotes; with --net none of the network's, its codes' "
+         "and its corruption's"),
     ],
 }  # fmt: skip
-OPTIONS: Table = {**simclr.OPTIONS, **GENERATOR, **PAIRS}
+OPTIONS: Table = merged(simclr.OPTIONS, PAIRS, GENERATOR)
 
 # Options of TrainGeneratorWandB.py that --imle does not take: this run's own hold for the generator
 # too, or they have no influence on it here. And those that are as a --net has them.
@@ -79,17 +87,7 @@ OF_THE_NET = set(tagged(imle.OPTIONS, imle.NETWORK, imle.CODES, imle.CORRUPTION)
 
 def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     """The options, checked; a wrong one exits with code 2. doc: what --help begins with."""
-    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
-    add_run_args(parser)
-    add_options(parser, simclr.OPTIONS)
-    add_generator_options(parser)
-    add_options(parser, PAIRS)
-    args = parse(parser, PRESETS, argv)
-    try:
-        check(args)
-    except ValueError as error:
-        parser.error(str(error))
-    return args
+    return read_options(doc, OPTIONS, PRESETS, check, argv)
 
 
 def check(args: Namespace) -> None:
@@ -128,7 +126,7 @@ def _check_source(args: Namespace) -> None:
         raise ValueError(f"--cache {args.cache} needs --views cache")
     if args.cache:
         # A preset may say how to draw for a run that draws nothing.
-        how = {*names_of(GENERATOR)} - {*tagged(GENERATOR, DRAWING)}
+        how = {*names_of(GENERATOR)} - {"net", *tagged(GENERATOR, DRAWING)}
         useless = [name for name in ("refresh", "joint", *sorted(how)) if rules.given(name)]
         if useless or args.net:
             option = "--net" if args.net else flag(useless[0], OPTIONS)
@@ -219,8 +217,9 @@ def imle_words(text: str) -> list[str]:
 def named(words: Sequence[str]) -> dict[str, str]:
     """Option as it is written, --no-compile or --lr=1 -> its name, compile or lr."""
     options = [word for word in words if word.startswith("--")]
-    names = [word.split("=")[0].lstrip("-").replace("-", "_") for word in options]
-    return {o: name.removeprefix("no_") for o, name in zip(options, names, strict=True)}
+    names = [dest(word.split("=")[0]).removeprefix("no_") for word in options]
+    known = spellings(merged(imle.OPTIONS, run_table()))
+    return {o: known.get(name, name) for o, name in zip(options, names, strict=True)}
 
 
 def _refuse(message: str) -> NoReturn:

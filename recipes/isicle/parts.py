@@ -31,7 +31,9 @@ from recipes.simclr.parts import Pictures
 from recipes.views import parts as view_parts
 from recipes.views.options import is_filtered
 from runtime.run import Run
+from storage.dirs import find_output
 from storage.errors import UsageError
+from storage.pictures import Captions
 
 SHOWN = (8, 6)  # pictures and draws of a grid
 
@@ -96,7 +98,13 @@ def synthetic_views(
         return None, None, ""
     quiet, size = not run.is_main, args.picture_size
     if args.views == "cache":
-        stored = open_views(args.cache, trained.source, size, place=args.place, quiet=quiet)
+        stored = open_views(
+            find_output(args.cache, "generate_views"),
+            trained.source,
+            size,
+            place=args.place,
+            quiet=quiet,
+        )
         refuse_equal_views(args, stored)
         images, rows = stored.images, stored.rows
         if args.place == "memory":
@@ -167,7 +175,12 @@ def show(run: Run, trained: Pictures, source: ViewSource | None) -> None:
             f"the filter takes {found['acceptance']:.0%} of the draws; of {found['stood_in']:.0%} "
             "of the views the picture itself stands in"
         )
-    run.sample_grid("views", torch.stack(columns, 1).flatten(0, 1).float() / 255, len(columns))
+    shown = torch.stack(columns, 1).flatten(0, 1).float() / 255
+    names = ["picture", *(f"view {draw + 1}" for draw in range(SHOWN[1]))]
+    labels = trained.labels[ids.to(trained.labels.device)].tolist()
+    rows = [trained.classes[label] for label in labels] if len(trained.classes) > 1 else []
+    title = "pictures and synthetic views of them, before augmentation"
+    run.sample_grid("views", shown, len(columns), Captions(title, names, rows))
 
 
 def save(

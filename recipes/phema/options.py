@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.cli import parse
-from runtime.options import Table, add_options
-from runtime.types import list_of, nonnegative_int, number, positive_int, text
+from runtime.options import Table, add_options, add_preset, also
+from runtime.types import (
+    called,
+    dir_path,
+    list_of,
+    nonnegative_int,
+    number,
+    positive_int,
+    short_name,
+)
 from storage.errors import UsageError
 
 PRESETS = {
@@ -25,18 +33,25 @@ def std_word(word: str) -> float | str:
     return word if word == "..." else std_number(word)
 
 
+called("FLOAT", std_word)
+
+
 # fmt: off
 OPTIONS: Table = {
     "inputs": [
-        ("--indir", text, None, "a run's folder, or that of its snapshots"),
-        ("--inprefix", text, "network-snapshot", "only files whose names begin so"),
-        ("--instd", std_number, None, "only snapshots of this EMA width"),
+        ("--indir", dir_path, None, "a run's folder, or that of its snapshots (required)"),
+        ("--inprefix", short_name, "network-snapshot", "only files whose names begin so"),
+        ("--instd", std_number, None, "only snapshots of this EMA width (default: all)"),
     ],
     "outputs": [
-        ("--outdir", text, None, "where results go (default: beside the inputs)"),
-        ("--outprefix", text, "phema", "beginning of the results' names"),
-        ("--outstd", list_of(std_word), None, "EMA widths: a, or a,b,c, or a,b,...,c"),
+        ("--outdir", dir_path, None, "where results go; DIR lies below RESULTS/reconstruct_phema, "
+         "./DIR in the working directory (default: beside the inputs)"),
+        ("--outprefix", short_name, "phema", "beginning of the results' names"),
+        ("--outstd", list_of(std_word), None, "EMA widths: a, or a,b,c, or a,b,...,c "
+         "(required)"),
         ("--outkimg", nonnegative_int, None, "time in thousands of trained images (default: last)"),
+        ("--out_step", nonnegative_int, None, "time in optimizer steps, as in the snapshots' names "
+         "(default: the last)", also("--out-epoch")),
         ("--skip", bool, False, "leave results that exist already"),
         ("--batch", positive_int, 8, "results made at a time, each held in memory"),
     ],
@@ -49,17 +64,9 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
 
     doc: what --help begins with.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=doc)
+    add_preset(parser)
     add_options(parser, OPTIONS)
-    parser.add_argument(
-        "--out_step",
-        "--out-epoch",
-        type=nonnegative_int,
-        metavar="VALUE",
-        help="time in optimizer steps, as in the snapshots' names (default: the last)",
-    )
     args = parse(parser, PRESETS, argv)
     args.gpus = []  # for `launch`: one process whatever the machine has
     try:

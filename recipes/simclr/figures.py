@@ -92,8 +92,10 @@ def evaluate(
         rows = _embedded(run, net, trained, tested, recipe)
     figures = _judged(run, rows, validation.knn(rows, folds=run.args.folds)).figures
     top = _top(figures)
+    share = validation.majority(rows)
     run.log_now(acc_val=next(iter(top.values())), **{f"eval/{k}": v for k, v in top.items()})
-    run.say(", ".join(f"{k} {v:.4f}" for k, v in top.items()))
+    run.log_now(**{"eval/majority class": share})
+    run.say(", ".join(f"{k} {v:.4f}" for k, v in top.items()) + f" (majority class {share:.4f})")
     return figures
 
 
@@ -117,7 +119,7 @@ def final_probes(
     with frozen(net):
         rows = _embedded(run, net, trained, tested, recipe)
         found = _probed(run, net, trained, rows, recipe)
-    _log(run, found, labelled=rows.classes > 1)
+    _log(run, found, share=validation.majority(rows) if rows.classes > 1 else None)
     record = {"figures": found.figures, "asked": asked, "step": run.completed, "network": network}
     record["l2"] = [sweep.l2 for sweep in found.sweeps]
     if run.is_main:
@@ -191,12 +193,12 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
     return found
 
 
-def _log(run: Run, found: Found, *, labelled: bool) -> None:
-    """Into the logs what was found, and on the screen."""
+def _log(run: Run, found: Found, *, share: float | None) -> None:
+    """Into the logs what was found, and on the screen; share: the majority class's, if any."""
     top = _top(found.figures)
     if top:
         named = {f"final/{name}": value for name, value in top.items()}
-        run.log_now(**({"acc_val": next(iter(top.values()))} if labelled else {}), **named)
+        run.log_now(**({"acc_val": next(iter(top.values()))} if share is not None else {}), **named)
     for key, value in top.items():
         name = key.removesuffix(" acc1")
         low, high = found.figures.get(f"{name} low"), found.figures.get(f"{name} high")
@@ -205,6 +207,9 @@ def _log(run: Run, found: Found, *, labelled: bool) -> None:
     for sweep in found.sweeps:
         if sweep.at_edge:
             run.say(f"linear: l2 {sweep.l2:g} is at the edge of those tried")
+    if share is not None:
+        run.log_now(**{"final/majority class": share})
+        run.say(f"validation: {validation.verdict(found.figures, share)}")
 
 
 def _top(figures: dict[str, float]) -> dict[str, float]:

@@ -18,8 +18,10 @@ from models.simclr import FORMER_HEADS, HEADS
 from recipes.command import read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
 from recipes.words import former
-from runtime.options import EXECUTION, Rules, Table
+from runtime.options import EXECUTION, USUAL, Rules, Table, was
 from runtime.types import (
+    data_set,
+    dir_path,
     integer,
     list_of,
     nonnegative_float,
@@ -28,7 +30,8 @@ from runtime.types import (
     one_of,
     positive_float,
     positive_int,
-    text,
+    short_name,
+    text_called,
 )
 from storage.errors import DataError
 
@@ -74,25 +77,14 @@ FORMER_SCHEDULES = {"seed": "original"}
 
 
 OPTIONS: Table = {
-    "data and views": [
-        ("--data", text, "cifar10", "NAME, a folder, a zip or an LMDB", PROBE),
-        ("--data_path", text, None, "where data sets are stored (default: the data directory)",
+    "data": [
+        ("--data", data_set, "cifar10", "NAME, a folder, a zip or an LMDB", PROBE, USUAL),
+        ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          EXECUTION, PROBE),
-        ("--eval", ("auto", "val", "cv", "test", "pooled"), "auto", "what figures are of: its val "
-         "or test split; cv: folds of train; pooled: all splits as one, of which --held_out of "
-         "every class are held out; auto: val, where there is one of train's classes, else cv",
-         PROBE),
-        ("--folds", integer(2, 1000), 5, "folds of --eval cv", EXECUTION, PROBE),
-        ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same",
-         PROBE),
-        ("--num_images", positive_int, None, "use so many of them alone, equally many of a class",
-         PROBE),
-        ("--place", ("memory", "memmap"), "memory", "where pictures lie: on the device, or in a "
-         "file that is mapped", EXECUTION),
-        ("--picture_size", positive_int, None, "side of the pictures that views are cut from "
-         "(default: --crop_size)", PROBE),
-        ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)"),
-        ("--crop_size", positive_int, None, "side of a view (default: the data set's)"),
+        ("--num_images", positive_int, None, "use so many of them alone, equally many of a class "
+         "(default: all)", PROBE, USUAL),
+        ("--crop_size", positive_int, None, "side of a view (default: the data set's)", USUAL),
+        ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)", USUAL),
         ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
          "--recipe has)"),
         ("--gaussian_blur", one_of(0, 1), None, "1: blur, with the recipe's chance (default: 0, or "
@@ -100,60 +92,80 @@ OPTIONS: Table = {
         ("--unreal_augs", one_of(0, 1), 1, "0: crop and flip alone"),
         ("--normalise", tuple(NORMALISATIONS), "none", "mean and deviation taken out of views"),
         ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, slower", PROBE),
+        ("--picture_size", positive_int, None, "side of the pictures that views are cut from "
+         "(default: --crop_size)", PROBE),
+        ("--place", ("memory", "memmap"), "memory", "where pictures lie: on the device, or in a "
+         "file that is mapped", EXECUTION),
     ],
-    "network and loss": [
-        ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder"),
+    "what to train": [
+        ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder", USUAL),
+        ("--loss", tuple(LOSSES), "ntxent", "contrastive loss", USUAL),
+        ("--temp", positive_float, 0.5, "temperature of the loss (0.1 is dcl's and dclw's own)",
+         USUAL),
+    ],
+    "length": [
+        ("--epochs", positive_int, 1000, "passes over the data", USUAL),
+        ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
+        ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
+        ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),
+        ("--n_ramp", nonnegative_int, 10, "epochs of warm-up", USUAL),
+    ],
+    "validation": [
+        ("--eval", ("auto", "val", "cv", "test", "pooled"), "auto", "what figures are of: its val "
+         "or test split; cv: folds of train; pooled: all splits as one, of which --held_out of "
+         "every class are held out; auto: val, where there is one of train's classes, else cv",
+         PROBE, USUAL),
+        ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN", EXECUTION, USUAL),
+        ("--folds", integer(2, 1000), 5, "folds of --eval cv", EXECUTION, PROBE),
+        ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same",
+         PROBE),
+        ("--probe", bool, True, "fit the probes at the end", EXECUTION, PROBE, USUAL),
+        ("--probe_epochs", nonnegative_int, 100, "of the probe on augmented pictures; 0: none",
+         EXECUTION, PROBE),
+        ("--probe_augs", ("crop+flip", "train"), "crop+flip", "its augmentations; train: the "
+         "training's own, as in the original SimCLR code", EXECUTION, PROBE),
+        ("--few_shot", text_called("SPLIT|NAME|DIR"), None, "episodes of 5 ways on other classes: "
+         "a split of --data, or another data set (default: none)", EXECUTION, PROBE),
+    ],
+    "output": [
+        ("--snapshot_every", positive_int, 100, "epochs between files of the network", EXECUTION,
+         USUAL, was("--save_iter")),
+        ("--export_features", bool, False, "at the end, write the features h of all pictures",
+         EXECUTION, PROBE),
+        ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "
+         "names", EXECUTION, PROBE),
+        ("--suffix", short_name, None, "appended to the run's name"),
+    ],
+    "network": [
         ("--stem", ("auto", "small", "standard"), "auto", "first layers, by --crop_size if auto"),
         ("--head", former((*HEADS, "none"), FORMER_HEADS), "original", "projection; original: the "
          "original SimCLR code's"),
-        ("--proj_dim", positive_int, None, "its dimensions (default: the head's own)"),
-        ("--proj_hidden", positive_int, None, "its hidden width (default: the head's own)"),
-        ("--loss", tuple(LOSSES), "ntxent", "contrastive loss"),
-        ("--temp", positive_float, 0.5, "temperature (0.1 is dcl's and dclw's own)"),
-        ("--sigma", positive_float, 0.5, "of dclw's weights"),
+        ("--proj_dim", positive_int, None, "dimensions of the projection (default: the head's)"),
+        ("--proj_hidden", positive_int, None, "its hidden width (default: the head's)"),
         ("--sync_bn", bool, True, "batch statistics over all ranks"),
         ("--channels_last", bool, True, "memory format"),
     ],
-    "optimizer": [
-        ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer"),
+    "loss and optimizer": [
+        ("--sigma", positive_float, 0.5, "of dclw's weights"),
         ("--lars", one_of(0, 1), 1, "wrap adam or sgd in a LARC, as the original SimCLR code does"),
         ("--lars_semantics", SEMANTICS, "google", "whose LARS --opt lars is"),
         ("--trust", positive_float, 0.001, "trust coefficient of LARS and LARC"),
-        ("--lr", positive_float, 1e-3, "peak learning rate"),
         ("--lr_scaling", ("none", "linear", "sqrt"), "none", "of --lr by the batch"),
         ("--lr_schedule", former(("cosine", "google", "original"), FORMER_SCHEDULES), "cosine",
          "after the warm-up; google: its code's steps; original: the original SimCLR code's, by "
          "epochs"),
         ("--mm", list_of(number(0, 1, hi_open=True)), [0.9, 0.999], "betas of adam; the first is "
          "the others' momentum"),
-        ("--wd", nonnegative_float, 1e-6, "weight decay"),
-        ("--bs", integer(2), 1000, "pictures of a step, over all GPUs"),
-        ("--epochs", positive_int, 1000, "passes over the data"),
-        ("--n_ramp", nonnegative_int, 10, "epochs of warm-up"),
-    ],
-    "evaluation and names": [
-        ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN", EXECUTION),
-        ("--save_iter", positive_int, 100, "epochs between files of the network", EXECUTION),
-        ("--probe", bool, True, "fit the probes at the end", EXECUTION, PROBE),
-        ("--probe_epochs", nonnegative_int, 100, "of the probe on augmented pictures; 0: none",
-         EXECUTION, PROBE),
-        ("--probe_augs", ("crop+flip", "train"), "crop+flip", "its augmentations; train: the "
-         "training's own, as in the original SimCLR code", EXECUTION, PROBE),
-        ("--few_shot", text, None, "episodes of 5 ways on other classes: a split of --data, or "
-         "another data set", EXECUTION, PROBE),
-        ("--export_features", bool, False, "at the end, write the features h of all pictures",
-         EXECUTION, PROBE),
-        ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "
-         "names", EXECUTION, PROBE),
-        ("--suffix", text, None, "appended to the run's name"),
+        ("--weight_decay", nonnegative_float, 1e-6, "weight decay", was("--wd")),
     ],
 }  # fmt: skip
 
 # Of TrainSimCLR.py alone.
 ANOTHER_USE: Table = {
     "another use": [
-        ("--probe_only", text, None, "no training: probes of a snapshot, an <epoch>.pt or a run's "
-         "newest; untrained: of the network that training would begin with; pixels: of pictures"),
+        ("--probe_only", text_called("FILE|DIR|untrained|pixels"), None, "no training: probes of a "
+         "snapshot, an <epoch>.pt or a run's newest; untrained: of the network that training would "
+         "begin with; pixels: of pictures (default: train)"),
     ],
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ with frozen(net):
     judged = judge(rows.features, rows.labels, [knn(rows, folds=5)], held=rows.held, folds=5)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from storage.errors import NonFiniteError
 FEATURES_AT_ONCE = 512
 PROBE_BATCH = 512
 PROBE_DRAWS = 1 << 20  # number of the view that probes are trained on; training's are 0, 1, ...
+PROBES = {"knn": "kNN", "linear": "linear probe", "augmented": "probe on augmented pictures"}
 EPISODE = (5, 5, 15)  # ways, most shots, queries
 
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -87,6 +88,26 @@ def embedded(
     h = encode(trained.images)
     held = None if tested is None else (encode(tested.images), tested.labels.to(h.device))
     return Rows(h, trained.labels.to(h.device), held, len(trained.classes), layer)
+
+
+def majority(rows: Rows) -> float:
+    """What always saying train's commonest class gets right of what is judged: a share in [0, 1].
+
+    rows with at least one training picture.
+    """
+    commonest = rows.labels.bincount().argmax()
+    judged = rows.labels if rows.held is None else rows.held[1]
+    return float((judged == commonest).double().mean())
+
+
+def verdict(figures: Mapping[str, float], share: float) -> str:
+    """Accuracies in a line, the first of each kind of probe, beside the majority class's share."""
+    said: dict[str, str] = {}
+    for name, value in figures.items():
+        kind = name.split("(")[0]
+        if name.endswith(" acc1") and kind in PROBES:
+            said.setdefault(kind, f"{PROBES[kind]} {100 * value:.1f} %")
+    return f"{', '.join(said.values())} (majority class {100 * share:.1f} %)"
 
 
 def knn(rows: Rows, *, folds: int) -> Method:

@@ -4,15 +4,31 @@ import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from recipes import selection
 from runtime.cli import parse
-from runtime.options import EXECUTION, Table, add_options, add_run_args, tagged
-from runtime.types import finite_float, nonnegative_int, positive_float, positive_int, text
+from runtime.options import (
+    EXECUTION,
+    NO_EFFECT,
+    USUAL,
+    Table,
+    add_options,
+    add_preset,
+    also,
+    run_table,
+    tagged,
+    was,
+)
+from runtime.types import (
+    GpuList,
+    file_path,
+    finite_float,
+    nonnegative_int,
+    positive_float,
+    positive_int,
+)
 from selection import Picker
-from storage.dirs import results_home
 
 # Of train; test and plot have a smoke of their own.
 PRESETS = {
@@ -27,30 +43,51 @@ TEST_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_s
 PLOT_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_samples": 256}}
 
 
-def device_word(word: str) -> str:
-    """Type of --device: cpu or a GPU's number."""
-    if word != "cpu":
-        nonnegative_int(word)
-    return word
-
-
 # fmt: off
+_CLASS = ("--cls", ("A", "B", "AB"), "A", "class of the tree")
+_GPUS = ("--gpus", GpuList, None, "number of a GPU, or cpu (default: cpu)", also("--device"))
+
 OPTIONS: Table = {
-    "data, network, length": [
-        ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
-        ("--layers", positive_int, 4, "hidden layers"),
-        ("--dim", positive_int, 64, "their width"),
-        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION),
-        ("--batch-size", positive_int, 4096, "points of a step: the super-batch"),
-        ("--lr", positive_float, 1e-2, "peak learning rate of Adam"),
-        ("--decay", positive_float, 512, "steps after which it falls as 1 / sqrt(step)"),
-        ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)", EXECUTION),
-    ],
-    "guide and selection": [
-        ("--guidance", bool, None, "use the guide: as the reference of --acid, and in metrics"),
-        ("--guide-path", text, None, "snapshot of a small network; implies --guidance"),
-        ("--interpol", bool, False, "train and select by the loss of the guided score"),
+    "data": [(*_CLASS, USUAL)],
+    "what to train": [
+        ("--layers", positive_int, 4, "hidden layers", USUAL),
+        ("--dim", positive_int, 64, "their width", USUAL),
         *selection.whether_rows(),
+        ("--guide", file_path, None, "snapshot of a small network: reference of --acid, and in "
+         "metrics (default: none)", USUAL, was("--guide-path"), also("--gnet")),
+        ("--guidance", bool, None, "use the guide (default: yes, where there is one)"),
+        ("--interpol", bool, False, "train and select by the loss of the guided score"),
+    ],
+    "length": [
+        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION, USUAL),
+        ("--bs", positive_int, 4096, "points of a step: the super-batch", USUAL,
+         was("--batch-size")),
+        ("--lr", positive_float, 1e-2, "peak learning rate of Adam", USUAL),
+        ("--decay", positive_float, 512, "steps after which it falls as 1 / sqrt(step)"),
+    ],
+    "validation": [
+        ("--val", bool, True, "metrics during training", EXECUTION),
+        ("--val_every", positive_int, 128, "steps between them", EXECUTION, USUAL),
+        ("--val_samples", positive_int, 512, "points they are taken over", EXECUTION),
+        ("--test", bool, True, "metrics at the end", EXECUTION),
+        ("--test_samples", positive_int, 1024, "points they are taken over", EXECUTION),
+        ("--external", bool, False, "metrics also on the deep branches of the tree", EXECUTION),
+        ("--mandala", bool, False, "also the shares of cells and samples in the tree", EXECUTION,
+         USUAL),
+    ],
+    "output": [
+        ("--viz", bool, True, "pictures of samples", EXECUTION),
+        ("--viz_every", nonnegative_int, 512, "steps between pictures of samples; 0: at the end "
+         "only", EXECUTION, USUAL),
+        ("--snapshot_every", positive_int, 256, "steps between snapshots of the EMA", EXECUTION,
+         USUAL),
+        ("--logging", file_path, None, "file for a text log of Autoguided's form (default: none)",
+         EXECUTION),
+        ("--verbose", bool, False, "print the figures of every log interval", EXECUTION),
+        ("--debug", bool, False, "print these and how selective the draws are", EXECUTION),
+    ],
+    "what it runs on": [(*_GPUS, USUAL)],
+    "selection": [
         *selection.how_rows(
             num_chunks=16,
             keep_all=True,
@@ -59,51 +96,37 @@ OPTIONS: Table = {
             "code; raw: summed over both dimensions",
         ),
     ],
-    "metrics, pictures, logs": [
-        ("--val", bool, True, "metrics during training", EXECUTION),
-        ("--val_every", positive_int, 128, "steps between them", EXECUTION),
-        ("--val_samples", positive_int, 512, "points they are taken over", EXECUTION),
-        ("--test", bool, True, "metrics at the end", EXECUTION),
-        ("--test_samples", positive_int, 1024, "points they are taken over", EXECUTION),
-        ("--external", bool, False, "also on the deep branches of the tree", EXECUTION),
-        ("--mandala", bool, False, "also the shares of cells and samples in the tree", EXECUTION),
-        ("--viz", bool, True, "pictures of samples", EXECUTION),
-        ("--viz_every", nonnegative_int, 512, "steps between them; 0: at the end only", EXECUTION),
-        ("--snapshot_every", positive_int, 256, "steps between snapshots of the EMA", EXECUTION),
-        ("--outdir", text, None, "the run's folder; a relative one lies in the results of this "
-         "script", EXECUTION),
-        ("--logging", text, None, "file for a text log of Autoguided's form", EXECUTION),
-        ("--verbose", bool, False, "print the figures of every log interval", EXECUTION),
-        ("--debug", bool, False, "print these and how selective the draws are", EXECUTION),
-    ],
 }
 TEST_OPTIONS: Table = {
     "test": [
-        ("--net-path", text, None, "network to test, called Learner in the figures"),
-        ("--ema-path", text, None, "another, called EMA"),
-        ("--guide-path", text, None, "guide; guided figures are with weight 3"),
-        ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
-        ("--acid", bool, False, "no effect, as in Autoguided"),
-        ("--n-samples", positive_int, 1024, "points the figures are taken over"),
-        ("--batch-size", positive_int, 1024, "points at once"),
+        ("--net", file_path, None, "network to test, called Learner in the figures (required, or "
+         "--ema-path)", was("--net-path")),
+        ("--ema-path", file_path, None, "another, called EMA (default: none)"),
+        ("--guide", file_path, None, "guide; guided figures are with weight 3 (default: none)",
+         was("--guide-path"), also("--gnet")),
+        _CLASS,
+        ("--samples", positive_int, 1024, "points the figures are taken over", was("--n-samples")),
+        ("--batch", positive_int, 1024, "points at once", was("--batch-size"), also("--bs")),
         ("--external", bool, False, "also on the deep branches of the tree"),
         ("--mandala", bool, False, "also the shares of cells and samples in the tree"),
         ("--seed", nonnegative_int, 0, "of points and noise"),
-        ("--logging", text, None, "file for a text log of Autoguided's form"),
-        ("--verbose", bool, False, "no effect: everything is printed"),
-        ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)"),
+        ("--logging", file_path, None, "file for a text log of Autoguided's form (default: none)"),
+        _GPUS,
+        ("--acid", bool, False, "as in Autoguided", NO_EFFECT),
+        ("--verbose", bool, False, "everything is printed", NO_EFFECT),
     ],
 }
 PLOT_OPTIONS: Table = {
     "plot": [
-        ("--net", text, None, "network: a snapshot, or a toy pickle of NVIDIA's"),
-        ("--gnet", text, None, "guide"),
+        ("--net", file_path, None, "network: a snapshot, or a toy pickle of NVIDIA's (required)"),
+        ("--guide", file_path, None, "guide (default: none)", was("--gnet"), also("--guide-path")),
         ("--guidance", finite_float, 3.0, "guidance weight"),
-        ("--cls", ("A", "B", "AB"), "A", "class of the tree"),
-        ("--n_samples", positive_int, 4096, "samples in a panel"),
-        ("--save", text, None, "PNG to write (default: tree.png in the results of this script)"),
+        _CLASS,
+        ("--samples", positive_int, 4096, "samples in a panel", was("--n_samples")),
+        ("--save", file_path, None, "PNG to write (default: tree.png in the results of this "
+         "script)"),
         ("--seed", nonnegative_int, 0, "of samples and noise"),
-        ("--device", device_word, None, "cpu, or the number of a GPU (default cpu)"),
+        _GPUS,
     ],
 }
 # fmt: on
@@ -117,16 +140,10 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     words = list(sys.argv[1:] if argv is None else argv)
     command = words.pop(0) if words and words[0] in _COMMANDS else "train"
     table, presets, check = _COMMANDS[command]
-    parser = argparse.ArgumentParser(
-        prog=f"toy_example.py {command}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if command == "train":
-        add_run_args(parser, save_every=512)
-    add_options(parser, table)
-    if command != "train":
-        parser.add_argument("--preset", metavar="NAME", help="a named set of options")
+    parser = argparse.ArgumentParser(prog=f"toy_example.py {command}", description=doc)
+    parser.epilog = "commands: train, the one where none is named; test; plot. Each has its --help."
+    add_preset(parser)
+    add_options(parser, table, run_table(save_every=512) if command == "train" else {})
     args = parse(parser, presets, words)
     args.command = command
     try:
@@ -138,21 +155,17 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
 
 def check_train(args: Namespace) -> None:
     """Rules between options of train, and what follows from several. Errors: ValueError."""
-    set_device(args)
-    if args.outdir is not None:
-        if args.run_dir is not None:
-            raise ValueError(f"--outdir {args.outdir} and --run-dir {args.run_dir}: give one")
-        args.run_dir = str(Path(args.results_path or results_home()) / "toy_example" / args.outdir)
+    choose_device(args)
     if args.guidance is False and args.guide_path:
-        raise ValueError(f"--no-guidance with --guide-path {args.guide_path}: give one")
+        raise ValueError(f"--no-guidance with --guide {args.guide_path}: give one")
     if args.guidance and not args.guide_path:
-        raise ValueError("--guidance needs a guide: --guide-path FILE, a small network's snapshot")
+        raise ValueError("--guidance needs a guide: --guide FILE, a small network's snapshot")
     args.guidance = bool(args.guide_path)
     if args.interpol and not args.guidance:
-        raise ValueError("--interpol guides the score: it needs --guide-path")
+        raise ValueError("--interpol guides the score: it needs --guide")
     selection.check(args, OPTIONS)
     if (args.early or args.late) and not (args.acid or args.guidance):
-        raise ValueError("--early and --late of a random selection need a --guide-path")
+        raise ValueError("--early and --late of a random selection need a --guide")
     if args.selection:
         selection_picker(args).size(args.batch_size)
 
@@ -160,11 +173,8 @@ def check_train(args: Namespace) -> None:
 def check_test(args: Namespace) -> None:
     """Rules between options of test. Errors: ValueError."""
     if args.net_path is None and args.ema_path is None and args.preset != "smoke":
-        raise ValueError(
-            "--net-path is missing: the snapshot of a network, iter4096.safetensors say"
-        )
-    args.gpus = None
-    set_device(args)
+        raise ValueError("--net is missing: the snapshot of a network, iter4096.safetensors say")
+    choose_device(args)
 
 
 def check_plot(args: Namespace) -> None:
@@ -174,8 +184,7 @@ def check_plot(args: Namespace) -> None:
             "--net is missing: a snapshot of `train` (the original downloaded networks; get "
             "edm2-toy's from NVIDIA yourself and give the path of the .pkl)"
         )
-    args.gpus = None
-    set_device(args)
+    choose_device(args)
 
 
 _Command = tuple[Table, Mapping[str, Mapping[str, Any]], Callable[[Namespace], None]]
@@ -186,12 +195,9 @@ _COMMANDS: dict[str, _Command] = {
 }
 
 
-def set_device(args: Namespace) -> None:
-    """--gpus from --device; the CPU unless asked. Errors: ValueError."""
-    asked = None if args.device is None else [] if args.device == "cpu" else [int(args.device)]
-    if asked is not None and args.gpus not in (None, asked):
-        raise ValueError(f"--device {args.device} and --gpus {args.gpus}: give one")
-    args.gpus = asked or args.gpus or []
+def choose_device(args: Namespace) -> None:
+    """--gpus: the CPU unless asked. Errors: ValueError."""
+    args.gpus = args.gpus or []
     if len(args.gpus) > 1:
         raise ValueError(f"--gpus {args.gpus}: the toy runs in one process")
 

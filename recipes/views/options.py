@@ -6,16 +6,29 @@ from typing import Any
 from data.views.writing import FORMATS
 from generators.imle import CODES
 from runtime.cli import parse
-from runtime.options import EXECUTION, Rules, Table, add_options, tagged
+from runtime.options import (
+    EXECUTION,
+    USUAL,
+    Rules,
+    Table,
+    add_options,
+    add_preset,
+    also,
+    tagged,
+    was,
+)
 from runtime.types import (
-    list_of,
+    GpuList,
+    data_set,
+    dir_path,
+    file_path,
     nonnegative_float,
     nonnegative_int,
     one_of,
     positive_float,
     positive_int,
     probability,
-    text,
+    text_called,
 )
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,26 +46,30 @@ DRAWING = "drawing"
 # fmt: off
 GENERATOR: Table = {
     "views from a generator": [
+        ("--net", text_called("FILE|DIR"), None, "the generator: a .safetensors file of a run's "
+         "snapshots folder, or the run's folder (default: none)", USUAL,
+         also("--snapshot")),
         ("--view_source", ("generated", "upsampled"), "generated", "upsampled: the generator's "
          "input, enlarged (a control)"),
         ("--code", CODES, "random", "fixed: one code for all pictures and draws (a control)"),
-        ("--temperature", nonnegative_float, 1.0, "scale of the codes"),
+        ("--temperature", nonnegative_float, 1.0, "scale of the codes", USUAL),
         ("--truncation", positive_float, None, "bound of the codes' entries, before the "
-         "temperature"),
+         "temperature (default: none)"),
         ("--grayscale", one_of(0, 0.5, 1), None, "of the generator's input (default: as trained)",
          CORRUPTION),
-        ("--mask_frac", probability, None, "the same", CORRUPTION),
-        ("--mask_res", positive_int, None, "the same", CORRUPTION),
-        ("--fill", ("color", "zero"), None, "the same", CORRUPTION),
+        ("--mask_frac", probability, None, "the same (default: as trained)", CORRUPTION),
+        ("--mask_res", positive_int, None, "the same (default: as trained)", CORRUPTION),
+        ("--fill", ("color", "zero"), None, "the same (default: as trained)", CORRUPTION),
         ("--lr_factor", positive_int, 1, "coarsen the input so many times beside what was trained"),
-        ("--lpips_min", nonnegative_float, None, "reject views nearer than this to the picture",
-         FILTER),
-        ("--lpips_max", positive_float, None, "reject views further than this from the picture",
-         FILTER),
+        ("--lpips_min", nonnegative_float, None, "reject views nearer than this to the picture "
+         "(default: none)", FILTER),
+        ("--lpips_max", positive_float, None, "reject views further than this from the picture "
+         "(default: none)", FILTER),
         ("--tries", positive_int, 4, "draws before the picture itself stands in"),
         ("--lpips", ("pretrained", "random"), "pretrained", "random: a seeded random VGG16",
          DRAWING),
-        ("--lpips_path", text, None, "VGG16 weights (default: from SetupDataset.py fetch-weights)",
+        ("--lpips_path", file_path, None, "VGG16 weights (default: from SetupDataset.py "
+         "fetch-weights)",
          DRAWING, EXECUTION),
         ("--view_seed", nonnegative_int, 0, "of codes and corruptions"),
         ("--view_batch", positive_int, 64, "images generated at a time", DRAWING),
@@ -61,21 +78,32 @@ GENERATOR: Table = {
     ],
 }
 OPTIONS: Table = {
-    "what and where": [
-        ("--data", text, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB"),
-        ("--data_path", text, None, "where data sets are stored (default: the data directory)"),
-        ("--split", ("train", "val", "test"), "train", "where --data names none"),
-        ("--num_images", positive_int, None, "so many of them alone: those that "
-         "TrainISICLE.py takes"),
-        ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
-        ("--views", positive_int, 8, "views of each picture"),
+    "data": [
+        ("--data", data_set, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
+         "(required)", USUAL),
+        ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)"),
+        ("--split", ("train", "val", "test"), "train", "where --data names none", USUAL),
+        ("--num_images", positive_int, None, "so many of them alone: those that TrainISICLE.py "
+         "takes (default: all)", USUAL),
+        ("--crop", ("center", "squash"), "center", "how pictures that are not square become it",
+         USUAL),
+    ],
+    "views": [
+        ("--views", positive_int, 8, "views of each picture", USUAL),
         ("--first", nonnegative_int, 0, "number of the first view"),
-        ("--size", positive_int, None, "side of the views (default: the generator's largest)"),
-        ("--format", FORMATS, "folder", "how they are stored"),
-        ("--out", text, None, "the folder (default: under the results directory)"),
-        ("--num_workers", nonnegative_int, 0, "processes that decode pictures"),
-        ("--gpus", list_of(nonnegative_int, unique=True, empty_word="cpu"), None, "GPUs to use, or "
-         "cpu"),
+        ("--crop_size", positive_int, None, "side of the views (default: the generator's largest)",
+         USUAL, was("--size")),
+    ],
+    "output": [
+        ("--outdir", dir_path, None, "the folder; DIR lies below RESULTS/generate_views, ./DIR in "
+         "the working directory (default: NAME-HASH, the same for the same options)", USUAL,
+         was("--out")),
+        ("--format", FORMATS, "folder", "how views are stored", USUAL),
+    ],
+    "what it runs on": [
+        ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)", USUAL,
+         also("--device")),
+        ("--num_workers", nonnegative_int, 0, "processes that decode pictures", USUAL),
     ],
 }
 # fmt: on
@@ -83,11 +111,9 @@ OPTIONS: Table = {
 
 def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:
     """Options of generate_views.py; a wrong one exits with code 2. doc: what --help begins with."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_options(parser, OPTIONS)
-    add_generator_options(parser)
+    parser = argparse.ArgumentParser(description=doc)
+    add_preset(parser)
+    add_options(parser, OPTIONS, GENERATOR)
     args = parse(parser, PRESETS, argv)
     if args.net is None and args.preset != "smoke":
         parser.error("--net is missing: a .safetensors file of a run's snapshots folder")
@@ -98,13 +124,6 @@ def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespa
     except ValueError as error:
         parser.error(str(error))
     return args
-
-
-def add_generator_options(parser: argparse.ArgumentParser) -> None:
-    """--net and the table GENERATOR."""
-    parser.add_argument("--net", "--snapshot", type=text, metavar="FILE", help=(
-        "the generator: a .safetensors file of a run's snapshots folder"))  # fmt: skip
-    add_options(parser, GENERATOR)
 
 
 def check_generator(args: argparse.Namespace) -> None:

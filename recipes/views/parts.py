@@ -26,7 +26,7 @@ from recipes.imle.perceptual import perceptual_loss
 from recipes.views.options import CORRUPTION, GENERATOR, is_filtered
 from runtime.options import tagged
 from runtime.precision import Precision
-from storage.dirs import results_home
+from storage.dirs import output_folder, results_home
 from storage.errors import CheckpointError, UsageError
 
 
@@ -116,11 +116,16 @@ def pictures_at_once(views: int, rows: int) -> int:
     return exact if exact * views <= 8 * max(rows, views) else max(1, rows // views)
 
 
-def folder(args: Namespace, name: str, settings: Mapping[str, Any]) -> Path:
-    """Where views of the data set `name` go: --out, else a folder of the results directory that has
-    the settings in its name."""
+def folder(
+    args: Namespace,
+    name: str,
+    settings: Mapping[str, Any],
+    say: Callable[[str], Any] = print,
+) -> Path:
+    """Where views of the data set `name` go: --outdir, else a folder of the results directory that
+    has the settings in its name."""
     if args.out:
-        return Path(args.out)
+        return output_folder(args.out, "generate_views", say=say)
     words = [settings, args.views, args.first, args.format, args.num_images]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:8]
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)

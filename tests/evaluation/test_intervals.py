@@ -9,8 +9,10 @@ import torch
 
 from evaluation.intervals import (
     mean_interval,
+    mean_share_interval,
     paired_images,
     paired_t,
+    proportion_interval,
     t_inside,
     t_outside,
     t_quantile,
@@ -48,6 +50,44 @@ def test_mean_interval_by_hand():
     half = 2.776445 * math.sqrt(2.5 / 5)
     assert (mean, n) == (3.0, 5)
     assert (low, high) == (pytest.approx(3 - half, abs=1e-5), pytest.approx(3 + half, abs=1e-5))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(15, 100), (1, 20), (0, 10), (10, 10), (7, 9)])
+def test_wilson_s_ends_are_the_shares_that_the_score_test_just_does_not_refuse(hits, n):
+    got = proportion_interval(hits, n)
+    assert (got.mean, got.n) == (hits / n, n)
+    for share in (got.low, got.high):
+        z = abs(hits / n - share)
+        if z:
+            z /= math.sqrt(share * (1 - share) / n)
+            assert z == pytest.approx(1.959964, abs=1e-5)
+    back = proportion_interval(n - hits, n)
+    assert (1 - back.high, 1 - back.low) == pytest.approx((got.low, got.high), abs=1e-12)
+
+
+def test_intervals_of_shares_stay_within_0_and_1_and_have_a_width():
+    for n in (1, 2, 3, 49, 10**6):
+        none, whole = proportion_interval(0, n), proportion_interval(n, n)
+        assert (none.low, whole.high) == (0, 1) and none.high > 0 and whole.low < 1
+        for hits in {0, 1, n // 2, n - 1, n}:
+            got = proportion_interval(hits, n)
+            assert 0 <= got.low <= got.mean <= got.high <= 1 and got.low < got.high
+    wide = mean_share_interval([0.02, 0.5])
+    assert (wide.low, wide.high) == (0, 1) and mean_interval([0.02, 0.5]).low < 0
+    high = mean_share_interval(torch.tensor([0.99, 1.0, 1.0], dtype=torch.float64))
+    assert high.high == 1 and high.low == mean_interval([0.99, 1.0, 1.0]).low
+    assert mean_share_interval([0.4, 0.41, 0.42]) == mean_interval([0.4, 0.41, 0.42])
+    assert mean_share_interval([1.0] * 5) == proportion_interval(5, 5)
+    assert mean_share_interval([0.0] * 5) == proportion_interval(0, 5)
+    assert mean_share_interval([0.5, 0.5]).high == 0.5  # nothing is known of other values
+
+
+def test_wilson_covers_95_percent():
+    g = torch.Generator().manual_seed(0)
+    for share in (0.02, 0.3):
+        hits = (torch.rand(2000, 120, generator=g) < share).sum(1).tolist()
+        inside = sum(i.low <= share <= i.high for i in (proportion_interval(h, 120) for h in hits))
+        assert abs(inside / 2000 - 0.95) < 0.025
 
 
 def test_paired_t_by_hand():
@@ -101,6 +141,10 @@ def test_paired_images_cover_95_percent():
     [
         (lambda: mean_interval([1.0]), "1 values"),
         (lambda: mean_interval([1.0, math.nan]), "not all values are finite"),
+        (lambda: mean_share_interval([0.5, 1.2]), r"shares from 0.5 to 1.2"),
+        (lambda: mean_share_interval([0.5]), "1 values"),
+        (lambda: proportion_interval(4, 3), "4 of 3"),
+        (lambda: proportion_interval(0, 0), "0 of 0"),
         (lambda: paired_t([1.0, 2.0], [1.0, 2.0, 3.0]), "2 figures against 3"),
         (lambda: paired_images(torch.ones(3).bool(), torch.ones(2).bool()), "3 images against 2"),
         (lambda: paired_images(torch.ones(3), torch.ones(3)), "torch.float32"),

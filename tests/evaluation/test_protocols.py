@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from evaluation.accuracy import correct
+from evaluation.intervals import proportion_interval
 from evaluation.knn import knn
 from evaluation.linear_probe import l2_sweep, linear_probe
 from evaluation.probes import stable_lr
@@ -50,8 +51,20 @@ def test_folds_are_a_loop_by_hand():
     assert torch.equal(judged.right[name], right) and len(judged.right) == 2
     assert judged.figures[f"{name} acc1"] == pytest.approx(sum(each) / 3, abs=1e-12)
     low, high = judged.figures[f"{name} low"], judged.figures[f"{name} high"]
-    spread = torch.tensor(each, dtype=torch.float64).std() / 3**0.5 * 4.30265  # t, 2 degrees
-    assert high - low == pytest.approx(float(2 * spread), rel=1e-4)
+    assert (low, high) == proportion_interval(int(right.sum()), 90)[1:3]  # each row once
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_intervals_under_folds_stay_within_0_and_1(right):
+    y = torch.arange(12) % 2
+
+    def method(rows, query):  # all right, or all wrong: features are labels
+        return {"m": torch.eye(2)[query[:, 0].long() if right else 1 - query[:, 0].long()]}
+
+    figures = judge(y[:, None].float(), y, [method], folds=3).figures
+    low, high = figures["m, 3 folds low"], figures["m, 3 folds high"]
+    assert (low, high) == proportion_interval(12 * right, 12)[1:3]
+    assert 0 <= low < high <= 1 and figures["m, 3 folds acc1"] == right
 
 
 def test_no_label_of_a_judged_row_is_seen():

@@ -11,6 +11,7 @@ from recipes.generate.options import (
     IMLE,
     OPTIONS,
     PRESETS,
+    SAMPLER,
     check_unused,
     get_args,
 )
@@ -28,8 +29,8 @@ def test_defaults_are_those_of_the_original():
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["--guidance", "2"], "--gnet"),
-        (["--sweep_guidance", "1", "2"], "--gnet"),
+        (["--guidance", "2"], "--guide"),
+        (["--sweep_guidance", "1", "2"], "--guide"),
         (["--seeds", "5-3"], "upwards"),
         (["--seeds", "a"], "neither a seed"),
         (["--seeds", "-1"], "."),
@@ -42,7 +43,7 @@ def test_defaults_are_those_of_the_original():
         (["--steps", "0"], "steps"),
         (["--guidance_interval", "5", "1", "--gnet", "g"], "interval \\(5"),
         (["--guidance_interval", "5", "--gnet", "g"], "LO HI"),
-        (["--guidance_interval", "1", "5"], "--gnet"),
+        (["--guidance_interval", "1", "5"], "--guide"),
         (["--sweep_guidance", "2", "2.0000001", "--gnet", "g"], "2 2: values not told apart"),
         (["--sweep_ema", "0.1", "0.1001"], "0.100 0.100: values not told apart"),
         (["--trajectory", "--grid_only"], "--trajectory"),
@@ -92,7 +93,8 @@ def test_presets_do_not_change_and_agree_with_their_names():
 def test_every_option_of_a_kind_is_refused_by_the_other():
     of_both = set(tagged(OPTIONS, IMLE)) & set(tagged(OPTIONS, EDM2))
     assert not of_both and {"samples", "data"} < set(tagged(OPTIONS, IMLE))
-    assert set(names_of({"": OPTIONS["EDM2"]})) == set(tagged(OPTIONS, EDM2))
+    sampler = names_of({"": OPTIONS["sampler of EDM2"]})
+    assert set(tagged(OPTIONS, SAMPLER)) < set(sampler) < set(tagged(OPTIONS, EDM2))
     args = get_args(None, ["--net", "x", "--samples", "3"])
     check_unused(args, "camnet")
     with pytest.raises(UsageError, match="--samples 3: no use .* edm2"):

@@ -67,6 +67,7 @@ def test_defaults_of_the_run_options():
         compile=False,
         seed=0,
         deterministic=False,
+        outdir=None,
         wandb="online",
         gpus=None,
     )
@@ -122,7 +123,10 @@ def test_values_come_out_typed():
         (["--mode"], "--mode"),
         (["--re", "3"], "unrecognized arguments: --re 3"),
         (["--lrr", "3"], "did you mean --lr?"),
-        (["--run-di", "x"], "did you mean --run-dir?"),
+        (["--outdi", "x"], "did you mean --outdir?"),
+        (["--learning_rate", "1"], "did you mean --lr?"),
+        (["--mode", "c"], "choose from 'a', 'b') (see --help)"),
+        (["--precision", "bf61"], "did you mean bf16?"),
         (["stray"], "unrecognized arguments: stray"),
         (["--gpus", "0", "0"], "twice"),
         (["--gpus", "-1"], "-1"),
@@ -300,15 +304,16 @@ def test_bad_presets_are_refused_even_when_not_chosen(capsys, preset, said):
 
 def test_an_unknown_preset_names_the_known(capsys):
     err = refused(capsys, "--preset", "smok", presets=PRESETS)
-    assert "'smok'" in err and "smoke, other" in err
+    assert "'smok'" in err and "smoke, other; did you mean smoke? (see --help)" in err
+    assert "did you mean" not in refused(capsys, "--preset", "large", presets=PRESETS)
     assert "--preset" in refused(capsys, "--preset", presets=PRESETS)
 
 
 def test_help_lists_presets_and_their_values(capsys):
     with pytest.raises(SystemExit) as stop:
         parse(make(), PRESETS, ["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert stop.value.code == 0 and "smoke: CPU, 100% quick; other" in text
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and "\n  smoke  CPU, 100% quick\n  other\n" in text
 
 
 def test_presets_without_run_options():

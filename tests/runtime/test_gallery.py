@@ -5,6 +5,8 @@ import torch
 
 from runtime.gallery import Gallery, grid_of_files, labelled_sheet, read_facts, read_png, save_png
 from storage.errors import UsageError
+from storage.pictures import Captions
+from tests.sheets import places
 
 
 def image(value, size=4):
@@ -99,8 +101,12 @@ def test_images_come_back(tmp_path):
 def test_grid_of_files(tmp_path):
     files = [save_png(tmp_path / f"{i}.png", image(40 * i)) for i in range(5)]
     grid = read_png(grid_of_files(tmp_path / "grid.png", files, ncol=3))
-    assert grid.shape == (3, 10, 16)
-    assert torch.equal(grid[:, 6:10, 6:10], image(160))
+    assert grid.shape == (3, 2 * 128 + 4, 3 * 128 + 8)  # every pixel 32 x 32
+    assert torch.equal(grid[:, 132:, 132:260], image(160, 128))
+    words = Captions(columns=["a", "b", "c"])
+    named = read_png(grid_of_files(tmp_path / "grid.png", files, 3, words))
+    assert named.shape[1] > grid.shape[1]
+    assert places(named.permute(1, 2, 0), image(160).permute(1, 2, 0))
 
 
 def test_labelled_sheet(tmp_path):

@@ -306,9 +306,9 @@ def test_sample_grid_and_snapshot(tmp_path, capsys):
         path == run.dir / "samples" / "val-000000003.png" and str(path) in capsys.readouterr().out
     )
     picture = Image.open(path)
-    assert picture.size == (2 * 5 + 2, 2 * 4 + 2)
-    assert picture.getpixel((0, 0)) == (255, 0, 0) and picture.getpixel((7, 0)) == (0, 0, 0)
-    assert picture.getpixel((0, 6)) == (255, 255, 255)
+    assert picture.size == (2 * 160 + 4, 2 * 128 + 4)  # each pixel 32 x 32
+    assert picture.getpixel((159, 127)) == (255, 0, 0) and picture.getpixel((164, 0)) == (0, 0, 0)
+    assert picture.getpixel((0, 132)) == (255, 255, 255)
     assert harness.metrics(run.dir) == [{"step": 3, "psnr": 20.0}]
     snapshot = load_snapshot(file)
     assert torch.equal(snapshot.state_dict["weight"], net.weight) and snapshot.config == {"n": 2}

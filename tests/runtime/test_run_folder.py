@@ -102,7 +102,9 @@ def test_a_launch_after_one_cut_short_by_a_kill_is_noted(tmp_path):
 def test_in_use(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     with open_run(toy_args(tmp_path)) as run:
-        with pytest.raises(LockError, match=r"in use by job 812 on \S+; use --run-dir") as caught:
+        with pytest.raises(
+            LockError, match=r"in use by job 812 on \S+; use another --outdir"
+        ) as caught:
             train(toy_args(tmp_path))
         assert caught.value.exit_code == 4
         pid = os.fork()  # a data worker
@@ -170,7 +172,7 @@ def test_flags_may_be_corrected_until_there_is_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("text", ["[]", "{}", '{"script": "toy", "shaping": 5}', "junk"])
 def test_a_foreign_args_json(tmp_path, text):
     (tmp_path / "args.json").write_text(text)
-    with pytest.raises(UsageError, match="args.json .*use another --run-dir"):
+    with pytest.raises(UsageError, match="args.json .*use another --outdir"):
         train(toy_args(tmp_path, run_dir=str(tmp_path)))
     assert (tmp_path / "args.json").read_text() == text
 

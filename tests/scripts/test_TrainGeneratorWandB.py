@@ -42,8 +42,8 @@ def test_a_whole_run(finished):
     assert not metrics(finished, "val/lpips")  # random weights never pass for LPIPS
     grids = sorted((finished / "samples").glob("val-*.png"))
     assert [int(re.search(r"(\d+)\.png", g.name)[1]) for g in grids] == [0, 4, 8, 12]
-    with Image.open(grids[-1]) as grid:  # 2 rows of target | input | 2 samples, 16 px, gaps of 2
-        assert grid.size == (4 * 18 - 2, 2 * 18 - 2)
+    with Image.open(grids[-1]) as grid:  # 2 rows of target | input | bicubic | 2 samples
+        assert grid.width == 5 * 132 - 4 and 2 * 132 + 40 < grid.height < 2 * 132 + 120
     snapshot = load_snapshot(finished / "snapshots" / "network-latest.safetensors")
     assert snapshot.kind == "camnet" and snapshot.config["net"]["res"] == [8, 16]
     assert snapshot.provenance["step"] == 12

@@ -29,11 +29,11 @@ def flags_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(home, "parse", stop)
     with pytest.raises(SystemExit):
         get_args(script, [])
-    return [
-        f"{'/'.join(a.option_strings)} = {a.default!r}"
+    return sorted(
+        f"{'/'.join([*a.option_strings, *getattr(a, 'hidden_names', [])])} = {a.default!r}"
         for a in seen[0]._actions
         if a.option_strings and a.dest != "help"
-    ]
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

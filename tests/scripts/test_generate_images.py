@@ -19,6 +19,7 @@ from recipes.generate.options import get_args
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests.scripts.support import load, train
+from tests.sheets import places
 
 SCRIPT = load("generate_images")
 
@@ -51,8 +52,12 @@ def test_samples_are_functions_of_seed_input_and_number(snapshot, tmp_path):
         same = (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         other = (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
         assert same and not other
-    with Image.open(tmp_path / "a" / "grid.png") as grid:  # input and 3 samples at 16 px
-        assert grid.size == (4 * 18 - 2, 2 * 18 - 2)
+    grid = pixels(tmp_path / "a" / "grid.png")  # a row: name, input and 3 samples at 16 px
+    for number, name in enumerate(names):
+        files = [tmp_path / "a" / name.replace("_2.png", f"_{k}.png") for k in range(3)]
+        ((top, left),), *others = (places(grid, pixels(file)) for file in files)
+        assert others == [[(top, left + 132)], [(top, left + 264)]] and left > 132
+        assert top > number * 132  # below the names of the columns
     facts = json.loads((tmp_path / "a" / "provenance.json").read_text())
     assert facts["kind"] == "camnet" and facts["snapshot"]["step"] == 1
 
@@ -62,8 +67,9 @@ def test_unconditional(tmp_path):
     train(tmp_path / "run", *words.split())
     file = tmp_path / "run" / "snapshots" / "network-latest.safetensors"
     generate("--snapshot", file, "--num_images", 2, "--samples", 3, "--outdir", tmp_path / "out")
-    with Image.open(tmp_path / "out" / "grid.png") as grid:
-        assert grid.size == (3 * 10 - 2, 2 * 10 - 2)
+    grid = pixels(tmp_path / "out" / "grid.png")  # 3 samples at 8 px beside the rows' names
+    found = [places(grid, pixels(f)) for f in sorted((tmp_path / "out").glob("row0001_*.png"))]
+    assert [left - found[0][0][1] for ((_, left),) in found] == [0, 132, 264]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +275,10 @@ def test_a_class_by_number_or_name_and_rows_of_classes(edm2, tmp_path):
     many = images(edm2("--seeds", "0-1", "--class", "all", out="c"))
     assert len(many) == 6 and (many["000001_00002.png"] - number["000001.png"]).abs().max() <= 1
     grid = pixels(tmp_path / "c" / "grid.png")  # 3 rows of 2 at 8 px
-    assert grid.shape == (3 * 10 - 2, 2 * 10 - 2, 3)
-    assert torch.equal(grid[20:28, 10:18], many["000001_00002.png"])
+    (((first, left),), ((top, right),)) = (
+        places(grid, many[name]) for name in ("000000_00000.png", "000001_00002.png")
+    )
+    assert (top - first, right - left) == (2 * 132, 132) and first > 10 and left > 10  # captions
     two = images(edm2("--seeds", "0-1", "--class", "owl", "cat", out="c"))  # joins the others
     assert two.keys() == many.keys()
 
@@ -279,8 +287,8 @@ def test_trajectory(edm2, tmp_path):
     edm2("--seeds", "0", "--trajectory")
     strip = pixels(tmp_path / "out" / "000000_trajectory.png")
     image = pixels(tmp_path / "out" / "000000.png")
-    assert strip.shape == (8, 3 * 10 - 2, 3)
-    assert (strip[:, 20:] - image).abs().max() <= 1  # the last answer is the image
+    assert strip.shape == (128, 3 * 132 - 4, 3)
+    assert (0, 264) in places(strip, image, tolerance=1)  # the last answer is the image
 
 
 def test_what_is_there_is_not_drawn_again(edm2, tmp_path, capsys):
@@ -347,7 +355,8 @@ def test_only_a_grid(edm2, tmp_path, capsys):
     assert "the grid is there already" in capsys.readouterr().out
     alone = images(edm2("--seeds", "0-4", out="b"))
     grid = pixels(tmp_path / "out" / "grid.png")  # 3 columns
-    assert (grid[10:18, 0:8] - alone["000003.png"]).abs().max() <= 1
+    (((top, left),),) = (places(grid, alone["000003.png"], tolerance=1),)
+    assert left == 0 and 132 < top  # with a seed above each
 
 
 def sweep_words(nets):
@@ -426,7 +435,7 @@ def test_an_ema_length_that_is_not_there(edm2, nets, tmp_path):
 )
 def test_guides_that_do_not_fit(edm2, tmp_path, other, says):
     guide = tiny(tmp_path / "g.safetensors", **other)
-    with pytest.raises(Exception, match=f"--gnet .*{says}") as error:
+    with pytest.raises(Exception, match=f"--guide .*{says}") as error:
         edm2("--gnet", guide, "--guidance", 2)
     assert error.value.exit_code == 2 and not (tmp_path / "out").exists()
 
@@ -511,7 +520,8 @@ def test_a_kind_without_a_branch_of_its_own(tmp_path, monkeypatch, capsys):
     drawn = open_generator(file).draw(4, seed=3)
     for seed in range(3, 7):
         assert np.array_equal(pixels(out / f"{seed:06d}.png"), drawn[seed - 3].permute(1, 2, 0))
-    assert pixels(out / "grid.png").shape[:2] == (2 * 66 - 2, 2 * 66 - 2)
+    height, width, _ = pixels(out / "grid.png").shape  # 64 px, a seed above each
+    assert width == 2 * 132 - 4 and 2 * 132 + 20 < height
     facts = json.loads((out / "provenance.json").read_text())
     assert facts["kind"] == "edm2-toy" and facts["done"] and facts["args"]["seeds"] == "3-6"
 

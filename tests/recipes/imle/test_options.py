@@ -92,7 +92,7 @@ def test_wrong_options_are_one_line_and_exit_2(words, says, capsys):
 def test_data_is_asked_for(capsys):
     with pytest.raises(SystemExit) as stop:
         get_args(None, [])
-    assert stop.value.code == 2 and "--data_tr" in capsys.readouterr().err
+    assert stop.value.code == 2 and "--data is missing" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_told_to_whom_it_is_said():
