@@ -3,7 +3,8 @@ nearest, take gradient steps on those pairs, repeat (IMLE: Li and Malik 2018; co
 2020; CAM-Net, which generates and searches level by level: Peng et al. 2021, arXiv 2106.09015).
 
     python TrainGeneratorWandB.py --preset smoke                    # embedded data, CPU, seconds
-    python TrainGeneratorWandB.py --preset cpu-small --data DIR  # half an hour on a laptop
+    python TrainGeneratorWandB.py --preset cpu-small --data DIR      # half an hour of two cores
+    python TrainGeneratorWandB.py --preset cpu-small-color --data DIR  # or cpu-small-mask
     python TrainGeneratorWandB.py --data camnet3 --res 16 32 64 128 256 --bs 8 --ns 120 \
         --sp 20 --subsample_size 400 --num_iteration 1000
     torchrun --standalone --nproc-per-node 4 TrainGeneratorWandB.py --preset camnet-sr16
@@ -24,11 +25,12 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 from torch import nn
 
+from data.listing import listing_of
 from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, run_name
 from recipes.imle.step import imle_gradients
 from runtime.launch import launch
-from runtime.options import EXECUTION, tagged
+from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
 
 
@@ -39,18 +41,22 @@ def main(args: argparse.Namespace) -> None:
         name=run_name(args),
         display_name=display_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
+        length=tagged(OPTIONS, LENGTH),
+        keep_schedule=args.keep_schedule,
         milestone_every=args.num_iteration,
     ) as run:
         # Data: one picture at every resolution. Flip and corruption are functions of (loop, image),
         # because a code belongs to the very input it was searched for.
         parts.check_ranks(args, run.world_size)
-        trained, val_inputs, val_targets = parts.pictures(args)
+        trained, val_inputs, val_targets = parts.pictures(args, run.say)
+        run.trains_on(listing_of(trained.source))
         corruption, corrupted_by = parts.corruption(args)
 
         # Network; loss, of two images LPIPS + alpha MSE (--lpips none: MSE), of a batch the mean
         # over rows of the sum over levels; optimizer, schedule, EMA.
         net = parts.network(args, run.device)
         loss_fn = parts.loss(args, run.device)
+        run.say(parts.described_distance(args))
         optimizer = parts.optimizer(args, net)
         total = args.outer_loops * args.num_iteration
         factor = parts.lr_factor(args, total)
@@ -61,6 +67,8 @@ def main(args: argparse.Namespace) -> None:
         z_gen, drawn_by = parts.codes(args, net)
         loader = parts.loader(args, run, trained, net, corruption, z_gen, loss_fn)
         run.restore(net=net, optimizer=optimizer, scheduler=scheduler, ema=ema, loader=loader)
+        parts.reschedule(args, run, scheduler)
+        parts.start_from(args, run, net, ema)
         forward = run.compile(net)
 
         def look(shown: nn.Module) -> None:
@@ -96,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
                 run.log(**{"search loss": search.losses.sum(1).mean()})
                 run.log(**{"time/search_s": search.seconds})
 
-            # The loss of the outputs on all levels, --mini_bs rows at a time.
+            # The loss of the outputs on all levels, --bs_gpu rows at a time.
             batch_loss = imle_gradients(
                 run, forward, loss_fn, (cx, codes, ys), loader.last_ids, mini_bs=args.mini_bs
             )

@@ -3,6 +3,7 @@ real pictures differ: by default each of the two views of a picture is drawn wit
 else it is the picture (--pair, --f). Everything else is SimCLR's, and so are its options.
 
     python TrainISICLE.py --preset smoke                        # embedded data, CPU, seconds
+    python TrainISICLE.py --preset cpu-small --data DIR         # half an hour of two cores
     python TrainISICLE.py --preset tiny25 --net RUN/snapshots/network-latest
     python TrainISICLE.py --net FILE --pair real-synth --augs crop+flip
     python TrainISICLE.py --net FILE --f 0:1                    # more and more synthetic views
@@ -28,6 +29,7 @@ import time
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
+from data.listing import listing_of
 from data.views.recipes import described, view_keys
 from recipes.isicle import parts
 from recipes.isicle.generator import Joint
@@ -37,19 +39,25 @@ from recipes.simclr import figures
 from recipes.simclr import parts as simclr
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.options import EXECUTION, tagged
+from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
 
 
 def main(args: argparse.Namespace) -> None:
+    fitted = parts.fit(args)  # what follows from the pictures and shapes the run
     with Run(
         args,
         script="TrainISICLE",
         name=run_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
+        length=tagged(OPTIONS, LENGTH),
+        keep_schedule=args.keep_schedule,
     ) as run:
+        for line in fitted:
+            run.say(line)
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = simclr.pictures(args, run)
+        run.trains_on(listing_of(trained.source))
         figures.check(args, trained, run.say)
         steps_per_epoch = simclr.epoch_steps(args, trained, run.world_size)
         recipe = simclr.view_recipe(args)
@@ -65,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
         # Synthetic views, and with --joint what trains their generator: before every --joint epochs
         # of the encoder come --imle_steps steps of IMLE, and then views are drawn from its EMA.
         turns = Turns(steps_per_epoch, args.epochs, args.joint, args.imle_steps)
-        joint = Joint(args, run, trained.source, turns.imle_steps) if args.joint else None
+        joint = Joint(args, run, trained.source) if args.joint else None
         generator_file = joint.file if joint else args.net
         # source: (pictures, draw) -> views. sampler: the generator in it, which is told its new
         # weights after each phase. origin: what resuming checks that the generator still is.
@@ -75,8 +83,10 @@ def main(args: argparse.Namespace) -> None:
             objects["views"] = parts.Origin(origin)
 
         run.restore(model=net, optimizer=optimizer, **objects)
+        parts.start_from(args, run, net)
+        simclr.tell_schedule(args, run, turns.encoder_steps(run.completed), steps_per_epoch)
         if joint and sampler:
-            joint.begin(sampler)
+            joint.begin(sampler, turns._replace(epochs=run.length.schedule).imle_steps)
         supply = Supply(args, run, trained.images, source, steps_per_epoch)
         ahead = Ahead(supply.at, run.device)
         if run.device.type != "cuda" and source is not None:
@@ -115,7 +125,7 @@ def main(args: argparse.Namespace) -> None:
             run.backward(loss, batch.ids)
             if supply.follows(step) and turns.at(turn + 1)[0] is not None:
                 ahead.start(step + 1)  # the next views are drawn while the GPU does this step
-            lr = simclr.learning_rate(args, step, steps_per_epoch)
+            lr = simclr.learning_rate(args, step, steps_per_epoch, run.length.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             run.step(optimizer)

@@ -2,6 +2,7 @@
 views of every picture, an encoder that must find each view's partner among all others of the batch.
 
     python TrainSimCLR.py --preset smoke                         # embedded data, CPU, seconds
+    python TrainSimCLR.py --preset cpu-small --data DIR          # half an hour of two cores
     python TrainSimCLR.py --preset cifar10-r18 --data cifar10
     torchrun --standalone --nproc-per-node 4 TrainSimCLR.py --preset cifar10-r50-original
     python TrainSimCLR.py --preset mini-64cv --few_shot test
@@ -20,17 +21,24 @@ from pathlib import Path
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
+from data.listing import listing_of
 from data.views.recipes import described, view_keys
 from evaluation.features import Pixels
 from models import SimCLR
 from models.simclr import two_views
+from recipes import initial
 from recipes.simclr import figures, parts
-from recipes.simclr.files import load_, open_encoder, save_epoch  # noqa: F401  (load_: the API)
+from recipes.simclr.files import (  # noqa: F401  (load_: the API)
+    load_,
+    open_encoder,
+    read_encoder,
+    save_epoch,
+)
 from recipes.simclr.options import OPTIONS, get_args, run_name
 from runtime.counter_rng import permutation
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.options import EXECUTION, tagged
+from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
 from storage.find import find_file, say_found
 
@@ -40,14 +48,20 @@ BASELINES = ("untrained", "pixels")  # of --probe_only: what a trained encoder h
 def main(args: argparse.Namespace) -> None:
     if args.probe_only:
         return probe(args)
+    fitted = parts.fit(args, OPTIONS)  # what follows from the pictures and shapes the run
     with Run(
         args,
         script="TrainSimCLR",
         name=run_name(args),
         shaping_exclude=tagged(OPTIONS, EXECUTION),
+        length=tagged(OPTIONS, LENGTH),
+        keep_schedule=args.keep_schedule,
     ) as run:
+        for line in fitted:
+            run.say(line)
         # Data: uint8 pictures in memory, on the device; views are made there too.
         trained, tested = parts.pictures(args, run)
+        run.trains_on(listing_of(trained.source))
         figures.check(args, trained, run.say)
         steps_per_epoch = parts.epoch_steps(args, trained, run.world_size)
         recipe = parts.view_recipe(args)
@@ -62,6 +76,8 @@ def main(args: argparse.Namespace) -> None:
         optimizer = parts.optimizer(args, net)
 
         run.restore(model=net, optimizer=optimizer)
+        initial.start(run, net, args.init_from, "simclr", read=read_encoder)
+        parts.tell_schedule(args, run, run.completed, steps_per_epoch)
         forward = run.compile(net)
         watch = Stopwatch(run.device)
         total, cycle = args.epochs * steps_per_epoch, args.eval_iter * steps_per_epoch
@@ -83,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
                 z0, z1 = two_views(forward, a, b)
             loss = loss_fn(z0, z1)
             run.backward(loss, ids)
-            lr = parts.learning_rate(args, step, steps_per_epoch)
+            lr = parts.learning_rate(args, step, steps_per_epoch, run.length.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             run.step(optimizer)
@@ -114,6 +130,7 @@ def probe(args: argparse.Namespace) -> None:
         path = find_file(args.probe_only, "TrainSimCLR", args.results_path)
         net, recipe, size = open_encoder(path)
         args.backbone = net.config["backbone"]
+    fitted = [] if recipe else parts.fit(args, OPTIONS)
     recipe = recipe or parts.view_recipe(args)
     args.crop_size, args.picture_size = recipe.size, size or args.picture_size
     name = f"probes-{Path(args.data).stem}-{Path(args.probe_only).stem}"
@@ -121,6 +138,8 @@ def probe(args: argparse.Namespace) -> None:
     with Run(args, script="TrainSimCLR", name=name, shaping_exclude=exclude) as run:
         if path is not None:
             say_found(args.probe_only, path, run.say)
+        for line in fitted:
+            run.say(line)
         if net is None:  # as training would begin with
             net = parts.network(args, run.world_size)
         if isinstance(net, SimCLR):

@@ -12,24 +12,27 @@ Conditional and unconditional IMLE, k samples for each input:
 Any other kind, one image per seed:
     python generate_images.py --net FILE --seeds 0-63 --outdir OUT
 
-EDM2 writes OUT/<seed>.png (with several classes OUT/<seed>_<class>.png), OUT/grid.png and
-OUT/provenance.json, a sweep a folder of these for each of its points, sheet.png and sweep.json; any
-other kind does as EDM2 without classes.
-IMLE writes OUT/<number>_<name of the input>_<k>.png, a grid with a row an input, provenance.json.
+--net is a snapshot or a run's folder, which means its newest snapshot; --data a data set's name, a
+folder, a zip or a single picture.
+
+EDM2 and any other kind write OUT/<seed>.png (with several classes OUT/<seed>_<class>.png), IMLE
+OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and files.jsonl,
+the list of what was written. A sweep has a folder of these for each of its points, beside sheet.png
+and sweep.json. A row of IMLE's grid: target, where it is known, input, bicubic, samples.
 An image depends on its seed, class or input, and the settings, not on what else is drawn or on the
-number of GPUs (another --batch may change last bits). Images of seeds that are there, of the same
-settings, are not drawn again, so the same command goes on after an interruption, and more seeds
-may join; a folder of other settings is refused without --overwrite.
+number of GPUs (another --batch may change last bits). OUT is by default a folder for each setting.
+The same command goes on where it stopped, or says that it is done; more seeds or samples may join,
+and have a grid of another name. A folder of other settings is refused; --overwrite takes away what
+is in its list, and no other file.
 
 What each option means and which go together: recipes/generate/options.py. How each kind of network
 draws: generators/.
 """
 
 import argparse
-import json
 import math
-import shutil
 from pathlib import Path
+from typing import Any
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
@@ -41,16 +44,15 @@ from generators.edm2 import EDM2, NOT_FINITE
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from recipes.generate import folders, parts
 from recipes.generate.options import PRESETS, check_unused, get_args  # noqa: F401
+from recipes.generate.sheets import sample_sheet
 from recipes.words import compact_seeds
 from runtime import distributed
 from runtime.distributed import say
-from runtime.gallery import FACTS, Gallery, grid_of_files, save_png
+from runtime.gallery import grid_of_files
 from runtime.launch import launch
 from runtime.place import choose_device
 from runtime.progress import Progress
-from storage.dirs import results_home
-from storage.errors import CheckpointError, NonFiniteError, UsageError
-from storage.files import write_text
+from storage.errors import CheckpointError, NonFiniteError
 from storage.find import ema_sibling
 from storage.pictures import Captions, save_sheet
 
@@ -88,48 +90,46 @@ def edm2_images(args: argparse.Namespace, net: EDM2, device: torch.device) -> No
     settings = folders.settings_of(args, net, guide, None)
     outdir = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
     if not args.sweep_ema and not args.sweep_guidance:
-        grid = draw(args, net, guide, args.guidance, outdir)
-        say(f"{len(args.seeds)} seeds; grid: {grid}")
+        draw(args, net, guide, args.guidance, outdir)
         return
     points = [
         {"folder": (f"ema{ema:.3f}-" if ema else "") + f"guidance{weight:g}", "ema": ema,
          "guidance": weight, "net": str(own)}
         for ema, own in zip(emas, files, strict=True) for weight in weights
     ]  # fmt: skip
+    sweep = folders.Sweep(args, net, outdir, settings, points)
+    drawn = 0
     for k, point in enumerate(points):
         say(f"{point['folder']} ({k + 1} of {len(points)})")
         own = files[k // len(weights)]
         if own is not None and own != net.file:
             net = parts.sibling(args, own, device, say)
-        draw(args, net, guide, point["guidance"], outdir / point["folder"])
-        if distributed.is_main():  # after every point: an interrupted sweep has its sheet
-            folders.write_sweep(args, outdir, points, emas, weights)
-    say(f"{len(points)} points; sheet: {outdir / 'sheet.png'}")
+        drawn += draw(args, net, guide, point["guidance"], outdir / point["folder"])
+        if distributed.is_main() and (drawn or not sweep.finished):
+            sweep.write()  # after every point: an interrupted sweep has its sheet
+    say(f"{'' if drawn else 'done already: '}{len(points)} points; sheet: {sweep.sheet}")
 
 
 def draw(
     args: argparse.Namespace, net: EDM2, guide: EDM2 | None, guidance: float, folder: Path
-) -> Path:
-    """Images of all seeds under one setting, as far as they are missing; returns their grid."""
+) -> bool:
+    """Images of all seeds under one setting, as far as they are missing; whether there were any."""
     names, shown, ncol = folders.choose_images(args, net)
     strips = {i: n.replace(".png", "_trajectory.png") for i, n in names.items() if args.trajectory}
-    wanted = [*names.values(), *strips.values()]
-    settings = folders.settings_of(args, net, guide, guidance)
-    gallery = Gallery(folder, settings, overwrite=args.overwrite)
-    grid = folder / "grid.png"
-    if args.grid_only and gallery.finished(wanted) and grid.exists():
-        say(f"{folder}: the grid is there already")
-        return grid
-    there = gallery.start(wanted)
-    facts = folders.facts_of(args, net, folder) if distributed.is_main() else {}
-    facts["guide"] = guide.snapshot.provenance if guide else None
-    gallery.describe(facts)
-    todo = [i for i in names if not there.issuperset({names[i], strips.get(i, names[i])})]
-    if len(todo) < len(names):
-        say(f"{len(names) - len(todo)} of {len(names)} images are there already")
-
+    filling = folders.Filling(
+        args, net, folder, folders.settings_of(args, net, guide, guidance),
+        [*names.values(), *strips.values()], shown=[names[item] for item in shown],
+        words=folders.sheet_words(args), what=f"{len(args.seeds)} seeds",
+        facts={"guide": guide.snapshot.provenance if guide else None},
+    )  # fmt: skip
+    if filling.finished:
+        return False
     rank, world = distributed.rank(), distributed.world_size()
-    batches = split_batches(todo, args.batch, rank=rank, world=world)
+    # A batch that lacks an image is drawn whole, so that it is what it would have been at once.
+    batches = [
+        batch for batch in split_batches(list(names), args.batch, rank=rank, world=world)
+        if filling.lacks(name for i in batch for name in (names[i], strips.get(i, names[i])))
+    ]  # fmt: skip
     drawing = net.pictures(
         batches, guide=guide, guidance=guidance, interval=args.guidance_interval,
         sampler=parts.sampler(args),
@@ -141,19 +141,17 @@ def draw(
                 seeds = compact_seeds([item.seed for item in batch])
                 raise NonFiniteError(f"seeds {seeds}: {NOT_FINITE}")
             for n, item in enumerate(batch):
-                if args.trajectory:
+                if args.trajectory and filling.lacks([strips[item]]):
                     way = drawn.steps[n].float() / 255
                     save_sheet(folder / strips[item], way, ncol=min(8, len(way)))
-                gallery.add(names[item], drawn.images[n])
+                filling.add(names[item], drawn.images[n])
             bar.update(len(batch))
-    distributed.barrier()
-    if distributed.is_main():
-        words = folders.captions_of(shown, ncol, net.classes)
-        grid_of_files(grid, [folder / names[item] for item in shown], ncol, words)
-        if args.grid_only:
-            shutil.rmtree(folder / folders.PARTS)
-    gallery.describe(facts, finished=wanted)
-    return grid
+    files, captions = (
+        [folder / names[i] for i in shown],
+        folders.captions_of(shown, ncol, net.classes),
+    )
+    filling.end(lambda grid: grid_of_files(grid, files, ncol, captions))
+    return True
 
 
 # ------------------------------------------------------------------------------------------- IMLE
@@ -161,42 +159,39 @@ def draw(
 
 def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIMLE) -> None:
     """`samples` images for each input; those of an unconditional network are rows of the grid."""
-    if args.gpus and len(args.gpus) > 1:
-        raise UsageError(f"--gpus {args.gpus}: sampling of IMLE takes one GPU")
-    if not distributed.is_main():
+    how: dict[str, Any] = {"seed": args.seed, "first": args.first, "batch": args.batch}
+    folder = folders.asked_outdir(args, say)
+    inputs = parts.inputs(args, net, folder, say) if isinstance(net, ConditionalIMLE) else None
+    rows = inputs.names if inputs else [f"row{i:04d}" for i in range(args.num_images)]
+    ids = inputs.ids if inputs else torch.arange(len(rows))
+    shown = range(min(len(rows), folders.ROWS))
+    drawn = shown if args.grid_only else range(len(rows))
+    where = folders.PARTS if args.grid_only else ""
+    numbers = range(args.first, args.first + args.samples)
+    names = {i: [f"{where}{rows[i]}_{k}.png" for k in numbers] for i in drawn}
+    settings = folders.imle_settings(args, net, inputs)
+    folder = folder or folders.imle_outdir(args, net.file, settings)
+    filling = folders.Filling(
+        args, net, folder, settings, [name for row in names.values() for name in row],
+        shown=[name for i in shown for name in names[i]],
+        words=f"{len(rows)}x{args.first}-{numbers[-1]}",
+        what=f"{len(rows)} x {args.samples} samples",
+    )  # fmt: skip
+    if filling.finished:
         return
-    how = {"seed": args.seed, "first": args.first, "batch": args.batch}
-    if isinstance(net, ConditionalIMLE):
-        names, ids, inputs = parts.inputs(args, net)
-    else:
-        names, ids = [f"row{i:04d}" for i in range(args.num_images)], torch.arange(args.num_images)
+    todo = [i for i in drawn if filling.lacks(names[i])]
+    mine = todo[distributed.rank() :: distributed.world_size()]
+    with Progress(len(mine), desc=folder.name, unit="input") as bar:
+        for i in mine:
+            own = {"inputs": inputs.x[i : i + 1]} if inputs else {}
+            images = net.draw(args.samples, ids=ids[i : i + 1], **how | own)
+            for name, image in zip(names[i], images, strict=True):
+                filling.add(name, image)
+            bar.update(1)
 
-    outdir = folders.asked_outdir(args, say) or results_home() / "generate_images"
-    try:
-        outdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--outdir {outdir}: {error.strerror}") from error
-    rows = []
-    for row, (name, i) in enumerate(zip(names, ids.split(1), strict=True)):
-        shown = []
-        if isinstance(net, ConditionalIMLE):
-            x = inputs[row : row + 1]
-            seen = net.corrupt(x, seed=args.seed, ids=i)
-            # with its pixels visible
-            shown = [torch.nn.functional.interpolate(seen, size=net.resolution, mode="nearest")]
-            images = net.draw(args.samples, inputs=x, ids=i, **how)
-        else:
-            images = net.draw(args.samples, ids=i, **how)
-        if not args.grid_only:
-            for k, image in enumerate(images):
-                save_png(outdir / f"{name}_{args.first + k}.png", image)
-        rows.append(torch.cat([*shown, images.float() / 255]))
-    columns = ["input"] * (len(rows[0]) - args.samples)
-    columns += [f"sample {args.first + k}" for k in range(args.samples)]
-    words = Captions(columns=columns, rows=names)
-    grid = save_sheet(outdir / "grid.png", torch.cat(rows), len(columns), words)
-    write_text(outdir / FACTS, json.dumps(folders.facts_of(args, net, outdir), indent=1))
-    print(f"{len(rows)} x {args.samples} samples; grid: {grid}")
+    files = {rows[i]: [folder / name for name in names[i]] for i in shown}
+    captions = [f"sample {k}" for k in numbers]
+    filling.end(lambda grid: sample_sheet(grid, files, captions, net, inputs, seed=args.seed))
 
 
 # -------------------------------------------------------------------------------------- other kinds
@@ -209,29 +204,23 @@ def seed_images(args: argparse.Namespace, net: Generator) -> None:
     shown = args.seeds[: folders.GRID]
     where = folders.PARTS if args.grid_only else ""
     names = {s: f"{where}{s:06d}.png" for s in (shown if args.grid_only else args.seeds)}
-    wanted = list(names.values())
     settings = {"net": net.content, "precision": args.precision}
-    outdir = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
-    gallery = Gallery(outdir, settings, overwrite=args.overwrite)
-    there = gallery.start(wanted)
-    facts = folders.facts_of(args, net, outdir) if distributed.is_main() else {}
-    gallery.describe(facts)
-    todo = [seed for seed in names if names[seed] not in there]
+    folder = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
+    filling = folders.Filling(
+        args, net, folder, settings, list(names.values()), shown=[names[s] for s in shown],
+        words=folders.sheet_words(args), what=f"{len(args.seeds)} seeds",
+    )  # fmt: skip
+    if filling.finished:
+        return
+    todo = [seed for seed, name in names.items() if filling.lacks([name])]
     mine = todo[distributed.rank() :: distributed.world_size()]
-    with Progress(len(mine), desc=outdir.name, unit="image") as bar:
+    with Progress(len(mine), desc=folder.name, unit="image") as bar:
         for seed in mine:
-            gallery.add(names[seed], net.draw(1, seed=seed, batch=args.batch)[0])
+            filling.add(names[seed], net.draw(1, seed=seed, batch=args.batch)[0])
             bar.update(1)
-    distributed.barrier()
-    grid = outdir / "grid.png"
-    if distributed.is_main():
-        words = Captions(each=[f"seed {seed}" for seed in shown])
-        files, ncol = [outdir / names[s] for s in shown], math.ceil(len(shown) ** 0.5)
-        grid_of_files(grid, files, ncol, words)
-        if args.grid_only:
-            shutil.rmtree(outdir / folders.PARTS)
-    gallery.describe(facts, finished=wanted)
-    say(f"{len(args.seeds)} seeds; grid: {grid}")
+    files, ncol = [folder / names[s] for s in shown], math.ceil(len(shown) ** 0.5)
+    captions = Captions(each=[f"seed {seed}" for seed in shown])
+    filling.end(lambda grid: grid_of_files(grid, files, ncol, captions))
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 
 from data.registry import open_source
-from data.sources import Subset, evenly
+from data.sources import Subset, check_outside, evenly
 from data.uint8_cache import UInt8Cache
 from data.views.generated import Acceptance, FilteredViews, Sampler
 from data.views.naming import root_ids, root_of
 from data.views.writing import ViewWriter
 from recipes.views import parts
-from recipes.views.options import PRESETS, get_args, is_filtered  # noqa: F401
+from recipes.views.options import OPTION_OF, PRESETS, get_args, is_filtered  # noqa: F401
 from runtime import distributed
 from runtime.launch import launch
 from runtime.place import choose_device
@@ -58,8 +58,9 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
     source = evenly(whole, args.num_images)
     split = getattr(root_of(source)[0], "split", None) or args.split
     sampler, settings = parts.sampler(args, args.net, args.size, device, distributed.say)
-    settings |= {"crop": args.crop}
+    settings |= parts.data_settings(args, whole, source)
     out = parts.folder(args, whole.name, settings, distributed.say)
+    check_outside(whole, out, "--outdir")
     with contextlib.ExitStack() as stack:
         writer = None
         if distributed.is_main():
@@ -67,6 +68,7 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
                 ViewWriter(
                     out, source, k=args.views, size=sampler.size, format=args.format,
                     split=split, first=args.first, settings=settings,
+                    options=OPTION_OF, overwrite=args.overwrite,
                 )
             )  # fmt: skip
         done = distributed.gather_object(writer.done if writer else 0)[0]

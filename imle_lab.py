@@ -54,10 +54,10 @@ def _refuse_strangers() -> None:
     for name in _PACKAGES:
         loaded = sys.modules.get(name)
         spec = importlib.util.find_spec(name) if loaded is None else None
-        file = getattr(loaded, "__file__", None) or (spec and spec.origin)
+        file: str | None = getattr(loaded, "__file__", None) or (spec.origin if spec else None)
         if file is None and loaded is None:  # nothing, or a folder without __init__.py
             if _Own not in sys.meta_path:
-                sys.meta_path.insert(0, _Own)  # type: ignore[arg-type]
+                sys.meta_path.insert(0, _Own)
         elif file is None or Path(file).resolve().parent != _HOME / name:
             where = file or list(getattr(loaded, "__path__", []))
             raise ImportError(
@@ -110,12 +110,18 @@ def load_generator(
     mode; `classes`, `resolution`, `code_sizes` and `snapshot.provenance` tell of it.
     Errors: UsageError, CheckpointError.
     """
-    from generators.door import open_generator
+    from generators.door import UnknownKind, open_generator
 
-    return open_generator(
-        _run_or(path, results), results=results, device=device, precision=precision,
-        compile=compile, vae=vae, say=say or (lambda line: None),
-    )  # fmt: skip
+    try:
+        return open_generator(
+            _run_or(path, results), results=results, device=_device(device), precision=precision,
+            compile=compile, vae=vae, say=say or (lambda line: None),
+        )  # fmt: skip
+    except UnknownKind as error:
+        if error.kind != "simclr":
+            raise
+        why = f"{path} holds an encoder, which does not draw: load_encoder is for it"
+        raise CheckpointError(why) from None
 
 
 def load_encoder(
@@ -136,7 +142,7 @@ def load_encoder(
     """
     from recipes.simclr.encoder import Encoder
 
-    return Encoder.open(_run_or(path, results), device=device)
+    return Encoder.open(_run_or(path, results), device=_device(device))
 
 
 def load_pictures(
@@ -182,6 +188,17 @@ def open_run(path: str | Path, *, results: str | Path | None = None) -> OpenedRu
     from recipes.runs.reading import find_run
 
     return OpenedRun(find_run(path, _roots(results)))
+
+
+def _device(wanted: torch.device | str) -> torch.device:
+    """The device, tried. Errors: UsageError for one that is not there."""
+    import torch
+
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise UsageError(f"device {str(wanted)!r} cannot be used here: {said}") from None
 
 
 def _roots(results: str | Path | None) -> Sequence[Path]:

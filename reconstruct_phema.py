@@ -5,10 +5,11 @@
     python reconstruct_phema.py --indir RUN --outstd 0.040,0.050,...,0.150 --out_step 4096
 
 Reads the RUN/snapshots/network-snapshot-<step>-<std>.safetensors up to the wanted time and writes
-phema-<step>-<std>.safetensors beside them. How near an average comes to the wanted profile is
-printed (0 % is exact); the more snapshots there are, the nearer. What each option means:
-recipes/phema/options.py; which files are taken: recipes/phema/inputs.py; the mathematics:
-diffusion/phema.py.
+phema-<step>-<std>.safetensors beside them. A result that is there is left if it is made of the same
+snapshots; one of others is refused without --overwrite, and any other file always. How near an
+average comes to the wanted profile is printed (0 % is exact); the more snapshots there are, the
+nearer. What each option means: recipes/phema/options.py; which files are taken:
+recipes/phema/inputs.py; the mathematics: diffusion/phema.py.
 """
 
 import tempfile
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion import phema
-from recipes.phema.inputs import at_time, describe, find_folder, find_inputs
+from recipes.phema.inputs import at_time, check_results, describe, find_folder, find_inputs
 from recipes.phema.options import get_args
 from recipes.phema.smoke import make_inputs
 from runtime import ema
@@ -44,7 +45,7 @@ def main(args: Namespace) -> None:
     # The smoke preset: averages of a made-up run, and how far they are off those tracked directly.
     with tempfile.TemporaryDirectory(prefix="imle-lab-phema-") as folder:
         direct = make_inputs(Path(folder), args.outstd)
-        outdir = asked or results_home() / "reconstruct_phema"
+        outdir = asked or results_home() / "reconstruct_phema" / "smoke"
         paths = make_averages(args, Path(folder), outdir)
     for std, path in paths.items():
         found = dict(SnapshotFile(path).tensors())
@@ -67,7 +68,12 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
         outdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--outdir {outdir}: {error.strerror}") from error
-    todo = [s for s, path in paths.items() if not (args.skip and path.exists())]
+    todo = [s for s, path in paths.items() if args.overwrite or not path.exists()]
+    if not args.skip:
+        check_results(paths, files, overwrite=args.overwrite)
+    if not todo:
+        print(f"done already: {len(paths)} averages in {outdir}")
+        return paths
     print(f"{len(files)} snapshots up to step {step} ({nimg} images); {len(todo)} averages to make")
     in_stds = [f.config["ema_std"] for f in files]
     try:
@@ -77,10 +83,10 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
             np.full(len(todo), float(nimg)),
             np.array([ema.power_exponent(std) for std in todo]),
         )
-        weights = phema.coefficients(*profiles) if todo else np.empty((len(files), 0))
+        weights = phema.coefficients(*profiles)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise CheckpointError(f"{indir}: {error}") from error
-    missed = phema.mismatch(weights, *profiles) if todo else np.empty(0)
+    missed = phema.mismatch(weights, *profiles)
     for first in range(0, len(todo), args.batch):
         batch = slice(first, first + args.batch)
         results = reconstruct(files, weights[:, batch])

@@ -115,7 +115,7 @@ def show(args: Namespace, run: RunFolder) -> int:
     say(table(head))
     preset = f", among them those of --preset {told['preset']}" if told["preset"] else ""
     say(["", f"options that are not at their defaults{preset}"])
-    say([f"  --{name} {value(v)}" for name, v in told["changed"].items()])
+    say([f"  {facts.spelled([run], name)} {value(v)}" for name, v in told["changed"].items()])
     say(["", "figures"])
     rows = [["  ", "newest", "step", "best", "step"]]
     for name, entry in told["figures"].items():
@@ -147,7 +147,7 @@ def compare(args: Namespace, runs: Sequence[RunFolder]) -> int:
     say(table(head, width=width, shrink=(1, 5)))
     for title, key in (("options that differ", "options"), ("how it ran", "execution")):
         both, some = facts.of_all(told[key], runs)
-        rows = [["  --" + name, *map(value, values)] for name, values in both.items()]
+        rows = [[f"  {facts.spelled(runs, name)}", *map(value, both[name])] for name in both]
         if some:
             title += f" ({len(some)} more are options of only some of these scripts)"
         if rows:
@@ -227,7 +227,9 @@ def as_json(told: facts.Facts) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(get_args(__doc__)))
+        code = main(get_args(__doc__))
+        sys.stdout.flush()
+        sys.exit(code)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -2,6 +2,7 @@
 selection on a density whose score is known, in minutes on a CPU.
 
     python toy_example.py train --preset smoke                            # seconds
+    python toy_example.py train --preset cpu-small                        # under half an hour
     python toy_example.py train --dim 32 --total-iter 512 --outdir Ref    # a small guide
     python toy_example.py train --acid --guidance --guide Ref/iter0512.pkl --outdir AJEST
     python toy_example.py test --net AJEST/iter4096.pkl --guide Ref/iter0512.pkl --mandala
@@ -29,10 +30,12 @@ import torch
 
 from diffusion import toy
 from diffusion.toy_eval import examine
+from recipes import initial
 from recipes.selection import early_late_switch
 from recipes.toy import parts, validation
 from recipes.toy.journal import Journal, extract_results_from_log, plot_loss  # noqa: F401
 from recipes.toy.options import (
+    OPTIONS,
     execution_options,
     get_args,
     run_name,
@@ -43,10 +46,10 @@ from runtime import ema as emas
 from runtime.launch import launch
 from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
+from runtime.options import LENGTH, tagged
 from runtime.place import choose_device
 from runtime.run import Run
 from runtime.seeding import generator
-from storage.dirs import results_home
 from storage.textlog import TextLog
 
 
@@ -56,7 +59,11 @@ def train(args: Namespace) -> None:
     # Read first: a path that is wrong leaves no run directory behind.
     guide = parts.load_net(args.guide_path, torch.device("cpu"), args.results_path)
     with Run(
-        args, script="toy_example", name=run_name(args), shaping_exclude=execution_options()
+        args,
+        script="toy_example",
+        name=run_name(args),
+        shaping_exclude=execution_options(),
+        length=tagged(OPTIONS, LENGTH),
     ) as run:
         # Density, network, optimizer, EMA.
         tree = toy.tree(args.cls).to(run.device)
@@ -71,6 +78,7 @@ def train(args: Namespace) -> None:
         picker, switch = selection_picker(args), early_late_switch(args)
         journal = Journal(args.logging, verbose=args.verbose, debug=args.debug)
         run.restore(net=net, optimizer=optimizer, average=average, switch=switch, journal=journal)
+        initial.start(run, net, args.init_from, "edm2-toy", averages=[average])
         journal.log.begin(run.dir.name, run.completed)
         watch = Stopwatch(run.device)
 
@@ -190,12 +198,17 @@ def test(args: Namespace) -> None:
 def plot(args: Namespace) -> None:
     """Draw ground truth, samples, the guide's samples and guided samples, and their mandalas."""
     device = choose_device(args.gpus)
-    net, guide = parts.load_net(args.net, device), parts.load_net(args.gnet, device)
-    net = parts.untrained(args.seed, device) if net is None else net
-    path = validation.picture_file(args.save or results_home() / "toy_example" / "tree.png")
+    found, guide = parts.load(args.net, device), parts.load(args.gnet, device)
+    net = parts.untrained(args.seed, device) if found is None else found.net
+    note = parts.note_of_picture(args, found, guide)
+    path = validation.picture_file(args, note["settings"])
+    if validation.there_already(path, note, overwrite=args.overwrite):
+        print(f"done already: 1 picture, {path}")
+        return
     tree = toy.tree(args.cls).to(device)
     random = generator(device, "picture", args.seed)
-    validation.network_picture(tree, net, guide, args.guidance, path, args.n_samples, random)
+    weak = None if guide is None else guide.net
+    validation.network_picture(tree, net, weak, args.guidance, path, args.n_samples, random, note)
     print(f"picture: {path}")
 
 

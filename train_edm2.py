@@ -3,6 +3,7 @@ or on those that an online selection picks from every super-batch (JEST: Evans e
 arXiv:2406.17711; with a weak guide as the reference: autoguided JEST).
 
     python train_edm2.py --preset smoke                               # embedded data, CPU, seconds
+    python train_edm2.py --preset cpu-small --data DIR                # half an hour of two cores
     python train_edm2.py --preset edm2-tiny-xxs --data tinyImagenet --outdir Ref
     torchrun --standalone --nproc-per-node 2 train_edm2.py --preset edm2-tiny-xs \
         --data tinyImagenet --outdir AJEST --acid \
@@ -35,10 +36,13 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 import torch
 from torch import Tensor, nn
 
+from data.listing import listing_of
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
+from recipes import initial
 from recipes.edm2 import parts, validation
 from recipes.edm2.options import (
+    OPTIONS,
     execution_options,
     get_args,
     mini_batch,
@@ -50,6 +54,7 @@ from recipes.selection import choose, early_late_switch
 from runtime import distributed
 from runtime.launch import launch
 from runtime.meters import Stopwatch
+from runtime.options import LENGTH, tagged
 from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator
@@ -61,18 +66,23 @@ def main(args: Namespace) -> None:
         if place().rank == 0:
             print(json.dumps(vars(args), indent=1))
         return
+    # Data, before the run is named: whether it has classes shapes the run.
+    images = parts.data(args)
+    conditioning = parts.choose_conditioning(args, images)
     with Run(
         args,
         script="train_edm2",
         name=run_name(args),
         shaping_exclude=execution_options(args),
+        length=tagged(OPTIONS, LENGTH),
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
-        # Data: every rank reads its share of the (super-)batch, and computes on `at_once` of it.
+        run.say(conditioning)
+        # Every rank reads its share of the (super-)batch, and computes on `at_once` of it.
         share, at_once = parts.shares(args, run.world_size)
         mini = mini_batch(args, run.world_size)  # the images that a selecting step trains on
         torch.backends.cudnn.benchmark = args.bench and not args.deterministic
-        images = parts.data(args)
+        run.trains_on(listing_of(images.source))
         sampler, loader = parts.loader(args, run, images)
 
         # Network, loss, optimizer, EMAs.
@@ -101,6 +111,7 @@ def main(args: Namespace) -> None:
             switch=switch,
             **{f"ema_{std:.3f}": average for std, average in averages.items()},
         )
+        initial.start(run, net, args.init_from, "edm2", averages=averages.values())
         forward = run.compile(net)
         chosen_log = None
         if args.selection and run.is_main:
@@ -138,8 +149,11 @@ def main(args: Namespace) -> None:
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""
+            left = args.duration - run.nimg
+            if left < 0:  # whole steps that are too many, for a --duration that was lowered
+                return run.completed - (-left) // args.batch
             now = mini if args.selection and switch.selecting else args.batch
-            return run.completed + -(-max(0, args.duration - run.nimg) // now)
+            return run.completed + -(-left // now)
 
         for step in run.steps(total, cycle=snapshot_period(args, 1)):
             normalize_weights(net)

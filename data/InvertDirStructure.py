@@ -22,6 +22,7 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
 from data.readers.folders import splits_in
 from data.readers.layout import list_files
 from data.sources import split_of
+from runtime.cli import prepare
 from storage.errors import DataDiskError, DataError
 
 INVERTED = "camnet_data"
@@ -98,10 +99,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--folder", type=Path, required=True, help="the data set: split/class/picture"
+        "--folder",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the data set: split/class/picture (required)",
     )
-    parser.add_argument("--out", type=Path, help=f"default: {INVERTED}/NAME beside the folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where the links go (default: {INVERTED}/NAME beside the folder)",
+    )
     parser.add_argument("--reverse", action="store_true", help="from class/split to split/class")
+    prepare(parser)
     args = parser.parse_args(argv)
     out = args.out or default_out(args.folder, args.reverse)
     try:

@@ -27,6 +27,8 @@ from data.InvertDirStructure import CLASS_FIRST, INVERTED, default_out, invert
 from data.prepare.weights import LPIPS_BACKBONES
 from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
+from runtime.cli import prepare
+from runtime.options import add_names
 from storage.errors import DISK_ERRNOS
 
 SIZES = (16, 32, 64, 128, 256)
@@ -84,26 +86,27 @@ def get_parser() -> argparse.ArgumentParser:
         type=_name,
         metavar="NAME",
         help=f"what to prepare: {', '.join(KNOWN)}; these with _deci, _centi, _milli "
-        "(a tenth, ...); or any name, with --source",
+        "(a tenth, ...); or any name, with --source (required)",
     )
     add(
         "--source",
         type=Path,
-        help="a folder, .zip, .tar.* or folder of idx files to make NAME from",
+        metavar="DIR|FILE",
+        help="a folder, .zip, .tar.* or folder of idx files to make NAME from (default: download)",
     )
     add(
         "--use_existing",
         type=Path,
         metavar="DIR",
-        help="a copy of the data set that is on disk already, instead of downloading (as --source)",
+        help="a copy of the data set that is on disk already, as --source (default: download)",
     )
     add(
         "--sizes",
         nargs="+",
         action=_Sizes,
         default=list(SIZES),
-        metavar="R",
-        help="side lengths, [16, 32] works too; one value <= 0: no resizing (16 .. 256)",
+        metavar="N",
+        help="side lengths, [16, 32] works too; one value <= 0: no resizing",
     )
     add("--lmdb", action="store_true", help="make NAME_lmdb, an LMDB a split and size, instead")
     add(
@@ -120,8 +123,20 @@ def get_parser() -> argparse.ArgumentParser:
         default="png",
         help="png: lossless, as resizing on the fly; keep: the original's format (JPEG re-coded)",
     )
-    add("--data_path", type=Path, help="where data sets live (default: DATA_HOME or dirs.json)")
-    add("--workers", type=_workers, help="processes (default: the cores there are, at most 16)")
+    add(
+        "--data_path",
+        type=Path,
+        metavar="DIR",
+        help="where data sets are stored (default: DATA_HOME or dirs.json)",
+    )
+    workers = add(
+        "--num_workers",
+        dest="workers",
+        type=_workers,
+        metavar="N",
+        help="processes (default: the cores there are, at most 16)",
+    )
+    add_names(parser, workers, "--workers")
     add("--fetch-weights", action="store_true", help="fetch LPIPS weights too (see fetch-weights)")
     return parser
 
@@ -179,10 +194,18 @@ def weights(argv: Sequence[str]) -> None:
         "internet (set TORCH_HOME to that directory, as the training scripts do).",
     )
     parser.add_argument(
-        "--nets", nargs="+", choices=list(LPIPS_BACKBONES), default=["vgg"], help="which (vgg)"
+        "--nets", nargs="+", choices=list(LPIPS_BACKBONES), default=["vgg"], help="which"
     )
-    parser.add_argument("--models_path", type=Path, help="default: MODELS_HOME or dirs.json")
-    parser.add_argument("--mirror", action="append", help="folder URL to try first (repeatable)")
+    parser.add_argument(
+        "--models_path",
+        type=Path,
+        metavar="DIR",
+        help="where they go (default: MODELS_HOME or dirs.json)",
+    )
+    parser.add_argument(
+        "--mirror", action="append", metavar="URL", help="folder to try first (repeatable)"
+    )
+    prepare(parser)
     args = parser.parse_args(argv)
     _fetch_weights(args.nets, args.models_path, args.mirror or [])
 
@@ -210,6 +233,7 @@ def _main(argv: Sequence[str]) -> None:
         weights(argv[1:])
         return
     parser = get_parser()
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.source and args.use_existing:
         parser.error("give --source or --use_existing, not both")

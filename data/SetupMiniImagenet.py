@@ -21,6 +21,7 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data import SetupDataset
+from runtime.cli import prepare
 from storage.errors import DataError
 
 NAME = "miniImagenet"
@@ -37,7 +38,12 @@ def get_parser() -> argparse.ArgumentParser:
         conflict_handler="resolve",
     )
     parser.add_argument("--data", default=NAME, help=argparse.SUPPRESS)
-    parser.add_argument("--sha256", type=_hex, help="what the archive must have (or its beginning)")
+    parser.add_argument(
+        "--sha256",
+        type=_hex,
+        metavar="HEX",
+        help="what the archive must have, or its beginning (default: any)",
+    )
     return parser
 
 
@@ -110,6 +116,7 @@ def setup(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     parser = get_parser()
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.data != NAME:
         parser.error(f"this prepares {NAME}; for other sets there is SetupDataset.py")

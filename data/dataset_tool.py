@@ -38,6 +38,8 @@ from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
 from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
+from runtime.cli import prepare
+from runtime.options import add_names
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
 from storage.files import locked, make_folder
@@ -396,6 +398,14 @@ def _resolution(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _device(text: str) -> str:
+    if re.fullmatch(r"\d+", text):
+        return f"cuda:{text}"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a GPU nor cpu")
+    return text
+
+
 def _positive(text: str) -> int:
     if not re.fullmatch(r"\d{1,12}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
@@ -418,17 +428,54 @@ def get_parser() -> argparse.ArgumentParser:
         add = command.add_argument
         add("--source", required=True, metavar="PATH|NAME", help="the data set to read")
         add("--dest", required=True, type=Path, metavar="ZIP|DIR", help="the data set to make")
-        add("--max-images", type=_positive, metavar="N", help="only the first N")
-        add("--split", default="train", help="which, if the source has splits (train)")
-        add("--data_path", type=Path, help="where named data sets live (DATA_HOME or dirs.json)")
+        few = add(
+            "--num_images",
+            dest="max_images",
+            type=_positive,
+            metavar="N",
+            help="only the first N (default: all)",
+        )
+        add_names(command, few, "--max-images")
+        add("--split", default="train", metavar="NAME", help="which, if the source has splits")
+        add(
+            "--data_path",
+            type=Path,
+            metavar="DIR",
+            help="where data sets are stored (default: DATA_HOME or dirs.json)",
+        )
         if name == "convert":
-            add("--transform", choices=list(TRANSFORMS), help="how to make pictures square")
-            add("--resolution", type=_resolution, metavar="WxH", help="size to bring them to")
-            add("--workers", type=_positive, help="processes (the cores there are, at most 16)")
+            add(
+                "--transform",
+                choices=list(TRANSFORMS),
+                help="how to make pictures square (default: they are)",
+            )
+            add(
+                "--resolution",
+                type=_resolution,
+                metavar="WxH",
+                help="size to bring them to (default: their own)",
+            )
+            processes = add(
+                "--num_workers",
+                dest="workers",
+                type=_positive,
+                metavar="N",
+                help="processes (default: the cores there are, at most 16)",
+            )
+            add_names(command, processes, "--workers")
         else:
-            add("--model-url", default=MODEL, help=f"name on the hub, or a folder ({MODEL})")
-            add("--batch", type=_positive, default=8, help="pictures at a time (8)")
-            add("--device", help="cuda, cpu (cuda if there is one)")
+            add("--model-url", default=MODEL, metavar="NAME|DIR", help="name on the hub, or folder")
+            add("--batch", type=_positive, default=8, metavar="N", help="pictures at a time")
+            where = add(
+                "--gpus",
+                dest="device",
+                type=_device,
+                metavar="N|cpu",
+                help="number of a GPU, or cpu (default: the first GPU, if there is one)",
+            )
+            add_names(command, where, "--device")
+        prepare(command)
+    prepare(parser)
     return parser
 
 

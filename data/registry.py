@@ -118,8 +118,8 @@ def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> So
     """The data set that `spec` names.
 
     spec: NAME or NAME/split under `data_path`; a folder (of splits, of classes, or of images); a
-    zip of one (`set.zip`, `set.zip/val`); a folder or zip as dataset_tool writes them; an LMDB
-    environment or a folder of them; CIFAR-10's or MNIST's own files; "scenes"
+    zip of one (`set.zip`, `set.zip/val`); a picture; a folder or zip as dataset_tool writes them;
+    an LMDB environment or a folder of them; CIFAR-10's or MNIST's own files; "scenes"
     (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`). `split` counts when
     spec names none. DataError: one line with what is there and how to get what is not.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from data.sources import keyed_order
-from storage.errors import DataError
+from storage.errors import DataError, data_changed
 
 
 class StepSampler(Sampler[list[int]]):
@@ -79,7 +79,8 @@ class StepSampler(Sampler[list[int]]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the last counted batch; another data size or seed is an error."""
-        for key, here in (("n", self.n), ("seed", self.seed)):
-            if state[key] != here:
-                raise DataError(f"sampler state has {key} {state[key]}, this run has {here}")
+        if state["n"] != self.n:
+            raise data_changed(state["n"], self.n)
+        if state["seed"] != self.seed:
+            raise DataError(f"sampler state has seed {state['seed']}, this run has {self.seed}")
         self.drawn = int(state["drawn"])

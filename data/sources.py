@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -143,6 +144,18 @@ def names_of(source: Source) -> list[str]:
     return list(words or source.classes)
 
 
+def namer(source: Source) -> Callable[[int], str]:
+    """What says the name of picture i inside its set, wherever the set lies; its number for want
+    of one.
+    """
+    if isinstance(source, Subset):
+        whole, indices = namer(source.source), source.indices
+        return lambda i: whole(int(indices[i]))
+    if isinstance(source, Joined):
+        return source.part_and_name
+    return source.relative if isinstance(source, NamesFiles) else str
+
+
 def is_image_name(name: str) -> bool:
     """True for the file names read as images: a known suffix, not hidden, not macOS litter."""
     base = name.rsplit("/", 1)[-1]
@@ -248,6 +261,12 @@ class Joined:
         which = int(np.searchsorted(self._ends, i, side="right"))
         return which, i - int(self._ends[which] - len(self.sources[which]))
 
+    def part_and_name(self, i: int) -> str:
+        """The name of a picture inside its part, after that of the part."""
+        which, own = self._at(i)
+        part = self.sources[which]
+        return f"{part.name.rsplit('/', 1)[-1]}/{namer(part)(own)}"
+
     def image(self, i: int) -> np.ndarray:
         """uint8 [H, W, 3]."""
         which, own = self._at(i)
@@ -297,6 +316,18 @@ def evenly(source: Source, count: int | None, seed: int = 0) -> Source:
 def labels_of(source: Source) -> np.ndarray:
     """All labels, int64 [N]; reads no image."""
     return np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
+
+
+def check_outside(source: Source, folder: Path, option: str) -> None:
+    """DataError if a folder for results lies among the pictures of a set: they would join it."""
+    while isinstance(source, Subset):
+        source = source.source
+    base = getattr(source, "base", None) or getattr(source, "root", None)
+    if base is not None and folder.resolve().is_relative_to(Path(base).resolve()):
+        raise DataError(
+            f"{option} {folder} lies in the data set {base}, of which the results would become a "
+            "part: choose a folder elsewhere"
+        )
 
 
 def keyed_order(n: int, *key: int) -> np.ndarray:

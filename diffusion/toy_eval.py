@@ -82,8 +82,9 @@ def panels(
     *,
     n: int = 4096,
     generator: torch.Generator | None = None,
+    note: Mapping[str, str] | None = None,
 ) -> None:
-    """Draw 2 x 4 panels into a PNG: samples above, their mandala below.
+    """Draw 2 x 4 panels into a PNG: samples above, their mandala below. note: for its metadata.
 
     The first column is the ground truth; `nets` are up to three (title, denoiser), None = there is
     none. All samples start from the same noise. Green cells have a sample inside the tree, red ones
@@ -130,4 +131,4 @@ def panels(
         below.imshow(value, origin="lower", extent=extent, cmap=colors, vmin=0, vmax=2)
         below.set_title(f"mandala {cells:.3f}, classification {hit:.3f}", fontsize=9)
     with writing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi=110, metadata=dict(note or {}))

@@ -23,7 +23,23 @@ from storage.errors import CheckpointError
 from storage.find import find_network, say_found
 from storage.snapshot import Snapshot
 
-__all__ = ["KINDS", "kinds_with_views", "make_generator", "open_generator", "open_network"]
+__all__ = [
+    "KINDS",
+    "UnknownKind",
+    "kinds_with_views",
+    "make_generator",
+    "open_generator",
+    "open_network",
+]
+
+
+class UnknownKind(CheckpointError):
+    """A snapshot of a kind that does not draw images, or not yet."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"a {kind!r} snapshot: known are {sorted(KINDS)}")
+        self.kind = kind
+
 
 # Kinds of snapshots -> what draws from them: (snapshot, setup, file) -> Generator.
 KINDS: dict[str, Kind] = {
@@ -77,5 +93,5 @@ def kinds_with_views() -> list[str]:
 
 def _kind(snapshot: Snapshot) -> Kind:
     if snapshot.kind not in KINDS:
-        raise CheckpointError(f"a {snapshot.kind!r} snapshot: known are {sorted(KINDS)}")
+        raise UnknownKind(snapshot.kind)
     return KINDS[snapshot.kind]

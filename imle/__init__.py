@@ -7,7 +7,7 @@ from imle.generator import CAMNet, parameter_groups
 from imle.kkm import KorKMinusOne
 from imle.loader import CIMLEDataLoader
 from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
-from imle.original import load_reference
+from imle.original import load_reference, reference_names
 from imle.pool import PoolSearch, pixel_features
 from imle.sampling import draw_samples
 from imle.unconditional import UnconditionalGenerator, default_channels
@@ -27,6 +27,7 @@ __all__ = [
     "default_channels",
     "draw_samples",
     "load_reference",
+    "reference_names",
     "parameter_groups",
     "pixel_features",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runtime.counter_rng import permutation
+from storage.errors import data_changed
 
 _TAG = 0x6B6B6D  # "kkm": keeps these permutations apart from every other use of the same seed
 
@@ -88,11 +89,15 @@ class KorKMinusOne:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the saved sequence. ValueError when it was saved for other indices."""
-        if state["length"] != len(self.idxs) or state["digest"] != self._digest():
+        """Go on with the saved sequence. ValueError when it was saved for other indices, which is a
+        DataError where they are more or fewer.
+        """
+        if state["length"] != len(self.idxs):
+            raise data_changed(state["length"], len(self.idxs))
+        if state["digest"] != self._digest():
             raise ValueError(
-                f"the KorKMinusOne state was saved for {state['length']} other indices than the "
-                f"{len(self.idxs)} given here; use the same data set and split"
+                f"the KorKMinusOne state was saved for {state['length']} other indices; use the "
+                "same data set and split"
             )
         if not 0 <= state["counter"] <= len(self.idxs) or state["passes"] < 0:
             raise ValueError(

@@ -76,6 +76,25 @@ def load_reference(
     return model
 
 
+def reference_names(state_dict: Mapping[str, Tensor], net: CAMNet) -> dict[str, Tensor]:
+    """An original's weights under our names, as far as `net` has a place for them.
+
+    For a network that takes some of the weights, whatever the task they are of; `load_reference`
+    builds the one that computes what the original did.
+    """
+    return {_our_name(key, net): value for key, value in state_dict.items()}
+
+
+def _our_name(key: str, net: CAMNet) -> str:
+    match = _ORIGINAL.fullmatch(key)
+    if match is None or not 1 <= int(match[1]) <= len(net.stages):
+        return key
+    try:
+        return _translate(key, net)
+    except (KeyError, ValueError):  # a module that ours has not
+        return key
+
+
 def _refactoring(
     state: dict[str, Tensor],
     cfg: dict[str, Any],

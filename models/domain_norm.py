@@ -143,3 +143,14 @@ def by_domain(model: nn.Module, x: Tensor, synthetic: Tensor) -> Tensor:
 def real_state(module: nn.Module) -> dict[str, Tensor]:
     """state_dict without the synthetic domain: that of the same network with plain norms."""
     return {name: t for name, t in module.state_dict().items() if _INNER not in f".{name}"}
+
+
+def both_domains(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The state_dict of a network with plain norms as one of `module`, whose norms have domains:
+    the synthetic one is as the real one. A module without domains has the same state."""
+    synthetic = {
+        name: state[plain]
+        for name in module.state_dict()
+        if _INNER in f".{name}" and (plain := f".{name}".replace(_INNER, ".")[1:]) in state
+    }
+    return {**synthetic, **state}

@@ -118,12 +118,17 @@ def prepare(
     lines = dict(presets or {})
     parser.format_help = lambda: help_text(parser, lines, everything=False)  # type: ignore
     parser.format_help_all = lambda: help_text(parser, lines)  # type: ignore
+    parser.preset_lines = lines  # type: ignore[attr-defined]
     table = parser._option_string_actions
     if parser.add_help and "--help-all" not in table:
         parser.add_argument("--help-all", action=HelpAll, help="list every option")
-    # Both spellings of every option; one that a script defined itself is never overridden.
+    for action in parser._actions:  # a parser's parents do not hand these on
+        for name in getattr(action, "hidden_names", ()):
+            table.setdefault(name, action)
+    # Both spellings of every option; one that a script defined itself is never overridden. Where
+    # names may be abbreviated, argparse would find two.
     for option, action in list(table.items()):
-        if option.startswith("--"):
+        if option.startswith("--") and not parser.allow_abbrev:
             table.setdefault(canonical(option), action)
             table.setdefault("--" + option[2:].replace("-", "_"), action)
 

@@ -25,9 +25,8 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        help_ = action.help or ""
-        return f"{help_}{default_words(action)}" if action.option_strings else help_
+    def _expand_help(self, action: argparse.Action) -> str:
+        return describe(action) + (default_words(action) if action.option_strings else "")
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return metavar_of(action.type)
@@ -54,14 +53,19 @@ class HelpAll(argparse._HelpAction):
         parser.exit()
 
 
+def describe(action: argparse.Action) -> str:
+    """An option's help text; it may be written as argparse wants it, with %% for a percent sign."""
+    return (action.help or "").replace("%%", "%")
+
+
 def default_words(action: argparse.Action) -> str:
     """` (default: 0.1)`; nothing where the help says it itself, and for --help."""
     help_, value = action.help or "", action.default
-    if "(default" in help_ or "(required" in help_ or isinstance(action, argparse._HelpAction):
+    if "default:" in help_ or "(required" in help_ or isinstance(action, argparse._HelpAction):
         return ""
     if action.required:
         return " (required)"
-    return f" (default: {shown(action, value)})".replace("%", "%%")
+    return f" (default: {shown(action, value)})"
 
 
 def shown(action: argparse.Action, value: Any) -> str:
@@ -112,7 +116,10 @@ def help_text(
     everything = everything or not splits(parser)
     formatter = Formatter(parser.prog)
     positional = [a for a in parser._actions if not a.option_strings]
-    options = f"usage: {parser.prog} {'[--preset NAME] ' if presets else ''}[options]"
+    needed = "".join(
+        f"{formatter._format_action_invocation(a)} " for a in parser._actions if a.required
+    )
+    options = f"usage: {parser.prog} {'[--preset NAME] ' if presets else ''}{needed}[options]"
     usage = options if not positional else parser.format_usage()
     formatter.add_text(parser.description)
     parts = [usage.rstrip() + "\n", formatter.format_help()]

@@ -97,8 +97,8 @@ class Logs:
     # ------------------------------------------------------------------------- lines and the bar
 
     def say(self, text: str) -> None:
-        """Print a line (rank 0), beside the bar, and keep it."""
-        if not self.main:
+        """Print a line (rank 0), beside the bar, and keep it; nothing for ""."""
+        if not self.main or not text:
             return
         if self._bar is not None and sys.stdout.isatty():
             self._bar.write(text)  # above the bar

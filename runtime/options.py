@@ -46,6 +46,9 @@ Table = Mapping[str, Sequence[Row]]  # title of a group in --help -> its rows
 # Tags. EXECUTION: says how a run is executed, not what it computes: it may be another one when the
 # run resumes, and is no part of the hash in the run's name.
 EXECUTION = "execution"
+# The one option of a script that says how long a run is. A run goes on under another value of it
+# (`runtime.length`), though it may be part of the hash.
+LENGTH = "length"
 # What most people need: --help shows these, --help-all the others too.
 USUAL = "usual"
 # Nothing but another way to say what another option says, under the name of the original code.
@@ -279,6 +282,8 @@ def run_table(*, save_every: int = 500) -> Table:
             ("--save_every", positive_int, save_every, "steps between checkpoints", USUAL),
             ("--save_minutes", nonnegative_float, 10.0, "a checkpoint also after so many minutes "
              "without one; 0: never by time"),
+            ("--keep", nonnegative_int, 1, "newest checkpoints to keep (while a run goes on at "
+             "least two), and in TrainSimCLR and TrainISICLE networks of epochs; 0: all"),
             ("--log_every", positive_int, 10, "steps between lines in metrics.jsonl"),
             ("--wandb", WANDB, "online", "Weights & Biases; online goes offline without a "
              "key or a network; 1 is online, 0 is disabled", USUAL),

@@ -12,6 +12,7 @@ import time
 from types import FrameType
 from typing import Any
 
+NO_PROGRESS = 3  # launches preempted at one and the same step: another would be too
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -62,6 +63,19 @@ class PreemptionFlag:
         elif signum == signal.SIGINT and not self.saving:
             if time.monotonic() - self._first_time >= 1.0:
                 raise KeyboardInterrupt
+
+
+def last_words(step: int, saved: bool, earlier: bool, requeue: bool) -> str:
+    """What a preempted run says: what is kept, and whether to run it again.
+
+    step: steps that are done; saved: they are; earlier: something else is.
+    """
+    at = f"state of step {step} is saved" if saved else "going back to the last save"
+    if not saved and not earlier:
+        at = "nothing was saved yet"
+    if requeue:
+        return f"{at}; run the same command to go on"
+    return f"{at}; no progress in {NO_PROGRESS} launches: not worth running again as it is"
 
 
 def shield_worker() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from storage import checkpoint
 from storage.errors import CheckpointError, UsageError
 from storage.files import read_json
+from storage.listing import Listing, has_listing, refuse_changed, write_listing
 
 Say = Callable[[str], None]
 
@@ -27,6 +28,7 @@ class Resume:
 
     run_dir: the directory they name, None if it follows from the flags.
     lineage: what checkpoints of this process remember.
+    data: what is trained on, None where that is always the same; a changed one is refused.
     Errors: CheckpointError for a path that is no checkpoint, UsageError for N without milestones.
     """
 
@@ -35,6 +37,7 @@ class Resume:
     ) -> None:
         self.run_dir = None if run_dir is None else _absolute(run_dir)
         self.lineage = "auto"
+        self.data: Listing | None = None
         self._loop: int | None = None
         self._loop_step = 0
         self._source: Path | None = None  # checkpoint directory
@@ -43,10 +46,12 @@ class Resume:
         if value == "auto":
             return
         if re.fullmatch(r"[0-9]+", value):
-            if milestone_every is None:
-                raise UsageError(f"--resume {value}: this script has no loops; give a path or auto")
+            if milestone_every is None and int(value) != 0:
+                raise UsageError(
+                    f"--resume {value}: this script has no loops; give a path, auto or 0"
+                )
             self._loop, self.lineage = int(value), str(int(value))
-            self._loop_step = self._loop * milestone_every
+            self._loop_step = self._loop * (milestone_every or 0)
             return
         self._parse_path(value)
 
@@ -73,7 +78,24 @@ class Resume:
             )
 
     def choose(self, checkpoints: Path, say: Say) -> Path | None:
-        """Verified checkpoint to load, None for a fresh start; renames what is rewound over."""
+        """Verified checkpoint to load, None for a fresh start; renames what is rewound over.
+
+        Errors: CheckpointError; DataError where it was trained on other `data`.
+        """
+        path = self._chosen(checkpoints, say)
+        if path is not None and self.data is not None:
+            refuse_changed(path.parent.parent, self.data)
+        return path
+
+    def note_data(self, run_dir: Path, say: Say, *, fresh: bool) -> None:
+        """Write down what is trained on, where the run is `fresh` or does not know it yet."""
+        if self.data is not None and (fresh or not has_listing(run_dir)):
+            try:
+                write_listing(run_dir, self.data)
+            except OSError as error:  # a full disk; saving will tell
+                say(f"the list of the data set is not written: {error}")
+
+    def _chosen(self, checkpoints: Path, say: Say) -> Path | None:
         if self.lineage == "auto":
             return checkpoint.newest_good(checkpoints, say)
         try:

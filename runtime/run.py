@@ -18,7 +18,7 @@ that what follows the loop does not run; leaving the loop by `break` is an error
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,20 +26,21 @@ from typing import Any
 import torch
 
 from runtime import distributed, provenance, rundir, saving, seeding
+from runtime import length as lengths
 from runtime.clock import Every
 from runtime.logs import Logs
 from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
 from runtime.precision import Precision
-from runtime.preemption import PreemptionFlag
+from runtime.preemption import NO_PROGRESS, PreemptionFlag, last_words
 from runtime.resume import Resume, tell_lost
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
+from storage.listing import Listing
 from storage.pictures import Captions
 from storage.snapshot import save_snapshot
 
-_NO_PROGRESS = 3  # launches preempted at one and the same step
 _SAVE, _STOP = 1, 2  # what a rank may ask for after a turn
 _STATUS_S = 10.0  # seconds after which status.json is written anew
 _REFUSED = (2, 3, 6)  # exit codes of wrong options, and of networks or data that cannot be read
@@ -52,12 +53,15 @@ class Run:
     script: the script's name, a folder under the results.  name: short readable stem of the run's
     directory; a hash of the flags that shape data, model and loss is appended.
     shaping_exclude: flags of the script that only say where or how fast it runs.
+    length: the flag, if any, that says how long it is; keep_schedule: see `runtime.length`.
     display_name: what W&B shows (default: the directory's name).
-    milestone_every: steps between checkpoints that are never pruned; `--resume N` means number N.
+    milestone_every: steps between checkpoints that stay, while they are small enough to
+    (`checkpoint.prune`); `--resume N` means number N.
     scale_loss: dynamic loss scaling in fp16; without it, see `step(force_finite=True)`.
 
     Attributes: dir, device, rank, world_size, is_main, completed (steps done), nimg (images seen;
-    scripts may add to it), precision, args, finished, grad_norm (of the last update, unclipped).
+    scripts may add to it), resumed (a checkpoint was loaded), facts (to go into the provenance),
+    precision, args, length, finished, grad_norm (of the last update, unclipped).
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Run:
         script: str,
         name: str,
         shaping_exclude: Iterable[str] = (),
+        length: Sequence[str] = (),
+        keep_schedule: bool = False,
         display_name: str | None = None,
         project: str = "imle-lab",
         milestone_every: int | None = None,
@@ -81,11 +87,16 @@ class Run:
         self.display_name = display_name
         self.milestone_every = milestone_every
         self.scale_loss = scale_loss
+        self.length = lengths.Length(args, length, keep_schedule)
         self.exclude = frozenset(shaping_exclude)
         self.flags = rundir.shaping(args, self.exclude)
+        self.exclude |= self.length.names  # part of the hash, but free to change
+        self.typed_as: dict[str, str] = getattr(args, "typed_as", {})  # where an option was renamed
         self.config_hash = rundir.config_hash(script, self.flags)
         self.completed = 0
         self.nimg = 0
+        self.resumed = False
+        self.facts: dict[str, Any] = {}
         self._images_per_step = 0
         self.finished = False
         self._in_body = False
@@ -125,7 +136,7 @@ class Run:
             self.resume = Resume(args.resume, asked, self.milestone_every)
             self.dir = distributed.from_main(self._open_dir)
             self.checkpoints = self.dir / "checkpoints"
-            self._saver = saving.Saver(self.checkpoints, self.say)
+            self._saver = saving.Saver(self.checkpoints, self.say, keep=self.args.keep)
             self._logs.describe(
                 self.dir,
                 args.wandb,
@@ -145,16 +156,17 @@ class Run:
         root = Path(self.args.results_path) if self.args.results_path else dirs.results_home()
         path = self.resume.run_dir or root / self.script / folder
         path = Path(os.path.abspath(path.expanduser()))
+        said: list[str] = []
+        if self.resume.run_dir is None:
+            anew = self.resume.lineage == "0"
+            path, said = lengths.settle(path, self, anew)
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
         self._logs.keep = self._lock.log
-        correctable = self._lock.admit(self.script, self.flags, self.exclude)
+        correctable = self._lock.admit(self.script, self.flags, self.exclude, self.typed_as)
         checkpoint.sweep(path / "checkpoints", self.say)
-        self.say(f"run directory {path}")
-        if self.resume.run_dir is None:
-            for other in rundir.siblings(path, self.name):
-                self.say(f"another run of this name with other options is there: {other}")
-        origin = provenance.collect(path)
+        for line in (f"run directory {path}", *said):
+            self.say(line)
         record = {
             "script": self.script,
             "name": self.name,
@@ -162,18 +174,8 @@ class Run:
             "args": rundir.plain(vars(self.args)),
             "shaping": self.flags,
         }
-        if correctable:
-            self._lock.write_args(record | {"provenance": origin})
-        self._provenance = {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
-        newest = checkpoint.steps_of(path / "checkpoints")[-1:]
         self._reached = self._lock.reached()
-        self._lock.add_launch(
-            {"time": rundir.timestamp(), "from_step": newest[0] if newest else 0, "job": job}
-            | {"world_size": self.world_size, "args": record["args"], "provenance": origin}
-        )
-        status = self._lock.read_status()
-        if status.get("state") != "finished":
-            self._lock.write_status("running", step=self.completed, nimg=self.nimg)
+        self._provenance = self._lock.begin(record, correctable, job, self.world_size)
         return path
 
     def __exit__(
@@ -221,7 +223,8 @@ class Run:
             if code in _REFUSED and not begun and self._lock is not None and self._lock.created:
                 self._useless = True
             message = str(final) or type(final).__name__
-            self._status("failed" if code else "stopped", code, message)
+            ended = "failed" if code else "finished" if self.finished else "stopped"
+            self._status(ended, code, message)
             if wrapped is not None:
                 raise wrapped from error
 
@@ -233,21 +236,10 @@ class Run:
         together = isinstance(error, Preempted) or self.world_size == 1
         if not saved and together and self._in_body and not self._updater.applied:
             saved = self._try_save()
-        name = self._flag.signal or "interrupt"
-        if saved:
-            at = f"state of step {self.completed} is saved"
-        elif checkpoint.steps_of(self.checkpoints):
-            at = "going back to the last save"
-        else:
-            at = "nothing was saved yet"
-        newest = checkpoint.steps_of(self.checkpoints)[-1:] or [0]
-        requeue = self._lock is None or self._lock.made_progress(newest[0], _NO_PROGRESS)
-        end = (
-            "run the same command to go on"
-            if requeue
-            else (f"no progress in {_NO_PROGRESS} launches: not worth running again as it is")
-        )
-        self.say(f"{name}: {at}; {end}")
+        name, steps = self._flag.signal or "interrupt", checkpoint.steps_of(self.checkpoints)
+        newest = steps[-1] if steps else 0
+        requeue = self._lock is None or self._lock.made_progress(newest, NO_PROGRESS)
+        self.say(f"{name}: {last_words(self.completed, saved, bool(steps), requeue)}")
         self._logs.close(Preempted.exit_code)
         self._status("preempted", Preempted.exit_code, name, wants_requeue=requeue)
         raise SystemExit(Preempted.exit_code) from None
@@ -273,7 +265,7 @@ class Run:
 
         Each object needs `state_dict` and `load_state_dict`, and the names must be those of the
         checkpoint: one missing or extra is a CheckpointError.  Every rank loads the same file.
-        Returns the number of completed steps, 0 for a fresh run.
+        Returns the number of completed steps, 0 for a fresh run.  DataError: see `trains_on`.
         """
         self._saver.objects = saving.accept(objects)
         path = distributed.from_main(lambda: self.resume.choose(self.checkpoints, self.say))
@@ -281,20 +273,28 @@ class Run:
             saving.check(self._saver.objects)  # fail now, not at the first save
         else:
             self._load(path)
+        if self.is_main:
+            self.resume.note_data(self.dir, self.say, fresh=path is None)
         if self.resume.lineage == "auto" and self._reached > self.completed:
             self.say(tell_lost(self._reached, self.completed, self.args))
         return self.completed
+
+    def trains_on(self, data: Listing | None) -> None:
+        """Have `restore` refuse to go on with other pictures (DataError); None: never others."""
+        self.resume.data = data
 
     def _load(self, path: Path) -> None:
         def admit(meta: dict[str, Any]) -> None:
             script = meta["script"]
             if script != self.script:
                 raise CheckpointError(f"{path} was written by {script}, not by {self.script}")
-            rundir.refuse_changes(meta["shaping"], self.flags, str(path), self.exclude)
+            rundir.refuse_changes(
+                meta["shaping"], self.flags, str(path), self.exclude, self.typed_as
+            )
 
         loaded = self._saver.load(path, admit)
         meta, own = loaded.meta, loaded.state
-        self.completed, self.nimg = loaded.step, meta["nimg"]
+        self.completed, self.nimg, self.resumed = loaded.step, meta["nimg"], True
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
             self._logs.wandb_id = meta["wandb_id"]
         self._updater.streak = meta["nonfinite_streak"]
@@ -305,6 +305,7 @@ class Run:
         if self.rank < len(own["rng"]):
             seeding.set_rng_state(own["rng"][self.rank], self.device)
         self.say(f"resumed step {self.completed} (verified) from {path}")
+        self.say(self.length.go_on(meta))
         if meta["world_size"] != self.world_size:
             self.say(f"world size {meta['world_size']} -> {self.world_size}: not bit-exact")
 
@@ -331,6 +332,7 @@ class Run:
                 "nonfinite_streak": self._updater.streak,
                 "meters": self._logs.meters.state_dict(distributed.gather_object),
                 "time": rundir.timestamp(),
+                **self.length.record(),
             }
             done = self._saver.save(self.completed, own, meta, milestone=milestone, last=last)
         finally:
@@ -387,11 +389,13 @@ class Run:
 
         whole, end = ends()
         self.finished = self.completed >= whole
+        self.length.check(self.completed, whole, self.say)
         if self.completed >= end:
             word = "finished" if self.finished else "stopped"
             self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
             return
         self._logs.begin(self.name, self.completed, whole, cycle or self.milestone_every or 1)
+        self._status("running", None)
         self._save_timer.restart()
         self._raise_if_preempted()
         while self.completed < end:
@@ -409,6 +413,8 @@ class Run:
             self._logs.advance(whole)
             self._after_turn(last=self.completed >= end)
         self.finished = self.completed >= whole
+        if self.finished:
+            self._saver.finish()
 
     def _after_turn(self, last: bool) -> None:
         every = self.milestone_every
@@ -424,22 +430,18 @@ class Run:
             if milestone:
                 self._logs.draw_curves()
         # After the save, so that a signal during it needs no further step.
-        while not last and (asked := self._asked()):
-            if asked == _SAVE:
-                self._save()
-                continue
-            if self._saver.saved_step != self.completed:
-                self._try_save()
-            raise Preempted(f"preempted after step {self.completed}")
+        while not last and (wanted := self._agree()):
+            if wanted == _STOP:
+                if self._saver.saved_step != self.completed:
+                    self._try_save()
+                raise Preempted(f"preempted after step {self.completed}")
+            self._save()
 
-    def _asked(self) -> int:
-        """What ranks want, in one reduction: _STOP by a signal, _SAVE by the main one's clock."""
-        if self._flag.is_set:
-            wanted = _STOP
-        else:
-            unsaved = self._saver.saved_step != self.completed and self._updater.streak == 0
-            wanted = _SAVE * (self.is_main and unsaved and self._save_timer.due())
-        return distributed.all_reduce_max(wanted)
+    def _agree(self) -> int:
+        """What all ranks do: _STOP by anybody's signal, _SAVE by the main one's clock."""
+        unsaved = self._saver.saved_step != self.completed and self._updater.streak == 0
+        overdue = self.is_main and unsaved and self._save_timer.due()
+        return distributed.all_reduce_max(_STOP if self._flag.is_set else _SAVE * overdue)
 
     def backward(self, loss: torch.Tensor, ids: Ids = None, last: bool = True) -> None:
         """Backpropagate the scalar `loss`; several calls before `step` accumulate.
@@ -498,7 +500,7 @@ class Run:
     # ------------------------------------------------------------------------------ logs and files
 
     def say(self, text: str) -> None:
-        """Print a line (rank 0), beside the bar, and keep it in log.txt."""
+        """Print a line (rank 0), beside the bar, and keep it in log.txt; "" is no line."""
         self._logs.say(text)
 
     def log(self, **scalars: torch.Tensor | float) -> None:
@@ -545,6 +547,7 @@ class Run:
         """Where weights of this moment come from: command, commit, host, flags, step."""
         origin = distributed.from_main(lambda: self._provenance)
         return origin | {
+            **self.facts,
             "script": self.script,
             "run": self.dir.name,
             "config_hash": self.config_hash,

@@ -16,12 +16,13 @@ import shutil
 import socket
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime import provenance
 from runtime.options import run_options
-from storage import files
+from storage import checkpoint, files
 from storage.dirs import output_folder
 from storage.errors import LockError, RunError, UsageError
 
@@ -70,19 +71,26 @@ def config_hash(script: str, flags: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def changed(before: dict[str, Any], now: dict[str, Any], exclude: Iterable[str]) -> list[str]:
+    """Names of the shaping flags that differ; not of one that has become execution-only since."""
+    names = sorted((before.keys() | now.keys()) - execution_only() - set(exclude))
+    return [name for name in names if before.get(name) != now.get(name)]
+
+
 def refuse_changes(
-    before: dict[str, Any], now: dict[str, Any], where: str, exclude: Iterable[str]
+    before: dict[str, Any],
+    now: dict[str, Any],
+    where: str,
+    exclude: Iterable[str],
+    typed_as: Mapping[str, str] | None = None,
 ) -> None:
     """UsageError with a table of the shaping flags that differ, if any do.
 
-    A flag that has become execution-only since is not compared.
+    typed_as: flag -> its option, where that has another name.
     """
-    out = execution_only() | set(exclude)
-    names = sorted((before.keys() | now.keys()) - out)
     rows = [
-        (f"--{name}", _show(before.get(name)), _show(now.get(name)))
-        for name in names
-        if before.get(name) != now.get(name)
+        ((typed_as or {}).get(name, f"--{name}"), _show(before.get(name)), _show(now.get(name)))
+        for name in changed(before, now, exclude)
     ]
     if not rows:
         return
@@ -166,7 +174,13 @@ class RunDir:
             raise UsageError(f"{file} is not a run's; use another --outdir")
         return known
 
-    def admit(self, script: str, flags: dict[str, Any], exclude: Iterable[str]) -> bool:
+    def admit(
+        self,
+        script: str,
+        flags: dict[str, Any],
+        exclude: Iterable[str],
+        typed_as: Mapping[str, str] | None = None,
+    ) -> bool:
         """Refuse the directory of another script, or one trained with other shaping flags.
 
         True if args.json may be written: before there is any checkpoint, flags may be corrected.
@@ -179,8 +193,27 @@ class RunDir:
             raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {script}")
         if not any((self.path / "checkpoints").glob("step-*")):
             return True
-        refuse_changes(known["shaping"], flags, str(self.path), exclude)
+        refuse_changes(known["shaping"], flags, str(self.path), exclude, typed_as)
         return False
+
+    def begin(
+        self, record: dict[str, Any], correctable: bool, job: str | None, world_size: int
+    ) -> dict[str, Any]:
+        """Write down that a launch begins here; what snapshots tell of where they come from.
+
+        record: what args.json is to say; it is written where it is `correctable` still.
+        """
+        origin = provenance.collect(self.path)
+        if correctable:
+            self.write_args(record | {"provenance": origin})
+        newest = checkpoint.steps_of(self.path / "checkpoints")[-1:]
+        self.add_launch(
+            {"time": timestamp(), "from_step": newest[0] if newest else 0, "job": job}
+            | {"world_size": world_size, "args": record["args"], "provenance": origin}
+        )
+        if self.read_status().get("state") != "finished":
+            self.write_status("running", step=newest[0] if newest else 0, nimg=0)
+        return {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
 
     def write_args(self, record: dict[str, Any]) -> None:
         """Write args.json."""

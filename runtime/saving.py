@@ -11,7 +11,14 @@ import torch
 from runtime import distributed
 from runtime.update import largest
 from storage import checkpoint
-from storage.errors import CheckpointError, DiskError, NonFiniteError, UsageError, one_line
+from storage.errors import (
+    CheckpointError,
+    DataError,
+    DiskError,
+    NonFiniteError,
+    UsageError,
+    one_line,
+)
 from storage.torchfile import check_portable
 
 SAVE_FAILURES = 3  # in a row, after which a full disk ends the run
@@ -32,11 +39,12 @@ class Stateful(Protocol):
 class Saver:
     """Checkpoints in `directory`, of named objects and of the run's own state.
 
+    keep: checkpoints that stay besides milestones, 0 for all; see `checkpoint.prune`.
     objects: None until `accept`. saved_step: the newest step on the disk, -1 for none yet.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, say: Callable[[str], None], *, keep: int = 1) -> None:
+        self.directory, self.keep = directory, keep
         self.objects: dict[str, Any] | None = None
         self.saved_step = -1
         self._say = say
@@ -76,7 +84,10 @@ class Saver:
             saved = {name: obj.state_dict() for name, obj in objects.items()}
             saved[_OWN] = dict(own)
             try:
-                checkpoint.save_state(self.directory, step, saved, dict(meta), milestone, self._say)
+                keep = max(self.keep, checkpoint.KEEP) if self.keep else 0
+                checkpoint.save_state(
+                    self.directory, step, saved, dict(meta), milestone, self._say, keep=keep
+                )
             except DiskError as error:
                 return str(error)
             return None
@@ -94,6 +105,11 @@ class Saver:
             return False
         self.saved_step = step
         return True
+
+    def finish(self) -> None:
+        """Keep no more than is asked for, once the run is done and its last checkpoint there."""
+        if distributed.is_main():
+            checkpoint.prune(self.directory, self.keep, self._say)
 
 
 def accept(objects: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +132,8 @@ def check(objects: Mapping[str, Any]) -> None:
 def load(objects: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> None:
     """Give every object its saved state; `where` names the checkpoint in errors.
 
-    Errors: CheckpointError if the names are not the same ones or a state does not fit.
+    Errors: CheckpointError if the names are not the same ones or a state does not fit; DataError if
+    it was saved for other data.
     """
     missing = sorted(saved.keys() - objects.keys())
     extra = sorted(objects.keys() - saved.keys())
@@ -128,6 +145,8 @@ def load(objects: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> No
     for name, obj in objects.items():
         try:
             obj.load_state_dict(saved[name])
+        except DataError:
+            raise  # says what of the data has changed
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{where}: cannot load {name!r}: {one_line(error, 300)}"

@@ -28,7 +28,8 @@ from storage.errors import CheckpointError, DiskError
 from storage.torchfile import check_portable, load_torch
 
 FORMAT = 1
-KEEP = 2
+KEEP = 2  # while a run goes on: where the newest is damaged, there is one before it
+MILESTONE_BYTES = 2e9  # of the milestones that are kept, together
 _NAME = re.compile(r"step-(\d{9,})")
 
 
@@ -111,11 +112,13 @@ def save_state(
     meta: dict[str, Any],
     milestone: bool = False,
     say: Callable[[str], None] = print,
+    *,
+    keep: int = KEEP,
 ) -> Path:
     """Commit a checkpoint and prune older ones; returns its directory.
 
-    state: object name -> state_dict.  meta: JSON values.  Milestones are never pruned; of the
-    others the newest two stay.  If a good checkpoint of this step is there already, it is kept.
+    state: object name -> state_dict.  meta: JSON values.  milestone, keep: see `prune`.
+    If a good checkpoint of this step is there already, it is kept.
     Raises DiskError when the disk did not take it (nothing older was touched), CheckpointError when
     the state holds something that could not be loaded again.
     """
@@ -138,7 +141,7 @@ def save_state(
             f"cannot save step {step}: {error}; {_gigabytes(needed)} needed, {free} free in "
             f"{directory}; {keeping}"
         ) from error
-    _prune(directory, say)
+    prune(directory, keep, say)
     return final
 
 
@@ -215,19 +218,26 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def _prune(directory: Path, say: Callable[[str], None]) -> None:
-    """Delete all but the newest KEEP checkpoints and the milestones.
+def prune(directory: Path, keep: int = KEEP, say: Callable[[str], None] = print) -> None:
+    """Delete all but the newest `keep` checkpoints (0: delete none) and the milestones.
 
+    Of those stay, from the newest on, as many as fit into MILESTONE_BYTES.
     A doomed one is renamed first, so that a kill here leaves rubbish to sweep, not half of one.
     """
+    milestones = 0  # bytes
     try:
-        for step in steps_of(directory)[:-KEEP]:
+        steps = steps_of(directory) if keep else []
+        for step in reversed(steps):
             path = directory / f"step-{step:09d}"
             try:
-                doomed = not _read_manifest(path)["milestone"]
+                manifest = _read_manifest(path)
             except CheckpointError:
                 continue  # damaged: left for the loader to name
-            if doomed:
+            if manifest["milestone"]:
+                milestones += sum(entry["size"] for entry in manifest["files"].values())
+            if step not in steps[-keep:] and not (
+                manifest["milestone"] and milestones <= MILESTONE_BYTES
+            ):
                 grave = files.temporary(directory / f"pruned-{step}")
                 files.move(path, grave)
                 files.failpoint("mid-prune")

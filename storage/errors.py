@@ -94,6 +94,16 @@ class DataError(ValueError):
         super().__init__(message)
 
 
+def data_changed(before: int, now: int, detail: str = "") -> DataError:
+    """What a run is refused with that was trained on `before` pictures where there are `now`."""
+    more = f" ({detail})" if detail else ""
+    return DataError(
+        f"the data set has changed: {before} pictures before, {now} now{more}; put it back as it "
+        "was, or train on the new one in another folder (--run-dir DIR), or here from the "
+        "beginning (--resume 0)"
+    )
+
+
 class DataBusyError(DataError):
     """Another process is preparing the same data set."""
 

@@ -7,6 +7,7 @@ run, `phema-0005000-0.130` of reconstruct_phema.py and `edm2-img512-s-2147483-0.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,9 @@ def find_file(
     results_home()), where it need not name the `snapshots` folder of a run; or below the models
     directory (and its `Images`, as Autoguided). `.safetensors` may be left out, and a `.pkl` is
     found where there is only its sibling in our format (`opened` is the one to read). A run's
-    folder means its newest snapshot. Returns `word` itself if nothing is there, so that whoever
-    opens it says so.
+    folder, or its `snapshots` or `checkpoints`, means its newest snapshot, one of its checkpoints
+    the snapshot of that step, if there is one. Returns `word` itself if nothing is there, so that
+    whoever opens it says so.
     Errors: UsageError for a path that is below the results of several scripts.
     """
     asked = Path(word).expanduser()
@@ -54,11 +56,26 @@ def _file_at(path: Path) -> Path | None:
             return file
         if file.suffix != _OURS and Path(f"{file}{_OURS}").is_file():
             return Path(f"{file}{_OURS}")
-    return newest_snapshot(path) if (path / "snapshots").is_dir() else None
+    run, step = run_of(path)
+    if run is None:
+        return None
+    return (newest_snapshot(run, step) if step is not None else None) or newest_snapshot(run)
 
 
-def newest_snapshot(run: Path) -> Path | None:
-    """The newest of the snapshots in a run's folder; None if it has none.
+def run_of(folder: Path) -> tuple[Path | None, int | None]:
+    """The run that a folder is or lies in, if any, and the step if it is one of its checkpoints."""
+    run, step = Path(os.path.abspath(folder)), None  # "." has no name
+    match = re.fullmatch(r"step-(\d+)(\.\w+)?", run.name)
+    if match and run.parent.name == "checkpoints":
+        run, step = run.parent, int(match[1])
+    if run.name in ("snapshots", "checkpoints"):
+        run = run.parent
+    return (run, step) if folder.is_dir() and (run / "snapshots").is_dir() else (None, None)
+
+
+def newest_snapshot(run: Path, of: int | None = None) -> Path | None:
+    """The newest of the snapshots in a run's folder, or of those of the step `of`; None if it has
+    none.
 
     That is the one called latest, else the one of the highest step in its name; of several EMA
     lengths of that step the longest that the run itself has kept: what reconstruct_phema.py wrote
@@ -72,8 +89,8 @@ def newest_snapshot(run: Path) -> Path | None:
         # iter0008 before iter0008learner: an average of weights has the shorter name
         return name.endswith("latest"), step, std, -len(name)
 
-    files = (run / "snapshots").glob(f"*{_OURS}")
-    return max((file for file in files if not _is_phema(file)), key=age, default=None)
+    files = [f for f in (run / "snapshots").glob(f"*{_OURS}") if not _is_phema(f)]
+    return max((f for f in files if of in (None, age(f)[1])), key=age, default=None)
 
 
 def newest_epoch(run: Path) -> Path | None:
@@ -100,7 +117,9 @@ def find_network(
     refuse_url(word)
     path = find_file(word, script, results)
     if path.is_dir():
-        raise UsageError(f"{path} is a folder: name a snapshot in it")
+        if run_of(path)[0] is not None or (path / "checkpoints").is_dir():
+            raise UsageError(f"{path} has no snapshot yet: let the run come to one")
+        raise UsageError(f"{path} is a folder, but not a run's: name a snapshot, or a run's folder")
     if opened(path).is_file():
         return path
     name, home = str(word).removesuffix(".pkl"), models_home()

@@ -118,6 +118,14 @@ class SnapshotFile:
             raise CheckpointError(f"snapshot {self.path}: sha256 mismatch, the file is damaged")
 
 
+def is_snapshot(path: Path) -> bool:
+    """Whether a safetensors file is one of this toolkit. Errors: CheckpointError if damaged."""
+    from safetensors import safe_open
+
+    with _readable(path), safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("format") == _FORMAT
+
+
 def load_snapshot(path: Path) -> Snapshot:
     """Read and verify a snapshot, onto the CPU; CheckpointError if damaged, foreign or missing."""
     file = SnapshotFile(path)

@@ -304,10 +304,15 @@ def table(command: tuple[str, ...]) -> list[str]:
 
 def tables(names: list[str]) -> dict[str, list[str]]:
     """{command: its lines}, read in a process of its own, which imports this tree's packages."""
+    return captured("tests.frozen_cli", names)
+
+
+def captured(module: str, names: list[str]) -> dict[str, Any]:
+    """{command: what a module says of it with --capture}, from a process of its own."""
     homes = {n: os.devnull for n in ("DATA_HOME", "MODELS_HOME", "RESULTS_HOME")}
     env = os.environ | homes | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.frozen_cli", "--capture", *names],
+        [sys.executable, "-m", module, "--capture", *names],
         cwd=ROOT,
         env=env,
         text=True,

@@ -428,7 +428,7 @@ CASES: tuple[Case, ...] = (
             "--res 16 48", "--res 16", "--res 4 8 16", "--res 16 32 64 --ns 1 2 3", "--resid_nc 8",
             "--res 16 32 64 --sp 1 2 3", "--ipc 9 --mini_bs 2", "--in_nc 1", "--lr nan", "--bs 0",
             "--bs x", "--grayscale 0.3", "--mask_frac 1.5", "--lpips none", "--nonsense 1",
-            "--run_di x", "--preset nothing", "--data_tr nowhere", "--num_val_images 99999",
+            "--run_di x", "--preset nothing", "--data_tr nowhere",
             "--unconditional --grayscale 1", "--gpus 7", "--lpips pretrained --res 16 32",
         ],
     ),

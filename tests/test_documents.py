@@ -145,6 +145,8 @@ def wrong_modules(text: str) -> list[str]:
     """Dotted names in backticks that begin with a package of ours and lead nowhere."""
     wrong = []
     for word in said(text):
+        if word.endswith((".json", ".jsonl", ".gz")):  # a file, such as a run's data.json
+            continue
         parts = word.removesuffix("()").split(".")
         if len(parts) < 2 or parts[0] not in PACKAGES or not all(p.isidentifier() for p in parts):
             continue

@@ -72,7 +72,7 @@ def test_neither_tests_nor_a_plugin_is_installed(wheel):
     with zipfile.ZipFile(wheel) as archive:
         files = {Path(name).name: archive.read(name).decode() for name in archive.namelist()}
     tops = files["top_level.txt"].split()
-    assert {"data", "imle", "runtime", "storage"} <= set(tops)
+    assert {"data", "imle", "imle_lab", "runtime", "storage"} <= set(tops)
     assert not {"tests", "benchmarks", "conftest"} & set(tops)
     assert "pytest11" not in files.get("entry_points.txt", "")
     finder = next(text for name, text in files.items() if name.endswith("finder.py"))

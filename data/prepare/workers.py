@@ -38,7 +38,7 @@ def parallel_map(
                 yield from pool.map(function, tasks[start : start + window], chunksize=chunk)
     except BrokenProcessPool:
         raise DataError(
-            "a worker process was killed (out of memory?); run again with fewer --workers"
+            "a worker process was killed (out of memory?); run again with fewer --num_workers"
         ) from None
 
 

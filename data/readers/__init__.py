@@ -1,4 +1,5 @@
-"""Where pictures lie: folders, zips, LMDB, arrays. Each reader says what is its own and opens it.
+"""Where pictures lie: folders, zips, LMDB, arrays, files. Each reader says what is its own and
+opens it.
 
 A new kind is a file here with `recognise(path) -> Found | None`, and a line in `READERS`.
 """
@@ -9,7 +10,7 @@ import errno
 import os
 from pathlib import Path
 
-from data.readers import arrays, edm_zip, folders, lmdb_store, zips
+from data.readers import arrays, edm_zip, folders, lmdb_store, picture, zips
 from data.readers.base import Found, Reader, refused
 
 # The first that knows a path has it: what is special stands before what would take anything.
@@ -20,6 +21,7 @@ READERS: list[Reader] = [
     lmdb_store.recognise,
     folders.recognise,
     zips.recognise,
+    picture.recognise,
 ]
 
 

@@ -17,7 +17,6 @@ from data.readers.layout import (
     annotated_labels,
     classes_and_labels,
     entries,
-    list_digest,
     list_files,
     named_splits,
     word_names,
@@ -25,6 +24,7 @@ from data.readers.layout import (
 from data.sources import PathTable, Source, check_split, is_image_name, resolution_name, split_of
 from storage.errors import DataError
 from storage.files import Damaged, read_json
+from storage.listing import list_digest
 
 # Written next to the files of a resolution when every one of them is there.
 COMPLETE = "complete-{split}.json"

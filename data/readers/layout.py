@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from data.sources import SPLIT_ALIASES, SPLITS, is_image_name
 from storage.errors import DataError
@@ -110,11 +109,3 @@ def word_names(classes: list[str], read: Callable[[str], bytes | None]) -> list[
         return None
     names = [words[c] for c in classes]
     return [n if names.count(n) == 1 else f"{n} ({c})" for n, c in zip(names, classes, strict=True)]
-
-
-def list_digest(paths: Iterable[str]) -> str:
-    """SHA-256 of a list of relative paths, order included."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(os.fsencode(path) + b"\n")
-    return digest.hexdigest()

@@ -27,10 +27,10 @@ import numpy as np
 
 from data.decode import bad_image
 from data.readers.base import Found
-from data.readers.layout import list_digest
 from data.sources import PathTable, Source, check_split, split_of
 from storage.errors import DataDiskError, DataError
 from storage.files import Damaged, read_json, write_json
+from storage.listing import list_digest
 
 if TYPE_CHECKING:
     import lmdb

@@ -23,12 +23,12 @@ from data.readers.layout import (
     ANNOTATIONS,
     annotated_labels,
     classes_and_labels,
-    list_digest,
     named_splits,
     word_names,
 )
 from data.sources import PathTable, check_split, is_image_name, split_of
 from storage.errors import DataError
+from storage.listing import list_digest
 
 # One picture's file; larger members are refused before they are inflated.
 MAX_MEMBER = 1 << 30

@@ -1,7 +1,7 @@
 """The contact sheet of scenes: `python -m data.scenes --out sheet.png`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,15 +64,26 @@ SHOWN = (8, 26, 52, 90, 101, 7, 120, 53, 66, 39, 69, 2)
 PAIR = 33
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write a contact sheet of synthetic scenes.")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--size", type=int, default=256, help="pixels of a picture (default 256)")
-    parser.add_argument("--split", choices=tuple(COUNTS), default="train")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--style", choices=STYLES, default="real")
+def main(
+    argv: Sequence[str] | None = None,
+    prepare: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+) -> None:
+    """The command. prepare: what the parser is shown to before it is used."""
+    parser = argparse.ArgumentParser(
+        prog="data.scenes", description="Write a contact sheet of synthetic scenes."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write (required)")
+    parser.add_argument("--size", type=int, default=256, help="pixels of a picture")
+    parser.add_argument("--split", choices=tuple(COUNTS), default="train", help="which scenes")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the scenes")
+    parser.add_argument("--style", choices=STYLES, default="real", help="how they are drawn")
     parser.add_argument("--first", type=int, default=0, help="first scene, with --count")
-    parser.add_argument("--count", type=int, help="a plain sheet of so many scenes, 8 a row")
+    parser.add_argument(
+        "--count",
+        type=int,
+        help="a plain sheet of so many scenes, 8 a row (default: that of the documents)",
+    )
+    prepare(parser)
     args = parser.parse_args(argv)
     scenes = Scenes(args.split, 1 << 40, args.seed, args.style)
     if args.count:

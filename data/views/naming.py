@@ -22,6 +22,12 @@ def root_of(source: Source) -> tuple[Source, np.ndarray]:
     return source, indices
 
 
+def set_name(source: Source) -> str:
+    """The name of a set with that of its split, where there are splits."""
+    split = getattr(root_of(source)[0], "split", None)
+    return f"{source.name}/{split}" if split and "/" not in source.name else source.name
+
+
 def root_ids(source: Source) -> Tensor:
     """Indices int64 [N] of pictures in the whole set: the keys of their views."""
     return torch.from_numpy(root_of(source)[1].astype(np.int64))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from data.labelled import LabelledImages
-from data.registry import KNOWN, find, fraction_of, full_name, open_source
+from data.registry import KNOWN, Known, find, fraction_of, full_name, open_source
 from data.sources import SPLITS, Joined, Source, Subset, keyed_order, labels_of, split_of
 from data.views.ops import beside, crop_resize
 from data.views.recipes import Recipe, recipe
@@ -128,6 +128,20 @@ class SSLAugs(NamedTuple):
     test: Plain
 
 
+def _known(data: str) -> Known | None:
+    """What the registry says of a set, or of the one that it is a part of."""
+    known = KNOWN.get(fraction_of(full_name(Path(_whole(data)).name))[0])
+    if known and known.base and not known.recipe:
+        known = KNOWN.get(fraction_of(known.base)[0])
+    return known
+
+
+def own_view_size(data: str) -> int | None:
+    """Side of views that the registry has for a set; None for one that it does not know."""
+    known = _known(data)
+    return known.size if known else None
+
+
 def get_ssl_data_augs(
     data: str,
     *,
@@ -144,10 +158,8 @@ def get_ssl_data_augs(
     name: a recipe other than the set's own. A set without one gets "small" up to 64 px and
     "imagenet" above; then crop_size must be given.
     """
-    known = KNOWN.get(fraction_of(full_name(Path(_whole(data)).name))[0])
-    if known and known.base and not known.recipe:
-        known = KNOWN.get(fraction_of(known.base)[0])
-    size = crop_size or (known.size if known else None)
+    known = _known(data)
+    size = crop_size or own_view_size(data)
     if size is None:
         raise DataError(f"{data} has no size of views of its own; give crop_size")
     if name is None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes import selection
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from recipes.words import image_count, period, period_steps
-from runtime.options import EXECUTION, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
+from runtime.options import EXECUTION, LENGTH, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
 from runtime.types import (
     IntList,
     data_set,
@@ -38,7 +38,8 @@ _CIFAR10 = {
     "P_mean": -0.4, "P_std": 1.0, "dropout": 0.0,
 }  # fmt: skip
 
-# Batches of 2048. edm2-img512 and edm2-img64 are EDM2's; the rest after them Autoguided's.
+# Batches of 2048, but for the first two. edm2-img512 and edm2-img64 are EDM2's; the rest after them
+# Autoguided's.
 PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, seconds; takes the options of every mode",
@@ -48,25 +49,80 @@ PRESETS = {
         "save_every": 8, "log_every": 4, "sample_images": 4, "sample_steps": 4,
         "wandb": "disabled", "num_workers": 0, "gpus": [],
     },
-    "edm2-img512-xxs": {**_IMG512, "duration": "2048Mi", "channels": 64, "lr": 0.017},
-    "edm2-img512-xs": {**_IMG512, "duration": "2048Mi", "channels": 128, "lr": 0.012},
-    "edm2-img512-s": {**_IMG512, "duration": "2048Mi", "channels": 192, "lr": 0.010},
-    "edm2-img512-m": {**_IMG512, "duration": "2048Mi", "channels": 256, "lr": 0.009, "dropout": .1},
-    "edm2-img512-l": {**_IMG512, "duration": "1792Mi", "channels": 320, "lr": 0.008, "dropout": .1},
-    "edm2-img512-xl": {**_IMG512, "duration": "1280Mi", "channels": 384, "lr": .007, "dropout": .1},
+    "cpu-small": {
+        "_help": "32 px, 1.25 M parameters, one's own pictures with or without classes: half an "
+        "hour of two cores",
+        "res": 32, "channels": 32, "channel_mult": [1, 2, 2], "num_blocks": 1,
+        "channels_per_head": 32, "batch": 64, "duration": 160_000, "rampup": 0.02, "decay": 1000,
+        "xflip": True, "ema_stds": [0.1], "snapshot": 500, "save_every": 250,
+        "channels_last": True, "cache": "memory", "num_workers": 0,
+    },
+    "edm2-img512-xxs": {
+        "_help": "EDM2-XXS on latents of ImageNet at 512 px",
+        **_IMG512, "duration": "2048Mi", "channels": 64, "lr": 0.017,
+    },
+    "edm2-img512-xs": {
+        "_help": "EDM2-XS on latents of ImageNet at 512 px",
+        **_IMG512, "duration": "2048Mi", "channels": 128, "lr": 0.012,
+    },
+    "edm2-img512-s": {
+        "_help": "EDM2-S on latents of ImageNet at 512 px",
+        **_IMG512, "duration": "2048Mi", "channels": 192, "lr": 0.010,
+    },
+    "edm2-img512-m": {
+        "_help": "EDM2-M on latents of ImageNet at 512 px",
+        **_IMG512, "duration": "2048Mi", "channels": 256, "lr": 0.009, "dropout": .1,
+    },
+    "edm2-img512-l": {
+        "_help": "EDM2-L on latents of ImageNet at 512 px",
+        **_IMG512, "duration": "1792Mi", "channels": 320, "lr": 0.008, "dropout": .1,
+    },
+    "edm2-img512-xl": {
+        "_help": "EDM2-XL on latents of ImageNet at 512 px",
+        **_IMG512, "duration": "1280Mi", "channels": 384, "lr": .007, "dropout": .1,
+    },
     "edm2-img512-xxl": {
+        "_help": "EDM2-XXL on latents of ImageNet at 512 px",
         **_IMG512, "duration": "896Mi", "channels": 448, "lr": 0.0065, "dropout": 0.1,
     },
-    "edm2-img64-xs": {**_IMG64, "duration": "1024Mi", "channels": 128, "lr": 0.012},
-    "edm2-img64-s": {**_IMG64, "duration": "1024Mi", "channels": 192, "lr": 0.010},
-    "edm2-img64-m": {**_IMG64, "duration": "2048Mi", "channels": 256, "lr": 0.009, "dropout": 0.1},
-    "edm2-img64-l": {**_IMG64, "duration": "1024Mi", "channels": 320, "lr": 0.008, "dropout": 0.1},
-    "edm2-img64-xl": {**_IMG64, "duration": "640Mi", "channels": 384, "lr": 0.007, "dropout": 0.1},
-    "edm2-tiny-xxs": {**_TINY, "channels": 64, "lr": 0.017},
-    "edm2-tiny-xs": {**_TINY, "channels": 128, "lr": 0.012, "ref_channels": 64},
-    "edm2-cifar10-xxs": {**_CIFAR10, "duration": 83_808_256, "snapshot": 40},
-    "test-training": {**_CIFAR10, "duration": 40_960, "save_every": 20, "snapshot": 40},
+    "edm2-img64-xs": {
+        "_help": "EDM2-XS on ImageNet at 64 px",
+        **_IMG64, "duration": "1024Mi", "channels": 128, "lr": 0.012,
+    },
+    "edm2-img64-s": {
+        "_help": "EDM2-S on ImageNet at 64 px",
+        **_IMG64, "duration": "1024Mi", "channels": 192, "lr": 0.010,
+    },
+    "edm2-img64-m": {
+        "_help": "EDM2-M on ImageNet at 64 px",
+        **_IMG64, "duration": "2048Mi", "channels": 256, "lr": 0.009, "dropout": 0.1,
+    },
+    "edm2-img64-l": {
+        "_help": "EDM2-L on ImageNet at 64 px",
+        **_IMG64, "duration": "1024Mi", "channels": 320, "lr": 0.008, "dropout": 0.1,
+    },
+    "edm2-img64-xl": {
+        "_help": "EDM2-XL on ImageNet at 64 px",
+        **_IMG64, "duration": "640Mi", "channels": 384, "lr": 0.007, "dropout": 0.1,
+    },
+    "edm2-tiny-xxs": {
+        "_help": "tiny ImageNet: Autoguided's weak guide",
+        **_TINY, "channels": 64, "lr": 0.017,
+    },
+    "edm2-tiny-xs": {
+        "_help": "tiny ImageNet: Autoguided's learner",
+        **_TINY, "channels": 128, "lr": 0.012, "ref_channels": 64,
+    },
+    "edm2-cifar10-xxs": {
+        "_help": "CIFAR-10: Autoguided's small network",
+        **_CIFAR10, "duration": 83_808_256, "snapshot": 40,
+    },
+    "test-training": {
+        "_help": "CIFAR-10, 20 steps on all of every batch",
+        **_CIFAR10, "duration": 40_960, "save_every": 20, "snapshot": 40,
+    },
     "test-random": {
+        "_help": "CIFAR-10, 100 steps, each on a random fifth of its batch",
         **_CIFAR10, "duration": 40_960, "save_every": 20, "snapshot": 40, "selection": True,
     },
 }  # fmt: skip
@@ -116,16 +172,19 @@ OPTIONS: Table = {
          USUAL),
         ("--xflip", bool, False, "the data twice, once mirrored"),
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", EXECUTION),
-        ("--cond", bool, True, "condition on the class", USUAL),
+        ("--cond", bool, None, "condition on the class (default: where the data has classes)",
+         USUAL),
         ("--label_dim", positive_int, None, "width of the one-hot label (default: the classes)"),
     ],
     "what to train": [
         ("--channels", positive_int, 192, "channels at full resolution", USUAL),
+        INIT_FROM,
         ("--dry-run", DryRunAction, False, "print the options and exit", EXECUTION),
     ],
     "length": [
         ("--duration", image_count, 2048 * 2**20, "images to train on, 128Ki, 8Mi ...; those only "
-         "looked at do not count, so that --filt 0.8 takes five times the steps", EXECUTION, USUAL),
+         "looked at do not count, so that --filt 0.8 takes five times the steps", EXECUTION, LENGTH,
+          USUAL),
         ("--bs", positive_int, 2048, "images of a step, over all GPUs: the super-batch", USUAL,
          was("--batch")),
         ("--bs_gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share", USUAL,

@@ -41,6 +41,25 @@ def data(args: Namespace) -> LabelledImages:
     return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
 
 
+def choose_conditioning(args: Namespace, images: LabelledImages) -> str:
+    """Settle --cond by the images where it is not given; a line that says which it is.
+
+    Errors: UsageError where classes are asked for and there are none.
+    """
+    name, classes = images.source.name, images.label_dim
+    if args.cond and not classes:
+        raise UsageError(
+            f"--cond: {name} has no classes; leave --cond out to train without them, or put the "
+            "pictures of each class into a folder of its own"
+        )
+    if args.cond is None:
+        args.cond = bool(classes)
+    if args.cond:
+        return f"conditional on the {classes} classes of {name}"
+    why = f"{name} has no classes" if not classes else "as --cond says"
+    return f"unconditional: {why}"
+
+
 def loader(args: Namespace, run: Run, images: LabelledImages) -> tuple[StepSampler, DataLoader]:
     """What reads this rank's images of every step; the sampler says which, and is checkpointed."""
     sampler = StepSampler(
@@ -89,8 +108,6 @@ def label_width(args: Namespace, images: LabelledImages) -> int:
     """Width of the one-hot labels; 0 for none. Errors: UsageError."""
     if not args.cond:
         return 0
-    if not images.label_dim:
-        raise UsageError(f"{images.source.name} has no classes: give --cond False")
     if args.label_dim is not None and args.label_dim < images.label_dim:
         raise UsageError(f"--label_dim {args.label_dim}: there are {images.label_dim} classes")
     return args.label_dim or images.label_dim

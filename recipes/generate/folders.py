@@ -1,30 +1,108 @@
-"""What is drawn into which files, under which settings, and what a folder says of itself."""
+"""What is drawn into which files, under which settings, and how a folder is filled with it."""
 
 import hashlib
 import json
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffusion.generate import Item
 from generators.base import Generator
 from generators.edm2 import EDM2
+from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from recipes.generate.options import OPTIONS, SAMPLER
+from recipes.generate.parts import Inputs
 from recipes.words import compact_seeds
-from runtime.gallery import labelled_sheet, read_facts
+from runtime import distributed
+from runtime.distributed import say
+from runtime.gallery import Gallery, clear, labelled_sheet, read_facts, sheet_of
 from runtime.options import tagged
 from runtime.provenance import collect
+from runtime.rundir import folder_name
 from storage.dirs import output_folder, results_home
 from storage.errors import UsageError
-from storage.files import write_text
+from storage.files import read_object, write_text
+from storage.find import run_of
 from storage.pictures import Captions
 
 GRID = 100  # images in grid.png, at most
+ROWS = 50  # inputs in the grid of IMLE, at most
 PARTS = ".parts/"  # where single images are while only a grid is wanted
+
+
+class Filling:
+    """A folder of one setting while it is filled: what it lacks, its grid, its end.
+
+    names: of the pictures it shall have. shown: those of them in the grid. words: what tells this
+    grid from others of the folder. what: the pictures, in the last line that is printed. facts: for
+    provenance.json beside what is always there. finished: nothing is to be done, which was said.
+    All ranks make one together. Errors: UsageError, as of `Gallery`.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        net: Generator,
+        folder: Path,
+        settings: Mapping[str, Any],
+        names: Sequence[str],
+        *,
+        shown: Sequence[str],
+        words: str,
+        what: str,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.names, self.what = folder, list(names), what
+        self.only_grid = args.grid_only
+        self._gallery = Gallery(folder, settings, overwrite=args.overwrite, asked=asked(args))
+        grid = self._gallery.sheet("grid", canonical(shown), words, self.names)
+        self.grid = folder / grid
+        needed = [grid] if self.only_grid else [grid, *self.names]
+        self.finished = self._gallery.has(needed)
+        if self.finished:
+            whose = f"the grid of {what} is" if self.only_grid else f"{len(self.names)} pictures"
+            say(f"done already: {whose} in {folder}")
+            return
+        self._there = self._gallery.start([*self.names, grid]) - {grid}
+        own = facts_of(args, net, folder) if distributed.is_main() else {}
+        self._facts = {**own, **(facts or {})}
+        self._gallery.describe(self._facts)
+        if self._there:
+            say(f"{len(self._there)} of {len(self.names)} images are there already")
+
+    def lacks(self, names: Iterable[str]) -> bool:
+        """Whether one of these pictures is still to be drawn."""
+        return not self._there.issuperset(names)
+
+    def add(self, name: str, image: Tensor) -> None:
+        """Write a picture uint8 [3 or 1, H, W], unless it is there."""
+        if name not in self._there:
+            self._gallery.add(name, image)
+
+    def end(self, write_grid: Callable[[Path], object]) -> None:
+        """All ranks have drawn what they had to: write the grid, and that all is there."""
+        distributed.barrier()
+        if distributed.is_main():
+            write_grid(self.grid)
+            if self.only_grid:
+                self._gallery.drop(self.names)
+        self._gallery.describe(self._facts, finished=self.names)
+        say(f"{self.what}; grid: {self.grid}")
+
+
+def canonical(names: Iterable[str]) -> list[str]:
+    """Names as they are where single images are kept, too."""
+    return [name.removeprefix(PARTS) for name in names]
+
+
+def asked(args: Namespace) -> dict[str, Any]:
+    """The options, as JSON values."""
+    return {name: plain(value) for name, value in vars(args).items()}
 
 
 def choose_images(args: Namespace, net: EDM2) -> tuple[dict[Item, str], list[Item], int]:
@@ -109,51 +187,112 @@ def settings_of(
     }
 
 
+def imle_settings(
+    args: Namespace, net: ConditionalIMLE | UnconditionalIMLE, inputs: Inputs | None
+) -> dict[str, Any]:
+    """What decides how the images of an IMLE network look, as JSON values."""
+    data: dict[str, Any] = {}
+    if inputs is not None:
+        data = {"data": inputs.data, "num_images": len(inputs.names), "inputs": inputs.checksum()}
+    return {**data, "net": net.content, "seed": args.seed, "precision": args.precision}
+
+
 def asked_outdir(args: Namespace, say: Callable[[str], object] = print) -> Path | None:
     """The folder that --outdir means, if it is given."""
     return output_folder(args.outdir, "generate_images", say=say) if args.outdir else None
+
+
+def imle_outdir(args: Namespace, file: Path | None, settings: Mapping[str, Any]) -> Path:
+    """RESULTS/generate_images/RUN-DATA-HASH, the same for the same settings and as many images."""
+    shaping = [settings, args.num_images, args.samples]
+    key = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:8]
+    run, _ = run_of(file.parent) if file else (None, None)  # its files have the same names
+    stem = "-".join(filter(None, [run.name if run else _name(args, file), settings.get("data")]))
+    return results_home() / "generate_images" / folder_name(stem, key)
 
 
 def default_outdir(args: Namespace, file: Path | None, settings: dict[str, Any]) -> Path:
     """RESULTS/generate_images/NAME-HASH, the same for the same settings, whatever the seeds."""
     sweep = [args.sweep_ema or [], args.sweep_guidance or [args.guidance]]
     key = hashlib.sha256(json.dumps([settings, sweep]).encode()).hexdigest()[:8]
-    name = file.name.removesuffix(file.suffix) if file else args.preset
-    return results_home() / "generate_images" / f"{name}-{key}"
+    return results_home() / "generate_images" / f"{_name(args, file)}-{key}"
 
 
-def write_sweep(
-    args: Namespace,
-    outdir: Path,
-    points: list[dict[str, Any]],
-    emas: list[float | None],
-    weights: list[float],
-) -> None:
-    """sheet.png with a labelled cell for each finished point, and sweep.json with its settings."""
-    done = []
-    for point in points:
-        facts = read_facts(outdir / point["folder"]) or {}
-        if facts.get("done"):
-            done.append(point | {"settings": facts["settings"]})
-    grids = {(p["ema"], p["guidance"]): outdir / p["folder"] / "grid.png" for p in done}
-    labelled_sheet(
-        outdir / "sheet.png",
-        [[grids.get((ema, weight)) for weight in weights] for ema in emas],
-        rows=[f"EMA {ema:.3f}" if ema else "" for ema in emas],
-        columns=[f"guidance {weight:g}" for weight in weights],
-    )
-    whole = {"emas": emas, "weights": weights, "seeds": compact_seeds(args.seeds), "points": done}
-    write_text(outdir / "sweep.json", json.dumps(whole, indent=1))
+def _name(args: Namespace, file: Path | None) -> str:
+    return file.name.removesuffix(file.suffix) if file else args.preset
+
+
+class Sweep:
+    """The folder of a sweep: sheet.png with a labelled cell for each finished point, and sweep.json
+    with its settings; other seeds have files of other names. settings: of all points together.
+
+    Made once guide and network are open. Errors: UsageError, as of `Gallery`.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        net: EDM2,
+        outdir: Path,
+        settings: Mapping[str, Any],
+        points: list[dict[str, Any]],
+    ) -> None:
+        self.args, self.outdir, self.points = args, outdir, points
+        self.emas = list(dict.fromkeys(point["ema"] for point in points))
+        self.weights = list(dict.fromkeys(point["guidance"] for point in points))
+        names, shown, _ = choose_images(args, net)
+        self._shown = canonical(names[item] for item in shown)
+        whole = {**settings, "sweep_ema": args.sweep_ema, "sweep_guidance": args.sweep_guidance}
+        before = read_object(outdir / "sweep.json") or {}
+        gallery = Gallery(
+            outdir, whole, overwrite=args.overwrite, asked=asked(args), older=self._is_same(before)
+        )  # fmt: skip
+        sheet = gallery.sheet("sheet", self._shown, sheet_words(args), [])
+        self.sheet, self.note = outdir / sheet, outdir / sheet.replace("sheet", "sweep", 1)
+        self.note = self.note.with_suffix(".json")
+        self.finished = gallery.has([sheet, self.note.name])
+        gallery.start([sheet, self.note.name])
+        if distributed.is_main() and not gallery.known:
+            for point in before.get("points", []):  # points of other settings
+                clear(outdir / Path(str(point.get("folder", "."))).name)
+        gallery.describe(facts_of(args, net, outdir) if distributed.is_main() else {})
+
+    def _is_same(self, before: Mapping[str, Any]) -> bool:
+        """Whether the sweep.json of a version before is of the same points and seeds."""
+        now = {"emas": self.emas, "weights": self.weights, "seeds": compact_seeds(self.args.seeds)}
+        return all(before.get(key) == value for key, value in now.items())
+
+    def write(self) -> None:
+        """Both files, with all points that are there."""
+        done, grids = [], {}
+        for point in self.points:
+            folder = self.outdir / point["folder"]
+            if (grid := sheet_of(folder, self._shown)) is not None:
+                grids[point["ema"], point["guidance"]] = grid
+                done.append(point | {"settings": (read_facts(folder) or {}).get("settings")})
+        labelled_sheet(
+            self.sheet,
+            [[grids.get((ema, weight)) for weight in self.weights] for ema in self.emas],
+            rows=[f"EMA {ema:.3f}" if ema else "" for ema in self.emas],
+            columns=[f"guidance {weight:g}" for weight in self.weights],
+        )
+        seeds = compact_seeds(self.args.seeds)
+        whole = {"emas": self.emas, "weights": self.weights, "seeds": seeds, "points": done}
+        write_text(self.note, json.dumps(whole, indent=1))
+
+
+def sheet_words(args: Namespace) -> str:
+    """What tells the grids of other seeds and classes apart in names of files."""
+    return "-".join([compact_seeds(args.seeds), *(vars(args)["class"] or [])])
 
 
 def facts_of(args: Namespace, net: Generator, folder: Path) -> dict[str, Any]:
     """For provenance.json: what was asked, which network, and which version of this toolkit."""
     origin = collect(folder)
-    asked = {name: plain(value) for name, value in vars(args).items()}
-    asked["seeds"] = compact_seeds(args.seeds)
+    options = asked(args) | {"seeds": compact_seeds(args.seeds)}
     toolkit = {k: origin[k] for k in ("command", "git", "python")} | {"torch": torch.__version__}
     return {
-        "args": asked, "kind": net.kind, "snapshot": net.snapshot.provenance, "toolkit": toolkit
+        "args": options, "kind": net.kind, "snapshot": net.snapshot.provenance, "toolkit": toolkit
     }  # fmt: skip
 
 

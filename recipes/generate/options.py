@@ -157,8 +157,8 @@ OPTIONS: Table = {
          "all; with several, each seed is drawn in each of them (default: random)", EDM2, USUAL),
         ("--random", bool, True, "EDM2: classes drawn from the seeds; --no-random: seed modulo "
          "classes", EDM2),
-        ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
-         "(required, unless it has no input)", IMLE, USUAL),
+        ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip, an LMDB or "
+         "a picture (required, unless it has no input)", IMLE, USUAL),
         ("--data_path", dir_path, None, "IMLE: where data sets are stored (default: the data "
          "directory)", IMLE),
         ("--num_images", positive_int, 10, "IMLE: inputs, evenly spaced; or rows of the grid",
@@ -174,8 +174,8 @@ OPTIONS: Table = {
          "./DIR in the working directory (default: NAME-HASH, the same for the same settings)",
          USUAL),
         ("--grid_only", bool, False, "no single images", USUAL),
-        ("--overwrite", bool, False, "draw what is there anew; images of other settings go", EDM2,
-         ANY, USUAL),
+        ("--overwrite", bool, False, "draw what is there anew; what this script has written there "
+         "under other settings goes", USUAL),
         ("--subdirs", bool, False, "EDM2: a folder for each 1000 seeds", EDM2),
         ("--name_class", bool, False, "EDM2: files are <seed>_<class>.png; so they are with "
          "several classes", EDM2),
@@ -187,8 +187,8 @@ OPTIONS: Table = {
          "lengths of --net: its siblings NAME-STEP-EMA, or phema-STEP-EMA (default: none)", EDM2),
     ],
     "what it runs on": [
-        ("--gpus", GpuList, None, "numbers of GPUs, or cpu; IMLE takes one (default: all there "
-         "are)", USUAL, also("--device")),
+        ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)", USUAL,
+         also("--device")),
         ("--batch", positive_int, 32, "images drawn at a time on each GPU", USUAL),
         ("--precision", ("auto", "fp32", "bf16", "fp16"), None, "number format of the network "
          "(default: fp32; EDM2 fp16 on a GPU if it was trained so)"),
@@ -232,7 +232,7 @@ def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespa
 def check(args: argparse.Namespace) -> None:
     """Rules between options; makes --seeds one list and --guidance a number. Errors: ValueError."""
     if args.net is None and args.preset not in ("smoke", "smoke-edm2"):
-        raise ValueError("--net is missing: a .safetensors file of a run's snapshots folder")
+        raise ValueError("--net is missing: a run's folder, or a .safetensors file of a snapshot")
     ranges = args.seeds or [SEEDS]
     if sum(map(len, ranges)) > MAX_SEEDS:
         raise ValueError(f"--seeds: {sum(map(len, ranges))} of them, at most {MAX_SEEDS} at a time")

@@ -1,15 +1,20 @@
 """Options -> the generator, its guide, its sampler, and the inputs of one that needs pictures."""
 
 import functools
+import hashlib
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from data.pyramids import Pyramid
-from data.registry import open_source
+from data.registry import find, open_source
+from data.sources import check_outside, has_native, is_drawn
+from data.views.naming import set_name
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
 from generators import edm2, imle
@@ -21,7 +26,7 @@ from recipes.generate.options import OPTIONS, SAMPLER
 from recipes.take import take
 from runtime.options import tagged
 from storage.dirs import data_home
-from storage.errors import UsageError
+from storage.errors import DataError, UsageError
 
 
 def generator(
@@ -76,15 +81,74 @@ def sampler(args: Namespace) -> Sampler:
     return functools.partial(heun, **settings)
 
 
-def inputs(args: Namespace, net: ConditionalIMLE) -> tuple[list[str], Tensor, Tensor]:
-    """Names, ids [N] and inputs [N, 3, r0, r0] in [0, 1], evenly spaced over the data. Errors:
-    UsageError."""
+class Inputs(NamedTuple):
+    """Pictures to draw from.
+
+    data: the data set's name and split. names, ids int64 [N]: of the pictures. x: float
+    [N, 3, r0, r0] in [0, 1]. targets: uint8 [N, 3, r, r], what the network's images are of; None
+    for one that is not known, since the picture itself is smaller.
+    """
+
+    data: str
+    names: list[str]
+    ids: Tensor
+    x: Tensor
+    targets: list[Tensor | None]
+
+    def checksum(self) -> str:
+        """Of what decides how images look and are called, hex."""
+        sha = hashlib.sha256(json.dumps([self.names, self.ids.tolist()]).encode())
+        sha.update(self.x.contiguous().numpy().data)
+        return sha.hexdigest()
+
+
+def inputs(
+    args: Namespace,
+    net: ConditionalIMLE,
+    outdir: Path | None = None,
+    say: Callable[[str], object] = print,
+) -> Inputs:
+    """Pictures evenly spaced over the data, those left out that cannot be read.
+
+    outdir: where results go, which must not be among the pictures. Errors: UsageError, DataError.
+    """
     if args.data is None:
         raise UsageError("--data is missing: this network needs input images")
-    source = open_source(args.data, Path(args.data_path or data_home()), split="val")
-    pyramid = Pyramid(source, [net.input_size], crop=net.snapshot.config["crop"])
+    home = Path(args.data_path or data_home())
+    splits = find(str(args.data), home).splits or ()
+    split = next((name for name in ("val", "test", "train") if name in splits), "val")
+    if splits and split != "val":
+        say(f"{args.data} has no split val: taking {split}")
+    source = open_source(args.data, home, split=split)
+    if outdir is not None:
+        check_outside(source, outdir, "--outdir")
+    sizes = [net.input_size, net.resolution]
+    pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=len(source))
     count = min(args.num_images, len(source))
-    ids = [i * len(source) // count for i in range(count)]
-    names = [f"{i:06d}_{Path(source.path(i)).stem}" for i in ids]
-    x = torch.stack([pyramid[i][0] for i in ids]).float() / 255
-    return names, torch.tensor(ids), x
+    numbers, shown, targets = [], [], []
+    for i in (i * len(source) // count for i in range(count)):
+        try:
+            side = min(source.image(i).shape[:2])
+            x, (target,) = pyramid[i]
+        except DataError as error:
+            if count == 1:
+                raise
+            say(f"left out: {error}")
+            continue
+        if pyramid.shown(i) != i:  # no stand-in either
+            say(f"left out: {source.path(i)}, which cannot be read")
+            continue
+        exact = is_drawn(source) or has_native(source, net.resolution, pyramid.crop)
+        numbers.append(i)
+        shown.append(x)
+        targets.append(target if exact or side >= net.resolution else None)
+    if not numbers:
+        raise DataError(f"--data {args.data}: none of {count} pictures can be read")
+    names = [f"{i:06d}_{_short(Path(source.path(i)).stem)}" for i in numbers]
+    x = torch.stack(shown).float() / 255
+    return Inputs(set_name(source), names, torch.tensor(numbers), x, targets)
+
+
+def _short(stem: str) -> str:
+    """A name that leaves room for more in the name of a file."""
+    return stem if len(stem.encode(errors="surrogateescape")) <= 200 else stem[:40]

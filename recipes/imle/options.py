@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imle import default_channels
-from recipes.command import read_options
-from runtime.options import EXECUTION, NO_EFFECT, USUAL, Table, was
+from recipes.command import INIT_FROM, read_options
+from recipes.imle.perceptual import weights_file
+from runtime.options import EXECUTION, LENGTH, NO_EFFECT, USUAL, Table, was
 from runtime.types import (
     IntList,
     data_set,
@@ -25,6 +26,13 @@ from runtime.types import (
     short_name,
 )
 
+_CPU_SMALL = {
+    "data_tr": "scenes", "resid_nc": [32, 16], "dense_nc": [16, 16], "n_blocks": 2, "map_nc": 64,
+    "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [16, 8], "sp": [16, 8], "code_bs": 16,
+    "subsample_size": 128, "num_iteration": 64, "outer_loops": 30, "alpha": 10.0, "lr": 2e-3,
+    "lpips": "auto", "num_val_images": 20, "num_workers": 0, "cache": "memory",
+}  # fmt: skip
+
 PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, seconds",
@@ -35,11 +43,16 @@ PRESETS = {
         "wandb": "disabled", "num_workers": 0, "gpus": [],
     },
     "cpu-small": {
-        "_help": "x4 super-resolution 16 -> 64, half an hour of two cores",
-        "data_tr": "scenes", "res": [16, 32, 64], "resid_nc": [32, 16], "dense_nc": [16, 16],
-        "n_blocks": 2, "map_nc": 64, "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [16, 8],
-        "sp": [16, 8], "code_bs": 16, "subsample_size": 128, "num_iteration": 64, "outer_loops": 30,
-        "alpha": 10.0, "lr": 2e-3, "num_val_images": 20, "num_workers": 0, "cache": "memory",
+        "_help": "x4 super-resolution 16 -> 64 of one's own pictures, half an hour of two cores",
+        **_CPU_SMALL, "res": [16, 32, 64],
+    },
+    "cpu-small-color": {
+        "_help": "colorization, grey 32 -> colours at 64, half an hour of two cores",
+        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1,
+    },
+    "cpu-small-mask": {
+        "_help": "inpainting 32 -> 64, a quarter of the cells masked, half an hour of two cores",
+        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25,
     },
     "camnet-sr16": {
         "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and search of the paper's code)",
@@ -99,13 +112,14 @@ OPTIONS: Table = {
         ("--fill", ("color", "zero"), "zero", "what masked cells show", CORRUPTION),
         ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res",
          USUAL),
-        ("--lpips", ("pretrained", "random", "none"), "pretrained", "random: a seeded random VGG16,"
-         " figures are then called lpips_random; none: pixel MSE alone (unconditional only)",
-         USUAL),
+        (*INIT_FROM, OUTER),
+        ("--lpips", ("pretrained", "random", "none", "auto"), "pretrained", "random: a seeded "
+         "random VGG16, figures are then called lpips_random; none: pixel MSE alone (unconditional "
+         "only); auto: pretrained if its weights are there, else random", USUAL),
     ],
     "length": [
         ("--outer_loops", positive_int, 20, "times to search codes and train on them", OUTER,
-         USUAL),
+         LENGTH, USUAL),
         ("--num_iteration", positive_int, 1, "optimizer steps in an outer loop", OUTER, USUAL),
         ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)",
          USUAL),
@@ -180,6 +194,8 @@ OPTIONS: Table = {
          "CIMLE refactoring weighs them"),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
+        ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
+         "learning rate as it was over the former, instead of over the new one", OUTER, EXECUTION),
         ("--warmup", nonnegative_int, 100, "steps of linear warm-up"),
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
         ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),
@@ -220,6 +236,8 @@ def check(args: Namespace) -> None:
     """Rules between options; broadcasts --ns and --sp to one number a level. Errors: ValueError."""
     if args.data_tr is None:
         raise ValueError("--data is missing: a data set's name or a folder (built in: scenes)")
+    if args.lpips == "auto":
+        args.lpips = "pretrained" if weights_file(args.lpips_path).is_file() else "random"
     if args.ipc % args.mini_bs:
         raise ValueError(f"--ipc {args.ipc} is not a multiple of --bs_gpu {args.mini_bs}")
     ranks = max(1, len(args.gpus or []))

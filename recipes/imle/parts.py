@@ -3,6 +3,7 @@
 import math
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from imle import (
     default_channels,
     parameter_groups,
     pixel_features,
+    reference_names,
 )
+from recipes import initial
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
 from recipes.take import take
@@ -46,10 +49,11 @@ def check_ranks(args: Namespace, ranks: int) -> None:
         raise UsageError(f"--bs {args.bs} cannot be shared by {ranks} processes")
 
 
-def pictures(args: Namespace) -> tuple[Pyramid, Tensor, Tensor]:
+def pictures(args: Namespace, say: Callable[[str], None] = print) -> tuple[Pyramid, Tensor, Tensor]:
     """Training pictures at every resolution; inputs and last-level targets to validate on.
 
-    The latter two uint8 [N, 3, r_0, r_0] and [N, 3, r_L, r_L]. Errors: UsageError.
+    The latter two uint8 [N, 3, r_0, r_0] and [N, 3, r_L, r_L], N being --num_val_images or as many
+    as there are, which `say` is told. Errors: DataError.
     """
     home = args.data_path or data_home()
     train, val = train_val_sources(
@@ -57,15 +61,14 @@ def pictures(args: Namespace) -> tuple[Pyramid, Tensor, Tensor]:
     )
     res = [args.res[-1]] * 2 if args.unconditional else args.res
     trained = Pyramid(train, res, crop=args.crop, cache=args.cache)
-    return trained, *_evenly(Pyramid(val, res, crop=args.crop), args.num_val_images)
+    count = min(args.num_val_images, len(val))
+    if count < args.num_val_images:
+        say(f"--num_val_images {args.num_val_images}: {val.name} has {count}, all are taken")
+    return trained, *_evenly(Pyramid(val, res, crop=args.crop), count)
 
 
 def _evenly(pyramid: Pyramid, count: int) -> tuple[Tensor, Tensor]:
     """Inputs and last-level targets of `count` pictures, evenly spaced over the set."""
-    if count > len(pyramid):
-        raise UsageError(
-            f"--num_val_images {count}: {pyramid.source.name} has {len(pyramid)} images"
-        )
     items = [pyramid[i * len(pyramid) // count] for i in range(count)]
     return torch.stack([x for x, _ in items]), torch.stack([ys[-1] for _, ys in items])
 
@@ -103,6 +106,18 @@ def loss(args: Namespace, device: torch.device) -> Loss:
     return loss_fn.to(device).to(memory_format=layout(args))
 
 
+def described_distance(args: Namespace) -> str:
+    """What images are compared by, in a line."""
+    if args.lpips == "random":
+        return (
+            "images are compared by LPIPS on random VGG16 weights: its figures are called "
+            "lpips_random and compare with one another only (`python data/SetupDataset.py "
+            "fetch-weights` gets the pretrained ones)"
+        )
+    what = "LPIPS on pretrained VGG16 weights" if args.lpips == "pretrained" else "the pixel MSE"
+    return f"images are compared by {what}"
+
+
 def optimizer(args: Namespace, net: nn.Module) -> torch.optim.AdamW:
     """AdamW; the mapping network learns at its own rate."""
     groups = parameter_groups(net, args.lr, args.mapping_lr_mult)
@@ -125,9 +140,38 @@ def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
     return factor
 
 
+def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """After run.restore: the schedule is over the length that holds now, which may be another than
+    the checkpoint's; then what becomes of the learning rate is said."""
+    step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
+
+    def factor(outer_loops: int) -> Callable[[int], float]:
+        return lr_factor(args, outer_loops * args.num_iteration)
+
+    now = factor(run.length.schedule)
+    scheduler.lr_lambdas = [now] * len(groups)
+    scheduler._last_lr = [base * now(step) for base in scheduler.base_lrs]
+    for group, rate in zip(groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
+    if args.lr_schedule != "constant":
+        run.say(run.length.new_rate(lambda loops: args.lr * factor(loops)(step)))
+
+
 def average(args: Namespace, net: nn.Module) -> emas.EMA:
     """The moving average of the weights that is validated and kept."""
     return emas.EMA(net, emas.power(args.ema_std) if args.ema_std else 0.0)
+
+
+def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None:
+    """After run.restore: begin with the weights at --init_from, in a fresh run."""
+
+    def read(file: Path, say: initial.Say) -> initial.Weights:
+        found = initial.read_weights(file, say)
+        if found.kind is None and isinstance(net, CAMNet):  # of an original code base
+            return found._replace(state=reference_names(found.state, net))
+        return found
+
+    initial.start(run, net, args.init_from, kind(args), averages=[ema], read=read)
 
 
 def corruption(args: Namespace) -> tuple[Corruption, dict[str, Any]]:

@@ -9,6 +9,14 @@ from storage.dirs import models_home
 from storage.errors import UsageError
 
 
+def weights_file(path: str | None) -> Path:
+    """The pretrained VGG16 weights, whether they are there or not.
+
+    path: as --lpips_path says (default: where SetupDataset.py puts them).
+    """
+    return Path(path or weights_folder(models_home()) / LPIPS_BACKBONES["vgg"])
+
+
 def perceptual_loss(
     lpips: str, path: str | None, *, alpha: float = 0.1, weighting: Weighting = "lpips"
 ) -> ResolutionLoss | PixelLoss:
@@ -22,7 +30,7 @@ def perceptual_loss(
         return PixelLoss()
     if lpips == "random":  # the same distance in every run, whatever --seed
         return ResolutionLoss(random_seed=0, alpha=alpha, weighting=weighting)
-    file = Path(path or weights_folder(models_home()) / LPIPS_BACKBONES["vgg"])
+    file = weights_file(path)
     if not file.is_file():
         raise UsageError(
             f"LPIPS needs VGG16 weights, there is no {file}: run `python data/SetupDataset.py "

@@ -24,12 +24,12 @@ class Joint:
     Phase by phase: codes are searched for a subsample, then --imle_steps steps train on them, as in
     TrainGeneratorWandB.py. Views are drawn from the EMA.
 
-    pictures: those of the encoder. steps: of the generator in the whole run. file: the network as
-    it is at first, which says what the sampler is like; views are drawn after a phase.
+    pictures: those of the encoder. file: the network as it is at first, which says what the sampler
+    is like; views are drawn after a phase.
     Errors: UsageError, CheckpointError.
     """
 
-    def __init__(self, args: Namespace, run: Run, pictures: Source, steps: int) -> None:
+    def __init__(self, args: Namespace, run: Run, pictures: Source) -> None:
         trained = opened(args.net, args.imle, run.say) if args.net else None
         try:
             own = imle_options(args, trained.snapshot.config["net"] if trained else None)
@@ -53,7 +53,6 @@ class Joint:
         self.loss_fn = parts.loss(own, run.device)
         self.optimizer = parts.optimizer(own, net)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.factor = parts.lr_factor(own, steps)
         self.ema = parts.average(own, net)
         pyramid = Pyramid(pictures, net.res, crop="center", cache="memory")
         self.loader = parts.loader(own, run, pyramid, net, corruption, z_gen, self.loss_fn)
@@ -75,8 +74,9 @@ class Joint:
             "generator_loader": self.loader,
         }
 
-    def begin(self, sampler: Sampler) -> None:
-        """After run.restore."""
+    def begin(self, sampler: Sampler, steps: int) -> None:
+        """After run.restore. steps: of the generator, which its schedule is over."""
+        self._factor = parts.lr_factor(self.own, steps)
         self._batches = self.loader.forever()
         sampler.update(self.ema.module)
 
@@ -96,7 +96,7 @@ class Joint:
             found = self.loader.last_search
             run.log(**{"imle/search loss": found.losses.sum(1).mean()})
             run.log(**{"time/search_s": found.seconds})
-        rate = self.factor(number)
+        rate = self._factor(number)
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * rate
         batch_loss = imle_gradients(

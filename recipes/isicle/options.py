@@ -12,6 +12,7 @@ from recipes.imle import options as imle
 from recipes.simclr import options as simclr
 from recipes.views.options import DRAWING, GENERATOR, check_generator
 from runtime.options import (
+    EXECUTION,
     USUAL,
     Rules,
     Table,
@@ -37,6 +38,14 @@ PRESETS = {
         "epochs": 2, "n_ramp": 1, "eval": "cv", "folds": 2, "eval_iter": 1, "save_iter": 1,
         "probe_epochs": 0, "color_s": 0.5, "log_every": 2, "num_workers": 0, "wandb": "disabled",
         "gpus": [], "joint": 1, "imle_steps": 3, "imle": TINY_IMLE, "view_batch": 16,
+    },
+    "cpu-small": {
+        "_help": "one's own pictures at up to 64 px, the generator trained on the way; half an "
+        "hour of two cores",
+        "data": "scenes", "num_images": 20_000, "crop_max": 64, "steps": 500, "stem": "standard",
+        "bs": 128, "opt": "adam", "lars": 0, "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2,
+        "probe_epochs": 0, "num_workers": 0, "joint_steps": 50, "imle_steps": 80,
+        "imle": "--preset cpu-small",
     },
     "tiny25": {
         "_help": "25 classes of tiny ImageNet at 64 px, 20 epochs: benchmarks/isicle_arms.py",
@@ -71,6 +80,9 @@ PAIRS: Table = {
         ("--k", positive_int, 4, "views a picture of --refresh"),
         ("--joint", nonnegative_int, 0, "train the generator before every so many epochs; 0: "
          "do not", USUAL),
+        ("--joint_steps", positive_int, None, "instead of --joint: so many epochs that it is about "
+         "this number of the encoder's steps; no effect where no generator draws views (default: "
+         "--joint)", EXECUTION),
         ("--imle_steps", positive_int, 100, "its steps each time, on codes searched anew"),
         ("--imle", text_called("OPTIONS"), "--preset cpu-small", "options of "
          "TrainGeneratorWandB.py for it, in quotes; with --net none of the network's, its codes' "
@@ -101,7 +113,7 @@ def check(args: Namespace) -> None:
     _check_pair(args)
     _check_source(args)
     _check_equal_views(args)
-    if args.joint:
+    if args.joint or args.joint_steps:
         imle_options(args)
 
 
@@ -121,6 +133,13 @@ def _check_pair(args: Namespace) -> None:
 
 def _check_source(args: Namespace) -> None:
     rules = Rules(args, OPTIONS)
+    if args.joint or args.cache or args.pair == "real-real":
+        args.joint_steps = None
+    if args.joint_steps and args.refresh:
+        raise ValueError(
+            f"--joint_steps {args.joint_steps} with --refresh {args.refresh}: give --joint "
+            "instead, a multiple of --refresh"
+        )
     rules.needs("views", "cache")
     if args.cache and args.views != "cache":
         raise ValueError(f"--cache {args.cache} needs --views cache")
@@ -136,7 +155,7 @@ def _check_source(args: Namespace) -> None:
             raise ValueError(
                 "--pair real-real has no synthetic views: no --joint, --refresh, --cache"
             )
-    elif not (args.net or args.cache or args.joint):
+    elif not (args.net or args.cache or args.joint or args.joint_steps):
         raise ValueError(
             f"--pair {args.pair} takes synthetic views from somewhere: give --net SNAPSHOT, "
             "--views cache --cache FOLDER, or --joint R"

@@ -5,6 +5,7 @@ import hashlib
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,12 @@ from data.views.recipes import Recipe
 from data.views.splits import Plain
 from data.views.stored import ViewCache, open_views
 from models import DCL, MultiPositive, NTXent, SimCLR
-from models.domain_norm import by_domain, convert_domain_bn, real_state
+from models.domain_norm import both_domains, by_domain, convert_domain_bn, real_state
 from models.simclr import two_views
-from recipes.isicle.options import all_synthetic
+from recipes import initial
+from recipes.isicle.options import OPTIONS, all_synthetic
 from recipes.simclr import parts as simclr
-from recipes.simclr.files import save_epoch
+from recipes.simclr.files import read_encoder, save_epoch
 from recipes.simclr.parts import Pictures
 from recipes.views import parts as view_parts
 from recipes.views.options import is_filtered
@@ -36,6 +38,23 @@ from storage.errors import UsageError
 from storage.pictures import Captions
 
 SHOWN = (8, 6)  # pictures and draws of a grid
+
+# ------------------------------------------------------------ what follows from the pictures
+
+
+def fit(args: Namespace) -> list[str]:
+    """As SimCLR's, and --joint from --joint_steps. Errors: DataError, UsageError."""
+    said = simclr.fit(args, OPTIONS)
+    if args.joint_steps:
+        per_epoch = max(1, len(simclr.trained_on(args)) // args.bs)
+        args.joint = min(args.epochs, -(-args.joint_steps // per_epoch))
+        phases = -(-args.epochs // args.joint)
+        said.append(
+            f"the generator is trained {phases} times, {args.imle_steps} steps before every "
+            f"{args.joint} epochs"
+        )
+    return said
+
 
 # ------------------------------------------------------------------------------ network and loss
 
@@ -48,6 +67,17 @@ def network(args: Namespace, run: Run) -> SimCLR:
     if args.domain_bn:
         convert_domain_bn(net)
     return net
+
+
+def start_from(args: Namespace, run: Run, net: SimCLR) -> None:
+    """After run.restore: begin with the weights at --init_from, in a fresh run. With --domain_bn
+    both kinds of norms begin as the file's."""
+
+    def read(file: Path, say: initial.Say) -> initial.Weights:
+        found = read_encoder(file, say)
+        return found._replace(state=both_domains(found.state, net))
+
+    initial.start(run, net, args.init_from, "simclr", read=read)
 
 
 def loss(args: Namespace) -> NTXent | DCL | MultiPositive:

@@ -62,6 +62,13 @@ class Turns(NamedTuple):
         """Turns from one phase of the generator to the next; 0 where there are none."""
         return self.phase + self.every * self.per_epoch if self.every else 0
 
+    def encoder_steps(self, turn: int) -> int:
+        """Steps of the encoder before a turn."""
+        if not self.every:
+            return turn
+        cycle, position = divmod(turn, self.phase + self.every * self.per_epoch)
+        return cycle * self.every * self.per_epoch + max(0, position - self.phase)
+
     def at(self, turn: int) -> tuple[int | None, int]:
         """(step of the encoder, -1), or (None, step of the generator)."""
         if not self.every:
@@ -116,7 +123,7 @@ class Supply:
             self._order = (epoch, permutation(len(self.real), args.seed, epoch))
         part = slice(batch_number * args.bs, (batch_number + 1) * args.bs)
         ids = self._order[1][part][run.rank :: run.world_size]
-        f = self.share.at(epoch, args.epochs)
+        f = self.share.at(epoch, run.length.schedule)
         synthetic = synthetic_mask(
             args.pair, ids, seed=args.seed, epoch=epoch, f=f, k=args.num_synth
         )

@@ -1,6 +1,6 @@
 """The snapshots of one run that an average of another width is made of, and what is said of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,6 +92,35 @@ def at_time(files: list[SnapshotFile], kimg: int | None, step: int | None) -> Sn
     listed = sorted(there)
     shown = ", ".join(map(str, listed if len(listed) <= 8 else [*listed[:4], "...", *listed[-3:]]))
     raise UsageError(f"{option} {value}: no snapshot then; there are: {shown}")
+
+
+def check_results(
+    paths: Mapping[float, Path], files: Sequence[SnapshotFile], *, overwrite: bool
+) -> None:
+    """That results which are there, {width: file}, are averages of `files`, or may be made anew.
+
+    Errors: UsageError.
+    """
+    made_of = {(file.sha256, file.config["ema_std"]) for file in files}
+    for std, path in paths.items():
+        if not path.exists():
+            continue
+        old = SnapshotFile(path)
+        note = old.provenance.get("reconstructed")
+        if note is None:
+            raise UsageError(f"{path} is no result of this script: another --outdir or --outprefix")
+        before = {(one["sha256"], one["ema_std"]) for one in note["inputs"]}
+        width = old.config["ema_std"]
+        if overwrite or before == made_of and width == std:
+            continue
+        differs = f"width {width:g} before, {std:g} now"
+        if before != made_of:
+            new = len(made_of - before)
+            differs = f"{len(before)} snapshots before, {len(made_of)} now, {new} of them others"
+        raise UsageError(
+            f"{path} is made of other snapshots or for another width: {differs}; another --outdir, "
+            "or --overwrite"
+        )
 
 
 def describe(

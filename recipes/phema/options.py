@@ -52,7 +52,8 @@ OPTIONS: Table = {
         ("--outkimg", nonnegative_int, None, "time in thousands of trained images (default: last)"),
         ("--out_step", nonnegative_int, None, "time in optimizer steps, as in the snapshots' names "
          "(default: the last)", also("--out-epoch")),
-        ("--skip", bool, False, "leave results that exist already"),
+        ("--skip", bool, False, "leave results that exist already, whatever they are made of"),
+        ("--overwrite", bool, False, "make results of this script anew"),
         ("--batch", positive_int, 8, "results made at a time, each held in memory"),
     ],
 }
@@ -80,6 +81,8 @@ def check(args: Namespace) -> None:
     """Rules between options; --outstd becomes a list of widths. Errors: ValueError, UsageError."""
     if args.indir is None and args.preset != "smoke":
         raise ValueError("--indir is missing: the snapshots folder of a run")
+    if args.skip and args.overwrite:
+        raise ValueError("--skip leaves results, --overwrite makes them anew: give one")
     if not args.outstd:
         raise ValueError("--outstd is missing: EMA widths such as 0.050,0.060,...,0.150")
     if args.outkimg is not None and args.out_step is not None:

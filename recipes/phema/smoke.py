@@ -16,7 +16,9 @@ def make_inputs(folder: Path, stds: Sequence[float]) -> dict[float, dict[str, Te
     Returns the averages of widths `stds` at its end, tracked directly, as state dicts.
     """
     steps, every, batch = 400, 20, 64
-    net = torch.nn.Linear(16, 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same run each time
+        net = torch.nn.Linear(16, 16)
     generator = torch.Generator().manual_seed(0)
     averages = {std: ema.EMA(net, ema.power(std)) for std in sorted({0.05, 0.10, *stds})}
     with torch.no_grad():

@@ -43,7 +43,8 @@ def task(run: RunFolder) -> str:
         return _imle_task(told)
     if run.script == "train_edm2":
         labels = "" if told.get("cond") else ", no classes"
-        return f"{told.get('res') or 'latents'} px, {_selection(told)}{labels}"
+        size = f"{told['res']} px" if told.get("res") else "the data's own size"
+        return f"{size}, {_selection(told)}{labels}"
     if run.script == "toy_example":
         return f"{told.get('layers')} x {told.get('dim')}, {_selection(told)}"
     if run.script == "TrainSimCLR":

@@ -1,45 +1,48 @@
-"""Which of a run's options are not at their defaults, in the words of the command line."""
+"""Options of a run's script: which are not at their defaults, what they are called today."""
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from recipes.runs.about import PLACES
 from recipes.runs.reading import RunFolder
-from runtime.options import Table, add_run_args, dest, rows_of
+from runtime.options import Table, kept_name, merged, rows_of, run_table
 from runtime.rundir import plain
+
+_OWN_DEFAULT = "save_every"  # is another one in each script
 
 
 def changed(run: RunFolder) -> dict[str, Any]:
     """{name: value} of the options that are not at their defaults; those of a script that is not
     known here, or whose packages are missing, are all there.
     """
-    table = _table(run.script)
-    parser = argparse.ArgumentParser(add_help=False)
-    add_run_args(parser)
-    # How often to save is the script's own default.
-    known = {a.dest: a.default for a in parser._actions if a.dest != "save_every"}
-    known |= {dest(row[0]): row[2] for row in rows_of(table)}
-    skipped = PLACES | ({"save_every"} if table else set())
-    return {
-        name: shown(table, name, value)
-        for name, value in run.options.items()
-        if name not in skipped and value is not None
-        if name not in known or plain(known[name]) != shown(table, name, value)
-    }
+    table = table_of(run.script)
+    known = {kept_name(row): plain(row[2]) for row in rows_of(table)}
+    found = {}
+    for name, value in run.options.items():
+        value = todays(table, name, value)
+        if name in PLACES or name == _OWN_DEFAULT or value is None:
+            continue
+        if name not in known or known[name] != value:
+            found[name] = value
+    return found
 
 
-def shown(table: Table, name: str, value: Any) -> Any:
+def todays(table: Table, name: str, value: Any) -> Any:
     """A value in the word that one types for it today, where a file has a former one."""
     for row in rows_of(table):
-        if dest(row[0]) == name and isinstance(value, str):
+        if kept_name(row) == name and isinstance(value, str):
             return getattr(row[1], "shown_as", {}).get(value, value)
     return value
 
 
-def _table(script: str) -> Table:
-    """The option table of a script; imports its recipe, and with it torch."""
+def spelled(table: Table, name: str) -> str:
+    """data_tr -> `--data`: an option as one types it today."""
+    return next((row[0] for row in rows_of(table) if kept_name(row) == name), f"--{name}")
+
+
+def table_of(script: str) -> Table:
+    """The option table of a script, {} if it is not known; imports its recipe, and so torch."""
     tables: list[Table] = []
     try:
         if script == "TrainGeneratorWandB":
@@ -65,4 +68,4 @@ def _table(script: str) -> Table:
             tables = [toy]
     except ImportError:
         return {}
-    return {title: rows for table in tables for title, rows in table.items()}
+    return merged(run_table(), *tables)

@@ -11,8 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recipes.runs import about, figures
-from recipes.runs.defaults import changed
+from recipes.runs import about, defaults, figures
 from recipes.runs.figures import Point
 from recipes.runs.reading import RunFolder, Scan
 from storage.errors import UsageError
@@ -86,7 +85,7 @@ def whole(run: RunFolder) -> Facts:
         **summary(run),
         "figures": told,
         "options": run.options,
-        "changed": changed(run),
+        "changed": defaults.changed(run),
         "preset": run.options.get("preset"),
         "files": files,
         "bytes": sum(entry["bytes"] for entry in files),
@@ -106,7 +105,7 @@ def whole(run: RunFolder) -> Facts:
 
 
 def contents(folder: Path) -> list[Facts]:
-    """What lies in a folder: {path, files, bytes}, a folder as one entry; links are not followed."""
+    """What lies in a folder: {path, files, bytes}, a folder as one; links are not followed."""
     found = []
     try:
         with os.scandir(folder) as entries:
@@ -143,8 +142,8 @@ def _size(file: Path) -> int:
 
 
 def differences(runs: Sequence[RunFolder]) -> Facts:
-    """{runs: [summary], options: {name: [value a run]}, execution: the same of options that only
-    say how and where it ran, figures: {name: {newest: [point or null a run], best, better}}}."""
+    """{runs: [summary], options: {name: [value a run]}, execution: the same of those that only say
+    how and where it ran, figures: {name: {newest: [point or null a run], best, better}}}."""
     shaping = frozenset().union(*(run.shaping for run in runs))
     options: Facts = {}
     execution: Facts = {}
@@ -183,6 +182,12 @@ def of_all(differing: Facts, runs: Sequence[RunFolder]) -> tuple[Facts, list[str
     }  # fmt: skip
     both = {name: values for name, values in differing.items() if having[name] == scripts}
     return both, [name for name in differing if name not in both]
+
+
+def spelled(runs: Sequence[RunFolder], name: str) -> str:
+    """An option of the runs' scripts as one types it today."""
+    words = (defaults.spelled(defaults.table_of(run.script), name) for run in runs)
+    return next((word for word in words if word != f"--{name}"), f"--{name}")
 
 
 def _best(rows: list[dict[str, Any]], name: str, better: str | None) -> Point | None:

@@ -15,7 +15,7 @@ from typing import Any
 from recipes.runs.reading import STATES
 from runtime.cli import parse
 from runtime.options import Table, add_options
-from runtime.types import nonnegative_int, text
+from runtime.types import called, dir_path, nonnegative_int, short_name, text
 from storage.dirs import results_home
 
 _UNITS = {"min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
@@ -46,17 +46,27 @@ class Switch(argparse.Action):
 
 COMMON: Table = {
     "where": [
-        ("--results_path", text, None, "the folder of runs (default: $RESULTS_HOME, or what "
+        ("--results_path", dir_path, None, "the folder of runs (default: $RESULTS_HOME, or what "
          "dirs.json says)"),
         ("--json", Switch, False, "JSON instead of tables; its keys: docs/runs.md"),
     ],
 }  # fmt: skip
 CHOICE: Table = {
     "which runs": [
-        ("--script", text, None, "of this script or method: train_edm2, or SimCLR"),
-        ("--state", STATES, None, "in this state"),
-        ("--data", text, None, "whose data set's name has this in it"),
-        ("--since", moment, None, "that wrote something since: 30min, 12h, 2d, 3w, or 2026-11-05"),
+        (
+            "--script",
+            short_name,
+            None,
+            "of this script or method: train_edm2, or SimCLR (default: any)",
+        ),
+        ("--state", STATES, None, "in this state (default: any)"),
+        ("--data", text, None, "whose data set's name has this in it (default: any)"),
+        (
+            "--since",
+            called("TIME", moment),
+            None,
+            "that wrote something since: 30min, 12h, 2d, 3w, or 2026-11-05 (default: ever)",
+        ),
     ],
 }
 LIST: Table = {
@@ -69,7 +79,12 @@ LIST: Table = {
 }  # fmt: skip
 RANK: Table = {
     "by what": [
-        ("--by", text, None, "the figure, or a part of its name that no other has: val/best_psnr"),
+        (
+            "--by",
+            short_name,
+            None,
+            "the figure, or a part of its name that no other has, such as val/best_psnr (needed)",
+        ),
         ("--max", Switch, False, "more is better (default: as the figure's name tells)"),
         ("--min", Switch, False, "less is better"),
         ("--limit", nonnegative_int, 20, "list so many; 0: all"),

@@ -6,6 +6,7 @@ all: what cannot be read is said in one line (`Unreadable`), and what is missing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -69,17 +70,13 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name
 
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
     def launches(self) -> list[dict[str, Any]]:
         """One record a launch, oldest first; [] where they cannot be read."""
         return _lines(self.path / "launches.jsonl")
 
     def rows(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl, each with its whole number `step`."""
-        return _with_steps(_lines(self.metrics_file))
+        return _with_steps(_lines(self.path / "metrics.jsonl"))
 
 
 @dataclass(frozen=True)
@@ -122,8 +119,6 @@ def read_run(path: Path) -> RunFolder:
         raise Unreadable(path, "args.json is not of a run of this toolkit")
     args, origin = known.get("args"), known.get("provenance")
     status = files.read_object(path / "status.json") or {}
-    updated = _when(status.get("time"))
-    touched = [t for name in _FILES if (t := _modified(path / name)) is not None]
     run = RunFolder(
         path=path,
         script=str(known.get("script") or "?"),
@@ -137,9 +132,10 @@ def read_run(path: Path) -> RunFolder:
         step=_whole(status.get("step")),
         nimg=_whole(status.get("nimg")),
         started=_started(path),
-        updated=max([*touched, *([updated] if updated else [])], default=None),
+        updated=None,
         last_rows=_last_rows(path / "metrics.jsonl"),
     )
+    run = replace(run, updated=_updated(run))
     state, holder = _state(run)
     step, nimg = run.step, run.nimg
     if run.last_rows:  # status.json is written when the run saves, figures oftener
@@ -165,8 +161,7 @@ def _state(run: RunFolder) -> tuple[str, str | None]:
         return "new", None
     host = _note(_read_note(lock)).get("host") if named else None
     if host not in (None, socket.gethostname()):  # its lock may not reach this machine
-        touched = [t for name in _FILES if (t := _modified(run.path / name)) is not None]
-        if touched and time.time() - max(touched) < _FRESH_S:
+        if run.updated is not None and time.time() - run.updated < _FRESH_S:
             return "running", _holder(_read_note(lock))
     return "died", None
 
@@ -229,11 +224,16 @@ def _when(text: Any) -> float | None:
         return None
 
 
-def _modified(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
+def _updated(run: RunFolder) -> float | None:
+    """When the run last wrote, as its files say themselves; copies of them have other times."""
+    last = run.last_rows[-1].get("time") if run.last_rows else None
+    found = [_when(run.status.get("time")), last if isinstance(last, int | float) else None]
+    said = [float(moment) for moment in found if moment is not None]
+    if not said:
+        for name in _FILES:
+            with contextlib.suppress(OSError):
+                said.append((run.path / name).stat().st_mtime)
+    return max(said, default=None)
 
 
 def _whole(value: Any) -> int | None:
@@ -267,16 +267,23 @@ def _walk(folder: Path, depth: int) -> tuple[list[tuple[Path, bool]], bool]:
         if entry.name.startswith(".") or entry.name in _OWN:
             continue
         path = folder / entry.name
-        if entry.is_dir(follow_symlinks=False):
+        if _is_folder(entry) and not entry.is_symlink():
             own, any_run = _walk(path, depth - 1) if depth else ([], False)
             found += own
             if not any_run:
                 others.append((path, False))
-        elif entry.is_symlink() and entry.is_dir():
+        elif _is_folder(entry):
             with_files = _names(path)
             found += [(path, True)] if looks_like_run(with_files) else []
     has_runs = any(is_run for _, is_run in found)
     return (sorted(found + others) if has_runs else []), has_runs
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _names(folder: Path) -> list[str]:

@@ -27,9 +27,12 @@ from runtime.run import Run
 from storage.dirs import data_home
 from storage.errors import DiskError, UsageError, first_line
 from storage.files import read_object, write_json
+from storage.pictures import Captions
 from storage.torchfile import write_torch
 
 # What the figures of `final_probes` depend on, besides the network and its recipe.
+FOLDS = 5  # where --folds is not given and no class is smaller
+NEIGHBOURS = (8, 8)  # pictures of a sheet, and how many stand in a row of it
 ASKED = (*tagged(OPTIONS, PROBE), "precision", "seed")
 
 
@@ -46,13 +49,27 @@ class Found(NamedTuple):
 
 
 def check(args: Namespace, trained: Pictures, say: Say) -> None:
-    """UsageError now for an evaluation that could not be made at the end."""
-    if len(trained.classes) > 1:
+    """UsageError now for an evaluation that could not be made at the end; --folds if not given."""
+    given, args.folds = args.folds is not None, args.folds or FOLDS
+    if len(trained.classes) < 2:
+        say(f"{trained.name} has no classes: no kNN and no probes, but a sheet of neighbours")
+    else:
         counts = trained.labels.cpu().bincount(minlength=len(trained.classes))
-        folds, fewest = args.folds if args.eval == "cv" else None, int(counts.min())
+        fewest = int(counts.min())
         which = f"class {trained.classes[int(counts.argmin())]!r} of {trained.name} has {fewest}"
+        if args.eval == "cv" and not given and fewest < FOLDS:
+            args.folds = max(2, fewest)
+            said = f"{which} pictures: {args.folds} folds instead of {FOLDS}"
+            if args.probe and fewest == 2:
+                args.probe = False
+                said += ", and no linear probe, whose l2 is chosen on a second one outside of each"
+            say(said)
+        folds = args.folds if args.eval == "cv" else None
         if folds and fewest < folds:
-            raise UsageError(f"{which} pictures, too few for --folds {folds}")
+            raise UsageError(
+                f"{which} pictures, too few for --folds {folds}; leave that class out"
+                + ("" if fewest < 2 else f", or give --folds {fewest}")
+            )
         if args.probe and smallest_bank(fewest, folds) < 2:
             kept = " outside of a fold" if folds else ""
             raise UsageError(f"{which} to fit on{kept}, and l2 is chosen on one; --no-probe")
@@ -119,6 +136,7 @@ def final_probes(
     with frozen(net):
         rows = _embedded(run, net, trained, tested, recipe)
         found = _probed(run, net, trained, rows, recipe)
+    _show_neighbours(run, trained, rows)
     _log(run, found, share=validation.majority(rows) if rows.classes > 1 else None)
     record = {"figures": found.figures, "asked": asked, "step": run.completed, "network": network}
     record["l2"] = [sweep.l2 for sweep in found.sweeps]
@@ -210,6 +228,22 @@ def _log(run: Run, found: Found, *, share: float | None) -> None:
     if share is not None:
         run.log_now(**{"final/majority class": share})
         run.say(f"validation: {validation.verdict(found.figures, share)}")
+
+
+def _show_neighbours(run: Run, trained: Pictures, rows: Rows) -> None:
+    """A sheet: pictures evenly spaced over train, each before those nearest to it by cosine."""
+    if not run.is_main:
+        return
+    count, (height, width) = len(rows.features), NEIGHBOURS
+    shown = torch.arange(min(height, count), device=rows.features.device) * count
+    shown = shown // min(height, count)
+    h = torch.nn.functional.normalize(rows.features)
+    near = (h[shown] @ h.T).topk(min(width, count)).indices
+    pictures = parts.images_at(trained.images, near.flatten(), run.device)
+    names = ["picture", *(f"nearest {k}" for k in range(1, near.shape[1]))]
+    title = f"pictures of {trained.name} and those most like them, by the cosine of {rows.layer}"
+    captions = Captions(title, names)
+    run.sample_grid("neighbours", pictures.float() / 255, near.shape[1], captions)
 
 
 def _top(figures: dict[str, float]) -> dict[str, float]:

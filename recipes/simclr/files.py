@@ -12,30 +12,33 @@ from torch import Tensor
 
 from data.views.recipes import Recipe
 from models import SimCLR, load_original, original_config, original_optimizer
+from recipes import initial
 from recipes.simclr import parts
 from runtime import rundir
 from runtime.run import Run
 from storage.errors import CheckpointError, first_line
-from storage.files import read_lines, write_link
+from storage.files import read_lines, remove, write_link
+from storage.find import newest_epoch
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import load_snapshot
+from storage.snapshot import SnapshotFile, load_snapshot
 from storage.torchfile import load_torch, reading, write_torch
 
 FORMAT = "imle-lab-simclr-1"
+ORIGINALS = ("model.backbone.model.", "backbone.model.")  # names of the original SimCLR code
 
 
 def save_epoch(
     run: Run, net: SimCLR, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int
 ) -> None:
-    """Write <epoch>.pt and latest.pt beside the run's other files, and snapshots/<epoch>.
+    """Write snapshots/<epoch>; with --save_pt also <epoch>.pt and latest.pt in the run's folder.
 
     epoch: of the last epoch run, from 0. The .pt is for `load_`: state dicts and plain values only.
-    A full disk is said and training goes on. All ranks call it.
+    Of earlier epochs --keep - 1 stay. A full disk is said and training goes on. All ranks call it.
     """
     config = {"net": net.config, "recipe": recipe._asdict(), "epoch": epoch}
     config["picture_size"] = run.args.picture_size
     run.snapshot(f"{epoch}", net, "simclr", config)
-    if run.is_main:
+    if run.is_main and run.args.save_pt:
         value = {
             "format": FORMAT,
             "model": net.state_dict(),
@@ -51,6 +54,25 @@ def save_epoch(
             write_link(run.dir / "latest.pt", path.name)
         except (OSError, RuntimeError) as error:  # torch's own, where a file cannot be written
             run.say(f"{path} not written: {first_line(error)}")
+    if run.is_main and run.args.keep:
+        _forget(run, epoch)
+
+
+def _forget(run: Run, epoch: int) -> None:
+    """Remove the files of epochs before `epoch`, but of the last --keep - 1.
+
+    Those of versions that kept all, which their provenance tells, are left alone.
+    """
+    found = (run.dir / "snapshots").glob("*.safetensors")
+    numbers = sorted(int(file.stem) for file in found if file.stem.isdecimal())
+    earlier = [n for n in numbers if n < epoch]
+    for n in earlier[: max(0, len(earlier) + 1 - run.args.keep)]:
+        file = run.dir / "snapshots" / f"{n}.safetensors"
+        with contextlib.suppress(CheckpointError):
+            if "keep" in SnapshotFile(file).provenance.get("args", {}):
+                remove(file)
+                if run.args.save_pt:
+                    remove(run.dir / f"{n}.pt")
 
 
 Loaded = tuple[SimCLR, "torch.optim.Optimizer | None", int, argparse.Namespace, dict[str, Any]]
@@ -102,11 +124,12 @@ def _load_original(found: dict[str, Any]) -> Loaded:
 
 
 def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
-    """The network of a snapshot, an <epoch>.pt or a run's folder (its latest.pt), the recipe of its
-    training and the side of its pictures, if the file says so (the original's do not).
+    """The network of a snapshot, an <epoch>.pt or a run's folder (its last epoch), the recipe of
+    its training and the side of its pictures, if the file says so (the original's do not).
     """
     path = Path(path)
-    path = path / "latest.pt" if path.is_dir() else path
+    if path.is_dir():
+        path = newest_epoch(path) or path / "latest.pt"
     if path.suffix != ".safetensors":
         net, _, _, args, _ = load_(path)
         with reading(path):
@@ -124,6 +147,27 @@ def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
         }
         net = network_of(config["net"], snapshot.state_dict)
         return net, Recipe(**recipe), int(config["picture_size"])
+
+
+def read_encoder(file: Path, say: initial.Say = print) -> initial.Weights:
+    """The weights of an encoder, for --init_from: a snapshot, an <epoch>.pt, the original SimCLR
+    code's, or a ResNet under torchvision's names. Errors: CheckpointError.
+    """
+    try:
+        found = initial.read_weights(file, say)
+    except CheckpointError as error:
+        if not zipfile.is_zipfile(file) or "refused: global" not in str(error):
+            raise
+        return initial.Weights("simclr", load_(file)[0].state_dict())  # pickled objects
+    if found.kind is not None:
+        return found
+    state = found.state
+    if any(name.startswith(ORIGINALS) for name in state):
+        with reading(file):
+            state = load_original(state)
+    elif "conv1.weight" in state:
+        state = {f"backbone.{name}": value for name, value in state.items()}
+    return initial.Weights(None, state)
 
 
 def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:

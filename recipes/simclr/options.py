@@ -12,13 +12,13 @@ from pathlib import Path
 
 from data.sources import split_of
 from data.views.recipes import RECIPES, own_options
-from data.views.splits import get_ssl_data_augs
+from data.views.splits import own_view_size
 from models.optim import SEMANTICS
 from models.simclr import FORMER_HEADS, HEADS
-from recipes.command import read_options
+from recipes.command import INIT_FROM, read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
 from recipes.words import former
-from runtime.options import EXECUTION, USUAL, Rules, Table, was
+from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, was
 from runtime.types import (
     data_set,
     dir_path,
@@ -41,6 +41,12 @@ PRESETS = {
         "data": "scenes", "num_images": 256, "crop_size": 8, "bs": 32, "epochs": 2, "n_ramp": 1,
         "eval": "cv", "folds": 3, "eval_iter": 1, "save_iter": 1, "probe_epochs": 2,
         "color_s": 0.5, "log_every": 2, "num_workers": 0, "wandb": "disabled", "gpus": [],
+    },
+    "cpu-small": {
+        "_help": "ResNet-18 on one's own pictures at up to 64 px, half an hour of two cores",
+        "data": "scenes", "num_images": 20_000, "crop_max": 64, "steps": 1500, "stem": "standard",
+        "bs": 128, "opt": "adam", "lars": 0, "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2,
+        "probe_epochs": 0, "num_workers": 0,
     },
     "cifar10-r18": {
         "_help": "ResNet-18 on CIFAR-10: 1000 epochs, google's optimizer and rates",
@@ -83,7 +89,10 @@ OPTIONS: Table = {
          EXECUTION, PROBE),
         ("--num_images", positive_int, None, "use so many of them alone, equally many of a class "
          "(default: all)", PROBE, USUAL),
-        ("--crop_size", positive_int, None, "side of a view (default: the data set's)", USUAL),
+        ("--crop_size", positive_int, None, "side of a view (default: the data set's; of others a "
+         "power of two that the pictures' shorter sides have)", USUAL),
+        ("--crop_max", positive_int, 128, "largest --crop_size that is taken from the pictures",
+         EXECUTION),
         ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)", USUAL),
         ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
          "--recipe has)"),
@@ -99,16 +108,22 @@ OPTIONS: Table = {
     ],
     "what to train": [
         ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder", USUAL),
+        INIT_FROM,
         ("--loss", tuple(LOSSES), "ntxent", "contrastive loss", USUAL),
         ("--temp", positive_float, 0.5, "temperature of the loss (0.1 is dcl's and dclw's own)",
          USUAL),
     ],
     "length": [
-        ("--epochs", positive_int, 1000, "passes over the data", USUAL),
+        ("--epochs", positive_int, 1000, "passes over the data", LENGTH, USUAL),
+        ("--steps", positive_int, None, "instead of --epochs: so many that it is about this number "
+         "of optimizer steps, whatever the number of pictures; where they are fewer than --bs, that "
+         "becomes a smaller power of two (default: --epochs)", EXECUTION),
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),
         ("--n_ramp", nonnegative_int, 10, "epochs of warm-up", USUAL),
+        ("--keep_schedule", bool, False, "when a run goes on under other --epochs: leave its "
+         "learning rate as it was over the former, instead of over the new ones", EXECUTION),
     ],
     "validation": [
         ("--eval", ("auto", "val", "cv", "test", "pooled"), "auto", "what figures are of: its val "
@@ -116,7 +131,8 @@ OPTIONS: Table = {
          "every class are held out; auto: val, where there is one of train's classes, else cv",
          PROBE, USUAL),
         ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN", EXECUTION, USUAL),
-        ("--folds", integer(2, 1000), 5, "folds of --eval cv", EXECUTION, PROBE),
+        ("--folds", integer(2, 1000), None, "folds of --eval cv (default: 5, or as many as the "
+         "smallest class has pictures)", EXECUTION, PROBE),
         ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same",
          PROBE),
         ("--probe", bool, True, "fit the probes at the end", EXECUTION, PROBE, USUAL),
@@ -130,6 +146,8 @@ OPTIONS: Table = {
     "output": [
         ("--snapshot_every", positive_int, 100, "epochs between files of the network", EXECUTION,
          USUAL, was("--save_iter")),
+        ("--save_pt", bool, False, "also N.pt and latest.pt, all of epoch N in one file, as the "
+         "original SimCLR code has it", EXECUTION),
         ("--export_features", bool, False, "at the end, write the features h of all pictures",
          EXECUTION, PROBE),
         ("--export_backbone", bool, False, "at the end, write the backbone under torchvision's "
@@ -181,6 +199,8 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
         check(args)
         if args.probe_only == "pixels" and args.export_backbone:
             raise ValueError("--probe_only pixels has no backbone for --export_backbone")
+        if args.probe_only and args.init_from:
+            raise ValueError("--probe_only trains nothing, so it takes no --init_from")
 
     return read_options(doc, {**OPTIONS, **ANOTHER_USE}, presets, check_all, argv)
 
@@ -191,13 +211,13 @@ def check(args: Namespace) -> None:
     args.color_s = color_s if args.color_s is None else args.color_s
     args.gaussian_blur = int(blur) if args.gaussian_blur is None else args.gaussian_blur
     Rules(args, OPTIONS).belongs("sigma", "--loss dclw", args.loss == "dclw")
-    try:
-        own = get_ssl_data_augs(args.data, crop_size=args.crop_size)
-        args.crop_size = own.train.size
+    args.crop_size = args.crop_size or own_view_size(args.data)
+    if args.crop_size is not None:  # otherwise the pictures say it: parts.fit
         args.picture_size = args.picture_size or args.crop_size
-        view_recipe(args)
-    except DataError as error:
-        raise ValueError(str(error)) from None
+        try:
+            view_recipe(args)
+        except DataError as error:
+            raise ValueError(str(error)) from None
     if args.bs % max(1, len(args.gpus or [])):
         raise ValueError(f"--bs {args.bs} cannot be shared by {len(args.gpus)} GPUs")
     if args.n_ramp > args.epochs:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.sizes import shorter_side
 from data.sources import Source, evenly
 from data.uint8_cache import UInt8Cache
 from data.views.recipes import (
@@ -23,9 +24,11 @@ from data.views.splits import get_data_splits, get_ssl_data_augs, own_eval, pool
 from models import DCL, DCLW, LARC, LARS, NTXent, SimCLR, lars_groups, scaled_lr, warmup_cosine
 from models.optim import google_lr, original_lr
 from recipes.take import take
+from runtime.options import Rules, Table
+from runtime.place import place
 from runtime.run import Run
 from storage.dirs import data_home
-from storage.errors import UsageError
+from storage.errors import DataError, UsageError
 
 Say = Callable[[str], None]
 Normalisation = tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]
@@ -40,6 +43,73 @@ LOSSES: dict[str, Callable[..., NTXent | DCL]] = {
     "dclw": DCLW,
 }
 LIST_SEED = 0  # of which pictures are held out: the same for every --seed
+LEAST_SIDE = 8  # of views whose size is taken from the pictures
+
+# ------------------------------------------------------------ what follows from the pictures
+
+
+def fit(args: Namespace, table: Table) -> list[str]:
+    """Fill in what is not given and follows from the pictures; lines that say what came out.
+
+    The side of views, of a data set that the registry does not know. With --steps the batch, a
+    power of two, if there are fewer pictures; --epochs, --eval_iter and --snapshot_every where they are not given.
+    It shapes the run, and so comes before it; a run that is gone on with finds the same.
+    table: the options' rows. Errors: DataError, UsageError.
+    """
+    if args.crop_size is not None and args.steps is None:
+        return []
+    source = trained_on(args)
+    said = [] if args.crop_size is not None else [_fit_views(args, source)]
+    return said if args.steps is None else [*said, _fit_length(args, source, Rules(args, table))]
+
+
+def trained_on(args: Namespace) -> Source:
+    """The pictures that a run with these options trains on."""
+    unsaid = Namespace(**vars(args))  # --eval auto stays: it is the word that names the run
+    source, _ = splits(unsaid, lambda text: None)
+    return evenly(source, args.num_images)
+
+
+def _fit_views(args: Namespace, source: Source) -> str:
+    side = shorter_side(source)
+    fits = args.crop_max if side is None else min(side, args.crop_max)
+    args.crop_size = max(LEAST_SIDE, 1 << (fits.bit_length() - 1))
+    args.picture_size = args.picture_size or args.crop_size
+    try:
+        view_recipe(args)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    have = f"have a shorter side of {side} px (the median)" if side else "are drawn at any size"
+    return (
+        f"views of {args.crop_size} px: the pictures of {source.name} {have}, --crop_max is "
+        f"{args.crop_max}; --crop_size asks for another"
+    )
+
+
+def _fit_length(args: Namespace, source: Source, rules: Rules) -> str:
+    count, ranks = len(source), place().world
+    if count < 2 * ranks:
+        word = "picture" if count == 1 else "pictures"
+        raise UsageError(
+            f"{source.name} has {count} {word}: an encoder that is to tell pictures apart needs at "
+            f"least two{' a process' if ranks > 1 else ''}, and learns from hundreds"
+        )
+    asked = args.bs
+    if count < asked:
+        args.bs = 1 << (count.bit_length() - 1)  # so that some pictures more make no other run
+        args.bs -= args.bs % ranks
+    said = f"batches of {args.bs}"
+    if args.bs < asked:
+        said += f" instead of {asked}, since {source.name} has {count} pictures"
+    per_epoch = count // args.bs
+    if not rules.given("epochs"):
+        args.epochs = -(-args.steps // per_epoch)
+        if not rules.given("eval_iter"):
+            args.eval_iter = -(-args.epochs // 5)
+        if not rules.given("save_iter"):
+            args.save_iter = args.epochs
+    return f"{said}, {args.epochs * per_epoch} steps: {args.epochs} epochs of {per_epoch}"
+
 
 # ----------------------------------------------------------------------------------------- pictures
 
@@ -124,7 +194,10 @@ def epoch_steps(args: Namespace, trained: Pictures, ranks: int) -> int:
     if args.bs % ranks:
         raise UsageError(f"--bs {args.bs} cannot be shared by {ranks} processes")
     if len(trained.images) < args.bs:
-        raise UsageError(f"--bs {args.bs}: {trained.name} has {len(trained.images)} pictures")
+        raise UsageError(
+            f"--bs {args.bs}: {trained.name} has {len(trained.images)} pictures; give a --bs that "
+            "is no larger"
+        )
     return len(trained.images) // args.bs
 
 
@@ -204,21 +277,37 @@ def optimizer(args: Namespace, net: SimCLR) -> torch.optim.Optimizer:
         raise UsageError(str(error)) from None
 
 
-def learning_rate(args: Namespace, step: int, steps_per_epoch: int) -> float:
-    """Rate of a step, a function of its number alone."""
+def learning_rate(
+    args: Namespace, step: int, steps_per_epoch: int, epochs: int | None = None
+) -> float:
+    """Rate of a step, a function of its number alone.
+
+    epochs: those that the schedule is over (default: --epochs); later ones have the rate of its
+    end.
+    """
+    epochs = args.epochs if epochs is None else epochs
     peak = args.lr
     if args.lr_scaling != "none":
         peak = scaled_lr(args.lr, args.bs, args.lr_scaling)
     if args.lr_schedule == "seed":  # the kept word of `original`: see options.FORMER_SCHEDULES
-        return original_lr(step // steps_per_epoch + 1, args.epochs, args.n_ramp, peak)
+        epoch = min(step // steps_per_epoch + 1, epochs)
+        return original_lr(epoch, epochs, args.n_ramp, peak)
     if args.lr_schedule == "google":
         return google_lr(
             step,
             examples=steps_per_epoch * args.bs,
             batch=args.bs,
-            epochs=args.epochs,
+            epochs=epochs,
             warmup_epochs=args.n_ramp,
             peak=peak,
         )
-    total, warmup = args.epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
+    total, warmup = epochs * steps_per_epoch, args.n_ramp * steps_per_epoch
     return warmup_cosine(step, total, warmup, peak=peak)
+
+
+def tell_schedule(args: Namespace, run: Run, step: int, steps_per_epoch: int) -> None:
+    """Say what becomes of the learning rate where a run goes on under other --epochs.
+
+    step: the next one of the encoder.
+    """
+    run.say(run.length.new_rate(lambda e: learning_rate(args, step, steps_per_epoch, e)))

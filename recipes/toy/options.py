@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recipes import selection
+from recipes.command import INIT_FROM
 from runtime.cli import parse
 from runtime.options import (
     EXECUTION,
+    LENGTH,
     NO_EFFECT,
     USUAL,
     Table,
@@ -38,6 +40,12 @@ PRESETS = {
         "val_samples": 64, "test_samples": 64, "viz_every": 0, "snapshot_every": 8,
         "save_every": 8, "log_every": 4, "wandb": "disabled",
     },
+    "cpu-small": {
+        "_help": "eight times the default's steps: under half an hour of one core",
+        "total_iter": 32768, "val_every": 2048, "val_samples": 4096, "test_samples": 16384,
+        "viz_every": 8192, "snapshot_every": 4096, "save_every": 2048, "log_every": 128,
+        "mandala": True,
+    },
 }  # fmt: skip
 TEST_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_samples": 64}}
 PLOT_PRESETS = {"smoke": {"_help": "an untrained network unless given one", "n_samples": 256}}
@@ -52,6 +60,7 @@ OPTIONS: Table = {
     "what to train": [
         ("--layers", positive_int, 4, "hidden layers", USUAL),
         ("--dim", positive_int, 64, "their width", USUAL),
+        INIT_FROM,
         *selection.whether_rows(),
         ("--guide", file_path, None, "snapshot of a small network: reference of --acid, and in "
          "metrics (default: none)", USUAL, was("--guide-path"), also("--gnet")),
@@ -59,7 +68,7 @@ OPTIONS: Table = {
         ("--interpol", bool, False, "train and select by the loss of the guided score"),
     ],
     "length": [
-        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION, USUAL),
+        ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION, LENGTH, USUAL),
         ("--bs", positive_int, 4096, "points of a step: the super-batch", USUAL,
          was("--batch-size")),
         ("--lr", positive_float, 1e-2, "peak learning rate of Adam", USUAL),
@@ -123,8 +132,9 @@ PLOT_OPTIONS: Table = {
         ("--guidance", finite_float, 3.0, "guidance weight"),
         _CLASS,
         ("--samples", positive_int, 4096, "samples in a panel", was("--n_samples")),
-        ("--save", file_path, None, "PNG to write (default: tree.png in the results of this "
-         "script)"),
+        ("--save", file_path, None, "PNG to write (default: one for each setting in the "
+         "results of this script)"),
+        ("--overwrite", bool, False, "draw it anew, also where this script drew something else"),
         ("--seed", nonnegative_int, 0, "of samples and noise"),
         _GPUS,
     ],

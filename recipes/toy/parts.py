@@ -1,6 +1,7 @@
 """Networks of the 2-D tree: in training, by path, and without any training."""
 
 from argparse import Namespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from diffusion import toy
 from generators.base import Unfit, WrongKind
 from generators.door import open_generator
 from generators.toy import Toy
+from runtime.rundir import plain
 from storage.errors import CheckpointError
 
 EMA_STD = 0.010  # relative width of the power-function EMA
@@ -29,6 +31,12 @@ def load_net(
 
     results: the results folder of a run that has one of its own.
     """
+    found = load(path, device, results)
+    return None if found is None else found.net
+
+
+def load(path: str | None, device: torch.device | str, results: str | None = None) -> Toy | None:
+    """As `load_net`, with what is known of the network."""
     if path is None:
         return None
     try:
@@ -40,7 +48,20 @@ def load_net(
     except Unfit as error:
         raise CheckpointError(f"{path} is no toy network: {error}") from None
     assert isinstance(found, Toy)
-    return found.net
+    return found
+
+
+def note_of_picture(args: Namespace, net: Toy | None, guide: Toy | None) -> dict[str, Any]:
+    """What `plot` draws: {"settings": what decides it, "args": the options}, JSON values."""
+    settings = {
+        "net": "untrained" if net is None else net.content,
+        "guide": None if guide is None else guide.content,
+        "guidance": None if guide is None else args.guidance,
+        "cls": args.cls,
+        "samples": args.n_samples,
+        "seed": args.seed,
+    }
+    return {"settings": settings, "args": {key: plain(v) for key, v in vars(args).items()}}
 
 
 def optimizer(args: Namespace, net: toy.ToyModel) -> torch.optim.Adam:

@@ -1,13 +1,22 @@
 """Pictures of what networks of the 2-D tree have learnt."""
 
+import json
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.toy_eval import panels
+from runtime.gallery import difference, settings_digest
+from runtime.rundir import folder_name
+from storage.dirs import results_home
 from storage.errors import UsageError
+
+NOTE = "toy_example"  # the entry in a PNG's metadata
 
 
 def training_picture(
@@ -35,10 +44,12 @@ def network_picture(
     path: Path,
     count: int,
     generator: torch.Generator,
+    note: Mapping[str, Any],
 ) -> None:
     """`count` samples of a network, of its guide, and guided ones, into a PNG.
 
-    Errors: UsageError if it cannot be written.
+    note: what it shows, JSON values, kept in its metadata for `there_already`. Errors: UsageError
+    if it cannot be written.
     """
     if guide is None:
         columns = [("network", net.denoise), ("no guide", None), ("", None)]
@@ -48,14 +59,41 @@ def network_picture(
         columns.append((f"guided by {weight:g}", steered))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        panels(tree, columns, path, n=count, generator=generator)
+        text = {NOTE: json.dumps(note)}
+        panels(tree, columns, path, n=count, generator=generator, note=text)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write {path}: {error}") from error
 
 
-def picture_file(word: str | Path) -> Path:
-    """The PNG that --save means. Errors: UsageError."""
-    path = Path(word).expanduser()
+def picture_file(args: Namespace, settings: Mapping[str, Any]) -> Path:
+    """The PNG that --save means, or one of the results with the settings in its name. Errors:
+    UsageError."""
+    if not args.save:
+        name = folder_name(f"tree-{Path(args.net or 'untrained').stem}", settings_digest(settings))
+        return results_home() / "toy_example" / f"{name}.png"
+    path = Path(args.save).expanduser()
     if path.is_dir():
         raise UsageError(f"--save {path} is a folder: give the PNG to write")
     return path if path.suffix else path.with_suffix(".png")
+
+
+def there_already(path: Path, note: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether a PNG shows what `note` (settings, args) says. Errors: UsageError if it shows
+    something else, unless it shall be overwritten, or is none of this script's."""
+    from PIL import Image
+
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path) as picture:
+            old = json.loads(picture.info.get(NOTE, "null"))
+    except (OSError, ValueError):
+        old = None
+    if not isinstance(old, dict) or not isinstance(old.get("settings"), dict):
+        raise UsageError(f"{path} is there and says not that this script drew it: another --save")
+    if overwrite:
+        return False
+    if old["settings"] != note["settings"]:
+        differs = difference(old, note["settings"], note["args"])
+        raise UsageError(f"{path} shows something else: {differs}; another --save, or --overwrite")
+    return True

@@ -79,8 +79,8 @@ GENERATOR: Table = {
 }
 OPTIONS: Table = {
     "data": [
-        ("--data", data_set, None, "pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
-         "(required)", USUAL),
+        ("--data", data_set, None, "pictures: NAME, NAME/SPLIT, a folder, a zip, an LMDB or a "
+         "picture (required)", USUAL),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)"),
         ("--split", ("train", "val", "test"), "train", "where --data names none", USUAL),
         ("--num_images", positive_int, None, "so many of them alone: those that TrainISICLE.py "
@@ -98,6 +98,8 @@ OPTIONS: Table = {
         ("--outdir", dir_path, None, "the folder; DIR lies below RESULTS/generate_views, ./DIR in "
          "the working directory (default: NAME-HASH, the same for the same options)", USUAL,
          was("--out")),
+        ("--overwrite", bool, False, "draw what is there anew; the views of this split that this "
+         "script has written go", USUAL),
         ("--format", FORMATS, "folder", "how views are stored", USUAL),
     ],
     "what it runs on": [
@@ -107,6 +109,29 @@ OPTIONS: Table = {
     ],
 }
 # fmt: on
+# The options behind what the note of a set of views says of it.
+OPTION_OF = {
+    "data": "--data",
+    "content": "--data",
+    "pictures": "--data or --num_images",
+    "snapshot": "--net",
+    "k": "--views",
+    "first": "--first",
+    "size": "--crop_size",
+    "format": "--format",
+    "crop": "--crop",
+    "seed": "--view_seed",
+    "rows": "--view_batch",
+    "source": "--view_source",
+    "code": "--code",
+    "precision": "--view_precision",
+    "channels_last": "--view_channels_last",
+    "temperature": "--temperature",
+    "truncation": "--truncation",
+    "lr_factor": "--lr_factor",
+    "filter": "--lpips_min, --lpips_max, --tries, --lpips:",
+    "corruption": "--grayscale, --mask_frac, --mask_res, --fill:",
+}  # fmt: skip
 
 
 def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:
@@ -116,7 +141,7 @@ def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespa
     add_options(parser, OPTIONS, GENERATOR)
     args = parse(parser, PRESETS, argv)
     if args.net is None and args.preset != "smoke":
-        parser.error("--net is missing: a .safetensors file of a run's snapshots folder")
+        parser.error("--net is missing: a run's folder, or a .safetensors file of a snapshot")
     if args.data is None:
         parser.error("--data is missing: a data set's name or a folder (built in: scenes)")
     try:

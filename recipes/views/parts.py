@@ -1,5 +1,6 @@
 """Options -> a generator's views: the sampler, the source with its filter, where they are kept."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -11,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from data.sources import Source
+from data.uint8_cache import source_digest
 from data.views.generated import (
     FilteredViews,
     GeneratedViews,
@@ -18,6 +21,7 @@ from data.views.generated import (
     UpsampledViews,
     ViewSource,
 )
+from data.views.naming import set_name
 from generators import imle
 from generators.base import Generator, ImageConditioned, WrongKind
 from generators.door import kinds_with_views, make_generator, open_generator
@@ -27,7 +31,7 @@ from recipes.views.options import CORRUPTION, GENERATOR, is_filtered
 from runtime.options import tagged
 from runtime.precision import Precision
 from storage.dirs import output_folder, results_home
-from storage.errors import CheckpointError, UsageError
+from storage.errors import CheckpointError, DataError, UsageError
 
 
 def sampler(
@@ -116,6 +120,19 @@ def pictures_at_once(views: int, rows: int) -> int:
     return exact if exact * views <= 8 * max(rows, views) else max(1, rows // views)
 
 
+def data_settings(args: Namespace, whole: Source, source: Source) -> dict[str, Any]:
+    """What tells the pictures that views are of from others, and how they are framed.
+
+    whole: the data set; source: the pictures of it. Names and sizes of files are compared, and the
+    pixels of a few.
+    """
+    sha = hashlib.sha256(source_digest(source, 0, args.crop).encode())
+    for i in {k * len(source) // 8 for k in range(8)}:
+        with contextlib.suppress(DataError):  # it is told of when views are drawn
+            sha.update(source.image(i).tobytes())
+    return {"crop": args.crop, "data": set_name(whole), "content": sha.hexdigest()}
+
+
 def folder(
     args: Namespace,
     name: str,
@@ -126,7 +143,13 @@ def folder(
     has the settings in its name."""
     if args.out:
         return output_folder(args.out, "generate_views", say=say)
-    words = [settings, args.views, args.first, args.format, args.num_images]
-    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:8]
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
-    return results_home() / "generate_views" / f"{stem}-{digest}"
+    before = {key: value for key, value in settings.items() if key not in ("data", "content")}
+
+    def named(settings: Mapping[str, Any]) -> Path:
+        words = [settings, args.views, args.first, args.format, args.num_images]
+        digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:8]
+        return results_home() / "generate_views" / f"{stem}-{digest}"
+
+    # Versions before told pictures apart by the name of their data set alone.
+    return named(before) if named(before).is_dir() else named(settings)

@@ -64,5 +64,5 @@ def test_refusals():
             StepSampler(*arguments)
     with pytest.raises(DataError, match="multiple of 3"):
         StepSampler(10, 4, world_size=3)
-    with pytest.raises(DataError, match="n 11, this run has 10"):
+    with pytest.raises(DataError, match="11 pictures before, 10 now"):
         StepSampler(10, 4).load_state_dict({"drawn": 0, "n": 11, "seed": 0})

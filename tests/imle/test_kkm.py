@@ -71,7 +71,7 @@ def test_bad_use():
     with pytest.raises(ValueError, match="cannot pop"):
         kkm.pop_many(-1)
     assert kkm.pop_many(0) == [] and len(kkm) == 5
-    with pytest.raises(ValueError, match="6 other indices"):
+    with pytest.raises(ValueError, match="6 pictures before, 5 now"):
         kkm.load_state_dict(KorKMinusOne(range(6)).state_dict())
     with pytest.raises(ValueError, match="other indices"):
         kkm.load_state_dict(KorKMinusOne([1, 2, 3, 4, 5]).state_dict())

@@ -105,7 +105,7 @@ def test_every_option_of_a_kind_is_refused_by_the_other():
         check_unused(args, "imle-unconditional")
     for kind in FAMILIES:
         check_unused(get_args(None, ["--net", "x", "--seeds", "16-19"]), kind)
-    assert set(tagged(OPTIONS, ANY)) == {"seeds", "overwrite"}
+    assert set(tagged(OPTIONS, ANY)) == {"seeds"}
     check_unused(args, "edm2-toy")  # as any kind that the table does not know
     for words in (["--samples", "3"], ["--steps", "3"]):
         with pytest.raises(UsageError, match=f"{words[0]} 3: no use .* edm2-toy"):

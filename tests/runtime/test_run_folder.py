@@ -38,7 +38,7 @@ def test_files_of_a_run(tmp_path, capsys):
         "time": 0,
     }
     assert run.finished and run.completed == 7 and run.nimg == 56
-    assert steps_in(run) == [5, 7]
+    assert steps_in(run) == [7]
     assert str(run.dir) in capsys.readouterr().out
     assert [line["step"] for line in harness.metrics(run.dir)] == list(range(1, 8))
 
@@ -116,6 +116,35 @@ def test_in_use(tmp_path, monkeypatch):
     train(toy_args(tmp_path, total=1))  # free again, though the worker lives
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def test_outdir_lies_in_the_scripts_results_unless_it_says_where(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for word, where in (
+        ("a/b", "results/toy/a/b"),
+        ("./a", "a"),
+        ("../" + tmp_path.name + "/c", "c"),
+        (str(tmp_path / "d"), "d"),
+        ("here", "results/toy/here"),
+    ):
+        run = train(toy_args(tmp_path / "results", outdir=word, total=1))
+        assert run.dir == tmp_path / where
+        said = capsys.readouterr().out
+        assert f"run directory {run.dir}" in said
+        assert ("./here" in said) == (word == "here")  # which of the two is meant
+    with pytest.raises(UsageError, match="--outdir a and --run-dir b: give one"):
+        train(toy_args(tmp_path, outdir="a", run_dir="b"))
+    # what --run-dir said it says for good
+    assert train(toy_args(tmp_path / "results", run_dir="e", total=1)).dir == tmp_path / "e"
+
+
+def test_options_that_differ_are_named_as_they_are_typed(tmp_path):
+    train(toy_args(tmp_path, total=3, outdir=str(tmp_path / "r")))
+    args = toy_args(tmp_path, width=9, outdir=str(tmp_path / "r"))
+    args.typed_as = {**args.typed_as, "width": "--channels"}
+    with pytest.raises(UsageError, match="--channels *[|] 8 *[|] 9"):
+        train(args)
 
 
 def test_the_lock_of_a_killed_run_is_free_though_its_workers_live(tmp_path):

@@ -167,7 +167,7 @@ def test_status_is_not_written_in_every_step(tmp_path, monkeypatch):
         "runtime.rundir.RunDir.write_status", lambda self, *a, **k: written.append(k["step"])
     )
     train(toy_args(tmp_path, save_every=1000, save_minutes=0))
-    assert len(written) == 3  # at the beginning, with the last save, at the end
+    assert len(written) == 4  # of the launch, of the loop, with the last save, at the end
 
 
 def test_a_fresh_status_does_not_wait_for_the_disk(tmp_path, monkeypatch):
@@ -179,3 +179,25 @@ def test_a_fresh_status_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("runtime.run._STATUS_S", 1e9)
     train(toy_args(tmp_path / "b", save_every=1000, save_minutes=0))
     assert len(flushed) == 2 * often
+
+
+@pytest.mark.parametrize(("keep", "during", "after"), [(1, 2, 1), (3, 3, 3), (0, 7, 8)])
+def test_how_many_checkpoints_stay(tmp_path, keep, during, after):
+    """While a run goes on there is one to fall back to; when it is done, what was asked for."""
+    most = []
+
+    def hook(run, step, loss):
+        most.append(len(steps_in(run)))
+        return loss
+
+    run = train(toy_args(tmp_path, keep=keep), hook=hook)
+    assert max(most) == during and len(steps_in(run)) == after
+    assert steps_in(run)[-1] == 40
+
+
+def test_a_run_that_stops_short_keeps_one_to_fall_back_to(tmp_path, capsys):
+    run = train(toy_args(tmp_path), stop_at=20)
+    assert steps_in(run) == [15, 20]
+    (run.checkpoints / "step-000000020" / "net.pt").write_bytes(b"damaged")
+    assert train(toy_args(tmp_path)).finished
+    assert "resumed step 15" in capsys.readouterr().out

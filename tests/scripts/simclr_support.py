@@ -17,7 +17,7 @@ from recipes.simclr.options import get_args
 from tests.scripts.support import load
 
 TINY = """--preset smoke --num_images 64 --bs 16 --log_every 1 --save_every 2 --proj_hidden 16
---proj_dim 8 --folds 2 --probe_epochs 1""".split()
+--proj_dim 8 --folds 2 --probe_epochs 1 --save_pt""".split()
 
 
 def small_backbone(backbone: str = "resnet18", stem: str = "standard") -> nn.Module:

@@ -228,7 +228,6 @@ def test_lpips_from_a_local_file(tmp_path):
     "words, says",
     [
         ("--data_tr nowhere_at_all", "nowhere_at_all"),
-        ("--num_val_images 99999", "99999"),
         ("--gpus 7", "7"),
         (f"--lpips pretrained --lpips_path {ROOT / 'setup.py'}", "setup.py"),
     ],

@@ -52,11 +52,11 @@ def test_samples_are_functions_of_seed_input_and_number(snapshot, tmp_path):
         same = (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         other = (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
         assert same and not other
-    grid = pixels(tmp_path / "a" / "grid.png")  # a row: name, input and 3 samples at 16 px
+    grid = pixels(tmp_path / "a" / "grid.png")  # name, target, input, bicubic, 3 samples at 16 px
     for number, name in enumerate(names):
         files = [tmp_path / "a" / name.replace("_2.png", f"_{k}.png") for k in range(3)]
         ((top, left),), *others = (places(grid, pixels(file)) for file in files)
-        assert others == [[(top, left + 132)], [(top, left + 264)]] and left > 132
+        assert others == [[(top, left + 132)], [(top, left + 264)]] and left > 3 * 132
         assert top > number * 132  # below the names of the columns
     facts = json.loads((tmp_path / "a" / "provenance.json").read_text())
     assert facts["kind"] == "camnet" and facts["snapshot"]["step"] == 1
@@ -308,7 +308,7 @@ def test_what_is_there_is_not_drawn_again(edm2, tmp_path, capsys):
 def test_other_settings_are_refused_and_overwritten_on_demand(edm2, tmp_path):
     edm2("--seeds", "0-3")
     before = times(tmp_path / "out")
-    with pytest.raises(Exception, match="steps 3, now 4.*--overwrite") as error:
+    with pytest.raises(Exception, match="--steps 3 before, 4 now; .*--overwrite") as error:
         edm2("--seeds", "0-1", "--steps", 4)
     assert error.value.exit_code == 2 and times(tmp_path / "out") == before
     (tmp_path / "out" / "mine.png").write_bytes(b"")
@@ -320,7 +320,7 @@ def test_other_settings_are_refused_and_overwritten_on_demand(edm2, tmp_path):
 def test_pictures_of_unknown_origin_are_kept(edm2, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "000016.png").write_bytes(b"precious")
-    with pytest.raises(Exception, match="000016.png of unknown settings") as error:
+    with pytest.raises(Exception, match="000016.png that this command did not write") as error:
         edm2()
     assert error.value.exit_code == 2
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["000016.png"]
@@ -352,7 +352,7 @@ def test_only_a_grid(edm2, tmp_path, capsys):
     assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"grid.png"}
     assert not (tmp_path / "out" / ".parts").exists()
     edm2("--seeds", "0-4", "--grid_only")
-    assert "the grid is there already" in capsys.readouterr().out
+    assert "done already: the grid of 5 seeds" in capsys.readouterr().out
     alone = images(edm2("--seeds", "0-4", out="b"))
     grid = pixels(tmp_path / "out" / "grid.png")  # 3 columns
     (((top, left),),) = (places(grid, alone["000003.png"], tolerance=1),)
@@ -412,7 +412,7 @@ def test_an_interrupted_sweep_keeps_its_points(edm2, nets, tmp_path, monkeypatch
     assert len(json.loads((out / "sweep.json").read_text())["points"]) == 3
     capsys.readouterr()
     edm2(*sweep_words(nets))
-    assert capsys.readouterr().out.count("2 of 2 images are there already") == 3
+    assert capsys.readouterr().out.count("done already: 2 pictures in") == 3
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert len(json.loads((out / "sweep.json").read_text())["points"]) == 6
 

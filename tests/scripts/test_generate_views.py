@@ -1,15 +1,19 @@
 """generate_views: the command that draws views and keeps them."""
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from data.registry import open_source
 from data.sources import Subset, evenly
@@ -20,9 +24,10 @@ from data.views.stored import open_views
 from data.views.writing import FORMATS
 from recipes.views import parts
 from recipes.views.options import get_args
-from storage.errors import Preempted
+from storage.errors import DataError, Preempted
 from storage.snapshot import save_snapshot
 from tests import gloo
+from tests.data.pictures import noise
 from tests.generators.tiny import snapshot
 from tests.scripts.support import ROOT, load
 
@@ -123,11 +128,11 @@ def test_a_finished_cache_is_left_alone(file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["--views", "2"], "k 3, now 2"),
-        (["--temperature", "0.5"], "temperature 1.0, now 0.5"),
-        (["--view_seed", "1"], "seed 0, now 1"),
-        (["--lpips", "random", "--lpips_max", "9"], "filter"),
-        (["--num_images", "5"], "pictures"),
+        (["--views", "2"], "--views 3 before, 2 now"),
+        (["--temperature", "0.5"], "--temperature 1.0 before, 0.5 now"),
+        (["--view_seed", "1"], "--view_seed 0 before, 1 now"),
+        (["--lpips", "random", "--lpips_max", "9"], "--lpips_max"),
+        (["--num_images", "5"], "--data or --num_images means"),
     ],
 )
 def test_other_settings_need_another_folder(file, tmp_path, words, says):
@@ -230,3 +235,141 @@ def test_sigterm_to_the_real_command(file, tmp_path):
         process.kill()
     assert process.returncode == 75
     assert "the same command goes on" in said and "Traceback" not in said
+
+
+# -------------------------------------------------------------- nothing is overwritten or mixed
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """a/photos and b/photos: other pictures under the same names."""
+    for k, name in enumerate("ab"):
+        folder = tmp_path / name / "photos"
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(noise(10 * k + i)).save(folder / f"{i:03d}.png")
+    return tmp_path
+
+
+def content(folder):
+    """{name: bytes} of all files but locks and notes of launches."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files if p.suffix != ".lock"}
+
+
+def test_pictures_of_the_same_names_do_not_mix(file, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
+    a, b = (str(photos / name / "photos") for name in "ab")
+    common = ["--net", file, "--views", "1", "--gpus", "cpu", "--data"]
+    for data in (a, b, a):
+        SCRIPT.main(get_args(None, [*map(str, common), data]))
+    folders = list((tmp_path / "results" / "generate_views").iterdir())
+    assert len(folders) == 2 and capsys.readouterr().out.count("3 of 3 pictures have") == 1
+    generate(file, tmp_path / "out", "--data", a)
+    before = content(tmp_path / "out")
+    with pytest.raises(DataError, match="--data means something else than before.*--overwrite"):
+        generate(file, tmp_path / "out", "--data", b)
+    with pytest.raises(DataError, match="--data photos before, scenes/train now"):
+        generate(file, tmp_path / "out", "--data", "scenes")
+    assert content(tmp_path / "out") == before
+    # A version before did not tell them apart: its folders go on.
+    note = tmp_path / "out" / "views-train.json"
+    old = json.loads(note.read_text())
+    old["plan"] = {k: v for k, v in old["plan"].items() if k not in ("data", "content")}
+    note.write_text(json.dumps(old))
+    generate(file, tmp_path / "out", "--data", a)
+
+
+@pytest.mark.parametrize("after", FORMATS)
+@pytest.mark.parametrize("before", FORMATS)
+def test_overwriting_takes_the_noted_views_alone(file, photos, tmp_path, before, after):
+    a, b = (photos / name / "photos" for name in "ab")
+    out = tmp_path / "out"
+    generate(file, out, "--data", a, "--format", before)
+    (out / "train" / "photos").mkdir(parents=True, exist_ok=True)
+    mine = {"train/photos/mine_aug0.png": b"own", "train/photos/000_aug7.png": b"own", "x": b"own"}
+    for name, data in mine.items():
+        (out / name).write_bytes(data)
+    generate(file, out, "--data", b, "--format", after, "--overwrite")
+    generate(file, tmp_path / "alone", "--data", b, "--format", after)
+    source = open_source(str(b), ".")
+    for folder in (out, tmp_path / "alone"):
+        if after != "folder":
+            assert open_views(folder, source, 16, quiet=True).images.shape[:2] == (3, 3)
+    now, alone = content(out), content(tmp_path / "alone")
+    assert now.keys() == alone.keys() | mine.keys()
+    assert {name: now[name] for name in mine} == mine
+    same = [name for name in alone if name.endswith((".png", ".u8"))]
+    assert {name: now[name] for name in same} == {name: alone[name] for name in same}
+
+
+def test_nothing_goes_before_all_is_open(file, photos, tmp_path):
+    a, b = (photos / name / "photos" for name in "ab")
+    generate(file, tmp_path / "out", "--data", a)
+    before = content(tmp_path / "out")
+    for words in (["--lpips_max", 1], ["--net", tmp_path / "none"], ["--data", tmp_path / "none"]):
+        with pytest.raises(Exception, match="VGG16|none"):
+            generate(file, tmp_path / "out", "--data", b, "--overwrite", *words)
+        assert content(tmp_path / "out") == before
+    (tmp_path / "foreign" / "train" / "photos").mkdir(parents=True)
+    (tmp_path / "foreign" / "train" / "photos" / "000_aug1.png").write_bytes(b"own")
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(DataError, match="another folder"):
+            generate(file, tmp_path / "foreign", "--data", b, *more)
+    assert [p.read_bytes() for p in (tmp_path / "foreign").rglob("*.png")] == [b"own"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_interrupted_overwriting_is_taken_up(file, photos, tmp_path, format, monkeypatch):
+    a, b = (photos / name / "photos" for name in "ab")
+    words = ["--format", format, "--data"]
+    for data in (a, b):
+        generate(file, tmp_path / f"{data.parent.name}.views", *words, data)
+    pixels = [
+        open_views(tmp_path / f"{n}.views", open_source(str(data), "."), 16, quiet=True).images
+        for n, data in (("a", a), ("b", b))
+    ]
+    for number in range(1, 20):  # killed at each step of it
+        out = tmp_path / f"out{number}"
+        shutil.copytree(tmp_path / "a.views", out)
+        calls = []
+
+        def stop(self, *args, calls=calls, number=number, unlink=Path.unlink, **kwargs):
+            if self.name.startswith(".tmp-") or tmp_path not in self.parents:
+                return unlink(self, *args, **kwargs)
+            calls.append(self)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            return unlink(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", stop)
+            try:
+                generate(file, out, *words, b, "--overwrite")
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        if number % 2:  # the former command makes whole what is left of its views
+            with contextlib.suppress(DataError):  # the new ones were begun
+                generate(file, out, *words, a)
+                source = open_source(str(a), ".")
+                assert torch.equal(open_views(out, source, 16, quiet=True).images, pixels[0])
+        generate(file, out, *words, b, "--overwrite")
+        source = open_source(str(b), ".")
+        assert torch.equal(open_views(out, source, 16, quiet=True).images, pixels[1])
+    assert 3 < number < 19
+
+
+def test_views_do_not_become_a_part_of_the_data(file, photos):
+    data = photos / "a" / "photos"
+    with pytest.raises(DataError, match="--outdir .* lies in the data set"):
+        generate(file, data / "views", "--data", data)
+    assert not (data / "views").exists()
+
+
+def test_views_of_a_single_picture(file, photos, tmp_path):
+    picture = photos / "a" / "photos" / "001.png"
+    generate(file, tmp_path / "out", "--data", picture)
+    views = sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.png"))
+    assert [str(v) for v in views] == [f"train/001/001_aug{j}.png" for j in range(3)]

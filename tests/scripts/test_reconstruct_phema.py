@@ -158,10 +158,34 @@ def test_run_folder_defaults_and_skip(run, tmp_path, capsys):
     before = files[1].stat().st_mtime_ns
     reconstruct(*words, "--skip")
     assert files[0].exists() and files[1].stat().st_mtime_ns == before
-    reconstruct(*words, "--skip")
-    assert "0 averages to make" in capsys.readouterr().out
-    reconstruct(*words)  # redone, and the results of before are no inputs
+    capsys.readouterr()
+    for more in (["--skip"], []):  # the results of before are no inputs
+        reconstruct(*words, *more)
+        assert "done already: 2 averages in" in capsys.readouterr().out
+        assert files[1].stat().st_mtime_ns == before
+    reconstruct(*words, "--overwrite")
     assert files[1].stat().st_mtime_ns != before
+
+
+def test_results_of_other_snapshots_are_not_replaced(run, tmp_path, capsys):
+    shutil.copytree(run[0], tmp_path / "in")
+    words = ["--indir", tmp_path / "in", "--outdir", tmp_path / "out", "--outstd", 0.07]
+    reconstruct(*words, "--instd", 0.05)
+    file = next((tmp_path / "out").iterdir())
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match=r"0\.070.* snapshots before, .* now.*or --overwrite"):
+        reconstruct(*words)
+    with pytest.raises(UsageError, match="width 0.07 before, 0.0702 now"):
+        reconstruct(*words[:-1], 0.0702, "--instd", 0.05)
+    assert file.read_bytes() == before
+    reconstruct(*words, "--overwrite")
+    assert file.read_bytes() != before
+    shutil.copy(next((tmp_path / "in").iterdir()), file)
+    before = file.read_bytes()
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(UsageError, match="is no result of this script: another --outdir"):
+            reconstruct(*words, *more)
+    assert file.read_bytes() == before
 
 
 def test_kimg_names_the_time(run, tmp_path):
@@ -350,6 +374,9 @@ def test_command_line_errors(words, says, capsys):
 
 def test_smoke(tmp_path, capsys):
     reconstruct("--preset", "smoke", "--outdir", tmp_path)
+    reconstruct("--preset", "smoke", "--outdir", tmp_path)  # the same run each time
+    assert "done already: 4 averages" in capsys.readouterr().out
+    reconstruct("--preset", "smoke", "--outdir", tmp_path, "--overwrite")
     said = [line for line in capsys.readouterr().out.splitlines() if "tracked directly" in line]
     errors = [float(line.split(" by ")[1].split()[0]) for line in said]
     assert len(errors) == 4 and errors[0] == 0 and max(errors) < 1e-3

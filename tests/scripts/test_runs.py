@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from recipes.runs import figures, layout
 from recipes.runs.reading import find_run, read_run, scan
 from storage import files
 from storage.errors import RunError, UsageError
+from tests.runtime import toy
 from tests.scripts.made_runs import IMLE, leave_lock, make_run, write
 from tests.scripts.support import ROOT, load
 
@@ -110,6 +112,7 @@ def test_ls_tells_what_matters_of_each_run_the_latest_first(home, runs):
             "32 px, AJEST early, no classes",
             "mnist",
         ),
+        ("train_edm2", {"data": "x", "cond": True}, "EDM2", "the data's own size, all images", "x"),
         ("train_edm2", {**EDM2, "selection": True}, "EDM2", "32 px, random", "mnist"),
         (
             "TrainSimCLR",
@@ -254,9 +257,33 @@ def test_a_run_of_another_machine_is_alive_as_long_as_it_writes(home):
     assert read_run(old).state == "died"
 
 
+def test_a_copy_is_as_old_as_the_run(home, tmp_path):
+    old = make_run(home, age=5000)
+    copy = shutil.copytree(old, tmp_path / "copied", copy_function=shutil.copyfile)
+    assert layout.ago(read_run(copy).updated) == layout.ago(read_run(old).updated) == "1 h ago"
+    (copy / "status.json").unlink()
+    (copy / "metrics.jsonl").unlink()
+    assert layout.ago(read_run(copy).updated) in ("now", *(f"{k} s ago" for k in range(60)))
+
+
 def test_a_launch_that_has_not_begun_is_new(home):
     run = read_run(make_run(home, state=None, rows=[]))
     assert run.state == "new" and run.step is None
+
+
+def test_a_run_is_read_while_it_runs_and_after(tmp_path):
+    """What `Run` itself writes, not what these tests make up."""
+    with toy.open_run(toy.toy_args(tmp_path)) as run:
+        found = read_run(run.dir)
+        assert found.hash == run.config_hash
+        assert found.state == "running" and f"process {os.getpid()} on " in str(found.holder)
+        folder = run.dir
+    assert read_run(folder).state == "stopped" and read_run(folder).holder is None
+    toy.train(toy.toy_args(tmp_path, total=7))
+    (found,) = [run for run in scan([tmp_path]).runs if run.state == "finished"]
+    assert (
+        found.step == 7 and found.options["total"] == 7 and "loss" in figures.newest(found.rows())
+    )
 
 
 def test_figures_may_be_further_than_the_status(home):
@@ -424,6 +451,8 @@ def test_a_link_to_a_run_is_listed(home, tmp_path):
     (home / "TrainGeneratorWandB").mkdir()
     (home / "TrainGeneratorWandB" / "linked").symlink_to(real)
     (home / "loop").symlink_to(home)
+    (home / "itself").symlink_to("itself")
+    (home / "nowhere").symlink_to("not/there")
     assert [run.name for run in scan([home]).runs] == ["linked"]
 
 
@@ -513,9 +542,9 @@ def test_compare_shows_what_differs(home, runs):
         r"^A: +camnet-photos-0a1b2c3d +IMLE +finished +step 20 +data photos$", out, re.M
     )
     shaping, execution = out.split("how it ran")
-    for line in (r"  --lr +0\.003 +0\.1", r"  --data_tr +photos +clothes", r"  --new +- +4"):
+    for line in (r"  --lr +0\.003 +0\.1", r"  --data +photos +clothes", r"  --new +- +4"):
         assert re.search(rf"^{line}$", shaping, re.M), line
-    assert "--bs" not in out and re.search(r"^  --spi +4 +9$", execution, re.M)
+    assert "--bs" not in out and re.search(r"^  --samples +4 +9$", execution, re.M)
     assert re.search(r"^  val/psnr +14\.00 +20\.00$", execution, re.M)
     assert re.search(r"^  batch loss +0\.4000 +-$", execution, re.M)
     told = as_json(runs("compare", "camnet-photos", "11112222", "--json"))

@@ -37,3 +37,15 @@ def test_saving_by_the_clock_changes_nothing(name, tmp_path, monkeypatch):
     found = harness.differences(harness.final_state(one), harness.final_state(other))
     assert not found, found
     assert harness.metrics(one) == harness.metrics(other)
+
+
+@pytest.mark.parametrize("name", ["TrainSimCLR", "TrainISICLE"])
+def test_one_file_for_use_and_one_for_resuming(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path))
+    launch(name, tmp_path / "run", "--epochs", "2")
+    large = [p for p in (tmp_path / "run").rglob("*") if p.is_file() and p.stat().st_size > 4e6]
+    folders = sorted({p.parent.relative_to(tmp_path / "run").parts[0] for p in large})
+    assert folders == ["checkpoints", "snapshots"]
+    assert [p.name for p in large if p.parent.name == "snapshots"] == ["1.safetensors"]
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
+    assert sum(p.stat().st_size for p in large) < 210e6

@@ -85,6 +85,33 @@ def test_round_trip(tmp_path):
         ck.load_path(tmp_path / "step-000000013")
 
 
+def test_milestones_stay_while_they_are_small(tmp_path, monkeypatch):
+    """As many as fit, from the newest on; the newest checkpoints stay whatever they are."""
+    for step in range(1, 7):
+        save(tmp_path, step, milestone=step != 5)
+    size = sum(e["size"] for e in ck.verify(tmp_path / "step-000000006")["files"].values())
+    assert ck.steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
+    monkeypatch.setattr(ck, "MILESTONE_BYTES", 3.5 * size)
+    ck.prune(tmp_path, 2)
+    assert ck.steps_of(tmp_path) == [3, 4, 5, 6]
+    ck.prune(tmp_path, 0)
+    assert ck.steps_of(tmp_path) == [3, 4, 5, 6]
+    ck.prune(tmp_path, 1)
+    assert ck.steps_of(tmp_path) == [3, 4, 6]
+    monkeypatch.setattr(ck, "MILESTONE_BYTES", 0)
+    ck.prune(tmp_path, 1)
+    assert ck.steps_of(tmp_path) == [6]
+
+
+def test_a_number_to_keep(tmp_path):
+    for step in range(1, 7):
+        ck.save_state(tmp_path, step, state_at(step), {}, keep=4)
+    assert ck.steps_of(tmp_path) == [3, 4, 5, 6]
+    for step in range(7, 12):
+        ck.save_state(tmp_path, step, state_at(step), {}, keep=0)
+    assert ck.steps_of(tmp_path) == list(range(3, 12))
+
+
 def test_keeps_two_and_the_milestones(tmp_path):
     for step in range(1, 11):
         save(tmp_path, step, milestone=step % 4 == 0)

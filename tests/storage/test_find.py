@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from storage.errors import CheckpointError, UsageError
-from storage.find import ema_sibling, find_file, find_network, identity, newest_snapshot
+from storage.find import (
+    ema_sibling,
+    find_file,
+    find_network,
+    identity,
+    newest_epoch,
+    newest_snapshot,
+)
 from storage.snapshot import save_snapshot
 
 
@@ -67,7 +74,7 @@ def test_paths_are_paths(models, tmp_path):
         find_network("network-snapshot-0000008-0.10")
     with pytest.raises(UsageError, match="https://host/edm2.pkl is a URL: download"):
         find_network("https://host/edm2.pkl")
-    with pytest.raises(UsageError, match="is a folder"):
+    with pytest.raises(UsageError, match="is a folder, but not a run's: name a snapshot"):
         find_network(str(tmp_path))
 
 
@@ -162,7 +169,39 @@ def test_the_newest_snapshot_of_a_run(tmp_path, names, newest):
     assert (found and found.stem) == (newest and Path(f"{newest}.safetensors").stem)
 
 
+def test_a_run_or_a_folder_in_it_means_its_newest_snapshot(models, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    for folder in ("snapshots", "checkpoints/step-000000008", "checkpoints/step-000000012"):
+        (run / folder).mkdir(parents=True)
+    with pytest.raises(UsageError, match="run has no snapshot yet"):
+        find_network(run)
+    touch(run / "snapshots" / "network-000000008.safetensors")
+    newest = touch(run / "snapshots" / "network-latest.safetensors")
+    for word in ("run", "run/", "run/snapshots", "run/checkpoints", run):
+        assert find_network(word).resolve() == newest
+    assert find_network("run/checkpoints/step-000000012") == newest
+    old = find_network(run / "checkpoints" / "step-000000008")
+    assert old.name == "network-000000008.safetensors"
+    monkeypatch.chdir(run / "snapshots")
+    assert find_network(".") == newest
+    monkeypatch.chdir(run / "checkpoints")
+    assert find_network("step-000000008") == old and find_network("..") == newest
+    (tmp_path / "early" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match="early has no snapshot yet"):
+        find_network(tmp_path / "early")
+
+
 def test_a_url_is_refused_in_any_case():
     for word in ("HTTPS://host/a.pkl", " s3://host/a.pkl"):
         with pytest.raises(UsageError, match="give the path of a.pkl"):
             find_network(word)
+
+
+def test_the_last_epoch_is_told_by_its_number(tmp_path):
+    folder = tmp_path / "snapshots"
+    assert newest_epoch(tmp_path) is None
+    folder.mkdir()
+    for name in ("2", "10", "9", "generator-latest", "network-000000099", "11x"):
+        (folder / f"{name}.safetensors").touch()
+    (folder / "99.pt").touch()
+    assert newest_epoch(tmp_path) == folder / "10.safetensors"

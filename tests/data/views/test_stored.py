@@ -182,9 +182,9 @@ def test_scenes_have_views_too(tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        ({"settings": {**SETTINGS, "temperature": 2.0}}, "temperature 1.0, now 2.0"),
-        ({"k": 2}, "k 3, now 2"),
-        ({"first": 3}, "first 0, now 3"),
+        ({"settings": {**SETTINGS, "temperature": 2.0}}, "temperature 1.0 before, 2.0 now"),
+        ({"k": 2}, "k 3 before, 2 now"),
+        ({"first": 3}, "first 0 before, 3 now"),
     ],
 )
 @pytest.mark.parametrize("stopped", [False, True])

@@ -16,6 +16,8 @@ def test_turns_cover_every_step_once():
         phases = -(-5 // every) if every else 0
         assert [g for s, g in found if s is None] == list(range(3 * phases))
         before = [sum(s is None for s, _ in found[:t]) for t in range(turns.total)]
+        steps = [turns.encoder_steps(t) for t in range(turns.total)]
+        assert steps == [sum(s is not None for s, _ in found[:t]) for t in range(turns.total)]
         for t, (step, _) in enumerate(found):
             if step is not None and every:
                 assert before[t] == 3 * (step // 4 // every + 1)

@@ -77,6 +77,66 @@ def test_load_gives_back_what_was_saved(tmp_path, monkeypatch, words):
     )
 
 
+class WritingRun(FakeRun):
+    """One whose snapshots are there."""
+
+    def snapshot(self, name, module, kind, config):
+        path = self.dir / "snapshots" / f"{name}.safetensors"
+        told = {"args": {"keep": 1} if self.tells else {}}
+        save_snapshot(path, module.state_dict(), kind, config, told)
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "there"),
+    [
+        ("", [0, 1, 2], [2]),
+        ("--keep 2", [0, 1, 2], [1, 2]),
+        ("--keep 0", [0, 1, 2], [0, 1, 2]),
+        ("", [5, 0, 1], [1, 5]),  # begun again: what is later is not the newest
+    ],
+)
+def test_files_of_earlier_epochs_go(tmp_path, monkeypatch, words, epochs, there):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args, model, optimizer = trained(*words.split())
+    run = WritingRun(tmp_path, args)
+    run.tells = True
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "generator-latest.safetensors").write_bytes(b"another's")
+    for epoch in epochs:
+        files.save_epoch(run, model, optimizer, parts.view_recipe(args), epoch)
+    kept = {f"{n}.safetensors" for n in there} | {"generator-latest.safetensors"}
+    assert {p.name for p in (tmp_path / "snapshots").iterdir()} == kept
+    assert {p.name for p in tmp_path.glob("*.pt")} == {f"{n}.pt" for n in there} | {"latest.pt"}
+
+
+def test_files_of_a_version_that_kept_all_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args, model, optimizer = trained()
+    run = WritingRun(tmp_path, args)
+    (tmp_path / "snapshots").mkdir()
+    for epoch, run.tells in ((0, False), (1, True), (2, True)):
+        files.save_epoch(run, model, optimizer, parts.view_recipe(args), epoch)
+    assert sorted(p.name for p in tmp_path.glob("snapshots/*")) == [
+        "0.safetensors",
+        "2.safetensors",
+    ]
+    assert (tmp_path / "0.pt").exists() and not (tmp_path / "1.pt").exists()
+
+
+def test_one_file_for_use_unless_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
+    args, model, optimizer = trained("--no-save_pt")
+    run = WritingRun(tmp_path, args)
+    run.tells = True
+    (tmp_path / "snapshots").mkdir()
+    files.save_epoch(run, model, optimizer, parts.view_recipe(args), 3)
+    assert not list(tmp_path.glob("*.pt"))
+    again, recipe, _ = files.open_encoder(tmp_path)  # a run's folder
+    assert recipe == parts.view_recipe(args)
+    x = torch.rand(4, 3, 8, 8)
+    assert torch.equal(again.eval()(x), model.eval()(x))
+
+
 def test_a_file_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
     args, model, optimizer = trained()

@@ -21,7 +21,6 @@ from tests.scripts.simclr_support import TINY
         ("--mm 0.9 1", "out of range"),
         ("--recipe nothing", "invalid choice"),
         ("--head nothing", "invalid choice: 'nothing' (choose from original, paper, v2,"),
-        ("--data /nowhere/at/all", "give crop_size"),
         ("--color_s 3", "hue 0.6"),
         ("--sigma 0.4", "is of --loss dclw"),
         ("--crop_size 16 --gaussian_blur 1", "a blur of 1 tap changes nothing"),

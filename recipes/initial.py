@@ -1,0 +1,188 @@
+"""--init_from: a network begins with the weights of a file, and all else about its run is new.
+
+Weights go by name: what has a name and a shape of the network is taken, all other parts are named
+in the log and stay new. The file is read once, at step 0; a run that resumes has its own weights
+and needs it no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from generators.files import IMPORTERS, open_network
+from runtime.ema import EMA
+from runtime.run import Run
+from storage.errors import CheckpointError, UsageError
+from storage.files import read_object, write_json
+from storage.find import find_network, identity, say_found
+from storage.snapshot import is_snapshot
+from storage.torchfile import load_foreign
+
+# Kinds of snapshots in words.
+KINDS = {
+    "camnet": "a CAM-Net",
+    "imle-unconditional": "an unconditional IMLE generator",
+    "edm2": "an EDM2 network",
+    "edm2-toy": "a network of the toy",
+    "simclr": "a SimCLR encoder",
+}
+RECORD = "init_from.json"
+SHOWN = 8  # names in a line of the log
+# Under what other programs keep a network's state_dict in a file.
+_WRAPPERS = "state_dict model_state_dict model net network ema params_ema params module".split()
+
+Say = Callable[[str], object]
+
+
+class Weights(NamedTuple):
+    """What a file holds. kind: of a network of this toolkit; None: the file does not say."""
+
+    kind: str | None
+    state: dict[str, Tensor]
+
+
+class Fit(NamedTuple):
+    """Which parts of a state_dict a network can take, by their names in it.
+
+    taken: tensors of a name and shape of the network's. missing: only in the network. unused: only
+    in the file. misshapen: name -> shape in the network, in the file.
+    """
+
+    taken: dict[str, Tensor]
+    missing: list[str]
+    unused: list[str]
+    misshapen: dict[str, tuple[list[int], list[int]]]
+
+
+def read_weights(file: Path, say: Say = print) -> Weights:
+    """A snapshot, a .pkl of NVIDIA's EDM2, or a state_dict that any program has written as a .pt,
+    .pth or .safetensors; nothing in it runs. Errors: CheckpointError.
+    """
+    ours = file.suffix == ".safetensors" and file.is_file() and is_snapshot(file)
+    if ours or file.suffix.lower() in IMPORTERS:
+        snapshot = open_network(file, say)
+        return Weights(snapshot.kind, snapshot.state_dict)
+    found = load_foreign(file)
+    simclr = str(found.get("format", "")).startswith("imle-lab-simclr")
+    return Weights("simclr" if simclr else None, _state_dict(found, file))
+
+
+def _state_dict(found: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, without the boxes and the `module.` that they may be in."""
+    inner = next((found[k] for k in _WRAPPERS if isinstance(found.get(k), Mapping)), None)
+    if inner is not None:
+        return _state_dict(inner, file)
+    state = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{file}: no weights in it (a state_dict, or a dict with one)")
+    while all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def compare(state: Mapping[str, Tensor], net: nn.Module) -> Fit:
+    """What of a state_dict a network can take."""
+    own = net.state_dict()
+    both = [name for name in own if name in state]
+    return Fit(
+        {name: state[name] for name in both if state[name].shape == own[name].shape},
+        [name for name in own if name not in state],
+        [name for name in state if name not in own],
+        {
+            name: (list(own[name].shape), list(state[name].shape))
+            for name in both
+            if state[name].shape != own[name].shape
+        },
+    )
+
+
+def start(
+    run: Run,
+    net: nn.Module,
+    word: str | None,
+    kind: str,
+    *,
+    averages: Iterable[EMA[Any]] = (),
+    read: Callable[[Path, Say], Weights] = read_weights,
+) -> None:
+    """After run.restore: the network, and the averages of it, take the weights at --init_from,
+    `word`, if the run is a fresh one.
+
+    kind: as snapshots name the network. read: the file, and `run.say` -> what it holds. What was
+    taken is said, kept as init_from.json in the run's folder and in the provenance of snapshots.
+    Errors: UsageError for a network of another kind, or one of which no weight fits;
+    CheckpointError.
+    """
+    if word is None:
+        return
+    if run.resumed:
+        if known := read_object(run.dir / RECORD):
+            run.facts["init_from"] = known
+        return
+    file = find_network(word, None, run.args.results_path)
+    say_found(word, file, run.say)
+    found = read(file, run.say)
+    if found.kind not in (None, kind):
+        what = KINDS.get(found.kind, repr(found.kind))
+        raise UsageError(f"--init_from {word} is {what}, which cannot start {KINDS[kind]}")
+    fit = compare(found.state, net)
+    share = _share(fit, net)
+    if not share:
+        here, there = (next(iter(names), "nothing") for names in (net.state_dict(), found.state))
+        raise UsageError(
+            f"--init_from {word}: no weight of it fits {KINDS[kind]} as it is built here (names "
+            f"are like {there} there, like {here} here; of other shapes: {len(fit.misshapen)})"
+        )
+    _take(fit, net, word)
+    for average in averages:
+        average.module.load_state_dict(net.state_dict())
+    run.facts["init_from"] = record = {
+        "asked": word,
+        "file": str(file.absolute()),
+        "content": identity(file),
+        "share": round(share, 6),
+        "taken": len(fit.taken),
+        "missing": fit.missing,
+        "misshapen": list(fit.misshapen),
+        "unused": fit.unused,
+    }
+    for line in report(fit, share, file.name):
+        run.say(line)
+    if run.is_main:
+        write_json(run.dir / RECORD, record, indent=1)
+
+
+def _share(fit: Fit, net: nn.Module) -> float:
+    """How much of the network's parameters, by number, is taken."""
+    sizes = {name: p.numel() for name, p in net.named_parameters()}
+    return sum(sizes.get(name, 0) for name in fit.taken) / max(1, sum(sizes.values()))
+
+
+@torch.no_grad()
+def _take(fit: Fit, net: nn.Module, word: str) -> None:
+    own = net.state_dict()
+    for name, value in fit.taken.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(f"--init_from {word}: {name} is not finite there")
+        own[name].copy_(value)
+
+
+def report(fit: Fit, share: float, name: str) -> list[str]:
+    """Lines that say what was taken from the file `name`, and what was not."""
+    total = len(fit.taken) + len(fit.missing) + len(fit.misshapen)
+    lines = [f"weights of {name}: {len(fit.taken)} of {total} tensors, {share:.1%} of the weights"]
+    shapes = [f"{n} {here}, there {there}" for n, (here, there) in fit.misshapen.items()]
+    for what, names in (
+        ("of another shape there, so new", shapes),
+        ("not there, so new", fit.missing),
+        ("there only, not used", fit.unused),
+    ):
+        if names:
+            more = ", ..." if len(names) > SHOWN else ""
+            lines.append(f"  {what} ({len(names)}): {', '.join(names[:SHOWN])}{more}")
+    return lines

@@ -1,0 +1,145 @@
+"""How long a run is, and what becomes of it when it is asked to be longer or shorter.
+
+Two commands that differ only in the option that says how long a run is (the tag LENGTH of its
+table) are one run: the second goes on with what the first has made. What depends on the length, as
+a learning rate that falls to the end, follows the length that is asked for, or with --keep_schedule
+that of before. Checkpoints remember which it was, so that a launch that is killed in between and
+run again computes what one launch would have.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from runtime import rundir
+from storage.checkpoint import steps_of
+from storage.files import read_object
+
+
+class Enough(SystemExit):
+    """The run has more than it is asked for: nothing is done, and that is no failure (code 0)."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(0)
+        self.said = said
+
+    def __str__(self) -> str:
+        return self.said
+
+
+class Length:
+    """The length of one run.
+
+    names: of the option that says it, none or one. keep_schedule: whether what depends on the
+    length stays as it was.
+
+    Attributes: option ("" without one), asked (its value), schedule (the length that schedules
+    are over; known after `run.restore`).
+    """
+
+    def __init__(self, args: Namespace, names: Sequence[str], keep_schedule: bool) -> None:
+        (self.option,) = names or ("",)
+        self.names = frozenset(names)
+        self.asked: int = getattr(args, self.option) if names else 0
+        self.schedule = self.asked
+        self._keep = keep_schedule
+        self._made = self._was = self.asked  # in the checkpoint: length, and that of schedules
+
+    def record(self) -> dict[str, int]:
+        """What a checkpoint remembers of it."""
+        return {"schedule_length": self.schedule} if self.option else {}
+
+    def go_on(self, meta: Mapping[str, Any]) -> str:
+        """Take over what a checkpoint remembers; a line to say if the length is another now."""
+        if not self.option:
+            return ""
+        self._made = meta["args"].get(self.option, self.asked)
+        self._was = meta.get("schedule_length", self._made)
+        self.schedule = self._was if self._keep else self.asked
+        if self._made == self.asked:
+            return ""
+        return f"--{self.option} was {self._made}, is {self.asked} now"
+
+    def new_rate(self, rate: Callable[[int], float]) -> str:
+        """A line to say of the learning rate, if the length is another one now; else "".
+
+        rate: the length that the schedule is over -> the next step's learning rate.
+        """
+        if (self._made, self._was) == (self.asked, self.schedule):
+            return ""
+        before, now = rate(self._was), rate(self.schedule)
+        if self.schedule != self._was:
+            return (
+                f"learning rate: its schedule is over --{self.option} {self.schedule} from here "
+                f"on, not {self._was}: {now:.3g} in the next step instead of {before:.3g} "
+                "(--keep_schedule would leave it)"
+            )
+        kept = f"learning rate: its schedule stays that of --{self.option} {self._was}"
+        if now == 0:
+            return f"{kept}, which has come to 0: nothing is learnt (without --keep_schedule it is)"
+        return f"{kept}: {now:.3g} in the next step"
+
+    def check(self, done: int, whole: int, say: Callable[[str], object]) -> None:
+        """End a run that has more than is asked for (done, whole: steps) and say so: Enough."""
+        if done <= whole:
+            return
+        said = f"nothing to do: {done} steps are done, more than the {whole} that are asked for"
+        if self.option:
+            said += f" by --{self.option} {self.asked} (they were made with {self._made})"
+        say(said)
+        raise Enough(said)
+
+
+class Named(Protocol):
+    """What a run is known by: its script, readable name, shaping flags, and those that may change,
+    that of its length among them."""
+
+    script: str
+    name: str
+    flags: dict[str, Any]
+    exclude: frozenset[str]
+    length: Length
+
+
+def settle(path: Path, run: Named, anew: bool) -> tuple[Path, list[str]]:
+    """The folder of a run that its options name `path`, and what to say of its neighbours.
+
+    anew: it is begun from scratch, so that it goes on with no other.
+    """
+    path, going_on = (path, "") if anew else folder(path, run)
+    others = rundir.siblings(path, run.name)
+    lines = [f"another run of this name with other options is there: {other}" for other in others]
+    return path, [going_on, *lines]
+
+
+def folder(path: Path, run: Named) -> tuple[Path, str]:
+    """The folder of the run, and a line to say if it is not `path`.
+
+    path: as the options name it, and the run's if it has checkpoints: then it was begun, perhaps
+    by an earlier version, beside one of another length. Otherwise it may be a run of the same name
+    whose shaping flags differ in the length alone; of several the one with the most steps.
+    """
+    length = run.length
+    if not length.option or steps_of(path / "checkpoints"):
+        return path, ""
+    found: list[tuple[int, str, Any]] = []
+    for name in rundir.siblings(path, run.name):
+        known = read_object(path.parent / name / "args.json") or {}
+        before = known.get("shaping")
+        if known.get("script") != run.script or not isinstance(before, dict):
+            continue
+        longer = before.get(length.option) != run.flags.get(length.option)
+        if longer and not rundir.changed(before, run.flags, run.exclude):
+            steps = steps_of(path.parent / name / "checkpoints")
+            found.append((steps[-1] if steps else -1, name, before.get(length.option)))
+    if not found or (path.exists() and max(found)[0] < 0):
+        return path, ""
+    _, name, before = max(found, key=lambda one: one[:2])
+    said = f"going on with {name}, the same run but for its length: --{length.option} {before}"
+    said += f" at first, {length.asked} now"
+    if len(found) > 1:
+        said += f" (of {len(found)} such runs the one with the most steps)"
+    return path.parent / name, said
