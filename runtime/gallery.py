@@ -146,7 +146,7 @@ class Gallery:
             # The old facts stand until all is gone, so that a kill in between leaves a folder that
             # is known, of the old settings.
             _remove(self.folder, self._goes)
-            gone = {"settings": settings_digest(self._before), "gone": True}
+            gone = {"settings": settings_digest(self._before or {}), "gone": True}
             append_line(self.folder / FILES, json.dumps(gone))
         distributed.barrier()
         self._new[0].extend(n for n in names if n not in self._listed)

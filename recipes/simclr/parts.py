@@ -52,7 +52,8 @@ def fit(args: Namespace, table: Table) -> list[str]:
     """Fill in what is not given and follows from the pictures; lines that say what came out.
 
     The side of views, of a data set that the registry does not know. With --steps the batch, a
-    power of two, if there are fewer pictures; --epochs, --eval_iter and --snapshot_every where they are not given.
+    power of two, if there are fewer pictures; --epochs, --eval_iter and --snapshot_every where
+    they are not given.
     It shapes the run, and so comes before it; a run that is gone on with finds the same.
     table: the options' rows. Errors: DataError, UsageError.
     """
