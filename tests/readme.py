@@ -189,17 +189,20 @@ class Shell:
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             end = time.monotonic() + timeout
-            while process.poll() is None:
-                if time.monotonic() > end:
+            try:
+                while process.poll() is None:
+                    if time.monotonic() > end:
+                        output.write(f"killed after {timeout:.0f} s\n")
+                        break
+                    if until is not None and not told and until():
+                        told = True
+                        for child in children(process.pid):
+                            os.kill(child, signal.SIGTERM)
+                    time.sleep(0.2)
+            finally:  # also when this program is interrupted
+                if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-                    output.write(f"killed after {timeout:.0f} s\n")
-                elif until is not None and not told and until():
-                    told = True
-                    for child in children(process.pid):
-                        os.kill(child, signal.SIGTERM)
-                else:
-                    time.sleep(0.2)
         return process.returncode, log.read_text(errors="replace")
 
 
@@ -228,13 +231,12 @@ def runs_in(results: Path) -> set[Path]:
 class Trained:
     """Says when the run that a command began, or goes on with, has trained for a while.
 
-    That is when it has a checkpoint of this launch, or figures of it since `seconds`.
+    That is when this launch has saved a step, or `seconds` after its first step is in the figures.
     """
 
     def __init__(self, results: Path, seconds: float) -> None:
         self._results, self._seconds = results, seconds
         self._before = {run: len(launches(run)) for run in runs_in(results)}
-        self._began = time.time()
         self._since: float | None = None
 
     def run(self) -> Path | None:
@@ -248,14 +250,21 @@ class Trained:
         run = self.run()
         if run is None:
             return False
-        saved = run.glob("checkpoints/step-*/manifest.json")
-        if any(f.stat().st_mtime > self._began and not f.parent.name.endswith("-000000000")
-               for f in saved):  # fmt: skip
+        begun = launches(run)[-1].get("from_step", 0)
+        saved = [int(f.parent.name[5:]) for f in run.glob("checkpoints/step-*/manifest.json")]
+        if max(saved, default=0) > begun:
             return True
-        figures = run / "metrics.jsonl"
-        if self._since is None and figures.is_file() and figures.stat().st_mtime > self._began:
+        if self._since is None and step_of(run) > begun:
             self._since = time.monotonic()
         return self._since is not None and time.monotonic() - self._since > self._seconds
+
+
+def step_of(run: Path) -> float:
+    """The newest step of its figures."""
+    try:
+        return max((row.get("step", 0) for row in read_lines(run / "metrics.jsonl")), default=0)
+    except OSError:
+        return 0
 
 
 def launches(run: Path) -> list[dict]:
