@@ -35,6 +35,7 @@ from data.views.recipes import (
     recipe,
     view_keys,
 )
+from runtime.cli import prepare
 
 RECIPES = {
     32: recipe("cifar", color_s=0.5, mean=CIFAR_MEAN, std=CIFAR_STD),
@@ -128,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", default="cpu", help="of the batched methods")
     add("--seed", type=int, default=0)
     add("--quick", action="store_true")
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.repeats, args.times, args.batches, args.reference = 1, 1, [16], 16

@@ -38,6 +38,7 @@ from benchmarks.imle_setup import (
 )
 from imle import CAMNet, CodeGenerator, ResolutionLoss
 from imle.search import SearchResult, search
+from runtime.cli import prepare
 
 
 @torch.no_grad()
@@ -207,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--agreement_configs", nargs="*", default=["small"])
     parser.add_argument("--memory_ns", type=int, nargs="*", default=[32, 128, 512])
     parser.add_argument("--peak_of", type=int, default=None, help=argparse.SUPPRESS)
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.peak_of is not None:
         peak_of(args.peak_of, args.configs[0], args)

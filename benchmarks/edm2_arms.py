@@ -34,6 +34,7 @@ from data.registry import open_source
 from diffusion import EDM2Loss, Precond, frozen_weights
 from diffusion.edm2_loss import per_pixel_loss
 from evaluation.intervals import mean_interval
+from runtime.cli import prepare
 from runtime.counter_rng import mix, normal
 from selection import selection_size
 from storage.dirs import data_home
@@ -62,6 +63,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", help="only these (default: all)")
     parser.add_argument("--held_out", type=int, default=2000)
     parser.add_argument("--precision", default="fp32")
+    prepare(parser)
     return parser.parse_args(argv)
 
 

@@ -46,6 +46,7 @@ from diffusion import (
 )
 from diffusion.mp import MPConv
 from runtime import ema as emas
+from runtime.cli import prepare
 from selection import jointly_sample_batch
 
 STDS = (0.05, 0.1)
@@ -395,6 +396,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the methods take turns")
     parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
     parser.add_argument("--seed", type=int, default=0)
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.res, args.channels, args.ref_channels, args.repeats = 8, 16, 8, 1

@@ -30,6 +30,7 @@ from benchmarks.imle_setup import machine
 from imle import CAMNet, CodeGenerator
 from models import NTXent, SimCLR, two_views
 from runtime import distributed
+from runtime.cli import prepare
 
 Step = tuple[nn.Module, Callable[[nn.Module], Tensor]]  # network, (forward) -> loss
 METHODS = ("alone", "after", "overlap")
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=15, help="rounds; the methods take turns")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.batch, args.repeats = 4, 1

@@ -61,6 +61,7 @@ from generators.files import open_network
 from recipes.imle import options as imle_options
 from recipes.isicle import options as isicle_options
 from recipes.views import options as view_options
+from runtime.cli import prepare
 from runtime.launch import launch
 from runtime.options import EXECUTION, tagged
 from runtime.rundir import refuse_changes, shaping
@@ -134,6 +135,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--imle", default="", help="options for the generator's training")
     parser.add_argument("--report", action="store_true", help="write the report of what is there")
     parser.set_defaults(gpus=[])  # one process; arms have the --gpus of --extra
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.k < 0:
         parser.error(f"--k {args.k}: views a picture, or 0")

@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks.imle_setup import machine
 from benchmarks.selection import _status
 from models.losses import NTXent
+from runtime.cli import prepare
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -139,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.n, args.repeats = [128], 1

@@ -14,6 +14,7 @@ import time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from data.scenes import Scenes  # noqa: E402
+from runtime.cli import prepare  # noqa: E402
 
 
 def rate(
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 256])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
+    prepare(parser)
     args = parser.parse_args()
     print(f"{'size':>5} {'style':>6} {'flood':>6} {'what':>6} {'scenes/s':>9} {'per cpu s':>10}")
     for size in args.sizes:

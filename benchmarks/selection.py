@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.imle_setup import machine
+from runtime.cli import prepare
 from selection import jointly_sample_batch
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.super_batch, args.repeats = [128], 1

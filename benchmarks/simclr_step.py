@@ -33,6 +33,7 @@ from benchmarks.augment import pictures
 from benchmarks.imle_setup import machine
 from data.views.recipes import ExactViews, FoldedViews, Recipe, per_sample, recipe, view_keys
 from models import NTXent, SimCLR, two_views
+from runtime.cli import prepare
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -176,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--compile", action="store_true")
     add("--seed", type=int, default=0)
     add("--quick", action="store_true")
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.repeats, args.times, args.size, args.bs = 1, 1, 8, 4

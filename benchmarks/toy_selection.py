@@ -58,6 +58,7 @@ from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.samplers import heun
 from runtime import ema as emas
+from runtime.cli import prepare
 from runtime.memory import keep_freed_memory
 from runtime.seeding import generator, hash64
 from selection import Picker, Spread, random_baseline
@@ -506,6 +507,7 @@ def get_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0, help="default 3")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     parser.add_argument("--report", action="store_true", help="only write the report")
+    prepare(parser)
     args = parser.parse_args(argv)
     if args.tune_seeds < 1 or args.seeds < 1 or args.finalist_seeds < args.seeds:
         parser.error("at least 1 tuning seed and 1 seed, and no fewer seeds for the finalists")

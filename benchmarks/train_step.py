@@ -32,6 +32,7 @@ from benchmarks.imle_setup import (
 )
 from imle import CodeGenerator, ResolutionLoss
 from recipes.imle.step import imle_loss
+from runtime.cli import prepare
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -113,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.set_defaults(configs=["small", "default"])
     parser.add_argument("--bs", type=int, default=4, help="images of a step")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
+    prepare(parser)
     args = parser.parse_args(argv)
     device = start(args)
     if args.quick:

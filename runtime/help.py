@@ -8,6 +8,8 @@ is the preset's where one is chosen. --help shows what most people need (rows ta
 from __future__ import annotations
 
 import argparse
+import copy
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +19,7 @@ from runtime.types import BoolAction, metavar_of
 
 MOST_PRESETS = 20  # in --help; --help-all lists all
 _ALL = "--help-all"
+_SAID = re.compile(r"default: |\(default |\(required")
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -24,6 +27,12 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if action.help is None and action.option_strings:  # argparse would say nothing at all
+            action = copy.copy(action)
+            action.help = default_words(action).strip()
+        return super()._format_action(action)
 
     def _expand_help(self, action: argparse.Action) -> str:
         return describe(action) + (default_words(action) if action.option_strings else "")
@@ -61,7 +70,7 @@ def describe(action: argparse.Action) -> str:
 def default_words(action: argparse.Action) -> str:
     """` (default: 0.1)`; nothing where the help says it itself, and for --help."""
     help_, value = action.help or "", action.default
-    if "default:" in help_ or "(required" in help_ or isinstance(action, argparse._HelpAction):
+    if _SAID.search(help_) or isinstance(action, argparse._HelpAction):
         return ""
     if action.required:
         return " (required)"

@@ -216,6 +216,32 @@ def test_no_private_word_in_code():
     assert not found
 
 
+def test_every_document_is_reached_from_the_index():
+    """docs/README.md names the pages, and reference.md those of options."""
+    reached: set[Path] = set()
+    for page in ("README.md", "reference.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            reached.add((ROOT / "docs" / target).resolve())
+    folders = {path / name.name for path in reached if path.is_dir() for name in path.glob("*.md")}
+    pages = set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs" / "README.md"}
+    assert not sorted(str(page.relative_to(ROOT)) for page in pages - reached - folders)
+
+
+def test_what_was_measured_is_in_the_studies():
+    """And what differs from the originals in the reference: how-to pages say what to do."""
+    titles = {
+        name: re.findall(r"^#+ (.+)$", (ROOT / name).read_text(encoding="utf-8"), re.M)
+        for name in NAMES
+        if name.startswith("docs/")
+    }
+    where = {name for name, found in titles.items() if "Differences from the originals" in found}
+    assert where == {"docs/reference.md"}
+    for method in ("imle", "edm2", "simclr"):
+        assert titles[f"docs/{method}.md"][0].startswith("How to: ")
+        assert titles[f"docs/studies/{method}.md"][0].startswith("Study: ")
+
+
 def test_what_is_wrong_is_found():
     there = {"imle/", "imle/search.py", "docs/", "docs/edm2.md"}
     text = "`imle/search.py`, `search.py`, `imle/gone.py`, `gone.py`, `none/`, [x](nothing.md)"

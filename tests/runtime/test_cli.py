@@ -200,6 +200,7 @@ def test_bad_lists(capsys, words, said):
 def test_gpus():
     assert run("--gpus", "0", "1").gpus == [0, 1]
     assert run("--gpus", "cpu").gpus == []
+    assert run("--device", "cuda:1").gpus == [1] and run("--device", "cuda").gpus == [0]
 
 
 def test_default_lists_are_not_shared():

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -116,3 +117,56 @@ def test_a_read_only_config_folder_does_no_harm(home, monkeypatch):
     monkeypatch.setattr(dirs, "write_new", lambda *a, **k: (_ for _ in ()).throw(OSError(30, "ro")))
     assert dirs.data_home() == home / "imle-lab" / "data"
     assert not dirs.dirs_file().exists()
+
+
+# ------------------------------------------------------------------------------ what --outdir means
+
+
+@pytest.mark.parametrize(
+    ("word", "where"),
+    [
+        ("a", "results/script/a"),
+        ("a/b", "results/script/a/b"),
+        (".hidden", "results/script/.hidden"),
+        ("./a", "here/a"),
+        (".", "here"),
+        ("../a", "a"),
+        ("~/a", "home/a"),
+    ],
+)
+def test_an_output_folder_lies_in_the_scripts_results_unless_it_says_where(
+    word, where, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
+    said: list[str] = []
+    found = dirs.output_folder(word, "script", say=said.append)
+    assert found.absolute().resolve() == tmp_path / where and said == []
+    other = dirs.output_folder(word, "script", tmp_path / "other", say=said.append)
+    assert (other != found) == where.startswith("results")
+    whole = str(tmp_path / "x")
+    assert str(dirs.output_folder(whole, "script")) == whole
+
+
+def test_a_folder_of_that_name_here_is_told_of_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
+    (tmp_path / "out").mkdir()
+    said: list[str] = []
+    found = dirs.output_folder("out", "script", say=said.append)
+    assert len(said) == 1 and str(found) in said[0] and said[0].endswith("./out")
+    found.mkdir(parents=True)
+    assert dirs.output_folder("out", "script", say=said.append) == found and len(said) == 1
+
+
+def test_what_was_written_is_found_here_first_and_then_in_the_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
+    assert dirs.find_output("views", "script") == Path("views")  # nowhere: as it is
+    below = dirs.output_folder("views", "script")
+    below.mkdir(parents=True)
+    assert dirs.find_output("views", "script") == below
+    (tmp_path / "views").mkdir()
+    assert dirs.find_output("views", "script") == Path("views")
