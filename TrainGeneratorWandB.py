@@ -2,7 +2,7 @@ r"""Train a generator by IMLE: for every image draw many codes, keep the one who
 nearest, take gradient steps on those pairs, repeat (IMLE: Li and Malik 2018; conditional: Li et al.
 2020; CAM-Net, which generates and searches level by level: Peng et al. 2021, arXiv 2106.09015).
 
-    python TrainGeneratorWandB.py --preset smoke                    # embedded data, CPU, seconds
+    python TrainGeneratorWandB.py --preset smoke                    # embedded data, CPU, a minute
     python TrainGeneratorWandB.py --preset cpu-small --data DIR      # half an hour of two cores
     python TrainGeneratorWandB.py --preset cpu-small-color --data DIR  # or cpu-small-mask
     python TrainGeneratorWandB.py --data camnet3 --res 16 32 64 128 256 --bs 8 --ns 120 \

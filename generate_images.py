@@ -135,6 +135,7 @@ def draw(
         sampler=parts.sampler(args),
         keep_every=2 if args.trajectory else 0,  # Heun's method asks twice a step
     )  # fmt: skip
+    levels = folders.levels_of(args)
     with Progress(sum(map(len, batches)), desc=folder.name, unit="image") as bar:
         for batch, drawn in zip(batches, drawing, strict=True):
             if not drawn.finite:
@@ -143,7 +144,7 @@ def draw(
             for n, item in enumerate(batch):
                 if args.trajectory and filling.lacks([strips[item]]):
                     way = drawn.steps[n].float() / 255
-                    save_sheet(folder / strips[item], way, ncol=min(8, len(way)))
+                    save_sheet(folder / strips[item], way, min(8, len(way)), levels)
                 filling.add(names[item], drawn.images[n])
             bar.update(len(batch))
     files, captions = (

@@ -72,7 +72,9 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
                 )
             )  # fmt: skip
         done = distributed.gather_object(writer.done if writer else 0)[0]
-        distributed.say(f"{out}: {done} of {len(source)} pictures have their {args.views} views")
+        state = f"{out}: {done} of {len(source)} pictures have their {args.views} views"
+        whole_set = f"done already: {done * args.views} views in {out}"
+        distributed.say(whole_set if done == len(source) else state)
         report = {}
         if done < len(source):
             rest = Subset(source, range(done, len(source)))

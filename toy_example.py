@@ -99,10 +99,16 @@ def train(args: Namespace) -> None:
 
         def draw() -> None:
             """A picture of samples."""
-            path = run.dir / "samples" / f"tree-{run.completed + 1:04d}.png"
             random = generator(run.device, "picture", 0)
-            validation.training_picture(tree, net, average.module, guide, GUIDANCE, path, random)
-            run.say(f"samples {path}")
+            shares = run.picture(
+                f"tree-{run.completed + 1:04d}",
+                lambda path: validation.training_picture(
+                    tree, net, average.module, guide, GUIDANCE, path, random
+                ),
+            )
+            if shares:
+                run.log_now(**{f"in the tree/{title}": share for title, share in shares.items()})
+                run.say(f"validation: {validation.verdict(shares)}")
 
         for step in run.steps(args.total_iter):
             net.normalize_weights()

@@ -58,6 +58,7 @@ from runtime.options import LENGTH, tagged
 from runtime.place import place
 from runtime.run import Run
 from runtime.seeding import generator
+from runtime.tracker import read_series
 from storage.index_log import IndexLog
 
 
@@ -229,6 +230,8 @@ def main(args: Namespace) -> None:
                 look()
         if chosen_log is not None:
             chosen_log.close()
+        logged = read_series(run.dir / "metrics.jsonl").get("Loss", ([], []))
+        run.say(f"training: {validation.verdict(*logged)}")
         run.say(f"snapshots {run.dir / 'snapshots'}")
 
 

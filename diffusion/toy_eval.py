@@ -12,6 +12,9 @@ from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.samplers import heun
 from storage.files import writing
+from storage.pictures import new_figure
+
+TRUTH = "ground truth"  # the title of its panels
 
 
 def sample(
@@ -83,21 +86,18 @@ def panels(
     n: int = 4096,
     generator: torch.Generator | None = None,
     note: Mapping[str, str] | None = None,
-) -> None:
+) -> dict[str, float]:
     """Draw 2 x 4 panels into a PNG: samples above, their mandala below. note: for its metadata.
 
     The first column is the ground truth; `nets` are up to three (title, denoiser), None = there is
     none. All samples start from the same noise. Green cells have a sample inside the tree, red ones
-    only others.
+    only others. Returns the share of samples in the tree, in [0, 1], by title.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
 
     device = tree.phi.device
     truth = tree.sample(n, generator=generator)
     start = tree.sample(n, toy.SIGMA_MAX, generator=generator)
-    columns: list[tuple[str, Tensor | None]] = [("ground truth", truth)]
+    columns: list[tuple[str, Tensor | None]] = [(TRUTH, truth)]
     columns += [(title, None if f is None else sample(f, start)) for title, f in nets]
 
     side, points = 3.0, 201
@@ -106,20 +106,30 @@ def panels(
     level = tree.logp(grid).unflatten(0, (points, points)).T.cpu().numpy()
     xs, ys = (axis.cpu().numpy() + o for o in toy.ORIGIN)
     box = (xs[0], xs[-1], ys[0], ys[-1])
-    colors = ListedColormap(["white", "#d9534f", "#2f8f4e"])
 
-    figure = Figure(figsize=(4 * 3.2, 2 * 3.3), layout="constrained")
-    FigureCanvasAgg(figure)
+    found: dict[str, float] = {}
+    figure = new_figure(4 * 3.2, 2 * 3.3)
+    from matplotlib.colors import ListedColormap
+
+    colors = ListedColormap(["white", "#d9534f", "#2f8f4e"])
+    figure.suptitle(
+        "Above samples, below the cells that they lie in: green with a sample in the tree, red "
+        "with none there",
+        fontsize=10,
+    )
     for k, (title, x) in enumerate(columns):
         above, below = figure.add_subplot(2, 4, k + 1), figure.add_subplot(2, 4, k + 5)
         for ax in (above, below):
             ax.set(xlim=box[:2], ylim=box[2:], xticks=[], yticks=[], aspect="equal")
             ax.contour(xs, ys, level, levels=[toy.LEVEL], colors="0.6", linewidths=0.6,
                        linestyles="solid")  # fmt: skip
-        above.set_title(title, fontsize=10)
-        if x is None:
-            below.set_title("-", fontsize=9)
+        if x is None:  # nothing but the word
+            above.clear()
+            above.set_title(title, fontsize=10)
+            above.axis("off")
+            below.remove()
             continue
+        above.set_title(title, fontsize=10)
         logp = tree.logp(x)
         hits, seen, _ = toy.mandala_cells(x, logp)
         cells, hit = toy.mandala(x, logp)
@@ -129,6 +139,10 @@ def panels(
         half = side / 200
         extent = (box[0] - half, box[1] + half, box[2] - half, box[3] + half)
         below.imshow(value, origin="lower", extent=extent, cmap=colors, vmin=0, vmax=2)
-        below.set_title(f"mandala {cells:.3f}, classification {hit:.3f}", fontsize=9)
+        below.set_title(
+            f"in the tree: samples {100 * hit:.1f} %, cells {100 * cells:.1f} %", fontsize=9
+        )
+        found[title] = float(hit)
     with writing(Path(path)) as file:
         figure.savefig(file, format="png", dpi=110, metadata=dict(note or {}))
+    return found

@@ -17,7 +17,7 @@ from runtime import distributed
 from runtime.meters import Meters
 from runtime.progress import Progress
 from runtime.tracker import Tracker
-from storage.errors import UsageError
+from storage.errors import UsageError, first_line
 from storage.pictures import Captions, save_sheet
 
 
@@ -38,10 +38,17 @@ class Logs:
         self._window = (0.0, 0)  # time and step of the last line of figures
 
     def describe(
-        self, folder: Path, mode: str, *, project: str, name: str, config: Mapping[str, Any]
+        self,
+        folder: Path,
+        mode: str,
+        *,
+        project: str,
+        name: str,
+        config: Mapping[str, Any],
+        tensorboard: bool = False,
     ) -> None:
         """Where figures and pictures go, and what W&B (`mode`) shows; nothing is opened yet."""
-        self.folder, self._mode = folder, mode
+        self.folder, self._mode, self._tensorboard = folder, mode, tensorboard
         self._project, self._name, self._config = project, name, dict(config)
 
     # ------------------------------------------------------------------------------ open and close
@@ -61,6 +68,7 @@ class Logs:
                 is_main=self.main,
                 wandb_id=self.wandb_id,
                 resume_step=step,
+                tensorboard=self._tensorboard,
             )
             self.wandb_id = self._tracker.id
         return self._tracker
@@ -149,23 +157,40 @@ class Logs:
     ) -> Path:
         """Save images [N, 3 or 1, H, W] in [0, 1] as `samples/{name}-{stamp}.png`, `ncol` a row."""
         path = self.folder / "samples" / f"{name}-{stamp:09d}.png"
-        if self.main:
-            try:
-                save_sheet(path, images, ncol, captions)
-            except UsageError:
-                raise
-            except Exception as error:  # a full disk, a font; pictures are no reason to stop
-                self.say(f"samples {path.name} not written: {error}")
-                return path
-            title = captions.title if captions else None
-            self.tracker(completed).image(name, path, stamp, caption=title)
-            self.say(f"samples {path}")
+        title = captions.title if captions else None
+        draw = lambda path: save_sheet(path, images, ncol, captions)  # noqa: E731
+        self.picture(path, draw, stamp=stamp, completed=completed, name=name, caption=title)
         return path
+
+    def picture(
+        self,
+        path: Path,
+        draw: Callable[[Path], Any],
+        *,
+        stamp: int,
+        completed: int,
+        name: str = "samples",
+        caption: str | None = None,
+    ) -> Any:
+        """`draw` a PNG at `path` (rank 0) and show it, called `name`; what it returns, or None."""
+        if not self.main:
+            return None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = draw(path)
+        except UsageError:
+            raise
+        except Exception as error:  # a full disk, a font; pictures are no reason to stop
+            self.say(f"samples {path.name} not written: {first_line(error)}")
+            return None
+        self.tracker(completed).image(name, path, stamp, caption=caption)
+        self.say(f"samples {path}")
+        return found
 
     def draw_curves(self) -> None:
         """Draw curves.png from metrics.jsonl, once the tracker is open."""
         if self.main and self._tracker is not None:
             try:
                 self._tracker.curves()
-            except OSError as error:  # a full disk; the figures themselves are in metrics.jsonl
-                self.say(f"curves.png not drawn: {error}")
+            except Exception as error:  # a full disk, no matplotlib; figures are in metrics.jsonl
+                self.say(f"curves.png not drawn: {first_line(error)}")

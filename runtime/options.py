@@ -290,6 +290,8 @@ def run_table(*, save_every: int = 500) -> Table:
             ("--log_every", positive_int, 10, "steps between lines in metrics.jsonl"),
             ("--wandb", WANDB, "online", "Weights & Biases; online goes offline without a "
              "key or a network; 1 is online, 0 is disabled", USUAL),
+            ("--tensorboard", bool, False, "also write event files for TensorBoard into the run's "
+             "folder", USUAL),
         ],
         "what it runs on": [
             ("--gpus", GpuList, None, "numbers of GPUs, one process each; cpu: none (default: all "

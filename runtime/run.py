@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from runtime import distributed, provenance, rundir, saving, seeding
+from runtime import distributed, event_files, provenance, rundir, saving, seeding
 from runtime import length as lengths
 from runtime.clock import Every
 from runtime.logs import Logs
@@ -80,6 +80,8 @@ class Run:
     ) -> None:
         if milestone_every is not None and milestone_every < 1:
             raise UsageError(f"milestone_every must be at least 1, not {milestone_every}")
+        if args.tensorboard:
+            event_files.require()
         self.args = args
         self.script = script
         self.name = name
@@ -143,6 +145,7 @@ class Run:
                 project=self.project,
                 name=self.display_name or self.dir.name,
                 config=rundir.plain(vars(args)),
+                tensorboard=args.tensorboard,
             )
             seeding.seed_all(seeding.hash64("init", args.seed))
         except BaseException:
@@ -537,11 +540,13 @@ class Run:
             name, images, ncol, stamp=self._stamp, completed=self.completed, captions=captions
         )
 
-    def curve(self) -> Path:
-        """Draw curves.png from metrics.jsonl; also done at milestones and at the end."""
-        self._logs.tracker(self.completed)
-        self._logs.draw_curves()
-        return self.dir / "curves.png"
+    def picture(self, name: str, draw: Callable[[Path], Any]) -> Any:
+        """`draw(path)` a PNG, `samples/{name}.png`, for W&B too; returns what that returns.
+
+        None on other ranks than 0, and where it fails, which is said and ends nothing.
+        """
+        path = self.dir / "samples" / f"{name}.png"
+        return self._logs.picture(path, draw, stamp=self._stamp, completed=self.completed)
 
     def provenance(self) -> dict[str, Any]:
         """Where weights of this moment come from: command, commit, host, flags, step."""

@@ -29,8 +29,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from runtime.curves import draw_curves
+from runtime.event_files import EventFiles
 from storage.errors import first_line
-from storage.files import write_text, writing
+from storage.files import read_lines, write_text
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
@@ -44,7 +46,8 @@ class Tracker:
 
     `mode`: "online" | "offline" | "disabled" (WANDB_MODE can only lower it). `config`: the options,
     shown by W&B. `wandb_id`: the id from a checkpoint, used if the directory has none of its own.
-    `resume_step`: figures of later steps are forgotten. Does nothing where `is_main` is False.
+    `resume_step`: figures of later steps are forgotten. `tensorboard`: write event files too.
+    Does nothing where `is_main` is False.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Tracker:
         is_main: bool = True,
         wandb_id: str | None = None,
         resume_step: int | None = None,
+        tensorboard: bool = False,
     ) -> None:
         if mode not in ("online", "offline", "disabled"):
             raise ValueError(f"wandb mode {mode!r} is not online, offline or disabled")
@@ -65,11 +69,14 @@ class Tracker:
         self.metrics = self.dir / "metrics.jsonl"
         self.id = wandb_id
         self._run: Any = None
+        self._events: EventFiles | None = None
         self._main = is_main
         if not is_main:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
         self.rewind(math.inf if resume_step is None else resume_step)
+        if tensorboard:
+            self._events = EventFiles(self.dir, resume_step or 0, read_lines(self.metrics))
         lowered = os.environ.get("WANDB_MODE", "")
         rank = ("disabled", "offline", "online")
         if lowered in rank and rank.index(lowered) < rank.index(mode):
@@ -116,6 +123,8 @@ class Tracker:
         try:
             self._write(json.dumps(record, allow_nan=False), over_last=same)
             self._last = record
+            if self._events is not None:
+                self._events.scalars(record)
         except OSError as error:
             print(f"metrics.jsonl: step {step} not written: {error.strerror}", file=sys.stderr)
         finite = {k: v for k, v in plain.items() if v is not None}
@@ -138,7 +147,9 @@ class Tracker:
         self._offset = start
 
     def image(self, name: str, image: Any, step: int, caption: str | None = None) -> None:
-        """Show a picture in W&B: the path of a PNG, or an array [H, W, 3] uint8."""
+        """Show a picture: the path of a PNG, or (in W&B alone) an array [H, W, 3] uint8."""
+        if self._events is not None and isinstance(image, Path) and name != "curves":
+            self._events.image(name, image, step)
         if self._run is None:
             return
 
@@ -151,15 +162,13 @@ class Tracker:
         self._send(send)
 
     def curves(self) -> Path:
-        """Draw every figure of metrics.jsonl over steps into DIR/curves.png; returns its path.
+        """Draw metrics.jsonl over steps into DIR/curves.png (`runtime.curves`); returns its path.
 
-        A figure whose values are all positive and span more than two decades gets a log scale.
-        Without figures no file is written.
+        Where there is nothing to draw yet, no file is written.
         """
         path = self.dir / "curves.png"
         series = read_series(self.metrics) if self._main else {}
-        if series:
-            _draw(series, path)
+        if draw_curves(series, path):
             self.image("curves", path, max(steps[-1] for steps, _ in series.values()))
         return path
 
@@ -398,36 +407,3 @@ def read_series(metrics: str | Path) -> dict[str, tuple[list[int], list[float]]]
                 steps.append(record["step"])
                 values.append(value)
     return series
-
-
-def _draw(series: Mapping[str, tuple[list[int], list[float]]], path: Path) -> None:
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = sorted(series)
-    ncol = min(len(names), max(2, math.ceil(math.sqrt(len(names)))), 6)
-    nrow = -(-len(names) // ncol)
-    # Figure and canvas directly, not pyplot: that keeps global state and wants a display.
-    figure = Figure(figsize=(3.6 * ncol, 2.5 * nrow), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, name in enumerate(names):
-        steps, values = (np.asarray(v, dtype=float) for v in series[name])
-        axes = figure.add_subplot(nrow, ncol, i + 1)
-        many = len(values) > 100
-        few = len(values) < 3
-        style: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.35 if many else 1.0, "color": "C0"}
-        axes.plot(steps, values, marker="o" if few else None, markersize=3, **style)
-        if many:  # the trend: mean of windows of about a fiftieth
-            width = max(2, len(values) // 50)
-            whole = len(values) // width * width
-            trend = values[:whole].reshape(-1, width).mean(1)
-            axes.plot(steps[:whole].reshape(-1, width).mean(1), trend, linewidth=1.4, color="C0")
-        if values.min() > 0 and values.max() / values.min() > 100:
-            axes.set_yscale("log")
-        axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.locator_params(axis="x", nbins=5)
-    with writing(path, durable=False) as file:  # drawn again at the next occasion
-        figure.savefig(file, format="png", dpi=100)

@@ -243,6 +243,12 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add a record to a binary log, in one write: a kill may cut the last one short."""
+    with open(path, "ab", buffering=0) as file:
+        file.write(data)
+
+
 def _ends_in_half_a_line(path: Path) -> bool:
     if not path.is_file():  # not there yet, or a pipe
         return False

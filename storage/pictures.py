@@ -1,11 +1,13 @@
-"""Pictures of many images: sheets that are looked at, enlarged and with captions.
+"""Pictures of many images: sheets that are looked at, enlarged and with captions. Figures.
 
-Pillow draws them with its own font. Whoever wants single images has `runtime.gallery.save_png`.
+Pillow draws sheets with its own font, matplotlib draws figures. For single images there is
+`runtime.gallery.save_png`.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -170,3 +172,21 @@ def shortened(text: str, font: Any, width: int) -> str:
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure of so many inches that is drawn in memory, for its `savefig`.
+
+    Not of pyplot, which keeps global state and wants a display; MPLBACKEND, which may name
+    anything, is not looked at.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -157,3 +157,37 @@ def test_other_words_are_told_from_other_results():
     assert not identity.meant("wrong-x", words.replace("is  T.py: error: c", "is  Traceback"))
     codes = "5: T.py --a: exit codes\n      was [2]\n      is  [1]"
     assert not identity.meant("wrong-x", codes)
+
+
+def changed(key, was, now):
+    return f"{key}\n      was {was}\n      is  {now}"
+
+
+def test_sheets_verdicts_and_intervals_are_told_from_other_results():
+    meant = [
+        ("run/samples/val-000000008.png: bytes", "a1", "b2"),
+        ("out/grid.png: bytes", "a1", "b2"),
+        ("run/metrics.jsonl: [5].final/majority class", None, "0.1"),
+        ("run/0.pt: .results.eval/majority class[0][1]", None, "0.1"),
+        ("run/metrics.jsonl: [5].in the tree/EMA", None, "0.1"),
+        ("run/probes.json: .figures.knn(k=2, T=0.07, h), 2 folds low", "-0.5", "0.16"),
+        ("run/log.txt: [3]", "knn(h): 0.25 [-0.5441, 1.0441]", "knn(h): 0.25 [0.1601, 0.3682]"),
+        ("run/log.txt: [3]", "knn acc1 0.25", "knn acc1 0.25 (majority class 0.1016)"),
+        ("run/curves.png: there", "yes", None),
+    ]
+    for difference in meant:
+        assert identity.meant("x", changed(*difference)), difference
+    others = [
+        ("out/000001.png: bytes", "a1", "b2"),
+        ("run/samples/val-000000008.png: there", "yes", None),
+        ("out/grid.png: bytes", "a1", None),
+        ("run/metrics.jsonl: [5].final/majority class", "0.2", "0.1"),
+        ("run/metrics.jsonl: [5].val/psnr", None, "0.1"),
+        ("run/probes.json: .figures.knn(k=2, T=0.07, h), 2 folds acc1", "0.5", "0.16"),
+        ("run/log.txt: [3]", "knn(h): 0.25 [-0.5441, 1.0441]", "knn(h): 0.26 [0.1601, 0.3682]"),
+        ("run/curves.png: there", None, "yes"),
+    ]
+    for difference in others:
+        assert not identity.meant("x", changed(*difference)), difference
+    lines = "validation: best of 4 12.9 dB\nloss 0.5\n2020-01-01 10:00:00+0000 training: loss 1\n"
+    assert identity.text_record("x", lines, {}) == {"x[0]": "loss 0.5"}

@@ -27,6 +27,7 @@ SKIPPED = {".venv", "venv", "build", "dist", "__pycache__", "results", "runs", "
 # Third-party plumbing lives in one place each, and is imported inside the function that needs it.
 HOMES = {
     "wandb": r"runtime/tracker\.py",
+    "tensorboard": r"runtime/event_files\.py",
     "lmdb": r"data/readers/lmdb_store\.py",
     "lpips": r"imle/(losses|perceptual)\.py",
     "gdown": r"data/prepare/download\.py",

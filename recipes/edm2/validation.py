@@ -1,5 +1,7 @@
 """What train_edm2.py looks at: samples, and the loss by noise level."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -70,3 +72,17 @@ def loss_figures(
         f"loss/sigma {name}": pair for name, pair in zip(names, bins, strict=True)
     }
     return figures | {"Loss": (loss.sum(), float(len(loss)))}
+
+
+def verdict(steps: Sequence[int], losses: Sequence[float]) -> str:
+    """How far the logged loss has come, in a line.
+
+    What it says of 1: c_skip (x + sigma n) alone, the preconditioned network with F = 0, has a
+    weighted squared error of 1 at every sigma if images have the mean square sigma_data^2 (Karras
+    et al. 2022, arXiv:2206.00364, table 1).
+    """
+    if not losses:
+        return "no loss has been logged"
+    ends = sorted({0, len(losses) - 1})
+    said = ", ".join(f"{losses[i]:.3f} at step {steps[i]}" for i in ends)
+    return f"loss {said}; about 1 is that of the noisy image scaled, without a network"

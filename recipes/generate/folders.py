@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.generate import Item
+from diffusion.samplers import sigma_levels
 from generators.base import Generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
@@ -149,6 +150,12 @@ def captions_of(shown: list[Item], ncol: int, classes: list[str]) -> Captions:
         return Captions(columns=[f"seed {seed}" for seed in seeds[:ncol]], rows=names[::ncol])
     each = [f"{seed}: {name}" if name else f"seed {seed}" for seed, name in zip(seeds, names)]  # noqa: B905
     return Captions(each=each)
+
+
+def levels_of(args: Namespace) -> Captions:
+    """What stands on a trajectory: the noise level that each of its images was the answer at."""
+    levels = sigma_levels(args.steps, args.sigma_min, args.sigma_max, args.rho)[:-1]
+    return Captions(each=[f"sigma {level:.3g}" for level in levels])
 
 
 def class_number(word: str, net: EDM2) -> int:

@@ -35,7 +35,7 @@ _CPU_SMALL = {
 
 PRESETS = {
     "smoke": {
-        "_help": "embedded scenes, CPU, seconds",
+        "_help": "embedded scenes, CPU, a minute",
         "data_tr": "scenes", "res": [8, 16, 32], "resid_nc": [16, 16], "dense_nc": [8, 8],
         "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [8], "sp": [8], "code_bs": 8,
         "subsample_size": 32, "num_iteration": 24, "outer_loops": 5, "alpha": 10.0, "lr": 3e-3,

@@ -10,6 +10,7 @@ from torch import Tensor
 from runtime.run import Run
 from storage.errors import UsageError
 from storage.files import writing
+from storage.pictures import new_figure
 from storage.textlog import TextLog, read_figures
 
 
@@ -83,15 +84,11 @@ def plot_loss(log: str | Path, save: str | Path | None = None) -> Path:
 
     Returns its path. Errors: UsageError for a log without a loss.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     found = {k: v for k, v in extract_results_from_log(log).items() if k.endswith("Loss")}
     if not found:
         raise UsageError(f"the log {log} has no loss in it")
     path = Path(save) if save is not None else Path(log).with_suffix(".png")
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     ax = figure.add_subplot()
     for name, curve in found.items():
         mark = "o" if len(curve) < 3 else None

@@ -10,7 +10,7 @@ import torch
 
 from diffusion import toy
 from diffusion.guidance import guided
-from diffusion.toy_eval import panels
+from diffusion.toy_eval import TRUTH, panels
 from runtime.gallery import difference, settings_digest
 from runtime.rundir import folder_name
 from storage.dirs import results_home
@@ -27,13 +27,21 @@ def training_picture(
     weight: float,
     path: Path,
     generator: torch.Generator,
-) -> None:
-    """Samples of the learner, of its EMA, and of that guided by `weight`, into a PNG."""
-    path.parent.mkdir(exist_ok=True)
+) -> dict[str, float]:
+    """Samples of the learner, of its EMA, and of that guided by `weight`, into a PNG.
+
+    Returns the share of them in the tree by title, as `diffusion.toy_eval.panels`.
+    """
     steered = None if guide is None else guided(average.denoise, guide.denoise, weight)
     last = "no guide" if guide is None else f"guided by {weight:g}"
     columns = [("learner", learner.denoise), ("EMA", average.denoise), (last, steered)]
-    panels(tree, columns, path, generator=generator)
+    return panels(tree, columns, path, generator=generator)
+
+
+def verdict(shares: Mapping[str, float]) -> str:
+    """How many samples of `training_picture` are in the tree, and how many exact ones."""
+    said = [f"{title} {100 * share:.1f} %" for title, share in shares.items() if title != TRUTH]
+    return f"samples in the tree: {', '.join(said)}, exact ones {100 * shares[TRUTH]:.1f} %"
 
 
 def network_picture(

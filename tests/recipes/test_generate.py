@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from diffusion.generate import Item
+from recipes.generate.folders import captions_of, levels_of
 from recipes.generate.options import (
     ANY,
     EDM2,
@@ -110,3 +112,20 @@ def test_every_option_of_a_kind_is_refused_by_the_other():
     for words in (["--samples", "3"], ["--steps", "3"]):
         with pytest.raises(UsageError, match=f"{words[0]} 3: no use .* edm2-toy"):
             check_unused(get_args(None, ["--net", "x", *words]), "edm2-toy")
+
+
+def test_a_trajectory_names_its_noise_levels():
+    words = levels_of(get_args(None, ["--net", "x", "--steps", "3", "--sigma_max", "50"]))
+    assert [word.split()[0] for word in words.each] == ["sigma"] * 3
+    assert words.each[0] == "sigma 50" and words.each[-1] == "sigma 0.002"
+
+
+def test_a_grid_names_seeds_and_classes():
+    names = ["cat", "owl", "fox"]
+    plain = captions_of([Item(3), Item(4), Item(5)], 2, [])
+    assert list(plain.each) == ["seed 3", "seed 4", "seed 5"] and not plain.columns
+    known = captions_of([Item(3, 0), Item(4, 1), Item(5, 2)], 2, names)
+    assert list(known.each) == ["3: cat", "4: owl", "5: fox"]
+    by_class = captions_of([Item(seed, c) for c in (0, 2) for seed in (7, 8, 9)], 3, names)
+    assert list(by_class.columns) == ["seed 7", "seed 8", "seed 9"] and not by_class.each
+    assert list(by_class.rows) == ["cat", "fox"]

@@ -172,28 +172,6 @@ def test_curves(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "metrics.jsonl"]
 
 
-def test_log_scale_only_where_it_helps(tmp_path, monkeypatch):
-    from matplotlib.axes import Axes
-
-    scaled = []
-    original = Axes.set_yscale
-
-    def spy(self, value, **options):
-        scaled.append((self.get_title(), value))
-        return original(self, value, **options)
-
-    monkeypatch.setattr(Axes, "set_yscale", spy)
-    series = {
-        "wide": ([0, 1], [1e-3, 1.0]),
-        "narrow": ([0, 1], [0.1, 1.0]),
-        "with zero": ([0, 1], [0.0, 1e3]),
-        "negative": ([0, 1], [-1.0, 1e3]),
-    }
-    monkeypatch.setattr(Axes, "set_title", lambda self, *a, **k: None)
-    tracker._draw(series, tmp_path / "curves.png")
-    assert len(scaled) == 1 and scaled[0][1] == "log"
-
-
 # --- W&B
 
 SCRIPT = """

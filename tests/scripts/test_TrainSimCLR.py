@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests import kill_harness as harness
 from tests.scripts.simclr_support import TINY, Coloured, small_backbone, stopped, train
 from tests.scripts.support import metrics
 
+LAST = "final/majority class"
 KNN = "knn(k=20, T=0.07, h), 2 folds"
 
 
@@ -107,6 +109,9 @@ def test_probes_that_a_signal_ended_are_made_by_the_same_command(whole, tmp_path
     assert (broken / "1.pt").is_file() and not (broken / "probes.json").exists()
     assert harness.finish(train, [broken], log) == 0, log.read_text()
     said = log.read_text()
+    assert re.search(r"validation: kNN [\d.]+ %, linear probe .* \(majority class [\d.]+ %\)", said)
+    shares = [line["final/majority class"] for line in harness.metrics(broken) if LAST in line]
+    assert len(shares) == 1 and 0 < shares[0] < 0.5
     ours, theirs = (json.loads((d / "probes.json").read_text()) for d in (whole, broken))
     assert ours == theirs
     assert harness.finish(train, [broken], log) == 0

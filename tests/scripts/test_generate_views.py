@@ -264,7 +264,7 @@ def test_pictures_of_the_same_names_do_not_mix(file, photos, tmp_path, monkeypat
     for data in (a, b, a):
         SCRIPT.main(get_args(None, [*map(str, common), data]))
     folders = list((tmp_path / "results" / "generate_views").iterdir())
-    assert len(folders) == 2 and capsys.readouterr().out.count("3 of 3 pictures have") == 1
+    assert len(folders) == 2 and capsys.readouterr().out.count("done already: 3 views in") == 1
     generate(file, tmp_path / "out", "--data", a)
     before = content(tmp_path / "out")
     with pytest.raises(DataError, match="--data means something else than before.*--overwrite"):

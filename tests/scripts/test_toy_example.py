@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import diffusion.toy_eval
 from recipes.toy.options import get_args as read_options
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import load_snapshot
@@ -294,9 +295,21 @@ def _png():
     return file.getvalue()
 
 
-def test_pictures_of_training(tmp_path):
+def test_pictures_of_training(tmp_path, monkeypatch, capsys):
     train(tmp_path / "a", "--viz", "--no-val", "--no-test")
     assert (tmp_path / "a" / "samples" / "tree-0008.png").is_file()
+    said = capsys.readouterr().out
+    assert re.search(r"validation: samples in the tree: learner .* %, EMA .* exact ones 9", said)
+    (share,) = metrics(tmp_path / "a", "in the tree/EMA").values()
+    assert f"EMA {100 * share:.1f} %" in said
+
+    def fail(*args, **kwargs):
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(diffusion.toy_eval, "new_figure", fail)  # a picture that fails ends nothing
+    train(tmp_path / "b", "--viz", "--no-val", "--no-test")
+    assert "samples tree-0008.png not written: no such colour" in capsys.readouterr().out
+    assert snapshot_of(tmp_path / "b") and not list((tmp_path / "b").glob("samples/*.png"))
 
 
 @pytest.mark.parametrize("command", ["test", "plot"])

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -522,6 +523,7 @@ def test_as_a_user_types_it(tmp_path):
     ):
         done = subprocess.run([*common, *words.split()], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+    assert re.search(r"training: loss 0\.\d+ at step \d+.*; about 1 is that", done.stdout)
     assert ".safetensors" in done.stdout and ".pkl" in done.stdout
     grids = {p.name.split("-")[0] for p in (tmp_path / "train_edm2/AJEST/samples").iterdir()}
     assert grids == {"samples", "guided"}
