@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
 
         run.restore(model=net, optimizer=optimizer, **objects)
         parts.start_from(args, run, net)
-        simclr.tell_schedule(args, run, turns.encoder_steps(run.completed), steps_per_epoch)
+        simclr.note_rate(args, run, turns.encoder_steps(run.completed), steps_per_epoch)
         if joint and sampler:
             joint.begin(sampler, turns._replace(epochs=run.length.schedule).imle_steps)
         supply = Supply(args, run, trained.images, source, steps_per_epoch)

@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
 
         run.restore(model=net, optimizer=optimizer)
         initial.start(run, net, args.init_from, "simclr", read=read_encoder)
-        parts.tell_schedule(args, run, run.completed, steps_per_epoch)
+        parts.note_rate(args, run, run.completed, steps_per_epoch)
         forward = run.compile(net)
         watch = Stopwatch(run.device)
         total, cycle = args.epochs * steps_per_epoch, args.eval_iter * steps_per_epoch

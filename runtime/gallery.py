@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,12 +71,13 @@ class Gallery:
             old = {"settings": self.settings, "done": _digest([])}
         before = (old or {}).get("settings")
         self.known = old is not None and before == self.settings
-        listed, self._sheets, older = _read_files(self.folder, before)
+        listed, self._sheets, older, there = _read_files(self.folder, before)
         self._done = old.get("done") if old is not None and self.known else None
         self._new: tuple[list[str], dict[str, str]] = ([], {})  # to be listed
         # A version before kept no list: what has the name of a picture is taken as one, to go on
         # with, but never removed.
-        self._older = self.known and (older or not listed)
+        self._older = self.known and (older or not there)
+        self._marked = older
         self._goes: set[str] = set()
         self._before = before
         if old is not None and not self.known:
@@ -91,7 +92,7 @@ class Gallery:
                     f"{difference(old, self.settings, asked or {})}; choose another folder, or "
                     "--overwrite"
                 )
-            if not listed:
+            if not there:
                 raise UsageError(
                     f"{option} {folder} holds pictures of other settings and no list of its files "
                     f"({FILES}), so --overwrite takes nothing away: choose another folder"
@@ -170,8 +171,9 @@ class Gallery:
         names, sheets = self._new
         self._new = ([], {})
         of = settings_digest(self.settings)
-        if self._older and not self._listed:
+        if self._older and not self._marked:
             append_line(self.folder / FILES, json.dumps({"settings": of, "older": True}))
+            self._marked = True
         for first in range(0, len(names), _AT_ONCE):
             line = {"settings": of, "files": names[first : first + _AT_ONCE]}
             append_line(self.folder / FILES, json.dumps(line))
@@ -193,7 +195,7 @@ class Gallery:
 def sheet_of(folder: Path, shown: Sequence[str]) -> Path | None:
     """The finished grid of the pictures `shown` in a folder, None if there is none."""
     facts = read_facts(folder) or {}
-    _, sheets, older = _read_files(folder, facts.get("settings"))
+    _, sheets, older, _ = _read_files(folder, facts.get("settings"))
     names = [name for name, content in sheets.items() if content == _digest(shown)]
     if older or not sheets and facts.get("done"):
         names.append("grid.png")
@@ -203,7 +205,7 @@ def sheet_of(folder: Path, shown: Sequence[str]) -> Path | None:
 def clear(folder: Path) -> None:
     """Remove from a folder what its list of files has, the list, and the folder if it is empty."""
     facts = read_facts(folder)
-    listed, _, _ = _read_files(folder, (facts or {}).get("settings"))
+    listed = _read_files(folder, (facts or {}).get("settings")).names
     if listed:
         _remove(folder, listed)
         _remove(folder, [FACTS, FILES])
@@ -230,23 +232,30 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _read_files(folder: Path, settings: Any) -> tuple[set[str], dict[str, str], bool]:
-    """The files that the folder's list has under these settings, what its sheets show, and whether
-    there are pictures of a version before, which kept no list."""
-    names: set[str] = set()
-    sheets: dict[str, str] = {}
-    older = False
+class _Listed(NamedTuple):
+    """A folder's list under some settings. names: files; sheets: what they show; older: there are
+    also pictures of a version that kept no list; there: there is a list, be it empty."""
+
+    names: set[str]
+    sheets: dict[str, str]
+    older: bool = False
+    there: bool = False
+
+
+def _read_files(folder: Path, settings: Any) -> _Listed:
+    found = _Listed(set(), {})
     if not isinstance(settings, dict):
-        return names, sheets, older
+        return found
     of = settings_digest(settings)
     for line in read_lines(folder / FILES):
-        if line.get("settings") == of:
-            if line.get("gone"):
-                names, sheets, older = set(), {}, False
-            names.update(name for name in line.get("files", ()) if _is_below(name))
-            sheets.update(line.get("sheets", {}))
-            older = older or bool(line.get("older"))
-    return names, sheets, older
+        if line.get("settings") != of:
+            continue
+        if line.get("gone"):
+            found = _Listed(set(), {})
+        found = found._replace(older=found.older or bool(line.get("older")), there=True)
+        found.names.update(name for name in line.get("files", ()) if _is_below(name))
+        found.sheets.update(line.get("sheets", {}))
+    return found
 
 
 def _is_below(name: Any) -> bool:

@@ -47,6 +47,7 @@ class Length:
         self.schedule = self.asked
         self._keep = keep_schedule
         self._made = self._was = self.asked  # in the checkpoint: length, and that of schedules
+        self._of_the_rate = ""
 
     def record(self) -> dict[str, int]:
         """What a checkpoint remembers of it."""
@@ -63,13 +64,15 @@ class Length:
             return ""
         return f"--{self.option} was {self._made}, is {self.asked} now"
 
-    def new_rate(self, rate: Callable[[int], float]) -> str:
-        """A line to say of the learning rate, if the length is another one now; else "".
+    def note_rate(self, rate: Callable[[int], float]) -> None:
+        """Have `check` say what becomes of the learning rate, if the length is another one now.
 
         rate: the length that the schedule is over -> the next step's learning rate.
         """
-        if (self._made, self._was) == (self.asked, self.schedule):
-            return ""
+        if (self._made, self._was) != (self.asked, self.schedule):
+            self._of_the_rate = self._told(rate)
+
+    def _told(self, rate: Callable[[int], float]) -> str:
         before, now = rate(self._was), rate(self.schedule)
         if self.schedule != self._was:
             return (
@@ -83,7 +86,10 @@ class Length:
         return f"{kept}: {now:.3g} in the next step"
 
     def check(self, done: int, whole: int, say: Callable[[str], object]) -> None:
-        """End a run that has more than is asked for (done, whole: steps) and say so: Enough."""
+        """Before the loop: end a run that has more than is asked for (done, whole: steps) and say
+        so (Enough); of one that has less, say what `note_rate` found."""
+        if done < whole:
+            say(self._of_the_rate)
         if done <= whole:
             return
         said = f"nothing to do: {done} steps are done, more than the {whole} that are asked for"

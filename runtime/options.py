@@ -57,9 +57,12 @@ NO_EFFECT = "no effect"
 # Accepted and never shown.
 HIDDEN = "hidden"
 
-# Titles of groups of every training script, in the order in which one thinks of them; groups of
+# Titles of groups that several scripts have, in the order in which one thinks of them; groups of
 # other titles follow, and the last ones are at the end.
-FIRST_GROUPS = ("data", "what to train", "length", "validation", "output", "what it runs on")
+FIRST_GROUPS = (
+    "which network", "data", "what to train", "which images", "length", "validation", "output",
+    "what it runs on",
+)  # fmt: skip
 LAST_GROUPS = {
     OTHER_WORD: "other words for some of these, as in the original code",
     NO_EFFECT: "no effect, accepted for old command lines",

@@ -141,7 +141,7 @@ class GuidanceAction(argparse.Action):
 
 # fmt: off
 OPTIONS: Table = {
-    "network": [
+    "which network": [
         ("--net", text_called("FILE|DIR|NAME"), None, "a .safetensors file of a run's snapshots "
          "folder, the run's folder, NVIDIA's .pkl, or the name of a published one in the models "
          "directory (required)", USUAL, also("--snapshot")),

@@ -142,7 +142,7 @@ def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
 
 def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
     """After run.restore: the schedule is over the length that holds now, which may be another than
-    the checkpoint's; then what becomes of the learning rate is said."""
+    the checkpoint's."""
     step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
 
     def factor(outer_loops: int) -> Callable[[int], float]:
@@ -154,7 +154,7 @@ def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.La
     for group, rate in zip(groups, scheduler._last_lr, strict=True):
         group["lr"] = rate
     if args.lr_schedule != "constant":
-        run.say(run.length.new_rate(lambda loops: args.lr * factor(loops)(step)))
+        run.length.note_rate(lambda loops: args.lr * factor(loops)(step))
 
 
 def average(args: Namespace, net: nn.Module) -> emas.EMA:

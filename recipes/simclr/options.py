@@ -93,7 +93,7 @@ OPTIONS: Table = {
          "power of two that the pictures' shorter sides have)", USUAL),
         ("--crop_max", positive_int, 128, "largest --crop_size that is taken from the pictures",
          EXECUTION),
-        ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)", USUAL),
+        ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)"),
         ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
          "--recipe has)"),
         ("--gaussian_blur", one_of(0, 1), None, "1: blur, with the recipe's chance (default: 0, or "
@@ -121,7 +121,7 @@ OPTIONS: Table = {
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),
-        ("--n_ramp", nonnegative_int, 10, "epochs of warm-up", USUAL),
+        ("--n_ramp", nonnegative_int, 10, "epochs of warm-up"),
         ("--keep_schedule", bool, False, "when a run goes on under other --epochs: leave its "
          "learning rate as it was over the former, instead of over the new ones", EXECUTION),
     ],
@@ -145,7 +145,7 @@ OPTIONS: Table = {
     ],
     "output": [
         ("--snapshot_every", positive_int, 100, "epochs between files of the network", EXECUTION,
-         USUAL, was("--save_iter")),
+         was("--save_iter")),
         ("--save_pt", bool, False, "also N.pt and latest.pt, all of epoch N in one file, as the "
          "original SimCLR code has it", EXECUTION),
         ("--export_features", bool, False, "at the end, write the features h of all pictures",

@@ -306,9 +306,9 @@ def learning_rate(
     return warmup_cosine(step, total, warmup, peak=peak)
 
 
-def tell_schedule(args: Namespace, run: Run, step: int, steps_per_epoch: int) -> None:
-    """Say what becomes of the learning rate where a run goes on under other --epochs.
+def note_rate(args: Namespace, run: Run, step: int, steps_per_epoch: int) -> None:
+    """Have run.steps say what becomes of the learning rate under other --epochs than before.
 
     step: the next one of the encoder.
     """
-    run.say(run.length.new_rate(lambda e: learning_rate(args, step, steps_per_epoch, e)))
+    run.length.note_rate(lambda e: learning_rate(args, step, steps_per_epoch, e))

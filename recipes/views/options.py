@@ -44,11 +44,11 @@ CORRUPTION, FILTER = "corruption", "filter"
 DRAWING = "drawing"
 
 # fmt: off
+_NET = ("--net", text_called("FILE|DIR"), None)
+_ITS_HELP = "the generator: a .safetensors file of a run's snapshots folder, or the run's folder"
 GENERATOR: Table = {
     "views from a generator": [
-        ("--net", text_called("FILE|DIR"), None, "the generator: a .safetensors file of a run's "
-         "snapshots folder, or the run's folder (default: none)", USUAL,
-         also("--snapshot")),
+        (*_NET, f"{_ITS_HELP} (default: none)", USUAL, also("--snapshot")),
         ("--view_source", ("generated", "upsampled"), "generated", "upsampled: the generator's "
          "input, enlarged (a control)"),
         ("--code", CODES, "random", "fixed: one code for all pictures and draws (a control)"),
@@ -78,6 +78,7 @@ GENERATOR: Table = {
     ],
 }
 OPTIONS: Table = {
+    "which network": [(*_NET, f"{_ITS_HELP} (required)", USUAL, also("--snapshot"))],
     "data": [
         ("--data", data_set, None, "pictures: NAME, NAME/SPLIT, a folder, a zip, an LMDB or a "
          "picture (required)", USUAL),
@@ -88,7 +89,7 @@ OPTIONS: Table = {
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it",
          USUAL),
     ],
-    "views": [
+    "which images": [
         ("--views", positive_int, 8, "views of each picture", USUAL),
         ("--first", nonnegative_int, 0, "number of the first view"),
         ("--crop_size", positive_int, None, "side of the views (default: the generator's largest)",

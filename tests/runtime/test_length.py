@@ -48,7 +48,7 @@ def train(args: argparse.Namespace, keep: bool = False, kill_at: int | None = No
         net = torch.nn.Linear(3, 1)
         optimizer = torch.optim.SGD(net.parameters(), lr=args.lr, momentum=0.9)
         run.restore(net=net, optimizer=optimizer)
-        run.say(run.length.new_rate(lambda loops: rate(args, run.completed, loops)))
+        run.length.note_rate(lambda loops: rate(args, run.completed, loops))
         for step in run.steps(2 * args.loops, images_per_step=4):
             for group in optimizer.param_groups:
                 group["lr"] = rate(args, step, run.length.schedule)
@@ -143,6 +143,7 @@ def test_a_shorter_length(tmp_path, capsys):
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert "8 steps are done, more than the 4 that are asked for by --loops 2" in out
+    assert "learning rate" not in out
     assert status(run)["state"] == "finished" and steps_in(run)[-1] == 8
     said = {"launches.jsonl", "log.txt", "status.json", "lock"}  # that it was asked
     after = {p: p.stat().st_mtime_ns for p in run.dir.rglob("*") if p.is_file()}

@@ -226,6 +226,14 @@ def test_what_follows_from_the_pictures_is_found_again_and_names_the_run(tmp_pat
     assert names[0] == names[1] != names[2]
 
 
+def test_more_steps_go_on_with_the_run(tmp_path, capsys):
+    data, run_dir = flat(tmp_path / "photos"), tmp_path / "run"
+    launched("TrainSimCLR", data, run_dir, capsys)
+    said = launched("TrainSimCLR", data, run_dir, capsys, "--steps", "3")
+    assert "resumed step 2" in said and "--epochs was 2, is 3 now" in said
+    assert sorted(metrics(run_dir, "loss_tr")) == [2, 3]
+
+
 def test_small_classes_have_fewer_folds(tmp_path, capsys):
     data = tmp_path / "photos"
     for name, count in (("cats", 3), ("dogs", 4)):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from storage.errors import DataError, UsageError
+from tests import gloo
 from tests.data.pictures import noise
 from tests.kill_harness import launch
 from tests.scripts.support import train
@@ -146,6 +147,21 @@ def test_killed_anywhere_the_same_command_gives_the_same(snapshot, nets, tmp_pat
         capsys.readouterr()
         generate(*words, out)
         assert "done already: " in capsys.readouterr().out
+
+
+def in_two_ranks(words):
+    generate(*words)
+
+
+def test_two_processes_draw_what_one_does(snapshot, tmp_path):
+    words = ["--net", snapshot, "--data", "scenes/val", "--num_images", 3, "--samples", 2]
+    words += ["--gpus", "cpu", "--outdir"]
+    gloo.run(2, in_two_ranks, [*words, tmp_path / "two"])
+    generate(*words, tmp_path / "one")
+    assert pngs(tmp_path / "two") == pngs(tmp_path / "one")
+    before = content(tmp_path / "two")
+    generate(*words, tmp_path / "two")
+    assert content(tmp_path / "two") == before
 
 
 def test_overwriting_takes_away_what_is_listed_alone(snapshot, photos, tmp_path):
