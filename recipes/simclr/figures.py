@@ -57,8 +57,8 @@ def check(args: Namespace, trained: Pictures, say: Say) -> None:
         counts = trained.labels.cpu().bincount(minlength=len(trained.classes))
         fewest = int(counts.min())
         which = f"class {trained.classes[int(counts.argmin())]!r} of {trained.name} has {fewest}"
-        if args.eval == "cv" and not given and fewest < FOLDS:
-            args.folds = max(2, fewest)
+        if args.eval == "cv" and not given and 1 < fewest < FOLDS:
+            args.folds = fewest
             said = f"{which} pictures: {args.folds} folds instead of {FOLDS}"
             if args.probe and fewest == 2:
                 args.probe = False
@@ -67,8 +67,8 @@ def check(args: Namespace, trained: Pictures, say: Say) -> None:
         folds = args.folds if args.eval == "cv" else None
         if folds and fewest < folds:
             raise UsageError(
-                f"{which} pictures, too few for --folds {folds}; leave that class out"
-                + ("" if fewest < 2 else f", or give --folds {fewest}")
+                f"{which} pictures, too few for --folds {folds}; "
+                + (f"give --folds {fewest}" if fewest > 1 else "leave that class out")
             )
         if args.probe and smallest_bank(fewest, folds) < 2:
             kept = " outside of a fold" if folds else ""

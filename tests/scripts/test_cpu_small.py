@@ -246,7 +246,9 @@ def test_small_classes_have_fewer_folds(tmp_path, capsys):
     assert "class 'birds' of photos has 2 pictures: 2 folds instead of 5, and no linear" in said
     assert not any("linear" in name for name in json.loads(probes(tmp_path / "run2"))["figures"])
     photographs(data / "newts", 1)
-    with pytest.raises(UsageError, match="'newts' of photos has 1 pictures, too few for --folds 2"):
+    with pytest.raises(
+        UsageError, match="'newts' of photos has 1 pictures, .* leave that class out"
+    ):
         launched("TrainSimCLR", data, tmp_path / "run3", capsys)
 
 
