@@ -388,6 +388,15 @@ RENAMED = {"head seed ": "head original "}
 SHEET = re.compile(r"(.*/)?(samples/[^/]+|grid|sheet|\d+_trajectory)\.png: bytes")
 ADDED = re.compile(r".*(metrics\.jsonl: \[\d+\]|\d+\.pt: \.results)\.((eval|final)/majority class"
                    r"|in the tree/.*|val/mean_picture_mse)(\[\d\])*")  # fmt: skip
+# Of a run that is done the newest checkpoint stays, of SimCLR the network of the last epoch; beside
+# them the names of the pictures.
+FORGOTTEN = re.compile(
+    r".*(checkpoints/step-\d+/.+|snapshots/\d+\.safetensors|(\d+|latest)\.pt): .*"
+)
+OPTION = re.compile(
+    r".*(args\.(save_minutes|keep|keep_schedule|tensorboard|save_pt)|\.schedule_length)"
+)
+LISTING = re.compile(r".*data\.(json|txt\.gz): .*")
 BOUND = re.compile(r".*probes\.json: \.figures\..* (low|high)")
 ASIDE = re.compile(r" \(majority class [\d.]+\)| \[-?[\d.]+, -?[\d.]+\]$")
 REFUSAL = re.compile(r"\S+\.py( \w+)?: error: ")
@@ -407,7 +416,9 @@ def meant(case: str, difference: str) -> bool:
         return True
     if SHEET.fullmatch(key) or BOUND.fullmatch(key):
         return "None" not in (was, now)
-    if ADDED.fullmatch(key):
+    if FORGOTTEN.fullmatch(key) and now == "None":
+        return True
+    if any(new.fullmatch(key) for new in (ADDED, LISTING, OPTION)):
         return was == "None"
     if key.endswith("curves.png: there"):
         return now == "None"

@@ -174,6 +174,11 @@ def test_sheets_verdicts_and_intervals_are_told_from_other_results():
         ("run/log.txt: [3]", "knn(h): 0.25 [-0.5441, 1.0441]", "knn(h): 0.25 [0.1601, 0.3682]"),
         ("run/log.txt: [3]", "knn acc1 0.25", "knn acc1 0.25 (majority class 0.1016)"),
         ("run/curves.png: there", "yes", None),
+        ("run/checkpoints/step-000000003/net.pt: .weight", "a1", None),
+        ("run/snapshots/0.safetensors: tensor weight", "a1", None),
+        ("run/latest.pt: link", "1.pt", None),
+        ("run/data.json: .pictures", None, "12"),
+        ("run/args.json: .args.keep", None, "1"),
     ]
     for difference in meant:
         assert identity.meant("x", changed(*difference)), difference
@@ -186,6 +191,10 @@ def test_sheets_verdicts_and_intervals_are_told_from_other_results():
         ("run/probes.json: .figures.knn(k=2, T=0.07, h), 2 folds acc1", "0.5", "0.16"),
         ("run/log.txt: [3]", "knn(h): 0.25 [-0.5441, 1.0441]", "knn(h): 0.26 [0.1601, 0.3682]"),
         ("run/curves.png: there", None, "yes"),
+        ("run/args.json: .args.lr", None, "1"),
+        ("run/checkpoints/step-000000003/net.pt: .weight", "a1", "b2"),
+        ("run/snapshots/0.safetensors: tensor weight", "a1", "b2"),
+        ("run/snapshots/network-latest.safetensors: tensor weight", "a1", None),
     ]
     for difference in others:
         assert not identity.meant("x", changed(*difference)), difference
