@@ -17,6 +17,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+import storage.environment  # noqa: F401  (says what to do where torch is missing)
+
 from recipes.runs import about, facts
 from recipes.runs.figures import is_result, main_figures, newest, short
 from recipes.runs.layout import ago, figure, printable, size, table, terminal_width, value

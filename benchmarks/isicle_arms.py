@@ -386,6 +386,17 @@ def against(by: dict[Piece, dict[str, Any]], arm: str, probe: str) -> str:
     return "; ".join(cells)
 
 
+def over_seeds(accuracies: list[float]) -> str:
+    """Mean of accuracies in [0, 1], one a seed, in %, with its interval where there are several."""
+    mean_of = f"{100 * sum(accuracies) / len(accuracies):.1f}"
+    if len(accuracies) == 1:
+        return mean_of
+    mean, low, high, _ = mean_share_interval(accuracies)
+    if low == 0 or high == 1:  # cut there, and not the same on both sides
+        return f"{mean_of} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{mean_of} ± {100 * (high - mean):.1f}"
+
+
 def report(by: dict[Piece, dict[str, Any]], said: str) -> str:
     """Markdown: how the generator does (`said`), then a row an arm."""
     lines = ["# Do generated views help?", "", *([said, ""] if said else [])]
@@ -408,14 +419,7 @@ def report(by: dict[Piece, dict[str, Any]], said: str) -> str:
             continue
         cells = [str(len(own)), "/".join(sorted({str(found["epochs"]) for found in own}))]
         for probe in PROBES:
-            values = [found[probe] for found in own]
-            cell = f"{100 * sum(values) / len(values):.1f}"
-            if len(values) > 1:
-                mean_of, low, high, _ = mean_share_interval(values)
-                cell += f" ± {100 * (high - mean_of):.1f}"
-                if low in (0, 1) or high in (0, 1):  # cut there: no longer the same on both sides
-                    cell = f"{100 * mean_of:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-            cells.append(cell)
+            cells.append(over_seeds([found[probe] for found in own]))
         cells += [against(by, arm, probe) for probe in PROBES]
         drawing = mean([found["drawing_s"] for found in own]) / 3600
         cells += [

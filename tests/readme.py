@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("", "slow", "full-size", "elsewhere")
 # Variables that a new user does not have.
 _OURS = re.compile(
-    r"(DATA|MODELS|RESULTS)_HOME|IMLE_LAB_.*|WANDB_.*|XDG_.*|PYTHON.*|VIRTUAL_ENV|MAKE.*"
+    r"(DATA|MODELS|RESULTS)_HOME|IMLE_LAB_.*|WANDB_.*|XDG_.*|PYTHON.*|VIRTUAL_ENV|MAKE.*|VENV|TORCH"
 )
 
 # The command in $3, in the state that those before left: variables in $1, the folder in $2.

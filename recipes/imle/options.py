@@ -48,11 +48,11 @@ PRESETS = {
     },
     "cpu-small-color": {
         "_help": "colorization, grey 32 -> colours at 64, half an hour of two cores",
-        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "outer_loops": 26,
+        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "outer_loops": 24,
     },
     "cpu-small-mask": {
         "_help": "inpainting 32 -> 64, a quarter of the cells masked, half an hour of two cores",
-        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 26,
+        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 24,
     },
     "camnet-sr16": {
         "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and search of the paper's code)",

@@ -253,3 +253,10 @@ def test_the_generator_is_trained_first_and_its_figures_are_told(words, tmp_path
     other = [*words[:1], str(tmp_path / "other"), *words[2:]]
     study.main(args_of([*other, *given], "--report"))
     assert said in (tmp_path / "other" / "report.md").read_text()
+
+
+def test_accuracies_over_seeds_stay_within_0_and_100():
+    assert study.over_seeds([0.412]) == "41.2"
+    assert study.over_seeds([0.40, 0.41, 0.42]) == "41.0 ± 2.5"
+    assert study.over_seeds([0.05, 0.9]) == "47.5 (0.0 to 100.0)"
+    assert study.over_seeds([1.0, 1.0, 1.0]) == "100.0 (43.9 to 100.0)"

@@ -14,8 +14,7 @@ import pytest
 
 from tests.test_imports import ROOT, is_root_script
 
-WITHOUT = "runs.py"  # reads files only, and works without torch
-PAGES = [p.name for p in sorted(ROOT.glob("*.py")) if is_root_script(p.stem) and p.name != WITHOUT]
+PAGES = [p.name for p in sorted(ROOT.glob("*.py")) if is_root_script(p.stem)]
 OF_DATA = [  # those that are run as files
     f"data/{p.name}"
     for p in sorted((ROOT / "data").glob("*.py"))
@@ -38,11 +37,6 @@ def test_a_command_without_torch_says_what_to_do(words):
     assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert "has no torch and no numpy; run: " in done.stderr
     assert done.stderr.rstrip().endswith(". .venv/bin/activate")
-
-
-def test_runs_are_looked_at_without_torch(tmp_path):
-    done = without_torch([WITHOUT, "ls", "--results_path", str(tmp_path)])
-    assert done.returncode == 0 and done.stderr == ""
 
 
 def test_the_way_to_the_environment_is_from_where_one_stands(tmp_path):
