@@ -345,13 +345,13 @@ def test_flags_are_frozen():
     """The command line is a promise; names as NVIDIA's, plus ours."""
     commands = tool.get_parser()._subparsers._group_actions[0].choices
     found = {
-        name: sorted(o for a in command._actions for o in a.option_strings if a.dest != "help")
+        name: {o for o, a in command._option_string_actions.items() if "help" not in a.dest}
         for name, command in commands.items()
     }
-    both = ["--data_path", "--dest", "--max-images", "--source", "--split"]
-    models = sorted([*both, "--batch", "--device", "--model-url"])
+    both = {"--data_path", "--dest", "--num_images", "--max-images", "--source", "--split"}
+    models = both | {"--batch", "--gpus", "--device", "--model-url"}
     assert found == {
-        "convert": sorted([*both, "--resolution", "--transform", "--workers"]),
+        "convert": both | {"--resolution", "--transform", "--num_workers", "--workers"},
         "encode": models,
         "decode": models,
     }
