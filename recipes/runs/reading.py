@@ -246,8 +246,9 @@ def _whole(value: Any) -> int | None:
 def folders(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, bool]]:
     """(folder, whether it looks like a run's) below `root` and itself, sorted.
 
-    Other folders are told of where nothing below them is one either, and only the uppermost. Links
-    lead to runs, but no further.
+    A run may have others below it (--outdir exp, then --outdir exp/second). Other folders are told
+    of where nothing below them is one either, only the uppermost, and none of a run. Links lead to
+    runs, but no further.
     """
     found, _ = _walk(Path(root), depth)
     yield from found
@@ -259,9 +260,8 @@ def _walk(folder: Path, depth: int) -> tuple[list[tuple[Path, bool]], bool]:
             below = sorted(entries, key=lambda e: e.name)
     except OSError:
         return [], False
-    if looks_like_run(e.name for e in below):
-        return [(folder, True)], True
-    found: list[tuple[Path, bool]] = []
+    own_run = looks_like_run(e.name for e in below)
+    found: list[tuple[Path, bool]] = [(folder, True)] if own_run else []
     others: list[tuple[Path, bool]] = []
     for entry in below:
         if entry.name.startswith(".") or entry.name in _OWN:
@@ -270,13 +270,22 @@ def _walk(folder: Path, depth: int) -> tuple[list[tuple[Path, bool]], bool]:
         if _is_folder(entry) and not entry.is_symlink():
             own, any_run = _walk(path, depth - 1) if depth else ([], False)
             found += own
-            if not any_run:
+            if not any_run and not own_run:
                 others.append((path, False))
         elif _is_folder(entry):
             with_files = _names(path)
             found += [(path, True)] if looks_like_run(with_files) else []
     has_runs = any(is_run for _, is_run in found)
     return (sorted(found + others) if has_runs else []), has_runs
+
+
+def run_within(folder: Path) -> Path | None:
+    """A folder below this one, however deep and whatever its name, that looks like a run's, if
+    there is any."""
+    for here, _, names in os.walk(folder):
+        if Path(here) != folder and looks_like_run(names):
+            return Path(here)
+    return None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

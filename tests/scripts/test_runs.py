@@ -701,6 +701,30 @@ def test_rm_refuses_what_begins_to_run_meanwhile(home, monkeypatch):
     lock.release()
 
 
+def test_a_run_in_the_folder_of_another_is_listed_and_kept(home, runs):
+    outer = make_run(home)
+    inner = make_run(home, f"{outer.name}/second")
+    (outer / "notes").mkdir()
+    assert {run.path for run in scan([home]).runs} == {outer, inner}
+    assert scan([home]).others == []
+    with pytest.raises(UsageError, match=f"nothing is removed: .*another run in it, {inner}"):
+        runs("rm", "--yes", outer.name)
+    with pytest.raises(UsageError, match="another run in it"):
+        runs("rm", "--yes", outer.name, "second")
+    assert (inner / "args.json").exists() and (outer / "args.json").exists()
+    runs("rm", "--yes", "second")
+    assert outer.is_dir() and not inner.exists()
+    from recipes.runs import removal
+
+    assert removal.why_not(outer, [home]) is None
+    deep = make_run(home, f"{outer.name}/checkpoints/a/b/c/d")  # begun meanwhile
+    with pytest.raises(RunError, match="another run in it by now"):
+        removal.remove_run(outer)
+    shutil.rmtree(deep)
+    runs("rm", "--yes", outer.name)
+    assert not outer.exists()
+
+
 def test_rm_refuses_links_and_what_lies_elsewhere(home, runs, tmp_path):
     real = make_run(tmp_path / "elsewhere")
     (home / "linked").symlink_to(real)
