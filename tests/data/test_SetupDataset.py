@@ -80,7 +80,7 @@ def test_from_folder_to_pyramid(tmp_path, capsys):
     make_set(tmp_path / "src", {"train": {"a": 3, "b": 2}, "val": {"a": 1}})
     words = ["--data", "mine", "--data_path", tmp_path / "d", "--sizes", "8", "16"]
     assert run(*words, "--source", tmp_path / "src", "--also_cls_first") == 0
-    assert "train with --data_tr mine" in capsys.readouterr().err
+    assert "train with --data mine" in capsys.readouterr().err
     assert list_files(tmp_path / "d/cls_first/mine_8x8/a") == [
         "train/000.png",
         "train/001.png",
