@@ -97,15 +97,18 @@ def test_the_first_steps_on_ones_own_pictures(name, make, tmp_path, capsys):
     assert list((tmp_path / "run" / "samples").glob("*.png"))
     if name == "TrainGeneratorWandB":
         assert "LPIPS on random VGG16 weights" in said and "fetch-weights" in said
-        assert "--num_val_images 20: photos (val part) has" in said
+        assert "validation: photos (val part) has" in said and "the 20 asked for" in said
+        assert "data: photos (train part), 1" in said
     if name == "train_edm2":
         told = (
             "unconditional: photos has no classes" if make is flat else "conditional on the 2 cla"
         )
         assert told in said
+        assert "data: photos" in said and "12 pictures, " in said
     if name in ("TrainSimCLR", "TrainISICLE"):
         assert "views of 16 px: the pictures of photos" in said and "24 px (the median)" in said
         assert "batches of 8 instead of 128" in said and "2 steps: 2 epochs of 1" in said
+        assert "data: photos" in said and "12 pictures, " in said
         assert ("has no classes: no kNN" in said) == (make is flat)
         assert bool(metrics(tmp_path / "run", "acc_val")) == (make is not flat)
 
