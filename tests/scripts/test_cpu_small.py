@@ -233,7 +233,7 @@ def test_more_steps_go_on_with_the_run(tmp_path, capsys):
     data, run_dir = flat(tmp_path / "photos"), tmp_path / "run"
     launched("TrainSimCLR", data, run_dir, capsys)
     said = launched("TrainSimCLR", data, run_dir, capsys, "--steps", "3")
-    assert "resumed step 2" in said and "--epochs was 2, is 3 now" in said
+    assert "resumed step 2" in said and "length (epochs): 2 before, 3 now" in said
     assert sorted(metrics(run_dir, "loss_tr")) == [2, 3]
 
 
@@ -264,7 +264,8 @@ def probes(run_dir):
 
 def test_the_generator_is_trained_between_the_epochs(tmp_path, capsys):
     said = launched("TrainISICLE", flat(tmp_path / "photos"), tmp_path / "run", capsys)
-    assert "the generator is trained 2 times, 1 steps before every 1 epochs" in said
+    assert "the generator is trained 2 times, before every epoch: 1 steps each time." in said
+    assert "Both are counted: 4 steps, 2 of the encoder and 2 of the generator" in said
     assert len(list((tmp_path / "run" / "samples").glob("views-*.png"))) == 2
 
 
