@@ -24,6 +24,9 @@ DEPTH = 4  # folders below the results that are looked into: RESULTS/SCRIPT/NAME
 STATES = ("running", "preempted", "stopped", "finished", "failed", "died", "new")
 _OWN = {"checkpoints", "snapshots", "samples", "provenance", "wandb"}  # of a run: no runs in them
 _FILES = ("status.json", "metrics.jsonl", "log.txt", "launches.jsonl", "args.json")
+# Options that say how long a run is (the tag LENGTH of the scripts' tables, which import torch):
+# they may be others in a later launch (`runtime.length`).
+LENGTHS = ("outer_loops", "epochs", "steps", "duration", "total_iter")
 _FRESH_S = 900.0  # a run on another machine that wrote so lately is taken to be alive
 
 
@@ -44,11 +47,12 @@ class RunFolder:
     """What a run's folder says of it.
 
     name: the folder's. hash: the eight digits at the name's end, as args.json has them. options:
-    values of all options at the first launch that came to a checkpoint, by name. shaping: names of
-    those that decide what is computed. status: status.json, {} without one. state: one of STATES:
-    preempted and stopped wait to be gone on with, died left no word, new has not begun its loop.
-    step: steps done. nimg: images seen. started, updated: seconds since the epoch. last_rows: the
-    last lines of metrics.jsonl.
+    values of all options at the first launch that came to a checkpoint, by name, and of those that
+    say how long the run is at the last launch that had anything to do. shaping: names of those that
+    decide what is computed. status: status.json, {} without one. state: one of STATES: preempted
+    and stopped wait to be gone on with, died left no word, new has not begun its loop. step: steps
+    done. nimg: images seen. started, updated: seconds since the epoch. last_rows: the last lines of
+    metrics.jsonl.
     """
 
     path: Path
@@ -141,7 +145,23 @@ def read_run(path: Path) -> RunFolder:
     if run.last_rows:  # status.json is written when the run saves, figures oftener
         step = max(step or 0, run.last_rows[-1]["step"])
         nimg = max(nimg or 0, _whole(run.last_rows[-1].get("nimg")) or 0) or nimg
-    return replace(run, state=state, holder=holder, step=step, nimg=nimg)
+    run = replace(run, state=state, holder=holder, step=step, nimg=nimg)
+    return replace(run, options=run.options | _length(run))
+
+
+def _length(run: RunFolder) -> dict[str, Any]:
+    """The options that say how long a run is, as it was last asked: it may have been made longer
+    since args.json was written. A launch that finished at once, having more, changed nothing."""
+    try:
+        launches = files.read_last_lines(run.path / "launches.jsonl")
+    except OSError:
+        return {}
+    for launch in reversed(launches):
+        args, start = launch.get("args"), _whole(launch.get("from_step")) or 0
+        idle = run.state == "finished" and start and start >= (run.step or 0)
+        if isinstance(args, dict) and not (idle and str(args.get("resume")) != "0"):
+            return {name: args[name] for name in LENGTHS if name in args and name in run.options}
+    return {}
 
 
 def _state(run: RunFolder) -> tuple[str, str | None]:
