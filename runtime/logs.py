@@ -169,7 +169,7 @@ class Logs:
         *,
         stamp: int,
         completed: int,
-        name: str = "samples",
+        name: str,
         caption: str | None = None,
     ) -> Any:
         """`draw` a PNG at `path` (rank 0) and show it, called `name`; what it returns, or None."""

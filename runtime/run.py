@@ -541,12 +541,14 @@ class Run:
         )
 
     def picture(self, name: str, draw: Callable[[Path], Any]) -> Any:
-        """`draw(path)` a PNG, `samples/{name}.png`, for W&B too; returns what that returns.
+        """`draw(path)` a PNG, named and shown as `sample_grid`'s; returns what that returns.
 
         None on other ranks than 0, and where it fails, which is said and ends nothing.
         """
-        path = self.dir / "samples" / f"{name}.png"
-        return self._logs.picture(path, draw, stamp=self._stamp, completed=self.completed)
+        path = self.dir / "samples" / f"{name}-{self._stamp:09d}.png"
+        return self._logs.picture(
+            path, draw, stamp=self._stamp, completed=self.completed, name=name
+        )
 
     def provenance(self) -> dict[str, Any]:
         """Where weights of this moment come from: command, commit, host, flags, step."""

@@ -155,5 +155,5 @@ def test_a_drawing_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, error):
     monkeypatch.setattr(curves, "figure_of", fail)
     logs.draw_curves()
     assert "curves.png not drawn: " in capsys.readouterr().out
-    picture = logs.picture(tmp_path / "x.png", fail, stamp=2, completed=2)
+    picture = logs.picture(tmp_path / "x.png", fail, stamp=2, completed=2, name="x")
     assert picture is None and "samples x.png not written" in capsys.readouterr().out
