@@ -545,10 +545,7 @@ class Run:
 
         None on other ranks than 0, and where it fails, which is said and ends nothing.
         """
-        path = self.dir / "samples" / f"{name}-{self._stamp:09d}.png"
-        return self._logs.picture(
-            path, draw, stamp=self._stamp, completed=self.completed, name=name
-        )
+        return self._logs.picture(name, draw, stamp=self._stamp, completed=self.completed)
 
     def provenance(self) -> dict[str, Any]:
         """Where weights of this moment come from: command, commit, host, flags, step."""
