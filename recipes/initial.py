@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from generators.base import in_words
 from generators.files import IMPORTERS, open_network
 from runtime.ema import EMA
 from runtime.run import Run
@@ -23,14 +24,6 @@ from storage.find import find_network, identity, say_found
 from storage.snapshot import is_snapshot
 from storage.torchfile import load_foreign
 
-# Kinds of snapshots in words.
-KINDS = {
-    "camnet": "a CAM-Net",
-    "imle-unconditional": "an unconditional IMLE generator",
-    "edm2": "an EDM2 network",
-    "edm2-toy": "a network of the toy",
-    "simclr": "a SimCLR encoder",
-}
 RECORD = "init_from.json"
 SHOWN = 8  # names in a line of the log
 # Under what other programs keep a network's state_dict in a file.
@@ -124,18 +117,18 @@ def start(
         if known := read_object(run.dir / RECORD):
             run.facts["init_from"] = known
         return
-    file = find_network(word, None, run.args.results_path)
+    file = find_network(word, None, run.args.results_path, option="--init_from")
     say_found(word, file, run.say)
     found = read(file, run.say)
     if found.kind not in (None, kind):
-        what = KINDS.get(found.kind, repr(found.kind))
-        raise UsageError(f"--init_from {word} is {what}, which cannot start {KINDS[kind]}")
+        what = in_words(found.kind)
+        raise UsageError(f"--init_from {word} is {what}, which cannot start {in_words(kind)}")
     fit = compare(found.state, net)
     share = _share(fit, net)
     if not share:
         here, there = (next(iter(names), "nothing") for names in (net.state_dict(), found.state))
         raise UsageError(
-            f"--init_from {word}: no weight of it fits {KINDS[kind]} as it is built here (names "
+            f"--init_from {word}: no weight of it fits {in_words(kind)} as it is built here (names "
             f"are like {there} there, like {here} here; of other shapes: {len(fit.misshapen)})"
         )
     _take(fit, net, word)

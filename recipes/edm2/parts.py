@@ -55,7 +55,8 @@ def choose_conditioning(args: Namespace, images: LabelledImages) -> str:
     if args.cond is None:
         args.cond = bool(classes)
     if args.cond:
-        return f"conditional on the {classes} classes of {name}"
+        many = "classes" if classes > 1 else "class"
+        return f"conditional on the {classes} {many} of {name}"
     why = f"{name} has no classes" if not classes else "as --cond says"
     return f"unconditional: {why}"
 

@@ -7,7 +7,6 @@ from typing import Any
 from recipes.runs.about import PLACES
 from recipes.runs.reading import RunFolder
 from runtime.options import Table, kept_name, merged, rows_of, run_table
-from runtime.rundir import plain
 
 _OWN_DEFAULT = "save_every"  # is another one in each script
 
@@ -16,6 +15,8 @@ def changed(run: RunFolder) -> dict[str, Any]:
     """{name: value} of the options that are not at their defaults; those of a script that is not
     known here, or whose packages are missing, are all there.
     """
+    from runtime.rundir import plain  # imports torch, which a list of runs does without
+
     table = table_of(run.script)
     known = {kept_name(row): plain(row[2]) for row in rows_of(table)}
     found = {}

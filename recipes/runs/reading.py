@@ -316,6 +316,16 @@ def scan(roots: Sequence[Path]) -> Scan:
     return Scan(list(runs.values()), list(bad.values()), list(others))
 
 
+def inner_folders(others: Iterable[Path]) -> list[Path]:
+    """Of folders that are no runs those in them, which a script has filled one by one; a folder
+    without any is itself."""
+    found: list[Path] = []
+    for folder in others:
+        below = [folder / name for name in sorted(_names(folder)) if not name.startswith(".")]
+        found += [path for path in below if path.is_dir()] or [folder]
+    return found
+
+
 def find_run(word: str | Path, roots: Sequence[Path]) -> Path:
     """The folder of the run that a word means: a path, a folder's name below the roots (or
     SCRIPT/NAME), its hash, or a beginning that no other run has.

@@ -249,7 +249,7 @@ def test_a_mapped_file_gives_the_same_run(whole, tmp_path):
         ("--num_images 24 --folds 2", 2, "outside of a fold, and l2 is chosen on one; --no-probe"),
         ("--data scenes/val --eval val", 6, "scenes/val is the split val itself"),
         ("--few_shot scenes/test", 6, "scenes has splits train and val"),
-        ("--probe_only nowhere.pt", 3, "nowhere.pt"),
+        ("--probe_only nowhere", 3, "--probe_only nowhere: no such file"),
         ("--probe_only pixels --export_backbone", 2, "pixels has no backbone"),
     ],
 )

@@ -583,3 +583,19 @@ def test_the_default_folder_is_the_same_for_the_same_settings(nets, tmp_path, mo
     folders = sorted((tmp_path / "generate_images").iterdir())
     assert len(folders) == 2 and all(f.name.startswith(file.stem) for f in folders)
     assert sorted(len(images(f)) for f in folders) == [4, 5]
+
+
+def test_the_default_folder_has_the_run_s_name(nets, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path))
+    file = tmp_path / "train_edm2" / "mine" / "snapshots" / "network-snapshot-0000008-0.050"
+    file.parent.mkdir(parents=True)
+    shutil.copy(nets / f"{file.name}.safetensors", f"{file}.safetensors")
+    words = ["--net", "mine", "--gpus", "cpu", "--steps", 1]
+    generate(*words, "--seeds", 3)
+    (folder,) = (tmp_path / "generate_images").iterdir()
+    assert folder.name.startswith(f"mine-{file.name}-")
+    older = folder.with_name(folder.name.removeprefix("mine-"))  # as a version before named it
+    folder.rename(older)
+    generate(*words, "--seeds", 4)
+    assert list((tmp_path / "generate_images").iterdir()) == [older]
+    assert sorted(images(older)) == ["000003.png", "000004.png"]

@@ -358,8 +358,11 @@ def test_other_folders_are_left_alone_and_said(home, runs):
     (pictures / "provenance.json").write_text("{}")
     (home / "wandb").mkdir()
     out = runs("ls")
-    assert out.splitlines()[-1].startswith("1 other folders, pictures drawn say, are no runs")
+    assert out.splitlines()[-1].startswith("1 other folder is no run (pictures drawn, say)")
     assert f"no run: {home / 'generate_images'}" in runs("ls", "--all")
+    (pictures.parent / "other-1234abcd").mkdir()
+    assert runs("ls").splitlines()[-1].startswith("2 other folders are no runs")
+    assert f"no run: {pictures}\n" in runs("ls", "--all")
     with pytest.raises(UsageError, match="is a folder, but no run's"):
         runs("show", str(pictures))
     with pytest.raises(UsageError, match="no run's"):
@@ -467,17 +470,18 @@ def test_show_tells_all_of_a_run(home, runs):
         r"method      IMLE \(TrainGeneratorWandB\.py\): inpainting, 8 to 32 px",
         r"state       finished",
         r"step        20, 160 images seen",
-        r"begun       20\S+, 1 launches",
+        r"begun       20\S+, 1 launch",
         r"code        commit abc123abc1 and changes, Python 3\.11\.1, on here",
         r"typed       /env/bin/python TrainGeneratorWandB\.py --data_tr 'my photos'",
         r"options that are not at their defaults, among them those of --preset smoke",
         r"  --mask_frac 0\.5",
         r"  --res 8 16 32",
+        r"to train it for longer: this, with a larger --outer_loops",
         r"  val/best_psnr +18\.00 +20 +18\.00 +20",
         r"  val/psnr +14\.00 +20 +15\.00 +10",
         r"  batch loss +0\.4000 +20 +0\.2000 +15",
         r"files, \S+ kB",
-        r"  checkpoints/ +3\.0 kB  1 files",
+        r"  checkpoints/ +3\.0 kB  1 file",
         r"  cd '/some where' && /env/bin/python TrainGeneratorWandB\.py --data_tr 'my photos'",
         rf"  python generate_images\.py --net {folder}/snapshots/network-latest\.safetensors "
         r"--data photos",
