@@ -132,7 +132,7 @@ def test_modes_train_on_different_rows(guide, tmp_path):
             assert not torch.equal(seen[a], seen[b]), (a, b)
 
 
-def test_guide_metrics_at_iteration_0_do_not_crash(guide, tmp_path):
+def test_guide_metrics_at_iteration_0_do_not_crash(guide, tmp_path, capsys):
     """Bugs T1 and T2 of the original: a guide without --external, and outer L2 without a guide."""
     train(tmp_path / "a", "--guidance", "--guide-path", snapshot_of(guide), "--val_every", "1")
     keys = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
@@ -140,6 +140,8 @@ def test_guide_metrics_at_iteration_0_do_not_crash(guide, tmp_path):
     assert keys["Average Validation Guide Loss"] > 0
     train(tmp_path / "b", "--external", "--mandala")
     assert 0 <= metrics(tmp_path / "b", "Test EMA Mandala Score")[8] <= 1
+    said = capsys.readouterr().out
+    assert "Test EMA share of cells in the tree = " in said and "Mandala Score" not in said
     assert metrics(tmp_path / "b", "Average Outer Test EMA L2 Distance")[8] > 0
 
 
