@@ -60,7 +60,7 @@ class Joint:
             "net": net.config, "codes": mixing, "corruption": noise, "crop": "center"
         }  # fmt: skip
         self._forward = run.compile(net)
-        self.file = args.net
+        self.file = None if trained is None else str(trained.file)  # found once, and told once
         if trained is None:  # so that what views are drawn from is opened as any other
             path = run.snapshot("generator-initial", net, "camnet", self.config)
             self.file = str(path)

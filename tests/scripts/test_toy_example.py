@@ -86,6 +86,14 @@ def test_wrong_options_are_one_line(words, says, capsys):
     assert caught.value.code == 2 and says in error and len(error.splitlines()) == 1
 
 
+def test_without_a_word_it_asks_for_a_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["toy_example.py"])
+    with pytest.raises(SystemExit, match="2"):
+        read_options(None)
+    assert "which command: train, test or plot?" in capsys.readouterr().err
+    assert get_args(["--total-iter", "8"]).command == "train"
+
+
 MODES = {
     "baseline": "",
     "random": "--selection",
