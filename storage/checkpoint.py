@@ -151,7 +151,7 @@ def _still_good(path: Path, milestone: bool, say: Callable[[str], None]) -> bool
     except _Foreign:
         raise
     except CheckpointError as error:
-        say(f"{error}; renamed {_set_aside(path, 'bad').name}")
+        say(f"{error}; renamed {files.set_aside(path, 'bad').name}")
         return False
     if milestone and not manifest["milestone"]:
         manifest["milestone"] = True
@@ -193,7 +193,7 @@ def _read_back(path: Path) -> None:
     try:
         verify(path)
     except CheckpointError as error:
-        _set_aside(path, "bad")
+        files.set_aside(path, "bad")
         raise OSError(errno.EIO, f"read back wrong: {error}") from error
 
 
@@ -337,7 +337,7 @@ def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | N
         except _Foreign:
             raise
         except CheckpointError as error:
-            say(f"checkpoint {error}; renamed {_set_aside(path, 'bad').name}")
+            say(f"checkpoint {error}; renamed {files.set_aside(path, 'bad').name}")
         else:
             return path
     bad = sorted(path.name for path in directory.glob("step-*.bad*") if "supers" not in path.name)
@@ -359,22 +359,13 @@ def supersede(directory: Path, after: int, say: Callable[[str], None] = print) -
     """Rename checkpoints later than step `after` to `*.superseded`; -1: all, damaged ones too."""
     for path in _newest_first(directory):
         if int(path.name.removeprefix("step-")) > after:
-            say(f"checkpoint {path.name} renamed {_set_aside(path, 'superseded').name}")
+            say(f"checkpoint {path.name} renamed {files.set_aside(path, 'superseded').name}")
     if after < 0 and directory.is_dir():
         for path in sorted(directory.glob("step-*.bad*")):
             if "superseded" not in path.name:
-                _set_aside(path, "superseded")
+                files.set_aside(path, "superseded")
 
 
 def _newest_first(directory: Path) -> Iterator[Path]:
     for step in reversed(steps_of(directory)):
         yield directory / f"step-{step:09d}"
-
-
-def _set_aside(path: Path, suffix: str) -> Path:
-    target, n = path.with_name(f"{path.name}.{suffix}"), 1
-    while target.exists():
-        n += 1
-        target = path.with_name(f"{path.name}.{suffix}{n}")
-    files.move(path, target, durable=True)
-    return target
