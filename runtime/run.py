@@ -33,7 +33,7 @@ from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import NO_PROGRESS, PreemptionFlag, last_words
-from runtime.resume import Resume, tell_lost
+from runtime.resume import Resume
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
@@ -276,10 +276,10 @@ class Run:
             saving.check(self._saver.objects)  # fail now, not at the first save
         else:
             self._load(path)
-        if self.is_main:
-            self.resume.note_data(self.dir, self.say, fresh=path is None)
-        if self.resume.lineage == "auto" and self._reached > self.completed:
-            self.say(tell_lost(self._reached, self.completed, self.args))
+        new, done = path is None, self.completed
+        if distributed.from_main(lambda: self.resume.settle(self.dir, done, self.say, fresh=new)):
+            self._status("running", None)
+        self.say(self.resume.tell_lost(self._reached, done, self.args))
         return self.completed
 
     def trains_on(self, data: Listing | None) -> None:
