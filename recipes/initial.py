@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from generators.base import in_words
 from generators.files import IMPORTERS, open_network
+from runtime import distributed
 from runtime.ema import EMA
 from runtime.run import Run
 from storage.errors import CheckpointError, UsageError
@@ -117,7 +118,13 @@ def start(
         if known := read_object(run.dir / RECORD):
             run.facts["init_from"] = known
         return
-    file = find_network(word, None, run.args.results_path, option="--init_from")
+
+    def look_up() -> tuple[Path, str]:
+        found = find_network(word, None, run.args.results_path, option="--init_from")
+        return found, identity(found)
+
+    # Where a run is named that goes on meanwhile, each rank might find another newest snapshot.
+    file, content = distributed.from_main(look_up)
     say_found(word, file, run.say)
     found = read(file, run.say)
     if found.kind not in (None, kind):
@@ -132,12 +139,14 @@ def start(
             f"are like {there} there, like {here} here; of other shapes: {len(fit.misshapen)})"
         )
     _take(fit, net, word)
+    # A file of one name, as network-latest, may have been written anew between two ranks' reading.
+    distributed.copy_from_main(net.state_dict().values())
     for average in averages:
         average.module.load_state_dict(net.state_dict())
     run.facts["init_from"] = record = {
         "asked": word,
         "file": str(file.absolute()),
-        "content": identity(file),
+        "content": content,
         "share": round(share, 6),
         "taken": len(fit.taken),
         "missing": fit.missing,
@@ -146,8 +155,7 @@ def start(
     }
     for line in report(fit, share, file.name):
         run.say(line)
-    if run.is_main:
-        write_json(run.dir / RECORD, record, indent=1)
+    distributed.from_main(lambda: write_json(run.dir / RECORD, record, indent=1))
 
 
 def _share(fit: Fit, net: nn.Module) -> float:

@@ -155,11 +155,11 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     parser.epilog = (
         "commands: train, also where options name none; test; plot. Each has its --help."
     )
-    if argv is None and len(sys.argv) == 1:  # an hour of training should be asked for
-        parser.error("which command: train, test or plot? Each has its --help")
     add_preset(parser)
     add_options(parser, table, run_table(save_every=512) if command == "train" else {})
     args = parse(parser, presets, words)
+    if argv is None and len(sys.argv) == 1:  # an hour of training should be asked for
+        parser.error("which command: train, test or plot? Each has its --help")
     args.command = command
     try:
         check(args)

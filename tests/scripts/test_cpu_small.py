@@ -169,6 +169,13 @@ def test_a_run_is_the_one_of_the_command_that_said_it(make, tmp_path, capsys):
     assert names[0] == names[1]
 
 
+def test_one_picture_is_said_to_be_one(tmp_path):
+    file = next(flat(tmp_path / "photos").iterdir())
+    args = edm2.get_args(None, ["--preset", "cpu-small", "--data", str(file)])
+    said = edm2_parts.choose_conditioning(args, edm2_parts.data(args))
+    assert f"; {file.name} is one picture, which the network can only learn by heart" in said
+
+
 def test_no_classes_wanted_is_said(tmp_path, capsys):
     data = classes(tmp_path / "photos")
     said = launched("train_edm2", data, tmp_path / "run", capsys, "--no-cond")
