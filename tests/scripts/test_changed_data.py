@@ -117,7 +117,7 @@ def cpu_small(name, data, *words):
 @pytest.mark.parametrize("where", ["--outdir", "named by its options"])
 @pytest.mark.parametrize("name", CPU_SMALL)
 def test_what_follows_from_the_pictures_is_no_option(name, where, tmp_path, capsys, monkeypatch):
-    """From 30 to 34 pictures the batch of cpu-small goes from 16 to 32, and with --bs 8 --joint from 2
+    """From 30 to 34 pictures the batch of cpu-small goes from 16 to 32, with --bs 8 --joint from 2
     to 1: the data set is what has changed, and the refusal says so."""
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
     data = tmp_path / "mine"
