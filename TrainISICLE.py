@@ -39,17 +39,19 @@ from recipes.simclr import figures
 from recipes.simclr import parts as simclr
 from runtime.launch import launch
 from runtime.meters import Stopwatch
-from runtime.options import EXECUTION, LENGTH, tagged
+from runtime.options import LENGTH, tagged
 from runtime.run import Run
 
 
 def main(args: argparse.Namespace) -> None:
-    fitted = parts.fit(args)  # what follows from the pictures and shapes the run
+    asked, free = parts.asked(args)
+    fitted = parts.fit(args)  # what follows from the pictures
     with Run(
         args,
         script="TrainISICLE",
-        name=run_name(args),
-        shaping_exclude=tagged(OPTIONS, EXECUTION),
+        name=run_name(asked),
+        asked=asked,
+        shaping_exclude=free,
         length=tagged(OPTIONS, LENGTH),
         keep_schedule=args.keep_schedule,
     ) as run:

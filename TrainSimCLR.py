@@ -48,12 +48,14 @@ BASELINES = ("untrained", "pixels")  # of --probe_only: what a trained encoder h
 def main(args: argparse.Namespace) -> None:
     if args.probe_only:
         return probe(args)
-    fitted = parts.fit(args, OPTIONS)  # what follows from the pictures and shapes the run
+    asked, free = parts.asked(args, OPTIONS)
+    fitted = parts.fit(args, OPTIONS)  # what follows from the pictures
     with Run(
         args,
         script="TrainSimCLR",
-        name=run_name(args),
-        shaping_exclude=tagged(OPTIONS, EXECUTION),
+        name=run_name(asked),
+        asked=asked,
+        shaping_exclude=free,
         length=tagged(OPTIONS, LENGTH),
         keep_schedule=args.keep_schedule,
     ) as run:

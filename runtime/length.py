@@ -141,7 +141,8 @@ def folder(path: Path, run: Named) -> tuple[Path, str]:
         longer = before.get(length.option) != run.flags.get(length.option)
         if longer and not rundir.changed(before, run.flags, run.exclude):
             steps = steps_of(path.parent / name / "checkpoints")
-            found.append((steps[-1] if steps else -1, name, before.get(length.option)))
+            made = (known.get("args") or before).get(length.option)  # if not asked for, it is here
+            found.append((steps[-1] if steps else -1, name, made))
     if not found or (path.exists() and max(found)[0] < 0):
         return path, ""
     _, name, before = max(found, key=lambda one: one[:2])

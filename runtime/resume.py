@@ -4,7 +4,8 @@
     N               the end of loop N-1, i.e. the milestone of step N * milestone_every; 0: scratch
     PATH            that checkpoint directory, or a run directory (its newest good one)
 
-N and PATH rewind: later checkpoints are renamed `*.superseded`.  But a command that is simply run
+N and PATH rewind: later checkpoints and snapshots are renamed `*.superseded`, once it is certain
+that the launch goes on (`choose` looks, `settle` renames).  But a command that is simply run
 again after a preemption must go on rather than rewind, so every checkpoint remembers the `--resume`
 it was made under, and if the newest good one was made under the same, it is taken.
 """
@@ -15,7 +16,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from storage import checkpoint
+from runtime.tracker import forget_later
+from storage import checkpoint, snapshot
 from storage.errors import CheckpointError, UsageError
 from storage.files import read_json
 from storage.listing import Listing, has_listing, refuse_changed, write_listing
@@ -40,6 +42,7 @@ class Resume:
         self.data: Listing | None = None
         self._loop: int | None = None
         self._loop_step = 0
+        self._rewind_to: int | None = None  # later steps are set aside; -1: all
         self._source: Path | None = None  # checkpoint directory
         self._source_run: Path | None = None  # run directory other than this one
         value = "auto" if value is None else str(value)
@@ -78,7 +81,7 @@ class Resume:
             )
 
     def choose(self, checkpoints: Path, say: Say) -> Path | None:
-        """Verified checkpoint to load, None for a fresh start; renames what is rewound over.
+        """Verified checkpoint to load, None for a fresh start; `settle` it when it is loaded.
 
         Errors: CheckpointError; DataError where it was trained on other `data`.
         """
@@ -87,7 +90,32 @@ class Resume:
             refuse_changed(path.parent.parent, self.data)
         return path
 
-    def note_data(self, run_dir: Path, say: Say, *, fresh: bool) -> None:
+    def settle(self, run_dir: Path, completed: int, say: Say, *, fresh: bool) -> bool:
+        """After `choose` and loading, when nothing is refused any more: rename what is rewound
+        over, forget its figures, and write down what is trained on. Whether it was a rewind.
+
+        completed: the step that was loaded. fresh: nothing was.
+        """
+        after = self._rewind_to
+        if after is not None:  # snapshots first: after a kill in between all of it is done again
+            snapshot.supersede(run_dir, after, say)
+            checkpoint.supersede(run_dir / "checkpoints", after, say)
+            forget_later(run_dir / "metrics.jsonl", completed)
+        self._note_data(run_dir, say, fresh)
+        return after is not None
+
+    def tell_lost(self, reached: int, completed: int, args: Namespace) -> str:
+        """What is said where an earlier launch `reached` more than the `completed` steps that this
+        one begins with; "" for nothing: a rewind is asked for."""
+        if self.lineage != "auto" or reached <= completed:
+            return ""
+        begins = f"goes on from step {completed}" if completed else "begins at step 0"
+        return (
+            f"an earlier launch got to step {reached}, but no later checkpoint is there: this one "
+            f"{begins} (--save_every {args.save_every}, --save_minutes {args.save_minutes:g})"
+        )
+
+    def _note_data(self, run_dir: Path, say: Say, fresh: bool) -> None:
         """Write down what is trained on, where the run is `fresh` or does not know it yet."""
         if self.data is not None and (fresh or not has_listing(run_dir)):
             try:
@@ -107,19 +135,18 @@ class Resume:
         if newest is not None and _lineage_of(newest) == self.lineage:
             return newest
         if self._loop is not None:
-            return self._rewind_to_loop(self._loop, checkpoints, say)
+            return self._end_of_loop(self._loop, checkpoints)
         source = self._source
         if self._source_run is not None:
             source = _newest_elsewhere(self._source_run / "checkpoints")
         assert source is not None  # one of the three follows from any --resume but auto
         step = checkpoint.verify(source)["step"]
-        same = source.parent == checkpoints
-        checkpoint.supersede(checkpoints, step if same else -1, say)
+        self._rewind_to = step if source.parent == checkpoints else -1
         return source
 
-    def _rewind_to_loop(self, loop: int, checkpoints: Path, say: Say) -> Path | None:
+    def _end_of_loop(self, loop: int, checkpoints: Path) -> Path | None:
         if loop == 0:
-            checkpoint.supersede(checkpoints, -1, say)
+            self._rewind_to = -1
             return None
         path = checkpoints / f"step-{self._loop_step:09d}"
         if not path.is_dir():
@@ -129,17 +156,8 @@ class Resume:
                 f"(step {self._loop_step}) in {checkpoints} (steps there: {there})"
             )
         checkpoint.verify(path)
-        checkpoint.supersede(checkpoints, self._loop_step, say)
+        self._rewind_to = self._loop_step
         return path
-
-
-def tell_lost(reached: int, completed: int, args: Namespace) -> str:
-    """What a launch says that begins at step `completed`, where an earlier one `reached` more."""
-    begins = f"goes on from step {completed}" if completed else "begins at step 0"
-    return (
-        f"an earlier launch got to step {reached}, but no later checkpoint is there: this one "
-        f"{begins} (--save_every {args.save_every}, --save_minutes {args.save_minutes:g})"
-    )
 
 
 def _absolute(path: str | Path) -> Path:

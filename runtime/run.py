@@ -33,7 +33,7 @@ from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import NO_PROGRESS, PreemptionFlag, last_words
-from runtime.resume import Resume, tell_lost
+from runtime.resume import Resume
 from runtime.update import Ids, Updater
 from storage import checkpoint, dirs
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
@@ -53,6 +53,8 @@ class Run:
     script: the script's name, a folder under the results.  name: short readable stem of the run's
     directory; a hash of the flags that shape data, model and loss is appended.
     shaping_exclude: flags of the script that only say where or how fast it runs.
+    asked: args before what follows from the data was filled in (default: args); the run is known by
+    these, and what follows has to be the same for a checkpoint to be loaded.
     length: the flag, if any, that says how long it is; keep_schedule: see `runtime.length`.
     display_name: what W&B shows (default: the directory's name).
     milestone_every: steps between checkpoints that stay, while they are small enough to
@@ -70,6 +72,7 @@ class Run:
         *,
         script: str,
         name: str,
+        asked: Namespace | None = None,
         shaping_exclude: Iterable[str] = (),
         length: Sequence[str] = (),
         keep_schedule: bool = False,
@@ -91,7 +94,8 @@ class Run:
         self.scale_loss = scale_loss
         self.length = lengths.Length(args, length, keep_schedule)
         self.exclude = frozenset(shaping_exclude)
-        self.flags = rundir.shaping(args, self.exclude)
+        self.flags = rundir.shaping(args if asked is None else asked, self.exclude)
+        self.derived = rundir.derived(args, asked, self.exclude | set(length))
         self.exclude |= self.length.names  # part of the hash, but free to change
         self.typed_as: dict[str, str] = getattr(args, "typed_as", {})  # where an option was renamed
         self.config_hash = rundir.config_hash(script, self.flags)
@@ -276,10 +280,10 @@ class Run:
             saving.check(self._saver.objects)  # fail now, not at the first save
         else:
             self._load(path)
-        if self.is_main:
-            self.resume.note_data(self.dir, self.say, fresh=path is None)
-        if self.resume.lineage == "auto" and self._reached > self.completed:
-            self.say(tell_lost(self._reached, self.completed, self.args))
+        new, done = path is None, self.completed
+        if distributed.from_main(lambda: self.resume.settle(self.dir, done, self.say, fresh=new)):
+            self._status("running", None)
+        self.say(self.resume.tell_lost(self._reached, done, self.args))
         return self.completed
 
     def trains_on(self, data: Listing | None) -> None:
@@ -294,6 +298,7 @@ class Run:
             rundir.refuse_changes(
                 meta["shaping"], self.flags, str(path), self.exclude, self.typed_as
             )
+            rundir.refuse_derived(meta["args"], self.derived, str(path))
 
         loaded = self._saver.load(path, admit)
         meta, own = loaded.meta, loaded.state

@@ -106,6 +106,28 @@ def refuse_changes(
     )
 
 
+def derived(args: Namespace, asked: Namespace | None, exclude: Iterable[str]) -> dict[str, Any]:
+    """Flags of `args` that are not as `asked` for, since they follow from the data."""
+    if asked is None:
+        return {}
+    values, before = shaping(args, exclude), shaping(asked, exclude)
+    return {name: values[name] for name in changed(before, values, ()) if name in values}
+
+
+def refuse_derived(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """UsageError if what follows from the data is not what a checkpoint's `args` have.
+
+    Where the data are compared first, this is a data set that changed under equal names.
+    """
+    for name, value in now.items():
+        if before.get(name, value) != value:
+            raise UsageError(
+                f"{where} was made with --{name} {_show(before[name])}, as followed from its data "
+                f"set; from that of now follows {_show(value)}: bring the data set back to what it "
+                "was, or start another run with another --outdir"
+            )
+
+
 def _show(value: Any) -> str:
     return "-" if value is None else json.dumps(value)
 

@@ -49,6 +49,7 @@ class Saver:
         self.saved_step = -1
         self._say = say
         self._failures = 0
+        self._told = False  # that milestones go
 
     def load(self, path: Path, admit: Callable[[dict[str, Any]], None]) -> checkpoint.Loaded:
         """Read the checkpoint `path`, verified already by rank 0, into the objects.
@@ -86,8 +87,9 @@ class Saver:
             try:
                 keep = max(self.keep, checkpoint.KEEP) if self.keep else 0
                 checkpoint.save_state(
-                    self.directory, step, saved, dict(meta), milestone, self._say, keep=keep
-                )
+                    self.directory, step, saved, dict(meta), milestone, self._say,
+                    keep=keep, told=self._tell,
+                )  # fmt: skip
             except DiskError as error:
                 return str(error)
             return None
@@ -109,7 +111,25 @@ class Saver:
     def finish(self) -> None:
         """Keep no more than is asked for, once the run is done and its last checkpoint there."""
         if distributed.is_main():
-            checkpoint.prune(self.directory, self.keep, self._say)
+            checkpoint.prune(self.directory, self.keep, self._say, told=self._tell)
+
+    def _tell(self, gone: list[int]) -> None:
+        """Say, once a launch, that checkpoints of ends of loops are deleted, and why."""
+        if not self._told:
+            limit = checkpoint.MILESTONE_BYTES / 1e9
+            self._say(
+                f"deleted the checkpoints of ends of loops at {_steps(gone)}: the newest stay, as "
+                f"many as fit into {limit:g} GB, and older ones go from here on without a word; "
+                "--keep 0 keeps all"
+            )
+        self._told = True
+
+
+def _steps(steps: Sequence[int]) -> str:
+    """step 5; steps 5, 10; 30 steps from 5 to 150."""
+    if len(steps) > 4:
+        return f"{len(steps)} steps from {steps[0]} to {steps[-1]}"
+    return f"step{'s' * (len(steps) > 1)} {', '.join(map(str, steps))}"
 
 
 def accept(objects: Mapping[str, Any]) -> dict[str, Any]:

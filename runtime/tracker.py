@@ -95,18 +95,8 @@ class Tracker:
         """Remove what is not a whole line, and the lines of steps after `step`."""
         if not self._main:
             return
-        kept, text, damaged, later = [], _read(self.metrics), 0, 0
-        for line in text.splitlines():
-            record = _record(line)
-            if record is None:
-                damaged += 1
-            elif record["step"] > step:
-                later += 1
-            else:
-                kept.append(line)
+        kept = forget_later(self.metrics, step)
         self._last: dict[str, Any] | None = _record(kept[-1]) if kept else None
-        if damaged or later or (text and not text.endswith("\n")):
-            write_text(self.metrics, "".join(line + "\n" for line in kept))
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
 
@@ -377,6 +367,19 @@ def _read(file: Path) -> str:
         return file.read_bytes().decode("utf-8", errors="replace")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
         return ""
+
+
+def forget_later(metrics: Path, step: float) -> list[str]:
+    """Remove from metrics.jsonl what is not a whole line, and the lines of steps after `step`;
+    returns the others."""
+    kept, text = [], _read(metrics)
+    for line in text.splitlines():
+        record = _record(line)
+        if record is not None and record["step"] <= step:
+            kept.append(line)
+    if text != (whole := "".join(line + "\n" for line in kept)):
+        write_text(metrics, whole)
+    return kept
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -114,10 +114,11 @@ def save_state(
     say: Callable[[str], None] = print,
     *,
     keep: int = KEEP,
+    told: Callable[[list[int]], None] = lambda steps: None,
 ) -> Path:
     """Commit a checkpoint and prune older ones; returns its directory.
 
-    state: object name -> state_dict.  meta: JSON values.  milestone, keep: see `prune`.
+    state: object name -> state_dict.  meta: JSON values.  milestone, keep, told: see `prune`.
     If a good checkpoint of this step is there already, it is kept.
     Raises DiskError when the disk did not take it (nothing older was touched), CheckpointError when
     the state holds something that could not be loaded again.
@@ -141,7 +142,7 @@ def save_state(
             f"cannot save step {step}: {error}; {_gigabytes(needed)} needed, {free} free in "
             f"{directory}; {keeping}"
         ) from error
-    prune(directory, keep, say)
+    prune(directory, keep, say, told=told)
     return final
 
 
@@ -151,7 +152,7 @@ def _still_good(path: Path, milestone: bool, say: Callable[[str], None]) -> bool
     except _Foreign:
         raise
     except CheckpointError as error:
-        say(f"{error}; renamed {_set_aside(path, 'bad').name}")
+        say(f"{error}; renamed {files.set_aside(path, 'bad').name}")
         return False
     if milestone and not manifest["milestone"]:
         manifest["milestone"] = True
@@ -193,7 +194,7 @@ def _read_back(path: Path) -> None:
     try:
         verify(path)
     except CheckpointError as error:
-        _set_aside(path, "bad")
+        files.set_aside(path, "bad")
         raise OSError(errno.EIO, f"read back wrong: {error}") from error
 
 
@@ -218,13 +219,21 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def prune(directory: Path, keep: int = KEEP, say: Callable[[str], None] = print) -> None:
+def prune(
+    directory: Path,
+    keep: int = KEEP,
+    say: Callable[[str], None] = print,
+    *,
+    told: Callable[[list[int]], None] = lambda steps: None,
+) -> None:
     """Delete all but the newest `keep` checkpoints (0: delete none) and the milestones.
 
-    Of those stay, from the newest on, as many as fit into MILESTONE_BYTES.
+    Of those stay, from the newest on, as many as fit into MILESTONE_BYTES; `told` is given the
+    steps of those that went, if any.
     A doomed one is renamed first, so that a kill here leaves rubbish to sweep, not half of one.
     """
     milestones = 0  # bytes
+    gone: list[int] = []
     try:
         steps = steps_of(directory) if keep else []
         for step in reversed(steps):
@@ -241,9 +250,13 @@ def prune(directory: Path, keep: int = KEEP, say: Callable[[str], None] = print)
                 grave = files.temporary(directory / f"pruned-{step}")
                 files.move(path, grave)
                 files.failpoint("mid-prune")
+                if manifest["milestone"]:
+                    gone.append(step)
                 shutil.rmtree(grave)
     except OSError as error:
         say(f"cannot delete an old checkpoint: {error}")
+    if gone:
+        told(sorted(gone))
 
 
 def sweep(directory: Path, say: Callable[[str], None] = print) -> None:
@@ -337,7 +350,7 @@ def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | N
         except _Foreign:
             raise
         except CheckpointError as error:
-            say(f"checkpoint {error}; renamed {_set_aside(path, 'bad').name}")
+            say(f"checkpoint {error}; renamed {files.set_aside(path, 'bad').name}")
         else:
             return path
     bad = sorted(path.name for path in directory.glob("step-*.bad*") if "supers" not in path.name)
@@ -359,22 +372,13 @@ def supersede(directory: Path, after: int, say: Callable[[str], None] = print) -
     """Rename checkpoints later than step `after` to `*.superseded`; -1: all, damaged ones too."""
     for path in _newest_first(directory):
         if int(path.name.removeprefix("step-")) > after:
-            say(f"checkpoint {path.name} renamed {_set_aside(path, 'superseded').name}")
+            say(f"checkpoint {path.name} renamed {files.set_aside(path, 'superseded').name}")
     if after < 0 and directory.is_dir():
         for path in sorted(directory.glob("step-*.bad*")):
             if "superseded" not in path.name:
-                _set_aside(path, "superseded")
+                files.set_aside(path, "superseded")
 
 
 def _newest_first(directory: Path) -> Iterator[Path]:
     for step in reversed(steps_of(directory)):
         yield directory / f"step-{step:09d}"
-
-
-def _set_aside(path: Path, suffix: str) -> Path:
-    target, n = path.with_name(f"{path.name}.{suffix}"), 1
-    while target.exists():
-        n += 1
-        target = path.with_name(f"{path.name}.{suffix}{n}")
-    files.move(path, target, durable=True)
-    return target

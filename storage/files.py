@@ -308,6 +308,16 @@ def move(old: Path, new: Path, *, durable: bool = False) -> None:
         sync_folder(Path(new).parent)
 
 
+def set_aside(path: Path, suffix: str) -> Path:
+    """Rename `path`, so that it is not used: `.{suffix}` behind it, with a number if need be."""
+    target, n = path.with_name(f"{path.name}.{suffix}"), 1
+    while os.path.lexists(target):
+        n += 1
+        target = path.with_name(f"{path.name}.{suffix}{n}")
+    move(path, target, durable=True)
+    return target
+
+
 # ------------------------------------------------------------------------------------- the disk
 
 

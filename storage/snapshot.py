@@ -7,14 +7,16 @@ all under one SHA-256 that is checked on load.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from storage.errors import CheckpointError, DiskError
-from storage.files import write_bytes
+from storage.files import remove, set_aside, write_bytes
 
 _FORMAT = "imle-lab-snapshot"
 _VERSION = 1
@@ -130,6 +132,38 @@ def load_snapshot(path: Path) -> Snapshot:
     """Read and verify a snapshot, onto the CPU; CheckpointError if damaged, foreign or missing."""
     file = SnapshotFile(path)
     return Snapshot(dict(file.tensors()), file.kind, file.config, file.provenance)
+
+
+def supersede(run: Path, after: int, say: Callable[[str], None] = print) -> None:
+    """Rename the snapshots in a run's folder that are later than step `after` to `*.superseded`.
+
+    -1: all of a trained network, and those whose step is not known. What SimCLR's --save_pt has
+    written beside one goes with it.
+    """
+    gone = []
+    for file in sorted((run / "snapshots").glob("*.safetensors")):
+        step = _step_of(file)
+        if step > max(after, 0) if step is not None else after < 0:
+            set_aside(file, "superseded")
+            gone.append(file.stem)
+            if (twin := run / f"{file.stem}.pt").is_file() and file.stem.isdecimal():
+                set_aside(twin, "superseded")
+    latest = run / "latest.pt"
+    if latest.is_symlink() and not os.path.exists(latest):
+        remove(latest)
+    if gone:
+        say(f"snapshots of later steps renamed *.superseded: {', '.join(gone)}")
+
+
+def _step_of(path: Path) -> int | None:
+    """The step of a snapshot, by what it says or else by its name; None where neither tells."""
+    known: list[Any] = []
+    with contextlib.suppress(CheckpointError):
+        file = SnapshotFile(path)
+        known = [file.provenance.get("step"), file.config.get("step")]
+    named = re.search(r"\d{7,}", path.stem)  # a shorter number may be one of an epoch
+    known.append(int(named[0]) if named else None)
+    return next((step for step in known if isinstance(step, int)), None)
 
 
 @contextlib.contextmanager

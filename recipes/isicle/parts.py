@@ -47,8 +47,15 @@ def fit(args: Namespace) -> list[str]:
     said = simclr.fit(args, OPTIONS)
     if args.joint_steps:
         per_epoch = max(1, len(simclr.trained_on(args)) // args.bs)
-        args.joint = min(args.epochs, -(-args.joint_steps // per_epoch))
+        args.joint = -(-args.joint_steps // per_epoch)  # whatever --epochs, which may be raised
     return said
+
+
+def asked(args: Namespace) -> tuple[Namespace, tuple[str, ...]]:
+    """As SimCLR's: a run is known by --joint_steps where --joint follows from it."""
+    options, free = simclr.asked(args, OPTIONS)
+    known_by = {"joint_steps"} if args.joint_steps else set()
+    return options, tuple(name for name in free if name not in known_by)
 
 
 # ------------------------------------------------------------------------------ network and loss

@@ -25,7 +25,7 @@ from data.views.splits import get_data_splits, get_ssl_data_augs, own_eval, pool
 from models import DCL, DCLW, LARC, LARS, NTXent, SimCLR, lars_groups, scaled_lr, warmup_cosine
 from models.optim import google_lr, original_lr
 from recipes.take import take
-from runtime.options import Rules, Table
+from runtime.options import EXECUTION, Rules, Table, tagged
 from runtime.place import place
 from runtime.run import Run
 from storage.dirs import data_home
@@ -55,7 +55,8 @@ def fit(args: Namespace, table: Table) -> list[str]:
     The side of views, of a data set that the registry does not know. With --steps the batch, a
     power of two, if there are fewer pictures; --epochs, --eval_iter and --snapshot_every where
     they are not given.
-    It shapes the run, and so comes before it; a run that is gone on with finds the same.
+    A run is known by what was `asked` for instead; gone on with, it finds the same values, since
+    other pictures are refused.
     table: the options' rows. Errors: DataError, UsageError.
     """
     if args.crop_size is not None and args.steps is None:
@@ -63,6 +64,20 @@ def fit(args: Namespace, table: Table) -> list[str]:
     source = trained_on(args)
     said = [] if args.crop_size is not None else [_fit_views(args, source)]
     return said if args.steps is None else [*said, _fit_length(args, source, Rules(args, table))]
+
+
+def asked(args: Namespace, table: Table) -> tuple[Namespace, tuple[str, ...]]:
+    """Before `fit`: the options that a run is known by, and the names of those that are not.
+
+    What follows from the pictures is none of them, so that with other pictures it is the same run,
+    which says that they have changed; what it follows from as well is.
+    """
+    options, free = Namespace(**vars(args)), set(tagged(table, EXECUTION))
+    if args.steps is not None and not Rules(args, table).given("epochs"):
+        options.epochs = None
+    if args.crop_size is None:
+        free.remove("crop_max")
+    return options, tuple(sorted(free))
 
 
 def trained_on(args: Namespace) -> Source:
@@ -96,13 +111,18 @@ def _fit_length(args: Namespace, source: Source, rules: Rules) -> str:
             f"{source.name} has {count} {word}: an encoder that is to tell pictures apart needs at "
             f"least two{' a process' if ranks > 1 else ''}, and learns from hundreds"
         )
-    asked = args.bs
-    if count < asked:
-        args.bs = 1 << (count.bit_length() - 1)  # so that some pictures more make no other run
-        args.bs -= args.bs % ranks
+    wanted = args.bs
+    if count < wanted:
+        args.bs = 1 << (count.bit_length() - 1)
+        if args.bs % ranks:  # one of another number of processes would be another run
+            raise UsageError(
+                f"{source.name} has {count} pictures, for batches of {args.bs}, which {ranks} "
+                f"processes cannot share: give --bs {args.bs - args.bs % ranks} (another run), or "
+                "use a power of two of them"
+            )
     said = f"batches of {args.bs}"
-    if args.bs < asked:
-        said += f" instead of {asked}, since {source.name} has {count} pictures"
+    if args.bs < wanted:
+        said += f" instead of {wanted}, since {source.name} has {count} pictures"
     per_epoch = count // args.bs
     if not rules.given("epochs"):
         args.epochs = -(-args.steps // per_epoch)

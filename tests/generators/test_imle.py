@@ -166,7 +166,7 @@ def test_settings_that_cannot_be(options, says):
 
 def test_snapshots_that_cannot_serve(tmp_path):
     file = save_snapshot(tmp_path / "other.safetensors", {}, "edm2", {}, {})
-    with pytest.raises(CheckpointError, match="'edm2' snapshot .* camnet"):
+    with pytest.raises(CheckpointError, match="an EDM2 network, .* takes a CAM-Net"):
         opened(str(file))
     broken = snapshot()
     name = next(iter(broken.state_dict))

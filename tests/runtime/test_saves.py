@@ -201,3 +201,21 @@ def test_a_run_that_stops_short_keeps_one_to_fall_back_to(tmp_path, capsys):
     (run.checkpoints / "step-000000020" / "net.pt").write_bytes(b"damaged")
     assert train(toy_args(tmp_path)).finished
     assert "resumed step 15" in capsys.readouterr().out
+
+
+def test_milestones_that_go_are_told_once(tmp_path, monkeypatch, capsys):
+    """As in a run of an older version, which has kept more than there is room for."""
+    run = train(toy_args(tmp_path), stop_at=20, milestone_every=2)
+    assert steps_in(run) == list(range(2, 21, 2))
+    capsys.readouterr()
+    size = sum(f.stat().st_size for f in (run.checkpoints / "step-000000020").iterdir())
+    monkeypatch.setattr("storage.checkpoint.MILESTONE_BYTES", 3 * size)
+    train(toy_args(tmp_path, keep=0), stop_at=21, milestone_every=2)
+    assert "deleted" not in capsys.readouterr().out and len(steps_in(run)) == 11
+    train(toy_args(tmp_path), stop_at=28, milestone_every=2)
+    said = capsys.readouterr().out
+    assert said.count("deleted") == 1 and "--keep 0 keeps all" in said
+    assert "ends of loops at 8 steps from 2 to 16" in said and "as many as fit into" in said
+    assert (run.dir / "log.txt").read_text().count("deleted") == 1
+    train(toy_args(tmp_path), stop_at=30, milestone_every=2)
+    assert capsys.readouterr().out.count("ends of loops at step") == 1  # a launch of its own

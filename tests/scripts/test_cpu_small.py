@@ -169,6 +169,13 @@ def test_a_run_is_the_one_of_the_command_that_said_it(make, tmp_path, capsys):
     assert names[0] == names[1]
 
 
+def test_one_picture_is_said_to_be_one(tmp_path):
+    file = next(flat(tmp_path / "photos").iterdir())
+    args = edm2.get_args(None, ["--preset", "cpu-small", "--data", str(file)])
+    said = edm2_parts.choose_conditioning(args, edm2_parts.data(args))
+    assert f"; {file.name} is one picture, which the network can only learn by heart" in said
+
+
 def test_no_classes_wanted_is_said(tmp_path, capsys):
     data = classes(tmp_path / "photos")
     said = launched("train_edm2", data, tmp_path / "run", capsys, "--no-cond")
@@ -220,12 +227,14 @@ def test_steps_are_as_many_whatever_the_number_of_pictures(tmp_path):
         fitted(photographs(tmp_path / "one", 1), "--steps", "5", "--n_ramp", "0")
 
 
-def test_what_follows_from_the_pictures_is_found_again_and_names_the_run(tmp_path):
+def test_what_follows_from_the_pictures_is_found_again_and_names_no_run(tmp_path):
     data, names = photographs(tmp_path / "a", 20, 40, 50), []
-    for words in ("--steps 8 --bs 8", "--crop_size 32 --epochs 4 --bs 8 --n_ramp 0", ""):
-        args, _ = fitted(data, "--n_ramp", "0", *words.split())
-        flags = rundir.shaping(args, tagged(simclr.OPTIONS, EXECUTION))
+    for words in ("--steps 8 --bs 32", "--steps 9 --bs 32", "--steps 8 --bs 16"):
+        args = simclr.get_args(None, ["--data", str(data), "--n_ramp", "0", *words.split()])
+        flags = rundir.shaping(*simclr_parts.asked(args, simclr.OPTIONS))
         names.append(rundir.config_hash("TrainSimCLR", flags))
+        found = [fitted(data, "--n_ramp", "0", *words.split())[0] for _ in range(2)]
+        assert found[0] == found[1] and (found[0].bs, found[0].crop_size) == (16, 32)
     assert names[0] == names[1] != names[2]
 
 

@@ -62,6 +62,18 @@ def test_samples_are_functions_of_seed_input_and_number(snapshot, tmp_path):
     assert facts["kind"] == "camnet" and facts["snapshot"]["step"] == 1
 
 
+def test_samples_of_a_sheet_are_numbered_from_1_and_the_title_says_of_what(
+    snapshot, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr("recipes.generate.sheets.save_sheet", lambda *sheet: seen.append(sheet[-1]))
+    words = ["--snapshot", snapshot, "--data", "scenes/val", "--gpus", "cpu", "--num_images", 1]
+    generate(*words, "--samples", 2, "--first", 3, "--outdir", tmp_path)
+    (words,) = seen
+    assert "in the order of their codes" in words.title
+    assert list(words.columns)[-2:] == ["sample 4", "sample 5"]
+
+
 def test_unconditional(tmp_path):
     words = "--unconditional --lpips none --res 8 --pool_size 8 --outer_loops 1 --num_iteration 1"
     train(tmp_path / "run", *words.split())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from storage.errors import CheckpointError, DiskError
-from storage.snapshot import load_snapshot, save_snapshot
+from storage.snapshot import load_snapshot, save_snapshot, supersede
 from tests.storage.states import equal
 
 
@@ -70,3 +70,37 @@ def test_snapshot_errors(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError):
         save_snapshot(tmp_path / "file" / "x", {}, "k", {}, {})
+
+
+def test_later_snapshots_are_set_aside(tmp_path):
+    def there():
+        return sorted(p.name for p in tmp_path.rglob("*.safetensors"))
+
+    def write(name, origin, config=None):
+        path = tmp_path / "snapshots" / f"{name}.safetensors"
+        save_snapshot(path, {"w": torch.ones(2)}, "net", config or {}, origin)
+
+    steps = {"0": 4, "1": 8, "network-latest": 9, "network-snapshot-0000099-0.100": 3}
+    for name, step in {**steps, "generator-initial": 0}.items():
+        write(name, {"step": step})
+    write("phema-0000001-0.050", {}, {"step": 9})
+    write("network-000000008", {})  # only its name tells
+    (tmp_path / "snapshots" / "broken.safetensors").write_bytes(b"no")
+    (tmp_path / "1.pt").write_bytes(b"")
+    (tmp_path / "latest.pt").symlink_to("1.pt")
+    said = []
+    supersede(tmp_path, 4, said.append)
+    assert there() == [
+        "0.safetensors",
+        "broken.safetensors",
+        "generator-initial.safetensors",
+        "network-snapshot-0000099-0.100.safetensors",
+    ]
+    assert len(said) == 1 and "network-latest" in said[0] and "*.superseded: 1, " in said[0]
+    assert (tmp_path / "1.pt.superseded").exists() and not (tmp_path / "latest.pt").is_symlink()
+    write("1", {"step": 8})
+    supersede(tmp_path, -1, said.append)
+    assert there() == ["generator-initial.safetensors"]
+    assert (tmp_path / "snapshots" / "1.safetensors.superseded2").exists()
+    supersede(tmp_path, -1, said.append)
+    assert len(said) == 2
