@@ -512,10 +512,8 @@ class Run:
         self._logs.say(text)
 
     def log(self, **scalars: torch.Tensor | float) -> None:
-        """Note scalars of this step; means over `--log_every` steps and ranks are written.
-
-        Tensors stay on their device until then.
-        """
+        """Note scalars of this step; means over `--log_every` steps and ranks are written. Tensors
+        stay on their device until then."""
         self._logs.meters.add(scalars)
 
     def log_sums(self, **sums: tuple[torch.Tensor | float, torch.Tensor | float]) -> None:
@@ -546,10 +544,8 @@ class Run:
         )
 
     def picture(self, name: str, draw: Callable[[Path], Any]) -> Any:
-        """`draw(path)` a PNG, named and shown as `sample_grid`'s; returns what that returns.
-
-        None on other ranks than 0, and where it fails, which is said and ends nothing.
-        """
+        """`draw(path)` a PNG, named and shown as `sample_grid`'s; returns what that returns, None on
+        other ranks than 0 and where it fails, which is said and ends nothing."""
         return self._logs.picture(name, draw, stamp=self._stamp, completed=self.completed)
 
     def provenance(self) -> dict[str, Any]:
