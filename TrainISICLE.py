@@ -73,6 +73,7 @@ def main(args: argparse.Namespace) -> None:
         # Synthetic views, and with --joint what trains their generator: before every --joint epochs
         # of the encoder come --imle_steps steps of IMLE, and then views are drawn from its EMA.
         turns = Turns(steps_per_epoch, args.epochs, args.joint, args.imle_steps)
+        run.say(turns.told())
         joint = Joint(args, run, trained.source) if args.joint else None
         generator_file = joint.file if joint else args.net
         # source: (pictures, draw) -> views. sampler: the generator in it, which is told its new

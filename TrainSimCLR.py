@@ -40,7 +40,7 @@ from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
-from storage.find import find_file, say_found
+from storage.find import find_file, missing, say_found
 
 BASELINES = ("untrained", "pixels")  # of --probe_only: what a trained encoder has to beat
 
@@ -128,6 +128,8 @@ def probe(args: argparse.Namespace) -> None:
     path, recipe, size = None, None, None
     if args.probe_only not in BASELINES:
         path = find_file(args.probe_only, "TrainSimCLR", args.results_path)
+        if not path.exists():
+            raise missing(args.probe_only, args.results_path, "--probe_only")
         net, recipe, size = open_encoder(path)
         args.backbone = net.config["backbone"]
     fitted = [] if recipe else parts.fit(args, OPTIONS)

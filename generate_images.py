@@ -191,7 +191,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
             bar.update(1)
 
     files = {rows[i]: [folder / name for name in names[i]] for i in shown}
-    captions = [f"sample {k}" for k in numbers]
+    captions = [f"sample {k + 1}" for k in numbers]
     filling.end(lambda grid: sample_sheet(grid, files, captions, net, inputs, seed=args.seed))
 
 

@@ -21,9 +21,9 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 
 from recipes.runs import about, facts
 from recipes.runs.figures import is_result, main_figures, newest, short
-from recipes.runs.layout import ago, figure, printable, size, table, terminal_width, value
+from recipes.runs.layout import ago, counted, figure, printable, size, table, terminal_width, value
 from recipes.runs.options import get_args
-from recipes.runs.reading import RunFolder, Scan, find_run, read_run, scan
+from recipes.runs.reading import RunFolder, Scan, find_run, inner_folders, read_run, scan
 from recipes.runs.removal import remove_run, why_not
 from storage.errors import RunError, UsageError
 
@@ -60,10 +60,11 @@ def ls(args: Namespace) -> int:
         say([f"no {of} in {', '.join(map(str, args.roots))}"])
     say([f"cannot be read: {bad.path}: {bad.why}" for bad in found.unreadable])
     if args.all:
-        say([f"no run: {path}" for path in found.others])
+        say([f"no run: {path}" for path in inner_folders(found.others)])
     elif found.others:
-        count = len(found.others)
-        say([f"{count} other folders, pictures drawn say, are no runs: --all names them"])
+        count = len(inner_folders(found.others))
+        other = counted(count, "other folder is no run", "other folders are no runs")
+        say([f"{other} (pictures drawn, say): --all names them"])
     return 0
 
 
@@ -109,7 +110,7 @@ def show(args: Namespace, run: RunFolder) -> int:
         ("run", run.name), ("folder", run.path),
         ("method", f"{told['method']} ({run.script}.py): {told['task']}"), ("data", told["data"]),
         ("state", state), ("step", f"{value(run.step)}{images}"),
-        ("begun", f"{told['started'] or '-'}, {told['launches']} launches"),
+        ("begun", f"{told['started'] or '-'}, {counted(told['launches'], 'launch', 'launches')}"),
         ("last wrote", f"{told['updated'] or '-'} ({ago(run.updated)})"),
         ("code", f"commit {commit}, Python {origin['python'] or '-'}, on {origin['host'] or '-'}"),
         ("typed", commands["typed"] or "-"),
@@ -125,10 +126,16 @@ def show(args: Namespace, run: RunFolder) -> int:
         rows.append([f"  {name}", *(w for p in both for w in (figure(p), value(p and p["step"])))])
     say(table(rows, width=terminal_width(), shrink=(0,), right=(1, 2, 3, 4)))
     say(["", f"files, {size(told['bytes'])}"])
-    sizes = [[f"  {e['path']}", size(e["bytes"]), f"{e['files']} files" * (e["path"][-1] == "/")]
-             for e in told["files"]]  # fmt: skip
+    sizes = [
+        [f"  {e['path']}", size(e["bytes"]),
+         counted(e["files"], "file", "files") if e["path"][-1] == "/" else ""]
+        for e in told["files"]
+    ]  # fmt: skip
     say(table(sizes or [["  none"]], right=(1,) if sizes else ()))
-    for title, key in (("to go on", "go_on"), ("to use its newest snapshot", "use")):
+    go_on = "to go on"
+    if run.state == "finished" and (longer := facts.length_options(run)):
+        go_on = f"to train it for longer: this, with a larger {' or '.join(longer)}"
+    for title, key in ((go_on, "go_on"), ("to use its newest snapshot", "use")):
         if commands[key]:
             say(["", title, f"  {commands[key]}"])
     return 0

@@ -66,6 +66,9 @@ def train(args: Namespace) -> None:
         length=tagged(OPTIONS, LENGTH),
     ) as run:
         # Density, network, optimizer, EMA.
+        run.say(
+            f"data: the tree of --cls {args.cls}, built in; points are drawn anew in every step"
+        )
         tree = toy.tree(args.cls).to(run.device)
         net = parts.network(args).to(run.device)
         optimizer = parts.optimizer(args, net)

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from data.listing import listing_of
+from data.told import told
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 from recipes import initial
@@ -78,6 +79,7 @@ def main(args: Namespace) -> None:
         length=tagged(OPTIONS, LENGTH),
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
+        run.say(told(images.source))
         run.say(conditioning)
         # Every rank reads its share of the (super-)batch, and computes on `at_once` of it.
         share, at_once = parts.shares(args, run.world_size)

@@ -183,7 +183,8 @@ def setup(args: argparse.Namespace) -> None:
                 made, there = invert(data_path / folder, out)
                 say(f"{out}: {made} links made, {there} there already")
     done = f"{plain}_lmdb" if lmdb else name
-    say(f"ready: {data_path / done}; train with --data {done} --data_path {data_path}")
+    place = f" --data_path {data_path}" if args.data_path else ""
+    say(f"ready: {data_path / done}; train with --data {done}{place}")
 
 
 def weights(argv: Sequence[str]) -> None:

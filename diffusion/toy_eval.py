@@ -80,25 +80,24 @@ def examine(
 @torch.no_grad()
 def panels(
     tree: toy.Mixture,
-    nets: Sequence[tuple[str, Callable[..., Tensor] | None]],
+    nets: Sequence[tuple[str, Callable[..., Tensor]]],
     path: str | Path,
     *,
     n: int = 4096,
     generator: torch.Generator | None = None,
     note: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """Draw 2 x 4 panels into a PNG: samples above, their mandala below. note: for its metadata.
+    """Draw panels into a PNG: samples above, their mandala below. note: for its metadata.
 
-    The first column is the ground truth; `nets` are up to three (title, denoiser), None = there is
-    none. All samples start from the same noise. Green cells have a sample inside the tree, red ones
-    only others. Returns the share of samples in the tree, in [0, 1], by title.
+    The first column is the ground truth, then comes one for each of `nets`, (title, denoiser). All
+    samples start from the same noise. Green cells have a sample inside the tree, red ones only
+    others. Returns the share of samples in the tree, in [0, 1], by title.
     """
 
     device = tree.phi.device
     truth = tree.sample(n, generator=generator)
     start = tree.sample(n, toy.SIGMA_MAX, generator=generator)
-    columns: list[tuple[str, Tensor | None]] = [(TRUTH, truth)]
-    columns += [(title, None if f is None else sample(f, start)) for title, f in nets]
+    columns = [(TRUTH, truth), *((title, sample(f, start)) for title, f in nets)]
 
     side, points = 3.0, 201
     axis = torch.linspace(-side / 2, side / 2, points, device=device)
@@ -108,27 +107,22 @@ def panels(
     box = (xs[0], xs[-1], ys[0], ys[-1])
 
     found: dict[str, float] = {}
-    figure = new_figure(4 * 3.2, 2 * 3.3)
+    figure = new_figure(len(columns) * 3.2, 2 * 3.3)
     from matplotlib.colors import ListedColormap
 
     colors = ListedColormap(["white", "#d9534f", "#2f8f4e"])
     figure.suptitle(
-        "Above samples, below the cells that they lie in: green with a sample in the tree, red "
+        "Above samples, below the cells that they lie in:\ngreen with a sample in the tree, red "
         "with none there",
         fontsize=10,
     )
+    ncol = len(columns)
     for k, (title, x) in enumerate(columns):
-        above, below = figure.add_subplot(2, 4, k + 1), figure.add_subplot(2, 4, k + 5)
+        above, below = (figure.add_subplot(2, ncol, row * ncol + k + 1) for row in range(2))
         for ax in (above, below):
             ax.set(xlim=box[:2], ylim=box[2:], xticks=[], yticks=[], aspect="equal")
             ax.contour(xs, ys, level, levels=[toy.LEVEL], colors="0.6", linewidths=0.6,
                        linestyles="solid")  # fmt: skip
-        if x is None:  # nothing but the word
-            above.clear()
-            above.set_title(title, fontsize=10)
-            above.axis("off")
-            below.remove()
-            continue
         above.set_title(title, fontsize=10)
         logp = tree.logp(x)
         hits, seen, _ = toy.mandala_cells(x, logp)

@@ -108,6 +108,21 @@ class Loaded:
         return identity(self.file) if self.file else "untrained"
 
 
+# Kinds of snapshots in words.
+WORDS = {
+    "camnet": "a CAM-Net",
+    "imle-unconditional": "an unconditional IMLE generator",
+    "edm2": "an EDM2 network",
+    "edm2-toy": "a network of the toy",
+    "simclr": "a SimCLR encoder",
+}
+
+
+def in_words(kind: str) -> str:
+    """The kind of a snapshot as a reader knows it: "an EDM2 network"."""
+    return WORDS.get(kind, f"a snapshot of kind {kind!r}")
+
+
 class WrongKind(UsageError):
     """A network of another kind than is needed. path: as it was asked for; file: what was found."""
 

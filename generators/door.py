@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from generators.base import Generator, Kind, Setup, WrongKind
+from generators.base import Generator, Kind, Setup, WrongKind, in_words
 from generators.edm2 import EDM2
 from generators.files import open_network
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
@@ -36,8 +36,12 @@ __all__ = [
 class UnknownKind(CheckpointError):
     """A snapshot of a kind that does not draw images, or not yet."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__(f"a {kind!r} snapshot: known are {sorted(KINDS)}")
+    def __init__(self, kind: str, file: Path | None = None) -> None:
+        where = "this" if file is None else file
+        why = f"those that do are of the kinds {', '.join(sorted(KINDS))}"
+        if kind == "simclr":
+            why = "TrainSimCLR.py --probe_only tells how good it is"
+        super().__init__(f"{where} holds {in_words(kind)}, which does not draw images; {why}")
         self.kind = kind
 
 
@@ -61,17 +65,19 @@ def open_generator(
     compile: bool = False,
     vae: str | None = None,
     say: Callable[[str], object] = print,
+    option: str = "network",
 ) -> Generator:
     """The generator at a path: a snapshot, a run's folder (its newest snapshot), a file of others,
     or a published name (`storage.find.find_network`).
 
     kinds: what it may be (default: any of KINDS). script, results: below the results of which
-    script, in which folder, a relative path is looked for too (default: of all; results_home()).
+    script first, in which folder, a relative path is looked for too (default: of all;
+    results_home()).
     device .. vae: as in `Setup`. say: told in one line which file of a folder, or which other file
-    is taken, and that one is imported.
+    is taken, and that one is imported. option: what the path was given as, for errors.
     Errors: UsageError, as its WrongKind for a kind that is not wanted; CheckpointError.
     """
-    file = find_network(path, script, results)
+    file = find_network(path, script, results, option)
     say_found(path, file, say)
     snapshot = open_network(file, say)
     if kinds is not None and snapshot.kind not in kinds:
@@ -83,7 +89,7 @@ def make_generator(
     snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
 ) -> Generator:
     """The generator of a snapshot. Errors: CheckpointError for a kind that is not in KINDS."""
-    return _kind(snapshot)(snapshot, setup or Setup(), file)
+    return _kind(snapshot, file)(snapshot, setup or Setup(), file)
 
 
 def kinds_with_views() -> list[str]:
@@ -91,7 +97,7 @@ def kinds_with_views() -> list[str]:
     return [kind for kind, make in KINDS.items() if hasattr(make, "view_sampler")]
 
 
-def _kind(snapshot: Snapshot) -> Kind:
+def _kind(snapshot: Snapshot, file: Path | None) -> Kind:
     if snapshot.kind not in KINDS:
-        raise UnknownKind(snapshot.kind)
+        raise UnknownKind(snapshot.kind, file)
     return KINDS[snapshot.kind]

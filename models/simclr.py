@@ -166,14 +166,14 @@ class SimCLR(nn.Module):
         if head not in ("none", *HEADS, *FORMER_HEADS):
             raise ValueError(f"head is {head!r}; use one of {', '.join(HEADS)}, none")
         _whole("resolution", resolution)
-        why = "as asked"
+        why = ""
         if stem == "auto":
-            stem, why = stem_for(resolution), f"chosen for {resolution} px"
+            stem, why = stem_for(resolution), f", chosen for {resolution} px"
         self.backbone = build_backbone(backbone, stem)
         self.feature_dim = d = FEATURE_DIMS[backbone]
         self.projector, proj_dim, proj_hidden = _head(head, d, proj_dim, proj_hidden)
         shape = "3x3 stride 1, no max-pool" if stem == "small" else "7x7 stride 2, max-pool"
-        self.stem_said = f"stem {stem} ({shape}), {why}"
+        self.stem_said = f"stem {stem} ({shape}){why}"
         # The stem that came out, not "auto": a checkpoint must not depend on a later threshold.
         self.config: dict[str, Any] = {
             "backbone": backbone,

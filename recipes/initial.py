@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from generators.base import in_words
 from generators.files import IMPORTERS, open_network
+from runtime import distributed
 from runtime.ema import EMA
 from runtime.run import Run
 from storage.errors import CheckpointError, UsageError
@@ -23,14 +25,6 @@ from storage.find import find_network, identity, say_found
 from storage.snapshot import is_snapshot
 from storage.torchfile import load_foreign
 
-# Kinds of snapshots in words.
-KINDS = {
-    "camnet": "a CAM-Net",
-    "imle-unconditional": "an unconditional IMLE generator",
-    "edm2": "an EDM2 network",
-    "edm2-toy": "a network of the toy",
-    "simclr": "a SimCLR encoder",
-}
 RECORD = "init_from.json"
 SHOWN = 8  # names in a line of the log
 # Under what other programs keep a network's state_dict in a file.
@@ -124,27 +118,35 @@ def start(
         if known := read_object(run.dir / RECORD):
             run.facts["init_from"] = known
         return
-    file = find_network(word, None, run.args.results_path)
+
+    def look_up() -> tuple[Path, str]:
+        found = find_network(word, None, run.args.results_path, option="--init_from")
+        return found, identity(found)
+
+    # Where a run is named that goes on meanwhile, each rank might find another newest snapshot.
+    file, content = distributed.from_main(look_up)
     say_found(word, file, run.say)
     found = read(file, run.say)
     if found.kind not in (None, kind):
-        what = KINDS.get(found.kind, repr(found.kind))
-        raise UsageError(f"--init_from {word} is {what}, which cannot start {KINDS[kind]}")
+        what = in_words(found.kind)
+        raise UsageError(f"--init_from {word} is {what}, which cannot start {in_words(kind)}")
     fit = compare(found.state, net)
     share = _share(fit, net)
     if not share:
         here, there = (next(iter(names), "nothing") for names in (net.state_dict(), found.state))
         raise UsageError(
-            f"--init_from {word}: no weight of it fits {KINDS[kind]} as it is built here (names "
+            f"--init_from {word}: no weight of it fits {in_words(kind)} as it is built here (names "
             f"are like {there} there, like {here} here; of other shapes: {len(fit.misshapen)})"
         )
     _take(fit, net, word)
+    # A file of one name, as network-latest, may have been written anew between two ranks' reading.
+    distributed.copy_from_main(net.state_dict().values())
     for average in averages:
         average.module.load_state_dict(net.state_dict())
     run.facts["init_from"] = record = {
         "asked": word,
         "file": str(file.absolute()),
-        "content": identity(file),
+        "content": content,
         "share": round(share, 6),
         "taken": len(fit.taken),
         "missing": fit.missing,
@@ -153,8 +155,7 @@ def start(
     }
     for line in report(fit, share, file.name):
         run.say(line)
-    if run.is_main:
-        write_json(run.dir / RECORD, record, indent=1)
+    distributed.from_main(lambda: write_json(run.dir / RECORD, record, indent=1))
 
 
 def _share(fit: Fit, net: nn.Module) -> float:

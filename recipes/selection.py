@@ -29,7 +29,7 @@ def whether_rows() -> list[Row]:
     # fmt: off
     return [
         ("--selection", bool, None, "train on a part of every batch, at random unless --acid "
-         "(default: no, but with --acid)", USUAL),
+         "(default: yes with --acid, else no)", USUAL),
         ("--acid", bool, False, "choose it by JEST", USUAL),
     ]
     # fmt: on

@@ -30,10 +30,17 @@ UNITS = (
     (r"acc_val| acc\d|top\d|majority class|acceptance|synthetic|stood_in|Score", "share"),
     (r"[Dd]istance", "distance"),
     (r"lr|[Ll]earning rate", "learning rate"),
-    (r"[Ll]oss(_\w+)?|loss/.*", "loss"),
+    (r"[Ll]oss(_\w+)?|loss/.*|loss by .*|combined", "loss"),
     (r"lpips\w*", "LPIPS"),
     (r"mse", "MSE"),
 )
+
+COSTS = ("per second", "seconds", "minutes", "milliseconds", "GB")  # units of what comes last
+BY_LEVEL = "loss by noise level"  # the panel of all `loss/sigma LOW-HIGH`
+SIGMA = re.compile(r"loss/(sigma (\d[\d.]*(?:e[-+]?\d+)?)-.*)")
+TITLES = (
+    (r"combined$", "loss: perceptual + weighted MSE"),
+)  # what a name is, where it does not say so
 
 
 def draw_curves(series: Series, path: Path) -> bool:
@@ -51,9 +58,10 @@ def draw_curves(series: Series, path: Path) -> bool:
 
 
 def panels_of(series: Series) -> dict[str, Series]:
-    """{title: its curves}, in order of name, without counters and curves of fewer than two points.
+    """{name: its curves}, losses first, without counters and curves of fewer than two points.
 
-    A name joins the panel of another that ends its last word: val/best_psnr that of val/psnr.
+    A name joins the panel of another that ends its last word: val/best_psnr that of val/psnr. Then
+    come figures of validation, others, learning rates, and last what it costs, all by name.
     """
     names = sorted(n for n, (steps, _) in series.items() if len(steps) > 1 and n not in COUNTERS)
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
@@ -63,9 +71,32 @@ def panels_of(series: Series) -> dict[str, Series]:
         tails = ["_".join(words[i:]) for i in range(1, len(words))]
         homes = (f"{head}/{tail}" if head else tail for tail in tails)
         home = next((n for n in homes if n in names), name)
-        panels.setdefault(home, {})[name] = series[name]
-    return {title: dict(sorted(panels[title].items(), key=lambda item: item[0] != title))
-            for title in sorted(panels)}  # fmt: skip
+        panels.setdefault(BY_LEVEL if SIGMA.fullmatch(name) else home, {})[name] = series[name]
+    return {title: dict(sorted(panels[title].items(), key=lambda item: _place(item[0], title)))
+            for title in sorted(panels, key=lambda title: (_rank(title), title))}  # fmt: skip
+
+
+def _place(name: str, title: str) -> tuple[bool, float]:
+    """Where a curve stands in its panel: the one it is named after first, noise levels by sigma."""
+    level = SIGMA.fullmatch(name)
+    return name != title, float(level[2]) if level else 0.0
+
+
+def _rank(title: str) -> int:
+    """Where a panel stands: losses of training, validation, others, learning rates, costs."""
+    unit = unit_of(title)
+    if unit in COSTS or unit == "learning rate":
+        return 4 if unit in COSTS else 3
+    if re.search(r"\bval|_val\b|[Vv]alidation", title):
+        return 1
+    return 0 if unit == "loss" else 2
+
+
+def title_of(name: str) -> str:
+    """What stands above the panel of a figure: its name, or what that means."""
+    for pattern, words in TITLES:
+        name = re.sub(pattern, words, name)
+    return name
 
 
 def figure_of(panels: Mapping[str, Series]) -> Any:
@@ -80,7 +111,7 @@ def figure_of(panels: Mapping[str, Series]) -> Any:
         values = [value for _, own in curves.values() for value in own]
         if min(values) > 0 and max(values) / min(values) > 100:
             axes.set_yscale("log")
-        axes.set_title("\n".join(textwrap.wrap(title, LETTERS)), fontsize=9)
+        axes.set_title("\n".join(textwrap.wrap(title_of(title), LETTERS)), fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.set_ylabel(unit_of(title), fontsize=8)
         axes.tick_params(labelsize=7)
@@ -109,8 +140,12 @@ def plot(axes: Any, steps: list[int], values: list[float], *, color: str, label:
 
 def label_of(name: str, title: str) -> str:
     """What a curve is called in the panel of `title`: val/best_psnr in that of val/psnr is best."""
+    if level := SIGMA.fullmatch(name):
+        return level[1]
     last, own = name.rpartition("/")[2], title.rpartition("/")[2]
-    return last if name == title else last.removesuffix(f"_{own}")
+    if name == title:
+        return re.sub(r"^combined$", "loss", last)
+    return last.removesuffix(f"_{own}")
 
 
 def unit_of(name: str) -> str:

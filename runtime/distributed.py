@@ -280,6 +280,18 @@ def from_main(work: Callable[[], T]) -> T:
     return result
 
 
+@torch.no_grad()
+def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Give tensors of equal shapes and types on every rank, in place, the values of rank 0's."""
+    if not _joined():
+        return
+    for t in tensors:
+        if t.numel():
+            raw = t.detach().contiguous().view(-1).view(torch.uint8).clone()  # as `_gather_list`
+            dist.broadcast(raw, src=0)
+            t.copy_(raw.view(t.dtype).view(t.shape))
+
+
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Consecutive tensors of one device and type, about BUCKET_BYTES together."""
     groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}

@@ -62,7 +62,8 @@ class Length:
         self.schedule = self._was if self._keep else self.asked
         if self._made == self.asked:
             return ""
-        return f"--{self.option} was {self._made}, is {self.asked} now"
+        # Without dashes: it may follow from another option, as --epochs does from --steps.
+        return f"length ({self.option}): {self._made} before, {self.asked} now"
 
     def note_rate(self, rate: Callable[[int], float]) -> None:
         """Have `check` say what becomes of the learning rate, if the length is another one now.

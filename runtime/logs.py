@@ -143,7 +143,7 @@ class Logs:
         self._window = (now, step)
         self.tracker(step).log(values, step)
         if self._bar is not None:
-            self._bar.postfix({k: v for k, v in values.items() if "/" not in k})
+            self._bar.postfix({k: v for k, v in values.items() if "/" not in k}, step)
 
     def grid(
         self,

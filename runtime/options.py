@@ -280,8 +280,9 @@ def run_table(*, save_every: int = 500) -> Table:
             ("--results_path", dir_path, None, "RESULTS, the folder runs go to (default: "
              "$RESULTS_HOME, or what dirs.json says)"),
             ("--resume", text_called("auto|N|PATH"), None, "auto: from the newest good "
-             "checkpoint of the run's folder, if any; N: go on from the end of loop N-1, 0 from "
-             "scratch; PATH: a checkpoint or another run's folder (default: auto)", USUAL),
+             "checkpoint of the run's folder, if any; 0: from the beginning; N: in "
+             "TrainGeneratorWandB from the end of outer loop N-1; PATH: a checkpoint or another "
+             "run's folder (default: auto)", USUAL),
             ("--save_every", positive_int, save_every, "steps between checkpoints", USUAL),
             ("--save_minutes", nonnegative_float, 10.0, "a checkpoint also after so many minutes "
              "without one; 0: never by time"),

@@ -48,6 +48,7 @@ class Progress:
         self._time_left = TimeLeft(cycle, clock)
         self._estimated = -EVERY_S
         self._values: dict[str, str] = {}
+        self._values_of: int | None = None
         self._note, self._noted = "", self._start
         self._bar = None
         self._last_n = -1
@@ -81,8 +82,13 @@ class Progress:
             if self._bar is not None:
                 self._bar.total = total
 
-    def postfix(self, values: Mapping[str, float | int | str]) -> None:
-        """The figures shown beside the bar, replacing those shown before."""
+    def postfix(self, values: Mapping[str, float | int | str], at: int | None = None) -> None:
+        """The figures shown beside the bar, replacing those shown before.
+
+        at: their step, which a line of another step says; give those of a step before its `update`,
+        which may print it.
+        """
+        self._values_of = at
         self._values = {
             k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()
         }
@@ -139,6 +145,8 @@ class Progress:
         if rate > 0 and (left := self._left()) is not None:
             parts.append(f", {_duration(left)} left")
         parts += [f", {k} {v}" for k, v in self._values.items()]
+        if self._values and self._values_of not in (None, self.n):
+            parts.append(f" (at {self.unit} {self._values_of})")
         parts += [f", in {self._note}"] if self._note else []
         print("".join(parts), file=self._stream, flush=True)
         self._said, self._last_n = now, self.n

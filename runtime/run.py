@@ -413,17 +413,17 @@ class Run:
             self.nimg += images_per_step
             self._updater.end_turn()
             whole, end = ends()
-            self._logs.advance(whole)
-            self._after_turn(last=self.completed >= end)
+            self._after_turn(whole, last=self.completed >= end)
         self.finished = self.completed >= whole
         if self.finished:
             self._saver.finish()
 
-    def _after_turn(self, last: bool) -> None:
+    def _after_turn(self, whole: int, last: bool) -> None:
         every = self.milestone_every
         milestone = every is not None and self.completed % every == 0
         if last or self.completed % self.args.log_every == 0:
             self._logs.flush(self.completed, self.nimg)
+        self._logs.advance(whole)  # with this step's figures
         self._fresh_status()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
         if due or milestone or last:

@@ -94,15 +94,15 @@ def refuse_changes(
     ]
     if not rows:
         return
-    rows.insert(0, ("flag", "checkpoint", "now"))
+    rows.insert(0, ("option", "before", "now"))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     table = "\n".join(
         "  " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
     raise UsageError(
-        f"these flags differ from those that {where} was made with; leave them as they were, or "
-        f"start another run (without --outdir and --resume):\n{table}"
+        f"these options differ from those that {where} was made with; leave them as they were, or "
+        f"start another run (with another --outdir, and without --resume):\n{table}"
     )
 
 

@@ -38,6 +38,7 @@ from storage.files import read_lines, write_text
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
 _FINISH_S = 20.0
 _STEP = "trainer/step"
+_NO_KEY = "no API key"
 _SAID = 200  # characters of what W&B says
 
 
@@ -205,6 +206,7 @@ class Tracker:
             run.define_metric("*", step_metric=_STEP)
             return run
 
+        why = None  # it is offline, though online was asked for
         if mode == "online":
             why = _why_offline()
             if why is None:
@@ -213,25 +215,22 @@ class Tracker:
                     self._run = result
                     print(f"wandb: {result.url}", flush=True)
                     return
-                why = (
-                    first_line(result, _SAID)
-                    if done == "error"
-                    else f"no answer in {_ONLINE_S:g} s"
-                )
+                said = _said(done, result, _ONLINE_S)
+                why = f"unreachable ({said})"
                 # Without it, a second init says that the run id is in use.
                 _bounded(lambda: wandb.teardown(exit_code=1), _TEARDOWN_S)
-            self.mode = "offline"
-            print(f"wandb unreachable ({why}): offline. {self._how_to_sync()}", flush=True)
+        self.mode = "offline"
         done, result = _bounded(lambda: start("offline", _OFFLINE_S), _OFFLINE_S, _discard)
         if done == "ok":
             self._run = result
-            if mode == "offline":
-                print(f"wandb: offline. {self._how_to_sync()}", flush=True)
+            how = "`wandb login` stores one" if why == _NO_KEY else self._how_to_sync()
+            told = f"{why}, so offline. " if why else "offline. "
         else:
-            said = (
-                first_line(result, _SAID) if done == "error" else f"no answer in {_OFFLINE_S:g} s"
-            )
-            print(f"wandb: not recording ({said}); figures are in {self.metrics}", flush=True)
+            said = _said(done, result, _OFFLINE_S)
+            how = f"Figures are in {self.metrics}"
+            told = f"{f'{why}, and ' if why else ''}not recording offline ({said}). "
+        without = "; --wandb disabled does without W&B" if why else ""
+        print(f"wandb: {told}{how}{without}", flush=True)
 
     def _how_to_sync(self) -> str:
         folder = shlex.quote(str(self.dir.resolve() / "wandb"))
@@ -269,7 +268,7 @@ def _why_offline() -> str | None:
     parts = urlsplit(url)
     host = parts.hostname or ""
     if not _has_key(host):
-        return "no API key; `wandb login` stores one"
+        return _NO_KEY
     proxy = getproxies().get(parts.scheme)
     if proxy and not proxy_bypass(host):
         return None  # the proxy decides what is reachable
@@ -282,7 +281,7 @@ def _why_offline() -> str | None:
     done, error = _bounded(connect, _PROBE_S + 0.5)
     if done == "ok":
         return None
-    return f"{host}: {first_line(error, _SAID) if done == 'error' else 'no answer'}"
+    return f"unreachable ({host}: {first_line(error, _SAID) if done == 'error' else 'no answer'})"
 
 
 def _has_key(host: str) -> bool:
@@ -349,6 +348,11 @@ def _bounded(
             return box[0]
         late.append(True)
     return "late", None
+
+
+def _said(done: str, result: Any, seconds: float) -> str:
+    """Why `_bounded` work gave nothing, in a few words."""
+    return first_line(result, _SAID) if done == "error" else f"no answer in {seconds:g} s"
 
 
 def _discard(run: Any) -> None:

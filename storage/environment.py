@@ -2,7 +2,8 @@
 
 A script imports torch at its top, before a function of ours could be called. So this module, and no
 other, does something when it is imported: where torch is missing it ends the script in one line
-that says what to do, instead of a traceback.
+that says what to do, instead of a traceback. Ctrl-C is one line too while imports take their
+seconds; no signal's handler is touched, so that whoever catches KeyboardInterrupt gets it as ever.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,5 +36,24 @@ def _is_ours(program: str) -> bool:
     return program == "-m" or Path(program).resolve().is_relative_to(ROOT)
 
 
-if _is_ours(sys.argv[0]) and (_said := missing()):
-    sys.exit(_said)
+def quiet_interrupts() -> None:
+    """From now on a KeyboardInterrupt that nobody catches is a line, of spawned ranks none.
+
+    The process still ends by SIGINT (130 in a shell). IMLE_LAB_TRACEBACK=1 shows the traceback.
+    """
+    before = sys.excepthook
+    spawned = "--multiprocessing-fork" in sys.orig_argv  # its launcher says it
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt) or os.environ.get("IMLE_LAB_TRACEBACK") == "1":
+            before(kind, error, trace)
+        elif not spawned:
+            print("interrupted", file=sys.stderr)
+
+    sys.excepthook = hook
+
+
+if _is_ours(sys.argv[0]):
+    if _said := missing():
+        sys.exit(_said)
+    quiet_interrupts()

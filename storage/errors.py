@@ -99,7 +99,7 @@ def data_changed(before: int, now: int, detail: str = "") -> DataError:
     more = f" ({detail})" if detail else ""
     return DataError(
         f"the data set has changed: {before} pictures before, {now} now{more}; put it back as it "
-        "was, or train on the new one in another folder (--run-dir DIR), or here from the "
+        "was, or train on the new one in another folder (--outdir DIR), or here from the "
         "beginning (--resume 0)"
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 from storage.dirs import models_home, results_home
@@ -27,7 +28,7 @@ def find_file(
 ) -> Path:
     """The file of weights that a command line means by a path.
 
-    word: as it is; or below the results of `script` (None: of any; in `results`, by default
+    word: as it is; or below the results of `script`, else of any (in `results`, by default
     results_home()), where it need not name the `snapshots` folder of a run; or below the models
     directory (and its `Images`, as Autoguided). `.safetensors` may be left out, and a `.pkl` is
     found where there is only its sibling in our format (`opened` is the one to read). A run's
@@ -38,9 +39,9 @@ def find_file(
     """
     asked = Path(word).expanduser()
     home = results_home() if results is None else Path(results)
-    scripts = [script] if script else sorted(p.name for p in home.glob("*") if p.is_dir())
-    folders = [home / name for name in scripts]
-    for places in ([Path()], folders, [models_home() / "Images"], [models_home()]):
+    own = [home / script] if script else []
+    every = sorted(p for p in home.glob("*") if p.is_dir())
+    for places in ([Path()], own, every, [models_home() / "Images"], [models_home()]):
         found = {file: None for place in places if (file := _file_at(place / asked)) is not None}
         if len(found) > 1:
             raise UsageError(f"{word} may be {' or '.join(map(str, found))}: give the path of one")
@@ -106,13 +107,17 @@ def _is_phema(file: Path) -> bool:
 
 
 def find_network(
-    word: str | Path, script: str | None = None, results: str | Path | None = None
+    word: str | Path,
+    script: str | None = None,
+    results: str | Path | None = None,
+    option: str = "network",
 ) -> Path:
     """The file of a network: as `find_file`, or a published name.
 
     A published name may have `*` in it and is looked for in the models directory and two levels of
-    folders below. Errors: UsageError for a URL, a folder without snapshots, or a name that several
-    files have; CheckpointError for what is missing.
+    folders below. option: what the word was given as, for errors.
+    Errors: UsageError for a URL, a folder without snapshots, or a name that several files have;
+    CheckpointError for what is missing.
     """
     refuse_url(word)
     path = find_file(word, script, results)
@@ -126,7 +131,7 @@ def find_network(
     if not _PUBLISHED.fullmatch(name):
         if path.suffix in SUFFIXES:
             return path  # `generators.door.open_network` says what is missing
-        raise CheckpointError(f"network {path}: no such file, with or without .safetensors")
+        raise missing(word, results, option)
     found: dict[str, Path] = {}
     for suffix in SUFFIXES:
         for depth in ("", "*/", "*/*/"):
@@ -143,6 +148,22 @@ def find_network(
             "publishes it with https://github.com/NVlabs/edm2; download it, put it there"
         )
     return next(iter(found.values()))
+
+
+def missing(word: str | Path, results: str | Path | None, option: str) -> CheckpointError:
+    """What is said of a word that `find_file` finds nothing for: where it was looked for, and the
+    folders of runs that have a name like it. option: what it was given as."""
+    home = results_home() if results is None else Path(results)
+    names = sorted({p.name: None for p in home.glob("*/*") if (p / "snapshots").is_dir()})
+    text = str(word)
+    like = [name for name in names if text and (name.startswith(text) or text in name)]
+    like = (like or get_close_matches(text, names, n=3))[:3]
+    hint = f"did you mean {' or '.join(like)}?" if like else "`runs.py ls` lists the runs"
+    return CheckpointError(
+        f"{option} {word}: no such file, with or without .safetensors, and no run of that name "
+        f"(looked in the working directory, in the folders in {home}, and in {models_home()}); "
+        f"{hint}"
+    )
 
 
 def say_found(word: str | Path, file: Path, say: Callable[[str], object]) -> None:

@@ -20,13 +20,14 @@ import numpy as np
 from PIL import Image
 
 from data.prepare.download import archive_fault, extract, fetch, is_archive
-from data.prepare.workers import bar
+from data.prepare.workers import bar, say
 from data.readers.arrays import MNIST_FILES, ArraySource, array_splits
 from data.readers.edm_zip import is_edm
 from data.readers.folders import FolderSource, splits_in
 from data.readers.layout import list_files
 from data.registry import KNOWN, fraction_of, one_class
 from data.sources import Source, Subset, is_image_name, labels_of, stratified
+from data.told import not_used
 from storage import files
 from storage.errors import DataDiskError, DataError
 from storage.files import make_folder, read_object, write_json
@@ -149,6 +150,8 @@ def _link_folder(source: Path, staging: Path, name: str) -> None:
     splits = splits_in(inner) or {"train": inner}
     for folder in splits.values():
         FolderSource(folder)  # empty classes, loose pictures: said before anything is made
+    if unused := not_used(inner):
+        say(unused)
     staging.mkdir()
     for split, folder in splits.items():
         (staging / split).symlink_to(folder.absolute(), target_is_directory=True)
@@ -171,6 +174,8 @@ def _unpack(archive: Path, staging: Path, name: str) -> None:
             return
         _official_names(inner, archive.with_name("index.csv.gz"))
         splits = splits_in(inner)
+        if unused := not_used(inner):
+            say(unused)
         for folder in splits.values() or [inner]:
             try:
                 FolderSource(folder)

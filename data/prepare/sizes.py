@@ -37,6 +37,7 @@ from data.readers.folders import (
 )
 from data.readers.layout import list_files
 from data.sources import SPLITS, allowed_bad, resolution_name
+from data.told import not_used
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
 from storage.files import make_folder, read_object, write_json
@@ -69,6 +70,8 @@ def prepare_folders(
     splits = splits_in(root)
     if not splits:
         raise DataError(f"{root} has no split folders ({', '.join(SPLITS)})")
+    if unused := not_used(root):
+        say(unused)
     try:
         for split, folder in splits.items():
             _prepare_split(root, split, folder, sizes, workers, crop, form)

@@ -272,6 +272,26 @@ def splits_in(root: Path) -> dict[str, Path]:
     return found
 
 
+def left_out(root: Path) -> list[str]:
+    """Folders beside the splits under `root` that have pictures and are no split, which nothing
+    reads: `trainannot`, say."""
+    used = {folder.name for folder in splits_in(root).values()}
+    return [
+        entry.name
+        for entry in entries(root)
+        if used and entry.name not in used and entry.name[0] != "." and _has_pictures(entry)
+    ]
+
+
+def _has_pictures(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder has pictures, itself or in a folder of it."""
+    if not os.path.isdir(entry.path):
+        return False
+    inside = entries(entry.path)
+    below = (e for folder in inside if os.path.isdir(folder.path) for e in entries(folder.path))
+    return any(is_image_name(e.name) for group in (inside, below) for e in group)
+
+
 _RESOLUTION = re.compile(r"^(.*)_(\d+)x\2$")
 
 

@@ -54,10 +54,13 @@ def choose_conditioning(args: Namespace, images: LabelledImages) -> str:
         )
     if args.cond is None:
         args.cond = bool(classes)
+    alone = len(images.source) == 1
+    note = f"; {name} is one picture, which the network can only learn by heart" if alone else ""
     if args.cond:
-        return f"conditional on the {classes} classes of {name}"
+        many = "classes" if classes > 1 else "class"
+        return f"conditional on the {classes} {many} of {name}{note}"
     why = f"{name} has no classes" if not classes else "as --cond says"
-    return f"unconditional: {why}"
+    return f"unconditional: {why}{note}"
 
 
 def loader(args: Namespace, run: Run, images: LabelledImages) -> tuple[StepSampler, DataLoader]:

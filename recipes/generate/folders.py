@@ -219,10 +219,17 @@ def imle_outdir(args: Namespace, file: Path | None, settings: Mapping[str, Any])
 
 
 def default_outdir(args: Namespace, file: Path | None, settings: dict[str, Any]) -> Path:
-    """RESULTS/generate_images/NAME-HASH, the same for the same settings, whatever the seeds."""
+    """RESULTS/generate_images/RUN-SNAPSHOT-HASH, the same for the same settings and any seeds.
+
+    The folder that a version before named by the snapshot alone is gone on with, if it is there."""
     sweep = [args.sweep_ema or [], args.sweep_guidance or [args.guidance]]
     key = hashlib.sha256(json.dumps([settings, sweep]).encode()).hexdigest()[:8]
-    return results_home() / "generate_images" / f"{_name(args, file)}-{key}"
+    home, own = results_home() / "generate_images", _name(args, file)
+    older = home / f"{own}-{key}"
+    run, _ = run_of(file.parent) if file else (None, None)  # runs' files have the same names
+    if run is None or older.is_dir():
+        return older
+    return home / folder_name(f"{run.name}-{own}", key)
 
 
 def _name(args: Namespace, file: Path | None) -> str:

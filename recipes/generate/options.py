@@ -151,8 +151,8 @@ OPTIONS: Table = {
          "GUIDE); 1: none (default: 1)", USUAL, also("--guide-weight", "--no-guidance")),
     ],
     "which images": [
-        ("--seeds", list_of(seed_range), None, "an image a seed, e.g. 0-63,100 (default: 16-19)",
-         EDM2, ANY, USUAL),
+        ("--seeds", list_of(seed_range), None, "an image a seed, e.g. 0-63,100 (default: 16-19, as "
+         "EDM2's own script)", EDM2, ANY, USUAL),
         ("--class", list_of(text_called("N|NAME")), None, "EDM2: classes by number or name, or "
          "all; with several, each seed is drawn in each of them (default: random)", EDM2, USUAL),
         ("--random", bool, True, "EDM2: classes drawn from the seeds; --no-random: seed modulo "

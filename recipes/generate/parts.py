@@ -35,7 +35,7 @@ def generator(
     """The network of --net, or of a smoke preset an untrained one. Errors: UsageError,
     CheckpointError."""
     if args.net is not None:
-        return take(open_generator, args, path=args.net, device=device, say=say)
+        return take(open_generator, args, path=args.net, device=device, say=say, option="--net")
     say("no --net: an untrained network with random weights, its images mean nothing")
     made = edm2.untrained() if args.preset == "smoke-edm2" else imle.untrained()
     return make_generator(made, take(Setup, args, device=device))
@@ -68,7 +68,15 @@ def _edm2(
     say: Callable[[str], object],
 ) -> EDM2:
     try:
-        found = take(open_generator, args, path=path, kinds=[EDM2.kind], device=device, say=say)
+        found = take(
+            open_generator,
+            args,
+            path=path,
+            kinds=[EDM2.kind],
+            device=device,
+            say=say,
+            option=option.rstrip(":"),
+        )
     except WrongKind as error:
         raise UsageError(f"{option} {error}") from None
     assert isinstance(found, EDM2)

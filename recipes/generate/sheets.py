@@ -14,6 +14,7 @@ from recipes.generate.parts import Inputs
 from runtime.gallery import read_png
 from storage.pictures import Captions, save_sheet
 
+TITLE = "samples in the order of their codes; sample 1 is in the file that ends in _0"
 MOST_LETTERS = 24  # of an input's name beside its row
 
 
@@ -41,7 +42,7 @@ def sample_sheet(
             made = known_of(net, inputs, i, seed=seed)
             rows[i] = torch.cat([*(made[name] for name in columns), row])
     names = [name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}..." for name in samples]
-    words = Captions(columns=[*columns.values(), *captions], rows=names)
+    words = Captions(TITLE, [*columns.values(), *captions], names)
     return save_sheet(file, torch.cat(rows), len(rows[0]), words)
 
 

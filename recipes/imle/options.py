@@ -90,7 +90,7 @@ OUTER = "outer"
 OPTIONS: Table = {
     "data": [
         ("--data", data_set, None, "what to train on: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
-         "(required; built in: scenes)", OUTER, USUAL, was("--data_tr")),
+         "(required; presets: scenes, which are built in)", OUTER, USUAL, was("--data_tr")),
         ("--data_val", data_set, None, "the same, to validate on; cv: a part of --data, held out "
          "(default: the val split of --data, else cv)", OUTER, USUAL),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from data.pyramids import Pyramid
 from data.registry import train_val_sources
+from data.told import told
 from imle import (
     CAMNet,
     CIMLEDataLoader,
@@ -53,17 +54,21 @@ def pictures(args: Namespace, say: Callable[[str], None] = print) -> tuple[Pyram
     """Training pictures at every resolution; inputs and last-level targets to validate on.
 
     The latter two uint8 [N, 3, r_0, r_0] and [N, 3, r_L, r_L], N being --num_val_images or as many
-    as there are, which `say` is told. Errors: DataError.
+    as there are; `say` is told what is trained on. Errors: DataError.
     """
     home = args.data_path or data_home()
     train, val = train_val_sources(
         args.data_tr, args.data_val, home, val_fraction=args.cv_frac, seed=args.seed
     )
+    say(told(train, val))
     res = [args.res[-1]] * 2 if args.unconditional else args.res
     trained = Pyramid(train, res, crop=args.crop, cache=args.cache)
     count = min(args.num_val_images, len(val))
     if count < args.num_val_images:
-        say(f"--num_val_images {args.num_val_images}: {val.name} has {count}, all are taken")
+        say(
+            f"validation: {val.name} has {count} picture{'s' * (count != 1)}, fewer than the "
+            f"{args.num_val_images} asked for (--num_val_images): all are taken"
+        )
     return trained, *_evenly(Pyramid(val, res, crop=args.crop), count)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from data.pyramids import Pyramid
 from data.sources import Source
 from data.views.generated import Sampler
-from generators.base import WrongKind
+from generators.base import WrongKind, in_words
 from generators.door import open_generator
 from generators.imle import ConditionalIMLE
 from imle import CAMNet, CodeGenerator, Corruption
@@ -60,7 +60,7 @@ class Joint:
             "net": net.config, "codes": mixing, "corruption": noise, "crop": "center"
         }  # fmt: skip
         self._forward = run.compile(net)
-        self.file = args.net
+        self.file = None if trained is None else str(trained.file)  # found once, and told once
         if trained is None:  # so that what views are drawn from is opened as any other
             path = run.snapshot("generator-initial", net, "camnet", self.config)
             self.file = str(path)
@@ -114,9 +114,11 @@ def opened(net: str, imle: str, say: Callable[[str], None]) -> ConditionalIMLE:
     """
     kinds = [ConditionalIMLE.kind]
     try:
-        trained = open_generator(net, kinds=kinds, script="TrainGeneratorWandB", say=say)
+        trained = open_generator(
+            net, kinds=kinds, script="TrainGeneratorWandB", say=say, option="--net"
+        )
     except WrongKind as error:
-        raise UsageError(f"--joint trains a CAM-Net, {error.file.name} is {error.kind!r}") from None
+        raise UsageError(f"--joint trains a CAM-Net, {net} is {in_words(error.kind)}") from None
     assert isinstance(trained, ConditionalIMLE) and trained.file
     if idle := idle_options(imle):
         say(f"--imle: {', '.join(idle)} have no influence, they are as in {trained.file.name}")

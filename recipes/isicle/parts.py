@@ -48,11 +48,6 @@ def fit(args: Namespace) -> list[str]:
     if args.joint_steps:
         per_epoch = max(1, len(simclr.trained_on(args)) // args.bs)
         args.joint = min(args.epochs, -(-args.joint_steps // per_epoch))
-        phases = -(-args.epochs // args.joint)
-        said.append(
-            f"the generator is trained {phases} times, {args.imle_steps} steps before every "
-            f"{args.joint} epochs"
-        )
     return said
 
 

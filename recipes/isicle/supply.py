@@ -62,6 +62,18 @@ class Turns(NamedTuple):
         """Turns from one phase of the generator to the next; 0 where there are none."""
         return self.phase + self.every * self.per_epoch if self.every else 0
 
+    def told(self) -> str:
+        """When the generator is trained, and the steps of both, in a line; "" for never."""
+        if not self.every:
+            return ""
+        again = "before every epoch" if self.every == 1 else f"before every {self.every} epochs"
+        often = f"{self.phases} times, {again}" if self.phases > 1 else "once, before the epochs"
+        each = f"{self.phase} steps{' each time' if self.phases > 1 else ''}"
+        return (
+            f"the generator is trained {often}: {each}. Both are counted: {self.total} steps, "
+            f"{self.epochs * self.per_epoch} of the encoder and {self.imle_steps} of the generator"
+        )
+
     def encoder_steps(self, turn: int) -> int:
         """Steps of the encoder before a turn."""
         if not self.every:

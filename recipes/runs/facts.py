@@ -14,6 +14,7 @@ from typing import Any
 from recipes.runs import about, defaults, figures
 from recipes.runs.figures import Point
 from recipes.runs.reading import RunFolder, Scan
+from runtime.options import LENGTH, rows_of
 from storage.errors import UsageError
 
 Facts = dict[str, Any]
@@ -188,6 +189,12 @@ def spelled(runs: Sequence[RunFolder], name: str) -> str:
     """An option of the runs' scripts as one types it today."""
     words = (defaults.spelled(defaults.table_of(run.script), name) for run in runs)
     return next((word for word in words if word != f"--{name}"), f"--{name}")
+
+
+def length_options(run: RunFolder) -> list[str]:
+    """The options that say how long a run of this script is, as one types them."""
+    table = defaults.table_of(run.script)
+    return [row[0] for row in rows_of(table) if LENGTH in row[4:]]
 
 
 def _best(rows: list[dict[str, Any]], name: str, better: str | None) -> Point | None:

@@ -116,3 +116,8 @@ def figure(point: dict[str, Any] | None) -> str:
         return "-"
     found = float(point["value"])
     return f"{found:.0f}" if found.is_integer() and 100 <= abs(found) < 1e12 else f"{found:#.4g}"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """`1 launch`, `3 launches`."""
+    return f"{count} {one if count == 1 else many}"

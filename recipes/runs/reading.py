@@ -24,6 +24,9 @@ DEPTH = 4  # folders below the results that are looked into: RESULTS/SCRIPT/NAME
 STATES = ("running", "preempted", "stopped", "finished", "failed", "died", "new")
 _OWN = {"checkpoints", "snapshots", "samples", "provenance", "wandb"}  # of a run: no runs in them
 _FILES = ("status.json", "metrics.jsonl", "log.txt", "launches.jsonl", "args.json")
+# Options that say how long a run is (the tag LENGTH of the scripts' tables, which import torch):
+# they may be others in a later launch (`runtime.length`).
+LENGTHS = ("outer_loops", "epochs", "steps", "duration", "total_iter")
 _FRESH_S = 900.0  # a run on another machine that wrote so lately is taken to be alive
 
 
@@ -44,11 +47,12 @@ class RunFolder:
     """What a run's folder says of it.
 
     name: the folder's. hash: the eight digits at the name's end, as args.json has them. options:
-    values of all options at the first launch that came to a checkpoint, by name. shaping: names of
-    those that decide what is computed. status: status.json, {} without one. state: one of STATES:
-    preempted and stopped wait to be gone on with, died left no word, new has not begun its loop.
-    step: steps done. nimg: images seen. started, updated: seconds since the epoch. last_rows: the
-    last lines of metrics.jsonl.
+    values of all options at the first launch that came to a checkpoint, by name, and of those that
+    say how long the run is at the last launch that had anything to do. shaping: names of those that
+    decide what is computed. status: status.json, {} without one. state: one of STATES: preempted
+    and stopped wait to be gone on with, died left no word, new has not begun its loop. step: steps
+    done. nimg: images seen. started, updated: seconds since the epoch. last_rows: the last lines of
+    metrics.jsonl.
     """
 
     path: Path
@@ -141,7 +145,23 @@ def read_run(path: Path) -> RunFolder:
     if run.last_rows:  # status.json is written when the run saves, figures oftener
         step = max(step or 0, run.last_rows[-1]["step"])
         nimg = max(nimg or 0, _whole(run.last_rows[-1].get("nimg")) or 0) or nimg
-    return replace(run, state=state, holder=holder, step=step, nimg=nimg)
+    run = replace(run, state=state, holder=holder, step=step, nimg=nimg)
+    return replace(run, options=run.options | _length(run))
+
+
+def _length(run: RunFolder) -> dict[str, Any]:
+    """The options that say how long a run is, as it was last asked: it may have been made longer
+    since args.json was written. A launch that finished at once, having more, changed nothing."""
+    try:
+        launches = files.read_last_lines(run.path / "launches.jsonl")
+    except OSError:
+        return {}
+    for launch in reversed(launches):
+        args, start = launch.get("args"), _whole(launch.get("from_step")) or 0
+        idle = run.state == "finished" and start and start >= (run.step or 0)
+        if isinstance(args, dict) and not (idle and str(args.get("resume")) != "0"):
+            return {name: args[name] for name in LENGTHS if name in args and name in run.options}
+    return {}
 
 
 def _state(run: RunFolder) -> tuple[str, str | None]:
@@ -246,8 +266,9 @@ def _whole(value: Any) -> int | None:
 def folders(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, bool]]:
     """(folder, whether it looks like a run's) below `root` and itself, sorted.
 
-    Other folders are told of where nothing below them is one either, and only the uppermost. Links
-    lead to runs, but no further.
+    A run may have others below it (--outdir exp, then --outdir exp/second). Other folders are told
+    of where nothing below them is one either, only the uppermost, and none of a run. Links lead to
+    runs, but no further.
     """
     found, _ = _walk(Path(root), depth)
     yield from found
@@ -259,9 +280,8 @@ def _walk(folder: Path, depth: int) -> tuple[list[tuple[Path, bool]], bool]:
             below = sorted(entries, key=lambda e: e.name)
     except OSError:
         return [], False
-    if looks_like_run(e.name for e in below):
-        return [(folder, True)], True
-    found: list[tuple[Path, bool]] = []
+    own_run = looks_like_run(e.name for e in below)
+    found: list[tuple[Path, bool]] = [(folder, True)] if own_run else []
     others: list[tuple[Path, bool]] = []
     for entry in below:
         if entry.name.startswith(".") or entry.name in _OWN:
@@ -270,13 +290,22 @@ def _walk(folder: Path, depth: int) -> tuple[list[tuple[Path, bool]], bool]:
         if _is_folder(entry) and not entry.is_symlink():
             own, any_run = _walk(path, depth - 1) if depth else ([], False)
             found += own
-            if not any_run:
+            if not any_run and not own_run:
                 others.append((path, False))
         elif _is_folder(entry):
             with_files = _names(path)
             found += [(path, True)] if looks_like_run(with_files) else []
     has_runs = any(is_run for _, is_run in found)
     return (sorted(found + others) if has_runs else []), has_runs
+
+
+def run_within(folder: Path) -> Path | None:
+    """A folder below this one, however deep and whatever its name, that looks like a run's, if
+    there is any."""
+    for here, _, names in os.walk(folder):
+        if Path(here) != folder and looks_like_run(names):
+            return Path(here)
+    return None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -314,6 +343,16 @@ def scan(roots: Sequence[Path]) -> Scan:
         if not found:
             others |= {root / name: None for name in sorted(_names(root)) if (root / name).is_dir()}
     return Scan(list(runs.values()), list(bad.values()), list(others))
+
+
+def inner_folders(others: Iterable[Path]) -> list[Path]:
+    """Of folders that are no runs those in them, which a script has filled one by one; a folder
+    without any is itself."""
+    found: list[Path] = []
+    for folder in others:
+        below = [folder / name for name in sorted(_names(folder)) if not name.startswith(".")]
+        found += [path for path in below if path.is_dir()] or [folder]
+    return found
 
 
 def find_run(word: str | Path, roots: Sequence[Path]) -> Path:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.runs.reading import Unreadable, read_run
+from recipes.runs.reading import Unreadable, read_run, run_within
 from storage import files
 from storage.errors import DiskError, LockError
 
@@ -17,7 +17,7 @@ def why_not(path: Path, roots: Sequence[Path]) -> str | None:
     """Why a folder may not be removed, in a sentence; None if it may.
 
     A link, what lies outside the folders of results (or is one of them), what is no run, a run that
-    is running.
+    is running, one with another run in its folder.
     """
     if path.is_symlink():
         return f"{path} is a link; remove it yourself"
@@ -31,13 +31,16 @@ def why_not(path: Path, roots: Sequence[Path]) -> str | None:
         return str(error)
     if run.state == "running":
         return f"{path} is in use by {run.holder}"
+    if (other := run_within(path)) is not None:
+        return f"{path} has another run in it, {other}: remove that one first, or move it out"
     return None
 
 
 def remove_run(path: Path) -> None:
     """Remove a run's folder: first out of sight as a whole, then file by file.
 
-    Errors: LockError if somebody has begun to use it, DiskError if it cannot be removed.
+    Errors: LockError if somebody has begun to use it, or another run in it; DiskError if it cannot
+    be removed.
     """
     note = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": None})
     try:
@@ -47,6 +50,8 @@ def remove_run(path: Path) -> None:
     except OSError as error:
         raise DiskError(f"{path} cannot be removed: {error.strerror}") from None
     try:
+        if (other := run_within(path)) is not None:
+            raise LockError(f"{path} has another run in it by now, {other}: not removed")
         hidden = files.temporary(path)
         files.move(path, hidden)
     except OSError as error:

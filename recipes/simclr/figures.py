@@ -52,7 +52,10 @@ def check(args: Namespace, trained: Pictures, say: Say) -> None:
     """UsageError now for an evaluation that could not be made at the end; --folds if not given."""
     given, args.folds = args.folds is not None, args.folds or FOLDS
     if len(trained.classes) < 2:
-        say(f"{trained.name} has no classes: no kNN and no probes, but a sheet of neighbours")
+        say(
+            f"{trained.name} has no classes: no kNN and no probes, but a sheet of neighbours; "
+            "figures need a folder for each class"
+        )
     else:
         counts = trained.labels.cpu().bincount(minlength=len(trained.classes))
         fewest = int(counts.min())
@@ -172,9 +175,7 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
     """All that is asked for, method by method."""
     args, found = run.args, Found({}, {}, [])
     methods: list[Method] = []
-    if rows.classes < 2:
-        run.say(f"{trained.name} has no classes: no probes")
-    else:
+    if rows.classes > 1:
         methods.append(validation.knn(rows, folds=args.folds))
     if rows.classes > 1 and args.probe:
         methods.append(validation.linear(rows, seed=args.seed, found=found.sweeps.append))

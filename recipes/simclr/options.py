@@ -117,7 +117,8 @@ OPTIONS: Table = {
         ("--epochs", positive_int, 1000, "passes over the data", LENGTH, USUAL),
         ("--steps", positive_int, None, "instead of --epochs: so many that it is about this "
          "number of optimizer steps, whatever the number of pictures; where they are fewer than "
-         "--bs, that becomes a smaller power of two (default: --epochs)", EXECUTION),
+         "--bs, that becomes a smaller power of two (default: --epochs)", EXECUTION,
+         USUAL),
         ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),

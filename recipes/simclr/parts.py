@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.sizes import shorter_side
 from data.sources import Source, evenly
+from data.told import told
 from data.uint8_cache import UInt8Cache
 from data.views.recipes import (
     CIFAR_MEAN,
@@ -134,6 +135,7 @@ def pictures(args: Namespace, run: Run) -> tuple[Pictures, Pictures | None]:
     args.eval "auto" becomes what it stands for.
     """
     train, held = splits(args, run.say)
+    run.say(told(train, held))
     trained = in_memory(args, train, run)
     return trained, held_out(args, held, trained, run)
 

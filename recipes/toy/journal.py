@@ -70,8 +70,14 @@ class Journal:
 
 
 def shown(values: Mapping[str, float]) -> str:
-    """Figures in one line."""
-    return ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
+    """Figures in one line, with the two scores of samples, which Autoguided named, in words."""
+    said = {_in_words(name): value for name, value in values.items()}
+    return ", ".join(f"{name} = {value:.4g}" for name, value in said.items())
+
+
+def _in_words(name: str) -> str:
+    name = name.replace("Mandala Score", "share of cells in the tree")
+    return name.replace("Classification Score", "share of samples in the tree")
 
 
 def extract_results_from_log(path: str | Path) -> dict[str, dict[int, float]]:

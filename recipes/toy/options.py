@@ -143,7 +143,8 @@ PLOT_OPTIONS: Table = {
 
 
 def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
-    """The options of a command, the first word (default train), which becomes `command`.
+    """The options of a command, the first word (train where there are options alone), which becomes
+    `command`.
 
     doc: what --help begins with. Wrong options exit with code 2.
     """
@@ -151,10 +152,14 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     command = words.pop(0) if words and words[0] in _COMMANDS else "train"
     table, presets, check = _COMMANDS[command]
     parser = argparse.ArgumentParser(prog=f"toy_example.py {command}", description=doc)
-    parser.epilog = "commands: train, the one where none is named; test; plot. Each has its --help."
+    parser.epilog = (
+        "commands: train, also where options name none; test; plot. Each has its --help."
+    )
     add_preset(parser)
     add_options(parser, table, run_table(save_every=512) if command == "train" else {})
     args = parse(parser, presets, words)
+    if argv is None and len(sys.argv) == 1:  # an hour of training should be asked for
+        parser.error("which command: train, test or plot? Each has its --help")
     args.command = command
     try:
         check(args)

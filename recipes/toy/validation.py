@@ -32,16 +32,18 @@ def training_picture(
 
     Returns the share of them in the tree by title, as `diffusion.toy_eval.panels`.
     """
-    steered = None if guide is None else guided(average.denoise, guide.denoise, weight)
-    last = "no guide" if guide is None else f"guided by {weight:g}"
-    columns = [("learner", learner.denoise), ("EMA", average.denoise), (last, steered)]
+    columns = [("learner", learner.denoise), ("EMA", average.denoise)]
+    if guide is not None:
+        steered = guided(average.denoise, guide.denoise, weight)
+        columns.append((f"guided by {weight:g}", steered))
     return panels(tree, columns, path, generator=generator)
 
 
 def verdict(shares: Mapping[str, float]) -> str:
-    """How many samples of `training_picture` are in the tree, and how many exact ones."""
+    """How many samples of `training_picture` are in the tree, and of those of the ground truth."""
     said = [f"{title} {100 * share:.1f} %" for title, share in shares.items() if title != TRUTH]
-    return f"samples in the tree: {', '.join(said)}, exact ones {100 * shares[TRUTH]:.1f} %"
+    exact = 100 * shares[TRUTH]
+    return f"samples in the tree: {', '.join(said)}; of the ground truth's own {exact:.1f} %"
 
 
 def network_picture(
@@ -59,12 +61,10 @@ def network_picture(
     note: what it shows, JSON values, kept in its metadata for `there_already`. Errors: UsageError
     if it cannot be written.
     """
-    if guide is None:
-        columns = [("network", net.denoise), ("no guide", None), ("", None)]
-    else:
+    columns = [("network", net.denoise)]
+    if guide is not None:
         steered = guided(net.denoise, guide.denoise, weight)
-        columns = [("network", net.denoise), ("guide", guide.denoise)]
-        columns.append((f"guided by {weight:g}", steered))
+        columns += [("guide", guide.denoise), (f"guided by {weight:g}", steered)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = {NOTE: json.dumps(note)}

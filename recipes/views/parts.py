@@ -23,7 +23,7 @@ from data.views.generated import (
 )
 from data.views.naming import set_name
 from generators import imle
-from generators.base import Generator, ImageConditioned, WrongKind
+from generators.base import Generator, ImageConditioned, WrongKind, in_words
 from generators.door import kinds_with_views, make_generator, open_generator
 from imle.perceptual import MIN_SIDE
 from recipes.imle.perceptual import perceptual_loss
@@ -75,11 +75,13 @@ def opened(net: str, say: Callable[[str], Any] = print) -> Generator:
     """The generator of --net, one with views. Errors: UsageError, CheckpointError."""
     able = kinds_with_views()
     try:
-        return open_generator(net, kinds=able, script="TrainGeneratorWandB", say=say)
+        return open_generator(
+            net, kinds=able, script="TrainGeneratorWandB", say=say, option="--net"
+        )
     except WrongKind as error:
         raise CheckpointError(
-            f"a {error.kind!r} snapshot gives no images of an image; those that do: "
-            f"{', '.join(able)}"
+            f"{net} is {in_words(error.kind)}, which gives no views (images of an image): "
+            f"that takes {' or '.join(map(in_words, able))}"
         ) from None
 
 

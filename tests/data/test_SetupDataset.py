@@ -80,7 +80,7 @@ def test_from_folder_to_pyramid(tmp_path, capsys):
     make_set(tmp_path / "src", {"train": {"a": 3, "b": 2}, "val": {"a": 1}})
     words = ["--data", "mine", "--data_path", tmp_path / "d", "--sizes", "8", "16"]
     assert run(*words, "--source", tmp_path / "src", "--also_cls_first") == 0
-    assert "train with --data mine" in capsys.readouterr().err
+    assert "train with --data mine --data_path" in capsys.readouterr().err
     assert list_files(tmp_path / "d/cls_first/mine_8x8/a") == [
         "train/000.png",
         "train/001.png",
@@ -91,6 +91,13 @@ def test_from_folder_to_pyramid(tmp_path, capsys):
     assert pyramid._native == {8: True, 16: True} and len(pyramid) == 5
     assert run(*words) == 0  # the source need not be named again
     assert "up to date" in capsys.readouterr().err
+
+
+def test_the_default_place_need_not_be_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DATA_HOME", str(tmp_path / "d"))
+    make_set(tmp_path / "src", {"train": {"a": 3}})
+    assert run("--data", "mine", "--sizes", "0", "--source", tmp_path / "src") == 0
+    assert capsys.readouterr().err.endswith("train with --data mine\n")
 
 
 @pytest.mark.parametrize("name", ["camnet3_lmdb", "camnet3_deci_lmdb"])

@@ -16,6 +16,7 @@ from recipes.isicle.generator import opened as joint_generator
 from recipes.toy.parts import load_net
 from recipes.views import parts
 from recipes.views.options import get_args
+from recipes.views.parts import opened as view_generator
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import Snapshot, save_snapshot
 from tests.diffusion.edm2_pickles import EasyDict, dumps, put_modules
@@ -135,7 +136,7 @@ def test_a_file_of_others(tmp_path, monkeypatch):
 
 def test_kinds_that_are_not_known(tmp_path):
     file = save_snapshot(tmp_path / "net.safetensors", {}, "simclr", {}, {})
-    with pytest.raises(CheckpointError, match="'simclr' snapshot"):
+    with pytest.raises(CheckpointError, match="holds a SimCLR encoder"):
         open_generator(file)
 
 
@@ -149,8 +150,21 @@ def test_a_kind_that_is_not_wanted(tmp_path):
     broken = save_snapshot(tmp_path / "toy.safetensors", {}, "edm2-toy", {}, {})
     with pytest.raises(CheckpointError, match="toy.safetensors is no toy network: .* fit itself"):
         load_net(str(broken), "cpu")
-    with pytest.raises(UsageError, match="--joint trains a CAM-Net, net.safetensors is 'simclr'"):
+    with pytest.raises(UsageError, match="trains a CAM-Net, .*net.* is a SimCLR encoder"):
         joint_generator(str(file), "", print)
+
+
+def test_kinds_are_called_what_they_are(tmp_path):
+    encoder = save_snapshot(tmp_path / "e.safetensors", {}, "simclr", {}, {})
+    says = "e.safetensors holds a SimCLR encoder, which does not draw images; TrainSimCLR.py"
+    with pytest.raises(CheckpointError, match=says):
+        open_generator(encoder)
+    other = save_snapshot(tmp_path / "n.safetensors", {}, "new", {}, {})
+    with pytest.raises(CheckpointError, match="kind 'new', .* of the kinds camnet, edm2, "):
+        open_generator(other)
+    network = save_snapshot(tmp_path / "d.safetensors", {}, "edm2", {}, {})
+    with pytest.raises(CheckpointError, match="is an EDM2 network, which gives no views"):
+        view_generator(str(network))
 
 
 @pytest.mark.parametrize("kind", SNAPSHOTS)

@@ -106,7 +106,8 @@ def test_the_stem_follows_the_resolution_and_is_said(resolution, stem):
     assert net.conv1.stride == ((1, 1) if small else (2, 2)) and net.conv1.bias is None
     assert isinstance(net.maxpool, nn.Identity if small else nn.MaxPool2d)
     asked = SimCLR(resolution=resolution, stem="standard")
-    assert "as asked" in asked.stem_said and asked.config["stem"] == "standard"
+    assert asked.stem_said == "stem standard (7x7 stride 2, max-pool)"
+    assert asked.config["stem"] == "standard"
 
 
 def test_maps_are_as_large_as_the_stem_leaves_them():

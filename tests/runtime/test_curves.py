@@ -40,7 +40,7 @@ def test_no_panel_of_a_counter_or_of_a_single_point():
     assert list(panels["val/psnr"]) == ["val/psnr", "val/best_psnr", "val/bicubic_psnr"]
     assert "val/best_psnr" not in panels and len(panels) == 6
     alone = panels_of({"val/best_psnr": curve(1, 2), "best": curve(1, 2)})
-    assert list(alone) == ["best", "val/best_psnr"]
+    assert list(alone) == ["val/best_psnr", "best"]
 
 
 def test_no_title_overlaps_and_both_axes_are_named():
@@ -78,6 +78,31 @@ def test_no_title_overlaps_and_both_axes_are_named():
 )  # fmt: skip
 def test_the_vertical_axis_says_what_it_measures(name, unit):
     assert unit_of(name) == unit
+
+
+def test_losses_and_validation_come_first_and_costs_last():
+    names = ["Learning rate", "Loss", "Mandala Score", "acc_val", "entropy", "lr", "memory/peak_gb"]
+    names += ["search loss", "time/step_s", "val/psnr"]
+    order = ["Loss", "search loss", "acc_val", "val/psnr", "Mandala Score", "entropy"]
+    order += ["Learning rate", "lr", "memory/peak_gb", "time/step_s"]
+    assert list(panels_of({name: curve(1, 2) for name in names})) == order
+
+
+def test_losses_by_noise_level_are_lines_of_one_panel():
+    levels = ["0-2e-05", "2e-05-0.15", "0.15-0.317", "0.317-0.67", "2.96-10", "10-inf"]
+    series = {f"loss/sigma {level}": curve(1, 2) for level in reversed(levels)}
+    (panel,) = figure_of(panels_of(series)).axes
+    assert (panel.get_title(), panel.get_ylabel()) == ("loss by noise level", "loss")
+    texts = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert texts == [f"sigma {level}" for level in levels]
+
+
+def test_combined_is_called_what_it_is():
+    series = {"val/combined": curve(2, 1), "val/best_combined": curve(1, 0.5)}
+    (panel,) = figure_of(panels_of(series)).axes
+    title = panel.get_title().replace("\n", " ")
+    assert (title, panel.get_ylabel()) == ("val/loss: perceptual + weighted MSE", "loss")
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["loss", "best"]
 
 
 def test_log_scale_only_where_it_helps():

@@ -79,7 +79,7 @@ def test_a_finished_run_goes_on_in_its_folder(tmp_path, capsys):
     ]
     assert f"going on with {first.dir.name}, the same run but for its length" in out
     assert "--loops 5 at first, 6 now" in out
-    assert "resumed step 10" in out and "--loops was 5, is 6 now" in out
+    assert "resumed step 10" in out and "length (loops): 5 before, 6 now" in out
     assert status(longer)["state"] == "finished" and status(longer)["step"] == 12
     record = json.loads((first.dir / "args.json").read_text())
     assert record["args"]["loops"] == 5  # the first launch's

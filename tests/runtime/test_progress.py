@@ -41,6 +41,18 @@ def test_close_says_the_last_count_once():
     assert out.getvalue().count("\n") == 1
 
 
+def test_a_line_of_another_step_says_whose_figures_it_shows():
+    out, clock = io.StringIO(), Clock()
+    bar = Progress(4, main=True, stream=out, clock=clock, every_s=0)
+    bar.update()
+    bar.postfix({"loss": 0.5}, at=2)
+    bar.update()
+    bar.update()
+    assert out.getvalue().splitlines() == [
+        "step 1/4", "step 2/4, loss 0.5", "step 3/4, loss 0.5 (at step 2)"
+    ]  # fmt: skip
+
+
 def test_nothing_done_says_nothing():
     out = io.StringIO()
     Progress(5, initial=5, main=True, stream=out).close()

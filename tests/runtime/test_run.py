@@ -2,10 +2,13 @@
 
 import json
 import signal
+from functools import partial
 
 import pytest
 import torch
 
+from runtime import logs
+from runtime.progress import Progress
 from storage.errors import NonFiniteError, UsageError
 from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
@@ -278,6 +281,19 @@ def test_log_averages_and_never_fetches_between_lines(tmp_path, monkeypatch):
     assert [line["b"] for line in lines] == [1.5, 5.5, 8.5]
     with pytest.raises(UsageError, match="one number"):
         run.log(x=torch.zeros(2))
+
+
+def test_a_line_at_a_log_step_and_at_the_end_has_its_own_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logs, "Progress", partial(Progress, every_s=0))  # a line at every step
+    with open_run(toy_args(tmp_path, log_every=2)) as run:
+        run.restore()
+        for step in run.steps(5):
+            run.log(a=step + 1)
+    said = [line.split(": step ")[1] for line in capsys.readouterr().err.splitlines()]
+    shown = [(line[:3], line.partition(", a ")[2]) for line in said]
+    assert shown == [
+        ("1/5", ""), ("2/5", "1.5"), ("3/5", "1.5 (at step 2)"), ("4/5", "3.5"), ("5/5", "5"),
+    ]  # fmt: skip
 
 
 def test_a_window_cut_by_a_preemption_is_completed(tmp_path):

@@ -172,10 +172,11 @@ def test_changed_flags_are_refused_with_a_table(tmp_path):
     for option in ({"run_dir": where}, {"resume": where}):
         with pytest.raises(UsageError) as caught:
             train(toy_args(tmp_path, lr=0.5, width=9, **option))
-        table = str(caught.value).splitlines()[1:]
+        advice, *table = str(caught.value).splitlines()
+        assert "start another run (with another --outdir, and without --resume)" in advice
         cells = [[c.strip() for c in row.split("|")] for row in table]
         assert cells == [
-            ["flag", "checkpoint", "now"],
+            ["option", "before", "now"],
             ["--lr", "0.01", "0.5"],
             ["--width", "8", "9"],
         ]

@@ -240,15 +240,27 @@ def test_no_key_goes_offline_with_one_id_for_life(tmp_path):
     runs = offline_runs(tmp_path)
     # wandb numbers those of one second: offline-run-DATE_TIME-ID, ..-ID-1
     assert runs and all(re.fullmatch(rf"offline-run-\d+_\d+-{one}(-\d+)?", r.name) for r in runs)
-    assert "no API key" in said and f"wandb sync --id {one} " in said
+    short = "wandb: no API key, so offline. `wandb login` stores one; --wandb disabled does without"
+    assert said.splitlines().count(f"{short} W&B") == 2 and "wandb sync" not in said
     assert steps(tmp_path / "run") == [1, 2]
+
+
+@pytest.mark.parametrize(("mode", "why"), [("online", "no API key, and "), ("offline", "")])
+def test_a_wandb_that_does_not_start_is_one_line(tmp_path, monkeypatch, capsys, mode, why):
+    monkeypatch.setattr(tracker, "_why_offline", lambda: tracker._NO_KEY)
+    monkeypatch.setattr(tracker, "_bounded", lambda *args: ("late", None))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    tracker.Tracker(tmp_path, mode)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"wandb: {why}not recording offline (no answer in 5 s). Figures are in ")
+    assert ("--wandb disabled" in line) == (mode == "online")
 
 
 def test_a_dead_server_goes_offline(tmp_path):
     env = {"WANDB_API_KEY": "f" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     turns, _, said = result(start(tmp_path, "online", turns=1, **env))
     assert turns[0][1] == "offline" and turns[0][2] < 20 and turns[0][3] < 20
-    assert "wandb unreachable (127.0.0.1: " in said and "wandb sync --id" in said
+    assert "wandb: unreachable (127.0.0.1: " in said and "wandb sync --id" in said
     assert len(offline_runs(tmp_path)) == 1
 
 
@@ -265,7 +277,7 @@ def test_a_server_that_never_answers_costs_less_than_20_s(tmp_path):
         assert time.monotonic() - begun < 40  # nor is the end of the process held up
     ((_, mode, opened, closed),) = turns
     assert mode == "offline" and opened < 20 and closed < 20
-    assert "wandb unreachable" in said and steps(tmp_path / "run") == [1]
+    assert "wandb: unreachable" in said and steps(tmp_path / "run") == [1]
     assert len(offline_runs(tmp_path)) == 1
 
 

@@ -256,12 +256,12 @@ def test_joint_training_trains_the_generator_in_its_phases_alone(joint_run):
 
 
 def test_joint_training_goes_on_from_a_snapshot_and_refreshes(joint_run, tmp_path):
-    file = str(joint_run / "snapshots" / "generator-latest.safetensors")
-    words = [*JOINT, "--net", file, "--refresh", "1", "--k", "2"]
+    words = [*JOINT, "--net", str(joint_run), "--refresh", "1", "--k", "2"]
     whole = train(tmp_path / "whole", *words)
     assert not (whole / "snapshots" / "generator-initial.safetensors").exists()
     said = (whole / "log.txt").read_text()
     assert "--imle: --res, --resid_nc, --dense_nc, --map_nc, --latent_nc have no influence" in said
+    assert said.count(f"{joint_run}: taking {joint_run / 'snapshots'}") == 1
     same(whole, stop_and_resume(tmp_path / "broken", 10, *words))
 
 

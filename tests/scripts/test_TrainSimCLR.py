@@ -249,7 +249,7 @@ def test_a_mapped_file_gives_the_same_run(whole, tmp_path):
         ("--num_images 24 --folds 2", 2, "outside of a fold, and l2 is chosen on one; --no-probe"),
         ("--data scenes/val --eval val", 6, "scenes/val is the split val itself"),
         ("--few_shot scenes/test", 6, "scenes has splits train and val"),
-        ("--probe_only nowhere.pt", 3, "nowhere.pt"),
+        ("--probe_only nowhere", 3, "--probe_only nowhere: no such file"),
         ("--probe_only pixels --export_backbone", 2, "pixels has no backbone"),
     ],
 )
@@ -264,7 +264,7 @@ def test_what_shows_only_later_is_one_line_too(tmp_path, words, code, says):
 def test_a_set_without_classes_is_trained_on_and_not_probed(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "run"
     assert harness.finish(unlabelled, [folder], log) == 0, log.read_text()
-    assert "has no classes: no probes" in log.read_text()
+    assert log.read_text().count("has no classes: no kNN and no probes") == 1
     assert len(metrics(folder, "loss_tr")) == 4 and not metrics(folder, "acc_val")
 
 

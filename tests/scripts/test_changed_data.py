@@ -43,7 +43,7 @@ def test_a_changed_data_set_is_told_and_refused(name, tmp_path, capsys):
     said = str(error.value)
     assert error.value.exit_code == 6 and "\n" not in said
     assert "16 pictures before, 19 now (3 new, first cat/new_0.png)" in said
-    assert "--run-dir" in said and "--resume 0" in said
+    assert "--outdir" in said and "--resume 0" in said
     for file in new:  # the first way out: as it was
         file.unlink()
     capsys.readouterr()

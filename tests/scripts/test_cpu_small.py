@@ -97,15 +97,18 @@ def test_the_first_steps_on_ones_own_pictures(name, make, tmp_path, capsys):
     assert list((tmp_path / "run" / "samples").glob("*.png"))
     if name == "TrainGeneratorWandB":
         assert "LPIPS on random VGG16 weights" in said and "fetch-weights" in said
-        assert "--num_val_images 20: photos (val part) has" in said
+        assert "validation: photos (val part) has" in said and "the 20 asked for" in said
+        assert "data: photos (train part), 1" in said
     if name == "train_edm2":
         told = (
             "unconditional: photos has no classes" if make is flat else "conditional on the 2 cla"
         )
         assert told in said
+        assert "data: photos" in said and "12 pictures, " in said
     if name in ("TrainSimCLR", "TrainISICLE"):
         assert "views of 16 px: the pictures of photos" in said and "24 px (the median)" in said
         assert "batches of 8 instead of 128" in said and "2 steps: 2 epochs of 1" in said
+        assert "data: photos" in said and "12 pictures, " in said
         assert ("has no classes: no kNN" in said) == (make is flat)
         assert bool(metrics(tmp_path / "run", "acc_val")) == (make is not flat)
 
@@ -164,6 +167,13 @@ def test_a_run_is_the_one_of_the_command_that_said_it(make, tmp_path, capsys):
         names.append(rundir.config_hash("train_edm2", flags))
         assert flags["cond"] is (make is classes)
     assert names[0] == names[1]
+
+
+def test_one_picture_is_said_to_be_one(tmp_path):
+    file = next(flat(tmp_path / "photos").iterdir())
+    args = edm2.get_args(None, ["--preset", "cpu-small", "--data", str(file)])
+    said = edm2_parts.choose_conditioning(args, edm2_parts.data(args))
+    assert f"; {file.name} is one picture, which the network can only learn by heart" in said
 
 
 def test_no_classes_wanted_is_said(tmp_path, capsys):
@@ -230,7 +240,7 @@ def test_more_steps_go_on_with_the_run(tmp_path, capsys):
     data, run_dir = flat(tmp_path / "photos"), tmp_path / "run"
     launched("TrainSimCLR", data, run_dir, capsys)
     said = launched("TrainSimCLR", data, run_dir, capsys, "--steps", "3")
-    assert "resumed step 2" in said and "--epochs was 2, is 3 now" in said
+    assert "resumed step 2" in said and "length (epochs): 2 before, 3 now" in said
     assert sorted(metrics(run_dir, "loss_tr")) == [2, 3]
 
 
@@ -261,7 +271,8 @@ def probes(run_dir):
 
 def test_the_generator_is_trained_between_the_epochs(tmp_path, capsys):
     said = launched("TrainISICLE", flat(tmp_path / "photos"), tmp_path / "run", capsys)
-    assert "the generator is trained 2 times, 1 steps before every 1 epochs" in said
+    assert "the generator is trained 2 times, before every epoch: 1 steps each time." in said
+    assert "Both are counted: 4 steps, 2 of the encoder and 2 of the generator" in said
     assert len(list((tmp_path / "run" / "samples").glob("views-*.png"))) == 2
 
 

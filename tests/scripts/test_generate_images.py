@@ -62,6 +62,18 @@ def test_samples_are_functions_of_seed_input_and_number(snapshot, tmp_path):
     assert facts["kind"] == "camnet" and facts["snapshot"]["step"] == 1
 
 
+def test_samples_of_a_sheet_are_numbered_from_1_and_the_title_says_of_what(
+    snapshot, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr("recipes.generate.sheets.save_sheet", lambda *sheet: seen.append(sheet[-1]))
+    words = ["--snapshot", snapshot, "--data", "scenes/val", "--gpus", "cpu", "--num_images", 1]
+    generate(*words, "--samples", 2, "--first", 3, "--outdir", tmp_path)
+    (words,) = seen
+    assert "in the order of their codes" in words.title
+    assert list(words.columns)[-2:] == ["sample 4", "sample 5"]
+
+
 def test_unconditional(tmp_path):
     words = "--unconditional --lpips none --res 8 --pool_size 8 --outer_loops 1 --num_iteration 1"
     train(tmp_path / "run", *words.split())
@@ -583,3 +595,19 @@ def test_the_default_folder_is_the_same_for_the_same_settings(nets, tmp_path, mo
     folders = sorted((tmp_path / "generate_images").iterdir())
     assert len(folders) == 2 and all(f.name.startswith(file.stem) for f in folders)
     assert sorted(len(images(f)) for f in folders) == [4, 5]
+
+
+def test_the_default_folder_has_the_run_s_name(nets, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path))
+    file = tmp_path / "train_edm2" / "mine" / "snapshots" / "network-snapshot-0000008-0.050"
+    file.parent.mkdir(parents=True)
+    shutil.copy(nets / f"{file.name}.safetensors", f"{file}.safetensors")
+    words = ["--net", "mine", "--gpus", "cpu", "--steps", 1]
+    generate(*words, "--seeds", 3)
+    (folder,) = (tmp_path / "generate_images").iterdir()
+    assert folder.name.startswith(f"mine-{file.name}-")
+    older = folder.with_name(folder.name.removeprefix("mine-"))  # as a version before named it
+    folder.rename(older)
+    generate(*words, "--seeds", 4)
+    assert list((tmp_path / "generate_images").iterdir()) == [older]
+    assert sorted(images(older)) == ["000003.png", "000004.png"]

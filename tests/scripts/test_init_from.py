@@ -178,7 +178,7 @@ def test_files_without_weights_of_use_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="damaged or foreign"):
         begin("x.safetensors")
     save_snapshot(tmp_path / "y.safetensors", {"a": torch.zeros(1)}, "strange", {}, {})
-    with pytest.raises(UsageError, match="is 'strange', which cannot start"):
+    with pytest.raises(UsageError, match="of kind 'strange', which cannot start"):
         begin("y.safetensors")
     assert not (tmp_path / "run").exists()
 

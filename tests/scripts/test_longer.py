@@ -95,7 +95,7 @@ def test_imle_goes_on_and_recomputes_its_schedule(imle, tmp_path, killed, capsys
     before = metrics(imle, "learning rate")
     assert rates == pytest.approx(before | imle_rates(run, 3, first=8))
     out = capsys.readouterr().out
-    assert "--outer_loops was 2, is 3 now" in out
+    assert "length (outer_loops): 2 before, 3 now" in out
     assert "its schedule is over --outer_loops 3 from here on, not 2: 0.00075 in the next" in out
     assert out.count("its schedule is over") == 2  # not again where a killed launch goes on
 
@@ -202,7 +202,7 @@ def test_edm2_goes_on(tmp_path, killed, capsys):
     run = longer_in_two_launches(
         tmp_path / "short", tmp_path, lambda d: train(d, "--duration", "320"), killed, at=6
     )
-    assert "--duration was 160, is 320 now" in capsys.readouterr().out
+    assert "length (duration): 160 before, 320 now" in capsys.readouterr().out
     assert sorted(metrics(run, "Learning rate")) == list(range(1, 9))
     train(tmp_path / "whole", "--duration", "320")
     same(run, tmp_path / "whole")  # its learning rate does not know how long a run is

@@ -358,8 +358,11 @@ def test_other_folders_are_left_alone_and_said(home, runs):
     (pictures / "provenance.json").write_text("{}")
     (home / "wandb").mkdir()
     out = runs("ls")
-    assert out.splitlines()[-1].startswith("1 other folders, pictures drawn say, are no runs")
+    assert out.splitlines()[-1].startswith("1 other folder is no run (pictures drawn, say)")
     assert f"no run: {home / 'generate_images'}" in runs("ls", "--all")
+    (pictures.parent / "other-1234abcd").mkdir()
+    assert runs("ls").splitlines()[-1].startswith("2 other folders are no runs")
+    assert f"no run: {pictures}\n" in runs("ls", "--all")
     with pytest.raises(UsageError, match="is a folder, but no run's"):
         runs("show", str(pictures))
     with pytest.raises(UsageError, match="no run's"):
@@ -467,17 +470,18 @@ def test_show_tells_all_of_a_run(home, runs):
         r"method      IMLE \(TrainGeneratorWandB\.py\): inpainting, 8 to 32 px",
         r"state       finished",
         r"step        20, 160 images seen",
-        r"begun       20\S+, 1 launches",
+        r"begun       20\S+, 1 launch",
         r"code        commit abc123abc1 and changes, Python 3\.11\.1, on here",
         r"typed       /env/bin/python TrainGeneratorWandB\.py --data_tr 'my photos'",
         r"options that are not at their defaults, among them those of --preset smoke",
         r"  --mask_frac 0\.5",
         r"  --res 8 16 32",
+        r"to train it for longer: this, with a larger --outer_loops",
         r"  val/best_psnr +18\.00 +20 +18\.00 +20",
         r"  val/psnr +14\.00 +20 +15\.00 +10",
         r"  batch loss +0\.4000 +20 +0\.2000 +15",
         r"files, \S+ kB",
-        r"  checkpoints/ +3\.0 kB  1 files",
+        r"  checkpoints/ +3\.0 kB  1 file",
         r"  cd '/some where' && /env/bin/python TrainGeneratorWandB\.py --data_tr 'my photos'",
         rf"  python generate_images\.py --net {folder}/snapshots/network-latest\.safetensors "
         r"--data photos",
@@ -495,6 +499,42 @@ def test_show_as_json_has_the_promised_keys(home, runs):
     }  # fmt: skip
     assert told["commands"].keys() == {"typed", "go_on", "use"}
     assert told["options"] == IMLE and told["bytes"] == sum(f["bytes"] for f in told["files"])
+
+
+def launch(folder: Path, step: int, **options) -> None:
+    """A later launch, that began at a step."""
+    record = {"from_step": step, "args": {**EDM2, **options}}
+    with open(folder / "launches.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def test_a_run_that_was_made_longer_has_that_length(home, runs):
+    from imle_lab import open_run
+
+    options = {"cls": "A", "seed": 1, "total_iter": 4}
+    folder = make_run(home, "toy-00000001", script="toy_example", options=options)
+    other = make_run(home, "toy-00000002", script="toy_example", options=options)
+    launch(folder, 4, total_iter=20, seed=2)
+    launch(folder, 20, total_iter=5)  # it has more: nothing was done
+    assert as_json(runs("show", folder.name, "--json"))["options"] == options | {"total_iter": 20}
+    assert re.search(r"--total-iter +20\n", runs("show", folder.name))
+    told = as_json(runs("compare", folder.name, other.name, "--json"))
+    assert (told["options"] | told["execution"])["total_iter"] == [20, 4]
+    assert open_run(folder).options["total_iter"] == 20
+    launch(folder, 20, total_iter=30)
+    (folder / "status.json").write_text('{"state": "preempted", "step": 20}')
+    assert open_run(folder).options["total_iter"] == 30
+
+
+def test_the_options_that_say_how_long_a_run_is():
+    from recipes.runs.defaults import table_of
+    from recipes.runs.reading import LENGTHS
+    from runtime.options import LENGTH, tagged
+
+    scripts = ("TrainGeneratorWandB", "train_edm2", "TrainSimCLR", "TrainISICLE", "toy_example")
+    tables = {name: tagged(table_of(name), LENGTH) for name in scripts}
+    assert all(tables.values())
+    assert {name for names in tables.values() for name in names} | {"steps"} == set(LENGTHS)
 
 
 def test_show_says_options_in_todays_words(home, runs):
@@ -699,6 +739,30 @@ def test_rm_refuses_what_begins_to_run_meanwhile(home, monkeypatch):
         removal.remove_run(folder)
     assert caught.value.exit_code == 4 and folder.is_dir()
     lock.release()
+
+
+def test_a_run_in_the_folder_of_another_is_listed_and_kept(home, runs):
+    outer = make_run(home)
+    inner = make_run(home, f"{outer.name}/second")
+    (outer / "notes").mkdir()
+    assert {run.path for run in scan([home]).runs} == {outer, inner}
+    assert scan([home]).others == []
+    with pytest.raises(UsageError, match=f"nothing is removed: .*another run in it, {inner}"):
+        runs("rm", "--yes", outer.name)
+    with pytest.raises(UsageError, match="another run in it"):
+        runs("rm", "--yes", outer.name, "second")
+    assert (inner / "args.json").exists() and (outer / "args.json").exists()
+    runs("rm", "--yes", "second")
+    assert outer.is_dir() and not inner.exists()
+    from recipes.runs import removal
+
+    assert removal.why_not(outer, [home]) is None
+    deep = make_run(home, f"{outer.name}/checkpoints/a/b/c/d")  # begun meanwhile
+    with pytest.raises(RunError, match="another run in it by now"):
+        removal.remove_run(outer)
+    shutil.rmtree(deep)
+    runs("rm", "--yes", outer.name)
+    assert not outer.exists()
 
 
 def test_rm_refuses_links_and_what_lies_elsewhere(home, runs, tmp_path):

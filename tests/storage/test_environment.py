@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from storage.environment import missing
+from storage.environment import missing, quiet_interrupts
 
 import pytest
 
@@ -75,3 +76,45 @@ def test_the_environment_is_made_first_if_it_is_not_there(tmp_path):
 def test_what_is_missing_is_named():
     assert missing() == ""
     assert "has no none_such; run: " in missing(["torch", "none_such"])
+
+
+# ---------------------------------------------------------------------------------------- Ctrl-C
+
+
+def interrupted(words: list[str], folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that gets a SIGINT while it imports torch or numpy, whichever is first."""
+    for name in ("torch", "numpy"):
+        (folder / f"{name}.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
+    env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"} | env
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("page", ["TrainGeneratorWandB.py", "generate_images.py"])
+def test_ctrl_c_during_imports_is_one_line(tmp_path, page):
+    done = interrupted([page], tmp_path)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+    assert "Traceback" in interrupted([page], tmp_path, IMLE_LAB_TRACEBACK="1").stderr
+
+
+def test_another_programs_ctrl_c_is_its_own(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import storage.environment\n"
+        "assert sys.excepthook is sys.__excepthook__\n"
+        "import torch\n"
+    )
+    done = interrupted([str(program)], tmp_path)
+    assert done.stderr.endswith("KeyboardInterrupt\n") and "Traceback" in done.stderr
+
+
+def test_a_spawned_rank_leaves_the_line_to_its_launcher(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda *about: seen.append(about[0]))
+    monkeypatch.setattr(sys, "orig_argv", [*sys.orig_argv, "--multiprocessing-fork"])
+    monkeypatch.delenv("IMLE_LAB_TRACEBACK", raising=False)
+    quiet_interrupts()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    sys.excepthook(ValueError, ValueError(), None)
+    assert seen == [ValueError] and capsys.readouterr().err == ""

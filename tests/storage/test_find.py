@@ -118,13 +118,25 @@ def test_a_run_may_be_named_below_the_results_and_without_its_snapshots_folder(m
     file = touch(folder / "network-0000008.safetensors")
     for word in ("run/snapshots/network-0000008.safetensors", "run/network-0000008", "run"):
         assert find_file(word, "TrainX") == find_network(word, "TrainX") == file
-    assert find_file("run", "TrainY").name == "run"
-    assert find_file("TrainX/run", "none", tmp_path / "results").name == "run"
+    assert find_file("run", "TrainY") == file  # else a run of another script
+    assert find_file("nothing", "none", tmp_path / "results").name == "nothing"
     assert find_file("run", "TrainX", tmp_path / "results") == file
     (models / "Images").mkdir()
     ours = touch(models / "Images" / "old.safetensors")
     assert find_file("old", "TrainX") == ours
     assert find_file("old.pkl", "TrainX") == ours.with_suffix(".pkl")  # `opened` takes its sibling
+
+
+def test_what_is_missing_is_named_with_the_places_and_names_like_it(models, tmp_path):
+    for name in ("photos-edm2", "photos-x4", "else"):
+        (tmp_path / "results" / "TrainX" / name / "snapshots").mkdir(parents=True)
+    says = f"--net photo: no such file.* in {tmp_path}/results, .*models.; did you mean photos-edm2"
+    with pytest.raises(CheckpointError, match=says):
+        find_network("photo", option="--net")
+    with pytest.raises(CheckpointError, match="--init_from photos_x4: .*did you mean photos-x4"):
+        find_network("photos_x4", option="--init_from")
+    with pytest.raises(CheckpointError, match="`runs.py ls` lists the runs"):
+        find_network("nosuch")
 
 
 def test_without_a_script_all_results_are_searched(models, tmp_path):

@@ -63,6 +63,15 @@ def test_prebuilt_pictures_equal_those_resized_on_the_fly(data):
         assert (x == bx).all() and (y == by).all()
 
 
+def test_folders_that_are_no_split_are_told_of(data, capsys):
+    shutil.copytree(data / "s" / "train", data / "s" / "trainannot")
+    prepare_folders(data / "s", [])
+    acquire("linked", data, data / "s")
+    zip_folder(data / "s", data / "s.zip")
+    acquire("unpacked", data, data / "s.zip")
+    assert capsys.readouterr().err.count("not used: trainannot") == 3
+
+
 def test_idempotent_and_sizes_can_be_added(data):
     prepare_folders(data / "s", [8])
     before = snapshot(data)
