@@ -292,13 +292,8 @@ class Run:
 
     def _load(self, path: Path) -> None:
         def admit(meta: dict[str, Any]) -> None:
-            script = meta["script"]
-            if script != self.script:
-                raise CheckpointError(f"{path} was written by {script}, not by {self.script}")
-            rundir.refuse_changes(
-                meta["shaping"], self.flags, str(path), self.exclude, self.typed_as
-            )
-            rundir.refuse_derived(meta["args"], self.derived, str(path))
+            rundir.admit(path, meta, self.script, self.derived)
+            rundir.refuse_changes(meta["shaping"], self.flags, path, self.exclude, self.typed_as)
 
         loaded = self._saver.load(path, admit)
         meta, own = loaded.meta, loaded.state

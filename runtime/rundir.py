@@ -24,7 +24,7 @@ from runtime import provenance
 from runtime.options import run_options
 from storage import checkpoint, files
 from storage.dirs import output_folder
-from storage.errors import LockError, RunError, UsageError
+from storage.errors import CheckpointError, LockError, RunError, UsageError
 
 # Of the options that every run has, those that shape what it computes; all others say where and how
 # fast it runs.
@@ -80,7 +80,7 @@ def changed(before: dict[str, Any], now: dict[str, Any], exclude: Iterable[str])
 def refuse_changes(
     before: dict[str, Any],
     now: dict[str, Any],
-    where: str,
+    where: str | Path,
     exclude: Iterable[str],
     typed_as: Mapping[str, str] | None = None,
 ) -> None:
@@ -112,6 +112,17 @@ def derived(args: Namespace, asked: Namespace | None, exclude: Iterable[str]) ->
         return {}
     values, before = shaping(args, exclude), shaping(asked, exclude)
     return {name: values[name] for name in changed(before, values, ()) if name in values}
+
+
+def admit(path: Path, meta: Mapping[str, Any], script: str, derived: Mapping[str, Any]) -> None:
+    """Whether a run may go on from a checkpoint, by its meta.json; see also `refuse_changes`.
+
+    derived: what follows from the data, by option. Errors: CheckpointError for another script's,
+    UsageError as `refuse_derived`.
+    """
+    if meta["script"] != script:
+        raise CheckpointError(f"{path} was written by {meta['script']}, not by {script}")
+    refuse_derived(meta["args"], derived, str(path))
 
 
 def refuse_derived(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
