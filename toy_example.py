@@ -104,7 +104,7 @@ def train(args: Namespace) -> None:
             """A picture of samples."""
             random = generator(run.device, "picture", 0)
             shares = run.picture(
-                f"tree-{run.completed + 1:04d}",
+                "tree",
                 lambda path: validation.training_picture(
                     tree, net, average.module, guide, GUIDANCE, path, random
                 ),

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,9 +130,10 @@ class Gallery:
         self._new[1][name] = content
         return name
 
-    def start(self, names: Sequence[str]) -> set[str]:
+    def start(self, names: Sequence[str], first: Callable[[], object] | None = None) -> set[str]:
         """Those of `names` that need no drawing. Files of other settings go here, if they shall.
 
+        first: what the main rank does before they go, while they can still be read.
         Errors: UsageError for a file in the way that is not in the list.
         """
         there = {n for n in names if (self.folder / n).exists()}
@@ -146,6 +147,8 @@ class Gallery:
         if self._goes and distributed.is_main():
             # The old facts stand until all is gone, so that a kill in between leaves a folder that
             # is known, of the old settings.
+            if first is not None:
+                first()
             _remove(self.folder, self._goes)
             gone = {"settings": settings_digest(self._before or {}), "gone": True}
             append_line(self.folder / FILES, json.dumps(gone))

@@ -156,25 +156,24 @@ class Logs:
         captions: Captions | None = None,
     ) -> Path:
         """Save images [N, 3 or 1, H, W] in [0, 1] as `samples/{name}-{stamp}.png`, `ncol` a row."""
-        path = self.folder / "samples" / f"{name}-{stamp:09d}.png"
         title = captions.title if captions else None
         draw = lambda path: save_sheet(path, images, ncol, captions)  # noqa: E731
-        self.picture(path, draw, stamp=stamp, completed=completed, name=name, caption=title)
-        return path
+        self.picture(name, draw, stamp=stamp, completed=completed, caption=title)
+        return self._sample(name, stamp)
 
     def picture(
         self,
-        path: Path,
+        name: str,
         draw: Callable[[Path], Any],
         *,
         stamp: int,
         completed: int,
-        name: str = "samples",
         caption: str | None = None,
     ) -> Any:
-        """`draw` a PNG at `path` (rank 0) and show it, called `name`; what it returns, or None."""
+        """`draw` a PNG as `grid` names it (rank 0) and show it; what it returns, or None."""
         if not self.main:
             return None
+        path = self._sample(name, stamp)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             found = draw(path)
@@ -186,6 +185,9 @@ class Logs:
         self.tracker(completed).image(name, path, stamp, caption=caption)
         self.say(f"samples {path}")
         return found
+
+    def _sample(self, name: str, stamp: int) -> Path:
+        return self.folder / "samples" / f"{name}-{stamp:09d}.png"
 
     def draw_curves(self) -> None:
         """Draw curves.png from metrics.jsonl, once the tracker is open."""

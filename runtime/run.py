@@ -507,10 +507,8 @@ class Run:
         self._logs.say(text)
 
     def log(self, **scalars: torch.Tensor | float) -> None:
-        """Note scalars of this step; means over `--log_every` steps and ranks are written.
-
-        Tensors stay on their device until then.
-        """
+        """Note scalars of this step; means over `--log_every` steps and ranks are written. Tensors
+        stay on their device until then."""
         self._logs.meters.add(scalars)
 
     def log_sums(self, **sums: tuple[torch.Tensor | float, torch.Tensor | float]) -> None:
@@ -541,12 +539,9 @@ class Run:
         )
 
     def picture(self, name: str, draw: Callable[[Path], Any]) -> Any:
-        """`draw(path)` a PNG, `samples/{name}.png`, for W&B too; returns what that returns.
-
-        None on other ranks than 0, and where it fails, which is said and ends nothing.
-        """
-        path = self.dir / "samples" / f"{name}.png"
-        return self._logs.picture(path, draw, stamp=self._stamp, completed=self.completed)
+        """`draw(path)` a PNG, named and shown as `sample_grid`'s; returns what that returns, None on
+        other ranks than 0 and where it fails, which is said and ends nothing."""
+        return self._logs.picture(name, draw, stamp=self._stamp, completed=self.completed)
 
     def provenance(self) -> dict[str, Any]:
         """Where weights of this moment come from: command, commit, host, flags, step."""

@@ -265,10 +265,12 @@ class Sweep:
         self.sheet, self.note = outdir / sheet, outdir / sheet.replace("sheet", "sweep", 1)
         self.note = self.note.with_suffix(".json")
         self.finished = gallery.has([sheet, self.note.name])
-        gallery.start([sheet, self.note.name])
-        if distributed.is_main() and not gallery.known:
-            for point in before.get("points", []):  # points of other settings
+
+        def clear_points() -> None:  # of other settings; only sweep.json tells where they are
+            for point in before.get("points", []):
                 clear(outdir / Path(str(point.get("folder", "."))).name)
+
+        gallery.start([sheet, self.note.name], clear_points)
         gallery.describe(facts_of(args, net, outdir) if distributed.is_main() else {})
 
     def _is_same(self, before: Mapping[str, Any]) -> bool:

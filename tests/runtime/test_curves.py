@@ -150,10 +150,10 @@ def test_a_drawing_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, error):
     own.log({"a": 1.0}, 1)
     own.log({"a": 2.0}, 2)
     logs = Logs(device=None, main=True)
-    logs._tracker = own
+    logs._tracker, logs.folder = own, tmp_path
     monkeypatch.undo()  # conftest's: there are no curves in these tests
     monkeypatch.setattr(curves, "figure_of", fail)
     logs.draw_curves()
     assert "curves.png not drawn: " in capsys.readouterr().out
-    picture = logs.picture(tmp_path / "x.png", fail, stamp=2, completed=2)
-    assert picture is None and "samples x.png not written" in capsys.readouterr().out
+    picture = logs.picture("x", fail, stamp=2, completed=2)
+    assert picture is None and "samples x-000000002.png not written" in capsys.readouterr().out

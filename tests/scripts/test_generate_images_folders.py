@@ -256,6 +256,21 @@ def test_sweeps_do_not_mix(edm2, nets):
     assert (out / "sheet-0-2.png").is_file() and (out / "sweep-0-2.json").is_file()
 
 
+def test_a_sweep_that_is_killed_while_it_is_overwritten_leaves_no_points(edm2, monkeypatch):
+    from recipes.generate import folders
+
+    def kill(folder):
+        raise KeyboardInterrupt
+
+    out = edm2("--seeds", "0-1", "--sweep_ema", 0.05, 0.1)
+    assert len(list(out.glob("ema*/*.png"))) >= 4
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(folders, "clear", kill)
+        edm2("--seeds", "0-1", "--sweep_ema", 0.05, "--overwrite")
+    edm2("--seeds", "0-1", "--sweep_ema", 0.05, "--overwrite")
+    assert {p.parent.name for p in out.glob("ema*/*.*")} == {"ema0.050-guidance1"}
+
+
 def test_folders_of_the_version_before_go_on(edm2, snapshot, capsys):
     out = edm2("--seeds", "0-3")
     (out / "files.jsonl").unlink()

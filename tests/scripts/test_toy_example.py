@@ -308,9 +308,19 @@ def _png():
     return file.getvalue()
 
 
+def test_tensorboard_has_pictures_of_training_under_one_name(tmp_path):
+    from tests.runtime.test_event_files import events
+
+    for steps in ("4", "8"):
+        train(tmp_path, "--viz", "--no-val", "--no-test", "--tensorboard", "--total-iter", steps)
+    assert {tag: [s for s, _ in shown] for tag, shown in events(tmp_path)[1].items()} == {
+        "tree": [4, 8]
+    }
+
+
 def test_pictures_of_training(tmp_path, monkeypatch, capsys):
     train(tmp_path / "a", "--viz", "--no-val", "--no-test")
-    assert (tmp_path / "a" / "samples" / "tree-0008.png").is_file()
+    assert (tmp_path / "a" / "samples" / "tree-000000008.png").is_file()
     said = capsys.readouterr().out
     assert re.search(
         r"validation: samples in the tree: learner .* %, EMA .* ground truth's own 9", said
@@ -323,7 +333,7 @@ def test_pictures_of_training(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(diffusion.toy_eval, "new_figure", fail)  # a picture that fails ends nothing
     train(tmp_path / "b", "--viz", "--no-val", "--no-test")
-    assert "samples tree-0008.png not written: no such colour" in capsys.readouterr().out
+    assert "samples tree-000000008.png not written: no such colour" in capsys.readouterr().out
     assert snapshot_of(tmp_path / "b") and not list((tmp_path / "b").glob("samples/*.png"))
 
 
