@@ -539,8 +539,8 @@ class Run:
         )
 
     def picture(self, name: str, draw: Callable[[Path], Any]) -> Any:
-        """`draw(path)` a PNG, named and shown as `sample_grid`'s; returns what that returns, None on
-        other ranks than 0 and where it fails, which is said and ends nothing."""
+        """`draw(path)` a PNG, named and shown as `sample_grid`'s; returns what that returns, None
+        on other ranks than 0 and where it fails, which is said and ends nothing."""
         return self._logs.picture(name, draw, stamp=self._stamp, completed=self.completed)
 
     def provenance(self) -> dict[str, Any]:
