@@ -75,7 +75,7 @@ def test_what_has_changed_is_told(tmp_path):
     refuse_changed(tmp_path, listing("a", "b", "c\udcff"))
     said = refusal(tmp_path, listing("a", "aa", "b", "c\udcff", "d"))
     assert "3 pictures before, 5 now (2 new, first aa)" in said
-    assert "--run-dir" in said and "--resume 0" in said
+    assert "--outdir" in said and "--resume 0" in said
     said = refusal(tmp_path, listing("a", "x"))
     assert "3 pictures before, 2 now (1 new, first x; 2 missing, first b)" in said
     assert "another order" in refusal(tmp_path, listing("b", "a", "c\udcff"))

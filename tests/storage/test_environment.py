@@ -87,7 +87,14 @@ def interrupted(words: list[str], folder: Path, **env: str) -> subprocess.Comple
         (folder / f"{name}.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
     env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"} | env
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, preexec_fn=_hear_sigint
+    )
+
+
+def _hear_sigint() -> None:
+    # Whatever a shell starts in the background ignores SIGINT, and so would its children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("page", ["TrainGeneratorWandB.py", "generate_images.py"])
