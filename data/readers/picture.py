@@ -9,7 +9,7 @@ import numpy as np
 
 from data.decode import decode
 from data.readers.base import Found
-from data.sources import Source, check_split, is_image_name
+from data.sources import Place, Source, check_split, is_image_name
 
 
 def recognise(path: Path) -> Found | None:
@@ -31,6 +31,7 @@ class PictureSource:
 
     def __init__(self, file: Path) -> None:
         self.file, self.name, self.classes = file, file.name, [file.stem]
+        self.place: Place | None = Place(f"the file {file}")
 
     def __len__(self) -> int:
         return 1
