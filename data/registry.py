@@ -6,7 +6,8 @@ A new data set is a folder path, a folder put under the data directory, or one e
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,16 @@ FRACTIONS = {"deci": 0.1, "centi": 0.01, "milli": 0.001}
 SYNTHETIC = "scenes"
 # Names used elsewhere for sets that have another one here.
 ALIASES = {"tiny": "tinyImagenet"}
+_CIFAR = "https://www.cs.toronto.edu/~kriz"  # who publishes md5 of both CIFARs beside them
+_TINY = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 @dataclass(frozen=True)
 class Known:
     """A data set this toolkit can prepare: where its archive is, or what it is a part of.
 
+    sha256: of the archive whoever gives it; pins: mirror -> `md5:HEX` or `sha256:HEX`, as it was
+    published; what has neither is recorded when it is first fetched (data.prepare.digests).
     recipe: name of the augmentations for contrastive learning (data.views.recipes.RECIPES), size:
     side of the views; without them both follow from the resolution that is asked for.
     """
@@ -43,6 +48,7 @@ class Known:
     about: str
     mirrors: tuple[str, ...] = ()
     sha256: str | None = None
+    pins: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
     classes: tuple[str, ...] = ()
     lmdb: bool = False
@@ -59,8 +65,9 @@ KNOWN: dict[str, Known] = {
         "CIFAR-10 as PNG folders, 32 px",
         mirrors=(
             "drive:1_CILJzGysgPLflV2HxXSNMjVzlJat6hs",
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            f"{_CIFAR}/cifar-10-python.tar.gz",
         ),
+        pins={f"{_CIFAR}/cifar-10-python.tar.gz": "md5:c58f30108f718f92721af3b95e74349a"},
         recipe="cifar",
         size=32,
     ),
@@ -74,8 +81,9 @@ KNOWN: dict[str, Known] = {
         "200 classes, 64 px",
         mirrors=(
             "drive:1mCQOMcVbN0XT_uwcUjU1gdMvVRpBcX3w",
-            "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+            _TINY,
         ),
+        pins={_TINY: "md5:90528d7ca1a48142e341f4ef8d21d0de"},
         recipe="small",
         size=64,
     ),
