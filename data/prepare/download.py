@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import stat
 import tarfile
 import urllib.error
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.prepare.digests import pin_fault, recorded_fault
+from data.readers.tree import is_archive as has_archive_name
 from data.readers.tree import member_name
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
@@ -225,7 +225,7 @@ def _one_line(error: BaseException) -> str:
 
 def is_archive(file: Path) -> bool:
     """By name: what `extract` unpacks."""
-    return bool(re.search(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$", file.name.lower()))
+    return has_archive_name(file.name)
 
 
 def extract(

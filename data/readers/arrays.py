@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from data.readers.base import Found
+from data.readers.tree import unwrapped
 from data.sources import Place, Source, check_split, split_of
 from storage.errors import DataError, one_line
 from storage.foreign.pickles import Inert, PickleError, read_pickle
@@ -57,7 +58,7 @@ Arrays = tuple[np.ndarray, np.ndarray, list[str]]  # images, labels, classes
 
 def recognise(path: Path) -> Found | None:
     """CIFAR-10's or MNIST's own files."""
-    splits = array_splits(path)
+    splits = array_splits(unwrapped(path) if path.is_dir() else path)
     if not splits:
         return None
 

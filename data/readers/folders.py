@@ -21,7 +21,7 @@ from data.readers.layout import (
     refuse_labels,
     word_names,
 )
-from data.readers.tree import NOTES, FolderTree, Layout, notes_of, understand
+from data.readers.tree import NOTES, FolderTree, Layout, is_archive, notes_of, understand, unwrapped
 from data.sources import (
     PathTable,
     Place,
@@ -111,6 +111,11 @@ class FolderSource:
         tree = FolderTree(self.root)
         refuse_labels(tree, "", (p for p in found if p.endswith(NOTES)))
         if not paths:
+            archives = [n for n in FolderTree(unwrapped(self.root)).files("") if is_archive(n)]
+            if len(archives) == 1:
+                raise DataError(
+                    f"no images under {self.root}, which holds {archives[0]}: give that"
+                )
             raise DataError(
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
                 "is it the right folder?"

@@ -20,7 +20,15 @@ from typing import Protocol
 import numpy as np
 
 from data.decode import bad_image
-from data.readers.tree import Layout, NameTree, is_data, is_visible, member_name, understand
+from data.readers.tree import (
+    Layout,
+    NameTree,
+    is_archive,
+    is_data,
+    is_visible,
+    member_name,
+    understand,
+)
 from data.sources import PathTable, Place, is_image_name
 from storage.errors import DataError
 from storage.listing import list_digest
@@ -29,7 +37,6 @@ from storage.listing import list_digest
 MAX_MEMBER = 1 << 30
 # A list of class names.
 MAX_NOTE = 1 << 26
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
@@ -90,7 +97,7 @@ class ZipIndex:
         for name in names:
             self._check(self.members[name])
         if not names:
-            archives = [n for n in self.members if n.lower().endswith(_ARCHIVES)]
+            archives = [n for n in self.members if is_archive(n)]
             held = f"; it holds {archives[0]}, give that" if archives else ""
             raise DataError(f"no {what} in {self.file}{held}")
         return names
