@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data import formats
 from data.readers.folders import FolderSource, left_out
-from data.sources import Source, Subset, channels_of, is_drawn, is_labelled
+from data.sources import Source, Subset, channels_of, is_drawn, is_labelled, left_out_of
 
 
 def told(train: Source, held: Source | None = None) -> str:
@@ -20,9 +21,10 @@ def told(train: Source, held: Source | None = None) -> str:
             said += f"; validation: {held.name}, {_counted(held)}"
         if len(train) == 1:
             said += "; one picture is all that can be learnt: give a folder of some hundred"
-    whole = train
-    while isinstance(whole, Subset):
-        whole = whole.source
+    whole = _whole(train)
+    for source in {id(s): s for s in (whole, _whole(held or train))}.values():
+        if unread := formats.said(left_out_of(source)):
+            said += f"\n{source.name}: {unread}"
     unused = not_used(whole.base) if isinstance(whole, FolderSource) and whole.split else ""
     return f"{said}\n{unused}" if unused else said
 
@@ -31,6 +33,13 @@ def not_used(root: Path) -> str:
     """`not used: trainannot, valannot (no split's name)`, of a folder of splits; "" for none."""
     names = left_out(root)
     return f"not used: {', '.join(names)} (no split's name)" if names else ""
+
+
+def _whole(source: Source) -> Source:
+    """The set that a source is a part of."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source
 
 
 def _counted(source: Source) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.formats import is_picture_file
 from data.prepare.download import archive_fault, extract, fetch, is_archive
 from data.prepare.workers import bar, say
 from data.readers.arrays import MNIST_FILES, ArraySource, array_splits
@@ -26,7 +27,7 @@ from data.readers.edm_zip import is_edm
 from data.readers.folders import FolderSource, splits_in
 from data.readers.layout import list_files
 from data.registry import KNOWN, fraction_of, one_class
-from data.sources import Source, Subset, is_image_name, labels_of, stratified
+from data.sources import Source, Subset, labels_of, stratified
 from data.told import not_used
 from storage import files
 from storage.errors import DataDiskError, DataError
@@ -130,10 +131,10 @@ def _inner(folder: Path) -> Path:
     while not splits_in(folder):
         entries = [e for e in folder.iterdir() if not e.name.startswith((".", "__MACOSX"))]
         folders = [e for e in entries if e.is_dir()]
-        if len(folders) != 1 or any(is_image_name(e.name) for e in entries):
+        if len(folders) != 1 or any(is_picture_file(e) for e in entries if e.is_file()):
             break
         below = [e for e in folders[0].iterdir() if not e.name.startswith(".")]
-        if any(is_image_name(e.name) for e in below if e.is_file()):
+        if any(is_picture_file(e) for e in below if e.is_file()):
             break  # a single class
         folder = folders[0]
     return folder

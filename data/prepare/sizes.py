@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from data.decode import open_rgb, resize_rgb
+from data.formats import said
 from data.prepare.manifest import read_index, read_manifest
 from data.prepare.workers import bar, parallel_map, say
 from data.readers.folders import (
@@ -107,6 +108,8 @@ def _prepare_split(
         if not _size_is_done(root, split, size, digest, crop, form, unchanged)
     ]
     what = f"{root.name}/{split}"
+    if unread := said(source.left_out):
+        say(f"{what}: {unread}")
     if unchanged and not pending:
         say(f"{what}: {len(paths)} images, up to date")
         _judge(what, len(paths), read_index(root, split)["bad"], manifest)

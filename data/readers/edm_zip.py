@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import bad_image, decode
+from data.formats import by_suffix
 from data.readers.base import Found
 from data.readers.layout import list_files
 from data.readers.zips import (
@@ -31,13 +32,14 @@ from data.readers.zips import (
     opened_zip,
     read_note,
 )
-from data.sources import PathTable, is_image_name
+from data.sources import PathTable
 from storage.errors import DataError, DataShapeError, one_line
 
 LABELS = "dataset.json"
 LATENTS = 8
 MAX_CLASSES = 1 << 20
 _LOOKED_AT = 8
+_ALSO = (".npy",)
 
 
 def recognise(path: Path) -> Found | None:
@@ -63,16 +65,18 @@ class EdmSource(MemberSource):
     ) -> None:
         self.root = Path(root)
         self.name = name or (self.root.stem if self.root.is_file() else self.root.name)
+        unread: list[str] = []
         if self.root.is_dir():
-            names = list_files(self.root, _is_data)
+            names = list_files(self.root, also=_ALSO, left_out=unread)
             if not names:
                 raise DataError(f"no images or latents in {self.root}")
             self._files = _FolderFiles(self.root, names)
         else:
-            members = list_members(self.root, _keep, "images or latents")
+            members = list_members(self.root, _ALSO, unread)
             members.sort(key=lambda m: m.filename)
             names = [m.filename for m in members]
             self._files = ZipFiles(self.root, members)
+        self.left_out = by_suffix(unread)
         latents = [n.endswith(".npy") for n in names]
         if any(latents) != all(latents):
             raise DataError(f"{self.root} holds pictures and latents; make two sets of them")
@@ -282,11 +286,3 @@ def _read_file(file: Path, limit: int) -> bytes | None:
 def _is_latent(name: str) -> bool:
     base = name.rsplit("/", 1)[-1]
     return base.startswith("img-mean-std-") and base.endswith(".npy")
-
-
-def _is_data(name: str) -> bool:
-    return is_image_name(name) or (name.endswith(".npy") and not name.startswith("."))
-
-
-def _keep(name: str) -> bool:
-    return _is_data(name.rsplit("/", 1)[-1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import bad_image, decode
+from data.formats import by_suffix, is_picture_file, said
 from data.readers.base import Found
 from data.readers.edm_zip import EdmSource, is_edm
 from data.readers.layout import (
@@ -21,7 +22,7 @@ from data.readers.layout import (
     named_splits,
     word_names,
 )
-from data.sources import PathTable, Source, check_split, is_image_name, resolution_name, split_of
+from data.sources import PathTable, Source, check_split, resolution_name, split_of
 from storage.errors import DataError
 from storage.files import Damaged, read_json
 from storage.listing import list_digest
@@ -90,11 +91,13 @@ class FolderSource:
         self.base = Path(base) if base is not None else self.root
         self.split = split
         self.name = name or (self.base.name if split is None else f"{self.base.name}/{split}")
-        paths = list_files(self.root)
+        unread: list[str] = []
+        paths = list_files(self.root, left_out=unread)
+        self.left_out = by_suffix(unread)
         if not paths:
             raise DataError(
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
-                "is it the right folder?"
+                f"{said(self.left_out) or 'is it the right folder?'}"
             )
         table = _read_beside([self.root], ANNOTATIONS)
         if table is not None and len({p.split("/", 1)[0] for p in paths}) == 1:
@@ -267,7 +270,7 @@ def splits_in(root: Path) -> dict[str, Path]:
         return found  # two of these names together are no coincidence
     for entry in entries(root):
         if os.path.isdir(entry.path) and split_of(entry.name) is None and entry.name[0] != ".":
-            if any(is_image_name(e.name) for e in entries(entry.path)):
+            if any(is_picture_file(e.path) for e in entries(entry.path)):
                 return {}  # a sibling full of images: `train` is a class (of locomotives)
     return found
 
@@ -289,7 +292,7 @@ def _has_pictures(entry: os.DirEntry[str]) -> bool:
         return False
     inside = entries(entry.path)
     below = (e for folder in inside if os.path.isdir(folder.path) for e in entries(folder.path))
-    return any(is_image_name(e.name) for group in (inside, below) for e in group)
+    return any(is_picture_file(e.path) for group in (inside, below) for e in group)
 
 
 _RESOLUTION = re.compile(r"^(.*)_(\d+)x\2$")

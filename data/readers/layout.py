@@ -5,20 +5,36 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 
-from data.sources import SPLIT_ALIASES, SPLITS, is_image_name
+from data.formats import head_of, takes
+from data.sources import SPLIT_ALIASES, SPLITS
 from storage.errors import DataError
 
 # Tiny ImageNet's table of the classes of its val split.
 ANNOTATIONS = "val_annotations.txt"
 
 
-def list_files(root: str | os.PathLike, keep: Callable[[str], bool] = is_image_name) -> list[str]:
-    """Files under `root` whose name `keep` accepts, as sorted `/`-joined relative paths.
+def list_files(
+    root: str | os.PathLike,
+    keep: Callable[[str], bool] | None = None,
+    *,
+    also: tuple[str, ...] = (),
+    left_out: list[str] | None = None,
+) -> list[str]:
+    """Files under `root`, as sorted `/`-joined relative paths: those whose name `keep` accepts, or
+    else pictures (`data.formats`) and what has a suffix of `also`.
 
-    Follows links; hidden entries and `__MACOSX` are left out; a link to a folder above is not
-    entered.
+    left_out: is given the names of pictures of formats that are not read. Follows links; hidden
+    entries and `__MACOSX` are left out; a link to a folder above is not entered.
     """
+
+    def taken(entry: os.DirEntry[str]) -> bool:
+        if keep is not None:
+            return keep(entry.name)
+        head = partial(head_of, entry.path)
+        return entry.name.endswith(also) or takes(entry.name, head, left_out)
+
     found: list[str] = []
 
     def walk(folder: str, prefix: str, above: frozenset) -> None:
@@ -29,7 +45,7 @@ def list_files(root: str | os.PathLike, keep: Callable[[str], bool] = is_image_n
                 real = os.path.realpath(entry.path)
                 if real not in above:
                     walk(entry.path, f"{prefix}{entry.name}/", above | {real})
-            elif keep(entry.name):
+            elif taken(entry):
                 found.append(prefix + entry.name)
 
     walk(os.fspath(root), "", frozenset([os.path.realpath(root)]))

@@ -11,13 +11,15 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from data.decode import bad_image, decode
+from data.formats import HEAD, by_suffix, said, takes
 from data.readers.base import Found
 from data.readers.layout import (
     ANNOTATIONS,
@@ -26,7 +28,7 @@ from data.readers.layout import (
     named_splits,
     word_names,
 )
-from data.sources import PathTable, check_split, is_image_name, split_of
+from data.sources import PathTable, check_split, split_of
 from storage.errors import DataError
 from storage.listing import list_digest
 
@@ -161,7 +163,8 @@ class ZipSource(MemberSource):
         self, file: str | os.PathLike, *, split: str | None = None, name: str | None = None
     ) -> None:
         self.file = Path(file)
-        members = list_members(self.file)
+        unread: list[str] = []
+        members = list_members(self.file, left_out=unread)
         prefix = whole = _common_folder(members)
         splits = _splits(members, prefix)
         if splits and split is None:
@@ -177,6 +180,7 @@ class ZipSource(MemberSource):
             split = None
         self.split = split
         self.name = name or (self.file.stem if split is None else f"{self.file.stem}/{split}")
+        self.left_out = by_suffix(n for n in unread if n.startswith(prefix))
         members = sorted(
             (m for m in members if m.filename.startswith(prefix)), key=lambda m: m.filename
         )
@@ -222,9 +226,14 @@ def opened_zip(file: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def list_members(
-    file: Path, keep: Callable[[str], bool] = is_image_name, what: str = "images"
+    file: Path, also: tuple[str, ...] = (), left_out: list[str] | None = None
 ) -> list[zipfile.ZipInfo]:
-    """Members whose name `keep` accepts, readable ones only; DataError if there are none."""
+    """Pictures in a zip (`data.formats`), and files with a suffix of `also`.
+
+    left_out: is given the names of pictures of formats that are not read. DataError if there is
+    nothing, or something that cannot be read.
+    """
+    unread: list[str] = [] if left_out is None else left_out
     if not file.exists():
         raise DataError(f"{file} does not exist")
     with opened_zip(file) as archive:
@@ -232,9 +241,9 @@ def list_members(
             m
             for m in archive.infolist()
             if not m.is_dir()
-            and keep(m.filename)
             and "__MACOSX" not in m.filename
             and not any(part.startswith(".") for part in m.filename.split("/"))
+            and (m.filename.endswith(also) or takes(m.filename, partial(_head, archive, m), unread))
         ]
     for m in members:
         if m.flag_bits & 0x1:
@@ -245,8 +254,18 @@ def list_members(
                 f"python data/SetupDataset.py --data NAME --source {file}"
             )
     if not members:
-        raise DataError(f"no {what} in {file}")
+        what = "images or latents" if also else "images"
+        raise DataError(f"no {what} in {file}{'; ' if unread else ''}{said(by_suffix(unread))}")
     return members
+
+
+def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """The first bytes of a member; none of one that cannot be read."""
+    try:
+        with archive.open(member) as handle:
+            return handle.read(HEAD)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error):
+        return b""
 
 
 def read_note(archive: zipfile.ZipFile, member: str, limit: int = MAX_NOTE) -> bytes | None:
