@@ -38,6 +38,7 @@ from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
 from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
+from data.told import not_read
 from runtime.cli import prepare
 from runtime.options import add_names
 from storage import files
@@ -504,6 +505,8 @@ def _vae(args: argparse.Namespace) -> tuple[Any, str]:
 def run(args: argparse.Namespace) -> str:
     """Do what the command line says; what there is to say about it."""
     source = open_input(args.source, args.split, args.data_path)
+    if unread := not_read(source):
+        print(f"dataset_tool: {unread}", file=sys.stderr, flush=True)
     if args.command == "convert":
         cores = min(16, len(os.sched_getaffinity(0)))
         count = convert(

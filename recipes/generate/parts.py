@@ -14,6 +14,7 @@ from torch import Tensor
 from data.pyramids import Pyramid
 from data.registry import find, open_source
 from data.sources import check_outside, has_native, is_drawn
+from data.told import not_read
 from data.views.naming import set_name
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
@@ -128,6 +129,8 @@ def inputs(
     if splits and split != "val":
         say(f"{args.data} has no split val: taking {split}")
     source = open_source(args.data, home, split=split)
+    if unread := not_read(source):
+        say(unread)
     if outdir is not None:
         check_outside(source, outdir, "--outdir")
     sizes = [net.input_size, net.resolution]
