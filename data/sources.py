@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from data.formats import is_image_name as is_image_name  # where readers look for it
 from storage.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -32,7 +34,7 @@ class Source(Protocol):
     What some can do besides is a protocol of its own, and is asked for by a function below, which
     knows that subsets have it only if the whole has: DrawsSizes, HoldsSizes (`has_native`,
     `native`), HoldsLatents (`channels_of`, `latent`), KnowsItsLabels (`is_labelled`), NamesClasses
-    (`names_of`). NamesFiles is for who writes files of the same names.
+    (`names_of`), KnowsItsPlace (`place_of`). NamesFiles is for who writes files of the same names.
     """
 
     name: str
@@ -82,6 +84,26 @@ class KnowsItsLabels(Protocol):
     """Says whether its labels were given, or all are 0 for want of any."""
 
     labelled: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source's pictures lie, for people.
+
+    where: `the zip photos.zip`. splits: those of the set, this one among them. unused: what of the
+    set nothing reads.
+    """
+
+    where: str
+    splits: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class KnowsItsPlace(Protocol):
+    """Says where it lies and what else is there."""
+
+    place: Place | None
 
 
 @runtime_checkable
@@ -145,6 +167,13 @@ def left_out_of(source: Source) -> Counter[str]:
     while isinstance(source, Subset):
         source = source.source
     return source.left_out if isinstance(source, LeavesOut) else Counter()
+
+
+def place_of(source: Source) -> Place | None:
+    """Where the pictures of a source, or of the set that it is a part of, lie; None if not told."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source.place if isinstance(source, KnowsItsPlace) else None
 
 
 def namer(source: Source) -> Callable[[int], str]:
@@ -357,7 +386,7 @@ def allowed_bad(n: int) -> int:
 
 def split_of(name: str) -> str | None:
     """The split a folder name stands for (`validation` -> `val`), or None."""
-    lowered = name.lower()
+    lowered = name.strip().lower()
     for split, names in SPLIT_ALIASES.items():
         if lowered in names:
             return split

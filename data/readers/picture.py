@@ -10,7 +10,7 @@ import numpy as np
 from data.decode import decode
 from data.formats import is_picture_file
 from data.readers.base import Found
-from data.sources import Source, check_split
+from data.sources import Place, Source, check_split
 
 
 def recognise(path: Path) -> Found | None:
@@ -32,6 +32,7 @@ class PictureSource:
 
     def __init__(self, file: Path) -> None:
         self.file, self.name, self.classes = file, file.name, [file.stem]
+        self.place: Place | None = Place(f"the file {file}")
 
     def __len__(self) -> int:
         return 1

@@ -23,7 +23,8 @@ def test_pictures_classes_and_what_is_held_out(tmp_path):
         pictures(tmp_path / "pets" / name, 10)
     said = told(*train_val_sources("pets", None, tmp_path))
     assert said == (
-        "data: pets (train part), 18 pictures, 2 classes; validation: pets (val part), 2 pictures"
+        "data: pets (train part), 18 pictures, 2 classes; validation: pets (val part), 2 pictures; "
+        f"no splits; read from the folder {tmp_path / 'pets'}"
     )
 
 
@@ -33,7 +34,10 @@ def test_folders_that_are_no_split_are_named(tmp_path):
     pictures(tmp_path / "camvid" / "masks" / "day", 1)
     (tmp_path / "camvid" / "notes").mkdir()
     said = told(open_source("camvid", tmp_path)).splitlines()
-    assert said[0] == "data: camvid/train, 3 pictures, no classes"
+    assert said[0] == (
+        "data: camvid/train, 3 pictures, no classes; splits train, val; "
+        f"read from the folder {tmp_path / 'camvid'}"
+    )
     assert said[1] == "not used: masks, trainannot, valannot (no split's name)"
 
 
