@@ -254,7 +254,7 @@ def _keep_id(file: Path, given: str | None) -> str:
     """The W&B id of a run directory: what the file says, else `given`, else a new one, written."""
     if file.exists():
         kept = file.read_text().strip()
-        if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", kept):
+        if re.fullmatch(r"[A-Za-z0-9_.+=@~-]{1,128}", kept):
             return kept
     new = given or secrets.token_hex(4)
     write_text(file, new + "\n")
