@@ -9,6 +9,7 @@ lock            held for life by the process that writes here
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runtime import inputs as known_inputs
 from runtime import provenance
@@ -119,15 +120,33 @@ def derived(args: Namespace, asked: Namespace | None, exclude: Iterable[str]) ->
     return {name: values[name] for name in changed(before, values, ()) if name in values}
 
 
-def admit(path: Path, meta: Mapping[str, Any], script: str, derived: Mapping[str, Any]) -> None:
-    """Whether a run may go on from a checkpoint, by its meta.json; see also `refuse_changes`.
+class Asked(Protocol):
+    """What a launch asks for, as far as it decides whether it may go on from an earlier one.
 
-    derived: what follows from the data, by option. Errors: CheckpointError for another script's,
-    UsageError as `refuse_derived`.
+    derived: what follows from the data, by option. exclude: shaping flags that may change.
+    typed_as: flag -> its option, where that has another name. inputs: what it reads; a path to the
+    same is no change.
     """
-    if meta["script"] != script:
-        raise CheckpointError(f"{path} was written by {meta['script']}, not by {script}")
-    refuse_derived(meta["args"], derived, str(path))
+
+    script: str
+    flags: dict[str, Any]
+    derived: dict[str, Any]
+    exclude: frozenset[str]
+    typed_as: dict[str, str]
+    inputs: Inputs
+
+
+def admit(path: Path, meta: Mapping[str, Any], run: Asked) -> None:
+    """Whether a run may go on from a checkpoint, by its meta.json.
+
+    Errors: CheckpointError for another script's, UsageError as `refuse_derived` and
+    `refuse_changes`.
+    """
+    if meta["script"] != run.script:
+        raise CheckpointError(f"{path} was written by {meta['script']}, not by {run.script}")
+    refuse_derived(meta["args"], run.derived, str(path))
+    free = run.exclude | known_inputs.moved(path.parent.parent, meta, run.inputs, run.flags)
+    refuse_changes(meta["shaping"], run.flags, path, free, run.typed_as)
 
 
 def refuse_derived(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
@@ -242,30 +261,21 @@ class RunDir:
         say(f"args.json is {wrong}: restored from checkpoint {known['restored_from']}{kept}")
         return known
 
-    def admit(
-        self,
-        script: str,
-        flags: dict[str, Any],
-        exclude: Iterable[str],
-        typed_as: Mapping[str, str] | None = None,
-        say: Callable[[str], object] = print,
-        inputs: Inputs | None = None,
-    ) -> bool:
+    def admit(self, run: Asked, say: Callable[[str], object]) -> bool:
         """Refuse the directory of another script, or one trained with other shaping flags.
 
-        inputs: what the run reads; a path to the same is no change. say: told what was wrong.
-        True if args.json may be written: before there is any checkpoint, flags may be corrected.
-        Errors: UsageError.
+        say: told where args.json is of no use. True if it may be written: before there is any
+        checkpoint, flags may be corrected. Errors: UsageError.
         """
         known = self.read_args(say)
         if known is None:
             return True
-        if known.get("script") != script:
-            raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {script}")
+        if known.get("script") != run.script:
+            raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {run.script}")
         if not any((self.path / "checkpoints").glob("step-*")):
             return True
-        moved = known_inputs.moved(self.path, known, inputs or {}, flags)
-        refuse_changes(known["shaping"], flags, self.path, {*exclude, *moved}, typed_as)
+        free = run.exclude | known_inputs.moved(self.path, known, run.inputs, run.flags)
+        refuse_changes(known["shaping"], run.flags, str(self.path), free, run.typed_as)
         return False
 
     def take_id(self, uid: str | None, say: Callable[[str], object]) -> str | None:
@@ -278,7 +288,8 @@ class RunDir:
             return None
         has = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
         if not has:
-            files.write_text(file, uid + "\n")
+            with contextlib.suppress(OSError):  # a full disk: the checkpoint has it too
+                files.write_text(file, uid + "\n")
         elif has != uid:
             say(f"--uid {uid}: this run has its figures under the W&B id {has}, which stays")
             return has
@@ -366,6 +377,18 @@ class RunDir:
         """Append a line to log.txt."""
         with contextlib.suppress(OSError):
             files.append_line(self.path / "log.txt", f"{timestamp()} {text}")
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a script ends with because of an error: its `exit_code`, that of SystemExit, 7 for a
+    full disk, else 1."""
+    code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", None)
+    if isinstance(error, SystemExit) and code is None:
+        return 0
+    if isinstance(code, int) and not isinstance(code, bool):
+        return code
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return 7 if full else 1
 
 
 def timestamp() -> str:
