@@ -64,16 +64,16 @@ def choose(run: Named, resume: Resume, results: str | None) -> tuple[Path, list[
     anew = resume.lineage == "0"
     if resume.run_dir is not None:
         path = Path(os.path.abspath(resume.run_dir.expanduser()))
-    if run.uid is not None:
-        own = by_id(home, run.uid, run, must=resume.run_dir is None and resume.is_rewind())
-        if resume.run_dir is not None and (
-            own not in (None, path) or (own is None and run.uid not in (ids_of(path) or [run.uid]))
-        ):
-            whose = f"is the id of {own}" if own else f"is not that of {path}: {ids_of(path)[0]}"
-            raise UsageError(f"--uid {run.uid} {whose}: leave out --uid or --outdir")
-        if resume.run_dir is None and own is not None:
+    if run.uid is not None and resume.run_dir is None:
+        own = by_id(home, run.uid, run, must=resume.is_rewind())
+        if own is not None:
             said = [] if own == path else [f"going on with {own.name}, the run of --uid {run.uid}"]
             return own, said
+    elif run.uid is not None and run.uid not in (ids := ids_of(path)):
+        other = by_id(home, run.uid, run, must=False)
+        if ids or other:
+            whose = f"is the id of {other}" if other else f"is not that of {path}: {ids[0]}"
+            raise UsageError(f"--uid {run.uid} {whose}; leave out --uid or --outdir")
     return (path, []) if resume.run_dir is not None else settle(path, run, anew)
 
 

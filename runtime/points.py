@@ -14,6 +14,8 @@ from storage.files import read_last_lines, read_lines
 
 def count(metrics: Path) -> dict[str, int]:
     """What a checkpoint remembers of metrics.jsonl; {} where it cannot be read."""
+    if not metrics.exists():
+        return {"lines": 0, "last": 0}
     try:
         with open(metrics, "rb") as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
