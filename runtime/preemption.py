@@ -5,6 +5,7 @@ all.  The step is finished, the state saved, and the process exits 75.
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -93,6 +94,8 @@ def _end_workers() -> None:
 
     multiprocessing would send them SIGTERM, to which they are deaf, and wait for ever.
     """
+    with contextlib.suppress(ValueError):  # torch's handler would call their end an error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
