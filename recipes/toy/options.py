@@ -14,6 +14,7 @@ from runtime.options import (
     LENGTH,
     NO_EFFECT,
     USUAL,
+    Rules,
     Table,
     add_options,
     add_preset,
@@ -178,11 +179,25 @@ def check_train(args: Namespace) -> None:
     args.guidance = bool(args.guide_path)
     if args.interpol and not args.guidance:
         raise ValueError("--interpol guides the score: it needs --guide")
-    selection.check(args, OPTIONS)
+    selection.check(args, OPTIONS, PRESETS)
+    selection.check_jest_options(args, OPTIONS, PRESETS)
     if (args.early or args.late) and not (args.acid or args.guidance):
         raise ValueError("--early and --late of a random selection need a --guide")
     if args.selection:
         selection_picker(args).size(args.batch_size)
+    check_effects(args)
+
+
+def check_effects(args: Namespace) -> None:
+    """What every run has and the toy has no use for is refused. Errors: ValueError."""
+    rules = Rules(args, {**OPTIONS, **{f"run, {k}": v for k, v in run_table().items()}}, PRESETS)
+    for name, what in (
+        ("num_workers", "data that are read, and the toy's points are drawn"),
+        ("compile", "larger networks"),
+    ):
+        rules.belongs(name, what, False)
+    if args.precision not in ("auto", "fp32"):
+        raise ValueError(f"--precision {args.precision}: the toy computes in fp32")
 
 
 def check_test(args: Namespace) -> None:
