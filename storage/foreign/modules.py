@@ -102,15 +102,18 @@ class StoredTensor(NamedTuple):
         return torch.from_numpy(np.array(view, np.float32, order="C"))
 
 
-def read_modules(path: Path, classes: re.Pattern[str]) -> Any:
+def read_modules(path: Path, classes: re.Pattern[str], names: set[str] | None = None) -> Any:
     """The value in a pickle: containers and plain values as they are, modules and other objects as
     `Inert`, tensors as `StoredTensor`.
 
-    classes: names `module.Class` that may occur beside those of torch, as a pattern. Raises
-    PickleError (`Refused` for a name that is not expected), OSError; see `reading`.
+    classes: names `module.Class` that may occur beside those of torch, as a pattern. names: gets
+    all that occur, which tells whose code wrote the file. Raises PickleError (`Refused` for a name
+    that is not expected), OSError; see `reading`.
     """
 
     def allowed(name: str) -> bool:
+        if names is not None:
+            names.add(name)
         listed = name in _GLOBALS or _PATTERNS.fullmatch(name) is not None
         return listed or classes.fullmatch(name) is not None
 
