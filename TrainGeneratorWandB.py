@@ -43,6 +43,8 @@ def main(args: argparse.Namespace) -> None:
         shaping_exclude=tagged(OPTIONS, EXECUTION),
         length=tagged(OPTIONS, LENGTH),
         keep_schedule=args.keep_schedule,
+        inputs=lambda: parts.inputs(args),
+        uid=args.uid,
         milestone_every=args.num_iteration,
     ) as run:
         # Data: one picture at every resolution. Flip and corruption are functions of (loop, image),

@@ -151,6 +151,18 @@ short_name = text_called("NAME")
 data_set = text_called("NAME|DIR")
 
 
+def wandb_id(value: str) -> str:
+    """Type of the id of a run in W&B: up to 128 characters, and which they may be."""
+    if re.fullmatch(r"[A-Za-z0-9_.+=@~-]{1,128}", value) and value.strip("."):
+        return value
+    raise argparse.ArgumentTypeError(
+        f"{value!r} is no W&B id: letters, digits and _ - . + = @ ~, at most 128 of them"
+    )
+
+
+called("ID", wandb_id)
+
+
 def gpu_number(value: str) -> int:
     """Type of a GPU: its number, 0 or cuda:0 (cuda alone is the first)."""
     match = re.fullmatch(r"cuda(?::(\d+))?", value)

@@ -16,9 +16,10 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data.prepare.digests import pin_fault, recorded_fault
+from data.readers.tree import member_name
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
@@ -293,16 +294,10 @@ def _unsafe(archive: Path, what: str) -> DataError:
 
 
 def _safe_name(name: str, archive: Path) -> str:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    inside = [p for p in parts if p != "."]
-    if (
-        name.startswith(("/", "\\"))
-        or ".." in parts
-        or "\0" in name
-        or re.match(r"[A-Za-z]:", name)
-    ):
+    inside = member_name(name)
+    if inside is None:
         raise _unsafe(archive, f"unsafe member {name[:100]!r}")
-    return "/".join(inside)
+    return inside
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
@@ -316,7 +311,8 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
             if info.flag_bits & 0x1:
                 raise DataError(f"{archive} is encrypted; unpack it by hand")
         for info in opened.infolist():
-            yield info.filename, None if info.is_dir() else (lambda i=info: opened.open(i))
+            folder = info.filename.endswith(("/", "\\"))
+            yield info.filename, None if folder else (lambda i=info: opened.open(i))
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from data.pyramids import Pyramid
 from data.registry import find, open_source
 from data.sources import check_outside, has_native, is_drawn
+from data.told import told
 from data.views.naming import set_name
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
@@ -129,6 +130,7 @@ def inputs(
         say(f"{args.data} has no split val: taking {split}")
     sizes = [net.input_size, net.resolution]
     source = open_source(args.data, home, split=split, sizes=sizes)
+    say(told(source))
     if outdir is not None:
         check_outside(source, outdir, "--outdir")
     pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=len(source))
