@@ -252,7 +252,7 @@ class Run:
         saved = self._saver.saved_step == self.completed
         return f"{name}: {last_words(self.completed, saved, steps != [0], requeue)}"
 
-    def _close(self, state: str, code: int, message: str) -> None:
+    def _close(self, state: str, code: int, message: str = "") -> None:
         # The status first: nothing that curves or W&B do then can change it.
         self._status(state, code, message)
         self._logs.close(code)
