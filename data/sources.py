@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from data.formats import is_image_name as is_image_name  # where readers look for it
 from storage.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -20,20 +22,6 @@ SPLIT_ALIASES = {
     "test": ("test", "testing"),
 }
 CROPS = ("squash", "center")
-IMAGE_SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".pbm",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
 
 
 @runtime_checkable
@@ -119,6 +107,13 @@ class KnowsItsPlace(Protocol):
 
 
 @runtime_checkable
+class LeavesOut(Protocol):
+    """Knows how many pictures of formats that are not read lie among its own, by suffix."""
+
+    left_out: Counter[str]
+
+
+@runtime_checkable
 class NamesFiles(Protocol):
     """Has a name for each picture inside the set: `relative(i)`, with `/` between its parts."""
 
@@ -165,6 +160,15 @@ def names_of(source: Source) -> list[str]:
     return list(words or source.classes)
 
 
+def left_out_of(source: Source) -> Counter[str]:
+    """Pictures that lie in a set and are of formats that are not read, by suffix."""
+    if isinstance(source, Joined):
+        return sum((left_out_of(part) for part in source.sources), Counter[str]())
+    while isinstance(source, Subset):
+        source = source.source
+    return source.left_out if isinstance(source, LeavesOut) else Counter()
+
+
 def place_of(source: Source) -> Place | None:
     """Where the pictures of a source, or of the set that it is a part of, lie; None if not told."""
     while isinstance(source, Subset):
@@ -182,12 +186,6 @@ def namer(source: Source) -> Callable[[int], str]:
     if isinstance(source, Joined):
         return source.part_and_name
     return source.relative if isinstance(source, NamesFiles) else str
-
-
-def is_image_name(name: str) -> bool:
-    """True for the file names read as images: a known suffix, not hidden, not macOS litter."""
-    base = name.rsplit("/", 1)[-1]
-    return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith(".")
 
 
 class PathTable(Sequence[str]):

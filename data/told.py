@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data import formats
 from data.readers.tree import FolderTree, understand
-from data.sources import Source, channels_of, is_drawn, is_labelled, place_of
+from data.sources import Source, Subset, channels_of, is_drawn, is_labelled, left_out_of, place_of
 
 
 def told(train: Source, held: Source | None = None) -> str:
@@ -25,7 +26,18 @@ def told(train: Source, held: Source | None = None) -> str:
         said += f"; {_splits(place.splits)}; read from {place.where}"
         if other is not None and other.where != place.where:
             said += f", validation from {other.where}"
-    return said + (f"\n{_unused(place.unused)}" if place is not None and place.unused else "")
+    if place is not None and place.unused:
+        said += f"\n{_unused(place.unused)}"
+    for source in {id(s): s for s in (_whole(train), _whole(held or train))}.values():
+        if unread := not_read(source):
+            said += f"\n{unread}"
+    return said
+
+
+def not_read(source: Source) -> str:
+    """`set/train: left out: 6 .heic (formats that are not read)`; "" if nothing is."""
+    unread = formats.said(left_out_of(source))
+    return f"{_whole(source).name}: {unread}" if unread else ""
 
 
 def not_used(root: Path) -> str:
@@ -39,6 +51,13 @@ def _unused(what: tuple[str, ...]) -> str:
 
 def _splits(splits: tuple[str, ...]) -> str:
     return f"splits {', '.join(splits)}" if splits else "no splits"
+
+
+def _whole(source: Source) -> Source:
+    """The set that a source is a part of."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source
 
 
 def _counted(source: Source) -> str:

@@ -44,8 +44,8 @@ def list_digest(names: Iterable[str]) -> str:
 
 
 def has_listing(folder: Path) -> bool:
-    """Whether a run's folder says what it is trained on."""
-    return (folder / RECORD).exists()
+    """Whether a run's folder says what it is trained on, in a file that can be read."""
+    return isinstance((read_object(folder / RECORD) or {}).get("digest"), str)
 
 
 def write_listing(folder: Path, listing: Listing) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import bad_image, decode
+from data.formats import by_suffix
 from data.readers.layout import list_files
 from data.readers.tree import (
     NOTES,
@@ -30,7 +31,7 @@ from data.readers.tree import (
     understand,
 )
 from data.readers.zip_index import MAX_MEMBER, MemberSource, ZipIndex
-from data.sources import PathTable, Place, is_image_name
+from data.sources import PathTable, Place
 from storage.errors import DataError, DataShapeError, one_line
 
 LABELS = NOTES
@@ -67,11 +68,12 @@ class EdmSource(MemberSource):
         self.root = Path(root)
         self.name = name or (self.root.stem if self.root.is_file() else self.root.name)
         tree: FolderTree | NameTree
+        unread: list[str] = []
         if self.root.is_dir():
             tree = FolderTree(self.root)
             layout = understand(tree)
             at = layout.at if at is None else at
-            names = list_files(tree.where(at), _is_data)
+            names = list_files(tree.where(at), also=_is_array, left_out=unread)
             if not names:
                 raise DataError(f"no images or latents in {self.root}")
             self._files = _FolderFiles(Path(tree.where(at)), names)
@@ -80,7 +82,7 @@ class EdmSource(MemberSource):
             index = index or ZipIndex(self.root)
             tree, layout = index.tree, index.layout
             at = layout.at if at is None else at
-            members = index.pictures(at, _keep, "images or latents")
+            members = index.pictures(at, _is_array, unread)
             names = [m[len(at) :] for m in members]
             self._files = index.files(members)
             self.place = index.place()
@@ -88,6 +90,7 @@ class EdmSource(MemberSource):
         latents = [n.endswith(".npy") for n in names]
         if any(latents) != all(latents):
             raise DataError(f"{self.root} holds pictures and latents; make two sets of them")
+        self.left_out = by_suffix(unread)
         self.channels = LATENTS if latents[0] else 3
         self._paths = PathTable(names)
         text = tree.read(note_at + LABELS, notes_limit(len(names)))
@@ -281,9 +284,6 @@ def read_npy(data: bytes, name: str) -> np.ndarray:
     return array
 
 
-def _is_data(name: str) -> bool:
-    return is_image_name(name) or (name.endswith(".npy") and not name.startswith("."))
-
-
-def _keep(name: str) -> bool:
-    return _is_data(name.rsplit("/", 1)[-1])
+def _is_array(name: str) -> bool:
+    base = name.rsplit("/", 1)[-1]
+    return base.endswith(".npy") and not base.startswith(".")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import bad_image, decode
+from data.formats import by_suffix, said
 from data.readers.base import Found, refused
 from data.readers.edm_zip import EdmSource
 from data.readers.layout import (
@@ -27,7 +28,6 @@ from data.sources import (
     Place,
     Source,
     check_split,
-    is_image_name,
     resolution_name,
     split_of,
 )
@@ -106,7 +106,9 @@ class FolderSource:
         self.base = Path(base) if base is not None else self.root
         self.split = split
         self.name = name or (self.base.name if split is None else f"{self.base.name}/{split}")
-        found = list_files(self.root, lambda n: n == NOTES or is_image_name(n))
+        unread: list[str] = []
+        found = list_files(self.root, also=NOTES.__eq__, left_out=unread)
+        self.left_out = by_suffix(unread)
         paths = [p for p in found if not p.endswith(NOTES)]
         tree = FolderTree(self.root)
         refuse_labels(tree, "", (p for p in found if p.endswith(NOTES)))
@@ -118,7 +120,7 @@ class FolderSource:
                 )
             raise DataError(
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
-                "is it the right folder?"
+                f"{said(self.left_out) or 'is it the right folder?'}"
             )
         table = _read_beside([self.root], ANNOTATIONS)
         if table is not None and len({p.split("/", 1)[0] for p in paths}) == 1:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
+from data.formats import head_of, takes
 from data.readers.tree import NOTES, Tree, is_rubbish, speaks_of_labels
-from data.sources import is_image_name, split_of
+from data.sources import split_of
 from storage.errors import DataError
 
 # Tiny ImageNet's table of the classes of its val split.
@@ -16,12 +18,27 @@ ANNOTATIONS = "val_annotations.txt"
 _NOTE_SUFFIXES = (".csv", ".html", ".json", ".md", ".pdf", ".txt", ".xml", ".yaml", ".yml")
 
 
-def list_files(root: str | os.PathLike, keep: Callable[[str], bool] = is_image_name) -> list[str]:
-    """Files under `root` whose name `keep` accepts, as sorted `/`-joined relative paths.
+def list_files(
+    root: str | os.PathLike,
+    keep: Callable[[str], bool] | None = None,
+    *,
+    also: Callable[[str], bool] | None = None,
+    left_out: list[str] | None = None,
+) -> list[str]:
+    """Files under `root`, as sorted `/`-joined relative paths: those whose name `keep` accepts, or
+    else pictures (`data.formats`) and those whose name `also` accepts.
 
-    Follows links; hidden entries and `__MACOSX` are left out; a link to a folder above is not
-    entered.
+    left_out: is given the names of pictures of formats that are not read. Follows links; hidden
+    entries and `__MACOSX` are left out; a link to a folder above is not entered.
     """
+
+    def taken(entry: os.DirEntry[str]) -> bool:
+        if keep is not None:
+            return keep(entry.name)
+        if also is not None and also(entry.name):
+            return True
+        return takes(entry.name, partial(head_of, entry.path), left_out)
+
     found: list[str] = []
 
     def walk(folder: str, prefix: str, above: frozenset) -> None:
@@ -32,7 +49,7 @@ def list_files(root: str | os.PathLike, keep: Callable[[str], bool] = is_image_n
                 real = os.path.realpath(entry.path)
                 if real not in above:
                     walk(entry.path, f"{prefix}{entry.name}/", above | {real})
-            elif keep(entry.name):
+            elif taken(entry):
                 found.append(prefix + entry.name)
 
     walk(os.fspath(root), "", frozenset([os.path.realpath(root)]))

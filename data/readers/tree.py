@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from data.sources import SPLITS, is_image_name, split_of
+from data.formats import head_of, takes
+from data.sources import SPLITS, split_of
 from storage.errors import DataError
 
 NOTES = "dataset.json"
@@ -74,9 +76,9 @@ def is_latent(name: str) -> bool:
     return base.startswith("img-mean-std-") and base.endswith(".npy")
 
 
-def is_data(name: str) -> bool:
-    """Whether a file has the name of a picture or of latents."""
-    return is_image_name(name) or is_latent(name)
+def is_data(name: str, head: Callable[[], bytes]) -> bool:
+    """Whether a file is a picture or latents; head: gives its first bytes (`data.formats`)."""
+    return is_latent(name) or takes(name, head)
 
 
 class Tree(Protocol):
@@ -97,8 +99,16 @@ class Tree(Protocol):
     def read(self, name: str, limit: int) -> bytes | None:
         """A file's bytes, None if it is not there; DataError if it has more than `limit`."""
 
+    def head(self, name: str) -> bytes:
+        """The first bytes of a file."""
+
     def where(self, at: str) -> str:
         """How messages call a folder or file."""
+
+
+def _holds(tree: Tree, at: str) -> Iterator[str]:
+    """Files in a folder that are pictures or latents."""
+    return (n for n in tree.files(at) if is_data(n, partial(tree.head, at + n)))
 
 
 class FolderTree:
@@ -139,6 +149,9 @@ class FolderTree:
         first = [f"{at}{name}/" for name in self.folders(at)[:1]]
         return any(is_latent(f) for folder in (at, *first) for f in self.files(folder))
 
+    def head(self, name: str) -> bytes:
+        return head_of(self.where(name))
+
     def read(self, name: str, limit: int) -> bytes | None:
         return read_file(Path(self.where(name)), limit)
 
@@ -161,7 +174,7 @@ def _any_data(folder: str, above: frozenset[str]) -> bool:
                     continue
                 if _is_folder(entry):
                     inside.append(entry.path)
-                elif is_data(entry.name):
+                elif is_data(entry.name, partial(head_of, entry.path)):
                     return True
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error.strerror}") from None
@@ -198,7 +211,7 @@ def read_file(file: Path, limit: int) -> bytes | None:
 class NameTree:
     """The names of an archive: `files` and (also empty) `folders`, as `member_name` gives them.
 
-    read(name, limit) gives a file's bytes.
+    read(name, limit) gives a file's bytes, head(name) its first.
     """
 
     def __init__(
@@ -207,8 +220,9 @@ class NameTree:
         files: Iterable[str],
         folders: Iterable[str],
         read: Callable[[str, int], bytes | None],
+        head: Callable[[str], bytes] = lambda name: b"",
     ) -> None:
-        self.root, self.read = os.fspath(root), read
+        self.root, self.read, self.head = os.fspath(root), read, head
         self._files: dict[str, list[str]] = {"": []}
         self._data: set[str] = set()
         self._latents: list[str] = []
@@ -216,7 +230,7 @@ class NameTree:
             above, _, base = name.rpartition("/")
             at = f"{above}/" if above else ""
             self._files.setdefault(at, []).append(base)
-            if at not in self._data and is_data(base):
+            if at not in self._data and is_data(base, partial(head, name)):
                 self._data.add(at)
             if is_latent(base):
                 self._latents.append(name)
@@ -292,14 +306,14 @@ def understand(tree: Tree) -> Layout:
     while True:
         splits, unclear = _splits(tree, at)
         noted = has_notes(tree, at)
-        if splits or noted or any(is_data(name) for name in tree.files(at)):
+        if splits or noted or any(_holds(tree, at)):
             break
         # no more than two are asked for: a set of a thousand classes is looked into but twice
         full = list(islice((n for n in tree.folders(at) if tree.has_data(f"{at}{n}/")), 2))
         if len(full) != 1:
             break
         below = f"{at}{full[0]}/"
-        if any(is_data(name) for name in tree.files(below)) and not has_notes(tree, below):
+        if any(_holds(tree, below)) and not has_notes(tree, below):
             break  # the folder of a single class
         at = below
     if not splits and not noted:
@@ -318,7 +332,7 @@ def _splits(tree: Tree, at: str) -> tuple[dict[str, str], dict[str, str]]:
         # two of these names together are no coincidence; one beside a folder full of pictures
         # is a class (of locomotives)
         others = (name for name in tree.folders(at) if split_of(name) is None)
-        if any(is_data(f) for name in others for f in tree.files(f"{at}{name}/")):
+        if any(any(_holds(tree, f"{at}{name}/")) for name in others):
             return {}, {}
     unclear = {split: " and ".join(names) for split, names in named.items() if len(names) > 1}
     return {split: f"{at}{names[0]}/" for split, names in named.items()}, unclear
@@ -331,7 +345,7 @@ def _unused(tree: Tree, at: str, splits: dict[str, str]) -> tuple[str, ...]:
     others = [name for name in tree.folders(at) if name not in used]
     full = [name for name in others if tree.has_data(f"{at}{name}/")]
     empty = [name for name in others if split_of(name) and name not in full]
-    loose = sum(1 for name in tree.files(at) if is_image_name(name))
+    loose = sum(1 for _ in _holds(tree, at))
     said = [f"{', '.join(full)} (no split's name)"] if full else []
     said += [f"{', '.join(empty)} (no pictures)"] if empty else []
     said += [f"{loose} picture{'s' * (loose > 1)} beside the splits"] if loose else []

@@ -14,17 +14,19 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from data.decode import bad_image
+from data.formats import HEAD, by_suffix, said, takes
 from data.readers.tree import (
     Layout,
     NameTree,
     is_archive,
-    is_data,
+    is_latent,
     is_visible,
     member_name,
     understand,
@@ -56,6 +58,7 @@ class ZipIndex:
         if not file.exists():
             raise DataError(f"{file} does not exist")
         self.members: dict[str, zipfile.ZipInfo] = {}
+        self._heads: dict[str, bytes] = {}  # of members whose names tell nothing
         folders = []
         with opened_zip(file) as archive:
             for member in archive.infolist():
@@ -69,11 +72,11 @@ class ZipIndex:
                     continue
                 if member.filename[-1] in "/\\":
                     folders.append(name)
-                elif name in self.members and is_data(name):
+                elif name in self.members and (is_latent(name) or is_image_name(name)):
                     raise DataError(f"unsafe archive {file}: two members named {name[:100]}")
                 else:
                     self.members[name] = member
-        self.tree = NameTree(file, self.members, folders, self.read)
+        self.tree = NameTree(file, self.members, folders, self.read, self.head)
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -87,19 +90,42 @@ class ZipIndex:
         with opened_zip(self.file) as archive:
             return read_note(archive, member, limit)
 
+    def head(self, name: str) -> bytes:
+        """The first bytes of a file; none of one that cannot be read."""
+        if name not in self._heads:
+            self._heads[name] = b""
+            with (
+                contextlib.suppress(DataError, RuntimeError, zlib.error),
+                opened_zip(self.file) as archive,
+                archive.open(self.members[name]) as handle,
+            ):
+                self._heads[name] = handle.read(HEAD)
+        return self._heads[name]
+
     def pictures(
-        self, at: str = "", keep: Callable[[str], bool] = is_image_name, what: str = "images"
+        self,
+        at: str = "",
+        also: Callable[[str], bool] | None = None,
+        left_out: list[str] | None = None,
     ) -> list[str]:
-        """Names below a folder that `keep` accepts, sorted; DataError for none, or one that cannot
-        be read.
+        """Names below a folder, sorted, of pictures (`data.formats`) and what `also` accepts.
+
+        left_out: is given the names of pictures of formats that are not read. DataError for none,
+        or one that cannot be read.
         """
-        names = sorted(n for n in self.members if n.startswith(at) and keep(n))
+        unread: list[str] = [] if left_out is None else left_out
+        below = (n for n in self.members if n.startswith(at))
+        names = sorted(
+            n for n in below if (also and also(n)) or takes(n, partial(self.head, n), unread)
+        )
         for name in names:
             self._check(self.members[name])
         if not names:
             archives = [n for n in self.members if is_archive(n)]
             held = f"; it holds {archives[0]}, give that" if archives else ""
-            raise DataError(f"no {what} in {self.file}{held}")
+            what = "images or latents" if also else "images"
+            other = f"; {said(by_suffix(unread))}" if unread else ""
+            raise DataError(f"no {what} in {self.file}{held}{other}")
         return names
 
     def _check(self, m: zipfile.ZipInfo) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import decode
+from data.formats import by_suffix
 from data.readers.base import Found, refused
 from data.readers.edm_zip import EdmSource
 from data.readers.layout import (
@@ -87,7 +88,9 @@ class ZipSource(MemberSource):
             split = None
         self.split = split
         self.name = name or (self.file.stem if split is None else f"{self.file.stem}/{split}")
-        names = index.pictures(prefix)
+        unread: list[str] = []
+        names = index.pictures(prefix, left_out=unread)
+        self.left_out = by_suffix(unread)
         paths = [n[len(prefix) :] for n in names]
         notes = [n[len(prefix) :] for n in index.members if n.endswith(NOTES)]
         refuse_labels(index.tree, prefix, notes)
