@@ -25,7 +25,7 @@ import torch
 
 from data.registry import open_source
 from data.sources import Subset, check_outside, evenly
-from data.told import not_read
+from data.told import told
 from data.uint8_cache import UInt8Cache
 from data.views.generated import Acceptance, FilteredViews, Sampler
 from data.views.naming import root_ids, root_of
@@ -56,9 +56,8 @@ def main(args: argparse.Namespace) -> None:
 def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFlag) -> None:
     """All views that are not there yet."""
     whole = open_source(args.data, args.data_path or data_home(), split=args.split)
-    if unread := not_read(whole):
-        distributed.say(unread)
     source = evenly(whole, args.num_images)
+    distributed.say(told(source))
     split = getattr(root_of(source)[0], "split", None) or args.split
     sampler, settings = parts.sampler(args, args.net, args.size, device, distributed.say)
     settings |= parts.data_settings(args, whole, source)

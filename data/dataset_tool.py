@@ -40,7 +40,6 @@ from PIL import Image
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
 from data.readers.folders import FolderSource
 from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
-from data.told import not_read
 from runtime.cli import prepare
 from runtime.options import add_names
 from storage import files
@@ -517,9 +516,10 @@ def _vae(args: argparse.Namespace) -> tuple[Any, str]:
 
 def run(args: argparse.Namespace) -> str:
     """Do what the command line says; what there is to say about it."""
+    from data.told import told
+
     source = open_input(args.source, args.split, args.data_path)
-    if unread := not_read(source):
-        print(f"dataset_tool: {unread}", file=sys.stderr, flush=True)
+    print(told(source), file=sys.stderr)
     if args.command == "convert":
         cores = min(16, len(os.sched_getaffinity(0)))
         count = convert(
@@ -544,7 +544,8 @@ def run(args: argparse.Namespace) -> str:
             count = decode(source, args.dest, pixels, **options)
     asked = len(source) if args.max_images is None else min(args.max_images, len(source))
     left_out = f", {asked - count} left out as too small" if asked > count else ""
-    labels = "labelled" if _Labels(source).there else "no labels"
+    why = getattr(source, "unlabelled", "")
+    labels = "labelled" if _Labels(source).there else f"no labels{f' ({why})' * bool(why)}"
     return f"ready: {args.dest}: {count} from {source.name}, {labels}{left_out}"
 
 

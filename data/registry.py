@@ -228,7 +228,7 @@ def _part(name: str, data_path: Path) -> Found:
     elif fraction is None:
         return Found((), absent)
     whole = find(base, data_path)
-    if not _is_there(base, data_path):
+    if not _is_there(base, data_path) and _at_path(base, data_path) is None:
         return Found(whole.splits, absent)
 
     def open_part(split: str) -> Source:

@@ -173,8 +173,8 @@ def _lone_archive(folder: Path) -> Path | None:
     return archives[0] if len(archives) == 1 and not list_files(folder) else None
 
 
-def _unpack(archive: Path, staging: Path, name: str) -> None:
-    with files.scratch(staging.with_name(f"{name}.unpacked")) as room:
+def _unpack(archive: Path, staging: Path, name: str, room_name: str = "unpacked") -> None:
+    with files.scratch(staging.with_name(f"{name}.{room_name}")) as room:
         room.mkdir()
         unpacked = room / "all"
         extract(archive, unpacked)
@@ -183,8 +183,8 @@ def _unpack(archive: Path, staging: Path, name: str) -> None:
             _write_arrays(arrays, staging)
             return
         _official_names(inner, archive.with_name("index.csv.gz"))
-        if lone := _lone_archive(inner):
-            _unpack(lone, staging, name)
+        if (lone := _lone_archive(inner)) and room_name == "unpacked":  # not a third one in that
+            _unpack(lone, staging, name, "unpacked-inner")
             return
         try:
             splits = _readable_splits(inner)

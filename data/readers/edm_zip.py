@@ -45,7 +45,8 @@ class EdmSource(MemberSource):
 
     `channels` is 3, or 8 for latents (then `latent(i)` instead of `image(i)`). Classes are the
     numbers 0 .. the largest label, or the names dataset.json has under "classes"; a set without
-    labels is one class. `labelled` says which it is. partial: what a dataset.json means that lacks
+    labels is one class. `labelled` says which it is, `unlabelled` why labels that are there are not
+    used, if so. partial: what a dataset.json means that lacks
     the label of a picture: False, an error; True, a set without labels.
 
     at: the folder inside `root` that the pictures lie in, by default where they begin; note_at:
@@ -95,7 +96,7 @@ class EdmSource(MemberSource):
         text = tree.read(note_at + LABELS, notes_limit(len(names)))
         where = tree.where(note_at + LABELS)
         keys = [[f"{at[len(note_at) :]}{n}" for n in names], [f"{at}{n}" for n in names]]
-        labels, self.classes = _read_labels(text, where, keys, self.name, partial)
+        labels, self.classes, self.unlabelled = _read_labels(text, where, keys, self.name, partial)
         self.labelled = labels is not None
         self._labels = np.zeros(len(names), np.int32) if labels is None else labels
         self.shape = self._shape()
@@ -144,15 +145,16 @@ class EdmSource(MemberSource):
 
 def _read_labels(
     text: bytes | None, where: str, names: list[list[str]], alone: str, partial: bool
-) -> tuple[np.ndarray | None, list[str]]:
-    """Labels [N] and classes by a dataset.json; (None, [alone]) where it gives none.
+) -> tuple[np.ndarray | None, list[str], str]:
+    """Labels [N] and classes by a dataset.json; None and [alone] where it gives none; in the third
+    place what it lacks, if `partial` lets that pass.
 
     names: of the pictures, as seen from the note; in the second place as seen from the top of all.
     """
     note = parse_note(text, where) if text is not None else {}
     pairs = note.get("labels")
     if pairs is None:
-        return None, [alone]
+        return None, [alone], ""
     table: dict[str, int] = {}
     for pair in pairs:
         number = None
@@ -166,10 +168,10 @@ def _read_labels(
         table[member_name(pair[0]) or pair[0]] = number
     mine = next((keys for keys in names if keys[0] in table), names[0])
     missing = [n for n in mine if n not in table]
-    if missing and partial:
-        return None, [alone]
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        if partial:
+            return None, [alone], f"{NOTES} has no label of {missing[0]}{more}"
         raise DataError(f"{where} has no label of {missing[0]}{more}")
     found = [table[n] for n in mine]
     if min(found) < 0 or max(found) >= MAX_CLASSES:
@@ -178,12 +180,12 @@ def _read_labels(
     count = int(labels.max()) + 1
     classes = note.get("classes")
     if classes is None:
-        return labels, [str(k) for k in range(count)]
+        return labels, [str(k) for k in range(count)], ""
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
         raise DataError(f"{where} has classes that are no list of names")
     if len(classes) < count:
         raise DataError(f"{where} names {len(classes)} classes, its labels go to {count - 1}")
-    return labels, classes
+    return labels, classes, ""
 
 
 def class_number(label: object) -> int | None:
