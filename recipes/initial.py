@@ -117,6 +117,8 @@ def start(
     if run.resumed:
         if known := read_object(run.dir / RECORD):
             run.facts["init_from"] = known
+        else:
+            run.say(f"{RECORD} is missing or damaged: snapshots will not tell what {word} gave")
         return
 
     def look_up() -> tuple[Path, str]:
