@@ -129,7 +129,7 @@ def _refuse_edm(source: Path) -> None:
 def _inner(folder: Path) -> Path:
     """Where in folders that wrap it a set begins."""
     lone = unwrapped(folder)
-    if array_splits(lone) or _lone_archive(lone):
+    if array_parts(lone) or _lone_archive(lone):
         return lone
     tree = FolderTree(folder)
     return Path(tree.where(understand(tree).at))
