@@ -29,7 +29,7 @@ from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
 from runtime.cli import prepare
 from runtime.options import add_names
-from storage.errors import DISK_ERRNOS
+from storage.errors import DISK_ERRNOS, UsageError
 
 SIZES = (16, 32, 64, 128, 256)
 MAX_SIZE = 8192
@@ -184,7 +184,24 @@ def setup(args: argparse.Namespace) -> None:
                 say(f"{out}: {made} links made, {there} there already")
     done = f"{plain}_lmdb" if lmdb else name
     place = f" --data_path {data_path}" if args.data_path else ""
-    say(f"ready: {data_path / done}; train with --data {done}{place}")
+    sides = f", at {' '.join(str(size) for size in args.sizes)}" if args.sizes else ""
+    say(f"ready: {data_path / done}{sides}; train with --data {done}{place}")
+    _offer_weights(say)
+
+
+def _offer_weights(say: Callable[[str], object]) -> None:
+    """A last line that says how to get the weights of LPIPS, unless they are there."""
+    from data.prepare.weights import vgg_file
+
+    try:
+        file = vgg_file(_home("models"))
+    except UsageError:  # a models directory that cannot be made is another command's matter
+        return
+    if not file.is_file():
+        say(
+            f"LPIPS, by which TrainGeneratorWandB.py compares pictures, needs {file.name}, which "
+            "is not there yet: python data/SetupDataset.py fetch-weights"
+        )
 
 
 def weights(argv: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from runtime.place import STORE, place, slurm_meeting_point
+from storage.console import tell
 from storage.errors import RunError, UsageError, first_line
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ def is_main() -> bool:
 def say(line: str) -> None:
     """Print a line, once for all ranks."""
     if is_main():
-        print(line, flush=True)
+        tell(line)
 
 
 def barrier() -> None:

@@ -30,6 +30,7 @@ import torch
 
 from runtime.distributed import shutdown
 from runtime.place import CPU_RANKS, STORE, check_gpus, place, words
+from storage.console import tell
 from storage.errors import UsageError, first_line
 
 Main = Callable[[argparse.Namespace], object]
@@ -88,10 +89,10 @@ def call_main(main: Main, args: argparse.Namespace) -> int:
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or 0
-        print(f"error: {who}{stop.code}", file=sys.stderr, flush=True)
+        tell(f"error: {who}{stop.code}", sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"error: {who}interrupted", file=sys.stderr, flush=True)
+        tell(f"error: {who}interrupted", sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         return _report(error, who)
@@ -107,7 +108,7 @@ def _report(error: BaseException, who: str) -> int:
     if code is None:
         text, code = f"{type(error).__name__}: {first_line(error)}", 1
     said = "" if code == 75 else "error: "
-    print(f"{said}{who}{text}", file=sys.stderr, flush=True)
+    tell(f"{said}{who}{text}", sys.stderr)
     return code
 
 
@@ -217,7 +218,7 @@ def _watch(
                 name = signal.Signals(-code).name
                 hint = " (out of host memory?)" if -code == signal.SIGKILL else ""
                 if term_at == math.inf:
-                    print(f"error: rank {r} died ({name}){hint}", file=sys.stderr, flush=True)
+                    tell(f"error: rank {r} died ({name}){hint}", sys.stderr)
             if code != 0 and kill_at == math.inf:
                 # 75 is an orderly end: another rank may still be writing the checkpoint.
                 term_at = min(term_at, time.monotonic() + (600.0 if code == 75 else grace_s))

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 
+from storage.console import tell
 from storage.errors import UsageError
 
 CPU_RANKS = "IMLE_LAB_CPU_RANKS"
@@ -134,7 +135,7 @@ def choose_device(gpus: Sequence[int] | None = None) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus is None and count == 0:
         if here.rank == 0:
-            print("no GPU found: running on the CPU", flush=True)
+            tell("no GPU found: running on the CPU")
         return torch.device("cpu")
     check_gpus(gpus, count)
     listed = list(range(count)) if gpus is None else list(gpus)

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from runtime import distributed, event_files, provenance, rundir, saving, seeding
+from runtime import distributed, provenance, rundir, saving, seeding
 from runtime import length as lengths
 from runtime.clock import Every
 from runtime.logs import Logs
@@ -83,8 +83,6 @@ class Run:
     ) -> None:
         if milestone_every is not None and milestone_every < 1:
             raise UsageError(f"milestone_every must be at least 1, not {milestone_every}")
-        if args.tensorboard:
-            event_files.require()
         self.args = args
         self.script = script
         self.name = name
@@ -108,6 +106,7 @@ class Run:
         self._in_body = False
         self._unwritten: DiskError | None = None  # a snapshot of this turn that the disk refused
         self._lock: rundir.RunDir | None = None
+        self._ended = True  # status.json has it that no launch is going on
         self._useless = False  # the directory holds nothing but a wrong command line
         self._flag = PreemptionFlag(self._preempted)
         self._reached = 0  # steps that earlier launches came to, saved or not (rank 0)
@@ -152,7 +151,8 @@ class Run:
                 tensorboard=args.tensorboard,
             )
             seeding.seed_all(seeding.hash64("init", args.seed))
-        except BaseException:
+        except BaseException as error:
+            self._failed(error)
             self._release()
             raise
         return self
@@ -182,6 +182,7 @@ class Run:
             "shaping": self.flags,
         }
         self._reached = self._lock.reached()
+        self._ended = False
         self._provenance = self._lock.begin(record, correctable, job, self.world_size)
         return path
 
@@ -193,8 +194,16 @@ class Run:
     ) -> None:
         try:
             self._end(error)
+        except BaseException as other:
+            self._failed(other)
+            raise
         finally:
             self._release()
+
+    def _failed(self, error: BaseException) -> None:
+        """Note an error of beginning or ending, where no end is noted yet."""
+        if not self._ended:
+            self._status("failed", rundir.exit_code_of(error), str(error) or type(error).__name__)
 
     def _release(self) -> None:
         self._logs.close_bar()
@@ -210,28 +219,20 @@ class Run:
                 f"the loop of run.steps was left by break, return or a caught exception in step "
                 f"{self.completed}; end a run early with run.steps(..., stop_at=)"
             )
-            self._logs.close(error.exit_code)
-            self._status("failed", error.exit_code, str(error))
+            self._close("failed", error.exit_code, str(error))
             raise error
         if error is None:
-            self._logs.close(0)
-            self._status("finished" if self.finished else "stopped", 0)
+            self._close("finished" if self.finished else "stopped", 0)
         elif isinstance(error, (Preempted, KeyboardInterrupt)):
             self._end_preempted(error)
         else:
             wrapped = as_out_of_memory(error, self.completed, vars(self.args), self.device)
             final = wrapped or error
-            code = getattr(final, "exit_code", None)
-            if isinstance(final, SystemExit):
-                code = final.code if isinstance(final.code, int) else int(final.code is not None)
-            code = 1 if code is None else code
-            begun = self._logs.begun
-            self._logs.close(code)
-            if code in _REFUSED and not begun and self._lock is not None and self._lock.created:
-                self._useless = True
-            message = str(final) or type(final).__name__
+            code = rundir.exit_code_of(final)
+            created = self._lock is not None and self._lock.created
+            self._useless = code in _REFUSED and not self._logs.begun and created
             ended = "failed" if code else "finished" if self.finished else "stopped"
-            self._status(ended, code, message)
+            self._close(ended, code, str(final) or type(final).__name__)
             if wrapped is not None:
                 raise wrapped from error
 
@@ -255,19 +256,19 @@ class Run:
         saved = self._saver.saved_step == self.completed
         return f"{name}: {last_words(self.completed, saved, steps != [0], requeue)}"
 
+    def _close(self, state: str, code: int, message: str = "", wants_requeue: bool = False) -> None:
+        # The status first: nothing that curves or W&B do then can change it.
+        self._status(state, code, message, wants_requeue=wants_requeue)
+        self._logs.close(code)
+
     def _status(
         self, state: str, code: int | None, message: str = "", *, wants_requeue: bool = False
     ) -> None:
         if self._lock is not None:
+            self._ended = state != "running"
             self._status_timer.restart()
-            self._lock.write_status(
-                state,
-                step=self.completed,
-                nimg=self.nimg,
-                exit_code=code,
-                message=message,
-                wants_requeue=wants_requeue,
-            )
+            now = {"step": self.completed, "nimg": self.nimg, "exit_code": code}
+            self._lock.write_status(state, **now, message=message, wants_requeue=wants_requeue)
 
     # ------------------------------------------------------------------------------ state
 
@@ -593,7 +594,5 @@ class Run:
 
         Checkpoints and snapshots have the plain module's names either way.
         """
-        if not self.args.compile:
-            return module
-        compiled: Any = torch.compile(module)  # torch's types say a function
-        return compiled
+        chosen: Any = torch.compile(module) if self.args.compile else module  # types: a function
+        return chosen

@@ -8,6 +8,7 @@ lock            held for life by the process that writes here
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -311,6 +312,18 @@ class RunDir:
         """Append a line to log.txt."""
         with contextlib.suppress(OSError):
             files.append_line(self.path / "log.txt", f"{timestamp()} {text}")
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a script ends with because of an error: its `exit_code`, that of SystemExit, 7 for a
+    full disk, else 1."""
+    code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", None)
+    if isinstance(error, SystemExit) and code is None:
+        return 0
+    if isinstance(code, int) and not isinstance(code, bool):
+        return code
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return 7 if full else 1
 
 
 def timestamp() -> str:

@@ -7,6 +7,7 @@ this file for that.  Codes: 2 usage, 3 checkpoint, 4 lock, 5 non-finite, 6 data,
 """
 
 import errno
+from collections.abc import Callable, Sequence
 
 # What a full, read-only or forbidden disk answers; retrying elsewhere or later helps.
 DISK_ERRNOS = (
@@ -88,10 +89,12 @@ class DataError(ValueError):
     """Data that cannot be read, found or fetched. The message is one line: what, where, what to do.
 
     `exit_code` is what a script ends with. A DataLoader worker re-raises by calling the class with
-    its whole traceback as the message; only the line that matters is kept of that.
+    its whole traceback as the message; only the line that matters is kept of that. `saying`: where
+    the message names sides of pictures, the same one for other sides.
     """
 
     exit_code = 6
+    saying: Callable[[Sequence[int]], str] | None = None
 
     def __init__(self, message: str = "") -> None:
         if message.startswith("Caught ") and "DataLoader worker" in message:

@@ -181,8 +181,8 @@ def write_bytes(final: Path, data: bytes | memoryview, *, durable: bool = True) 
 
 
 def write_text(final: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file by `text`, UTF-8; see `writing`."""
-    write_bytes(final, text.encode("utf-8"), durable=durable)
+    """Replace a file by `text`, UTF-8; see `writing`. A name's byte that is no UTF-8 is escaped."""
+    write_bytes(final, text.encode("utf-8", "backslashreplace"), durable=durable)
 
 
 def write_json(final: Path, value: Any, *, indent: int | None = None, durable: bool = True) -> None:
@@ -213,7 +213,7 @@ def write_new(final: Path, text: str) -> bool:
     path, file = _open_temporary(final)
     try:
         with file:
-            file.write(text.encode("utf-8"))
+            file.write(text.encode("utf-8", "backslashreplace"))
             file.flush()
             os.link(path, final)  # unlike a rename, refuses to replace
     except FileExistsError:
@@ -231,7 +231,7 @@ def appending(path: Path) -> Iterator[IO[str]]:
     A line that a kill cut short is ended first, so that the next does not join it.
     """
     torn = _ends_in_half_a_line(path)
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         if torn:
             file.write("\n")
         yield file

@@ -108,7 +108,7 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
         _write_arrays(array_splits(_fetch_mnist(data_path)), staging)
     elif known and known.mirrors:
         file = data_path / "downloads" / f"{name}.zip"
-        fetch(known.mirrors, file, sha256=known.sha256, check=archive_fault)
+        fetch(known.mirrors, file, sha256=known.sha256, pins=known.pins, check=archive_fault)
         _unpack(file, staging, name)
     else:
         raise DataError(

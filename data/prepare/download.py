@@ -1,8 +1,8 @@
 """Fetching files from mirrors that fail in many ways, and unpacking archives nobody vouches for.
 
-A file appears under its name only when it is whole: it is written beside it, checked (length,
-SHA-256 where one is known, not a web page), then renamed; a second process waits at a lock and
-finds the file. When every mirror fails the message says where to put the file by hand.
+A file appears under its name only when it is whole: it is written beside it, checked (length, the
+digest that is pinned or was recorded, not a web page), then renamed; a second process waits at a
+lock and finds the file. When every mirror fails the message says where to put the file by hand.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from data.prepare.digests import pin_fault, recorded_fault
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
@@ -35,20 +36,26 @@ def fetch(
     file: Path,
     *,
     sha256: str | None = None,
+    pins: Mapping[str, str] | None = None,
     check: Callable[[Path], str | None] | None = None,
     bar: bool = True,
 ) -> Path:
     """Have `file`, from the first mirror that gives it whole.
 
-    mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: full
-    digest or its first hex digits. check: reads the finished file, before it has its name, and
-    returns what is wrong with it. DataError says what each mirror answered and where to place the
-    file.
+    mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: of the
+    file whoever gives it, full digest or its first hex digits. pins: mirror -> `sha256:HEX` or
+    `md5:HEX`, where mirrors give different files of one content. What has neither is recorded in
+    FILE.sha256 when it first comes and compared ever after, and the log says so
+    (`data.prepare.digests`). check: reads the finished file, before it has its name, and returns
+    what is wrong with it. DataError says what each mirror answered and where to place the file.
     """
     make_folder(file.parent)
+    pins = dict.fromkeys(mirrors, sha256) if sha256 else dict(pins or {})
     with locked(file.with_name(f".{file.name}.lock"), wait=True, what=file.name):
         if file.exists():
-            fault = _fault(file, sha256, check)
+            known = [sha256] if sha256 else [pins[m] for m in mirrors if m in pins]
+            pinned = bool(sha256) or 0 < len(mirrors) == len(known)
+            fault = _fault(file, file, known, None, check, pinned=pinned)
             if fault is None:
                 return file
             raise DataError(
@@ -56,7 +63,7 @@ def fetch(
             )
         faults = []
         for mirror in mirrors:
-            fault = _try(mirror, file, sha256, check, bar)
+            fault = _try(mirror, file, pins.get(mirror), check, bar)
             if fault is None:
                 return file
             faults.append(f"{mirror}: {fault}")
@@ -69,15 +76,16 @@ def fetch(
 def _try(
     mirror: str,
     file: Path,
-    sha256: str | None,
+    pin: str | None,
     check: Callable[[Path], str | None] | None,
     bar: bool,
 ) -> str | None:
     """Have `file` from one mirror; else what is wrong with it. Errors: DataDiskError."""
     with files.scratch(file) as part:
         try:
-            _get(mirror, part, file.name, bar)
-            fault = _fault(part, sha256, check)
+            _get(mirror, part, file.name, bar, pinned=pin is not None)
+            known = [pin] if pin else []
+            fault = _fault(part, file, known, mirror, check, pinned=pin is not None)
         except OSError as error:
             if error.errno in DISK_ERRNOS:
                 raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
@@ -90,19 +98,32 @@ def _try(
 
 
 def _fault(
-    file: Path, sha256: str | None, check: Callable[[Path], str | None] | None
+    part: Path,
+    file: Path,
+    known: Sequence[str | None],
+    origin: str | None,
+    check: Callable[[Path], str | None] | None,
+    *,
+    pinned: bool,
 ) -> str | None:
-    """What is wrong with a finished file, or None."""
-    page = web_page(file)
-    if sha256:
-        digest = files.hash_file(file)
-        if not digest.startswith(sha256.lower()):
-            return f"expected sha256 {sha256[:12]}.., got {page or digest[:12] + '..'}"
-    elif page:
-        return f"got {page}"
-    elif file.stat().st_size == 0:
-        return "got an empty file"
-    return check(file) if check is not None else None
+    """What is wrong with a finished file, which lies at `part` and is to be `file`, or None.
+
+    known: digests, of which one is enough. pinned: whether it must have one of them; a file without
+    is compared with what is recorded of it.
+    """
+    page = web_page(part)
+    faults = [pin_fault(part, pin, page) for pin in known if pin]
+    right = None in faults
+    if not right:
+        if pinned:
+            return faults[0]
+        if page:
+            return f"got {page}"
+        if part.stat().st_size == 0:
+            return "got an empty file"
+    if check is not None and (fault := check(part)) is not None:
+        return fault
+    return None if right else recorded_fault(part, file, origin)
 
 
 def web_page(file: Path) -> str | None:
@@ -132,12 +153,24 @@ def archive_fault(file: Path) -> str | None:
     return "is neither a zip nor a tar archive (cut short?)"
 
 
-def _get(mirror: str, part: Path, name: str, bar: bool) -> None:
+class _NoWayDown(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but none from https to http."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise OSError(f"leads from https to {newurl.partition(':')[0]}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _get(mirror: str, part: Path, name: str, bar: bool, *, pinned: bool) -> None:
+    """Write what a mirror gives to `part`. Errors: OSError, HTTPException."""
     if mirror.startswith("drive:"):
         _get_drive(mirror[len("drive:") :], part, bar)
         return
     request = urllib.request.Request(mirror, headers={"User-Agent": "imle-lab"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(part, "wb") as out:
+    # a digest tells whether the file is right, however it came
+    opener = urllib.request.build_opener(*([] if pinned else [_NoWayDown]))
+    with opener.open(request, timeout=TIMEOUT) as answer, open(part, "wb") as out:
         length = answer.headers.get("Content-Length")
         expected = int(length) if length and length.isdigit() else None
         got = 0

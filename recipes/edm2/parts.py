@@ -37,7 +37,8 @@ def shares(args: Namespace, ranks: int) -> tuple[int, int]:
 
 def data(args: Namespace) -> LabelledImages:
     """The images to train on. Errors: DataError."""
-    source = open_source(args.data, args.data_path or data_home())
+    sizes = [args.res] if args.res else []
+    source = open_source(args.data, args.data_path or data_home(), sizes=sizes)
     return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
 
 

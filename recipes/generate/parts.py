@@ -127,10 +127,10 @@ def inputs(
     split = next((name for name in ("val", "test", "train") if name in splits), "val")
     if splits and split != "val":
         say(f"{args.data} has no split val: taking {split}")
-    source = open_source(args.data, home, split=split)
+    sizes = [net.input_size, net.resolution]
+    source = open_source(args.data, home, split=split, sizes=sizes)
     if outdir is not None:
         check_outside(source, outdir, "--outdir")
-    sizes = [net.input_size, net.resolution]
     pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=len(source))
     count = min(args.num_images, len(source))
     numbers, shown, targets = [], [], []

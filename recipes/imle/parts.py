@@ -57,11 +57,11 @@ def pictures(args: Namespace, say: Callable[[str], None] = print) -> tuple[Pyram
     as there are; `say` is told what is trained on. Errors: DataError.
     """
     home = args.data_path or data_home()
+    res = [args.res[-1]] * 2 if args.unconditional else args.res
     train, val = train_val_sources(
-        args.data_tr, args.data_val, home, val_fraction=args.cv_frac, seed=args.seed
+        args.data_tr, args.data_val, home, val_fraction=args.cv_frac, seed=args.seed, sizes=res
     )
     say(told(train, val))
-    res = [args.res[-1]] * 2 if args.unconditional else args.res
     trained = Pyramid(train, res, crop=args.crop, cache=args.cache)
     count = min(args.num_val_images, len(val))
     if count < args.num_val_images:

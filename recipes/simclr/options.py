@@ -19,6 +19,7 @@ from recipes.command import INIT_FROM, read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
 from recipes.words import former
 from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, was
+from runtime.precision import LOWEST_TEMPERATURE
 from runtime.types import (
     data_set,
     dir_path,
@@ -110,8 +111,8 @@ OPTIONS: Table = {
         ("--backbone", ("resnet18", "resnet34", "resnet50"), "resnet18", "encoder", USUAL),
         INIT_FROM,
         ("--loss", tuple(LOSSES), "ntxent", "contrastive loss", USUAL),
-        ("--temp", positive_float, 0.5, "temperature of the loss (0.1 is dcl's and dclw's own)",
-         USUAL),
+        ("--temp", number(LOWEST_TEMPERATURE), 0.5, "temperature of the loss (0.1 is dcl's and "
+         "dclw's own)", USUAL),
     ],
     "length": [
         ("--epochs", positive_int, 1000, "passes over the data", LENGTH, USUAL),
@@ -165,7 +166,7 @@ OPTIONS: Table = {
         ("--channels_last", bool, True, "memory format"),
     ],
     "loss and optimizer": [
-        ("--sigma", positive_float, 0.5, "of dclw's weights"),
+        ("--sigma", number(LOWEST_TEMPERATURE), 0.5, "of dclw's weights"),
         ("--lars", one_of(0, 1), 1, "wrap adam or sgd in a LARC, as the original SimCLR code does"),
         ("--lars_semantics", SEMANTICS, "google", "whose LARS --opt lars is"),
         ("--trust", positive_float, 0.001, "trust coefficient of LARS and LARC"),

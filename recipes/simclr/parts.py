@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.registry import asking_for
 from data.sizes import shorter_side
 from data.sources import Source, evenly
 from data.told import told
@@ -162,6 +163,12 @@ def pictures(args: Namespace, run: Run) -> tuple[Pictures, Pictures | None]:
 
 def splits(args: Namespace, say: Say) -> tuple[Source, Source | None]:
     """The sources of `pictures`."""
+    side = args.picture_size or args.crop_size
+    with asking_for([side] if side else []):
+        return _splits(args, say)
+
+
+def _splits(args: Namespace, say: Say) -> tuple[Source, Source | None]:
     home = args.data_path or data_home()
     if args.eval == "auto":
         args.eval = own_eval(args.data, home)
