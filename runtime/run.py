@@ -267,7 +267,7 @@ class Run:
         if self._lock is not None:
             self._ended = state != "running"
             self._status_timer.restart()
-            now = {"step": self.completed, "nimg": self.nimg, "exit_code": code}
+            now: dict[str, Any] = {"step": self.completed, "nimg": self.nimg, "exit_code": code}
             self._lock.write_status(state, **now, message=message, wants_requeue=wants_requeue)
 
     # ------------------------------------------------------------------------------ state

@@ -8,14 +8,17 @@ lock and finds the file. When every mirror fails the message says where to put t
 from __future__ import annotations
 
 import contextlib
+import glob
 import http.client
 import re
 import stat
 import tarfile
+import threading
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from data.prepare.digests import pin_fault, recorded_fault
@@ -24,6 +27,7 @@ from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
 
 TIMEOUT = 30.0
+STALLED_S, LEAST = 60.0, 1 << 16  # seconds, and the bytes that must come in them
 MAX_FILES = 5_000_000
 MAX_BYTES = 1 << 40
 # Pictures hardly compress; an archive that grows more than this is made to fill a disk.
@@ -83,7 +87,7 @@ def _try(
     """Have `file` from one mirror; else what is wrong with it. Errors: DataDiskError."""
     with files.scratch(file) as part:
         try:
-            _get(mirror, part, file.name, bar, pinned=pin is not None)
+            attended(partial(_get, mirror, part, file.name, bar, pinned=pin is not None), part)
             known = [pin] if pin else []
             fault = _fault(part, file, known, mirror, check, pinned=pin is not None)
         except OSError as error:
@@ -175,13 +179,50 @@ def _get(mirror: str, part: Path, name: str, bar: bool, *, pinned: bool) -> None
         expected = int(length) if length and length.isdigit() else None
         got = 0
         with _bar(expected, name, bar) as advance:
-            while block := answer.read(_CHUNK):
+            while block := answer.read1(_CHUNK):  # what is there: a trickle is seen as one
                 out.write(block)
                 got += len(block)
                 advance(len(block))
         files.flush(out)
     if expected is not None and got != expected:
         raise OSError(f"ended after {got} of {expected} bytes")
+
+
+def attended(work: Callable[[], None], part: Path) -> None:
+    """`work()`, which writes `part`, as long as it gets on. Errors: its own, OSError.
+
+    A server that accepts and sends nothing, or a byte now and then, and a client without a timeout
+    wait for ever: here they have STALLED_S seconds for LEAST bytes more. Time in which this process
+    was stopped does not count.
+    """
+    failed: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=do, name="download", daemon=True)
+    thread.start()
+    before, waited, tick = 0, 0.0, 0.2
+    while thread.is_alive():
+        thread.join(tick)
+        waited += tick
+        if waited >= STALLED_S:
+            size = sum(_size(path) for path in part.parent.glob(f"{glob.escape(part.name)}*"))
+            if size - before < LEAST:
+                raise OSError(f"stalled: {size - before} bytes in {STALLED_S:g} s")
+            before, waited = size, 0.0
+    if failed:
+        raise failed[0]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _get_drive(file_id: str, part: Path, bar: bool) -> None:
