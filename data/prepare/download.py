@@ -13,10 +13,11 @@ import tarfile
 import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from data.prepare.digests import pin_fault, recorded_fault, without_secrets
-from data.prepare.transfer import discard, part_of, progress, receive
+from data.prepare.transfer import attended, discard, part_of, progress, receive
 from data.readers.tree import is_archive as has_archive_name
 from data.readers.tree import member_name
 from storage import files
@@ -97,9 +98,11 @@ def _try(
     part = part_of(file)
     try:
         if mirror.startswith("drive:"):
-            _get_drive(mirror[len("drive:") :], part, bar)
+            drive = mirror[len("drive:") :]
+            attended(lambda given_up: _get_drive(drive, part, bar), part)
         else:
-            receive(mirror, part, file.name, bar=bar, pinned=pinned, about=about)
+            get = partial(receive, mirror, part, file.name, bar=bar, pinned=pinned, about=about)
+            attended(lambda given_up: get(given_up=given_up), part)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if mirror.startswith("drive:"):
             discard(part)
