@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from imle.contract import image_of_level
 from imle.search import NonFiniteSearchError, resolve_dtype
 from imle.types import KeyedCodes, Model, OnChunk, PlainCodes, device_of, is_keyed_codes
 from runtime import distributed
@@ -169,7 +170,7 @@ def pool_search(
         ids = torch.arange(first, min(first + chunk, pool_size), device=device)
         if len(ids):  # the last round may have nothing for this rank, but its callback must come
             with torch.autocast(device.type, dtype if low else torch.bfloat16, enabled=low):
-                images = model(None, [pool_codes(z, loop, ids)], loi=-1)
+                images = image_of_level(model, None, [pool_codes(z, loop, ids)], -1)
             nearest.update(features(images), ids)
         if on_chunk is not None:
             on_chunk(i + 1, rounds)

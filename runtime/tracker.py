@@ -340,7 +340,7 @@ def _lowered(mode: str) -> str:
 def _keep_id(file: Path, given: str | None) -> str:
     """The W&B id of a run directory: what the file says, else `given`, else a new one, written."""
     kept = _read(file).strip()
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", kept):
+    if re.fullmatch(r"[A-Za-z0-9_.+=@~-]{1,128}", kept):
         return kept
     new = given or secrets.token_hex(4)
     with contextlib.suppress(OSError):  # a full disk: the checkpoint has it too
