@@ -38,7 +38,6 @@ from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
 from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
-from data.told import not_read
 from runtime.cli import prepare
 from runtime.options import add_names
 from storage import files
