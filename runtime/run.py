@@ -115,7 +115,7 @@ class Run:
         self._lock: rundir.RunDir | None = None
         self._ended = True  # status.json has it that no launch is going on
         self._useless = False  # the directory holds nothing but a wrong command line
-        self._flag = PreemptionFlag()
+        self._flag = PreemptionFlag(self._preempted)
         self._reached = 0  # steps that earlier launches came to, saved or not (rank 0)
         self._save_timer = Every(60 * args.save_minutes)
         self._status_timer = Every(_STATUS_S)
@@ -234,23 +234,27 @@ class Run:
                 raise wrapped from error
 
     def _end_preempted(self, error: BaseException) -> None:
-        saved = self._saver.saved_step == self.completed
-        # A signal from outside the loop's own check: the objects are as the last turn left them,
-        # unless this turn has updated something.  Ranks reach a KeyboardInterrupt separately, and
-        # then cannot save together.
+        # From outside the loop's own check: objects are as the last turn left them, unless this one
+        # updated something.  Ranks reach a KeyboardInterrupt apart, and cannot save together.
         together = isinstance(error, Preempted) or self.world_size == 1
-        if not saved and together and self._in_body and not self._updater.applied:
-            saved = self._try_save()
-        name, steps = self._flag.signal or "interrupt", checkpoint.steps_of(self.checkpoints)
-        newest = steps[-1] if steps else 0
-        requeue = self._lock is None or self._lock.made_progress(newest, NO_PROGRESS)
-        self.say(f"{name}: {last_words(self.completed, saved, bool(steps), requeue)}")
-        self._close("preempted", Preempted.exit_code, name, wants_requeue=requeue)
+        body = self._in_body and not self._updater.applied
+        if body and together and self._saver.saved_step != self.completed:
+            self._try_save()
+        self.say(self._preempted(self._flag.signal or "interrupt"))
+        self._logs.close(Preempted.exit_code)
         raise SystemExit(Preempted.exit_code) from None
 
-    def _close(self, state: str, code: int, message: str = "", wants_requeue: bool = False) -> None:
+    def _preempted(self, name: str) -> str:
+        """Last words of a run that a signal ends; status.json has them from here on."""
+        steps = checkpoint.steps_of(self.checkpoints) or [0]
+        requeue = self._lock is None or self._lock.made_progress(steps[-1], NO_PROGRESS)
+        self._status("preempted", Preempted.exit_code, name, wants_requeue=requeue)
+        saved = self._saver.saved_step == self.completed
+        return f"{name}: {last_words(self.completed, saved, steps != [0], requeue)}"
+
+    def _close(self, state: str, code: int, message: str = "") -> None:
         # The status first: nothing that curves or W&B do then can change it.
-        self._status(state, code, message, wants_requeue=wants_requeue)
+        self._status(state, code, message)
         self._logs.close(code)
 
     def _status(

@@ -149,6 +149,7 @@ file_path = text_called("FILE")
 dir_path = text_called("DIR")
 short_name = text_called("NAME")
 data_set = text_called("NAME|DIR")
+network = text_called("FILE|URL")
 
 
 def wandb_id(value: str) -> str:

@@ -3,7 +3,7 @@
 The protocol is the attribute `exit_code`: any exception of any package may carry one, and
 `runtime.launch.launch` turns it into one line on stderr and that code.  Nobody has to import
 this file for that.  Codes: 2 usage, 3 checkpoint, 4 lock, 5 non-finite, 6 data, 7 disk, 8 memory,
-75 preempted (the EX_TEMPFAIL of sysexits.h: run the same command again).
+9 waited in vain, 75 preempted (the EX_TEMPFAIL of sysexits.h: run the same command again).
 """
 
 import errno
@@ -71,6 +71,12 @@ class OutOfMemory(RunError):
     """The device or the host had no memory for the batch."""
 
     exit_code = 8
+
+
+class WaitError(RunError):
+    """Another process (a data worker, a rank) died, or did not answer in time."""
+
+    exit_code = 9
 
 
 class Preempted(RunError):

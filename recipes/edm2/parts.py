@@ -95,6 +95,10 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
     """
     label_dim = label_width(args, images)
     kind = "rgb" if images.channels == 3 else "stability-vae"
+    if kind == "rgb" and args.vae is not None:
+        raise UsageError(
+            f"--vae {args.vae}: {images.source.name} has pixels, which need no decoder"
+        )
     encoder = make_encoder({"name": kind}, vae=args.vae)
     try:
         net = take(
@@ -119,6 +123,8 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
 def label_width(args: Namespace, images: LabelledImages) -> int:
     """Width of the one-hot labels; 0 for none. Errors: UsageError."""
     if not args.cond:
+        if args.label_dim is not None:
+            raise UsageError(f"--label_dim {args.label_dim}: the network is without classes")
         return 0
     if args.label_dim is not None and args.label_dim < images.label_dim:
         raise UsageError(f"--label_dim {args.label_dim}: there are {images.label_dim} classes")

@@ -34,7 +34,8 @@ def generator(
     args: Namespace, device: torch.device, say: Callable[[str], object] = print
 ) -> Generator:
     """The network of --net, or of a smoke preset an untrained one. Errors: UsageError,
-    CheckpointError."""
+    CheckpointError, DataError for what cannot be fetched."""
+    edm2.check_noise_device(args.noise_device)  # before hours of fetching
     if args.net is not None:
         return take(open_generator, args, path=args.net, device=device, say=say, option="--net")
     say("no --net: an untrained network with random weights, its images mean nothing")

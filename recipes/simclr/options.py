@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.sources import split_of
 from data.views.recipes import RECIPES, own_options
@@ -18,7 +19,7 @@ from models.simclr import FORMER_HEADS, HEADS
 from recipes.command import INIT_FROM, read_options
 from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
 from recipes.words import former
-from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, was
+from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, default_of, was
 from runtime.precision import LOWEST_TEMPERATURE
 from runtime.types import (
     data_set,
@@ -200,6 +201,7 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     presets = PRESETS | {old: PRESETS[FORMER_PRESETS[old]] for old in typed}
 
     def check_all(args: Namespace) -> None:
+        check_effects(args, {**OPTIONS, **ANOTHER_USE}, PRESETS)
         check(args)
         if args.probe_only == "pixels" and args.export_backbone:
             raise ValueError("--probe_only pixels has no backbone for --export_backbone")
@@ -222,6 +224,28 @@ def _check_recipe(args: Namespace, own: Mapping[str, float]) -> None:
                 f"--recipe {args.recipe} has --{name} {own[name]:g}, --preset {args.preset} sets "
                 f"{value:g}: say which by --{name} {own[name]:g} or --{name} {value:g}"
             )
+
+
+def check_effects(args: Namespace, table: Table, presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """What has no effect beside the other options is refused, before `check` fills any in.
+
+    Errors: ValueError.
+    """
+    rules, larc = Rules(args, table, presets), args.opt != "lars"
+    if rules.typed("steps"):
+        if rules.typed("epochs"):
+            raise ValueError(
+                f"{rules.shown('steps')} is instead of {rules.shown('epochs')}: give one"
+            )
+        args.epochs = default_of(table, "epochs")  # a preset's do not hold beside --steps
+    for name in ("color_s", "gaussian_blur"):
+        rules.belongs(name, "--unreal_augs 1", bool(args.unreal_augs))
+    rules.belongs("crop_max", "a --crop_size that the pictures say", args.crop_size is None)
+    rules.belongs("lars", "--opt adam and sgd", larc)
+    rules.belongs("lars_semantics", "--opt lars", not larc)
+    rules.belongs("trust", "LARS and LARC", not larc or bool(args.lars))
+    rules.belongs("held_out", "--eval pooled", args.eval == "pooled")
+    rules.belongs("probe_augs", "--probe_epochs", args.probe_epochs > 0)
 
 
 def check(args: Namespace) -> None:

@@ -146,18 +146,21 @@ class StoredTensor(NamedTuple):
         return torch.empty(self.size).copy_(torch.as_strided(flat, self.size, self.stride))
 
 
-def read_modules(path: Path, classes: re.Pattern[str]) -> Any:
+def read_modules(path: Path, classes: re.Pattern[str], names: set[str] | None = None) -> Any:
     """The value in a pickle: containers and plain values as they are, modules and other objects as
     `Inert`, tensors as `StoredTensor`.
 
-    classes: names `module.Class` that may occur beside those of torch, as a pattern. Raises
-    PickleError (`Refused` for a name that is not expected), OSError; see `reading`.
+    classes: names `module.Class` that may occur beside those of torch, as a pattern. names: gets
+    all that occur, which tells whose code wrote the file. Raises PickleError (`Refused` for a name
+    that is not expected), OSError; see `reading`.
 
     The numbers of large tensors stay in the file until they are made, which must not change till
     then: memory is that of what is made.
     """
 
     def allowed(name: str) -> bool:
+        if names is not None:
+            names.add(name)
         listed = name in _GLOBALS or _PATTERNS.fullmatch(name) is not None
         return listed or classes.fullmatch(name) is not None
 

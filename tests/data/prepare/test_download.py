@@ -14,7 +14,7 @@ import zipfile
 
 import pytest
 
-from data.prepare import download
+from data.prepare import transfer
 from data.prepare.digests import read_record, record_of
 from data.prepare.download import archive_fault, extract, fetch, web_page
 from data.registry import KNOWN
@@ -221,7 +221,7 @@ def test_pins_of_single_mirrors(server, tmp_path, capsys):
 
 def test_no_way_from_https_to_http():
     request = urllib.request.Request("https://a.example/x")
-    follow = download._NoWayDown().redirect_request
+    follow = transfer._NoWayDown().redirect_request
     with pytest.raises(OSError, match="from https to http"):
         follow(request, None, 302, "", {}, "http://a.example/x")
     assert follow(request, None, 302, "", {}, "https://b.example/x").full_url[:10] == "https://b."
