@@ -27,6 +27,8 @@ from benchmarks.imle_setup import machine
 from benchmarks.selection import _status
 from models.losses import NTXent
 from runtime.cli import prepare
+from runtime.precision import LOWEST_TEMPERATURE
+from runtime.types import number
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -132,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--n", nargs="+", type=int, default=[2048, 8192], help="images")
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--temperature", type=number(LOWEST_TEMPERATURE), default=0.5)
     parser.add_argument("--chunk", type=int, default=None, help="rows of S at once; default ours")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the methods take turns")
     parser.add_argument("--processes", type=int, default=3, help="memory: fresh processes each")

@@ -1,7 +1,8 @@
 """Turn `split/class/picture` into `class/split/picture`, by links, beside the data set.
 
-    python data/InvertDirStructure.py --folder DATA/miniImagenet
+    python data/InvertDirStructure.py --folder miniImagenet
         -> DATA/camnet_data/miniImagenet/{class}/{split}/...
+    python data/InvertDirStructure.py --folder ~/pictures/mine    # -> ~/pictures/camnet_data/mine
     python data/InvertDirStructure.py --folder DATA/camnet_data/miniImagenet --reverse --out DATA/x
 
 Hard links where the file system allows, else symbolic ones; nothing is copied, moved or deleted.
@@ -21,9 +22,10 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
 
 from data.readers.folders import splits_in
 from data.readers.layout import list_files
+from data.registry import full_name, missing
 from data.sources import split_of
 from runtime.cli import prepare
-from storage.errors import DataDiskError, DataError
+from storage.errors import DataDiskError, DataError, UsageError
 
 INVERTED = "camnet_data"
 CLASS_FIRST = "cls_first"  # SetupDataset.py --also_cls_first
@@ -36,7 +38,11 @@ def invert(folder: Path, out: Path, *, reverse: bool = False) -> tuple[int, int]
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    splits = {f.name for f in splits_in(folder).values()}
+    found = splits_in(folder).values()
+    splits = {f.name for f in found}
+    folder = next(
+        (f.parent for f in found), folder
+    )  # the splits may lie in a folder that wraps them
     if reverse == bool(splits):
         raise DataError(
             f"{folder} has the splits first ({', '.join(sorted(splits))}); leave out --reverse"
@@ -93,6 +99,25 @@ def default_out(folder: Path, reverse: bool, parent: str = INVERTED) -> Path:
     return folder.parent / "split_first" / folder.name
 
 
+def place_of(folder: Path, data_path: Path | None = None) -> Path:
+    """The folder that --folder means: that path, else the data set of that name.
+
+    data_path: where data sets are stored; default the configured place. Errors: DataError.
+    """
+    if folder.expanduser().is_dir():
+        return folder.expanduser()
+    if folder.is_absolute() or len(folder.parts) != 1:
+        raise DataError(f"{folder} is not a folder")
+    if data_path is None:
+        from storage.dirs import data_home
+
+        data_path = data_home()
+    named = data_path / full_name(folder.name)
+    if not named.is_dir():
+        raise DataError(missing(named.name, data_path))
+    return named
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -103,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="DIR",
-        help="the data set: split/class/picture (required)",
+        help="the data set, split/class/picture: a folder, or the name of one that is prepared "
+        "(required)",
     )
     parser.add_argument(
         "--out",
@@ -111,13 +137,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help=f"where the links go (default: {INVERTED}/NAME beside the folder)",
     )
+    parser.add_argument(
+        "--data_path",
+        type=Path,
+        metavar="DIR",
+        help="where data sets are stored (default: DATA_HOME or dirs.json)",
+    )
     parser.add_argument("--reverse", action="store_true", help="from class/split to split/class")
     prepare(parser)
     args = parser.parse_args(argv)
-    out = args.out or default_out(args.folder, args.reverse)
     try:
-        made, there = invert(args.folder, out, reverse=args.reverse)
-    except DataError as error:
+        folder = place_of(args.folder, args.data_path)
+        out = args.out or default_out(folder, args.reverse)
+        made, there = invert(folder, out, reverse=args.reverse)
+    except (DataError, UsageError) as error:
         print(f"InvertDirStructure: {error}", file=sys.stderr)
         return error.exit_code
     print(f"{out}: {made} links made, {there} there already")

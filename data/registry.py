@@ -5,8 +5,11 @@ A new data set is a folder path, a folder put under the data directory, or one e
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +31,20 @@ from storage.errors import DataError
 # NAME_deci holds a tenth of NAME's training pictures, and so on; validation pictures stay.
 FRACTIONS = {"deci": 0.1, "centi": 0.01, "milli": 0.001}
 SYNTHETIC = "scenes"
+EXAMPLE_SIZES = (16, 32, 64)  # in a hint, where nobody has asked for any
 # Names used elsewhere for sets that have another one here.
 ALIASES = {"tiny": "tinyImagenet"}
+_CIFAR = "https://www.cs.toronto.edu/~kriz"  # who publishes md5 of both CIFARs beside them
+_STL = "https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
+_TINY = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 @dataclass(frozen=True)
 class Known:
     """A data set this toolkit can prepare: where its archive is, or what it is a part of.
 
+    sha256: of the archive whoever gives it; pins: mirror -> `md5:HEX` or `sha256:HEX`, as it was
+    published; what has neither is recorded when it is first fetched (data.prepare.digests).
     recipe: name of the augmentations for contrastive learning (data.views.recipes.RECIPES), size:
     side of the views; without them both follow from the resolution that is asked for.
     """
@@ -43,6 +52,7 @@ class Known:
     about: str
     mirrors: tuple[str, ...] = ()
     sha256: str | None = None
+    pins: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
     classes: tuple[str, ...] = ()
     lmdb: bool = False
@@ -59,10 +69,23 @@ KNOWN: dict[str, Known] = {
         "CIFAR-10 as PNG folders, 32 px",
         mirrors=(
             "drive:1_CILJzGysgPLflV2HxXSNMjVzlJat6hs",
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            f"{_CIFAR}/cifar-10-python.tar.gz",
         ),
+        pins={f"{_CIFAR}/cifar-10-python.tar.gz": "md5:c58f30108f718f92721af3b95e74349a"},
         recipe="cifar",
         size=32,
+    ),
+    "cifar100": Known(
+        "CIFAR-100, 100 fine classes as PNG folders, 32 px",
+        mirrors=(f"{_CIFAR}/cifar-100-python.tar.gz",),
+        pins={f"{_CIFAR}/cifar-100-python.tar.gz": "md5:eb9058c3a382ffc7106e4002c42a8d85"},
+        recipe="cifar",
+        size=32,
+    ),
+    "stl10": Known(
+        "STL-10, 10 classes and a part without labels, 96 px",
+        mirrors=(_STL,),
+        pins={_STL: "md5:91f7769df0f17e558f3565bffb0c7dfb"},
     ),
     "miniImagenet": Known(
         "64/16/20 classes of 600 images, class-disjoint splits, 84 px",
@@ -74,8 +97,9 @@ KNOWN: dict[str, Known] = {
         "200 classes, 64 px",
         mirrors=(
             "drive:1mCQOMcVbN0XT_uwcUjU1gdMvVRpBcX3w",
-            "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+            _TINY,
         ),
+        pins={_TINY: "md5:90528d7ca1a48142e341f4ef8d21d0de"},
         recipe="small",
         size=64,
     ),
@@ -114,16 +138,31 @@ def full_name(name: str) -> str:
     return ALIASES[base] + name[len(base) :] if base in ALIASES else name
 
 
-def open_source(spec: str, data_path: str | Path, *, split: str = "train") -> Source:
+@contextlib.contextmanager
+def asking_for(sizes: Sequence[int]) -> Iterator[None]:
+    """What opens a data set inside names these sides where it says how to prepare one."""
+    try:
+        yield
+    except DataError as error:
+        if not sizes or error.saying is None:
+            raise
+        raise DataError(error.saying(list(dict.fromkeys(sizes)))) from None
+
+
+def open_source(
+    spec: str, data_path: str | Path, *, split: str = "train", sizes: Sequence[int] = ()
+) -> Source:
     """The data set that `spec` names.
 
     spec: NAME or NAME/split under `data_path`; a folder (of splits, of classes, or of images); a
     zip of one (`set.zip`, `set.zip/val`); a picture; a folder or zip as dataset_tool writes them;
     an LMDB environment or a folder of them; CIFAR-10's or MNIST's own files; "scenes"
     (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`). `split` counts when
-    spec names none. DataError: one line with what is there and how to get what is not.
+    spec names none. sizes: the sides that its pictures will be asked for at, for that line only.
+    DataError: one line with what is there and how to get what is not.
     """
-    return find(str(spec), Path(data_path)).open(split)
+    with asking_for(sizes):
+        return find(str(spec), Path(data_path)).open(split)
 
 
 def find(spec: str, data_path: Path) -> Found:
@@ -131,11 +170,9 @@ def find(spec: str, data_path: Path) -> Found:
 
     Readers are asked once; a set that is not there is told of when it is opened.
     """
+    spec = bare(spec)
     head, _, last = spec.rpartition("/")
     own = split_of(last) if head else None
-    bare = spec.strip()
-    if bare != spec:  # forgiven when opened, not looked for
-        return Found(None if own else (), lambda split: find(bare, data_path).open(split))
     if not spec:
         return refused("an empty data set name; give a NAME, NAME/split or a folder")
     if spec.split("/")[0] == SYNTHETIC and len(spec.split("/")) <= 2:
@@ -150,6 +187,12 @@ def find(spec: str, data_path: Path) -> Found:
         return Found(None, lambda _: whole.open(own))
     part = _part(spec, data_path)
     return Found(part.splits, lambda split: part.open(check_split(split)))
+
+
+def bare(spec: str) -> str:
+    """A spec without spaces around it and `/` behind it."""
+    spec = str(spec).strip()
+    return spec.rstrip("/") or spec[:1]
 
 
 def _at_path(spec: str, data_path: Path) -> Found | None:
@@ -170,8 +213,10 @@ def _scenes(spec: str, split: str) -> Source:
 def _part(name: str, data_path: Path) -> Found:
     """A part of a set that is there (`bird`, `X_deci`), or the error that says how to get it."""
 
-    def missing(_: str) -> Source:
-        raise DataError(_missing(name, data_path))
+    def absent(_: str) -> Source:
+        error = DataError(missing(name, data_path))
+        error.saying = partial(missing, name, data_path)
+        raise error
 
     if full_name(name) != name:
         return find(full_name(name), data_path)
@@ -181,10 +226,10 @@ def _part(name: str, data_path: Path) -> Found:
     if known and known.base and classes:
         base = known.base
     elif fraction is None:
-        return Found((), missing)
+        return Found((), absent)
     whole = find(base, data_path)
-    if not _is_there(base, data_path):
-        return Found(whole.splits, missing)
+    if not _is_there(base, data_path) and _at_path(base, data_path) is None:
+        return Found(whole.splits, absent)
 
     def open_part(split: str) -> Source:
         source = whole.open(split)
@@ -215,18 +260,20 @@ def _is_there(name: str, data_path: Path) -> bool:
     return bool(known and known.base and known.classes and _is_there(known.base, data_path))
 
 
-def _missing(name: str, data_path: Path) -> str:
+def missing(name: str, data_path: Path, sizes: Sequence[int] = EXAMPLE_SIZES) -> str:
+    """What to say of a set that is not there: how to prepare it, or what may have been meant."""
     base, fraction = fraction_of(name)
     if name in KNOWN or (fraction is not None and base in KNOWN):
+        wanted = " ".join(str(size) for size in sizes)
         return (
             f"{name} is not prepared in {data_path}; run "
-            f"`python data/SetupDataset.py --data {name} --sizes 16 32 64` or give --data_path"
+            f"`python data/SetupDataset.py --data {name} --sizes {wanted}` or give --data_path"
         )
-    sizes = resolutions_of(data_path, name)
-    if sizes:
+    made = resolutions_of(data_path, name)
+    if made:
         return (
-            f"{name} is not in {data_path}, only its {sizes[-1]}x{sizes[-1]} pictures; "
-            f"give {name}_{sizes[-1]}x{sizes[-1]} to use them as originals"
+            f"{name} is not in {data_path}, only its {made[-1]}x{made[-1]} pictures; "
+            f"give {name}_{made[-1]}x{made[-1]} to use them as originals"
         )
     here = []
     if data_path.is_dir():
@@ -243,8 +290,9 @@ def train_val_sources(
     *,
     val_fraction: float = 0.1,
     seed: int = 0,
+    sizes: Sequence[int] = (),
 ) -> tuple[Source, Source]:
-    """Training and validation pictures.
+    """Training and validation pictures; sizes: as of `open_source`.
 
     data_val: a spec like data_tr; "cv" cuts the validation part off data_tr; None means data_tr's
     own val split. A set without one is cut too: once, from the full training set, by class,
@@ -252,13 +300,19 @@ def train_val_sources(
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction {val_fraction} must lie between 0 and 1")
-    data_path = Path(data_path)
-    data_tr = str(data_tr)
+    with asking_for(sizes):
+        return _train_val(bare(data_tr), data_val, Path(data_path), val_fraction, seed)
+
+
+def _train_val(
+    data_tr: str, data_val: str | None, data_path: Path, val_fraction: float, seed: int
+) -> tuple[Source, Source]:
     found = find(data_tr, data_path)
     full = found.open("train")
+    data_val = bare(data_val or "")
     if data_val != "cv":
-        base = _without_split(data_tr)
-        data_val = str(data_val or base)
+        base = without_split(data_tr)
+        data_val = data_val or base
         held = found if data_val == data_tr else find(data_val, data_path)
         if held.splits is None or "val" in held.splits:  # says its split itself, or has one for us
             return full, held.open("val")
@@ -289,6 +343,8 @@ def cut(full: Source, val_fraction: float, seed: int) -> tuple[Subset, Subset]:
     )
 
 
-def _without_split(spec: str) -> str:
+def without_split(spec: str) -> str:
+    """The set that a spec names, without the split that it may name."""
+    spec = bare(spec)
     head, _, last = spec.rpartition("/")
     return head if head and split_of(last) else spec

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from data.sources import keyed_order
+from runtime.workers import read
 from storage.errors import DataError, data_changed
 
 
@@ -69,7 +70,7 @@ class StepSampler(Sampler[list[int]]):
 
     def batches(self, loader: DataLoader) -> Iterator:
         """The loader's batches, counted as they are handed over."""
-        for batch in loader:
+        for batch in read(loader):
             self.drawn += self.batch_size
             yield batch
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from data.labelled import LabelledImages
 from data.pyramids import free_memory
 from data.sources import Source, channels_of, names_of
+from runtime.workers import read
 from storage.errors import DataDiskError, DataError
 from storage.files import locked, make_folder, read_object, reserve, write_json, writing
 
@@ -127,7 +128,7 @@ class UInt8Cache:
         what = f"{self.name} at {self.resolution} px"
         with tqdm(total=total, initial=start, desc=what, unit="img", disable=off) as bar:
             done = start
-            for _, images, classes in loader:
+            for _, images, classes in read(loader):
                 part = slice(done, done + len(images))
                 pixels[part], labels[part] = images.numpy(), classes.numpy()
                 noted, done = done // _CHUNK, part.stop

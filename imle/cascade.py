@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from imle.contract import checked_image, image_of_level
 from imle.frozen_loss import frozen_loss
 from imle.types import Cascade, Loss, Model, PreparedLoss, has_frozen_copy, is_cascade, is_prepared
 
@@ -32,7 +33,7 @@ class PlainCascade:
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         times = code.shape[0] // state[0].shape[0]
         state = tuple(t.repeat_interleave(times, 0) for t in state)
-        return self.model(state[0], [*state[1:], code], loi=level), (*state, code)
+        return image_of_level(self.model, state[0], [*state[1:], code], level), (*state, code)
 
 
 def as_cascade(model: Cascade | Model) -> Cascade:
@@ -56,6 +57,7 @@ class LevelLosses:
         self.own_loss = frozen is not None
         # frozen copies look after their precision; anything else runs under autocast
         self.own = has_frozen_copy(model)
+        self._like: tuple[int, ...] | None = None  # shape of a target of the level, [C, H, W]
         self.net: Cascade
         if has_frozen_copy(model):
             self.net = model.frozen_copy(dtype=dtype, channels_last=channels_last)
@@ -73,6 +75,7 @@ class LevelLosses:
 
     def prepare(self, y: Tensor) -> Any:
         """What `losses` compares with: the prepared target, or the target itself."""
+        self._like = tuple(y.shape[1:])
         if not is_prepared(self.loss_fn):
             return y
         with self._autocast(y.device, self.own_loss):
@@ -82,7 +85,11 @@ class LevelLosses:
         """Losses of the candidates [rows] in fp32, inf where not finite, and their states."""
         rows = code.shape[0]
         with self._autocast(code.device, self.own):
-            rgb, state = self.net.advance(state, code, level)
+            made = self.net.advance(state, code, level)
+        if not isinstance(made, tuple) or len(made) != 2:
+            got = type(made).__name__
+            raise ValueError(f"model.advance must give (images, state) of a level, got a {got}")
+        rgb, state = checked_image(made[0], rows, level, self._like), made[1]
         if not is_prepared(self.loss_fn):
             target = target.repeat_interleave(rows // target.shape[0], 0)
         with self._autocast(code.device, self.own_loss):

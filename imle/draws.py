@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from imle.contract import Z_GEN
 from imle.types import Draw, KeyedCodes, PlainCodes, is_keyed_codes
 
 
@@ -75,5 +76,6 @@ def draw_of(
         return keyed_draw(z, loop, image_ids)
     if isinstance(z, (list, tuple)):
         return pool_draw(z)
-    assert callable(z)
+    if not callable(z):
+        raise ValueError(f"z_gen is a {type(z).__name__}, which cannot be called; it is {Z_GEN}")
     return PlainDraw(z, len(image_ids), device)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from imle.contract import check_pieces, corrupted
 from imle.draws import draw_of
 from imle.order import StreamOrder
 from imle.reading import Item, Read, chunks, collate, read_items
@@ -101,12 +102,18 @@ class CIMLEDataLoader:
         float (taken as is). Items are decoded by the DataLoader's workers: once for the search and
         once for every use in a batch, unless `cache_images`.
     kkm: KorKMinusOne over the dataset's indices.
-    model: see `imle.search`. Only used to search.
-    corruptor: None; an object with `keyed(x, loop, image_ids)`; or a plain `corruptor(x)`, which is
-        applied once per image and loop and whose results are kept (and saved) for the loop.
-    z_gen: an object with `draw` (CodeGenerator) or a plain `z_gen(bs, level="all"|int)`, whose
-        winning codes are kept and saved.
-    loss_fn: see `imle.search`; one value a row. Only used to search.
+    model, corruptor, z_gen and loss_fn are ours, or plain callables that keep this contract:
+        model(x [R, C, h, w], codes, loi=level) -> the picture of that level alone, [R, C, H, W] as
+            the target of the level: x and each of the level + 1 codes [R, d] have a row for every
+            candidate. Only used to search, in eval mode and without gradient. (`start`/`advance`
+            of imle.types.Cascade, as CAMNet has them, spare the levels below.)
+        z_gen(R, level) -> R new codes of a level, [R, d]; winning ones are kept and saved. An
+            object with `draw` (CodeGenerator) can draw them again, from their numbers alone.
+        corruptor(x [b, C, h, w]) -> b inputs; None: x itself. Applied once per image and loop,
+            results kept and saved; `keyed(x, loop, image_ids)` (Corruption) can be repeated.
+        loss_fn(output [R, C, H, W], target [R, C, H, W]) -> one value a row, [R]. Only used to
+            search; with `prepare(y)` the target is prepared once for all candidates (imle.types).
+    What breaks it is a ValueError that says how. docs/from_the_originals.md has an example.
     num_samples, sample_parallelism: candidates, and how many at a time; one number or one a level.
     code_bs: images searched at a time on each rank.
     subsample_size: images of an outer loop, default all that kkm has. May exceed their number.
@@ -184,6 +191,7 @@ class CIMLEDataLoader:
             single = isinstance(number, (int, Integral))
             per_level(number, levels or (1 if single else len(number)), name)  # type: ignore[arg-type]
         resolve_dtype(precision)
+        check_pieces(kkm, model, corruptor, z_gen, loss_fn, searcher=searcher)
 
         self.dataset, self.kkm, self.model, self.corruptor = dataset, kkm, model, corruptor
         self.z_gen, self.loss_fn = z_gen, loss_fn
@@ -338,7 +346,7 @@ class CIMLEDataLoader:
         if is_keyed_corruption(self.corruptor):
             return self.corruptor.keyed(x, loop, image_ids)
         assert callable(self.corruptor)
-        return self.corruptor(x)
+        return corrupted(self.corruptor, x)
 
     # --------------------------------------------------------------------------------- search
 

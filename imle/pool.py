@@ -13,7 +13,7 @@ of the images [S, D] in fp32, one chunk of the generator, and a block of distanc
 
 A sample may be chosen by several images. A quota on its use would break the estimator (the image
 that comes too late gets a sample that is not its nearest); the remedy for blur by sharing is a
-larger pool. `used_fraction` says how far it is: log it.
+larger pool. `used_fraction` says how far it is.
 
 `PoolSearch` is the `searcher` of a CIMLEDataLoader:
 
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from imle.contract import image_of_level
 from imle.search import NonFiniteSearchError, resolve_dtype
 from imle.types import KeyedCodes, Model, OnChunk, PlainCodes, device_of, is_keyed_codes
 from runtime import distributed
@@ -169,7 +170,7 @@ def pool_search(
         ids = torch.arange(first, min(first + chunk, pool_size), device=device)
         if len(ids):  # the last round may have nothing for this rank, but its callback must come
             with torch.autocast(device.type, dtype if low else torch.bfloat16, enabled=low):
-                images = model(None, [pool_codes(z, loop, ids)], loi=-1)
+                images = image_of_level(model, None, [pool_codes(z, loop, ids)], -1)
             nearest.update(features(images), ids)
         if on_chunk is not None:
             on_chunk(i + 1, rounds)

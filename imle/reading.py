@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imle.types import Items
+from runtime.workers import read
 
 Read = tuple[Tensor, Tensor, list[Tensor]]  # image ids, x, ys on the CPU
 Item = tuple[Tensor, list[Tensor]]  # x, ys of one image
@@ -41,7 +42,7 @@ def read_items(
         # its own generator: torch's DataLoader would draw from the global one
         generator=torch.Generator().manual_seed(seed),
     )
-    return iter(loader)
+    return read(loader)
 
 
 class _Numbered(Dataset):

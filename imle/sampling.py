@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from imle.codes import CodeGenerator
+from imle.contract import image_of_level
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def draw_samples(
     codes = [torch.stack(level, 1).flatten(0, 1) for level in zip(*rows, strict=True)]
     inputs = cx.repeat_interleave(num_samples, 0)
     images = [
-        model(inputs[i : i + parallel], [c[i : i + parallel] for c in codes], loi=-1)
+        image_of_level(model, inputs[i : i + parallel], [c[i : i + parallel] for c in codes], -1)
         for i in range(0, len(inputs), parallel)
     ]
     return torch.cat(images).unflatten(0, (len(cx), num_samples))

@@ -33,7 +33,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from runtime import distributed
-from runtime.precision import full_fp32
+from runtime.precision import LOWEST_TEMPERATURE, full_fp32
 
 # Side of a block of S when no chunk is given: 1 MiB, which stays in a core's cache.
 BLOCK_SIDE = {"cpu": 512, "cuda": 4096}
@@ -259,6 +259,11 @@ class _Contrast(torch.autograd.Function):
 def _check_temperature(name: str, value: float) -> float:
     if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name}={value!r}: it must be a number above 0, such as 0.5")
+    if value < LOWEST_TEMPERATURE:
+        raise ValueError(
+            f"{name}={value!r} is below {LOWEST_TEMPERATURE:g}, where cosines divided by it leave "
+            "the range of fp32; 0.05 to 1 is usual"
+        )
     return float(value)
 
 
@@ -386,7 +391,7 @@ class NTXent(_Views):
 
     Two views [n, d] of un-normalised projections -> scalar, fp32 (fp64 for fp64). Between 0 and
     2 / T + ln(2n - 1); google's code reports twice this. One image alone: exactly 0.
-    temperature: T > 0. chunk: rows of S at a time; None chooses, and keeps up to
+    temperature: T, at least 1e-30. chunk: rows of S at a time; None chooses, and keeps up to
     KEPT_ENTRIES of exp(S). gather: with several ranks, use all their rows (they need equal n). For
     more views: MultiPositive.
     Errors: ValueError for the arguments; RuntimeError when differentiated twice.

@@ -16,8 +16,10 @@ from diffusion.rows import Rows
 from recipes.words import former
 from runtime import distributed
 from runtime.options import EXECUTION, NO_EFFECT, USUAL, Row, Rules, Table, tagged
-from runtime.types import number, positive_float, positive_int
+from runtime.precision import LOWEST_TEMPERATURE
+from runtime.types import number, positive_int
 from selection import EarlyLateSwitch, Picker, Spread
+from selection.jest import EASY_REFERENCES
 
 JEST = "jest"  # the tag of an option that has an effect on JEST alone
 
@@ -54,7 +56,9 @@ def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list
         ("--trick", bool, False, "probabilities are computed in logarithms anyway", EXECUTION,
          NO_EFFECT),
         ("--score_scale", former(SCALES, {AUTOGUIDED: "autoguided"}), "standardised", scales, JEST),
-        ("--temperature", positive_float, 1.0, "of the draw", JEST),
+        ("--easy_reference", EASY_REFERENCES, None, "how --no-diff draws; source: as Autoguided's "
+         "code, whose scores lost a row (default: intended)", JEST),
+        ("--temperature", number(LOWEST_TEMPERATURE), 1.0, "of the draw", JEST),
         ("--score_by_sigma", bool, False, f"rank {unit} among those of like sigma: keeps P(sigma)",
          JEST),
         ("--first_chunk", ("uniform", "scored"), "uniform", "how the first chunk is drawn", JEST),
@@ -82,6 +86,7 @@ def check(
             raise ValueError(f"--no-selection and {rules.shown(name)}, which selects: give one")
     args.selection = bool(args.selection or args.acid or method)
     rules.excludes("early", "late")
+    rules.belongs("easy_reference", to="--no-diff", holds=not args.diff)
     if (args.early or args.late) and not args.selection:
         raise ValueError(f"--{'early' if args.early else 'late'} needs --selection or --acid")
     for name in ("filt", "rounding"):
@@ -131,6 +136,7 @@ def picker(
         temperature=args.temperature,
         first_chunk=args.first_chunk,
         normalise=args.normalise,
+        easy_reference=args.easy_reference or "intended",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import writing
-from storage.pictures import new_figure
+from storage.pictures import new_figure, own_style
 
 Series = Mapping[str, tuple[list[int], list[float]]]  # name -> steps, values
 
@@ -27,7 +27,10 @@ UNITS = (
     (r"\[min\]", "minutes"),
     (r"ms_per_\w+", "milliseconds"),
     (r"_gb", "GB"),
-    (r"acc_val| acc\d|top\d|majority class|acceptance|synthetic|stood_in|Score", "share"),
+    (
+        r"acc_val| acc\d|top\d|majority class|acceptance|synthetic|stood_in|Score|used_fraction",
+        "share",
+    ),
     (r"[Dd]istance", "distance"),
     (r"lr|[Ll]earning rate", "learning rate"),
     (r"[Ll]oss(_\w+)?|loss/.*|loss by .*|combined", "loss"),
@@ -51,8 +54,9 @@ def draw_curves(series: Series, path: Path) -> bool:
     panels = panels_of(series)
     if not panels:
         return False
-    figure = figure_of(panels)
-    with writing(path, durable=False) as file:  # drawn again at the next occasion
+    # Not flushed to the disk: it is drawn again at the next occasion.
+    with own_style(), writing(path, durable=False) as file:
+        figure = figure_of(panels)
         figure.savefig(file, format="png", dpi=100)
     return True
 

@@ -21,19 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.errors import UsageError, first_line
+from storage.console import tell
+from storage.errors import first_line
 from storage.files import append_bytes
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d+)\..*")
 _SAID = 200  # characters of what went wrong
-
-
-def require() -> None:
-    """UsageError, with what to do, where TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UsageError(
-            "--tensorboard needs the package tensorboard: `python -m pip install tensorboard`"
-        )
 
 
 class EventFiles:
@@ -50,6 +43,12 @@ class EventFiles:
         self._file: Path | None = None
         self._told: dict[str, tuple[int, float]] = {}  # the last (step, value) of each figure
         self._shown: dict[str, int] = {}  # the last step of each picture
+        if importlib.util.find_spec("tensorboard") is None:
+            tell(
+                "no event files: --tensorboard needs the package tensorboard (`python -m pip "
+                "install tensorboard`); figures are in metrics.jsonl"
+            )
+            return
         with self._guarded():
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -122,7 +121,7 @@ class EventFiles:
         """Whatever TensorBoard or the disk raises ends its file, not the run."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._file = None
             why = first_line(error, _SAID)
-            print(f"tensorboard stopped ({why}): figures go on in metrics.jsonl", flush=True)
+            tell(f"tensorboard stopped ({why}): figures go on in metrics.jsonl")

@@ -5,9 +5,10 @@ All ranks have one, since means are taken over ranks; only rank 0 prints and wri
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runtime import distributed
 from runtime.meters import Meters
 from runtime.progress import Progress
 from runtime.tracker import Tracker
+from storage.console import tell
 from storage.errors import UsageError, first_line
 from storage.pictures import Captions, save_sheet
 
@@ -93,8 +95,9 @@ class Logs:
         if self._tracker is not None:
             if code == 0:
                 self.draw_curves()
-            self._tracker.finish(code)
-            self._tracker = None
+            tracker, self._tracker = self._tracker, None
+            with self._aside("W&B did not end well"):
+                tracker.finish(code)
 
     def close_bar(self) -> None:
         """Leave the terminal as it was."""
@@ -102,16 +105,24 @@ class Logs:
             self._bar.close()
             self._bar = None
 
+    @contextlib.contextmanager
+    def _aside(self, what: str) -> Iterator[None]:
+        """Something beside the training: where it fails, that is said, and no more."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # an odd package may end the process at its import
+            self.say(f"{what}: {first_line(error)}")
+
     # ------------------------------------------------------------------------- lines and the bar
 
     def say(self, text: str) -> None:
         """Print a line (rank 0), beside the bar, and keep it; nothing for ""."""
         if not self.main or not text:
             return
-        if self._bar is not None and sys.stdout.isatty():
+        if self._bar is not None and sys.stdout is not None and sys.stdout.isatty():
             self._bar.write(text)  # above the bar
         else:
-            print(text, flush=True)
+            tell(text)
         if self.keep is not None:
             self.keep(text)
 
@@ -179,7 +190,7 @@ class Logs:
             found = draw(path)
         except UsageError:
             raise
-        except Exception as error:  # a full disk, a font; pictures are no reason to stop
+        except (Exception, SystemExit) as error:  # a full disk, a font; no reason to stop
             self.say(f"samples {path.name} not written: {first_line(error)}")
             return None
         self.tracker(completed).image(name, path, stamp, caption=caption)
@@ -192,7 +203,6 @@ class Logs:
     def draw_curves(self) -> None:
         """Draw curves.png from metrics.jsonl, once the tracker is open."""
         if self.main and self._tracker is not None:
-            try:
+            # A full disk, no matplotlib: the figures are in metrics.jsonl.
+            with self._aside("curves.png not drawn"):
                 self._tracker.curves()
-            except Exception as error:  # a full disk, no matplotlib; figures are in metrics.jsonl
-                self.say(f"curves.png not drawn: {first_line(error)}")

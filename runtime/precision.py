@@ -9,6 +9,9 @@ import torch
 from storage.errors import UsageError
 
 NAMES = ("auto", "fp32", "bf16", "fp16")
+# Of a softmax, wherever one is taken: cosines or scores divided by less, summed over a batch,
+# leave the range of fp32, and what comes out is 0, infinite or NaN.
+LOWEST_TEMPERATURE = 1e-30
 
 
 class LossScaler:

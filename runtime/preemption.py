@@ -5,12 +5,16 @@ all.  The step is finished, the state saved, and the process exits 75.
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+from runtime.grace import Grace
 
 NO_PROGRESS = 3  # launches preempted at one and the same step: another would be too
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -22,10 +26,13 @@ class PreemptionFlag:
     Further SIGTERM and SIGUSR1 change nothing (schedulers and torchrun send several).  A second
     Ctrl-C, at least a second after the first and not during a save, raises KeyboardInterrupt, for
     the impatient.  Forked children inherit the handler, which knows that it is not theirs.
+    A process that does not get to look at the flag is ended (`runtime.grace`, also for last_words).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last_words: Callable[[str], str] | None = None) -> None:
         self.signal: str | None = None
+        words = {} if last_words is None else {"last_words": last_words}
+        self._grace = Grace(saving=lambda: self.saving, **words)
         self.saving = False
         self._first_time = 0.0
         self._pid = 0
@@ -43,6 +50,7 @@ class PreemptionFlag:
         try:
             for signum in SIGNALS:
                 self._previous[signum] = signal.signal(signum, self._handle)
+            self._grace.start()
         except ValueError:
             self._previous.clear()
 
@@ -50,6 +58,7 @@ class PreemptionFlag:
         """Give the signals back to whoever had them."""
         if os.getpid() != self._pid:
             return
+        self._grace.stop()
         for signum, handler in self._previous.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         self._previous.clear()
@@ -93,6 +102,8 @@ def _end_workers() -> None:
 
     multiprocessing would send them SIGTERM, to which they are deaf, and wait for ever.
     """
+    with contextlib.suppress(ValueError):  # torch's handler would call their end an error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -15,6 +15,7 @@ from typing import TextIO
 
 from runtime import distributed
 from runtime.eta import TimeLeft
+from storage.console import tell
 
 EVERY_S = 30.0
 
@@ -112,7 +113,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(line, file=self._stream)
         elif self._main:
-            print(line, file=self._stream, flush=True)
+            tell(line, self._stream)
 
     def close(self) -> None:
         """Finish the bar; without a terminal, say the last count if it was not said yet."""
@@ -148,7 +149,7 @@ class Progress:
         if self._values and self._values_of not in (None, self.n):
             parts.append(f" (at {self.unit} {self._values_of})")
         parts += [f", in {self._note}"] if self._note else []
-        print("".join(parts), file=self._stream, flush=True)
+        tell("".join(parts), self._stream)
         self._said, self._last_n = now, self.n
 
     def __enter__(self) -> Progress:

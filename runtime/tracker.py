@@ -23,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -31,8 +31,10 @@ from urllib.request import getproxies, proxy_bypass
 
 from runtime.curves import draw_curves
 from runtime.event_files import EventFiles
+from runtime.wandb_files import Held, held
+from storage.console import escaped, tell
 from storage.errors import first_line
-from storage.files import read_lines, write_text
+from storage.files import read_last_lines, read_lines, write_text
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
@@ -71,23 +73,33 @@ class Tracker:
         self.id = wandb_id
         self._run: Any = None
         self._events: EventFiles | None = None
+        self._native, self._ahead = -1, 0  # W&B's own number of the last row; minus its step
         self._main = is_main
         if not is_main:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
-        self.rewind(math.inf if resume_step is None else resume_step)
+        step = math.inf if resume_step is None else resume_step
+        redone = _last_step(self.metrics) > step
+        try:
+            self.rewind(step)
+        except OSError as error:
+            tell(f"metrics.jsonl: not written anew: {error.strerror}", sys.stderr)
+            self._cut_back(step)
         if tensorboard:
-            self._events = EventFiles(self.dir, resume_step or 0, read_lines(self.metrics))
-        lowered = os.environ.get("WANDB_MODE", "")
-        rank = ("disabled", "offline", "online")
-        if lowered in rank and rank.index(lowered) < rank.index(mode):
-            mode = lowered
-        self.mode = mode
+            history: list[dict[str, Any]] = []
+            with contextlib.suppress(OSError):
+                history = read_lines(self.metrics)
+            self._events = EventFiles(self.dir, resume_step or 0, history)
+        self.mode = mode = _lowered(mode)
         if mode == "disabled":
             return
-        self.id = _keep_id(self.dir / "wandb_id", wandb_id)
-        with _nobody_at_the_keyboard():
-            self._start(mode, project, name, dict(config or {}))
+        try:
+            self.id = _keep_id(self.dir / "wandb_id", wandb_id)
+            with _nobody_at_the_keyboard():
+                earlier = self._start(mode, project, name, dict(config or {}), step)
+            self._catch_up(earlier, step, redone)
+        except (Exception, SystemExit) as error:  # whatever W&B raises, training goes on
+            self._stopped(error)
 
     # ------------------------------------------------------------------------------------- figures
 
@@ -99,6 +111,20 @@ class Tracker:
         self._last: dict[str, Any] | None = _record(kept[-1]) if kept else None
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
+
+    def _cut_back(self, step: float) -> None:
+        """As `rewind` where nothing can be written: the file ends before the first line to go."""
+        text = _read(self.metrics).encode()
+        kept: list[bytes] = []
+        for line in text.splitlines(keepends=True):
+            record = _record(line.decode())
+            if record is None or record["step"] > step:
+                break
+            kept.append(line)
+        with contextlib.suppress(OSError):
+            os.truncate(self.metrics, len(b"".join(kept)))
+        self._last = _record(kept[-1].decode()) if kept else None
+        self._offset = len(b"".join(kept[:-1]))
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         """Write figures (numbers, 0-d tensors) of `step`; calls for the same step share a line."""
@@ -117,9 +143,13 @@ class Tracker:
             if self._events is not None:
                 self._events.scalars(record)
         except OSError as error:
-            print(f"metrics.jsonl: step {step} not written: {error.strerror}", file=sys.stderr)
-        finite = {k: v for k, v in plain.items() if v is not None}
-        self._send(lambda run: run.log({**finite, _STEP: step}))
+            tell(f"metrics.jsonl: step {step} not written: {error.strerror}", sys.stderr)
+        self._tell(_finite(plain), step)
+
+    def _tell(self, values: Mapping[str, Any], step: int, **more: float) -> None:
+        """Send a row to W&B, under its own number for `step`: rows of one step are one."""
+        self._native = max(self._native, step + self._ahead)
+        self._send(lambda run: run.log({**values, **more, _STEP: step}, step=self._native))
 
     def _write(self, line: str, *, over_last: bool) -> None:
         with open(self.metrics, "r+b" if self.metrics.exists() else "w+b") as f:
@@ -141,6 +171,9 @@ class Tracker:
         """Show a picture: the path of a PNG, or (in W&B alone) an array [H, W, 3] uint8."""
         if self._events is not None and isinstance(image, Path) and name != "curves":
             self._events.image(name, image, step)
+        self._show(name, image, step, caption)
+
+    def _show(self, name: str, image: Any, step: int, caption: str | None = None) -> None:
         if self._run is None:
             return
 
@@ -148,8 +181,9 @@ class Tracker:
             import wandb
 
             data = str(image) if isinstance(image, str | Path) else image
-            run.log({name: wandb.Image(data, caption=caption), _STEP: step})
+            run.log({name: wandb.Image(data, caption=caption), _STEP: step}, step=self._native)
 
+        self._native = max(self._native, step + self._ahead)
         self._send(send)
 
     def curves(self) -> Path:
@@ -170,20 +204,32 @@ class Tracker:
             return
         done, _ = _bounded(lambda: run.finish(exit_code=exit_code), _FINISH_S)
         if done != "ok":
-            print(f"wandb: not everything was uploaded. {self._how_to_sync()}", flush=True)
+            tell(f"wandb: not everything was uploaded. {self._how_to_sync()}")
 
     # ----------------------------------------------------------------------------------------- W&B
 
-    def _start(self, mode: str, project: str, name: str | None, config: dict[str, Any]) -> None:
+    def _start(
+        self, mode: str, project: str, name: str | None, config: dict[str, Any], step: float
+    ) -> Held:
+        """Begin W&B's run; what its files hold of steps up to `step`, see `wandb_files.held`."""
+        nothing = Held({}, -1)
         # wandb reports its own errors to its makers at exit, and waits half a minute for a server
         # that does not answer. Read at import, so it is set before.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             import wandb
-        except ImportError as error:
-            print(f"wandb cannot be imported ({error}): figures are in {self.metrics}", flush=True)
-            return
-        config = json.loads(json.dumps(config, default=str))
+        except (Exception, SystemExit) as error:  # not installed, or broken in any way
+            said = first_line(error, _SAID)
+            tell(f"wandb cannot be imported ({said}): figures are in {self.metrics}")
+            return nothing
+        earlier = nothing
+        with contextlib.suppress(OSError):  # a full disk: some points will be there twice
+            from wandb.proto.wandb_internal_pb2 import Record
+
+            parse = Record.FromString
+            earlier = held(self.dir / "wandb", str(self.id), step, _STEP, parse)
+        config = _escaped(json.loads(json.dumps(config, default=str)))
+        name = None if name is None else escaped(name)
 
         def start(how: Literal["online", "offline"], timeout: float) -> Any:
             known: dict[str, Any] = {"init_timeout": timeout, "finish_timeout": _FINISH_S - 5}
@@ -213,8 +259,8 @@ class Tracker:
                 done, result = _bounded(lambda: start("online", _ONLINE_S - 1), _ONLINE_S, _discard)
                 if done == "ok":
                     self._run = result
-                    print(f"wandb: {result.url}", flush=True)
-                    return
+                    tell(f"wandb: {result.url}")
+                    return earlier
                 said = _said(done, result, _ONLINE_S)
                 why = f"unreachable ({said})"
                 # Without it, a second init says that the run id is in use.
@@ -230,34 +276,75 @@ class Tracker:
             how = f"Figures are in {self.metrics}"
             told = f"{f'{why}, and ' if why else ''}not recording offline ({said}). "
         without = "; --wandb disabled does without W&B" if why else ""
-        print(f"wandb: {told}{how}{without}", flush=True)
+        tell(f"wandb: {told}{how}{without}")
+        return earlier
 
     def _how_to_sync(self) -> str:
         folder = shlex.quote(str(self.dir.resolve() / "wandb"))
         kind = "offline-run" if self.mode == "offline" else "run"
         return f"Later: wandb sync --id {self.id} {folder}/{kind}-*-{self.id}*"
 
+    def _catch_up(self, earlier: Held, step: float, redone: bool) -> None:
+        """Tell W&B what metrics.jsonl has of steps up to `step`, and its files or its server lack.
+
+        redone: later points were there, and are told again as they were.
+        """
+        if self._run is None:
+            return
+        lines = [r for r in map(_record, _read(self.metrics).splitlines()) if r is not None]
+        lines = [record for record in lines if record["step"] <= step]
+        there = int(getattr(self._run, "starting_step", 0) or 0) - 1  # on the server; -1: nothing
+        if there >= 0 and (there > step or any(there == record["step"] for record in lines)):
+            lines = [record for record in lines if record["step"] > there]
+        elif there >= 0:
+            lines = []  # numbered by a version before: what is there cannot be told
+        names = earlier.names
+        new = {r["step"]: _figures(r, but=names.get(r["step"], ())) for r in lines}
+        first = next((at for at, values in new.items() if values), None)
+        if first is None:
+            first = (self._last or {"step": -1})["step"] + 1 if step == math.inf else int(step) + 1
+        if not (redone and there > step):  # else W&B itself passes over what it has
+            self._ahead = max(0, max(there, earlier.native) + 1 - first)
+        pictures = _pictures(self.dir / "samples")
+        for record in lines:
+            at = record["step"]
+            if new[at]:
+                self._tell(new[at], at, _timestamp=record.get("time", time.time()))
+                for name in sorted(pictures.get(at, {}).keys() - names.get(at, set())):
+                    self._show(name, pictures[at][name], at)
+
     def _send(self, send: Callable[[Any], None]) -> None:
         if self._run is None:
             return
         try:
             send(self._run)
-        except Exception as error:  # whatever W&B raises, training goes on
-            self._run = None
-            print(
-                f"wandb stopped ({first_line(error, _SAID)}): figures go on in {self.metrics}",
-                flush=True,
-            )
+        except (Exception, SystemExit) as error:  # whatever W&B raises, training goes on
+            self._stopped(error)
+
+    def _stopped(self, error: BaseException) -> None:
+        self._run = None
+        tell(f"wandb stopped ({first_line(error, _SAID)}): figures go on in {self.metrics}")
+
+
+def _lowered(mode: str) -> str:
+    """The mode, or that of WANDB_MODE where that is less. One that W&B has not is taken away."""
+    rank = ("disabled", "offline", "online")
+    asked = os.environ.get("WANDB_MODE", "")
+    wanted = {"dryrun": "offline", "run": "online"}.get(asked, asked)  # its former names
+    if wanted not in ("", *rank):
+        tell(f"WANDB_MODE={asked} is not {', '.join(rank)}: passed over")
+        del os.environ["WANDB_MODE"]  # W&B would refuse to begin
+    return min(mode, wanted, key=rank.index) if wanted in rank else mode
 
 
 def _keep_id(file: Path, given: str | None) -> str:
     """The W&B id of a run directory: what the file says, else `given`, else a new one, written."""
-    if file.exists():
-        kept = file.read_text().strip()
-        if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", kept):
-            return kept
+    kept = _read(file).strip()
+    if re.fullmatch(r"[A-Za-z0-9_.+=@~-]{1,128}", kept):
+        return kept
     new = given or secrets.token_hex(4)
-    write_text(file, new + "\n")
+    with contextlib.suppress(OSError):  # a full disk: the checkpoint has it too
+        write_text(file, new + "\n")
     return new
 
 
@@ -365,7 +452,7 @@ def _discard(run: Any) -> None:
 def _read(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8", errors="replace")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+    except OSError:
         return ""
 
 
@@ -382,6 +469,15 @@ def forget_later(metrics: Path, step: float) -> list[str]:
     return kept
 
 
+def _last_step(metrics: Path) -> int:
+    """The step of the last line of metrics.jsonl; -1 for none."""
+    with contextlib.suppress(OSError):
+        for record in reversed(read_last_lines(metrics)):
+            if type(record.get("step")) is int:
+                return record["step"]
+    return -1
+
+
 def _record(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
@@ -390,6 +486,42 @@ def _record(line: str) -> dict[str, Any] | None:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
     return record
+
+
+def _figures(record: Mapping[str, Any], but: Collection[str]) -> dict[str, Any]:
+    """The finite figures of a line of metrics.jsonl, without those that `but` names."""
+    left = {k: v for k, v in record.items() if k not in ("step", "time") and k not in but}
+    return _finite(left)
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def _pictures(samples: Path, most: int = 50) -> dict[int, dict[str, Path]]:
+    """{step: {name: file}} of the newest sample sheets of a run."""
+    found = (re.fullmatch(r"(.+)-(\d{9})\.png", file.name) for file in _files(samples))
+    newest = sorted((int(m[2]), m[1]) for m in found if m)[-most:]
+    pictures: dict[int, dict[str, Path]] = {}
+    for step, name in newest:
+        pictures.setdefault(step, {})[name] = samples / f"{name}-{step:09d}.png"
+    return pictures
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _escaped(value: Any) -> Any:
+    """A JSON value without what is no UTF-8, which W&B would refuse."""
+    if isinstance(value, dict):
+        return {escaped(k): _escaped(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_escaped(v) for v in value]
+    return escaped(value) if isinstance(value, str) else value
 
 
 def _number(value: Any) -> int | float | None:

@@ -1,5 +1,6 @@
 """Online data selection: losses of a super-batch -> indices of the rows to train on."""
 
+from selection.arrays import UnknownKeyword
 from selection.jest import draw_spread, jointly_sample_batch, selection_logits
 from selection.methods import METHODS, Method, select
 from selection.picker import Picked, Picker
@@ -15,6 +16,7 @@ __all__ = [
     "Picked",
     "Picker",
     "Spread",
+    "UnknownKeyword",
     "chunk_sizes",
     "draw_spread",
     "entropy",

@@ -31,13 +31,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from runtime.precision import LOWEST_TEMPERATURE
+from selection.arrays import Given, Losses, as_given, refuse
 from selection.scores import Spread, check_generator, checked_losses, edges, perplexity, table_of
-from selection.sizes import Ratio, chunk_sizes, split
+from selection.sizes import Ratio, chunk_sizes, rows_of, split
 
 FIRST_CHUNKS = ("uniform", "scored")
 EASY_REFERENCES = ("intended", "source")
@@ -47,8 +50,8 @@ _NOISE = 1 << 16  # random numbers made at once, unless one chunk needs more
 
 
 def jointly_sample_batch(
-    learner_loss: Tensor,
-    ref_loss: Tensor,
+    learner_loss: Given,
+    ref_loss: Losses,
     N: int = 16,
     filter_ratio: Ratio = 0.8,
     learnability: bool = True,
@@ -60,12 +63,18 @@ def jointly_sample_batch(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     strata: Tensor | None = None,
+    easy_reference: str = "intended",
+    selection_size: int | None = None,
     numeric_stability_trick: bool = False,
-) -> Tensor:
-    """Draw the rows to train on: int64 [b] in order of drawing, on the losses' device.
+    device: torch.device | str | int | None = None,
+    **unknown: Any,
+) -> Given:
+    """Draw the rows to train on: int64 [b] in order of drawing, as the losses came: an array for a
+    NumPy array, else a tensor on the losses' device.
 
-    - learner_loss, ref_loss: [B] losses of the same rows, or [B, B] losses of pairs (entry i, j:
-      row i of one modality, j of the other); any floating dtype; scale: see `selection.scaled`.
+    - learner_loss, ref_loss: [B] losses of the same rows ([B, 1] and [B, 1, 1, 1] are the same), or
+      [B, B] losses of pairs (entry i, j: row i of one modality, j of the other); any floating
+      dtype, tensors or NumPy arrays; scale: see `selection.scaled`.
     - N: number of chunks; a selection of b < N rows is drawn in b chunks of one.
     - filter_ratio: share of rows left out, [0, 1); b = floor(B (1 - filter_ratio)) exactly, or
       Autoguided's truncation with rounding="reference" (see `selection_size`).
@@ -73,23 +82,57 @@ def jointly_sample_batch(
     - first_chunk: "uniform" (Autoguided; with N = 1 no score counts) or "scored" (the rule from the
       first row on, n = 0).
     - normalise: divide by 2n + 1 (Autoguided: a soft draw), or not (published: nearly greedy).
-    - temperature: > 0, divides the logits.
+    - temperature: at least 1e-30, divides the logits.
     - generator: on the losses' device; default torch's own.
     - strata: table of `sigma_strata`. Every stratum then is a super-batch of its own, with N
       chunks, and gives b times its share of the rows, rounded up or down at random so that the
       sum is b and the expectation exact: up to any stratum's edge, the number of rows chosen
       differs from the proportional one by less than 1. What is kept is P(sigma) to within a
       stratum; inside one, rows still compete.
+    - easy_reference: with learnability=False and losses [B], "source" draws as Autoguided's code
+      does, whose scores lost a row: a_n = n / (2n + 1) in (2), n unnormalised, instead of n + 1.
+    - selection_size: b itself, instead of filter_ratio.
     - numeric_stability_trick: Autoguided's option, accepted and without effect (see the file).
-    Errors: ValueError.
+    - device: where a tensor of rows goes, by default the losses' device.
+    `random_baseline` takes the same keywords. Errors: ValueError; UnknownKeyword (a TypeError and a
+    ValueError) for any other.
     """
+    refuse(jointly_sample_batch, unknown)
     learner, ref = checked_losses(learner_loss, ref_loss)
+    rows = _rows(
+        learner, ref, N, filter_ratio, learnability, inverted, first_chunk, normalise, rounding,
+        temperature, generator, strata, easy_reference, selection_size,
+    )  # fmt: skip
+    return as_given(rows, learner_loss, device)
+
+
+def _rows(
+    learner: Tensor,
+    ref: Tensor,
+    N: int,
+    filter_ratio: Ratio,
+    learnability: bool,
+    inverted: bool,
+    first_chunk: str,
+    normalise: bool,
+    rounding: str,
+    temperature: float,
+    generator: torch.Generator | None,
+    strata: Tensor | None,
+    easy_reference: str,
+    selection_size: int | None,
+) -> Tensor:
+    """`jointly_sample_batch` of losses that are checked."""
     if first_chunk not in FIRST_CHUNKS:
         raise ValueError(f"first_chunk {first_chunk!r} is not one of: {', '.join(FIRST_CHUNKS)}")
     _check_temperature(temperature)
+    easy = _easy(easy_reference, learnability, learner)
     check_generator(generator, learner.device)
     B = len(learner)
-    sizes = chunk_sizes(B, filter_ratio, N, rounding)
+    if selection_size is None:
+        sizes = chunk_sizes(B, filter_ratio, N, rounding)
+    else:
+        sizes = split(rows_of(B, filter_ratio, N, rounding, selection_size), N)
     if learner.dim() == 2:
         if strata is not None:
             raise ValueError("strata are for losses [B], not for pair losses [B, B]")
@@ -97,12 +140,12 @@ def jointly_sample_batch(
         return _draw_pairs(pairs, sizes, first_chunk, normalise, temperature, generator)
     score = _ranked(_row_scores(learner, ref, learnability, inverted), temperature)
     if strata is None:
-        return _draw(score[None], sizes, first_chunk, normalise, generator)[0]
+        return _draw(score[None], sizes, first_chunk, normalise, generator, easy)[0]
     table = table_of(strata, B, score.device)
     b, K = sum(sizes), len(table)
     most = -(-b * table.shape[1] // B)  # no stratum gives more
     score = score[table.clamp(min=0)].masked_fill_(table < 0, -torch.inf)
-    drawn = _draw(score, split(most, N), first_chunk, normalise, generator)
+    drawn = _draw(score, split(most, N), first_chunk, normalise, generator, easy)
     # A prefix of a draw without replacement is a draw: every stratum draws `most`, and gives the
     # first quota_k. Systematic sampling: quota_k = floor((b edge_{k+1} + u) / B) - floor((b edge_k
     # + u) / B) with u uniform on 0..B-1, in integers; the sum telescopes to b.
@@ -134,13 +177,7 @@ def selection_logits(
     """
     learner, ref = checked_losses(learner_loss, ref_loss)
     _check_temperature(temperature)
-    if easy_reference not in EASY_REFERENCES:
-        raise ValueError(
-            f"easy_reference {easy_reference!r} is not one of: {', '.join(EASY_REFERENCES)}"
-        )
-    source = easy_reference == "source"
-    if source and (learnability or learner.dim() == 2):
-        raise ValueError("easy_reference='source' needs learnability=False and losses [B]")
+    source = _easy(easy_reference, learnability, learner)
     if sampled is None:
         sampled = ()
     if not isinstance(sampled, Tensor):
@@ -172,6 +209,7 @@ def draw_spread(
     rounding: str = "exact",
     temperature: float = 1.0,
     strata: Tensor | None = None,
+    easy_reference: str = "intended",
 ) -> Spread:
     """How selective `jointly_sample_batch` with these arguments is: entropy, perplexity, / B.
 
@@ -182,6 +220,7 @@ def draw_spread(
     """
     learner, ref = checked_losses(learner_loss, ref_loss)
     _check_temperature(temperature)
+    easy = _easy(easy_reference, learnability, learner)
     B = len(learner)
     sizes = chunk_sizes(B, filter_ratio, N, rounding)
     if learner.dim() == 2:
@@ -190,9 +229,9 @@ def draw_spread(
     if strata is not None:
         sizes = split(-(-sum(sizes) * table.shape[1] // B), N)
     if len(sizes) > 1:
-        a = _coefficient(sizes[0], normalise)
+        a = _coefficient(sizes[0], normalise, easy)
     else:
-        a = 1.0 if first_chunk == "scored" else 0.0
+        a = _coefficient(0, normalise, easy) if first_chunk == "scored" else 0.0
     score = _ranked(_row_scores(learner, ref, learnability, inverted), temperature)
     score = score[table.clamp(min=0)]
     out = (table < 0) | (score <= _LAST)
@@ -203,11 +242,29 @@ def draw_spread(
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature {temperature} is not a positive number")
+    if temperature < LOWEST_TEMPERATURE:
+        raise ValueError(
+            f"temperature {temperature} is below {LOWEST_TEMPERATURE:g}, where scores divided by "
+            "it leave the range of numbers"
+        )
 
 
-def _coefficient(n: int, normalise: bool) -> float:
-    """a_n of (2)."""
-    return (n + 1) / (2 * n + 1) if normalise else n + 1.0
+def _easy(easy_reference: str, learnability: bool, learner: Tensor) -> bool:
+    """Whether easy-reference scores are to be those of Autoguided's code. Errors: ValueError."""
+    if easy_reference not in EASY_REFERENCES:
+        raise ValueError(
+            f"easy_reference {easy_reference!r} is not one of: {', '.join(EASY_REFERENCES)}"
+        )
+    source = easy_reference == "source"
+    if source and (learnability or learner.dim() == 2):
+        raise ValueError("easy_reference='source' needs learnability=False and losses [B]")
+    return source
+
+
+def _coefficient(n: int, normalise: bool, source: bool = False) -> float:
+    """a_n of (2), or of Autoguided's easy-reference scores (`source`)."""
+    above = n if source else n + 1.0
+    return above / (2 * n + 1) if normalise else above
 
 
 def _row_scores(learner: Tensor, ref: Tensor, learnability: bool, inverted: bool) -> Tensor:
@@ -245,15 +302,22 @@ def _draw(
     first_chunk: str,
     normalise: bool,
     generator: torch.Generator | None,
+    source: bool = False,
 ) -> Tensor:
     """Columns drawn in each row of `score` [K, M] (overwritten): int64 [K, sum(sizes)]."""
     noise = _noise(len(sizes), score.shape, score.device, generator)
     by = _draw_by_numpy if score.device.type == "cpu" and len(score) == 1 else _draw_by_torch
-    return by(score, sizes, first_chunk == "uniform", normalise, noise)
+    uniform = first_chunk == "uniform" or source  # a_0 is 0 there
+    return by(score, sizes, uniform, normalise, noise, source)
 
 
 def _draw_by_torch(
-    score: Tensor, sizes: list[int], uniform: bool, normalise: bool, noise: Iterator[Tensor]
+    score: Tensor,
+    sizes: list[int],
+    uniform: bool,
+    normalise: bool,
+    noise: Iterator[Tensor],
+    source: bool = False,
 ) -> Tensor:
     drawn: list[Tensor] = []
     n = 0
@@ -261,7 +325,7 @@ def _draw_by_torch(
         if n == 0 and uniform:
             key = torch.where(score > _LAST, key, -score)
         else:
-            key.sub_(score, alpha=_coefficient(n, normalise))
+            key.sub_(score, alpha=_coefficient(n, normalise, source))
         index = key.topk(c, dim=1, largest=False).indices
         score.scatter_(1, index, -torch.inf)
         drawn.append(index)
@@ -270,7 +334,12 @@ def _draw_by_torch(
 
 
 def _draw_by_numpy(
-    score: Tensor, sizes: list[int], uniform: bool, normalise: bool, noise: Iterator[Tensor]
+    score: Tensor,
+    sizes: list[int],
+    uniform: bool,
+    normalise: bool,
+    noise: Iterator[Tensor],
+    source: bool = False,
 ) -> Tensor:
     """The same picks for one row on the CPU: less overhead, and vector instructions select."""
     drawn = np.empty(sum(sizes), np.int64)
@@ -281,7 +350,7 @@ def _draw_by_numpy(
         if n == 0 and uniform:
             key = np.where(left > _LAST, key, -left)
         else:
-            key -= left * _coefficient(n, normalise)
+            key -= left * _coefficient(n, normalise, source)
         index = key.argpartition(c - 1)[:c]
         index = index[key[index].argsort()]
         left[index] = -np.inf

@@ -35,7 +35,7 @@ class Picker:
     - scale, values, loss_scaling, batch_gpu_total: what scores are measured in (`scaled`, where
       `values` is called pixels: the numbers that the loss of a row is a sum over).
     - by_sigma: rank rows among those of like sigma (`sigma_strata`).
-    - learnability, inverted, temperature, first_chunk, normalise: of JEST
+    - learnability, inverted, temperature, first_chunk, normalise, easy_reference: of JEST
       (`jointly_sample_batch`), and of other methods that have parameters of these names.
     """
 
@@ -53,6 +53,7 @@ class Picker:
     temperature: float = 1.0
     first_chunk: str = "uniform"
     normalise: bool = True
+    easy_reference: str = "intended"
 
     @property
     def needs_ref(self) -> bool:
@@ -116,6 +117,7 @@ class Picker:
             "normalise": self.normalise,
             "temperature": self.temperature,
             "strata": strata,
+            "easy_reference": self.easy_reference,
         }
         takes = inspect.signature(METHODS[self.method].function).parameters
         options = {name: value for name, value in further.items() if name in takes}

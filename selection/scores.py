@@ -13,34 +13,42 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from selection.arrays import Losses, as_tensor
+
 SCALES = ("standardised", "autoguided", "raw", "mean")
 
 
-def checked_losses(learner_loss: Tensor, ref_loss: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The two losses, detached, [B] or [B, B] alike. Errors: ValueError."""
+def checked_losses(learner_loss: Losses, ref_loss: Losses | None) -> tuple[Tensor, Tensor]:
+    """The two losses, detached, [B] or [B, B] alike; [B, 1, ..] becomes [B], arrays tensors.
+
+    Errors: ValueError.
+    """
     if ref_loss is None:
         raise ValueError("this method compares with a reference: give ref_loss as well")
-    for name, loss in (("learner_loss", learner_loss), ("ref_loss", ref_loss)):
-        if not isinstance(loss, Tensor) or not loss.is_floating_point():
-            what = f"{loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"{name} must be a floating-point tensor, got {what}")
-    shape = list(learner_loss.shape)
+    learner, ref = as_tensor("learner_loss", learner_loss), as_tensor("ref_loss", ref_loss)
+    shape = list(learner.shape)
     if len(shape) not in (1, 2) or shape[0] < 1 or (len(shape) == 2 and shape[0] != shape[1]):
-        raise ValueError(f"losses must be [B] (per row) or [B, B] (per pair), got {shape}")
-    if list(ref_loss.shape) != shape:
         raise ValueError(
-            f"learner_loss is {shape} but ref_loss is {list(ref_loss.shape)}: they must be of the "
+            f"losses must be [B] (per row) or [B, B] (per pair); [B, 1] and [B, 1, 1, 1] are as "
+            f"[B]; got {shape}"
+        )
+    if list(ref.shape) != shape:
+        raise ValueError(
+            f"learner_loss is {shape} but ref_loss is {list(ref.shape)}: they must be of the "
             "same rows"
         )
-    if ref_loss.device != learner_loss.device:
-        raise ValueError(
-            f"learner_loss is on {learner_loss.device} but ref_loss is on {ref_loss.device}"
-        )
-    return learner_loss.detach(), ref_loss.detach()
+    if ref.device != learner.device:
+        raise ValueError(f"learner_loss is on {learner.device} but ref_loss is on {ref.device}")
+    return learner, ref
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
     """ValueError unless the generator can draw on `device`."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, got {type(generator).__name__}: "
+            f"torch.Generator({str(device)!r}).manual_seed(SEED) is one"
+        )
     if generator is not None and generator.device.type != device.type:
         raise ValueError(
             f"the losses are on {device} but the generator is on {generator.device}: make it by "

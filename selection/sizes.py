@@ -47,6 +47,24 @@ def reference_size(super_batch: int, filter_ratio: Ratio, N: int = 1) -> int:
     return N * int(super_batch * (1 - float(filter_ratio)) / N)
 
 
+def rows_of(
+    super_batch: int,
+    filter_ratio: Ratio,
+    N: int = 1,
+    rounding: str = "exact",
+    given: int | None = None,
+) -> int:
+    """Rows kept: `given` if it is, 1 to `super_batch`, else `selection_size` of the others.
+
+    Errors: ValueError.
+    """
+    if given is None:
+        return selection_size(super_batch, filter_ratio, N, rounding)
+    if isinstance(given, bool) or given != int(given) or not 1 <= given <= super_batch:
+        raise ValueError(f"selection_size {given} is not a number of rows from 1 to {super_batch}")
+    return int(given)
+
+
 def chunk_sizes(
     super_batch: int, filter_ratio: Ratio, N: int, rounding: str = "exact"
 ) -> list[int]:
@@ -73,5 +91,7 @@ def _checked(super_batch: int, filter_ratio: Ratio, N: int) -> tuple[int, Fracti
     except (ValueError, ZeroDivisionError):
         ratio = Fraction(-1)
     if not 0 <= ratio < 1:
-        raise ValueError(f"filter_ratio {filter_ratio} is not in [0, 1)")
+        whole = ratio >= 1 and ratio == int(ratio)
+        hint = f" (for so many rows: selection_size={int(ratio)})" if whole else ""
+        raise ValueError(f"filter_ratio {filter_ratio} is not in [0, 1){hint}")
     return int(super_batch), ratio

@@ -2,16 +2,25 @@
 
 For each of the three, in this order:
 1. the environment variable DATA_HOME, MODELS_HOME or RESULTS_HOME;
-2. the entry of this host in `dirs.json`:
+2. the entry of this host in `dirs.json`, in one of two forms, each keyed by host:
        {"gpu03": {"data": "/scratch/me/data", "models": "...", "results": "..."}, "*": {...}}
-   where "*" stands for every host without an entry of its own, and a missing kind falls through;
+       {"gpu03": {"system_name": "LAB", "system_home": "/home/me/code", "data_home": "/scratch/...",
+                  "models_home": "...", "results_home": "..."}, "else": {...}}
+   The second is that of PyVDirs, which the Autoguided code uses. "*" and "else" stand for every
+   host without an entry of its own, and a missing kind falls through;
 3. ~/imle-lab/data, ~/imle-lab/models, ~/imle-lab/results.
-Bytes never go into the repository. The folder is created when missing, and so is `dirs.json`, with
-the default folders of this host, as the place to change them.
+Bytes never go into the repository. A folder is created when missing.
 
-`dirs.json` lies at $IMLE_LAB_DIRS, else $XDG_CONFIG_HOME/imle-lab/dirs.json, else
-~/.config/imle-lab/dirs.json. Once there it is only read: one that cannot be understood is an error,
-never replaced, since it is somebody's handwriting.
+`dirs.json` lies at $IMLE_LAB_DIRS; else in the working directory, if there is one; else at
+$XDG_CONFIG_HOME/imle-lab/dirs.json or ~/.config/imle-lab/dirs.json, which is created when missing,
+with the default folders of this host, as the place to change them. As PyVDirs does, a host that a
+file of its form knows nothing of gets an entry there, with the folders that hold for it now, where
+the file may be written (a line on stderr says so; the file is replaced as a whole). Nothing else is
+ever changed in a file, and one that cannot be understood is an error, never replaced: it is
+somebody's handwriting.
+
+`DATA_HOME`, `MODELS_HOME` and `RESULTS_HOME` of this module are the same folders, as attributes:
+looked up anew each time, nothing happens at import.
 """
 
 from __future__ import annotations
@@ -20,13 +29,31 @@ import contextlib
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from storage.errors import UsageError
-from storage.files import write_new
+from storage.files import write_json, write_new
 
 KINDS = ("data", "models", "results")
+OTHER_HOSTS = ("*", "else")  # entries for hosts that have none, the second in PyVDirs' form
+_PYVDIRS = tuple(f"{kind}_home" for kind in KINDS)
+_BESIDE = ("system_name", "system_home")  # further keys of that form
+
+if TYPE_CHECKING:
+    DATA_HOME: Path
+    MODELS_HOME: Path
+    RESULTS_HOME: Path
+else:
+
+    def __getattr__(name: str) -> Path:
+        """`DATA_HOME`, `MODELS_HOME`, `RESULTS_HOME`: the folders, existing. Errors: UsageError."""
+        kind = name.removesuffix("_HOME").lower()
+        if kind in KINDS and name == f"{kind.upper()}_HOME":
+            return _home(kind)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def data_home() -> Path:
@@ -78,6 +105,13 @@ def dirs_file() -> Path:
     """Where `dirs.json` is looked for; it need not exist."""
     if os.environ.get("IMLE_LAB_DIRS"):
         return Path(os.environ["IMLE_LAB_DIRS"]).expanduser()
+    here = Path("dirs.json")
+    if here.is_file():
+        return here.absolute()
+    return _users_file()
+
+
+def _users_file() -> Path:
     config = os.environ.get("XDG_CONFIG_HOME", "")
     # The XDG specification: a relative path there is to be ignored.
     base = Path(config) if os.path.isabs(config) else Path.home() / ".config"
@@ -117,16 +151,32 @@ def _create(file: Path) -> None:
 def _from_file(kind: str) -> str | None:
     """This host's entry of `dirs.json`, or None. The whole file is checked, whatever is asked."""
     file = dirs_file()
+    hosts = _read(file)
+    if hosts is None:
+        _create(file)
+        return None
+    name = socket.gethostname()
+    own = [host for host in (name, name.split(".")[0]) if host in hosts]
+    if not own:
+        _add_host(file, hosts, name)
+    for host in (*own, *OTHER_HOSTS):
+        found = _entry(hosts.get(host, {}), file)
+        if kind in found:
+            return found[kind]
+    return None
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]] | None:
+    """The hosts of a `dirs.json`, checked; None if there is no such file. Errors: UsageError."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        _create(file)
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file}: {error}") from error
     try:
         hosts = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not JSON ({error}); mend or remove it") from error
     if not isinstance(hosts, dict):
         raise UsageError(f"{file} must be an object keyed by host, found {type(hosts).__name__}")
@@ -134,14 +184,55 @@ def _from_file(kind: str) -> str | None:
         if not isinstance(entry, dict):
             raise UsageError(f"{file}: the entry of host {host!r} must be an object")
         for key, value in entry.items():
-            if key not in KINDS:
-                raise UsageError(f"{file}: host {host!r} has {key!r}; known: {', '.join(KINDS)}")
-            if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
+            if key not in (*KINDS, *_PYVDIRS, *_BESIDE):
+                known = f"{', '.join(KINDS)}, or of PyVDirs {', '.join((*_PYVDIRS, *_BESIDE))}"
+                raise UsageError(f"{file}: host {host!r} has {key!r}; known: {known}")
+            if key in _BESIDE:
+                continue
+            absolute = isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
+            # PyVDirs' entries are of several machines, whose paths may be another system's.
+            if not (absolute or key in _PYVDIRS and isinstance(value, str) and value):
                 raise UsageError(
                     f"{file}: {key!r} of host {host!r} is not an absolute path: {value!r}"
                 )
-    name = socket.gethostname()
-    for host in (name, name.split(".")[0], "*"):
-        if kind in hosts.get(host, {}):
-            return hosts[host][kind]
-    return None
+        twice = [kind for kind in KINDS if kind in entry and f"{kind}_home" in entry]
+        if twice:
+            kind = twice[0]
+            raise UsageError(f"{file}: host {host!r} has {kind!r} and '{kind}_home': keep one")
+    return hosts
+
+
+def _entry(entry: dict[str, Any], file: Path) -> dict[str, str]:
+    """Folders by kind of a host's entry; those of PyVDirs' form may be relative to the file."""
+    found = {kind: entry[kind] for kind in KINDS if kind in entry}
+    for kind, key in zip(KINDS, _PYVDIRS, strict=True):
+        if key in entry:
+            found[kind] = os.path.join(file.parent, os.path.expanduser(entry[key]))
+    return found
+
+
+def _add_host(file: Path, hosts: dict[str, dict[str, Any]], name: str) -> None:
+    """Give this host an entry in a file of PyVDirs' form, unless "*" covers it.
+
+    Where the file cannot be written nothing happens: the folders hold all the same. Of two hosts at
+    one instant one may be left out; it gets its entry when it next asks.
+    """
+    if "*" in hosts or not any(key in _PYVDIRS for entry in hosts.values() for key in entry):
+        return
+    covered = _entry(hosts.get("else", {}), file)
+    folders = {kind: covered.get(kind, _default(kind)) for kind in KINDS}
+    new = {"system_name": "UKN", "system_home": os.getcwd()}
+    new |= {f"{kind}_home": folder for kind, folder in folders.items()}
+    try:
+        target = Path(os.path.realpath(file))  # a link stays one
+        mode = target.stat().st_mode & 0o777
+        if not os.access(target, os.W_OK) or _read(file) != hosts:
+            return
+        write_json(target, hosts | {name: new}, indent=2)
+        os.chmod(target, mode)
+    except OSError:
+        return
+    print(
+        f"{file}: new entry for the host {name}: {', '.join(folders.values())}; change them there",
+        file=sys.stderr,
+    )

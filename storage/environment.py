@@ -4,6 +4,7 @@ A script imports torch at its top, before a function of ours could be called. So
 other, does something when it is imported: where torch is missing it ends the script in one line
 that says what to do, instead of a traceback. Ctrl-C is one line too while imports take their
 seconds; no signal's handler is touched, so that whoever catches KeyboardInterrupt gets it as ever.
+And what is printed never ends a script: `storage.console`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+
+from storage.console import settle_streams
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +57,7 @@ def quiet_interrupts() -> None:
 
 
 if _is_ours(sys.argv[0]):
+    settle_streams()
     if _said := missing():
         sys.exit(_said)
     quiet_interrupts()

@@ -3,10 +3,11 @@
 The protocol is the attribute `exit_code`: any exception of any package may carry one, and
 `runtime.launch.launch` turns it into one line on stderr and that code.  Nobody has to import
 this file for that.  Codes: 2 usage, 3 checkpoint, 4 lock, 5 non-finite, 6 data, 7 disk, 8 memory,
-75 preempted (the EX_TEMPFAIL of sysexits.h: run the same command again).
+9 waited in vain, 75 preempted (the EX_TEMPFAIL of sysexits.h: run the same command again).
 """
 
 import errno
+from collections.abc import Callable, Sequence
 
 # What a full, read-only or forbidden disk answers; retrying elsewhere or later helps.
 DISK_ERRNOS = (
@@ -72,6 +73,12 @@ class OutOfMemory(RunError):
     exit_code = 8
 
 
+class WaitError(RunError):
+    """Another process (a data worker, a rank) died, or did not answer in time."""
+
+    exit_code = 9
+
+
 class Preempted(RunError):
     """A signal asked the run to stop; its state is saved (or about to be)."""
 
@@ -82,10 +89,12 @@ class DataError(ValueError):
     """Data that cannot be read, found or fetched. The message is one line: what, where, what to do.
 
     `exit_code` is what a script ends with. A DataLoader worker re-raises by calling the class with
-    its whole traceback as the message; only the line that matters is kept of that.
+    its whole traceback as the message; only the line that matters is kept of that. `saying`: where
+    the message names sides of pictures, the same one for other sides.
     """
 
     exit_code = 6
+    saying: Callable[[Sequence[int]], str] | None = None
 
     def __init__(self, message: str = "") -> None:
         if message.startswith("Caught ") and "DataLoader worker" in message:

@@ -21,17 +21,23 @@ import os
 import re
 import shutil
 import signal
+import sys
+import time
 import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from storage.console import tell
 from storage.errors import DataBusyError, DataDiskError
+from storage.waiting import WAIT, doing, wait_limit
 
 _TEMPORARY = re.compile(r"\.tmp-.*-[0-9a-f]{8}", re.DOTALL)
 _NAME_BYTES = 200  # of a final name in a temporary's: file systems end at 255
 _BLOCK = 1 << 20
+_POLL_S = 0.1  # between two looks at a lock
+_LOCK_S = 24 * 3600.0  # a large data set may take its first process hours
 
 # ------------------------------------------------------------------------------------- fail points
 
@@ -181,8 +187,8 @@ def write_bytes(final: Path, data: bytes | memoryview, *, durable: bool = True) 
 
 
 def write_text(final: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file by `text`, UTF-8; see `writing`."""
-    write_bytes(final, text.encode("utf-8"), durable=durable)
+    """Replace a file by `text`, UTF-8; see `writing`. A name's byte that is no UTF-8 is escaped."""
+    write_bytes(final, text.encode("utf-8", "backslashreplace"), durable=durable)
 
 
 def write_json(final: Path, value: Any, *, indent: int | None = None, durable: bool = True) -> None:
@@ -213,7 +219,7 @@ def write_new(final: Path, text: str) -> bool:
     path, file = _open_temporary(final)
     try:
         with file:
-            file.write(text.encode("utf-8"))
+            file.write(text.encode("utf-8", "backslashreplace"))
             file.flush()
             os.link(path, final)  # unlike a rename, refuses to replace
     except FileExistsError:
@@ -231,7 +237,7 @@ def appending(path: Path) -> Iterator[IO[str]]:
     A line that a kill cut short is ended first, so that the next does not join it.
     """
     torn = _ends_in_half_a_line(path)
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         if torn:
             file.write("\n")
         yield file
@@ -438,15 +444,15 @@ class CannotLock(OSError):
 class Lock:
     """An exclusive lock on `path`, a file with `note` in it that says who holds it.
 
-    The system drops it however the process dies. wait: until it is free, else Busy. Children
-    forked while it is held let go of it, so that it never outlives its owner. Errors: OSError where
+    The system drops it however the process dies. Errors: Busy where it is taken. Children forked
+    while it is held let go of it, so that it never outlives its owner. Errors: OSError where
     the file cannot be made, CannotLock.
     """
 
-    def __init__(self, path: Path, note: str, *, wait: bool = False) -> None:
+    def __init__(self, path: Path, note: str) -> None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(handle, 4096, 0).decode(errors="replace")
             os.close(handle)
@@ -511,15 +517,31 @@ def holder_of(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def locked(file: Path, *, wait: bool, what: str) -> Iterator[None]:
-    """Hold the `Lock` on `file` while preparing `what`. Errors: DataBusyError, DataDiskError."""
+    """Hold the `Lock` on `file` while preparing `what`. Errors: DataBusyError, DataDiskError.
+
+    wait: for whoever has it, which is said, and up to a day; up to `storage.waiting.wait_limit()`
+    while that process is stopped.
+    """
     make_folder(file.parent)
-    try:
-        lock = Lock(file, f"process {os.getpid()} on {os.uname().nodename}", wait=wait)
-    except Busy as busy:
-        holder = busy.holder[:1000] or "another process"
-        raise DataBusyError(f"{what} is being prepared by {holder}; wait for it") from None
-    except OSError as error:
-        raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+    waited, said = 0.0, ""
+    while True:
+        try:
+            lock = Lock(file, f"process {os.getpid()} on {os.uname().nodename}")
+            break
+        except Busy as busy:
+            holder = busy.holder[:1000] or "another process"
+        except OSError as error:
+            raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+        odd = doing(holder)
+        state = f"{holder}{f', which is {odd}' if odd else ''}"
+        if not wait or waited > (wait_limit() if odd else _LOCK_S):
+            instead = f"gave up after {waited:.0f} s ({WAIT})" if wait else "wait for it"
+            raise DataBusyError(f"{what} is being prepared by {state}; {instead}") from None
+        if state != said and (waited >= 1 or odd):
+            tell(f"waiting for {what}, which is being prepared by {state}", sys.stderr)
+            said = state
+        time.sleep(_POLL_S)
+        waited += _POLL_S
     try:
         yield
     finally:

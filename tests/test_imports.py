@@ -17,10 +17,10 @@ METHODS = ("imle", "models", "diffusion", "selection", "evaluation")
 # From the ground up; a package imports itself and what is below it. Parts do not see one another.
 FLOORS = (("storage",), ("runtime",), ("data", *METHODS), ("generators",), ("recipes",))
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
-# What of runtime has no process in it, so that networks, losses and readers may use it.
+# What of runtime has no run in it, so that networks, losses and readers may use it.
 PROCESSLESS = {
-    "data": r"runtime\.(counter_rng|precision)(\.|$)",
-    **dict.fromkeys(METHODS, r"runtime\.(distributed|counter_rng|precision)(\.|$)"),
+    "data": r"runtime\.(counter_rng|precision|workers)(\.|$)",
+    **dict.fromkeys(METHODS, r"runtime\.(distributed|counter_rng|precision|workers)(\.|$)"),
 }
 SKIPPED = {".venv", "venv", "build", "dist", "__pycache__", "results", "runs", "wandb", "datasets"}
 

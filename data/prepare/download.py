@@ -1,28 +1,33 @@
 """Fetching files from mirrors that fail in many ways, and unpacking archives nobody vouches for.
 
-A file appears under its name only when it is whole: it is written beside it, checked (length,
-SHA-256 where one is known, not a web page), then renamed; a second process waits at a lock and
-finds the file. When every mirror fails the message says where to put the file by hand.
+A file appears under its name only when it is whole: it is written beside it, checked (length, the
+digest that is pinned or was recorded, not a web page), then renamed; a second process waits at a
+lock and finds the file. When every mirror fails the message says where to put the file by hand.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import stat
 import tarfile
+import time
 import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
+from data.prepare.digests import pin_fault, recorded_fault, without_secrets
+from data.prepare.transfer import attended, discard, part_of, progress, receive
+from data.prepare.workers import say
+from data.readers.tree import is_archive as has_archive_name
+from data.readers.tree import member_name
 from storage import files
-from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
+from storage.errors import DISK_ERRNOS, DataBusyError, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
 
-TIMEOUT = 30.0
+WAIT = 900.0  # seconds for another process that fetches the same file, and gets nothing
 MAX_FILES = 5_000_000
 MAX_BYTES = 1 << 40
 # Pictures hardly compress; an archive that grows more than this is made to fill a disk.
@@ -35,20 +40,33 @@ def fetch(
     file: Path,
     *,
     sha256: str | None = None,
+    pins: Mapping[str, str] | None = None,
     check: Callable[[Path], str | None] | None = None,
     bar: bool = True,
+    about: str = "",
+    begun: Callable[[], object] | None = None,
 ) -> Path:
     """Have `file`, from the first mirror that gives it whole.
 
-    mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: full
-    digest or its first hex digits. check: reads the finished file, before it has its name, and
-    returns what is wrong with it. DataError says what each mirror answered and where to place the
-    file.
+    mirrors: `http(s)://`, `file://` or `drive:ID` (Google Drive, through gdown). sha256: of the
+    file whoever gives it, full digest or its first hex digits. pins: mirror -> `sha256:HEX` or
+    `md5:HEX`, where mirrors give different files of one content. What has neither is recorded in
+    FILE.sha256 when it first comes and compared ever after, and the log says so
+    (`data.prepare.digests`). check: reads the finished file, before it has its name, and returns
+    what is wrong with it. about: said with the size before it is fetched, a licence say. begun:
+    called when the lock is held. What has come of a file stays beside it as `.NAME.part`, and is
+    gone on with (`data.prepare.transfer`). DataError says what each mirror answered and where to
+    place the file.
     """
     make_folder(file.parent)
-    with locked(file.with_name(f".{file.name}.lock"), wait=True, what=file.name):
+    pins = dict.fromkeys(mirrors, sha256) if sha256 else dict(pins or {})
+    with turn(file):
+        if begun is not None:
+            begun()
         if file.exists():
-            fault = _fault(file, sha256, check)
+            known = [sha256] if sha256 else [pins[m] for m in mirrors if m in pins]
+            pinned = bool(sha256) or 0 < len(mirrors) == len(known)
+            fault = _fault(file, file, known, None, check, pinned=pinned)
             if fault is None:
                 return file
             raise DataError(
@@ -56,53 +74,112 @@ def fetch(
             )
         faults = []
         for mirror in mirrors:
-            fault = _try(mirror, file, sha256, check, bar)
+            fault = _try(mirror, file, pins.get(mirror), check, bar, about)
             if fault is None:
                 return file
-            faults.append(f"{mirror}: {fault}")
+            faults.append(f"{without_secrets(mirror)}: {fault}")
         raise DataError(
             f"{file.name}: {'; '.join(faults) or 'no place to fetch it from is known'}. "
             f"Place the file at {file}"
         )
 
 
+@contextlib.contextmanager
+def turn(file: Path, *, quiet: bool = False) -> Iterator[None]:
+    """Be the only one who fetches `file`, when who does so now has ended.
+
+    quiet: nothing is said of the wait. Errors: DataBusyError, when nothing has come of it for
+    WAIT seconds; DataDiskError.
+    """
+    came, since, told = -1, time.monotonic(), quiet
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(lock_of(file), wait=False, what=file.name))
+                break
+            except DataBusyError as busy:
+                if not told:
+                    told = True
+                    say(f"waiting: {busy}")
+                part = part_of(file)
+                size = part.stat().st_size if part.exists() else 0
+                if size != came:
+                    came, since = size, time.monotonic()
+                elif time.monotonic() - since > WAIT:
+                    raise DataBusyError(
+                        f"{busy}, but nothing came for {WAIT:.0f} s: end that process"
+                    ) from None
+            time.sleep(0.1)
+        yield
+
+
+def lock_of(file: Path) -> Path:
+    """What is locked while a file is fetched."""
+    return file.with_name(f".{file.name}.lock")
+
+
 def _try(
     mirror: str,
     file: Path,
-    sha256: str | None,
+    pin: str | None,
     check: Callable[[Path], str | None] | None,
     bar: bool,
+    about: str,
 ) -> str | None:
     """Have `file` from one mirror; else what is wrong with it. Errors: DataDiskError."""
-    with files.scratch(file) as part:
-        try:
-            _get(mirror, part, file.name, bar)
-            fault = _fault(part, sha256, check)
-        except OSError as error:
-            if error.errno in DISK_ERRNOS:
-                raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
-            fault = _one_line(error)
-        except http.client.HTTPException as error:
-            fault = _one_line(error)
+    known, pinned = [pin] if pin else [], pin is not None
+    part = part_of(file)
+    try:
+        if mirror.startswith("drive:"):
+            drive = mirror[len("drive:") :]
+            attended(lambda given_up: _get_drive(drive, part, bar), part)
+        else:
+            get = partial(receive, mirror, part, file.name, bar=bar, pinned=pinned, about=about)
+            attended(lambda given_up: get(given_up=given_up), part)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if mirror.startswith("drive:"):
+            discard(part)
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+            raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+        return _one_line(error)
+    try:
+        fault = _fault(part, file, known, mirror, check, pinned=pinned)
         if fault is None:
             files.move(part, file)
+    except OSError as error:
+        raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+    finally:
+        discard(part)  # what is wrong need not be kept
     return fault
 
 
 def _fault(
-    file: Path, sha256: str | None, check: Callable[[Path], str | None] | None
+    part: Path,
+    file: Path,
+    known: Sequence[str | None],
+    origin: str | None,
+    check: Callable[[Path], str | None] | None,
+    *,
+    pinned: bool,
 ) -> str | None:
-    """What is wrong with a finished file, or None."""
-    page = web_page(file)
-    if sha256:
-        digest = files.hash_file(file)
-        if not digest.startswith(sha256.lower()):
-            return f"expected sha256 {sha256[:12]}.., got {page or digest[:12] + '..'}"
-    elif page:
-        return f"got {page}"
-    elif file.stat().st_size == 0:
-        return "got an empty file"
-    return check(file) if check is not None else None
+    """What is wrong with a finished file, which lies at `part` and is to be `file`, or None.
+
+    known: digests, of which one is enough. pinned: whether it must have one of them; a file without
+    is compared with what is recorded of it.
+    """
+    page = web_page(part)
+    faults = [pin_fault(part, pin, page) for pin in known if pin]
+    right = None in faults
+    if not right:
+        if pinned:
+            return faults[0]
+        if page:
+            return f"got {page}"
+        if part.stat().st_size == 0:
+            return "got an empty file"
+    if check is not None and (fault := check(part)) is not None:
+        return fault
+    return None if right else recorded_fault(part, file, origin)
 
 
 def web_page(file: Path) -> str | None:
@@ -132,25 +209,6 @@ def archive_fault(file: Path) -> str | None:
     return "is neither a zip nor a tar archive (cut short?)"
 
 
-def _get(mirror: str, part: Path, name: str, bar: bool) -> None:
-    if mirror.startswith("drive:"):
-        _get_drive(mirror[len("drive:") :], part, bar)
-        return
-    request = urllib.request.Request(mirror, headers={"User-Agent": "imle-lab"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(part, "wb") as out:
-        length = answer.headers.get("Content-Length")
-        expected = int(length) if length and length.isdigit() else None
-        got = 0
-        with _bar(expected, name, bar) as advance:
-            while block := answer.read(_CHUNK):
-                out.write(block)
-                got += len(block)
-                advance(len(block))
-        files.flush(out)
-    if expected is not None and got != expected:
-        raise OSError(f"ended after {got} of {expected} bytes")
-
-
 def _get_drive(file_id: str, part: Path, bar: bool) -> None:
     try:
         import gdown
@@ -169,17 +227,6 @@ def _get_drive(file_id: str, part: Path, bar: bool) -> None:
         raise OSError("Google Drive gave no file")
 
 
-@contextlib.contextmanager
-def _bar(total: int | None, name: str, show: bool) -> Iterator[Callable[[int], object]]:
-    if not show:
-        yield lambda n: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as shown:
-        yield shown.update
-
-
 def _one_line(error: BaseException) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
@@ -191,7 +238,7 @@ def _one_line(error: BaseException) -> str:
 
 def is_archive(file: Path) -> bool:
     """By name: what `extract` unpacks."""
-    return bool(re.search(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$", file.name.lower()))
+    return has_archive_name(file.name)
 
 
 def extract(
@@ -234,7 +281,7 @@ def _unpack_into(
     packed = archive.stat().st_size
     count = total = 0
     cap = min(max_bytes, max(16 << 20, int(packed * max_ratio)))
-    with _bar(None, f"unpack {archive.name}", bar) as advance:
+    with progress(None, f"unpack {archive.name}", bar) as advance:
         for name, reader in opened(archive):
             target = folder / _safe_name(name, archive)
             if reader is None:
@@ -260,16 +307,10 @@ def _unsafe(archive: Path, what: str) -> DataError:
 
 
 def _safe_name(name: str, archive: Path) -> str:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    inside = [p for p in parts if p != "."]
-    if (
-        name.startswith(("/", "\\"))
-        or ".." in parts
-        or "\0" in name
-        or re.match(r"[A-Za-z]:", name)
-    ):
+    inside = member_name(name)
+    if inside is None:
         raise _unsafe(archive, f"unsafe member {name[:100]!r}")
-    return "/".join(inside)
+    return inside
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
@@ -283,7 +324,8 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
             if info.flag_bits & 0x1:
                 raise DataError(f"{archive} is encrypted; unpack it by hand")
         for info in opened.infolist():
-            yield info.filename, None if info.is_dir() else (lambda i=info: opened.open(i))
+            folder = info.filename.endswith(("/", "\\"))
+            yield info.filename, None if folder else (lambda i=info: opened.open(i))
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:

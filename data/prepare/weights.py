@@ -22,6 +22,11 @@ def weights_folder(models_home: Path) -> Path:
     return models_home / "hub" / "checkpoints"
 
 
+def vgg_file(models_home: Path) -> Path:
+    """Where the weights of VGG16, under LPIPS, lie or are to lie."""
+    return weights_folder(models_home) / LPIPS_BACKBONES["vgg"]
+
+
 def fetch_weights(
     models_home: Path,
     nets: Sequence[str] = ("vgg",),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing.connection
-import os
+import multiprocessing
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from runtime.workers import Watch, end_with_parent
 from storage.errors import DataError
+from storage.waiting import wait_limit
 
 _WINDOW = 512
 
@@ -31,29 +31,35 @@ def parallel_map(
     if workers <= 1 or len(tasks) < 32:
         yield from map(function, tasks)
         return
+    others = set(multiprocessing.active_children())
+    watch = Watch(wait_limit(), workers)
     try:
-        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
-            for start in range(0, len(tasks), window):
-                chunk = max(1, min(16, window // workers))
-                yield from pool.map(function, tasks[start : start + window], chunksize=chunk)
+        with watch:
+            with watch.asking():
+                pool = ProcessPoolExecutor(workers, initializer=end_with_parent)
+            try:
+                for start in range(0, len(tasks), window):
+                    chunk = max(1, min(16, window // workers))
+                    part = tasks[start : start + window]
+                    with watch.asking():
+                        results = pool.map(function, part, chunksize=chunk)
+                    ours = set(multiprocessing.active_children()) - others
+                    watch.pids = [process.pid for process in ours]
+                    for _ in part:
+                        with watch.asking():
+                            result = next(results)
+                        yield result
+            except BaseException:
+                watch.end_workers()  # the pool waits for all of them, and one may be stuck
+                raise
+            finally:
+                pool.shutdown()
     except BrokenProcessPool:
+        if watch.verdict is not None:
+            raise watch.verdict from None
         raise DataError(
             "a worker process was killed (out of memory?); run again with fewer --num_workers"
         ) from None
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the parent is gone, else it waits for ever and keeps its lock."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def bar(items: Iterable | None, total: int, what: str):  # -> tqdm

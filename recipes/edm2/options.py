@@ -14,8 +14,8 @@ from runtime.types import (
     IntList,
     data_set,
     dir_path,
-    file_path,
     list_of,
+    network,
     nonnegative_float,
     nonnegative_int,
     number,
@@ -233,10 +233,10 @@ OPTIONS: Table = {
         *selection.whether_rows(),
         ("--method", MethodAction, None, "choose by this method of selection/methods.py (default: "
          "at random, or by JEST with --acid)"),
-        ("--guide", file_path, None, "snapshot of a weaker network: reference of AJEST, and guide "
+        ("--guide", network, None, "snapshot of a weaker network: reference of AJEST, and guide "
          "of the sample grids (default: none; JEST's reference is then the EMA)", USUAL,
          was("--guide-path"), also("--gnet")),
-        ("--ref", file_path, None, "snapshot of a stronger network: reference of JEST (default: "
+        ("--ref", network, None, "snapshot of a stronger network: reference of JEST (default: "
          "none; it is the guide, or the EMA)", was("--ref-path")),
         *selection.how_rows(
             num_chunks=8,

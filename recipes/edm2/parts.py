@@ -13,8 +13,10 @@ from diffusion.encoders import Encoder, make_encoder
 from generators.door import open_generator
 from generators.edm2 import EDM2
 from recipes.edm2.options import check_shares, mini_batch
+from recipes.known import inputs_of
 from recipes.take import take
 from runtime import ema as emas
+from runtime.inputs import Inputs
 from runtime.run import Run
 from runtime.seeding import generator, seed_worker
 from selection import EarlyLateSwitch
@@ -37,8 +39,15 @@ def shares(args: Namespace, ranks: int) -> tuple[int, int]:
 
 def data(args: Namespace) -> LabelledImages:
     """The images to train on. Errors: DataError."""
-    source = open_source(args.data, args.data_path or data_home())
+    sizes = [args.res] if args.res else []
+    source = open_source(args.data, args.data_path or data_home(), sizes=sizes)
     return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
+
+
+def inputs(args: Namespace, images: LabelledImages) -> Inputs:
+    """What the run reads, known by content."""
+    networks = {"guide_path": "train_edm2", "ref_path": "train_edm2", "init_from": None}
+    return inputs_of(args, {"data": images.source}, networks)
 
 
 def choose_conditioning(args: Namespace, images: LabelledImages) -> str:

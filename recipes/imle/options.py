@@ -24,6 +24,7 @@ from runtime.types import (
     positive_int,
     probability,
     short_name,
+    wandb_id,
 )
 
 _CPU_SMALL = {
@@ -150,7 +151,8 @@ OPTIONS: Table = {
         ("--suffix", short_name, None, "appended to the run's name", OUTER),
         ("--job_id", short_name, None, "SLURM job id; stands in the run's name, before --uid",
          OUTER, EXECUTION),
-        ("--uid", short_name, None, "W&B run id; stands in the run's name", OUTER, EXECUTION),
+        ("--uid", wandb_id, None, "the run's id in W&B: goes on with the run that has it, or "
+         "begins one, in whose name it stands (default: a new one)", OUTER, EXECUTION),
     ],
     "search for codes": [
         ("--ns", list_of(integer(1, 10**6)), [128], "candidate codes an image, one number or one a"

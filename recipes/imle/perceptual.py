@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.prepare.weights import LPIPS_BACKBONES, weights_folder
+from data.prepare.weights import vgg_file
 from imle import PixelLoss, ResolutionLoss
 from imle.losses import Weighting
 from storage.dirs import models_home
@@ -14,7 +14,7 @@ def weights_file(path: str | None) -> Path:
 
     path: as --lpips_path says (default: where SetupDataset.py puts them).
     """
-    return Path(path or weights_folder(models_home()) / LPIPS_BACKBONES["vgg"])
+    return Path(path) if path else vgg_file(models_home())
 
 
 def perceptual_loss(

@@ -87,3 +87,30 @@ def test_default_place_of_a_relative_folder(tmp_path, monkeypatch):
     (tmp_path / "d/set/deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "d/set/deep")
     assert default_out(Path(".."), False) == tmp_path / "d/camnet_data/set"
+
+
+def test_a_folder_may_be_a_data_sets_name(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DATA_HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["--folder", "set"]) == 0
+    assert f"{tmp_path / 'camnet_data/set'}: 4 links made" in capsys.readouterr().out
+    assert main(["--folder", "set", "--data_path", str(tmp_path)]) == 0
+    make_set(tmp_path / "here/set", {"train": {"c": 1}})  # what is here is meant first
+    assert main(["--folder", "set"]) == 0
+    assert list_files(tmp_path / "here/camnet_data/set") == ["c/train/000.png"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("miniImagenet", "run `python data/SetupDataset.py --data miniImagenet --sizes 16 32 64`"),
+        ("tiny", "tinyImagenet is not prepared in"),
+        ("sett", "did you mean set?"),
+        ("no/such", "no/such is not a folder"),
+    ],
+)
+def test_a_name_that_is_not_there(folder, tmp_path, capsys, monkeypatch, word, said):
+    monkeypatch.setenv("DATA_HOME", str(tmp_path))
+    assert main(["--folder", word]) == 6
+    assert said in capsys.readouterr().err

@@ -262,3 +262,25 @@ def test_from_a_checkout_without_install_and_without_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "d/m_4x4/train/a/000.png").exists()
+
+
+def test_the_last_lines_say_the_sizes_and_offer_the_weights_of_lpips(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MODELS_HOME", str(tmp_path / "models"))
+    make_set(tmp_path / "in", {"train": {"a": 2}})
+    words = ["--data", "mine", "--source", tmp_path / "in", "--data_path", tmp_path / "data"]
+    assert run(*words, "--sizes", "8", "12", "--num_workers", "0") == 0
+    *_, ready, offer = capsys.readouterr().err.splitlines()
+    assert "mine, at 8 12; train with --data mine --data_path" in ready
+    assert offer.endswith("python data/SetupDataset.py fetch-weights") and "vgg16" in offer
+    assert run(*words, "--sizes", "0", "--num_workers", "0") == 0
+    assert "mine; train with --data mine" in capsys.readouterr().err
+
+    from data.prepare.weights import vgg_file
+
+    file = vgg_file(tmp_path / "models")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    assert run(*words, "--sizes", "0", "--num_workers", "0") == 0
+    assert "fetch-weights" not in capsys.readouterr().err
+    monkeypatch.setenv("MODELS_HOME", str(file / "no"))  # nothing depends on it
+    assert run(*words, "--sizes", "0", "--num_workers", "0") == 0

@@ -171,3 +171,13 @@ def test_each_path_is_looked_at_once(data, monkeypatch):
     monkeypatch.setattr(readers, "READERS", [note, *readers.READERS])
     train_val_sources("both", None, data)
     assert looked == [data / "both"]
+
+
+def test_the_hint_has_the_sizes_that_were_asked_for(tmp_path):
+    for spec in ("cifar10", "cifar10/train", "camnet3_deci", "tiny"):
+        with pytest.raises(DataError, match="--sizes 8 24 96` or give"):
+            open_source(spec, tmp_path, sizes=[8, 24, 24, 96])
+        with pytest.raises(DataError, match="--sizes 48 96`"):
+            train_val_sources(spec, None, tmp_path, sizes=[48, 96])
+    with pytest.raises(DataError, match="no data set 'mine': neither a path"):
+        open_source("mine", tmp_path, sizes=[8])

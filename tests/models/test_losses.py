@@ -417,3 +417,17 @@ def test_gather_can_be_switched_off():
     for rank, (alone, together) in enumerate(gloo.run(2, local)):
         assert alone == pytest.approx(NTXent()(*views(2, 4, seed=rank)).item(), rel=1e-12)
         assert together > alone + 0.1
+
+
+@pytest.mark.parametrize("loss", [NTXent, MultiPositive, DCL, DCLW])
+def test_temperatures_that_leave_the_range_are_refused(loss):
+    for temperature in (9e-31, 1e-37, 1e-38, 1e-45, 1e-320):
+        with pytest.raises(ValueError, match="is below 1e-30, where"):
+            loss(temperature)
+    with pytest.raises(ValueError, match="sigma=1e-38 is below"):
+        DCLW(sigma=1e-38)
+    views = torch.randn(2, 256, 8, generator=torch.Generator().manual_seed(0))
+    views.requires_grad_()
+    found = (loss(1e-30)(views) if loss is MultiPositive else loss(1e-30)(*views)) * 1e-30
+    found.backward()
+    assert found.isfinite() and views.grad is not None and views.grad.isfinite().all()

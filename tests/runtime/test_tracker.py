@@ -325,7 +325,7 @@ def test_bounded_work():
 
 
 class Broken:
-    def log(self, values):
+    def log(self, values, step):
         raise RuntimeError("connection lost\nmore")
 
 

@@ -8,16 +8,22 @@ import os
 import sys
 import tarfile
 import threading
+import time
 import types
+import urllib.request
 import zipfile
 
 import pytest
 
+from data.prepare import transfer
+from data.prepare.digests import read_record, record_of
 from data.prepare.download import archive_fault, extract, fetch, web_page
+from data.registry import KNOWN
 from storage.errors import DataError
 
 GOOD = b"the right bytes" * 1000
 SHA = hashlib.sha256(GOOD).hexdigest()
+MD5 = hashlib.md5(GOOD).hexdigest()
 PAGES = {
     "quota.zip": b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>",
     "page.zip": b"\n<html>hello</html>",
@@ -40,7 +46,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(GOOD)))
             self.end_headers()
             self.wfile.write(GOOD[:5000])
-        elif name in PAGES:
+        elif name in ("silent.zip", "trickle.zip", "headers.zip"):  # accepts, and then
+            if name != "headers.zip":
+                self.send_response(200)
+                self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(60):
+                    time.sleep(0.05)
+                    if name != "silent.zip":
+                        self.wfile.write(b"X")
+                        self.wfile.flush()
+        elif name.startswith("to?"):
+            self.send_response(302)
+            self.send_header("Location", name[3:])
+            self.end_headers()
+        elif name.partition("?")[0] in PAGES:
+            name = name.partition("?")[0]
             self.send_response(200)
             self.end_headers()
             self.wfile.write(PAGES[name])
@@ -151,11 +172,104 @@ def test_two_processes_download_once(server, tmp_path):
     assert [p.exitcode for p in both] == [0, 0] and server.hits == ["good.zip"]
 
 
+@pytest.mark.parametrize("name", ["silent.zip", "trickle.zip", "headers.zip"])
+def test_a_server_that_sends_nothing_or_a_trickle(server, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(transfer, "PATIENCE", 0.4)
+    began = time.monotonic()
+    fetch([server.url + name, server.url + "good.zip"], tmp_path / "x", bar=False)
+    assert time.monotonic() - began < 2 and (tmp_path / "x").read_bytes() == GOOD
+    with pytest.raises(DataError, match=r"(stalled|too slow): \d+ bytes in.*Place the file at"):
+        fetch([server.url + name], tmp_path / "y", bar=False)
+
+
+def test_google_drive_that_sends_nothing(tmp_path, monkeypatch):
+    module = types.ModuleType("gdown")
+    module.download = lambda **options: time.sleep(3)  # it sets no timeout
+    monkeypatch.setitem(sys.modules, "gdown", module)
+    monkeypatch.setattr(transfer, "PATIENCE", 0.4)
+    with pytest.raises(DataError, match="stalled: 0 bytes"):
+        fetch(["drive:abc"], tmp_path / "x", bar=False)
+
+
 def test_web_page_kinds(tmp_path):
     (tmp_path / "x").write_bytes(b"\xef\xbb\xbf<!doctype HTML>can't scan this file for viruses")
     assert "virus" in web_page(tmp_path / "x")
     (tmp_path / "x").write_bytes(b"\x89PNG")
     assert web_page(tmp_path / "x") is None
+
+
+# ---------------------------------------------------------------- digests
+
+
+def test_what_is_not_pinned_is_recorded_and_compared(server, tmp_path, monkeypatch, capsys):
+    file, url = tmp_path / "set.zip", f"{server.url}good.zip"
+    fetch([f"{url}?key=secret"], file, bar=False)
+    said = capsys.readouterr().err
+    assert "not pinned" in said and SHA[:12] in said and "over http" in said
+    assert record_of(file).read_text() == f"# {url}\n{SHA}  set.zip\n"  # of `sha256sum -c`
+    fetch([url], file, bar=False)  # there already, as recorded
+    file.unlink()
+    fetch([f"{url}?key=other"], file, bar=False)
+    assert capsys.readouterr().err == "" and file.read_bytes() == GOOD
+    file.unlink()
+    monkeypatch.setitem(PAGES, "good.zip", b"something else")
+    with pytest.raises(DataError, match=f"expected sha256 {SHA[:12]}.., which set.zip.sha256 has"):
+        fetch([url], file, bar=False)
+    assert not file.exists() and read_record(file) == {url: SHA}
+    file.write_bytes(b"yet another")
+    with pytest.raises(DataError, match=r"is there but expected sha256 .*set.zip.sha256"):
+        fetch([url], file, bar=False)
+
+
+def test_another_mirror_may_pack_it_otherwise(server, tmp_path, capsys):
+    file, urls = tmp_path / "set.zip", [server.url + n for n in ("none", "good.zip", "wrong.zip")]
+    fetch(urls, file, bar=False)
+    file.unlink()
+    fetch([urls[0], urls[2]], file, bar=False)
+    assert capsys.readouterr().err.count("not pinned") == 2
+    assert list(read_record(file)) == urls[1:]
+    fetch(urls, file, bar=False)
+
+
+def test_a_file_placed_by_hand_is_recorded_too(tmp_path, capsys):
+    (tmp_path / "x.zip").write_bytes(GOOD)
+    fetch(["https://nowhere.invalid/x.zip"], tmp_path / "x.zip", bar=False)
+    assert "not pinned" in capsys.readouterr().err
+    assert read_record(tmp_path / "x.zip") == {None: SHA}
+
+
+def test_pins_of_single_mirrors(server, tmp_path, capsys):
+    good, other = server.url + "good.zip", server.url + "wrong.zip"
+    with pytest.raises(DataError, match=f"expected md5 {MD5[:12]}.., got"):
+        fetch([other], tmp_path / "a", pins={other: f"md5:{MD5}"}, bar=False)
+    fetch([good], tmp_path / "a", pins={good: f"md5:{MD5.upper()}"}, bar=False)
+    fetch([other, good], tmp_path / "a", pins={good: f"md5:{MD5}"}, bar=False)  # found, and right
+    assert capsys.readouterr().err == "" and not record_of(tmp_path / "a").exists()
+    fetch([other, good], tmp_path / "b", pins={good: f"md5:{MD5}"}, bar=False)
+    assert "not pinned" in capsys.readouterr().err
+
+
+def test_no_way_from_https_to_http():
+    request = urllib.request.Request("https://a.example/x")
+    follow = transfer._NoWayDown().redirect_request
+    with pytest.raises(OSError, match="from https to http"):
+        follow(request, None, 302, "", {}, "http://a.example/x")
+    assert follow(request, None, 302, "", {}, "https://b.example/x").full_url[:10] == "https://b."
+    plain = urllib.request.Request("http://a.example/x")
+    assert follow(plain, None, 302, "", {}, "http://b.example/x") is not None
+
+
+def test_redirections_are_followed(server, tmp_path):
+    fetch([f"{server.url}to?/good.zip"], tmp_path / "x", sha256=SHA, bar=False)
+    fetch([f"{server.url}to?/good.zip"], tmp_path / "y", bar=False)
+
+
+def test_known_sets_come_over_https_and_pins_are_of_their_mirrors():
+    for name, known in KNOWN.items():
+        assert all(m.startswith(("https://", "drive:")) for m in known.mirrors), name
+        assert known.pins.keys() <= set(known.mirrors)
+        for mirror in known.mirrors:  # what is not on somebody's Drive has a published digest
+            assert mirror.startswith("drive:") or mirror in known.pins or name == "mnist"
 
 
 # ---------------------------------------------------------------- archives
