@@ -129,7 +129,7 @@ class FolderSource:
         else:
             self.classes, labels = classes_and_labels(paths, str(self.root), self.base.name)
             if "/" in paths[0]:
-                refuse_empty_classes(tree, "", self.classes, split is not None)
+                refuse_empty_classes(tree, "", self.classes)
             elif any("\\" in p for p in paths):
                 raise DataError(
                     f"{self.root} has files with `\\` in their names ({paths[0]}), of an archive "
