@@ -25,7 +25,7 @@ from data.readers.arrays import MNIST_FILES, ArraySource, array_parts
 from data.readers.edm_zip import is_edm
 from data.readers.folders import FolderSource, splits_in
 from data.readers.layout import list_files
-from data.readers.tree import FolderTree, has_notes, understand
+from data.readers.tree import FolderTree, has_notes, understand, unwrapped
 from data.registry import KNOWN, fraction_of, one_class
 from data.sources import Source, Subset, labels_of, stratified
 from data.told import not_used
@@ -128,9 +128,10 @@ def _refuse_edm(source: Path) -> None:
 
 def _inner(folder: Path) -> Path:
     """Where in folders that wrap it a set begins."""
+    lone = unwrapped(folder)
+    if array_parts(lone) or _lone_archive(lone):
+        return lone
     tree = FolderTree(folder)
-    while len(tree.folders("")) == 1 and not tree.files("") and not tree.has_data(""):
-        tree = FolderTree(tree.where(f"{tree.folders('')[0]}/"))  # of arrays, or of an archive
     return Path(tree.where(understand(tree).at))
 
 

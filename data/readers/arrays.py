@@ -20,6 +20,7 @@ import numpy as np
 from data.readers import batches
 from data.readers.base import Found
 from data.readers.batches import CIFAR_CLASSES, UNLABELLED, Arrays
+from data.readers.tree import unwrapped
 from data.sources import Place, Source, check_split, split_of
 from storage.errors import DataError
 
@@ -43,7 +44,7 @@ def recognise(path: Path) -> Found | None:
         # CIFAR-100 has files called train and test
         part = array_parts(path.parent).get(named)
         return None if part is None else Found((), lambda split: part())
-    splits = array_splits(path)
+    splits = array_splits(unwrapped(path) if path.is_dir() else path)
     if not splits:
         return None
 

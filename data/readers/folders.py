@@ -22,7 +22,7 @@ from data.readers.layout import (
     refuse_labels,
     word_names,
 )
-from data.readers.tree import NOTES, FolderTree, Layout, notes_of, understand
+from data.readers.tree import NOTES, FolderTree, Layout, is_archive, notes_of, understand, unwrapped
 from data.sources import (
     PathTable,
     Place,
@@ -116,6 +116,11 @@ class FolderSource:
         tree = FolderTree(self.root)
         refuse_labels(tree, "", (p for p in found if p.endswith(NOTES)))
         if not paths:
+            archives = [n for n in FolderTree(unwrapped(self.root)).files("") if is_archive(n)]
+            if len(archives) == 1:
+                raise DataError(
+                    f"no images under {self.root}, which holds {archives[0]}: give that"
+                )
             raise DataError(
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
                 f"{said(self.left_out) or 'is it the right folder?'}"
@@ -129,7 +134,7 @@ class FolderSource:
             if as_nvidia:
                 pass
             elif "/" in paths[0]:
-                refuse_empty_classes(tree, "", self.classes, split is not None)
+                refuse_empty_classes(tree, "", self.classes)
             elif any("\\" in p for p in paths):
                 raise DataError(
                     f"{self.root} has files with `\\` in their names ({paths[0]}), of an archive "
