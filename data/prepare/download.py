@@ -8,7 +8,6 @@ lock and finds the file. When every mirror fails the message says where to put t
 from __future__ import annotations
 
 import http.client
-import re
 import stat
 import tarfile
 import urllib.error
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from data.prepare.digests import pin_fault, recorded_fault, without_secrets
 from data.prepare.transfer import discard, part_of, progress, receive
+from data.readers.tree import is_archive as has_archive_name
 from data.readers.tree import member_name
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
@@ -202,7 +202,7 @@ def _one_line(error: BaseException) -> str:
 
 def is_archive(file: Path) -> bool:
     """By name: what `extract` unpacks."""
-    return bool(re.search(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$", file.name.lower()))
+    return has_archive_name(file.name)
 
 
 def extract(
