@@ -342,8 +342,9 @@ class RunDir:
         files.write_json(self.path / "args.json", record, indent=1)
 
     def add_launch(self, record: dict[str, Any]) -> None:
-        """Append a line to launches.jsonl."""
-        files.append_line(self.path / "launches.jsonl", json.dumps(record))
+        """Append a line to launches.jsonl; a full disk is no reason to stop."""
+        with contextlib.suppress(OSError):
+            files.append_line(self.path / "launches.jsonl", json.dumps(record))
 
     def launches(self) -> list[dict[str, Any]]:
         """Lines of launches.jsonl; one cut short by a kill is left out."""
