@@ -39,6 +39,22 @@ def test_a_run_whose_small_files_are_damaged_goes_on(name, text, tmp_path, capsy
         launch(name, data, "--outdir", run)
 
 
+def test_records_that_say_something_else_than_the_checkpoint(tmp_path, capsys):
+    """Whole JSON, with a byte changed or of another run: what has a checksum is believed."""
+    data, run = pictures(tmp_path / "mine"), tmp_path / "run"
+    launch("train_edm2", data, "--outdir", run)
+    for name in ("data.json", "inputs.json"):
+        right = (run / name).read_text()
+        digest = re.search(r'"digest": "(\w+)"', right)[1]
+        for wrong in (right.replace(digest, "0" * 64), "{}", '{"data": {}}', right[:-9] + "}"):
+            (run / name).write_text(wrong)
+            capsys.readouterr()
+            launch("train_edm2", data, "--outdir", run)
+            out = capsys.readouterr().out
+            assert "resumed step" in out and f"{name} is damaged" in out, wrong
+            assert (run / name).read_text() == right
+
+
 def test_uid_and_resume_of_the_original_code(tmp_path, capsys):
     name, words = "TrainGeneratorWandB", ("--uid", "abc123", "--outer_loops", 2)
     launch(name, "scenes", *words)
