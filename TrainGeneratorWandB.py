@@ -27,7 +27,7 @@ from torch import nn
 
 from data.listing import listing_of
 from recipes.imle import parts, validation
-from recipes.imle.options import OPTIONS, display_name, get_args, run_name
+from recipes.imle.options import OPTIONS, display_name, get_args, idle, run_name
 from recipes.imle.step import imle_gradients
 from runtime.launch import launch
 from runtime.options import EXECUTION, LENGTH, tagged
@@ -43,6 +43,8 @@ def main(args: argparse.Namespace) -> None:
         shaping_exclude=tagged(OPTIONS, EXECUTION),
         length=tagged(OPTIONS, LENGTH),
         keep_schedule=args.keep_schedule,
+        inputs=lambda: parts.inputs(args),
+        uid=args.uid,
         milestone_every=args.num_iteration,
     ) as run:
         # Data: one picture at every resolution. Flip and corruption are functions of (loop, image),
@@ -51,6 +53,8 @@ def main(args: argparse.Namespace) -> None:
         trained, val_inputs, val_targets = parts.pictures(args, run.say)
         run.trains_on(listing_of(trained.source))
         corruption, corrupted_by = parts.corruption(args)
+        if note := idle(args):
+            run.say(note)
 
         # Network; loss, of two images LPIPS + alpha MSE (--lpips none: MSE), of a batch the mean
         # over rows of the sum over levels; optimizer, schedule, EMA.

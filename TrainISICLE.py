@@ -54,6 +54,7 @@ def main(args: argparse.Namespace) -> None:
         shaping_exclude=free,
         length=tagged(OPTIONS, LENGTH),
         keep_schedule=args.keep_schedule,
+        inputs=lambda: parts.inputs(args),
     ) as run:
         for line in fitted:
             run.say(line)

@@ -25,6 +25,7 @@ import torch
 
 from data.registry import open_source
 from data.sources import Subset, check_outside, evenly
+from data.told import told
 from data.uint8_cache import UInt8Cache
 from data.views.generated import Acceptance, FilteredViews, Sampler
 from data.views.naming import root_ids, root_of
@@ -56,6 +57,7 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
     """All views that are not there yet."""
     whole = open_source(args.data, args.data_path or data_home(), split=args.split)
     source = evenly(whole, args.num_images)
+    distributed.say(told(source))
     split = getattr(root_of(source)[0], "split", None) or args.split
     sampler, settings = parts.sampler(args, args.net, args.size, device, distributed.say)
     settings |= parts.data_settings(args, whole, source)

@@ -93,29 +93,32 @@ def load_generator(
     precision: str | None = None,
     compile: bool = False,
     vae: str | None = None,
+    noise_device: str = "cpu",
     say: Callable[[str], object] | None = None,
 ) -> Generator:
     """The trained generator of a run (its newest snapshot), or in a file, ready to draw.
 
     path: a run; a snapshot, .safetensors or a .pkl of NVIDIA's, also below the results or the
-    models directory; a published name (edm2-img512-s-2147483-0.130). results: the folder of runs
+    models directory; a published name (edm2-img512-s-2147483-0.130) or an http(s) address, which
+    are fetched into the models directory. results: the folder of runs
     (default: $RESULTS_HOME, or what dirs.json says). precision: fp32, bf16, fp16 or auto; None:
     fp32, or, for EDM2, as the network was trained. compile: torch.compile it. vae: folder or name
-    of the VAE of networks on latents. say: is told, in lines, which file was taken.
+    of the VAE of networks on latents. noise_device: where EDM2's noise is drawn; "cuda": the
+    images of NVIDIA's code. say: is told, in lines, which file was taken.
 
     Returns a `generators.base.Generator`: `draw(n, seed=0, batch=32)` gives uint8 [n, 3, H, W] in
     0..255 on the CPU, the same for the same seed. A conditional one (kind camnet) needs
     `inputs`, float [B, 3, r, r] in [0, 1] with r = `input_size`, and gives n images of each. EDM2
     takes `labels`, `guide`, `guidance` and `sampler` too. `net` is the plain module, in evaluation
     mode; `classes`, `resolution`, `code_sizes` and `snapshot.provenance` tell of it.
-    Errors: UsageError, CheckpointError.
+    Errors: UsageError, CheckpointError, DataError for what cannot be fetched.
     """
     from generators.door import UnknownKind, open_generator
 
     try:
         return open_generator(
             _run_or(path, results), results=results, device=_device(device), precision=precision,
-            compile=compile, vae=vae, say=say or (lambda line: None),
+            compile=compile, vae=vae, noise_device=noise_device, say=say or (lambda line: None),
         )  # fmt: skip
     except UnknownKind as error:
         if error.kind != "simclr":
@@ -212,7 +215,7 @@ def _run_or(word: str | Path, results: str | Path | None) -> str | Path:
     beginning that several runs have."""
     from recipes.runs.reading import NoSuchRun, find_run
 
-    if Path(word).expanduser().is_file():
+    if "://" in str(word) or Path(word).expanduser().is_file():
         return word
     try:
         return find_run(word, _roots(results))

@@ -3,13 +3,15 @@
     python reconstruct_phema.py --preset smoke
     python reconstruct_phema.py --indir RUN --outstd 0.150
     python reconstruct_phema.py --indir RUN --outstd 0.040,0.050,...,0.150 --out_step 4096
+    python reconstruct_phema.py --indir raw-snapshots/edm2-img512-xs --outdir OUT --outstd 0.150
 
 Reads the RUN/snapshots/network-snapshot-<step>-<std>.safetensors up to the wanted time and writes
-phema-<step>-<std>.safetensors beside them. A result that is there is left if it is made of the same
-snapshots; one of others is refused without --overwrite, and any other file always. How near an
-average comes to the wanted profile is printed (0 % is exact); the more snapshots there are, the
-nearer. What each option means: recipes/phema/options.py; which files are taken:
-recipes/phema/inputs.py; the mathematics: diffusion/phema.py.
+phema-<step>-<std>.safetensors beside them. So it does with the raw snapshots of NVIDIA's EDM2
+(NAME-<kimg>-<std>.pkl, converted or not), whose numbers are thousands of images. A result that is
+there is left if it is made of the same snapshots; one of others is refused without --overwrite, and
+any other file always. How near an average comes to the wanted profile is printed (0 % is exact);
+the more snapshots there are, the nearer. What each option means: recipes/phema/options.py; which
+files are taken: recipes/phema/inputs.py; the mathematics: diffusion/phema.py.
 """
 
 import tempfile
@@ -24,7 +26,16 @@ import torch
 from torch import Tensor
 
 from diffusion import phema
-from recipes.phema.inputs import at_time, check_results, describe, find_folder, find_inputs
+from recipes.phema.inputs import (
+    Stored,
+    at_time,
+    check_results,
+    clock,
+    describe,
+    find_folder,
+    find_inputs,
+    number,
+)
 from recipes.phema.options import get_args
 from recipes.phema.smoke import make_inputs
 from runtime import ema
@@ -34,6 +45,7 @@ from storage.errors import CheckpointError, UsageError
 from storage.snapshot import SnapshotFile, save_snapshot
 
 CHUNK = 1 << 22  # numbers in work at a time, over all inputs
+BUFFERS = ("fourier.freqs", "fourier.phases")  # of EDM2's networks: drawn once, never trained
 
 
 def main(args: Namespace) -> None:
@@ -58,9 +70,10 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
     """Averages of all widths of --outstd from the snapshots in `indir`; returns {std: file}."""
     files = find_inputs(indir, args.inprefix, args.instd)
     last = at_time(files, args.outkimg, args.out_step)
-    files = [f for f in files if f.config["nimg"] <= last.config["nimg"]]
-    step, nimg = last.config["step"], last.config["nimg"]
-    paths = {s: outdir / f"{args.outprefix}-{step:07d}-{s:.3f}.safetensors" for s in args.outstd}
+    key = clock(files)
+    files = [f for f in files if f.config[key] <= last.config[key]]
+    when, now = number(last), last.config[key]
+    paths = {s: outdir / f"{args.outprefix}-{when:07d}-{s:.3f}.safetensors" for s in args.outstd}
     taken = {f.path.resolve() for f in files} & {p.resolve() for p in paths.values()}
     if taken:
         raise UsageError(f"--outprefix {args.outprefix}: {taken.pop().name} is an input")
@@ -74,13 +87,15 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
     if not todo:
         print(f"done already: {len(paths)} averages in {outdir}")
         return paths
-    print(f"{len(files)} snapshots up to step {step} ({nimg} images); {len(todo)} averages to make")
+    told = f"{now} images" if key == "nimg" else "images not known"
+    at = f"step {when} ({told})" if last.config.get("step") is not None else told
+    print(f"{len(files)} snapshots up to {at}; {len(todo)} averages to make")
     in_stds = [f.config["ema_std"] for f in files]
     try:
         profiles = (
-            np.array([f.config["nimg"] for f in files], dtype=np.float64),
+            np.array([f.config[key] for f in files], dtype=np.float64),
             np.array([ema.power_exponent(std) for std in in_stds]),
-            np.full(len(todo), float(nimg)),
+            np.full(len(todo), float(now)),
             np.array([ema.power_exponent(std) for std in todo]),
         )
         weights = phema.coefficients(*profiles)
@@ -99,7 +114,7 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
     return paths
 
 
-def reconstruct(files: Sequence[SnapshotFile], weights: np.ndarray) -> list[dict[str, Tensor]]:
+def reconstruct(files: Sequence[Stored], weights: np.ndarray) -> list[dict[str, Tensor]]:
     """Weighted sums of the files' weights; weights float64 [files, results], files in time order.
 
     Sums are float64, results fp32 (float64 of float64). What is the same in all files (buffers)
@@ -116,7 +131,8 @@ def reconstruct(files: Sequence[SnapshotFile], weights: np.ndarray) -> list[dict
             for result in results:
                 result[name] = last.clone()
             continue
-        if all(torch.equal(v, last) for v in values[:-1]) and torch.isfinite(last).all():
+        fixed = name.endswith(BUFFERS) or all(torch.equal(v, last) for v in values[:-1])
+        if fixed and torch.isfinite(last).all():
             for result in results:
                 result[name] = last.to(kind, copy=True)
             continue

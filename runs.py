@@ -11,8 +11,8 @@ writes nothing, whatever runs meanwhile. `--json` gives the same to programs. do
 states, figures and keys; recipes/runs/reading.py how a folder is read.
 """
 
+import errno
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -25,7 +25,8 @@ from recipes.runs.layout import ago, counted, figure, printable, size, table, te
 from recipes.runs.options import get_args
 from recipes.runs.reading import RunFolder, Scan, find_run, inner_folders, read_run, scan
 from recipes.runs.removal import remove_run, why_not
-from storage.errors import RunError, UsageError
+from storage.console import refused
+from storage.errors import DiskError, RunError, UsageError
 
 
 def main(args: Namespace) -> int:
@@ -237,7 +238,9 @@ def as_json(told: facts.Facts) -> int:
 if __name__ == "__main__":
     try:
         code = main(get_args(__doc__))
-        sys.stdout.flush()
+        lost = refused(sys.stdout)  # what is printed is what was asked for
+        if lost is not None and lost.errno != errno.EPIPE:  # as of `runs.py ls | head`
+            raise DiskError(f"what was to be printed could not be written: {lost.strerror}")
         sys.exit(code)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -245,6 +248,3 @@ if __name__ == "__main__":
     except (KeyboardInterrupt, EOFError):
         print("nothing is removed", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `runs.py ls | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -64,6 +64,7 @@ def train(args: Namespace) -> None:
         name=run_name(args),
         shaping_exclude=execution_options(),
         length=tagged(OPTIONS, LENGTH),
+        inputs=lambda: parts.inputs(args),
     ) as run:
         # Density, network, optimizer, EMA.
         run.say(

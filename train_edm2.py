@@ -77,6 +77,7 @@ def main(args: Namespace) -> None:
         name=run_name(args),
         shaping_exclude=execution_options(args),
         length=tagged(OPTIONS, LENGTH),
+        inputs=lambda: parts.inputs(args, images),
         scale_loss=False,  # EDM2's fp16 recipe: a constant scale, and gradients forced finite
     ) as run:
         run.say(told(images.source))

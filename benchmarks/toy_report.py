@@ -16,6 +16,7 @@ import numpy as np
 
 from evaluation.intervals import t_test
 from storage.files import writing
+from storage.pictures import new_figure, own_style
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,12 @@ def by_sigma(records: Sequence[dict[str, Any]], sigmas: Sequence[float]) -> list
     return lines
 
 
+@own_style()
 def plot(records: Sequence[dict[str, Any]], folder: Path) -> None:
     """Loss against examples and against seconds: geometric means over seeds, and their range."""
-    from matplotlib.figure import Figure
-
     records = [r for r in records if r["arm"] != "guide"]
     for axis in ("examples", "seconds"):
-        figure = Figure(figsize=(8, 5.5), layout="constrained")
+        figure = new_figure(8, 5.5)
         ax = figure.add_subplot()
         for k, name in enumerate(dict.fromkeys(r["arm"] for r in records)):
             curves = [r["curve"] for r in records if r["arm"] == name]

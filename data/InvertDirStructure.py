@@ -38,7 +38,11 @@ def invert(folder: Path, out: Path, *, reverse: bool = False) -> tuple[int, int]
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    splits = {f.name for f in splits_in(folder).values()}
+    found = splits_in(folder).values()
+    splits = {f.name for f in found}
+    folder = next(
+        (f.parent for f in found), folder
+    )  # the splits may lie in a folder that wraps them
     if reverse == bool(splits):
         raise DataError(
             f"{folder} has the splits first ({', '.join(sorted(splits))}); leave out --reverse"

@@ -4,6 +4,7 @@
     python data/SetupDataset.py --data mine --source ~/pictures.zip --sizes 16 32 64
     python data/SetupDataset.py --data camnet3_deci_lmdb --sizes 64 128
     python data/SetupDataset.py fetch-weights
+    python data/SetupDataset.py fetch-networks edm2-img512-s-autog-dino
 
 Afterwards `--data NAME` works. Running it again goes on or does nothing; sizes can be added.
 --source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied,
@@ -24,6 +25,7 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.InvertDirStructure import CLASS_FIRST, INVERTED, default_out, invert
+from data.prepare.published import LICENCE, PUBLISHED, TOY_GUIDE, TOY_NET
 from data.prepare.weights import LPIPS_BACKBONES
 from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
@@ -235,6 +237,46 @@ def _fetch_weights(nets: Sequence[str], models_path: Path | None, mirrors: Seque
         print(f"ready: {file}", file=sys.stderr)
 
 
+def networks(argv: Sequence[str]) -> None:
+    """`SetupDataset.py fetch-networks`."""
+    parser = argparse.ArgumentParser(
+        prog="SetupDataset.py fetch-networks",
+        description="Fetch the networks of presets of generate_images.py, as NVIDIA publishes them "
+        "with EDM2, into the models directory, for jobs without internet. Without a name, list "
+        f"what there is. Their licence: {LICENCE}.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="PRESET|NAME|URL",
+        help="a preset (both its networks), toy (those of toy_example.py plot), the name of a "
+        "network, or a URL",
+    )  # fmt: skip
+    parser.add_argument(
+        "--models_path",
+        type=Path,
+        metavar="DIR",
+        help="where they go (default: MODELS_HOME or dirs.json)",
+    )
+    prepare(parser)
+    args = parser.parse_args(argv)
+    from data.prepare.networks import check_record, fetch_network, networks_of, place
+
+    if not args.names:
+        width = max(len(row.name) for row in PUBLISHED)
+        for row in PUBLISHED:
+            guide = f" guided by {row.gnet} with weight {row.guidance:g}" if row.gnet else ""
+            print(f"{row.name:{width}}  {row.figure}: {row.net}{guide}")
+        print(f"{'toy':{width}}  the 2-D tree: {TOY_NET} guided by {TOY_GUIDE}")
+        return
+    words = [word for name in args.names for word in networks_of(name)]
+    for word in dict.fromkeys(words):
+        home = args.models_path or _home("models")
+        if (file := place(word, home)).is_file():
+            check_record(file)
+        else:
+            fetch_network(word, home)
+        print(f"ready: {file}", file=sys.stderr)
+
+
 def _home(kind: str) -> Path:
     from storage import dirs
 
@@ -250,13 +292,16 @@ def _main(argv: Sequence[str]) -> None:
     if argv and argv[0] in ("fetch-weights", "fetch_weights"):
         weights(argv[1:])
         return
+    if argv and argv[0] in ("fetch-networks", "fetch_networks"):
+        networks(argv[1:])
+        return
     parser = get_parser()
     prepare(parser)
     args = parser.parse_args(argv)
     if args.source and args.use_existing:
         parser.error("give --source or --use_existing, not both")
     if not args.data and not args.fetch_weights:
-        parser.error("--data NAME is needed (or: fetch-weights)")
+        parser.error("--data NAME is needed (or: fetch-weights, fetch-networks)")
     if args.fetch_weights:
         _fetch_weights(["vgg"], None, [])
     if args.data:

@@ -503,7 +503,10 @@ def _vae(args: argparse.Namespace) -> tuple[Any, str]:
 
 def run(args: argparse.Namespace) -> str:
     """Do what the command line says; what there is to say about it."""
+    from data.told import told
+
     source = open_input(args.source, args.split, args.data_path)
+    print(told(source), file=sys.stderr)
     if args.command == "convert":
         cores = min(16, len(os.sched_getaffinity(0)))
         count = convert(
@@ -528,7 +531,8 @@ def run(args: argparse.Namespace) -> str:
             count = decode(source, args.dest, pixels, **options)
     asked = len(source) if args.max_images is None else min(args.max_images, len(source))
     left_out = f", {asked - count} left out as too small" if asked > count else ""
-    labels = "labelled" if _Labels(source).there else "no labels"
+    why = getattr(source, "unlabelled", "")
+    labels = "labelled" if _Labels(source).there else f"no labels{f' ({why})' * bool(why)}"
     return f"ready: {args.dest}: {count} from {source.name}, {labels}{left_out}"
 
 

@@ -157,11 +157,9 @@ def find(spec: str, data_path: Path) -> Found:
 
     Readers are asked once; a set that is not there is told of when it is opened.
     """
+    spec = bare(spec)
     head, _, last = spec.rpartition("/")
     own = split_of(last) if head else None
-    bare = spec.strip()
-    if bare != spec:  # forgiven when opened, not looked for
-        return Found(None if own else (), lambda split: find(bare, data_path).open(split))
     if not spec:
         return refused("an empty data set name; give a NAME, NAME/split or a folder")
     if spec.split("/")[0] == SYNTHETIC and len(spec.split("/")) <= 2:
@@ -176,6 +174,12 @@ def find(spec: str, data_path: Path) -> Found:
         return Found(None, lambda _: whole.open(own))
     part = _part(spec, data_path)
     return Found(part.splits, lambda split: part.open(check_split(split)))
+
+
+def bare(spec: str) -> str:
+    """A spec without spaces around it and `/` behind it."""
+    spec = str(spec).strip()
+    return spec.rstrip("/") or spec[:1]
 
 
 def _at_path(spec: str, data_path: Path) -> Found | None:
@@ -211,7 +215,7 @@ def _part(name: str, data_path: Path) -> Found:
     elif fraction is None:
         return Found((), absent)
     whole = find(base, data_path)
-    if not _is_there(base, data_path):
+    if not _is_there(base, data_path) and _at_path(base, data_path) is None:
         return Found(whole.splits, absent)
 
     def open_part(split: str) -> Source:
@@ -284,7 +288,7 @@ def train_val_sources(
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction {val_fraction} must lie between 0 and 1")
     with asking_for(sizes):
-        return _train_val(str(data_tr), data_val, Path(data_path), val_fraction, seed)
+        return _train_val(bare(data_tr), data_val, Path(data_path), val_fraction, seed)
 
 
 def _train_val(
@@ -292,9 +296,10 @@ def _train_val(
 ) -> tuple[Source, Source]:
     found = find(data_tr, data_path)
     full = found.open("train")
+    data_val = bare(data_val or "")
     if data_val != "cv":
-        base = _without_split(data_tr)
-        data_val = str(data_val or base)
+        base = without_split(data_tr)
+        data_val = data_val or base
         held = found if data_val == data_tr else find(data_val, data_path)
         if held.splits is None or "val" in held.splits:  # says its split itself, or has one for us
             return full, held.open("val")
@@ -325,6 +330,8 @@ def cut(full: Source, val_fraction: float, seed: int) -> tuple[Subset, Subset]:
     )
 
 
-def _without_split(spec: str) -> str:
+def without_split(spec: str) -> str:
+    """The set that a spec names, without the split that it may name."""
+    spec = bare(spec)
     head, _, last = spec.rpartition("/")
     return head if head and split_of(last) else spec

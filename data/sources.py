@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from data.formats import is_image_name as is_image_name  # where readers look for it
 from storage.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -19,20 +22,6 @@ SPLIT_ALIASES = {
     "test": ("test", "testing"),
 }
 CROPS = ("squash", "center")
-IMAGE_SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".pbm",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
 
 
 @runtime_checkable
@@ -45,7 +34,7 @@ class Source(Protocol):
     What some can do besides is a protocol of its own, and is asked for by a function below, which
     knows that subsets have it only if the whole has: DrawsSizes, HoldsSizes (`has_native`,
     `native`), HoldsLatents (`channels_of`, `latent`), KnowsItsLabels (`is_labelled`), NamesClasses
-    (`names_of`). NamesFiles is for who writes files of the same names.
+    (`names_of`), KnowsItsPlace (`place_of`). NamesFiles is for who writes files of the same names.
     """
 
     name: str
@@ -97,6 +86,33 @@ class KnowsItsLabels(Protocol):
     labelled: bool
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a source's pictures lie, for people.
+
+    where: `the zip photos.zip`. splits: those of the set, this one among them. unused: what of the
+    set nothing reads.
+    """
+
+    where: str
+    splits: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class KnowsItsPlace(Protocol):
+    """Says where it lies and what else is there."""
+
+    place: Place | None
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """Knows how many pictures of formats that are not read lie among its own, by suffix."""
+
+    left_out: Counter[str]
+
+
 @runtime_checkable
 class NamesFiles(Protocol):
     """Has a name for each picture inside the set: `relative(i)`, with `/` between its parts."""
@@ -144,6 +160,22 @@ def names_of(source: Source) -> list[str]:
     return list(words or source.classes)
 
 
+def left_out_of(source: Source) -> Counter[str]:
+    """Pictures that lie in a set and are of formats that are not read, by suffix."""
+    if isinstance(source, Joined):
+        return sum((left_out_of(part) for part in source.sources), Counter[str]())
+    while isinstance(source, Subset):
+        source = source.source
+    return source.left_out if isinstance(source, LeavesOut) else Counter()
+
+
+def place_of(source: Source) -> Place | None:
+    """Where the pictures of a source, or of the set that it is a part of, lie; None if not told."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source.place if isinstance(source, KnowsItsPlace) else None
+
+
 def namer(source: Source) -> Callable[[int], str]:
     """What says the name of picture i inside its set, wherever the set lies; its number for want
     of one.
@@ -154,12 +186,6 @@ def namer(source: Source) -> Callable[[int], str]:
     if isinstance(source, Joined):
         return source.part_and_name
     return source.relative if isinstance(source, NamesFiles) else str
-
-
-def is_image_name(name: str) -> bool:
-    """True for the file names read as images: a known suffix, not hidden, not macOS litter."""
-    base = name.rsplit("/", 1)[-1]
-    return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith(".")
 
 
 class PathTable(Sequence[str]):
@@ -360,7 +386,7 @@ def allowed_bad(n: int) -> int:
 
 def split_of(name: str) -> str | None:
     """The split a folder name stands for (`validation` -> `val`), or None."""
-    lowered = name.lower()
+    lowered = name.strip().lower()
     for split, names in SPLIT_ALIASES.items():
         if lowered in names:
             return split

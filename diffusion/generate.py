@@ -76,13 +76,19 @@ def check_guide(net: Network, guide: Network) -> None:
         )
 
 
-def seed_classes(net: Network, seeds: Sequence[int], classes: int) -> list[int]:
+def seed_classes(
+    net: Network,
+    seeds: Sequence[int],
+    classes: int,
+    *,
+    noise_device: torch.device | str = "cpu",
+) -> list[int]:
     """The class that `generate` draws from each seed. Errors: ValueError."""
     _check_classes(net, classes)
     size = (net.img_channels, net.img_resolution, net.img_resolution)
     found: list[int] = []
     for start in range(0, len(seeds), 64):
-        random = SeedStack(seeds[start : start + 64])
+        random = SeedStack(seeds[start : start + 64], draw_on=noise_device)
         random.randn(*size)
         found += random.randint(classes).tolist()
     return found
@@ -100,6 +106,7 @@ def generate(
     guidance: float = 1.0,
     interval: tuple[float, float] | None = None,
     keep_every: int = 0,
+    noise_device: torch.device | str = "cpu",
 ) -> Iterator[Drawn]:
     """Draw batch after batch from `net`.
 
@@ -110,6 +117,8 @@ def generate(
     guide, guidance, interval: as `diffusion.guidance.guided`; the guide gets the same classes.
     keep_every: n > 0 also gives every n-th answer of the (guided) denoiser, from the first on:
     n = 2 is one a step of Heun's method, whose second answer is a correction within the step.
+    noise_device: where random numbers are made: on the CPU the same everywhere, on "cuda" those of
+    EDM2's own code.
     Errors: ValueError.
     """
     guide = None if guidance == 1 else guide
@@ -125,7 +134,7 @@ def generate(
     nets: tuple[Any, ...] = (net, guide)
     with frozen_weights(*(n for n in nets if isinstance(n, nn.Module))):
         for batch in batches:
-            random = SeedStack([item.seed for item in batch], device)
+            random = SeedStack([item.seed for item in batch], device, draw_on=noise_device)
             noise = random.randn(*size)
             labels, items = None, [Item(item.seed) for item in batch]
             if classes:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from diffusion.arguments import given_arguments, is_number
@@ -22,7 +23,7 @@ from diffusion.edm2 import Precond
 from diffusion.toy import ToyModel
 from storage.errors import CheckpointError, RunError
 from storage.files import hash_file
-from storage.foreign.modules import keywords, read_modules, reading, tensors_of
+from storage.foreign.modules import StoredTensor, keywords, read_modules, reading, tensors_of
 from storage.foreign.pickles import Inert, PickleError
 from storage.snapshot import Snapshot, save_snapshot
 
@@ -34,6 +35,15 @@ class _Network(NamedTuple):
     make: type[nn.Module]
 
 
+class _Parsed(NamedTuple):
+    """What is in a file: tensors still to be made, and the facts of a snapshot."""
+
+    entries: dict[str, StoredTensor]
+    kind: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+
 _NETWORKS = {"Precond": _Network("edm2", Precond), "ToyModel": _Network("edm2-toy", ToyModel)}
 # The toy's classes lie in a script, NVIDIA's others are persistent objects of any module.
 _CLASSES = re.compile(r"(__main__|(\w+\.)*toy_example)\.(ToyModel|MPLinear|MPSiLU)")
@@ -41,7 +51,29 @@ _WHAT = "EDM2 pickle"
 # class of the file -> our name
 _ENCODERS = {"StandardRGBEncoder": "rgb", "StabilityVAEEncoder": "stability-vae"}
 _STATISTICS = ("raw_mean", "raw_std", "final_mean", "final_std")
-_RELEASED = re.compile(r"edm2-img(?:64|512)-\w+(?:-uncond)?-(\d{7})-\d\.\d{3}")
+_NUMBERED = re.compile(r".+-(\d{7,12})-\d\.\d{3}")
+
+
+class PickleFile:
+    """A `.pkl` as `storage.snapshot.SnapshotFile` has a snapshot: facts and layout when opened,
+    float32 tensors one after the other.
+
+    Raises CheckpointError as `import_pickle`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        entries, self.kind, self.config, self.provenance = _read(self.path)
+        self.sha256: str = self.provenance["sha256"]
+        self.layout = {name: (entry.size, "F32") for name, entry in entries.items()}
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) in order of names, on the CPU."""
+        entries = _read(self.path).entries
+        for name in sorted(entries):
+            with reading(self.path, _WHAT):
+                tensor = entries.pop(name).make()
+            yield name, tensor
 
 
 def import_pickle(path: str | Path) -> Snapshot:
@@ -50,12 +82,19 @@ def import_pickle(path: str | Path) -> Snapshot:
     Raises CheckpointError: "refused: global X in FILE" for what such a file has no use for, and
     for damage, tensors that claim more than the file holds, or arguments that do not go with them.
     """
-    path = Path(path)
+    entries, kind, config, provenance = _read(Path(path))
+    with reading(Path(path), _WHAT):
+        state = {name: entries.pop(name).make() for name in list(entries)}
+    return Snapshot(state, kind, config, provenance)
+
+
+def _read(path: Path) -> _Parsed:
     if not path.is_file():
         other = path.with_suffix(".safetensors").name
         raise CheckpointError(f"network {path}: no such file (and no {other} beside it)")
+    names: set[str] = set()
     with reading(path, _WHAT):
-        return _snapshot(read_modules(path, _CLASSES), path)
+        return _parsed(read_modules(path, _CLASSES, names), path, names)
 
 
 def convert(
@@ -72,7 +111,7 @@ def convert(
     return out
 
 
-def _snapshot(root: Any, path: Path) -> Snapshot:
+def _parsed(root: Any, path: Path, names: Set[str]) -> _Parsed:
     whole = root if isinstance(root, dict) else {"ema": root}
     net = next((whole[key] for key in ("ema", "net") if whole.get(key) is not None), None)
     if not isinstance(net, Inert):
@@ -87,38 +126,58 @@ def _snapshot(root: Any, path: Path) -> Snapshot:
     if claimed > size:  # a number takes two bytes in these files; one at the very least
         raise PickleError(f"claims {claimed} weights in a file of {size} bytes")
     _check_shapes(kind, config, {k: t.size for k, t in entries.items()})
-    state = {}
-    for key in list(entries):
-        state[key] = entries.pop(key).make()
     facts: dict[str, Any] = {"net": config, "sigma_data": config["sigma_data"]}
     if kind == "edm2":
-        facts.update(_facts(whole, config, path))
+        facts.update(_facts(whole, config, path, names))
     provenance = {
         "imported": "a pickle of NVIDIA's EDM2 code; the code in it was ignored",
         "file": path.name,
         "sha256": hash_file(path),
         "dataset": _plain(whole.get("dataset_kwargs")),
     }
-    return Snapshot(state, kind, facts, provenance)
+    return _Parsed(entries, kind, facts, provenance)
 
 
-def _facts(whole: dict, config: dict[str, Any], path: Path) -> dict[str, Any]:
+def _facts(whole: dict, config: dict[str, Any], path: Path, names: Set[str]) -> dict[str, Any]:
     """What else a snapshot of ours says, as far as the file or its name tells."""
     std = re.search(r"-(\d\.\d{3})$", path.stem)
-    released = _RELEASED.fullmatch(path.stem)
+    nimg, step = counted(path.stem, autoguided=is_autoguided(names, whole.get("dataset_kwargs")))
     loss = keywords(whole.get("loss_fn"))
     level_density = {k: loss[k] for k in ("P_mean", "P_std") if is_number(loss.get(k))}
-    # kimg in the name are those of a whole number of 1024-image ticks
-    nimg = (int(released[1]) * 1000 + 999) // 1024 * 1024 if released else None
     return {
         "encoder": _encoder(whole.get("encoder"), config["img_channels"]),
         "ema_std": float(std[1]) if std else None,
         "nimg": nimg,
-        "step": None,
+        "step": step,
         "classes": None,
         "loss": level_density or None,
         "selection": {},
     }
+
+
+def is_autoguided(names: Set[str], dataset: Any) -> bool:
+    """Whether Autoguided's copy of EDM2 wrote a file, whose modules lie in `karras` and `ours`.
+
+    names: the globals in the file. dataset: its `dataset_kwargs`, or None.
+    """
+    kind = dataset.get("class_name") if isinstance(dataset, dict) else None
+    return any(str(name).startswith(("karras.", "ours.")) for name in (*names, kind))
+
+
+def counted(stem: str, *, autoguided: bool) -> tuple[int | None, int | None]:
+    """(images, steps) that the number in a file's name says, as far as it does; else None.
+
+    NVIDIA's code names a snapshot by thousands of images, rounded down, of a number that is a
+    multiple of 1024; Autoguided's copy by steps.
+    """
+    match = _NUMBERED.fullmatch(stem)
+    if match is None:
+        return None, None
+    number = int(match[1])
+    if autoguided:
+        return None, number
+    nimg = (number * 1000 + 999) // 1024 * 1024
+    return (nimg if nimg // 1000 == number else number * 1000), None
 
 
 def _encoder(encoder: Any, channels: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.samplers import heun
 from storage.files import writing
-from storage.pictures import new_figure
+from storage.pictures import new_figure, own_style
 
 TRUTH = "ground truth"  # the title of its panels
 
@@ -77,6 +77,7 @@ def examine(
     return found
 
 
+@own_style()
 @torch.no_grad()
 def panels(
     tree: toy.Mixture,

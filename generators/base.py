@@ -25,13 +25,15 @@ class Setup:
 
     device: where. precision: fp32, bf16, fp16 or auto; None: fp32, or, for EDM2, as the network was
     trained. compile: torch.compile the network. vae: folder or name of the VAE, for networks on its
-    latents, if not the one that the snapshot names.
+    latents, if not the one that the snapshot names. noise_device: where EDM2's noise is drawn, cpu
+    or cuda.
     """
 
     device: torch.device | str = "cpu"
     precision: str | None = None
     compile: bool = False
     vae: str | None = None
+    noise_device: str = "cpu"
 
 
 class Generator(Protocol):

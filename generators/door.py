@@ -14,13 +14,15 @@ from pathlib import Path
 
 import torch
 
+from data.prepare.networks import is_url
 from generators.base import Generator, Kind, Setup, WrongKind, in_words
 from generators.edm2 import EDM2
 from generators.files import open_network
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from generators.published import locate
 from generators.toy import Toy
 from storage.errors import CheckpointError
-from storage.find import find_network, say_found
+from storage.find import say_found
 from storage.snapshot import Snapshot
 
 __all__ = [
@@ -64,25 +66,28 @@ def open_generator(
     precision: str | None = None,
     compile: bool = False,
     vae: str | None = None,
+    noise_device: str = "cpu",
     say: Callable[[str], object] = print,
     option: str = "network",
 ) -> Generator:
     """The generator at a path: a snapshot, a run's folder (its newest snapshot), a file of others,
-    or a published name (`storage.find.find_network`).
+    a published name, or an http(s) address (`generators.published.locate`).
 
     kinds: what it may be (default: any of KINDS). script, results: below the results of which
     script first, in which folder, a relative path is looked for too (default: of all;
     results_home()).
-    device .. vae: as in `Setup`. say: told in one line which file of a folder, or which other file
-    is taken, and that one is imported. option: what the path was given as, for errors.
-    Errors: UsageError, as its WrongKind for a kind that is not wanted; CheckpointError.
+    device .. noise_device: as in `Setup`. say: told in one line which file of a folder, or which
+    other file is taken, and that one is imported. option: what the path was given as, for errors.
+    Errors: UsageError, as its WrongKind for a kind that is not wanted; CheckpointError; DataError
+    for what cannot be fetched.
     """
-    file = find_network(path, script, results, option)
-    say_found(path, file, say)
+    file = locate(path, script, results, option)
+    if not is_url(path):
+        say_found(path, file, say)
     snapshot = open_network(file, say)
     if kinds is not None and snapshot.kind not in kinds:
         raise WrongKind(path, file, snapshot.kind, kinds)
-    return make_generator(snapshot, Setup(device, precision, compile, vae), file)
+    return make_generator(snapshot, Setup(device, precision, compile, vae, noise_device), file)
 
 
 def make_generator(

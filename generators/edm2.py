@@ -56,6 +56,7 @@ class EDM2(Loaded):
         self.net = build(Precond, snapshot).to(self.device)
         precision = Precision(self.setup.precision or "fp32", self.device)
         precision.apply_tf32_policy()
+        check_noise_device(self.setup.noise_device)
         if self.setup.precision is not None:
             self.net.compute_dtype = precision.dtype
         names = snapshot.config.get("classes") or [str(i) for i in range(self.net.label_dim)]
@@ -95,7 +96,9 @@ class EDM2(Loaded):
 
     def seed_classes(self, seeds: Sequence[int]) -> list[int]:
         """The class that is drawn from each seed, where none is asked for."""
-        return drawing.seed_classes(self.net, seeds, len(self.classes))
+        return drawing.seed_classes(
+            self.net, seeds, len(self.classes), noise_device=self.setup.noise_device
+        )
 
     def draw(
         self,
@@ -150,12 +153,21 @@ class EDM2(Loaded):
         for drawn in drawing.generate(
             self._called, batches, sampler, device=self.device, classes=len(self.classes),
             guide=None if guide is None else guide._called, guidance=guidance, interval=interval,
-            keep_every=keep_every,
+            keep_every=keep_every, noise_device=self.setup.noise_device,
         ):  # fmt: skip
             finite = bool(torch.isfinite(drawn.latents).all())
             images = self.encoder.decode(drawn.latents).cpu()
             kept = () if drawn.denoised is None else drawn.denoised.unbind(1)
             yield Pictures(drawn.items, images, finite, [self.encoder.decode(k) for k in kept])
+
+
+def check_noise_device(name: str) -> None:
+    """That noise can be drawn on cpu or cuda. Errors: UsageError."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--noise_device cuda: CUDA finds no GPU here; --noise_device cpu draws other images, "
+            "the same on every machine"
+        )
 
 
 def untrained() -> Snapshot:

@@ -7,15 +7,15 @@ from typing import Any, NoReturn
 
 from runtime.cli import parse
 from runtime.options import USUAL, Row, Table, add_options, add_preset, run_table
-from runtime.types import file_path
+from runtime.types import network
 
 # An option of every training script: see `recipes.initial`.
 INIT_FROM: Row = (
     "--init_from",
-    file_path,
+    network,
     None,
     "begin with the weights of a snapshot, of a run (its newest snapshot) or of a file of others, "
-    "all else being new; parts that do not fit are named (default: new weights)",
+    "here or at a URL, all else being new; parts that do not fit are named (default: new weights)",
     USUAL,
 )
 

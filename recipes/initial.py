@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from generators.base import in_words
 from generators.files import IMPORTERS, open_network
+from generators.published import named
 from runtime import distributed
 from runtime.ema import EMA
 from runtime.run import Run
@@ -119,13 +120,16 @@ def start(
             run.facts["init_from"] = known
         return
 
+    asked = named(word)  # by all ranks together: it may be to be fetched
+
     def look_up() -> tuple[Path, str]:
-        found = find_network(word, None, run.args.results_path, option="--init_from")
+        found = asked or find_network(word, None, run.args.results_path, option="--init_from")
         return found, identity(found)
 
     # Where a run is named that goes on meanwhile, each rank might find another newest snapshot.
     file, content = distributed.from_main(look_up)
-    say_found(word, file, run.say)
+    if asked is None:
+        say_found(word, file, run.say)
     found = read(file, run.say)
     if found.kind not in (None, kind):
         what = in_words(found.kind)

@@ -5,8 +5,9 @@ A script puts `whether_rows()` and `how_rows(...)` into its option table, calls 
 """
 
 from argparse import Namespace
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,12 +68,19 @@ def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list
     # fmt: on
 
 
-def check(args: Namespace, table: Table, *, method: str | None = None) -> None:
+Presets = Mapping[str, Mapping[str, Any]]
+NONE: Presets = MappingProxyType({})
+
+
+def check(
+    args: Namespace, table: Table, presets: Presets = NONE, *, method: str | None = None
+) -> None:
     """Rules between these options; `selection` becomes a yes or no. Errors: ValueError.
 
-    method: the one that the script was asked for by name, if it can be.
+    presets: the script's, which may say how to select for a run that does not. method: the one that
+    the script was asked for by name, if it can be.
     """
-    rules = Rules(args, table)
+    rules = Rules(args, table, presets)
     for name, asked in (("acid", args.acid), ("method", method)):
         if asked and args.selection is False:
             raise ValueError(f"--no-selection and {rules.shown(name)}, which selects: give one")
@@ -81,11 +89,14 @@ def check(args: Namespace, table: Table, *, method: str | None = None) -> None:
     rules.belongs("easy_reference", to="--no-diff", holds=not args.diff)
     if (args.early or args.late) and not args.selection:
         raise ValueError(f"--{'early' if args.early else 'late'} needs --selection or --acid")
+    for name in ("filt", "rounding"):
+        rules.belongs(name, "--selection", args.selection)
+    rules.belongs("n", "--acid", args.acid or method not in (None, "random"))
 
 
-def check_jest_options(args: Namespace, table: Table) -> None:
+def check_jest_options(args: Namespace, table: Table, presets: Presets = NONE) -> None:
     """No option of JEST without it. Errors: ValueError."""
-    rules = Rules(args, table)
+    rules = Rules(args, table, presets)
     for name in tagged(table, JEST):
         rules.belongs(name, to="--acid", holds=args.acid)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import writing
-from storage.pictures import new_figure
+from storage.pictures import new_figure, own_style
 
 Series = Mapping[str, tuple[list[int], list[float]]]  # name -> steps, values
 
@@ -51,8 +51,9 @@ def draw_curves(series: Series, path: Path) -> bool:
     panels = panels_of(series)
     if not panels:
         return False
-    figure = figure_of(panels)
-    with writing(path, durable=False) as file:  # drawn again at the next occasion
+    # Not flushed to the disk: it is drawn again at the next occasion.
+    with own_style(), writing(path, durable=False) as file:
+        figure = figure_of(panels)
         figure.savefig(file, format="png", dpi=100)
     return True
 

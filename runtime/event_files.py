@@ -121,7 +121,7 @@ class EventFiles:
         """Whatever TensorBoard or the disk raises ends its file, not the run."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._file = None
             why = first_line(error, _SAID)
             tell(f"tensorboard stopped ({why}): figures go on in metrics.jsonl")

@@ -11,12 +11,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
-
-from runtime import rundir
-from storage.checkpoint import steps_of
-from storage.files import read_object
+from typing import Any
 
 
 class Enough(SystemExit):
@@ -98,56 +93,3 @@ class Length:
             said += f" by --{self.option} {self.asked} (they were made with {self._made})"
         say(said)
         raise Enough(said)
-
-
-class Named(Protocol):
-    """What a run is known by: its script, readable name, shaping flags, and those that may change,
-    that of its length among them."""
-
-    script: str
-    name: str
-    flags: dict[str, Any]
-    exclude: frozenset[str]
-    length: Length
-
-
-def settle(path: Path, run: Named, anew: bool) -> tuple[Path, list[str]]:
-    """The folder of a run that its options name `path`, and what to say of its neighbours.
-
-    anew: it is begun from scratch, so that it goes on with no other.
-    """
-    path, going_on = (path, "") if anew else folder(path, run)
-    others = rundir.siblings(path, run.name)
-    lines = [f"another run of this name with other options is there: {other}" for other in others]
-    return path, [going_on, *lines]
-
-
-def folder(path: Path, run: Named) -> tuple[Path, str]:
-    """The folder of the run, and a line to say if it is not `path`.
-
-    path: as the options name it, and the run's if it has checkpoints: then it was begun, perhaps
-    by an earlier version, beside one of another length. Otherwise it may be a run of the same name
-    whose shaping flags differ in the length alone; of several the one with the most steps.
-    """
-    length = run.length
-    if not length.option or steps_of(path / "checkpoints"):
-        return path, ""
-    found: list[tuple[int, str, Any]] = []
-    for name in rundir.siblings(path, run.name):
-        known = read_object(path.parent / name / "args.json") or {}
-        before = known.get("shaping")
-        if known.get("script") != run.script or not isinstance(before, dict):
-            continue
-        longer = before.get(length.option) != run.flags.get(length.option)
-        if longer and not rundir.changed(before, run.flags, run.exclude):
-            steps = steps_of(path.parent / name / "checkpoints")
-            made = (known.get("args") or before).get(length.option)  # if not asked for, it is here
-            found.append((steps[-1] if steps else -1, name, made))
-    if not found or (path.exists() and max(found)[0] < 0):
-        return path, ""
-    _, name, before = max(found, key=lambda one: one[:2])
-    said = f"going on with {name}, the same run but for its length: --{length.option} {before}"
-    said += f" at first, {length.asked} now"
-    if len(found) > 1:
-        said += f" (of {len(found)} such runs the one with the most steps)"
-    return path.parent / name, said

@@ -110,7 +110,7 @@ class Logs:
         """Something beside the training: where it fails, that is said, and no more."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an odd package may end the process at its import
             self.say(f"{what}: {first_line(error)}")
 
     # ------------------------------------------------------------------------- lines and the bar
@@ -190,7 +190,7 @@ class Logs:
             found = draw(path)
         except UsageError:
             raise
-        except Exception as error:  # a full disk, a font; pictures are no reason to stop
+        except (Exception, SystemExit) as error:  # a full disk, a font; no reason to stop
             self.say(f"samples {path.name} not written: {first_line(error)}")
             return None
         self.tracker(completed).image(name, path, stamp, caption=caption)

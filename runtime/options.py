@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.types import (
@@ -164,26 +164,34 @@ class Rules:
     """What goes together: each method raises ValueError in the words of the command line.
 
     args: the parsed options. table: their rows. An option counts as given when its value is not
-    the default of its row, whether it was typed or set by a preset.
+    the default of its row, whether it was typed or set by a preset. presets: those of the script,
+    where a preset may set what has no effect beside a word typed after it; see `typed`.
     """
 
     args: argparse.Namespace
     table: Table
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def given(self, name: str) -> bool:
         """Whether an option is not at its default."""
-        return self._typed(name, getattr(self.args, name)) != self._typed(
+        return self._word(name, getattr(self.args, name)) != self._word(
             name, default_of(self.table, name)
         )
 
-    def _typed(self, name: str, value: Any) -> Any:
+    def typed(self, name: str) -> bool:
+        """Whether an option is given, and not merely as the chosen preset has it."""
+        preset = self.presets.get(getattr(self.args, "preset", None) or "", {})
+        as_preset = name in preset and getattr(self.args, name) == preset[name]
+        return self.given(name) and not as_preset
+
+    def _word(self, name: str, value: Any) -> Any:
         """A value in the word that one types for it, where it is kept by a former one."""
         shown_as = getattr(_row(self.table, name)[1], "shown_as", {})
         return shown_as.get(value, value) if isinstance(value, str) else value
 
     def shown(self, name: str) -> str:
         """An option as one types it: `--late`, `--f 0.5`, `--res 8 16`."""
-        value, option = self._typed(name, getattr(self.args, name)), flag(name, self.table)
+        value, option = self._word(name, getattr(self.args, name)), flag(name, self.table)
         if value is True or value is None:
             return option
         if value is False:
@@ -206,7 +214,7 @@ class Rules:
 
     def belongs(self, name: str, to: str, holds: bool) -> None:
         """An option that has an effect only where something `holds`: it is of `to`."""
-        if self.given(name) and not holds:
+        if self.typed(name) and not holds:
             raise ValueError(f"{self.shown(name)} is of {to}: it has no effect here")
 
 

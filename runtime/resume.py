@@ -16,11 +16,13 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from runtime import inputs as known_inputs
+from runtime.inputs import Inputs, refuse_changed
 from runtime.tracker import forget_later
-from storage import checkpoint, snapshot
+from storage import checkpoint, listing, snapshot
 from storage.errors import CheckpointError, UsageError
-from storage.files import read_json
-from storage.listing import Listing, has_listing, refuse_changed, write_listing
+from storage.files import read_json, read_object
+from storage.listing import Listing, has_listing, write_listing
 
 Say = Callable[[str], None]
 
@@ -31,6 +33,7 @@ class Resume:
     run_dir: the directory they name, None if it follows from the flags.
     lineage: what checkpoints of this process remember.
     data: what is trained on, None where that is always the same; a changed one is refused.
+    inputs: what it and other things that are read are known by.
     Errors: CheckpointError for a path that is no checkpoint, UsageError for N without milestones.
     """
 
@@ -40,6 +43,7 @@ class Resume:
         self.run_dir = None if run_dir is None else _absolute(run_dir)
         self.lineage = "auto"
         self.data: Listing | None = None
+        self.inputs: Inputs = {}
         self._loop: int | None = None
         self._loop_step = 0
         self._rewind_to: int | None = None  # later steps are set aside; -1: all
@@ -80,14 +84,22 @@ class Resume:
                 f"--resume {value}: neither a checkpoint (step-...) nor a run directory"
             )
 
+    def is_rewind(self) -> bool:
+        """Whether something that was saved is asked for by its number: N, but 0."""
+        return bool(self._loop)
+
     def choose(self, checkpoints: Path, say: Say) -> Path | None:
         """Verified checkpoint to load, None for a fresh start; `settle` it when it is loaded.
 
         Errors: CheckpointError; DataError where it was trained on other `data`.
         """
         path = self._chosen(checkpoints, say)
-        if path is not None and self.data is not None:
-            refuse_changed(path.parent.parent, self.data)
+        if path is not None:
+            folder, meta = path.parent.parent, read_object(path / "meta.json")
+            before = known_inputs.read(folder, meta)
+            if self.data is not None:
+                refuse_changed(folder, self.data, before, self.inputs)
+            known_inputs.tell_changed(before, self.inputs, say)
         return path
 
     def settle(self, run_dir: Path, completed: int, say: Say, *, fresh: bool) -> bool:
@@ -117,11 +129,15 @@ class Resume:
 
     def _note_data(self, run_dir: Path, say: Say, fresh: bool) -> None:
         """Write down what is trained on, where the run is `fresh` or does not know it yet."""
-        if self.data is not None and (fresh or not has_listing(run_dir)):
-            try:
+        try:
+            if self.data is not None and (fresh or not has_listing(run_dir)):
+                _say_damaged(run_dir / listing.RECORD, say, fresh)
                 write_listing(run_dir, self.data)
-            except OSError as error:  # a full disk; saving will tell
-                say(f"the list of the data set is not written: {error}")
+            if self.inputs and (fresh or not known_inputs.is_whole(run_dir, self.inputs)):
+                _say_damaged(run_dir / known_inputs.RECORD, say, fresh)
+                known_inputs.write(run_dir, self.inputs)
+        except OSError as error:  # a full disk; saving will tell
+            say(f"the list of the data set is not written: {error}")
 
     def _chosen(self, checkpoints: Path, say: Say) -> Path | None:
         if self.lineage == "auto":
@@ -162,6 +178,11 @@ class Resume:
 
 def _absolute(path: str | Path) -> Path:
     return Path(os.path.realpath(Path(path).expanduser()))
+
+
+def _say_damaged(file: Path, say: Say, fresh: bool) -> None:
+    if not fresh and file.exists() and read_object(file) is None:
+        say(f"{file.name} is damaged: written anew, of what is read now")
 
 
 def _lineage_of(path: Path) -> str:

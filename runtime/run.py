@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from runtime import distributed, provenance, rundir, saving, seeding
+from runtime import distributed, lookup, points, provenance, rundir, saving, seeding
+from runtime import inputs as known_inputs
 from runtime import length as lengths
 from runtime.clock import Every
 from runtime.logs import Logs
@@ -35,7 +36,7 @@ from runtime.precision import Precision
 from runtime.preemption import NO_PROGRESS, PreemptionFlag, last_words
 from runtime.resume import Resume
 from runtime.update import Ids, Updater
-from storage import checkpoint, dirs
+from storage import checkpoint
 from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
 from storage.listing import Listing
 from storage.pictures import Captions
@@ -56,6 +57,8 @@ class Run:
     asked: args before what follows from the data was filled in (default: args); the run is known by
     these, and what follows has to be the same for a checkpoint to be loaded.
     length: the flag, if any, that says how long it is; keep_schedule: see `runtime.length`.
+    inputs: (rank 0) what the options that name data and files mean, see `runtime.inputs`: the same
+    one at another path is no other run. uid: the W&B id that it shall have, or is found by.
     display_name: what W&B shows (default: the directory's name).
     milestone_every: steps between checkpoints that stay, while they are small enough to
     (`checkpoint.prune`); `--resume N` means number N.
@@ -76,6 +79,8 @@ class Run:
         shaping_exclude: Iterable[str] = (),
         length: Sequence[str] = (),
         keep_schedule: bool = False,
+        inputs: Callable[[], known_inputs.Inputs] | None = None,
+        uid: str | None = None,
         display_name: str | None = None,
         project: str = "imle-lab",
         milestone_every: int | None = None,
@@ -90,6 +95,8 @@ class Run:
         self.display_name = display_name
         self.milestone_every = milestone_every
         self.scale_loss = scale_loss
+        self.uid = uid
+        self._ask_inputs = inputs or dict
         self.length = lengths.Length(args, length, keep_schedule)
         self.exclude = frozenset(shaping_exclude)
         self.flags = rundir.shaping(args if asked is None else asked, self.exclude)
@@ -104,7 +111,7 @@ class Run:
         self._images_per_step = 0
         self.finished = False
         self._in_body = False
-        self._unwritten: DiskError | None = None  # a snapshot of this turn that the disk refused
+        self._unwritten: DiskError | None = None  # a snapshot that the disk refused
         self._lock: rundir.RunDir | None = None
         self._ended = True  # status.json has it that no launch is going on
         self._useless = False  # the directory holds nothing but a wrong command line
@@ -139,7 +146,8 @@ class Run:
             self._updater = Updater(self.precision.scaler, self.say)
             asked = rundir.asked_folder(args, self.script, self.say)
             self.resume = Resume(args.resume, asked, self.milestone_every)
-            self.dir = distributed.from_main(self._open_dir)
+            self.dir, self.inputs = distributed.from_main(self._open_dir)
+            self.resume.inputs = self.inputs
             self.checkpoints = self.dir / "checkpoints"
             self._saver = saving.Saver(self.checkpoints, self.say, keep=self.args.keep)
             self._logs.describe(
@@ -157,34 +165,23 @@ class Run:
             raise
         return self
 
-    def _open_dir(self) -> Path:
+    def _open_dir(self) -> tuple[Path, known_inputs.Inputs]:
         """Find, lock and describe the run directory (rank 0)."""
-        folder = rundir.folder_name(self.name, self.config_hash)
-        root = Path(self.args.results_path) if self.args.results_path else dirs.results_home()
-        path = self.resume.run_dir or root / self.script / folder
-        path = Path(os.path.abspath(path.expanduser()))
-        said: list[str] = []
-        if self.resume.run_dir is None:
-            anew = self.resume.lineage == "0"
-            path, said = lengths.settle(path, self, anew)
+        self.inputs = known_inputs.named(self._ask_inputs(), self.flags)
+        path, said = lookup.choose(self, self.resume, self.args.results_path)
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
         self._logs.keep = self._lock.log
-        correctable = self._lock.admit(self.script, self.flags, self.exclude, self.typed_as)
+        correctable = self._lock.admit(self, self.say)
         checkpoint.sweep(path / "checkpoints", self.say)
         for line in (f"run directory {path}", *said):
             self.say(line)
-        record = {
-            "script": self.script,
-            "name": self.name,
-            "config_hash": self.config_hash,
-            "args": rundir.plain(vars(self.args)),
-            "shaping": self.flags,
-        }
+        self._logs.wandb_id = self._lock.take_id(self.uid, self.say)
         self._reached = self._lock.reached()
         self._ended = False
+        record = {**self._known(), "name": self.name, "shaping": self.flags}
         self._provenance = self._lock.begin(record, correctable, job, self.world_size)
-        return path
+        return path, self.inputs
 
     def __exit__(
         self,
@@ -237,9 +234,8 @@ class Run:
                 raise wrapped from error
 
     def _end_preempted(self, error: BaseException) -> None:
-        # A signal from outside the loop's own check: the objects are as the last turn left them,
-        # unless this turn has updated something.  Ranks reach a KeyboardInterrupt separately, and
-        # then cannot save together.
+        # From outside the loop's own check: objects are as the last turn left them, unless this one
+        # updated something.  Ranks reach a KeyboardInterrupt apart, and cannot save together.
         together = isinstance(error, Preempted) or self.world_size == 1
         body = self._in_body and not self._updater.applied
         if body and together and self._saver.saved_step != self.completed:
@@ -256,9 +252,9 @@ class Run:
         saved = self._saver.saved_step == self.completed
         return f"{name}: {last_words(self.completed, saved, steps != [0], requeue)}"
 
-    def _close(self, state: str, code: int, message: str = "", wants_requeue: bool = False) -> None:
+    def _close(self, state: str, code: int, message: str = "") -> None:
         # The status first: nothing that curves or W&B do then can change it.
-        self._status(state, code, message, wants_requeue=wants_requeue)
+        self._status(state, code, message)
         self._logs.close(code)
 
     def _status(
@@ -296,15 +292,12 @@ class Run:
         self.resume.data = data
 
     def _load(self, path: Path) -> None:
-        def admit(meta: dict[str, Any]) -> None:
-            rundir.admit(path, meta, self.script, self.derived)
-            rundir.refuse_changes(meta["shaping"], self.flags, path, self.exclude, self.typed_as)
-
-        loaded = self._saver.load(path, admit)
+        loaded = self._saver.load(path, lambda meta: rundir.admit(path, meta, self))
         meta, own = loaded.meta, loaded.state
         self.completed, self.nimg, self.resumed = loaded.step, meta["nimg"], True
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
-            self._logs.wandb_id = meta["wandb_id"]
+            self._logs.wandb_id = meta["wandb_id"] or self._logs.wandb_id
+            self.say(points.lost(self.dir / "metrics.jsonl", meta, self.completed))
         self._updater.streak = meta["nonfinite_streak"]
         if self.is_main:
             self._logs.meters.load_state_dict(meta["meters"])
@@ -328,18 +321,18 @@ class Run:
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             meta = {
-                "script": self.script,
+                **self._known(),
                 "step": self.completed,
                 "nimg": self.nimg,
-                "args": rundir.plain(vars(self.args)),
                 "shaping": self.flags,
-                "config_hash": self.config_hash,
                 "world_size": self.world_size,
                 "lineage": self.resume.lineage,
                 "wandb_id": self._logs.wandb_id,
                 "nonfinite_streak": self._updater.streak,
                 "meters": self._logs.meters.state_dict(distributed.gather_object),
                 "time": rundir.timestamp(),
+                "inputs": self.inputs,
+                "points": points.count(self.dir / "metrics.jsonl"),
                 **self.length.record(),
             }
             done = self._saver.save(self.completed, own, meta, milestone=milestone, last=last)
@@ -350,6 +343,11 @@ class Run:
             self._status("running", None)
             if self.is_main and self._lock is not None:
                 self._lock.log(f"saved step {self.completed} in {time.monotonic() - start:.1f} s")
+
+    def _known(self) -> dict[str, Any]:
+        """What args.json, checkpoints and snapshots say of the launch."""
+        args = rundir.plain(vars(self.args))
+        return {"script": self.script, "config_hash": self.config_hash, "args": args}
 
     def _fresh_status(self) -> None:
         if self._status_timer.due():
@@ -553,10 +551,8 @@ class Run:
         origin = distributed.from_main(lambda: self._provenance)
         return origin | {
             **self.facts,
-            "script": self.script,
+            **self._known(),
             "run": self.dir.name,
-            "config_hash": self.config_hash,
-            "args": rundir.plain(vars(self.args)),
             "step": self._stamp,
             "nimg": self.nimg + self._images_per_step * (self._stamp - self.completed),
             "torch": torch.__version__,

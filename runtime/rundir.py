@@ -2,6 +2,7 @@
 
 args.json       the flags of the first launch that came to a checkpoint
 launches.jsonl  one line a launch: time, flags, command, commit, host, job
+inputs.json     what the data sets and files of its options are (`runtime.inputs`)
 status.json     what the run is doing or how it ended, for launchers
 log.txt         what was printed
 lock            held for life by the process that writes here
@@ -19,13 +20,17 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from runtime import inputs as known_inputs
 from runtime import provenance
+from runtime.inputs import Inputs
 from runtime.options import run_options
 from storage import checkpoint, files
 from storage.dirs import output_folder
-from storage.errors import CheckpointError, LockError, RunError, UsageError
+from storage.errors import CheckpointError, LockError, RunError, UsageError, first_line
+
+_LEFT_BY_LAUNCHES = ("launches.jsonl", "status.json", "log.txt")  # beside the lock
 
 # Of the options that every run has, those that shape what it computes; all others say where and how
 # fast it runs.
@@ -115,15 +120,33 @@ def derived(args: Namespace, asked: Namespace | None, exclude: Iterable[str]) ->
     return {name: values[name] for name in changed(before, values, ()) if name in values}
 
 
-def admit(path: Path, meta: Mapping[str, Any], script: str, derived: Mapping[str, Any]) -> None:
-    """Whether a run may go on from a checkpoint, by its meta.json; see also `refuse_changes`.
+class Asked(Protocol):
+    """What a launch asks for, as far as it decides whether it may go on from an earlier one.
 
-    derived: what follows from the data, by option. Errors: CheckpointError for another script's,
-    UsageError as `refuse_derived`.
+    derived: what follows from the data, by option. exclude: shaping flags that may change.
+    typed_as: flag -> its option, where that has another name. inputs: what it reads; a path to the
+    same is no change.
     """
-    if meta["script"] != script:
-        raise CheckpointError(f"{path} was written by {meta['script']}, not by {script}")
-    refuse_derived(meta["args"], derived, str(path))
+
+    script: str
+    flags: dict[str, Any]
+    derived: dict[str, Any]
+    exclude: frozenset[str]
+    typed_as: dict[str, str]
+    inputs: Inputs
+
+
+def admit(path: Path, meta: Mapping[str, Any], run: Asked) -> None:
+    """Whether a run may go on from a checkpoint, by its meta.json.
+
+    Errors: CheckpointError for another script's, UsageError as `refuse_derived` and
+    `refuse_changes`.
+    """
+    if meta["script"] != run.script:
+        raise CheckpointError(f"{path} was written by {meta['script']}, not by {run.script}")
+    refuse_derived(meta["args"], run.derived, str(path))
+    free = run.exclude | known_inputs.moved(path.parent.parent, meta, run.inputs, run.flags)
+    refuse_changes(meta["shaping"], run.flags, path, free, run.typed_as)
 
 
 def refuse_derived(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
@@ -164,6 +187,29 @@ def siblings(folder: Path, stem: str) -> list[str]:
     )
 
 
+def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """What the run in `folder` was launched with: args.json or, where that is of no use, what its
+    newest checkpoint knows; None if neither tells. And what is wrong with args.json, "" if nothing.
+    """
+    wrong = "missing"
+    try:
+        known = files.read_json(folder / "args.json")
+        if isinstance(known, dict) and isinstance(known.get("shaping"), dict):
+            if isinstance(known.get("script"), str):
+                return known, ""
+        if (folder / "args.json").exists():
+            wrong = "not a run's"
+    except files.Damaged as error:
+        wrong = f"damaged ({first_line(error)})"
+    for step in reversed(checkpoint.steps_of(folder / "checkpoints")):
+        name = f"step-{step:09d}"
+        with contextlib.suppress(CheckpointError):
+            meta = checkpoint.read_meta(folder / "checkpoints" / name)
+            told = {key: meta[key] for key in ("script", "config_hash", "args", "shaping")}
+            return {**told, "name": folder.name.rpartition("-")[0], "restored_from": name}, wrong
+    return None, wrong
+
+
 class RunDir:
     """One run directory held under an exclusive lock (rank 0 only)."""
 
@@ -195,40 +241,59 @@ class RunDir:
         self.release()
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def read_args(self) -> dict[str, Any] | None:
-        """What an earlier launch wrote; None if there was none. UsageError if it is not ours."""
+    def read_args(self, say: Callable[[str], object]) -> dict[str, Any] | None:
+        """What an earlier launch was told; None if there was none, or nothing is known of it.
+
+        An args.json that is of no use is set aside and written anew from the newest checkpoint,
+        which is said. Errors: UsageError for the file of another program.
+        """
         file = self.path / "args.json"
-        try:
-            known = files.read_json(file)
-        except files.Damaged as error:
-            raise UsageError(f"{file} cannot be read: {error}; use another --outdir") from error
-        if known is None and not file.exists():
+        known, wrong = known_of(self.path)
+        if not wrong or (known is None and not file.exists()):
+            return known
+        if known is None and not any((self.path / name).exists() for name in _LEFT_BY_LAUNCHES):
+            raise UsageError(f"{file} is {wrong}; use another --outdir")
+        kept = f" (kept as {files.set_aside(file, 'bad').name})" if file.exists() else ""
+        if known is None:
+            say(f"args.json is {wrong}, and nothing was saved here: the run begins anew{kept}")
             return None
-        if not isinstance(known, dict) or not isinstance(known.get("shaping"), dict):
-            raise UsageError(f"{file} is not a run's; use another --outdir")
+        self.write_args(known)
+        say(f"args.json is {wrong}: restored from checkpoint {known['restored_from']}{kept}")
         return known
 
-    def admit(
-        self,
-        script: str,
-        flags: dict[str, Any],
-        exclude: Iterable[str],
-        typed_as: Mapping[str, str] | None = None,
-    ) -> bool:
+    def admit(self, run: Asked, say: Callable[[str], object]) -> bool:
         """Refuse the directory of another script, or one trained with other shaping flags.
 
-        True if args.json may be written: before there is any checkpoint, flags may be corrected.
-        Errors: UsageError.
+        say: told where args.json is of no use. True if it may be written: before there is any
+        checkpoint, flags may be corrected. Errors: UsageError.
         """
-        known = self.read_args()
+        known = self.read_args(say)
         if known is None:
             return True
-        if known.get("script") != script:
-            raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {script}")
+        if known.get("script") != run.script:
+            raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {run.script}")
         if not any((self.path / "checkpoints").glob("step-*")):
             return True
-        refuse_changes(known["shaping"], flags, str(self.path), exclude, typed_as)
+        free = run.exclude | known_inputs.moved(self.path, known, run.inputs, run.flags)
+        refuse_changes(known["shaping"], run.flags, str(self.path), free, run.typed_as)
         return False
+
+    def take_id(self, uid: str | None, say: Callable[[str], object]) -> str | None:
+        """The W&B id that this run is asked to have, noted in wandb_id; None for any.
+
+        One that it has already stays, since W&B has its figures under it, which is said.
+        """
+        file = self.path / "wandb_id"
+        if uid is None:
+            return None
+        has = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+        if not has:
+            with contextlib.suppress(OSError):  # a full disk: the checkpoint has it too
+                files.write_text(file, uid + "\n")
+        elif has != uid:
+            say(f"--uid {uid}: this run has its figures under the W&B id {has}, which stays")
+            return has
+        return uid
 
     def begin(
         self, record: dict[str, Any], correctable: bool, job: str | None, world_size: int

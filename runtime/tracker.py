@@ -90,11 +90,7 @@ class Tracker:
             with contextlib.suppress(OSError):
                 history = read_lines(self.metrics)
             self._events = EventFiles(self.dir, resume_step or 0, history)
-        lowered = os.environ.get("WANDB_MODE", "")
-        rank = ("disabled", "offline", "online")
-        if lowered in rank and rank.index(lowered) < rank.index(mode):
-            mode = lowered
-        self.mode = mode
+        self.mode = mode = _lowered(mode)
         if mode == "disabled":
             return
         try:
@@ -102,7 +98,7 @@ class Tracker:
             with _nobody_at_the_keyboard():
                 earlier = self._start(mode, project, name, dict(config or {}), step)
             self._catch_up(earlier, step, redone)
-        except Exception as error:  # whatever W&B raises, training goes on
+        except (Exception, SystemExit) as error:  # whatever W&B raises, training goes on
             self._stopped(error)
 
     # ------------------------------------------------------------------------------------- figures
@@ -222,7 +218,7 @@ class Tracker:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             import wandb
-        except Exception as error:  # not installed, or broken in any way
+        except (Exception, SystemExit) as error:  # not installed, or broken in any way
             said = first_line(error, _SAID)
             tell(f"wandb cannot be imported ({said}): figures are in {self.metrics}")
             return nothing
@@ -322,18 +318,29 @@ class Tracker:
             return
         try:
             send(self._run)
-        except Exception as error:  # whatever W&B raises, training goes on
+        except (Exception, SystemExit) as error:  # whatever W&B raises, training goes on
             self._stopped(error)
 
-    def _stopped(self, error: Exception) -> None:
+    def _stopped(self, error: BaseException) -> None:
         self._run = None
         tell(f"wandb stopped ({first_line(error, _SAID)}): figures go on in {self.metrics}")
+
+
+def _lowered(mode: str) -> str:
+    """The mode, or that of WANDB_MODE where that is less. One that W&B has not is taken away."""
+    rank = ("disabled", "offline", "online")
+    asked = os.environ.get("WANDB_MODE", "")
+    wanted = {"dryrun": "offline", "run": "online"}.get(asked, asked)  # its former names
+    if wanted not in ("", *rank):
+        tell(f"WANDB_MODE={asked} is not {', '.join(rank)}: passed over")
+        del os.environ["WANDB_MODE"]  # W&B would refuse to begin
+    return min(mode, wanted, key=rank.index) if wanted in rank else mode
 
 
 def _keep_id(file: Path, given: str | None) -> str:
     """The W&B id of a run directory: what the file says, else `given`, else a new one, written."""
     kept = _read(file).strip()
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", kept):
+    if re.fullmatch(r"[A-Za-z0-9_.+=@~-]{1,128}", kept):
         return kept
     new = given or secrets.token_hex(4)
     with contextlib.suppress(OSError):  # a full disk: the checkpoint has it too

@@ -149,6 +149,19 @@ file_path = text_called("FILE")
 dir_path = text_called("DIR")
 short_name = text_called("NAME")
 data_set = text_called("NAME|DIR")
+network = text_called("FILE|URL")
+
+
+def wandb_id(value: str) -> str:
+    """Type of the id of a run in W&B: up to 128 characters, and which they may be."""
+    if re.fullmatch(r"[A-Za-z0-9_.+=@~-]{1,128}", value) and value.strip("."):
+        return value
+    raise argparse.ArgumentTypeError(
+        f"{value!r} is no W&B id: letters, digits and _ - . + = @ ~, at most 128 of them"
+    )
+
+
+called("ID", wandb_id)
 
 
 def gpu_number(value: str) -> int:

@@ -73,18 +73,18 @@ def settle_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     for number, name in ((1, "stdout"), (2, "stderr")):
         before = getattr(sys, name)
-        if before is None:
-            before = open(os.devnull, "w", encoding="utf-8")
-        elif before is not getattr(sys, f"__{name}__") or not isinstance(before, io.TextIOWrapper):
+        known = isinstance(before, io.TextIOWrapper) and before is getattr(sys, f"__{name}__")
+        if before is not None and not known:
             continue
-        with contextlib.suppress(OSError, ValueError):
-            before.flush()
+        if before is not None:
+            with contextlib.suppress(OSError, ValueError):
+                before.flush()
         new = io.TextIOWrapper(
             io.BufferedWriter(Unfailing(number)),
-            encoding=before.encoding,
+            encoding=getattr(before, "encoding", "utf-8"),
             errors="backslashreplace",
-            line_buffering=before.line_buffering,
-            write_through=before.write_through,
+            line_buffering=getattr(before, "line_buffering", False),
+            write_through=getattr(before, "write_through", False),
         )
         setattr(sys, name, new)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -43,8 +44,8 @@ def list_digest(names: Iterable[str]) -> str:
 
 
 def has_listing(folder: Path) -> bool:
-    """Whether a run's folder says what it is trained on."""
-    return (folder / RECORD).exists()
+    """Whether a run's folder says what it is trained on, in a file that can be read."""
+    return isinstance((read_object(folder / RECORD) or {}).get("digest"), str)
 
 
 def write_listing(folder: Path, listing: Listing) -> None:
@@ -71,8 +72,22 @@ def refuse_changed(folder: Path, listing: Listing) -> None:
     digest, before = record.get("digest"), record.get("pictures")
     if not isinstance(digest, str) or digest == list_digest(listing.used):
         return
+    above = _folder_above(folder, listing.whole)
+    if above and digest == list_digest(above + name for name in listing.used):
+        return  # an earlier version named the folder that wraps the set too
     before = before if isinstance(before, int) else 0
     raise data_changed(before, len(listing.whole), _difference(folder, listing.whole))
+
+
+def _folder_above(folder: Path, now: Sequence[str]) -> str:
+    """What stood before the first name when the run began, if it ends in `/`; else ""."""
+    try:
+        with gzip.open(folder / NAMES) as file:
+            first = os.fsdecode(file.readline().rstrip(b"\n"))
+    except (OSError, EOFError, zlib.error):
+        return ""
+    above = first.removesuffix(now[0]) if len(now) else ""
+    return above if above.endswith("/") and above != first else ""
 
 
 def _difference(folder: Path, now: Sequence[str]) -> str:
@@ -80,7 +95,7 @@ def _difference(folder: Path, now: Sequence[str]) -> str:
     try:
         with gzip.open(folder / NAMES) as file:
             before = [os.fsdecode(line.rstrip(b"\n")) for line in file]
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return ""
     known, there = set(before), set(now)
     new = [name for name in now if name not in known]

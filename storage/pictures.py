@@ -6,15 +6,16 @@ Pillow draws sheets with its own font, matplotlib draws figures. For single imag
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from storage.errors import UsageError
+from storage.errors import RunError, UsageError, first_line
 from storage.files import writing
 
 if TYPE_CHECKING:
@@ -174,19 +175,44 @@ def shortened(text: str, font: Any, width: int) -> str:
     return text + "..."
 
 
-def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure of so many inches that is drawn in memory, for its `savefig`.
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Figures that are made and saved in here look as they do everywhere: a matplotlibrc of the
+    user's, which may ask for LaTeX or for fonts that are not there, is not looked at.
 
-    Not of pyplot, which keeps global state and wants a display; MPLBACKEND, which may name
-    anything, is not looked at.
+    Errors: RunError without matplotlib.
     """
+    try:
+        with _without_backend():
+            import matplotlib
+    except (Exception, SystemExit) as error:  # not installed, or broken in any way
+        said = first_line(error, 200)
+        raise RunError(f"matplotlib, which draws figures, cannot be imported: {said}") from error
+    default = {k: v for k, v in matplotlib.rcParamsDefault.items() if "backend" not in k}
+    with matplotlib.rc_context(default):
+        yield
+
+
+@contextlib.contextmanager
+def _without_backend() -> Iterator[None]:
+    # MPLBACKEND may name anything, and is imported with matplotlib.
     backend = os.environ.pop("MPLBACKEND", None)
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        yield
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure of so many inches that is drawn in memory, for its `savefig`.
+
+    Not of pyplot, which keeps global state and wants a display; MPLBACKEND is not looked at. For
+    use inside `own_style`.
+    """
+    with _without_backend():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

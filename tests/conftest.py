@@ -15,6 +15,7 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.mkdtemp(prefix="imle-lab-tests-")
     for name in ("DATA_HOME", "MODELS_HOME", "RESULTS_HOME"):
         os.environ[name] = str(Path(home) / name.lower())
+    os.environ["IMLE_LAB_NETWORKS"] = "http://127.0.0.1:9"  # where nothing answers
     os.environ["IMLE_LAB_DIRS"] = str(Path(home) / "dirs.json")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 

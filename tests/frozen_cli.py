@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     **{f"runs.{name}": ("runs.py", name) for name in ("ls", "show", "compare", "best", "rm")},
     "data.SetupDataset": ("data/SetupDataset.py",),
     "data.SetupDataset.fetch-weights": ("data/SetupDataset.py", "fetch-weights"),
+    "data.SetupDataset.fetch-networks": ("data/SetupDataset.py", "fetch-networks"),
     "data.SetupMiniImagenet": ("data/SetupMiniImagenet.py",),
     "data.InvertDirStructure": ("data/InvertDirStructure.py",),
     "data.dataset_tool": ("data/dataset_tool.py",),

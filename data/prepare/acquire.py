@@ -25,8 +25,9 @@ from data.readers.arrays import MNIST_FILES, ArraySource, array_splits
 from data.readers.edm_zip import is_edm
 from data.readers.folders import FolderSource, splits_in
 from data.readers.layout import list_files
+from data.readers.tree import FolderTree, has_notes, understand
 from data.registry import KNOWN, fraction_of, one_class
-from data.sources import Source, Subset, is_image_name, labels_of, stratified
+from data.sources import Source, Subset, labels_of, stratified
 from data.told import not_used
 from storage import files
 from storage.errors import DataDiskError, DataError
@@ -126,17 +127,11 @@ def _refuse_edm(source: Path) -> None:
 
 
 def _inner(folder: Path) -> Path:
-    """Through folders that hold nothing but one folder, down to splits, classes or images."""
-    while not splits_in(folder):
-        entries = [e for e in folder.iterdir() if not e.name.startswith((".", "__MACOSX"))]
-        folders = [e for e in entries if e.is_dir()]
-        if len(folders) != 1 or any(is_image_name(e.name) for e in entries):
-            break
-        below = [e for e in folders[0].iterdir() if not e.name.startswith(".")]
-        if any(is_image_name(e.name) for e in below if e.is_file()):
-            break  # a single class
-        folder = folders[0]
-    return folder
+    """Where in folders that wrap it a set begins."""
+    tree = FolderTree(folder)
+    while len(tree.folders("")) == 1 and not tree.files("") and not tree.has_data(""):
+        tree = FolderTree(tree.where(f"{tree.folders('')[0]}/"))  # of arrays, or of an archive
+    return Path(tree.where(understand(tree).at))
 
 
 def _link_folder(source: Path, staging: Path, name: str) -> None:
@@ -147,14 +142,29 @@ def _link_folder(source: Path, staging: Path, name: str) -> None:
     if archive := _lone_archive(inner):
         _unpack(archive, staging, name)
         return
-    splits = splits_in(inner) or {"train": inner}
-    for folder in splits.values():
-        FolderSource(folder)  # empty classes, loose pictures: said before anything is made
+    splits = _readable_splits(inner) or {"train": inner}
+    for split, folder in splits.items():
+        FolderSource(
+            folder, split=split
+        )  # empty classes, loose pictures: said before anything is made
     if unused := not_used(inner):
         say(unused)
     staging.mkdir()
     for split, folder in splits.items():
         (staging / split).symlink_to(folder.absolute(), target_is_directory=True)
+
+
+def _readable_splits(folder: Path) -> dict[str, Path]:
+    """The splits of a folder; DataError if notes give their labels, which would be lost here."""
+    tree = FolderTree(folder)
+    layout = understand(tree)
+    for at in (layout.at, *layout.splits.values()):
+        if has_notes(tree, at):
+            raise DataError(
+                f"{tree.where(at)} is a data set as dataset_tool writes them; there is nothing to "
+                "prepare, give the (unpacked) folder or zip where a data set is asked for"
+            )
+    return splits_in(folder)
 
 
 def _lone_archive(folder: Path) -> Path | None:
@@ -163,8 +173,8 @@ def _lone_archive(folder: Path) -> Path | None:
     return archives[0] if len(archives) == 1 and not list_files(folder) else None
 
 
-def _unpack(archive: Path, staging: Path, name: str) -> None:
-    with files.scratch(staging.with_name(f"{name}.unpacked")) as room:
+def _unpack(archive: Path, staging: Path, name: str, room_name: str = "unpacked") -> None:
+    with files.scratch(staging.with_name(f"{name}.{room_name}")) as room:
         room.mkdir()
         unpacked = room / "all"
         extract(archive, unpacked)
@@ -173,14 +183,17 @@ def _unpack(archive: Path, staging: Path, name: str) -> None:
             _write_arrays(arrays, staging)
             return
         _official_names(inner, archive.with_name("index.csv.gz"))
-        splits = splits_in(inner)
+        if (lone := _lone_archive(inner)) and room_name == "unpacked":  # not a third one in that
+            _unpack(lone, staging, name, "unpacked-inner")
+            return
+        try:
+            splits = _readable_splits(inner)
+            for split, folder in splits.items() or [(None, inner)]:
+                FolderSource(folder, split=split)
+        except DataError as error:  # the folder it names is about to vanish
+            raise DataError(str(error).replace(str(unpacked), str(archive))) from None
         if unused := not_used(inner):
             say(unused)
-        for folder in splits.values() or [inner]:
-            try:
-                FolderSource(folder)
-            except DataError as error:  # the folder it names is about to vanish
-                raise DataError(str(error).replace(str(unpacked), str(archive))) from None
         if splits:
             files.move(inner, staging)
         else:

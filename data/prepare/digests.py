@@ -69,7 +69,7 @@ def recorded_fault(fetched: Path, file: Path, origin: str | None) -> str | None:
     """
     record, found = record_of(file), hash_file(fetched)
     known = read_record(file)
-    where = None if origin is None else _without_secrets(origin)
+    where = None if origin is None else without_secrets(origin)
     mine = known if where is None else {k: v for k, v in known.items() if k in (where, None)}
     if found in mine.values():
         return None
@@ -109,9 +109,12 @@ def read_record(file: Path) -> dict[str | None, str]:
     return found
 
 
-def _without_secrets(address: str) -> str:
+def without_secrets(address: str) -> str:
     """An address without user, password, query and fragment, which may hold keys."""
-    parts = urllib.parse.urlsplit(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+    except ValueError:
+        return "an address that is none"
     if parts.scheme not in ("http", "https"):
         return address
     return urllib.parse.urlunsplit(

@@ -7,27 +7,23 @@ lock and finds the file. When every mirror fails the message says where to put t
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import http.client
 import re
 import stat
 import tarfile
-import threading
 import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from data.prepare.digests import pin_fault, recorded_fault
+from data.prepare.digests import pin_fault, recorded_fault, without_secrets
+from data.prepare.transfer import discard, in_time, part_of, progress, receive
+from data.readers.tree import member_name
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
 
-TIMEOUT = 30.0
-STALLED_S, LEAST = 60.0, 1 << 16  # seconds, and the bytes that must come in them
 MAX_FILES = 5_000_000
 MAX_BYTES = 1 << 40
 # Pictures hardly compress; an archive that grows more than this is made to fill a disk.
@@ -43,6 +39,8 @@ def fetch(
     pins: Mapping[str, str] | None = None,
     check: Callable[[Path], str | None] | None = None,
     bar: bool = True,
+    about: str = "",
+    begun: Callable[[], object] | None = None,
 ) -> Path:
     """Have `file`, from the first mirror that gives it whole.
 
@@ -51,11 +49,16 @@ def fetch(
     `md5:HEX`, where mirrors give different files of one content. What has neither is recorded in
     FILE.sha256 when it first comes and compared ever after, and the log says so
     (`data.prepare.digests`). check: reads the finished file, before it has its name, and returns
-    what is wrong with it. DataError says what each mirror answered and where to place the file.
+    what is wrong with it. about: said with the size before it is fetched, a licence say. begun:
+    called when the lock is held. What has come of a file stays beside it as `.NAME.part`, and is
+    gone on with (`data.prepare.transfer`). DataError says what each mirror answered and where to
+    place the file.
     """
     make_folder(file.parent)
     pins = dict.fromkeys(mirrors, sha256) if sha256 else dict(pins or {})
-    with locked(file.with_name(f".{file.name}.lock"), wait=True, what=file.name):
+    with locked(lock_of(file), wait=True, what=file.name):
+        if begun is not None:
+            begun()
         if file.exists():
             known = [sha256] if sha256 else [pins[m] for m in mirrors if m in pins]
             pinned = bool(sha256) or 0 < len(mirrors) == len(known)
@@ -67,14 +70,19 @@ def fetch(
             )
         faults = []
         for mirror in mirrors:
-            fault = _try(mirror, file, pins.get(mirror), check, bar)
+            fault = _try(mirror, file, pins.get(mirror), check, bar, about)
             if fault is None:
                 return file
-            faults.append(f"{mirror}: {fault}")
+            faults.append(f"{without_secrets(mirror)}: {fault}")
         raise DataError(
             f"{file.name}: {'; '.join(faults) or 'no place to fetch it from is known'}. "
             f"Place the file at {file}"
         )
+
+
+def lock_of(file: Path) -> Path:
+    """What is locked while a file is fetched."""
+    return file.with_name(f".{file.name}.lock")
 
 
 def _try(
@@ -83,21 +91,30 @@ def _try(
     pin: str | None,
     check: Callable[[Path], str | None] | None,
     bar: bool,
+    about: str,
 ) -> str | None:
     """Have `file` from one mirror; else what is wrong with it. Errors: DataDiskError."""
-    with files.scratch(file) as part:
-        try:
-            attended(partial(_get, mirror, part, file.name, bar, pinned=pin is not None), part)
-            known = [pin] if pin else []
-            fault = _fault(part, file, known, mirror, check, pinned=pin is not None)
-        except OSError as error:
-            if error.errno in DISK_ERRNOS:
-                raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
-            fault = _one_line(error)
-        except http.client.HTTPException as error:
-            fault = _one_line(error)
+    known, pinned = [pin] if pin else [], pin is not None
+    part = part_of(file)
+    try:
+        if mirror.startswith("drive:"):
+            _get_drive(mirror[len("drive:") :], part, bar)
+        else:
+            receive(mirror, part, file.name, bar=bar, pinned=pinned, about=about)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if mirror.startswith("drive:"):
+            discard(part)
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+            raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+        return _one_line(error)
+    try:
+        fault = _fault(part, file, known, mirror, check, pinned=pinned)
         if fault is None:
             files.move(part, file)
+    except OSError as error:
+        raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+    finally:
+        discard(part)  # what is wrong need not be kept
     return fault
 
 
@@ -157,81 +174,17 @@ def archive_fault(file: Path) -> str | None:
     return "is neither a zip nor a tar archive (cut short?)"
 
 
-class _NoWayDown(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but none from https to http."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if req.type == "https" and not newurl.lower().startswith("https:"):
-            raise OSError(f"leads from https to {newurl.partition(':')[0]}, which is not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _get(mirror: str, part: Path, name: str, bar: bool, *, pinned: bool) -> None:
-    """Write what a mirror gives to `part`. Errors: OSError, HTTPException."""
-    if mirror.startswith("drive:"):
-        _get_drive(mirror[len("drive:") :], part, bar)
-        return
-    request = urllib.request.Request(mirror, headers={"User-Agent": "imle-lab"})
-    # a digest tells whether the file is right, however it came
-    opener = urllib.request.build_opener(*([] if pinned else [_NoWayDown]))
-    with opener.open(request, timeout=TIMEOUT) as answer, open(part, "wb") as out:
-        length = answer.headers.get("Content-Length")
-        expected = int(length) if length and length.isdigit() else None
-        got = 0
-        with _bar(expected, name, bar) as advance:
-            while block := answer.read1(_CHUNK):  # what is there: a trickle is seen as one
-                out.write(block)
-                got += len(block)
-                advance(len(block))
-        files.flush(out)
-    if expected is not None and got != expected:
-        raise OSError(f"ended after {got} of {expected} bytes")
-
-
-def attended(work: Callable[[], None], part: Path) -> None:
-    """`work()`, which writes `part`, as long as it gets on. Errors: its own, OSError.
-
-    A server that accepts and sends nothing, or a byte now and then, and a client without a timeout
-    wait for ever: here they have STALLED_S seconds for LEAST bytes more. Time in which this process
-    was stopped does not count.
-    """
-    failed: list[BaseException] = []
-
-    def do() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=do, name="download", daemon=True)
-    thread.start()
-    before, waited, tick = 0, 0.0, 0.2
-    while thread.is_alive():
-        thread.join(tick)
-        waited += tick
-        if waited >= STALLED_S:
-            size = sum(_size(path) for path in part.parent.glob(f"{glob.escape(part.name)}*"))
-            if size - before < LEAST:
-                raise OSError(f"stalled: {size - before} bytes in {STALLED_S:g} s")
-            before, waited = size, 0.0
-    if failed:
-        raise failed[0]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
 def _get_drive(file_id: str, part: Path, bar: bool) -> None:
     try:
         import gdown
     except ImportError:
         raise OSError("gdown is not installed (pip install gdown)") from None
     try:
-        result = gdown.download(id=file_id, output=str(part), quiet=not bar)
+        # it sets no timeout; its own file beside `part` begins with that name
+        result = in_time(
+            lambda: gdown.download(id=file_id, output=str(part), quiet=not bar),
+            lambda: sum(map(_size, part.parent.glob(f"{glob.escape(part.name)}*"))),
+        )
     except Exception as error:  # gdown raises its own, requests' and plain ones
         text = _one_line(error)
         if "quota" in text.lower() or "too many users" in str(error).lower():
@@ -243,15 +196,11 @@ def _get_drive(file_id: str, part: Path, bar: bool) -> None:
         raise OSError("Google Drive gave no file")
 
 
-@contextlib.contextmanager
-def _bar(total: int | None, name: str, show: bool) -> Iterator[Callable[[int], object]]:
-    if not show:
-        yield lambda n: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as shown:
-        yield shown.update
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _one_line(error: BaseException) -> str:
@@ -308,7 +257,7 @@ def _unpack_into(
     packed = archive.stat().st_size
     count = total = 0
     cap = min(max_bytes, max(16 << 20, int(packed * max_ratio)))
-    with _bar(None, f"unpack {archive.name}", bar) as advance:
+    with progress(None, f"unpack {archive.name}", bar) as advance:
         for name, reader in opened(archive):
             target = folder / _safe_name(name, archive)
             if reader is None:
@@ -334,16 +283,10 @@ def _unsafe(archive: Path, what: str) -> DataError:
 
 
 def _safe_name(name: str, archive: Path) -> str:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    inside = [p for p in parts if p != "."]
-    if (
-        name.startswith(("/", "\\"))
-        or ".." in parts
-        or "\0" in name
-        or re.match(r"[A-Za-z]:", name)
-    ):
+    inside = member_name(name)
+    if inside is None:
         raise _unsafe(archive, f"unsafe member {name[:100]!r}")
-    return "/".join(inside)
+    return inside
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
@@ -357,7 +300,8 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:
             if info.flag_bits & 0x1:
                 raise DataError(f"{archive} is encrypted; unpack it by hand")
         for info in opened.infolist():
-            yield info.filename, None if info.is_dir() else (lambda i=info: opened.open(i))
+            folder = info.filename.endswith(("/", "\\"))
+            yield info.filename, None if folder else (lambda i=info: opened.open(i))
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, Callable | None]]:

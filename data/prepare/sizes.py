@@ -37,7 +37,7 @@ from data.readers.folders import (
 )
 from data.readers.layout import list_files
 from data.sources import SPLITS, allowed_bad, resolution_name
-from data.told import not_used
+from data.told import not_read, not_used
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
 from storage.files import make_folder, read_object, write_json
@@ -107,6 +107,8 @@ def _prepare_split(
         if not _size_is_done(root, split, size, digest, crop, form, unchanged)
     ]
     what = f"{root.name}/{split}"
+    if unread := not_read(source):
+        say(unread)
     if unchanged and not pending:
         say(f"{what}: {len(paths)} images, up to date")
         _judge(what, len(paths), read_index(root, split)["bad"], manifest)

@@ -10,14 +10,13 @@ import errno
 import os
 from pathlib import Path
 
-from data.readers import arrays, edm_zip, folders, lmdb_store, picture, zips
+from data.readers import arrays, folders, lmdb_store, picture, zips
 from data.readers.base import Found, Reader, refused
 
 # The first that knows a path has it: what is special stands before what would take anything.
 READERS: list[Reader] = [
     arrays.recognise,
     lmdb_store.recognise_environment,
-    edm_zip.recognise,
     lmdb_store.recognise,
     folders.recognise,
     zips.recognise,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data.readers.base import Found
-from data.sources import Source, check_split, split_of
+from data.sources import Place, Source, check_split, split_of
 from storage.errors import DataError, one_line
 from storage.foreign.pickles import Inert, PickleError, read_pickle
 
@@ -78,8 +78,15 @@ class ArraySource:
 
     labelled = True
 
-    def __init__(self, read: Callable[[], Arrays], *, name: str, path: str) -> None:
-        self._read, self.name, self._path = read, name, path
+    def __init__(
+        self,
+        read: Callable[[], Arrays],
+        *,
+        name: str,
+        path: str,
+        place: Place | None = None,
+    ) -> None:
+        self._read, self.name, self._path, self.place = read, name, path, place
         self._load()
 
     def _load(self) -> None:
@@ -87,7 +94,7 @@ class ArraySource:
         self._images, self._labels = images, labels.astype(np.int32)
 
     def __getstate__(self) -> dict:
-        return {"_read": self._read, "name": self.name, "_path": self._path}
+        return {k: self.__dict__[k] for k in ("_read", "name", "_path", "place")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -135,9 +142,11 @@ def array_splits(path: Path) -> dict[str, Callable[[], ArraySource]]:
 def _sources(
     path: Path, reads: Mapping[str, Callable[[], Arrays]]
 ) -> dict[str, Callable[[], ArraySource]]:
-    name = path.name.split(".")[0]
+    name, place = path.name.split(".")[0], Place(f"the arrays of {path}", tuple(reads))
     return {
-        split: partial(ArraySource, read, name=f"{name}/{split}", path=f"{path}/{split}")
+        split: partial(
+            ArraySource, read, name=f"{name}/{split}", path=f"{path}/{split}", place=place
+        )
         for split, read in reads.items()
     }
 

@@ -14,71 +14,89 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from data.decode import bad_image, decode
-from data.readers.base import Found
+from data.formats import by_suffix
 from data.readers.layout import list_files
-from data.readers.zips import (
-    MAX_MEMBER,
-    MemberSource,
-    ZipFiles,
-    archive_of,
-    list_members,
-    opened_zip,
-    read_note,
+from data.readers.tree import (
+    NOTES,
+    FolderTree,
+    Layout,
+    NameTree,
+    member_name,
+    notes_limit,
+    understand,
 )
-from data.sources import PathTable, is_image_name
+from data.readers.zip_index import MAX_MEMBER, MemberSource, ZipIndex
+from data.sources import PathTable, Place
 from storage.errors import DataError, DataShapeError, one_line
 
-LABELS = "dataset.json"
+LABELS = NOTES
 LATENTS = 8
 MAX_CLASSES = 1 << 20
 _LOOKED_AT = 8
 
 
-def recognise(path: Path) -> Found | None:
-    """A folder or zip in NVIDIA's layout; `set` also means `set.zip`."""
-    if not path.is_dir():
-        path = archive_of(path)
-        if not path.is_file():
-            return None
-    return Found((), lambda split: EdmSource(path)) if is_edm(path) else None
-
-
 class EdmSource(MemberSource):
-    """One set in NVIDIA's layout; without splits, so it serves whichever is asked for.
+    """One set in NVIDIA's layout, of a folder or zip, or one split of either.
 
     `channels` is 3, or 8 for latents (then `latent(i)` instead of `image(i)`). Classes are the
     numbers 0 .. the largest label, or the names dataset.json has under "classes"; a set without
-    labels is one class. `labelled` says which it is. partial: what a dataset.json means that lacks
+    labels is one class. `labelled` says which it is, `unlabelled` why labels that are there are not
+    used, if so. partial: what a dataset.json means that lacks
     the label of a picture: False, an error; True, a set without labels.
+
+    at: the folder inside `root` that the pictures lie in, by default where they begin; note_at:
+    that of dataset.json, by default the same. index: that of the zip, if it is read already.
     """
 
+    place: Place | None
+
     def __init__(
-        self, root: str | os.PathLike, *, name: str | None = None, partial: bool = False
+        self,
+        root: str | os.PathLike,
+        *,
+        name: str | None = None,
+        partial: bool = False,
+        at: str | None = None,
+        note_at: str | None = None,
+        index: ZipIndex | None = None,
     ) -> None:
         self.root = Path(root)
         self.name = name or (self.root.stem if self.root.is_file() else self.root.name)
+        tree: FolderTree | NameTree
+        unread: list[str] = []
         if self.root.is_dir():
-            names = list_files(self.root, _is_data)
+            tree = FolderTree(self.root)
+            layout = understand(tree)
+            at = layout.at if at is None else at
+            names = list_files(tree.where(at), also=_is_array, left_out=unread)
             if not names:
                 raise DataError(f"no images or latents in {self.root}")
-            self._files = _FolderFiles(self.root, names)
+            self._files = _FolderFiles(Path(tree.where(at)), names)
+            self.place = Place(f"the folder {self.root}", tuple(layout.splits), layout.unused)
         else:
-            members = list_members(self.root, _keep, "images or latents")
-            members.sort(key=lambda m: m.filename)
-            names = [m.filename for m in members]
-            self._files = ZipFiles(self.root, members)
+            index = index or ZipIndex(self.root)
+            tree, layout = index.tree, index.layout
+            at = layout.at if at is None else at
+            members = index.pictures(at, _is_array, unread)
+            names = [m[len(at) :] for m in members]
+            self._files = index.files(members)
+            self.place = index.place()
+        note_at = at if note_at is None else note_at
         latents = [n.endswith(".npy") for n in names]
         if any(latents) != all(latents):
             raise DataError(f"{self.root} holds pictures and latents; make two sets of them")
+        self.left_out = by_suffix(unread)
         self.channels = LATENTS if latents[0] else 3
         self._paths = PathTable(names)
-        labels, self.classes = self._read_labels(names, partial)
+        text = tree.read(note_at + LABELS, notes_limit(len(names)))
+        where = tree.where(note_at + LABELS)
+        keys = [[f"{at[len(note_at) :]}{n}" for n in names], [f"{at}{n}" for n in names]]
+        labels, self.classes, self.unlabelled = _read_labels(text, where, keys, self.name, partial)
         self.labelled = labels is not None
         self._labels = np.zeros(len(names), np.int32) if labels is None else labels
         self.shape = self._shape()
@@ -124,48 +142,67 @@ class EdmSource(MemberSource):
             return shape
         raise fault
 
-    def _read_labels(self, names: list[str], partial: bool) -> tuple[np.ndarray | None, list[str]]:
-        if self.root.is_dir():
-            text = _read_file(self.root / LABELS, _limit(len(names)))
-        else:
-            with zipfile.ZipFile(self.root) as archive:
-                text = read_note(archive, LABELS, _limit(len(names)))
-        note = parse_note(text, f"{self.root}/{LABELS}") if text is not None else {}
-        pairs = note.get("labels")
-        if pairs is None:
-            return None, [self.name]
-        where = f"{self.root}/{LABELS}"
-        table = {}
-        for pair in pairs:
-            if (
-                not isinstance(pair, list)
-                or len(pair) != 2
-                or not isinstance(pair[0], str)
-                or type(pair[1]) is not int
-            ):
-                raise DataError(f"{where} has a label that is no pair of a name and a class number")
-            table[pair[0].replace("\\", "/")] = pair[1]
-        missing = [n for n in names if n not in table]
-        if missing and partial:
-            return None, [self.name]
-        if missing:
-            more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-            raise DataError(f"{where} has no label of {missing[0]}{more}")
-        found = [table[n] for n in names]
-        if min(found) < 0 or max(found) >= MAX_CLASSES:
+
+def _read_labels(
+    text: bytes | None, where: str, names: list[list[str]], alone: str, partial: bool
+) -> tuple[np.ndarray | None, list[str], str]:
+    """Labels [N] and classes by a dataset.json; None and [alone] where it gives none; in the third
+    place what it lacks, if `partial` lets that pass.
+
+    names: of the pictures, as seen from the note; in the second place as seen from the top of all.
+    """
+    note = parse_note(text, where) if text is not None else {}
+    pairs = note.get("labels")
+    if pairs is None:
+        return None, [alone], ""
+    table: dict[str, int] = {}
+    for pair in pairs:
+        number = None
+        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str):
+            number = class_number(pair[1])
+        if number is None:
             raise DataError(
-                f"{where} has class {min(found)}..{max(found)}, not 0..{MAX_CLASSES - 1}"
+                f"{where} has a label that is no pair of a name and a class number: "
+                f"{json.dumps(pair)[:100]}"
             )
-        labels = np.asarray(found, dtype=np.int32)
-        count = int(labels.max()) + 1
-        classes = note.get("classes")
-        if classes is None:
-            return labels, [str(k) for k in range(count)]
-        if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
-            raise DataError(f"{where} has classes that are no list of names")
-        if len(classes) < count:
-            raise DataError(f"{where} names {len(classes)} classes, its labels go to {count - 1}")
-        return labels, classes
+        table[member_name(pair[0]) or pair[0]] = number
+    mine = next((keys for keys in names if keys[0] in table), names[0])
+    missing = [n for n in mine if n not in table]
+    if missing:
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        if partial:
+            return None, [alone], f"{NOTES} has no label of {missing[0]}{more}"
+        raise DataError(f"{where} has no label of {missing[0]}{more}")
+    found = [table[n] for n in mine]
+    if min(found) < 0 or max(found) >= MAX_CLASSES:
+        raise DataError(f"{where} has class {min(found)}..{max(found)}, not 0..{MAX_CLASSES - 1}")
+    labels = np.asarray(found, dtype=np.int32)
+    count = int(labels.max()) + 1
+    classes = note.get("classes")
+    if classes is None:
+        return labels, [str(k) for k in range(count)], ""
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+        raise DataError(f"{where} has classes that are no list of names")
+    if len(classes) < count:
+        raise DataError(f"{where} names {len(classes)} classes, its labels go to {count - 1}")
+    return labels, classes, ""
+
+
+def class_number(label: object) -> int | None:
+    """The class that a label of a dataset.json means: a whole number, or the place of the one 1 in
+    a list of zeros, as NVIDIA's reader takes them; None for anything else.
+    """
+    if isinstance(label, list):
+        ones = [k for k, v in enumerate(label) if _whole(v) == 1]
+        zeros = sum(_whole(v) == 0 for v in label)
+        return ones[0] if len(ones) == 1 and zeros == len(label) - 1 else None
+    return _whole(label)
+
+
+def _whole(value: object) -> int | None:
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 class _FolderFiles:
@@ -191,32 +228,13 @@ class _FolderFiles:
 
 
 def is_edm(path: Path) -> bool:
-    """Whether a folder or zip has this layout: a dataset.json that speaks of labels, or latents.
+    """Whether a folder or zip has this layout: a dataset.json that speaks of labels where its
+    pictures begin, or latents there; and no splits.
 
     DataError for a zip that cannot be read.
     """
-    if path.is_dir():
-        text = _read_file(path / LABELS, _limit(1 << 20))
-        return _first_is_latent(path) if text is None else b'"labels"' in text
-    with opened_zip(path) as archive:
-        names = archive.namelist()
-        text = read_note(archive, LABELS, _limit(len(names)))
-    return any(_is_latent(n) for n in names) if text is None else b'"labels"' in text
-
-
-def _limit(count: int) -> int:
-    """Bytes that a dataset.json of so many files may have."""
-    return (1 << 20) + 512 * count
-
-
-def _first_is_latent(path: Path) -> bool:
-    """A look into the first subfolder, not at everything."""
-    try:
-        inside = sorted(e.path for e in os.scandir(path) if e.is_dir() and e.name[0] != ".")
-        folder = inside[0] if inside else path
-        return any(_is_latent(e.name) for e in os.scandir(folder))
-    except OSError:
-        return False
+    layout: Layout = understand(FolderTree(path)) if path.is_dir() else ZipIndex(path).layout
+    return layout.noted and not layout.splits
 
 
 def parse_note(text: bytes, where: str) -> dict:
@@ -266,27 +284,6 @@ def read_npy(data: bytes, name: str) -> np.ndarray:
     return array
 
 
-def _read_file(file: Path, limit: int) -> bytes | None:
-    try:
-        with open(file, "rb") as handle:
-            data = handle.read(limit + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
-    if len(data) > limit:
-        raise DataError(f"{file} is larger than {limit >> 20} MiB")
-    return data
-
-
-def _is_latent(name: str) -> bool:
+def _is_array(name: str) -> bool:
     base = name.rsplit("/", 1)[-1]
-    return base.startswith("img-mean-std-") and base.endswith(".npy")
-
-
-def _is_data(name: str) -> bool:
-    return is_image_name(name) or (name.endswith(".npy") and not name.startswith("."))
-
-
-def _keep(name: str) -> bool:
-    return _is_data(name.rsplit("/", 1)[-1])
+    return base.endswith(".npy") and not base.startswith(".")

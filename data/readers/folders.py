@@ -10,18 +10,27 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import bad_image, decode
-from data.readers.base import Found
-from data.readers.edm_zip import EdmSource, is_edm
+from data.formats import by_suffix, said
+from data.readers.base import Found, refused
+from data.readers.edm_zip import EdmSource
 from data.readers.layout import (
     ANNOTATIONS,
     annotated_labels,
     classes_and_labels,
-    entries,
     list_files,
-    named_splits,
+    refuse_empty_classes,
+    refuse_labels,
     word_names,
 )
-from data.sources import PathTable, Source, check_split, is_image_name, resolution_name, split_of
+from data.readers.tree import NOTES, FolderTree, Layout, notes_of, understand
+from data.sources import (
+    PathTable,
+    Place,
+    Source,
+    check_split,
+    resolution_name,
+    split_of,
+)
 from storage.errors import DataError
 from storage.files import Damaged, read_json
 from storage.listing import list_digest
@@ -35,36 +44,41 @@ INDEX = "index-{split}.json"
 
 
 def recognise(path: Path) -> Found | None:
-    """Any folder; one of its splits may lie there in NVIDIA's layout."""
+    """Any folder; it, or one of its splits, may be in NVIDIA's layout."""
     if not path.is_dir():
         return None
-    if splits := splits_in(path):
-        return Found(tuple(splits), partial(_open_split, path, splits))
-    return Found((), partial(_open_whole, path))
+    tree = FolderTree(path)
+    try:
+        layout = understand(tree)
+    except DataError as error:
+        return refused(str(error))
+    return Found(tuple(layout.splits), partial(_open, path, tree, layout))
 
 
-def _open_split(path: Path, splits: dict[str, Path], split: str) -> Source:
+def _open(path: Path, tree: FolderTree, layout: Layout, split: str) -> Source:
     split = check_split(split)
-    if split not in splits:
-        cut_off = ", or cv to cut one off" if split == "val" and "train" in splits else ""
-        raise DataError(
-            f"{path} has no split {split}; it has {', '.join(splits)} "
-            f"(give NAME/{next(iter(splits))}{cut_off})"
-        )
-    if is_edm(splits[split]):
-        return EdmSource(splits[split], name=f"{path.name}/{split}")
-    return FolderSource(splits[split], base=path, split=split)
+    place = Place(f"the folder {path}", tuple(layout.splits), layout.unused)
+    if not layout.splits:
+        if layout.noted:
+            return EdmSource(path)
+        return _open_whole(path, Path(tree.where(layout.at)), place)
+    cut_off = ", or cv to cut one off" if split == "val" and "train" in layout.splits else ""
+    hint = f" (give NAME/{next(iter(layout.splits))}{cut_off})"
+    at = layout.folder(split, tree, hint)
+    if (note := notes_of(tree, layout, at)) is not None:
+        return EdmSource(path, name=f"{path.name}/{split}", at=at, note_at=note)
+    return FolderSource(tree.where(at), base=path, split=split, place=place)
 
 
-def _open_whole(path: Path, split: str) -> Source:
-    check_split(split)
+def _open_whole(path: Path, inner: Path, place: Place) -> Source:
     own = split_of(path.name)
     if own is not None:
-        beside = named_splits(lambda name: (path.parent / name).is_dir())
-        if beside.get(own) == path.name:
-            # NAME/train given as a path: its prebuilt sizes lie beside NAME
-            return FolderSource(path, base=path.parent, split=own)
-    return FolderSource(path, base=path, split=None)
+        beside = [e.name for e in path.parent.iterdir() if split_of(e.name) == own and e.is_dir()]
+        if beside == [path.name]:
+            # NAME/train given as a path: its prebuilt sizes lie beside NAME, and what is in it are
+            # classes, one or many
+            return FolderSource(path, base=path.parent, split=own, place=place)
+    return FolderSource(inner, base=path, split=None, place=place)
 
 
 class FolderSource:
@@ -81,7 +95,9 @@ class FolderSource:
         name: str | None = None,
         base: str | os.PathLike | None = None,
         split: str | None = None,
+        place: Place | None = None,
     ) -> None:
+        self.place = place
         self.root = Path(root)
         if not self.root.exists():
             raise DataError(f"{self.root} does not exist")
@@ -90,11 +106,16 @@ class FolderSource:
         self.base = Path(base) if base is not None else self.root
         self.split = split
         self.name = name or (self.base.name if split is None else f"{self.base.name}/{split}")
-        paths = list_files(self.root)
+        unread: list[str] = []
+        found = list_files(self.root, also=NOTES.__eq__, left_out=unread)
+        self.left_out = by_suffix(unread)
+        paths = [p for p in found if not p.endswith(NOTES)]
+        tree = FolderTree(self.root)
+        refuse_labels(tree, "", (p for p in found if p.endswith(NOTES)))
         if not paths:
             raise DataError(
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
-                "is it the right folder?"
+                f"{said(self.left_out) or 'is it the right folder?'}"
             )
         table = _read_beside([self.root], ANNOTATIONS)
         if table is not None and len({p.split("/", 1)[0] for p in paths}) == 1:
@@ -103,7 +124,13 @@ class FolderSource:
         else:
             self.classes, labels = classes_and_labels(paths, str(self.root), self.base.name)
             if "/" in paths[0]:
-                self._refuse_empty_classes()
+                refuse_empty_classes(tree, "", self.classes, split is not None)
+            elif any("\\" in p for p in paths):
+                raise DataError(
+                    f"{self.root} has files with `\\` in their names ({paths[0]}), of an archive "
+                    "whose folders they were: give the archive itself, or unpack it by "
+                    "`python data/SetupDataset.py --data NAME --source ARCHIVE`"
+                )
         self.class_names = word_names(
             self.classes, lambda note: _read_beside([self.root, *self._above()], note)
         )
@@ -114,19 +141,6 @@ class FolderSource:
     def _above(self) -> list[Path]:
         """Where notes about the whole set lie, also if the split is a link to somewhere."""
         return [self.base, self.root.resolve().parent]
-
-    def _refuse_empty_classes(self) -> None:
-        for entry in entries(self.root):
-            if (
-                entry.is_dir()
-                and not entry.name.startswith(".")
-                and entry.name != "__MACOSX"
-                and entry.name not in self.classes
-            ):
-                raise DataError(
-                    f"class folder {entry.path} has no images; fill it or remove it "
-                    "(it would shift or waste a class number)"
-                )
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -260,36 +274,13 @@ def _read_note(file: Path) -> dict | None:
 
 
 def splits_in(root: Path) -> dict[str, Path]:
-    """Split folders under `root` by split. Empty if they are rather classes among other classes."""
-    names = named_splits(lambda name: (root / name).is_dir())
-    found = {split: root / name for split, name in names.items()}
-    if len(found) != 1:
-        return found  # two of these names together are no coincidence
-    for entry in entries(root):
-        if os.path.isdir(entry.path) and split_of(entry.name) is None and entry.name[0] != ".":
-            if any(is_image_name(e.name) for e in entries(entry.path)):
-                return {}  # a sibling full of images: `train` is a class (of locomotives)
-    return found
+    """Split folders under `root`, or under what it wraps, by split; {} if there are none.
 
-
-def left_out(root: Path) -> list[str]:
-    """Folders beside the splits under `root` that have pictures and are no split, which nothing
-    reads: `trainannot`, say."""
-    used = {folder.name for folder in splits_in(root).values()}
-    return [
-        entry.name
-        for entry in entries(root)
-        if used and entry.name not in used and entry.name[0] != "." and _has_pictures(entry)
-    ]
-
-
-def _has_pictures(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder has pictures, itself or in a folder of it."""
-    if not os.path.isdir(entry.path):
-        return False
-    inside = entries(entry.path)
-    below = (e for folder in inside if os.path.isdir(folder.path) for e in entries(folder.path))
-    return any(is_image_name(e.name) for group in (inside, below) for e in group)
+    DataError: two folders of one split, or names that only look like splits.
+    """
+    tree = FolderTree(root)
+    layout = understand(tree)
+    return {split: Path(tree.where(layout.folder(split, tree))) for split in layout.splits}
 
 
 _RESOLUTION = re.compile(r"^(.*)_(\d+)x\2$")

@@ -1,35 +1,54 @@
-"""What the names in a data set say, however it is stored: its files, splits, classes and labels."""
+"""What the names in a data set say, however it is stored: its files, classes and labels."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
-from data.sources import SPLIT_ALIASES, SPLITS, is_image_name
+from data.formats import head_of, takes
+from data.readers.tree import NOTES, Tree, is_rubbish, notes_limit
 from storage.errors import DataError
 
 # Tiny ImageNet's table of the classes of its val split.
 ANNOTATIONS = "val_annotations.txt"
+# Files of a folder that is no class for having nothing else.
+_NOTE_SUFFIXES = (".csv", ".html", ".json", ".md", ".pdf", ".txt", ".xml", ".yaml", ".yml")
 
 
-def list_files(root: str | os.PathLike, keep: Callable[[str], bool] = is_image_name) -> list[str]:
-    """Files under `root` whose name `keep` accepts, as sorted `/`-joined relative paths.
+def list_files(
+    root: str | os.PathLike,
+    keep: Callable[[str], bool] | None = None,
+    *,
+    also: Callable[[str], bool] | None = None,
+    left_out: list[str] | None = None,
+) -> list[str]:
+    """Files under `root`, as sorted `/`-joined relative paths: those whose name `keep` accepts, or
+    else pictures (`data.formats`) and those whose name `also` accepts.
 
-    Follows links; hidden entries and `__MACOSX` are left out; a link to a folder above is not
-    entered.
+    left_out: is given the names of pictures of formats that are not read. Follows links; hidden
+    entries and `__MACOSX` are left out; a link to a folder above is not entered.
     """
+
+    def taken(entry: os.DirEntry[str]) -> bool:
+        if keep is not None:
+            return keep(entry.name)
+        if also is not None and also(entry.name):
+            return True
+        return takes(entry.name, partial(head_of, entry.path), left_out)
+
     found: list[str] = []
 
     def walk(folder: str, prefix: str, above: frozenset) -> None:
         for entry in entries(folder):
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if is_rubbish(entry.name):
                 continue
             if os.path.isdir(entry.path):  # unlike entry.is_dir(), false where one may not look
                 real = os.path.realpath(entry.path)
                 if real not in above:
                     walk(entry.path, f"{prefix}{entry.name}/", above | {real})
-            elif keep(entry.name):
+            elif taken(entry):
                 found.append(prefix + entry.name)
 
     walk(os.fspath(root), "", frozenset([os.path.realpath(root)]))
@@ -44,17 +63,40 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         raise DataError(f"cannot list {folder}: {error.strerror}") from None
 
 
-def named_splits(is_there: Callable[[str], bool]) -> dict[str, str]:
-    """The name that each split has among others, in the order train, val, test.
-
-    is_there: whether something has this name; of a split's names the first that is there counts.
+def refuse_empty_classes(tree: Tree, at: str, classes: list[str], in_split: bool) -> None:
+    """DataError for a folder beside class folders that has no picture: it may be empty by mistake,
+    or have pictures of a kind that is not read. Outside of splits one with notes alone is no class.
     """
-    found = {}
-    for split in SPLITS:
-        for name in SPLIT_ALIASES[split]:
-            if split not in found and is_there(name):
-                found[split] = name
-    return found
+    known = set(classes)
+    for name in tree.folders(at):
+        if name not in known and (in_split or not _only_notes(tree, f"{at}{name}/")):
+            raise DataError(
+                f"class folder {tree.where(at + name)} has no images; fill it or remove it "
+                "(it would shift or waste a class number)"
+            )
+
+
+def _only_notes(tree: Tree, at: str) -> bool:
+    """Whether there are files below a folder, and all of them plain notes."""
+    here, below = tree.files(at), tree.folders(at)
+    return (
+        bool(here or below)
+        and all(name.lower().endswith(_NOTE_SUFFIXES) for name in here)
+        and all(_only_notes(tree, f"{at}{name}/") for name in below)
+    )
+
+
+def refuse_labels(tree: Tree, at: str, notes: Iterable[str]) -> None:
+    """DataError if one of the files `notes` called dataset.json, below a folder, gives labels:
+    there they would be replaced by the names of folders.
+    """
+    for name in notes:
+        text = tree.read(at + name, notes_limit(1 << 20)) or b""
+        if b'"labels"' in text and name.rpartition("/")[2] == NOTES:
+            raise DataError(
+                f"{tree.where(at + name)} has labels, which are read only of a {NOTES} where the "
+                "pictures begin: move it there, give its folder as the data set, or remove it"
+            )
 
 
 def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[list[str], list[int]]:

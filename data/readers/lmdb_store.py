@@ -27,7 +27,8 @@ import numpy as np
 
 from data.decode import bad_image
 from data.readers.base import Found
-from data.sources import PathTable, Source, check_split, split_of
+from data.readers.tree import FolderTree, gives_labels, is_rubbish
+from data.sources import SPLITS, PathTable, Place, Source, check_split, split_of
 from storage.errors import DataDiskError, DataError
 from storage.files import Damaged, read_json, write_json
 from storage.listing import list_digest
@@ -49,25 +50,38 @@ def recognise_environment(path: Path) -> Found | None:
     """A single environment; its siblings of other sizes belong to it."""
     if not (path.is_dir() and (path / "data.mdb").exists()):
         return None
-    return Found((), lambda split: _open_one(path))
+    return Found((), lambda split: _open_one(path, split))
 
 
 def recognise(path: Path) -> Found | None:
     """A folder of environments, one a split and size."""
     envs = find_envs(path) if path.is_dir() else {}
-    if not envs:
+    if not envs or gives_labels(FolderTree(path), ""):
         return None
+    place = Place(f"LMDB in {path}", tuple(envs))
 
     def open_split(split: str) -> Source:
         split = check_split(split)
         if split not in envs:
-            raise DataError(f"{path} has no split {split}; it has {', '.join(sorted(envs))}")
-        return LmdbSource(envs[split], name=f"{path.name}/{split}", split=split)
+            raise DataError(f"{path} has no split {split}; it has {', '.join(envs)}")
+        one_of_each = {size: _one(path, split, size, found) for size, found in envs[split].items()}
+        return LmdbSource(one_of_each, name=f"{path.name}/{split}", split=split, place=place)
 
-    return Found(tuple(sorted(envs)), open_split)
+    return Found(tuple(envs), open_split)
 
 
-def _open_one(env: Path) -> Source:
+def _one(folder: Path, split: str, size: int, found: list[Path]) -> Path:
+    """The environment of a split and size; DataError if there are two."""
+    if len(found) > 1:
+        raise DataError(
+            f"{folder} has more than one environment of {split} at {size or 'full'} size: "
+            f"{', '.join(env.name for env in found)}; give one of them as the data set"
+        )
+    return found[0]
+
+
+def _open_one(env: Path, asked: str) -> Source:
+    check_split(asked)
     name, split, size = parse_env(env)
     envs = {size: env}
     if split is not None:
@@ -77,7 +91,7 @@ def _open_one(env: Path) -> Source:
                 envs[other_size] = other
         if size != FULL:
             envs.pop(FULL, None)
-    return LmdbSource(envs, name=name, split=split)
+    return LmdbSource(envs, name=name, split=split, place=Place(f"the LMDB {env}"))
 
 
 class _Environments:
@@ -149,8 +163,14 @@ class LmdbSource:
     """
 
     def __init__(
-        self, envs: Mapping[int, str | os.PathLike], *, name: str, split: str | None = None
+        self,
+        envs: Mapping[int, str | os.PathLike],
+        *,
+        name: str,
+        split: str | None = None,
+        place: Place | None = None,
     ) -> None:
+        self.place = place
         if not envs:
             raise DataError(f"{name}: no LMDB given")
         self.name = name
@@ -216,14 +236,16 @@ class LmdbSource:
         return np.ascontiguousarray(pixels[:, :, ::-1])
 
 
-def find_envs(folder: Path) -> dict[str, dict[int, Path]]:
-    """Environments under a data set's folder: split -> size -> path."""
-    found: dict[str, dict[int, Path]] = {}
+def find_envs(folder: Path) -> dict[str, dict[int, list[Path]]]:
+    """Environments under a data set's folder: split, in the order train, val, test -> size ->
+    those of both, of which there should be one.
+    """
+    found: dict[str, dict[int, list[Path]]] = {}
     for entry in sorted(folder.glob("*.lmdb")):
         _, split, size = parse_env(entry)
-        if split is not None:
-            found.setdefault(split, {})[size] = entry
-    return found
+        if split is not None and not is_rubbish(entry.name):
+            found.setdefault(split, {}).setdefault(size, []).append(entry)
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def parse_env(env: Path) -> tuple[str, str | None, int]:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import decode
+from data.formats import is_picture_file
 from data.readers.base import Found
-from data.sources import Source, check_split, is_image_name
+from data.sources import Place, Source, check_split
 
 
 def recognise(path: Path) -> Found | None:
-    """A file that has the name of a picture; it serves as any split."""
-    if not path.is_file() or not is_image_name(path.name):
+    """A file that is read as a picture; it serves as any split."""
+    if not path.is_file() or not is_picture_file(path):
         return None
     return Found((), partial(_open, path))
 
@@ -31,6 +32,7 @@ class PictureSource:
 
     def __init__(self, file: Path) -> None:
         self.file, self.name, self.classes = file, file.name, [file.stem]
+        self.place: Place | None = Place(f"the file {file}")
 
     def __len__(self) -> int:
         return 1

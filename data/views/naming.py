@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.sources import Source, Subset, is_image_name
+from data.formats import is_image_name
+from data.sources import Source, Subset
 
 _AUG = re.compile(r"(.*)_aug(\d+)", re.DOTALL)
 

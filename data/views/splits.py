@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 from data.labelled import LabelledImages
-from data.registry import KNOWN, Known, find, fraction_of, full_name, open_source
+from data.registry import (
+    KNOWN,
+    Known,
+    bare,
+    find,
+    fraction_of,
+    full_name,
+    open_source,
+    without_split,
+)
 from data.sources import SPLITS, Joined, Source, Subset, keyed_order, labels_of, split_of
 from data.views.ops import beside, crop_resize
 from data.views.recipes import Recipe, recipe
@@ -52,8 +61,8 @@ def get_data_splits(
     train = open_source(data, data_path, split="train")
     held = None
     if eval != "cv":
-        whole = _whole(data)
-        if whole != str(data) and split_of(Path(data).name) == eval:
+        whole = without_split(data)
+        if whole != bare(data) and split_of(Path(bare(data)).name) == eval:
             raise DataError(f"{data} is the split {eval} itself: it cannot be held out from itself")
         found = find(whole, Path(data_path))
         if not found.splits:
@@ -67,18 +76,13 @@ def own_eval(data: str, data_path: str | Path) -> Literal["cv", "val"]:
     """What figures of a set are of when nothing is said: "val" if it has that split, of train's own
     classes, and does not itself name it; else "cv". Never "test", which is to be touched once.
     """
-    named = split_of(Path(data).name) if _whole(data) != str(data) else None
-    if named == "val" or "val" not in (find(_whole(data), Path(data_path)).splits or ()):
+    whole = without_split(data)
+    named = split_of(Path(bare(data)).name) if whole != bare(data) else None
+    if named == "val" or "val" not in (find(whole, Path(data_path)).splits or ()):
         return "cv"
     train, held = get_data_splits(data, "val", data_path)
     assert held != "cv"  # what was asked for is "val"
     return "val" if set(held.classes) <= set(train.classes) else "cv"
-
-
-def _whole(data: str) -> str:
-    """The set a spec names, without the split it may name: evaluation has its own."""
-    head, _, last = str(data).rstrip("/").rpartition("/")
-    return head if head and split_of(last) else str(data)
 
 
 def _at(source: Any, res: int | Sequence[int] | None) -> Any:
@@ -97,7 +101,7 @@ def pooled_splits(
     For sets whose splits hold different classes (miniImagenet: 600 of each, hence 500 and 100).
     The list is a function of (set, held_out, seed). DataError for a class that has no more.
     """
-    spec = _whole(data)
+    spec = without_split(data)
     found = find(spec, Path(data_path))
     parts = [found.open(s) for s in SPLITS if s in (found.splits or ("train",))]
     whole = Joined(parts, f"{data} (all splits)")
@@ -130,7 +134,7 @@ class SSLAugs(NamedTuple):
 
 def _known(data: str) -> Known | None:
     """What the registry says of a set, or of the one that it is a part of."""
-    known = KNOWN.get(fraction_of(full_name(Path(_whole(data)).name))[0])
+    known = KNOWN.get(fraction_of(full_name(Path(without_split(data)).name))[0])
     if known and known.base and not known.recipe:
         known = KNOWN.get(fraction_of(known.base)[0])
     return known

@@ -14,8 +14,8 @@ from runtime.types import (
     IntList,
     data_set,
     dir_path,
-    file_path,
     list_of,
+    network,
     nonnegative_float,
     nonnegative_int,
     number,
@@ -233,10 +233,10 @@ OPTIONS: Table = {
         *selection.whether_rows(),
         ("--method", MethodAction, None, "choose by this method of selection/methods.py (default: "
          "at random, or by JEST with --acid)"),
-        ("--guide", file_path, None, "snapshot of a weaker network: reference of AJEST, and guide "
+        ("--guide", network, None, "snapshot of a weaker network: reference of AJEST, and guide "
          "of the sample grids (default: none; JEST's reference is then the EMA)", USUAL,
          was("--guide-path"), also("--gnet")),
-        ("--ref", file_path, None, "snapshot of a stronger network: reference of JEST (default: "
+        ("--ref", network, None, "snapshot of a stronger network: reference of JEST (default: "
          "none; it is the guide, or the EMA)", was("--ref-path")),
         *selection.how_rows(
             num_chunks=8,
@@ -265,7 +265,7 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
 
 def check(args: Namespace) -> None:
     """Rules between options, and what follows from several. Errors: ValueError."""
-    rules = Rules(args, OPTIONS)
+    rules = Rules(args, OPTIONS, PRESETS)
     if args.fp16 is not None:
         asked = "fp16" if args.fp16 else "fp32"
         if args.precision not in ("auto", asked):
@@ -274,11 +274,11 @@ def check(args: Namespace) -> None:
     choose_data(args)
     if args.acid and args.method not in (None, "jest"):
         raise ValueError(f"--acid is --method jest, not {args.method}: give one")
-    selection.check(args, OPTIONS, method=args.method)
+    selection.check(args, OPTIONS, PRESETS, method=args.method)
     args.acid = args.acid or args.method == "jest"
     if args.method == ("jest" if args.acid else "random"):
         args.method = None  # said twice: the run is the one that was asked for with one word
-    selection.check_jest_options(args, OPTIONS)
+    selection.check_jest_options(args, OPTIONS, PRESETS)
 
     # What the learner is compared with: by the draw, and to see when the switch is due.
     needs_ref, switches = selection_picker(args).needs_ref, args.early or args.late
@@ -292,6 +292,14 @@ def check(args: Namespace) -> None:
         raise ValueError("--ref is for --acid, --early and --late; nothing here compares")
     if switches and not (needs_ref or args.guide_path or args.ref_path):
         raise ValueError("--early and --late of a random selection need a --guide or --ref")
+    for name in ("ramp", "select_scope"):
+        rules.belongs(name, "--selection", args.selection)
+    rules.belongs("unpaired", "a comparison (--acid, --early, --late)", needs_ref or switches)
+    rules.belongs("ref_channels", "--guide and --ref", bool(args.guide_path or args.ref_path))
+    rules.belongs("sample_guidance", "--guide", bool(args.guide_path))
+    rules.belongs("sample_steps", "--sample_images", args.sample_images > 0)
+    rules.belongs("channels_per_head", "--attn_resolutions", bool(args.attn_resolutions))
+    rules.belongs("label_dim", "--cond", args.cond is not False)
     if len({f"{std:.3f}" for std in args.ema_stds}) < len(args.ema_stds):
         raise ValueError(f"--ema_stds {args.ema_stds}: two are alike in names of snapshots")
     if args.status is not None:

@@ -13,8 +13,10 @@ from diffusion.encoders import Encoder, make_encoder
 from generators.door import open_generator
 from generators.edm2 import EDM2
 from recipes.edm2.options import check_shares, mini_batch
+from recipes.known import inputs_of
 from recipes.take import take
 from runtime import ema as emas
+from runtime.inputs import Inputs
 from runtime.run import Run
 from runtime.seeding import generator, seed_worker
 from selection import EarlyLateSwitch
@@ -40,6 +42,12 @@ def data(args: Namespace) -> LabelledImages:
     sizes = [args.res] if args.res else []
     source = open_source(args.data, args.data_path or data_home(), sizes=sizes)
     return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
+
+
+def inputs(args: Namespace, images: LabelledImages) -> Inputs:
+    """What the run reads, known by content."""
+    networks = {"guide_path": "train_edm2", "ref_path": "train_edm2", "init_from": None}
+    return inputs_of(args, {"data": images.source}, networks)
 
 
 def choose_conditioning(args: Namespace, images: LabelledImages) -> str:
@@ -87,6 +95,10 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
     """
     label_dim = label_width(args, images)
     kind = "rgb" if images.channels == 3 else "stability-vae"
+    if kind == "rgb" and args.vae is not None:
+        raise UsageError(
+            f"--vae {args.vae}: {images.source.name} has pixels, which need no decoder"
+        )
     encoder = make_encoder({"name": kind}, vae=args.vae)
     try:
         net = take(
@@ -111,6 +123,8 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
 def label_width(args: Namespace, images: LabelledImages) -> int:
     """Width of the one-hot labels; 0 for none. Errors: UsageError."""
     if not args.cond:
+        if args.label_dim is not None:
+            raise UsageError(f"--label_dim {args.label_dim}: the network is without classes")
         return 0
     if args.label_dim is not None and args.label_dim < images.label_dim:
         raise UsageError(f"--label_dim {args.label_dim}: there are {images.label_dim} classes")

@@ -191,6 +191,8 @@ def settings_of(
         "class": "in the names" if has_class(args, net) else rule,
         "precision": args.precision,
         "vae": args.vae,
+        # Folders of before the option, all of noise drawn on the CPU, have no word of it.
+        **({} if args.noise_device == "cpu" else {"noise_device": args.noise_device}),
     }
 
 

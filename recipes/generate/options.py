@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from data.prepare.published import PUBLISHED, Preset
 from diffusion.guidance import guided
 from diffusion.samplers import sigma_levels
 from recipes.words import seed_range
@@ -44,10 +45,16 @@ MAX_SEEDS = 10_000_000
 IMLE, EDM2, ANY, SAMPLER = "IMLE", "EDM2", "any kind", "sampler"
 FAMILIES = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2}
 
-# The names of NVIDIA's presets. Numbers in names are thousands of images, * is what our source does
-# not tell (EMA lengths mostly): then the models directory must have one such file. FID and FD are
-# the published figures, on 50000 images. Guided xl and xxl are left out: no weight is known.
-# fmt: off
+
+def _published(row: Preset) -> dict[str, Any]:
+    """A setting of NVIDIA's release as a preset: exactly the networks that it names."""
+    preset: dict[str, Any] = {
+        "_help": f"{row.figure} by NVIDIA's release; its pictures: --noise_device cuda",
+        "net": row.net,
+    }
+    return preset if row.gnet is None else preset | {"gnet": row.gnet, "guidance": row.guidance}
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "_help": "embedded scenes, CPU, an untrained IMLE network unless --net is given",
@@ -57,58 +64,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "_help": "CPU, an untrained EDM2 network unless --net is given",
         "seeds": ["0-3"], "steps": 4, "gpus": [],
     },
-    "edm2-img512-xs-fid": {"_help": "FID 3.53", "net": "edm2-img512-xs-2147483-*"},
-    "edm2-img512-xs-dino": {"_help": "FD-DINOv2 103.39", "net": "edm2-img512-xs-2147483-*"},
-    "edm2-img512-s-fid": {"_help": "FID 2.56", "net": "edm2-img512-s-2147483-*"},
-    "edm2-img512-s-dino": {"_help": "FD-DINOv2 68.64", "net": "edm2-img512-s-2147483-*"},
-    "edm2-img512-m-fid": {"_help": "FID 2.25", "net": "edm2-img512-m-2147483-*"},
-    "edm2-img512-m-dino": {"_help": "FD-DINOv2 58.44", "net": "edm2-img512-m-2147483-*"},
-    "edm2-img512-l-fid": {"_help": "FID 2.06", "net": "edm2-img512-l-1879048-*"},
-    "edm2-img512-l-dino": {"_help": "FD-DINOv2 52.25", "net": "edm2-img512-l-1879048-*"},
-    "edm2-img512-xl-fid": {"_help": "FID 1.96", "net": "edm2-img512-xl-1342177-*"},
-    "edm2-img512-xl-dino": {"_help": "FD-DINOv2 45.96", "net": "edm2-img512-xl-1342177-*"},
-    "edm2-img512-xxl-fid": {"_help": "FID 1.91", "net": "edm2-img512-xxl-0939524-*"},
-    "edm2-img512-xxl-dino": {"_help": "FD-DINOv2 42.84", "net": "edm2-img512-xxl-0939524-*"},
-    "edm2-img64-s-fid": {"_help": "FID 1.58", "net": "edm2-img64-s-1073741-*"},
-    "edm2-img64-m-fid": {"_help": "FID 1.43", "net": "edm2-img64-m-2147483-*"},
-    "edm2-img64-l-fid": {"_help": "FID 1.33", "net": "edm2-img64-l-1073741-*"},
-    "edm2-img64-xl-fid": {"_help": "FID 1.33", "net": "edm2-img64-xl-0671088-*"},
-    # classifier-free guidance: the guide is the unconditional xs
-    "edm2-img512-xs-guid-fid": {"_help": "FID 2.91", "net": "edm2-img512-xs-2147483-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.4},
-    "edm2-img512-xs-guid-dino": {"_help": "FD-DINOv2 79.94", "net": "edm2-img512-xs-2147483-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.7},
-    "edm2-img512-s-guid-fid": {"_help": "FID 2.23", "net": "edm2-img512-s-2147483-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.4},
-    "edm2-img512-s-guid-dino": {"_help": "FD-DINOv2 52.32", "net": "edm2-img512-s-2147483-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.9},
-    "edm2-img512-m-guid-fid": {"_help": "FID 2.01", "net": "edm2-img512-m-2147483-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.2},
-    "edm2-img512-m-guid-dino": {"_help": "FD-DINOv2 41.98", "net": "edm2-img512-m-2147483-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 2.0},
-    "edm2-img512-l-guid-fid": {"_help": "FID 1.88", "net": "edm2-img512-l-1879048-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.2},
-    "edm2-img512-l-guid-dino": {"_help": "FD-DINOv2 38.20", "net": "edm2-img512-l-1879048-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 1.7},
-    # autoguidance: the guide is smaller or trained less (134 and 268 million images)
-    "edm2-img512-s-autog-fid": {"_help": "FID 1.34", "net": "edm2-img512-s-2147483-0.070",
-        "gnet": "edm2-img512-xs-0134*-0.125", "guidance": 2.1},
-    "edm2-img512-s-autog-dino": {"_help": "FD-DINOv2 36.67", "net": "edm2-img512-s-2147483-0.120",
-        "gnet": "edm2-img512-xs-0134*-0.165", "guidance": 2.45},
-    "edm2-img512-xxl-autog-fid": {"_help": "FID 1.25", "net": "edm2-img512-xxl-0939524-0.075",
-        "gnet": "edm2-img512-m-0268*-0.155", "guidance": 2.05},
-    "edm2-img512-xxl-autog-dino": {"_help": "FD-DINOv2 24.18", "net": "edm2-img512-xxl-0939524-*",
-        "gnet": "edm2-img512-m-0268*", "guidance": 2.3},
-    "edm2-img512-s-uncond-autog-fid": {"_help": "FID 3.86", "net": "edm2-img512-s-uncond-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 2.85},
-    "edm2-img512-s-uncond-autog-dino": {"_help": "FD-DINOv2 90.39", "net": "edm2-img512-s-uncond-*",
-        "gnet": "edm2-img512-xs-uncond-*", "guidance": 2.9},
-    "edm2-img64-s-autog-fid": {"_help": "FID 1.01", "net": "edm2-img64-s-1073741-0.045",
-        "gnet": "edm2-img64-xs-0134*-0.110", "guidance": 1.7},
-    "edm2-img64-s-autog-dino": {"_help": "FD-DINOv2 31.85", "net": "edm2-img64-s-1073741-*",
-        "gnet": "edm2-img64-xs-0134*", "guidance": 2.2},
-}
-# fmt: on
+    **{row.name: _published(row) for row in PUBLISHED},
+}  # fmt: skip
 
 
 def level(word: str) -> float:
@@ -142,10 +99,10 @@ class GuidanceAction(argparse.Action):
 # fmt: off
 OPTIONS: Table = {
     "which network": [
-        ("--net", text_called("FILE|DIR|NAME"), None, "a .safetensors file of a run's snapshots "
-         "folder, the run's folder, NVIDIA's .pkl, or the name of a published one in the models "
-         "directory (required)", USUAL, also("--snapshot")),
-        ("--guide", text_called("FILE|DIR|NAME"), None, "EDM2: the guide, a weaker or an "
+        ("--net", text_called("FILE|DIR|NAME|URL"), None, "a .safetensors file of a run's "
+         "snapshots folder, the run's folder, NVIDIA's .pkl, or the name of a published one or a "
+         "URL, which are fetched into the models directory (required)", USUAL, also("--snapshot")),
+        ("--guide", text_called("FILE|DIR|NAME|URL"), None, "EDM2: the guide, a weaker or an "
          "unconditional network (default: none)", EDM2, USUAL, was("--gnet"), also("--guide-path")),
         ("--guidance", GuidanceAction, None, "EDM2: weight of the guidance: GUIDE + W * (NET - "
          "GUIDE); 1: none (default: 1)", USUAL, also("--guide-weight", "--no-guidance")),
@@ -193,6 +150,9 @@ OPTIONS: Table = {
         ("--precision", ("auto", "fp32", "bf16", "fp16"), None, "number format of the network "
          "(default: fp32; EDM2 fp16 on a GPU if it was trained so)"),
         ("--compile", bool, False, "EDM2: torch.compile the networks", EDM2),
+        ("--noise_device", ("cpu", "cuda"), "cpu", "EDM2: where the noise of a seed is drawn; cpu: "
+         "the same images on every machine; cuda: those of NVIDIA's code, which draws on the GPU",
+         EDM2),
     ],
     "sampler of EDM2": [
         ("--steps", positive_int, 32, "of Heun's method", EDM2, SAMPLER, USUAL),

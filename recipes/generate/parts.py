@@ -14,6 +14,7 @@ from torch import Tensor
 from data.pyramids import Pyramid
 from data.registry import find, open_source
 from data.sources import check_outside, has_native, is_drawn
+from data.told import told
 from data.views.naming import set_name
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
@@ -33,7 +34,8 @@ def generator(
     args: Namespace, device: torch.device, say: Callable[[str], object] = print
 ) -> Generator:
     """The network of --net, or of a smoke preset an untrained one. Errors: UsageError,
-    CheckpointError."""
+    CheckpointError, DataError for what cannot be fetched."""
+    edm2.check_noise_device(args.noise_device)  # before hours of fetching
     if args.net is not None:
         return take(open_generator, args, path=args.net, device=device, say=say, option="--net")
     say("no --net: an untrained network with random weights, its images mean nothing")
@@ -129,6 +131,7 @@ def inputs(
         say(f"{args.data} has no split val: taking {split}")
     sizes = [net.input_size, net.resolution]
     source = open_source(args.data, home, split=split, sizes=sizes)
+    say(told(source))
     if outdir is not None:
         check_outside(source, outdir, "--outdir")
     pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=len(source))

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from imle import default_channels
 from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
-from runtime.options import EXECUTION, LENGTH, NO_EFFECT, USUAL, Table, was
+from runtime.options import EXECUTION, LENGTH, NO_EFFECT, USUAL, Rules, Table, tagged, was
 from runtime.types import (
     IntList,
     data_set,
@@ -24,6 +24,7 @@ from runtime.types import (
     positive_int,
     probability,
     short_name,
+    wandb_id,
 )
 
 _CPU_SMALL = {
@@ -86,6 +87,15 @@ NETWORK, CODES, CORRUPTION = "network", "codes", "corruption"
 # another script trains one on the way, that script has options of its own for them.
 OUTER = "outer"
 
+# Of a CAM-Net and of its search alone: of one that is said to be otherwise than by default, and of
+# those sizes of it that any command line may carry.
+OF_CASCADE = (
+    "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init",
+    "search_precision", "rescore",
+)  # fmt: skip
+SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
+LAYERS = 5  # of VGG16 whose features are compared
+
 # fmt: off
 OPTIONS: Table = {
     "data": [
@@ -141,7 +151,8 @@ OPTIONS: Table = {
         ("--suffix", short_name, None, "appended to the run's name", OUTER),
         ("--job_id", short_name, None, "SLURM job id; stands in the run's name, before --uid",
          OUTER, EXECUTION),
-        ("--uid", short_name, None, "W&B run id; stands in the run's name", OUTER, EXECUTION),
+        ("--uid", wandb_id, None, "the run's id in W&B: goes on with the run that has it, or "
+         "begins one, in whose name it stands (default: a new one)", OUTER, EXECUTION),
     ],
     "search for codes": [
         ("--ns", list_of(integer(1, 10**6)), [128], "candidate codes an image, one number or one a"
@@ -236,6 +247,8 @@ def check(args: Namespace) -> None:
     """Rules between options; broadcasts --ns and --sp to one number a level. Errors: ValueError."""
     if args.data_tr is None:
         raise ValueError("--data is missing: a data set's name or a folder (built in: scenes)")
+    own_weights = args.lpips in ("pretrained", "auto")
+    Rules(args, OPTIONS).belongs("lpips_path", "--lpips pretrained", own_weights)
     if args.lpips == "auto":
         args.lpips = "pretrained" if weights_file(args.lpips_path).is_file() else "random"
     if args.ipc % args.mini_bs:
@@ -249,10 +262,49 @@ def check(args: Namespace) -> None:
         raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
     if args.sample_method == "mixture" and args.num_components < 2:
         raise ValueError(f"--num_components {args.num_components}: a mixture has at least two")
+    if 0 < args.proj_dim < LAYERS:
+        raise ValueError(
+            f"--proj_dim {args.proj_dim}: 0, or at least one for each of {LAYERS} layers"
+        )
     if args.unconditional:
         _check_unconditional(args)
     else:
         _check_cascade(args)
+    _check_effects(args)
+
+
+def _check_effects(args: Namespace) -> None:
+    """What has no effect beside the other options is refused."""
+    rules = Rules(args, OPTIONS, PRESETS)
+    for name in tagged(OPTIONS, CORRUPTION):
+        rules.excludes("unconditional", name, why="there is no input to take anything from")
+    cascade = "a generator with an input, not of --unconditional"
+    for name in OF_CASCADE:
+        rules.belongs(name, cascade, not args.unconditional)
+    for name in ("pool_size", "max_nc"):
+        rules.belongs(name, "--unconditional", args.unconditional)
+    for name in ("mask_res", "fill"):
+        rules.belongs(name, "--mask_frac", args.mask_frac > 0)
+    for name in ("init_type", "init_scale"):
+        rules.belongs(name, "--init default", args.init == "default")
+    rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
+    rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
+    rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")
+    for name in ("alpha", "lpips_weighting"):
+        rules.belongs(name, "LPIPS, not of --lpips none", args.lpips != "none")
+
+
+def idle(args: Namespace) -> str | None:
+    """A line that names what was typed to no effect and is no contradiction; None: nothing was.
+
+    Such are sizes of a CAM-Net and of its search beside --unconditional, which command lines carry
+    along from a run with an input.
+    """
+    rules = Rules(args, OPTIONS, PRESETS)
+    names = list(SIZES_OF_CASCADE) if args.unconditional else []
+    names += ["warmup"] if args.lr_schedule == "reference" else []
+    words = [rules.shown(name) for name in names if rules.typed(name)]
+    return f"of no effect here: {', '.join(words)}" if words else None
 
 
 def _check_unconditional(args: Namespace) -> None:

@@ -32,8 +32,10 @@ from imle import (
 from recipes import initial
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
+from recipes.known import inputs_of
 from recipes.take import take
 from runtime import ema as emas
+from runtime.inputs import Inputs
 from runtime.options import tagged
 from runtime.run import Run
 from runtime.seeding import seed_worker
@@ -70,6 +72,16 @@ def pictures(args: Namespace, say: Callable[[str], None] = print) -> tuple[Pyram
             f"{args.num_val_images} asked for (--num_val_images): all are taken"
         )
     return trained, *_evenly(Pyramid(val, res, crop=args.crop), count)
+
+
+def inputs(args: Namespace) -> Inputs:
+    """What the run reads, known by content. Errors: DataError."""
+    home = args.data_path or data_home()
+    train, val = train_val_sources(
+        args.data_tr, args.data_val, home, val_fraction=args.cv_frac, seed=args.seed
+    )
+    own = {"data_tr": train} | ({} if args.data_val in (None, "cv") else {"data_val": val})
+    return inputs_of(args, own, {"init_from": None})
 
 
 def _evenly(pyramid: Pyramid, count: int) -> tuple[Tensor, Tensor]:

@@ -108,6 +108,7 @@ def check(args: Namespace) -> None:
         if args.augs == "full" and not args.unreal_augs:
             raise ValueError("--unreal_augs 0 and --augs full exclude each other")
         args.unreal_augs = int(args.augs == "full")
+    simclr.check_effects(args, OPTIONS, PRESETS)
     simclr.check(args)
     check_generator(args)
     _check_pair(args)

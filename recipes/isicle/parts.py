@@ -27,11 +27,13 @@ from models.domain_norm import both_domains, by_domain, convert_domain_bn, real_
 from models.simclr import two_views
 from recipes import initial
 from recipes.isicle.options import OPTIONS, all_synthetic
+from recipes.known import inputs_of, of_views
 from recipes.simclr import parts as simclr
 from recipes.simclr.files import read_encoder, save_epoch
 from recipes.simclr.parts import Pictures
 from recipes.views import parts as view_parts
 from recipes.views.options import is_filtered
+from runtime.inputs import Inputs
 from runtime.run import Run
 from storage.dirs import find_output
 from storage.errors import UsageError
@@ -56,6 +58,12 @@ def asked(args: Namespace) -> tuple[Namespace, tuple[str, ...]]:
     options, free = simclr.asked(args, OPTIONS)
     known_by = {"joint_steps"} if args.joint_steps else set()
     return options, tuple(name for name in free if name not in known_by)
+
+
+def inputs(args: Namespace) -> Inputs:
+    """As SimCLR's, with the generator and the stored views."""
+    sets = {"data": simclr.trained_on(args)}
+    return inputs_of(args, sets, {"init_from": None, "net": None}) | of_views(args.cache)
 
 
 # ------------------------------------------------------------------------------ network and loss

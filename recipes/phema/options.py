@@ -39,9 +39,12 @@ called("FLOAT", std_word)
 # fmt: off
 OPTIONS: Table = {
     "inputs": [
-        ("--indir", dir_path, None, "a run's folder, or that of its snapshots (required)"),
-        ("--inprefix", short_name, "network-snapshot", "only files whose names begin so"),
-        ("--instd", std_number, None, "only snapshots of this EMA width (default: all)"),
+        ("--indir", dir_path, None, "a run's folder, or that of its snapshots; NVIDIA's raw .pkl "
+         "too, converted or not (required)"),
+        ("--inprefix", short_name, None, "only files of this NAME-NUMBER-WIDTH, or whose names "
+         "begin so (default: network-snapshot, or where there is none all but phema)"),
+        ("--instd", list_of(std_word), None, "only snapshots of these EMA widths: a, or a,b,c, or "
+         "a,b,...,c (default: all)"),
     ],
     "outputs": [
         ("--outdir", dir_path, None, "where results go; DIR lies below RESULTS/reconstruct_phema, "
@@ -94,10 +97,11 @@ def check(args: Namespace) -> None:
             f"--outprefix {args.outprefix}: the beginning of a name; folders: --outdir"
         )
     args.outstd = expand(args.outstd)
+    args.instd = expand(args.instd, "--instd") if args.instd else None
 
 
-def expand(words: Sequence[float | str]) -> list[float]:
-    """0.1, 0.2, "...", 0.5 -> 0.1, 0.2, 0.3, 0.4, 0.5. Errors: UsageError."""
+def expand(words: Sequence[float | str], option: str = "--outstd") -> list[float]:
+    """0.1, 0.2, "...", 0.5 -> 0.1, 0.2, 0.3, 0.4, 0.5. option: for errors. Errors: UsageError."""
     out: list[float] = []
     rest = list(words)
     shown = ",".join(map(str, words))
@@ -107,15 +111,15 @@ def expand(words: Sequence[float | str]) -> list[float]:
             out.append(float(word))
             continue
         if len(out) < 2 or not rest or rest[0] == "...":
-            raise UsageError(f"--outstd {shown}: `...` stands between a,b and c")
+            raise UsageError(f"{option} {shown}: `...` stands between a,b and c")
         end, step = float(rest.pop(0)), out[-1] - out[-2]
         count = round((end - out[-1]) / step) if step else 0
         if count < 1 or abs(out[-1] + count * step - end) > 1e-6:
-            raise UsageError(f"--outstd {shown}: steps of {step:g} do not lead to {end:g}")
+            raise UsageError(f"{option} {shown}: steps of {step:g} do not lead to {end:g}")
         start = out[-1]
         out += [round(start + k * step, 9) for k in range(1, count)] + [end]
     names = [f"{std:.3f}" for std in out]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice or "0.000" in names:
-        raise UsageError(f"--outstd {shown}: not told apart in file names, {twice or '0.000'}")
+        raise UsageError(f"{option} {shown}: not told apart in file names, {twice or '0.000'}")
     return out

@@ -25,7 +25,9 @@ from data.views.recipes import (
 from data.views.splits import get_data_splits, get_ssl_data_augs, own_eval, pooled_splits
 from models import DCL, DCLW, LARC, LARS, NTXent, SimCLR, lars_groups, scaled_lr, warmup_cosine
 from models.optim import google_lr, original_lr
+from recipes.known import inputs_of
 from recipes.take import take
+from runtime.inputs import Inputs
 from runtime.options import EXECUTION, Rules, Table, tagged
 from runtime.place import place
 from runtime.run import Run
@@ -86,6 +88,11 @@ def trained_on(args: Namespace) -> Source:
     unsaid = Namespace(**vars(args))  # --eval auto stays: it is the word that names the run
     source, _ = splits(unsaid, lambda text: None)
     return evenly(source, args.num_images)
+
+
+def inputs(args: Namespace) -> Inputs:
+    """What a run reads, known by content. Errors: DataError."""
+    return inputs_of(args, {"data": trained_on(args)}, {"init_from": None})
 
 
 def _fit_views(args: Namespace, source: Source) -> str:

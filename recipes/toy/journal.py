@@ -10,7 +10,7 @@ from torch import Tensor
 from runtime.run import Run
 from storage.errors import UsageError
 from storage.files import writing
-from storage.pictures import new_figure
+from storage.pictures import new_figure, own_style
 from storage.textlog import TextLog, read_figures
 
 
@@ -85,6 +85,7 @@ def extract_results_from_log(path: str | Path) -> dict[str, dict[int, float]]:
     return read_figures(path)
 
 
+@own_style()
 def plot_loss(log: str | Path, save: str | Path | None = None) -> Path:
     """Draw all losses of a text log over iterations into a PNG (default: beside the log).
 

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from data.prepare.published import ROOT, TOY_GUIDE, TOY_NET
 from recipes import selection
 from recipes.command import INIT_FROM
 from runtime.cli import parse
@@ -14,6 +15,7 @@ from runtime.options import (
     LENGTH,
     NO_EFFECT,
     USUAL,
+    Rules,
     Table,
     add_options,
     add_preset,
@@ -26,6 +28,7 @@ from runtime.types import (
     GpuList,
     file_path,
     finite_float,
+    network,
     nonnegative_int,
     positive_float,
     positive_int,
@@ -62,7 +65,7 @@ OPTIONS: Table = {
         ("--dim", positive_int, 64, "their width", USUAL),
         INIT_FROM,
         *selection.whether_rows(),
-        ("--guide", file_path, None, "snapshot of a small network: reference of --acid, and in "
+        ("--guide", network, None, "snapshot of a small network: reference of --acid, and in "
          "metrics (default: none)", USUAL, was("--guide-path"), also("--gnet")),
         ("--guidance", bool, None, "use the guide (default: yes, where there is one)"),
         ("--interpol", bool, False, "train and select by the loss of the guided score"),
@@ -108,10 +111,10 @@ OPTIONS: Table = {
 }
 TEST_OPTIONS: Table = {
     "test": [
-        ("--net", file_path, None, "network to test, called Learner in the figures (required, or "
+        ("--net", network, None, "network to test, called Learner in the figures (required, or "
          "--ema-path)", was("--net-path")),
-        ("--ema-path", file_path, None, "another, called EMA (default: none)"),
-        ("--guide", file_path, None, "guide; guided figures are with weight 3 (default: none)",
+        ("--ema-path", network, None, "another, called EMA (default: none)"),
+        ("--guide", network, None, "guide; guided figures are with weight 3 (default: none)",
          was("--guide-path"), also("--gnet")),
         _CLASS,
         ("--samples", positive_int, 1024, "points the figures are taken over", was("--n-samples")),
@@ -127,8 +130,10 @@ TEST_OPTIONS: Table = {
 }
 PLOT_OPTIONS: Table = {
     "plot": [
-        ("--net", file_path, None, "network: a snapshot, or a toy pickle of NVIDIA's (required)"),
-        ("--guide", file_path, None, "guide (default: none)", was("--gnet"), also("--guide-path")),
+        ("--net", network, None, "network: a snapshot, a toy pickle of NVIDIA's, or a URL "
+         "(default: NVIDIA's, which is fetched)"),
+        ("--guide", network, None, "guide (default: none; with NVIDIA's network NVIDIA's guide)",
+         was("--gnet"), also("--guide-path")),
         ("--guidance", finite_float, 3.0, "guidance weight"),
         _CLASS,
         ("--samples", positive_int, 4096, "samples in a panel", was("--n_samples")),
@@ -178,11 +183,25 @@ def check_train(args: Namespace) -> None:
     args.guidance = bool(args.guide_path)
     if args.interpol and not args.guidance:
         raise ValueError("--interpol guides the score: it needs --guide")
-    selection.check(args, OPTIONS)
+    selection.check(args, OPTIONS, PRESETS)
+    selection.check_jest_options(args, OPTIONS, PRESETS)
     if (args.early or args.late) and not (args.acid or args.guidance):
         raise ValueError("--early and --late of a random selection need a --guide")
     if args.selection:
         selection_picker(args).size(args.batch_size)
+    check_effects(args)
+
+
+def check_effects(args: Namespace) -> None:
+    """What every run has and the toy has no use for is refused. Errors: ValueError."""
+    rules = Rules(args, {**OPTIONS, **{f"run, {k}": v for k, v in run_table().items()}}, PRESETS)
+    for name, what in (
+        ("num_workers", "data that are read, and the toy's points are drawn"),
+        ("compile", "larger networks"),
+    ):
+        rules.belongs(name, what, False)
+    if args.precision not in ("auto", "fp32"):
+        raise ValueError(f"--precision {args.precision}: the toy computes in fp32")
 
 
 def check_test(args: Namespace) -> None:
@@ -193,12 +212,14 @@ def check_test(args: Namespace) -> None:
 
 
 def check_plot(args: Namespace) -> None:
-    """Rules between options of plot. Errors: ValueError."""
+    """Rules between options of plot; no --net means NVIDIA's networks. Errors: ValueError."""
     if args.net is None and args.preset != "smoke":
-        raise ValueError(
-            "--net is missing: a snapshot of `train` (the original downloaded networks; get "
-            "edm2-toy's from NVIDIA yourself and give the path of the .pkl)"
-        )
+        if args.cls != "A":
+            raise ValueError(
+                f"--cls {args.cls}: NVIDIA's network is of class A; give --net, a snapshot of train"
+            )
+        args.net = f"{ROOT}/{TOY_NET}"
+        args.gnet = args.gnet or f"{ROOT}/{TOY_GUIDE}"
     choose_device(args)
 
 

@@ -10,6 +10,8 @@ from diffusion import toy
 from generators.base import Unfit, WrongKind
 from generators.door import open_generator
 from generators.toy import Toy
+from recipes.known import inputs_of
+from runtime.inputs import Inputs
 from runtime.rundir import plain
 from storage.errors import CheckpointError
 
@@ -22,6 +24,11 @@ def network(args: Namespace) -> toy.ToyModel:
     net = toy.ToyModel(2, args.layers, args.dim)
     net.forced_weight_norm = False
     return net
+
+
+def inputs(args: Namespace) -> Inputs:
+    """What a run reads, known by content."""
+    return inputs_of(args, {}, {"guide_path": "toy_example", "init_from": None})
 
 
 def load_net(

@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -87,8 +88,6 @@ def test_damage_is_named(data, reason):
 def test_a_200_megapixel_image_is_refused_before_decoding():
     header = bytearray(save(Image.new("1", (8, 8)), "PNG"))
     header[16:24] = (20000).to_bytes(4, "big") + (10000).to_bytes(4, "big")
-    import zlib
-
     header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
     with pytest.raises(DataError, match="too large"):
         decode(bytes(header), "huge.png")
@@ -105,3 +104,79 @@ def test_center_crop_against_slicing():
     assert (resize_rgb(image, 8, "center") == want).all()
     squash = np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.BICUBIC))
     assert (resize_rgb(image, 8) == squash).all()
+
+
+# ---------------------------------------------------------------- values of more than 8 bits
+
+GREY = noise(7)[..., 0]
+BLACK_WHITE = np.where(GREY > 128, 255, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        (GREY.astype(np.int32), GREY),
+        (GREY.astype(np.uint16), GREY),
+        (GREY.astype(np.int32) * 257, GREY),
+        (GREY.astype(np.uint16) * 257, GREY),
+        ((GREY > 128).astype(np.int32), BLACK_WHITE),
+        ((GREY / 255).astype(np.float32), GREY),
+        ((GREY / 127.5 - 1).astype(np.float32), GREY),
+        (GREY.astype(np.float32), GREY),
+        (GREY.astype(np.float32) * 257, GREY),
+        ((GREY / 240 - 0.02).astype(np.float32), np.clip(GREY / 240 - 0.02, 0, 1) * 255),
+        (np.zeros((8, 8), np.int32), np.zeros((8, 8))),
+    ],
+)
+def test_the_range_of_values_is_what_they_are(values, want):
+    got = decode(save(Image.fromarray(values), "TIFF"))
+    assert np.abs(got[..., 0] - want.astype(float)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (GREY.astype(np.int32) - 128, "whole numbers from -"),
+        (GREY.astype(np.int32) * 1_000_000, "neither 8 bits"),
+        ((GREY / 64).astype(np.float32), "floats from .* none of 0..1, -1..1"),
+        ((GREY / 60 - 2).astype(np.float32), "floats from -"),
+        (GREY.astype(np.float32) - 128, "floats from -"),
+        (GREY.astype(np.float32) * 1e6, "floats from"),
+    ],
+)
+def test_values_of_no_known_range_are_refused(values, said):
+    with pytest.raises(DataError, match=f"bad image v.tif .*{said}"):
+        decode(save(Image.fromarray(values), "TIFF"), "v.tif")
+
+
+def test_a_format_that_says_its_range_is_believed():
+    dark = b"P5 30 24 65535\n" + GREY.astype(">u2").tobytes()
+    assert decode(dark).max() <= 1
+    assert np.abs(decode(b"P5 30 24 255\n" + GREY.tobytes())[..., 0] - GREY.astype(int)).max() == 0
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_colours_of_16_bits(factor):
+    rows = b"".join(b"\0" + (row.astype(">u2") * factor).tobytes() for row in noise(7))
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        crc = zlib.crc32(name + body).to_bytes(4, "big")
+        return len(body).to_bytes(4, "big") + name + body + crc
+
+    header = (30).to_bytes(4, "big") + (24).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    assert (decode(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*p) for p in parts)) == noise(7)).all()
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "TGA", "PCX", "QOI", "DDS", "SGI", "MPO"])
+def test_formats_that_pillow_reads(kind):
+    got = decode(save(Image.fromarray(noise(7)), kind))
+    assert np.abs(got.astype(int) - noise(7)).mean() < 8
+
+
+def test_a_tiff_that_pillow_does_not_read_says_so():
+    data = bytearray(save(Image.fromarray(noise(1)), "TIFF"))
+    at = data.find((262).to_bytes(2, "little") + b"\3\0\1\0\0\0")
+    data[at + 8] = 99  # a colour space nobody knows
+    with pytest.raises(DataError, match="a TIFF of a kind that Pillow does not read"):
+        decode(bytes(data), "x.tif")

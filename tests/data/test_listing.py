@@ -117,3 +117,15 @@ def test_numbers_stand_for_names_where_there_are_none():
             return f"/somewhere/{i}"
 
     assert names(Plain())[0] == ["0", "1", "2"]
+
+
+def test_a_run_on_a_wrapped_set_goes_on(tmp_path):
+    """Earlier versions named the folder around a set too."""
+    names = [f"a/{k}.png" for k in range(4)]
+    write_listing(
+        tmp_path, Listing("set", [f"w/v/{n}" for n in names], [f"w/v/{n}" for n in names])
+    )
+    refuse_changed(tmp_path, Listing("set", names, names))
+    for other in (names[::-1], names[1:], [f"b{n}" for n in names], [*names[:3], "a/9.png"]):
+        with pytest.raises(DataError, match="changed"):
+            refuse_changed(tmp_path, Listing("set", other, other))

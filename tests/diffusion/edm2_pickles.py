@@ -10,6 +10,12 @@ import pickle
 import sys
 import types
 
+import torch
+
+from diffusion.edm2 import Block, Precond, UNet
+from diffusion.mp import MPConv, MPFourier
+from diffusion.toy import MPLinear, MPSiLU, ToyModel
+
 
 class EasyDict(dict):
     """Stands for dnnlib's."""
@@ -96,3 +102,30 @@ def snapshot_dict(net, kwargs, *, encoder="rgb", loss=None, vae=None):
         loss_fn=loss_fn,
         ema=net,
     )
+
+
+TINY = dict(
+    img_resolution=8, img_channels=3, label_dim=3, model_channels=8, channel_mult=[1, 2],
+    num_blocks=1, attn_resolutions=[4], channels_per_head=8,
+)  # fmt: skip
+
+
+def edm2_pickle(seed=0, scale=1.0, **changes):
+    """Bytes of a pickle of a tiny EDM2 network with random weights; its modules must be put."""
+    torch.manual_seed(seed)
+    kwargs = {**TINY, **changes}
+    net = Precond(**kwargs)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.copy_(
+                torch.full_like(p, 0.5) if name.endswith("gain") else scale * torch.randn_like(p)
+            )
+    return dumps(snapshot_dict(net, kwargs), classes=(Precond, UNet, Block, MPConv, MPFourier))
+
+
+def toy_pickle(seed=0, hidden=8):
+    """Bytes of a pickle of a small network of the toy."""
+    torch.manual_seed(seed)
+    net = ToyModel(hidden_dim=hidden, num_layers=2)
+    net.__dict__["_init_kwargs"] = EasyDict(hidden_dim=hidden, num_layers=2)
+    return dumps(net, classes=(ToyModel, MPLinear, MPSiLU))

@@ -1,6 +1,8 @@
 """generate_images: its options, and which of them are of which kind of network."""
 
+import csv
 import re
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +73,7 @@ def test_words_of_the_original(capsys):
     assert "checkpoint: not needed" in capsys.readouterr().out
     preset = ["--preset", "edm2-img512-s-autog-dino"]
     args = get_args(None, ["pretrained", *preset, "--outdir=images_test"])
-    assert (args.net, args.gnet) == ("edm2-img512-s-2147483-0.120", "edm2-img512-xs-0134*-0.165")
+    assert (args.net, args.gnet) == ("edm2-img512-s-2147483-0.120", "edm2-img512-xs-0134217-0.165")
     assert args.guidance == 2.45
     assert get_args(None, [*preset, "--guidance"]).guidance == 2.45
     assert get_args(None, [*preset, "--no-guidance"]).guidance == 1
@@ -90,6 +92,25 @@ def test_presets_do_not_change_and_agree_with_their_names():
             assert (args.gnet is None) == (args.guidance == 1) and kind in ("fid", "dino")
             assert preset["_help"].startswith("FID" if kind == "fid" else "FD-DINOv2")
     assert repr(PRESETS) == before
+
+
+def test_presets_are_the_release_s_rows():
+    """Name by name and number by number, with a copy of the release's table of its own."""
+    with open(Path(__file__).parents[1] / "golden" / "edm2_presets.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 36
+    for row in rows:
+        preset = PRESETS[row["preset"]]
+        assert preset["net"] == row["net"] and preset.get("gnet", "") == row["gnet"], row
+        assert preset.get("guidance") == (float(row["guidance"]) if row["guidance"] else None), row
+        about = preset["_help"]
+        assert (
+            about.startswith(f"{row['figure']} by NVIDIA's release") and "--noise_device" in about
+        )
+        args = get_args(None, ["--preset", row["preset"]])
+        assert (args.net, args.gnet) == (row["net"], row["gnet"] or None)
+        assert args.guidance == float(row["guidance"] or 1)
+    assert {name for name in PRESETS if name.startswith("edm2-")} == {r["preset"] for r in rows}
 
 
 def test_every_option_of_a_kind_is_refused_by_the_other():

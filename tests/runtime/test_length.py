@@ -155,7 +155,7 @@ def test_a_shorter_length(tmp_path, capsys):
 def test_runs_of_several_lengths_from_an_earlier_version(tmp_path, capsys, monkeypatch):
     """Each goes on under its own command; another length goes on with what has most steps."""
     with monkeypatch.context() as patch:
-        patch.setattr("runtime.length.folder", lambda path, *_: (path, ""))
+        patch.setattr("runtime.lookup.folder", lambda path, *_: (path, []))
         runs = {n: train(options(tmp_path, "--loops", str(n))) for n in (4, 6, 5)}
     assert len({run.dir for run in runs.values()}) == 3
     for n, run in runs.items():
@@ -196,11 +196,20 @@ def test_from_scratch_leaves_the_shorter_run_alone(tmp_path):
 def test_a_run_of_another_script_or_a_foreign_file_is_no_sibling(tmp_path):
     first = train(options(tmp_path))
     file = first.dir / "args.json"
+    checkpoints = first.dir / "checkpoints"
+    checkpoints.rename(first.dir / "elsewhere")  # else they tell what a damaged file does not
     for text in ("[]", "junk", '{"script": "y", "shaping": {}}', '{"script": "x"}'):
         file.write_text(text)
         with Run(options(tmp_path, "--loops", "6"), script="x", name="x", length=("loops",)) as run:
             assert run.dir != first.dir
         os.remove(run.dir / "args.json")
+
+
+def test_a_sibling_with_a_damaged_record_is_known_by_its_checkpoints(tmp_path, capsys):
+    first = train(options(tmp_path))
+    (first.dir / "args.json").write_text("junk")
+    assert train(options(tmp_path, "--loops", "6")).dir == first.dir
+    assert "restored from checkpoint step-000000010" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_an_earlier_version_has_no_length_of_schedules(tmp_path):

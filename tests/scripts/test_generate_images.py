@@ -16,9 +16,12 @@ from diffusion.toy import ToyModel
 from generators.door import open_generator
 from generators.toy import Toy
 from recipes.generate.options import get_args
+from storage.errors import UsageError
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
+from tests.diffusion.edm2_pickles import edm2_pickle, put_modules
 from tests.scripts.support import load, train
+from tests.server import serving
 from tests.sheets import places
 
 SCRIPT = load("generate_images")
@@ -569,17 +572,91 @@ def test_a_folder_means_its_newest_own_snapshot(edm2, nets, tmp_path, capsys):
 def test_a_preset_takes_its_files_from_the_models_directory(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MODELS_HOME", str(tmp_path / "models"))
     words = ["--preset", "edm2-img64-s-autog-fid", "--gpus", "cpu", "--steps", 2]
-    with pytest.raises(Exception, match=r"edm2-img64-s-1073741-0\.045.*NVlabs/edm2") as error:
+    with pytest.raises(Exception, match=r"edm2-img64-s-1073741-0\.045.*Place the file at") as error:
         generate(*words, "--outdir", tmp_path / "out")
-    assert error.value.exit_code == 3 and not (tmp_path / "out").exists()
-    tiny(tmp_path / "models" / "edm2-img64-s-1073741-0.045.safetensors")
-    with pytest.raises(Exception, match=r"edm2-img64-xs-0134\*-0\.110"):
+    assert error.value.exit_code == 6 and not (tmp_path / "out").exists()
+
+    def imported(path, of, seed=0):
+        tiny(path, seed=seed)
+        whole = load_snapshot(path)
+        save_snapshot(path, *whole[:3], {"run": f"seed {seed}", "imported": "EDM2", "file": of})
+
+    net, guide = "edm2-img64-s-1073741-0.045", "edm2-img64-xs-0134217-0.110"
+    imported(tmp_path / "models" / f"{net}.safetensors", f"{net}.pkl")
+    other = tmp_path / "models" / f"{guide[:-3]}175.safetensors"  # another EMA length
+    imported(other, f"{other.stem}.pkl", seed=1)
+    with pytest.raises(Exception, match=r"edm2-img64-xs-0134217-0\.110.pkl: .*Place the file at"):
         generate(*words, "--outdir", tmp_path / "out")
-    tiny(tmp_path / "models" / "nvidia" / "edm2-img64-xs-0134217-0.110.safetensors", seed=1)
+    file = tmp_path / "models" / "nvidia" / f"{guide}.safetensors"
+    tiny(file, seed=1)  # the name alone is not enough
+    with pytest.raises(Exception, match=f"does not say that it was imported from {guide}"):
+        generate(*words, "--outdir", tmp_path / "out")
+    imported(file, f"{guide}.pkl", seed=1)
     generate(*words, "--outdir", tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    assert facts["settings"]["guidance"] == 1.7 and facts["guide"] == {"run": "seed 1"}
+    assert facts["settings"]["guidance"] == 1.7 and facts["guide"]["run"] == "seed 1"
     assert len(images(tmp_path / "out")) == 4
+
+
+def test_a_preset_fetches_what_it_needs(tmp_path, monkeypatch, capsys):
+    put_modules(monkeypatch)
+    monkeypatch.setenv("MODELS_HOME", str(tmp_path / "models"))
+    names = ("edm2-img64-s-1073741-0.045", "edm2-img64-xs-0134217-0.110")
+    files = {f"posthoc-reconstructions/{n}.pkl": edm2_pickle(k) for k, n in enumerate(names)}
+    words = ["--preset", "edm2-img64-s-autog-fid", "--gpus", "cpu", "--steps", 2]
+    with serving(files=files) as server:
+        monkeypatch.setenv("IMLE_LAB_NETWORKS", server.url)
+        generate(*words, "--outdir", tmp_path / "out")
+        urls = [f"{server.url}/posthoc-reconstructions/{name}.pkl" for name in names]
+        by_url = ["--net", urls[0], "--guide", urls[1], "--guidance", 1.7, *words[2:]]
+        generate(*by_url, "--outdir", tmp_path / "out")  # the same networks: nothing to do
+    said = capsys.readouterr()
+    assert "done already" in said.out and said.err.count("CC BY-NC-SA 4.0") == 2
+    assert len(images(tmp_path / "out")) == 4 and len(server.hits) == 2
+    monkeypatch.setenv("IMLE_LAB_NETWORKS", "http://127.0.0.1:9")  # as where there is no network
+    generate(*words, "--seeds", "16-20", "--outdir", tmp_path / "out")
+    assert len(images(tmp_path / "out")) == 5
+
+
+def test_noise_of_the_gpu(nets, tmp_path, monkeypatch):
+    words = ["--net", nets / "network-snapshot-0000008-0.050.safetensors", "--gpus", "cpu",
+             "--steps", 2, "--outdir", tmp_path]  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="^--noise_device cuda: CUDA finds no GPU here"):
+        generate(*words, "--noise_device", "cuda")
+    generate(*words)
+    settings = json.loads((tmp_path / "provenance.json").read_text())["settings"]
+    assert "noise_device" not in settings  # so that folders of before go on
+    made = []
+
+    def stack(seeds, device="cpu", *, draw_on="cpu"):
+        made.append(str(draw_on))
+        return SeedStack(seeds, device)
+
+    monkeypatch.setattr("diffusion.generate.SeedStack", stack)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UsageError, match="other settings"):
+        generate(*words, "--noise_device", "cuda")
+    assert made == []
+    generate(*words, "--noise_device", "cuda", "--overwrite", "--name_class")
+    assert set(made) == {"cuda"} and len(made) > 1  # of the classes and of the images
+    settings = json.loads((tmp_path / "provenance.json").read_text())["settings"]
+    assert settings["noise_device"] == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_noise_of_the_gpu_is_that_of_the_original(nets):
+    """One generator a seed on the GPU: noise first, then the class."""
+    file = nets / "network-snapshot-0000008-0.050.safetensors"
+    random = torch.Generator("cuda").manual_seed(5)
+    noise = torch.randn(3, 8, 8, generator=random, device="cuda")
+    label = int(torch.randint(3, (), generator=random, device="cuda"))
+    net = open_generator(file, device="cuda", noise_device="cuda")
+    assert net.seed_classes([5]) == [label]
+    labels = torch.nn.functional.one_hot(torch.tensor([label], device="cuda"), 3).float()
+    want = heun(lambda x, sigma: net.net(x, sigma, labels), noise[None])
+    assert torch.equal(net.draw(1, seed=5), net.encoder.decode(want).cpu())
+    assert not torch.equal(net.draw(1, seed=5), open_generator(file, device="cuda").draw(1, seed=5))
 
 
 def test_a_pkl_stands_for_its_sibling(nets, tmp_path):

@@ -10,9 +10,11 @@ from PIL import Image
 
 import diffusion.toy_eval
 from recipes.toy.options import get_args as read_options
-from storage.errors import CheckpointError, UsageError
+from storage.errors import CheckpointError, DataError, UsageError
 from storage.snapshot import load_snapshot
+from tests.diffusion.edm2_pickles import put_modules, toy_pickle
 from tests.scripts.support import load, metrics
+from tests.server import serving
 
 SCRIPT = load("toy_example")
 TINY = """train --preset smoke --total-iter 8 --batch-size 200 --dim 8 --save_every 4
@@ -277,6 +279,33 @@ def test_smoke_of_test_and_plot(tmp_path, capsys):
         run("plot", "--preset", "smoke", "--save", str(tmp_path))
 
 
+def test_plot_without_options_fetches_the_published_networks(tmp_path, monkeypatch, capsys):
+    put_modules(monkeypatch)
+    for kind in ("results", "models"):
+        monkeypatch.setenv(f"{kind.upper()}_HOME", str(tmp_path / kind))
+    with pytest.raises(DataError, match="iter4096.pkl: .*refused.*Place the file at ") as error:
+        run("plot", "--samples", "64")
+    assert error.value.exit_code == 6
+    files = {
+        "toy-example/clsA-layers04-dim64/iter4096.pkl": toy_pickle(0),
+        "toy-example/clsA-layers04-dim32/iter0512.pkl": toy_pickle(1),
+    }
+    with serving(files=files) as server:
+        monkeypatch.setenv("IMLE_LAB_NETWORKS", server.url)
+        run("plot", "--samples", "64")
+        assert [path for path, _ in server.hits] == list(files)
+    assert "CC BY-NC-SA 4.0" in capsys.readouterr().err
+    (picture,) = (tmp_path / "results" / "toy_example").glob("tree-*.png")
+    width, height = Image.open(picture).size  # two panels for each of four kinds of samples
+    assert width / height == pytest.approx(4 * 3.2 / 6.6, rel=0.02)
+    monkeypatch.setenv("IMLE_LAB_NETWORKS", "http://127.0.0.1:9")
+    run("plot", "--samples", "64")
+    assert "done already" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("plot", "--cls", "B")
+    assert "--cls B: NVIDIA's network is of class A" in capsys.readouterr().err
+
+
 def test_a_plot_is_not_replaced_by_another(guide, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
     words = ["plot", "--net", snapshot_of(guide), "--samples", "64"]
@@ -337,18 +366,17 @@ def test_pictures_of_training(tmp_path, monkeypatch, capsys):
     assert snapshot_of(tmp_path / "b") and not list((tmp_path / "b").glob("samples/*.png"))
 
 
-@pytest.mark.parametrize("command", ["test", "plot"])
-def test_a_network_is_needed(command, capsys):
+def test_a_network_is_needed(capsys):
     with pytest.raises(SystemExit) as caught:
-        get_args([command])
+        get_args(["test"])
     assert caught.value.code == 2 and "missing" in capsys.readouterr().err
 
 
 def test_foreign_networks_are_refused_in_one_line(guide, tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         run("plot", "--net", str(tmp_path / "nothing.safetensors"))
-    with pytest.raises(UsageError, match="download it first"):
-        run("plot", "--net", "https://somewhere/iter4096.pkl")
+    with pytest.raises(DataError, match="Connection refused.*Place the file at"):
+        run("plot", "--net", "http://127.0.0.1:9/iter4096.pkl")
     from storage.snapshot import save_snapshot
 
     weights = load_snapshot(guide / "snapshots" / "iter0008.safetensors").state_dict

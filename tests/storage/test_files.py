@@ -464,6 +464,8 @@ ALLOWED = {
     # In a folder of `scratch` or `staging`, which appears whole when all of it is there.
     ("data/prepare/acquire.py", "save"),
     ("data/prepare/download.py", "open"),
+    # What is fetched of a file, which is renamed when it is whole and checked.
+    ("data/prepare/transfer.py", "open"),
     ("storage/checkpoint.py", "open"),
     # To a file that hashes on its way into such a folder.
     ("storage/checkpoint.py", "torch.save"),

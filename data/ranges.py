@@ -1,0 +1,96 @@
+"""Values of more than 8 bits, brought to 0..255 by what they are.
+
+What a file says counts: 16 bits of JPEG 2000 and of PGM are 0..65535. Where it says no more than
+how values are stored, the values themselves decide, picture by picture:
+
+    whole numbers   0 and 1: black and white.  0..255: as they are.  0..65535: scaled
+    floats          0..1, -1..1, 0..255 or 0..65535, up to a tenth beyond, which resampling adds;
+                    that tenth is clipped
+
+Anything else is refused: it has no range of which it could be said how bright it is.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+_SIXTEEN_BITS = ("JPEG2000", "PPM")
+_OVER = 0.1  # of a float's range, which bicubic and Lanczos reach beyond it
+_OTHER_END = {";16B": ";16L", ";16L": ";16B"}
+_LEAST = 16.0  # what the brightest of a float picture in 0..255 has at least, unless all are whole
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """A picture of mode I, I;16 or F as one of mode L. ValueError: values of no known range."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("non-finite values")
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if image.format in _SIXTEEN_BITS and image.mode != "F":
+        scale, shift = 255.0 / 65535.0, 0.0
+    elif image.mode == "F":
+        scale, shift = _of_floats(values, low, high)
+    else:
+        scale, shift = _of_whole(low, high), 0.0
+    return Image.fromarray(np.rint(values * scale + shift).clip(0, 255).astype(np.uint8))
+
+
+def _of_whole(low: float, high: float) -> float:
+    if low < 0 or high > 65535:
+        raise ValueError(
+            f"whole numbers from {low:.0f} to {high:.0f}: neither 8 bits (0..255) nor 16 (0..65535)"
+        )
+    return 255.0 if high <= 1 else 1.0 if high <= 255 else 255.0 / 65535.0
+
+
+def _of_floats(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    if low >= -_OVER and high <= 1 + _OVER:
+        return 255.0, 0.0
+    if low >= -1 - _OVER and high <= 1 + _OVER:
+        return 127.5, 127.5
+    whole = high <= _LEAST and bool((values == np.rint(values)).all())
+    for top in (255.0, 65535.0):
+        if low >= -_OVER * high and high <= (1 + _OVER) * top and (high >= _LEAST or whole):
+            return 255.0 / top, 0.0
+    raise ValueError(
+        f"floats from {low:.4g} to {high:.4g}: none of 0..1, -1..1, 0..255 and 0..65535"
+    )
+
+
+def low_bytes(image: Image.Image, data: bytes, packed: Sequence[object]) -> Image.Image | None:
+    """The low bytes of a picture in colour of which Pillow gave high bytes that are all 0.
+
+    So reads a picture of 16 bits a channel whose values are 0..255. image: as Pillow decoded it;
+    data: its file; packed: the arguments of its tiles before that. None for any other picture.
+    """
+    names = [args[0] if isinstance(args, tuple) else args for args in packed]
+    if not names or any(not isinstance(n, str) or n[-4:] not in _OTHER_END for n in names):
+        return None
+    if image.mode not in ("RGB", "RGBA") or any(high for _, high in _colours(image)):
+        return None
+    again = Image.open(io.BytesIO(data))
+    if not isinstance(again, ImageFile.ImageFile):
+        return None
+    again.tile = [_swapped(tile) for tile in again.tile]
+    try:
+        again.load()
+    except (ValueError, OSError):  # this way of packing has no twin
+        return None
+    return again if any(high for _, high in _colours(again)) else None
+
+
+def _colours(image: Image.Image) -> list[tuple[float, float]]:
+    """(least, most) of red, green and blue."""
+    return list(image.getextrema()[:3])  # type: ignore[arg-type]
+
+
+def _swapped(tile: Any) -> Any:
+    """A tile whose two bytes of a value are taken in the other order."""
+    args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    name = args[0][:-4] + _OTHER_END[args[0][-4:]]
+    return tile._replace(args=(name, *args[1:]) if isinstance(tile.args, tuple) else name)

@@ -1,0 +1,289 @@
+"""Every option of TrainGeneratorWandB.py does what its help says, and nothing else.
+
+Two steps of a tiny network, once as `BASES` say and once with the option: which aspects of the run
+(tests/effects.py) differ is the table. What no run's folder tells has a test of its own below.
+"""
+
+import pytest
+import torch
+
+import runtime.tracker
+from imle.search import CodeSearch
+from recipes.imle import parts, perceptual
+from recipes.imle.options import get_args, idle
+from runtime.run import Run
+from tests.effects import check_changed, launch, pictures, seen
+from tests.scripts.support import load
+
+SCRIPT = load("TrainGeneratorWandB")
+TINY = """--preset smoke --bs 2 --code_bs 4 --map_nc 4 --latent_nc 8 --subsample_size 3
+--num_iteration 2 --outer_loops 1 --warmup 2 --num_val_images 2 --samples 2 --log_every 1
+--flip 0"""
+CASCADE = f"{TINY} --res 8 16 --resid_nc 4 --dense_nc 4 --ns 4"
+UNCOND = f"{TINY} --unconditional --lpips none --res 8 --pool_size 16"
+BASES = {
+    "cascade": CASCADE,
+    "lab": f"{CASCADE} --color_space lab",
+    "mask": f"{CASCADE} --res 16 16 --mask_frac 0.5",
+    "mixture": f"{CASCADE} --sample_method mixture",
+    "loops": f"{CASCADE} --num_iteration 1 --outer_loops 2",
+    "saves": f"{CASCADE} --save_every 1",
+    "folder": f"{CASCADE} --data FOLDER",
+    "uncond": UNCOND,
+    "uncond16": f"{UNCOND} --res 16",
+}
+# What changes with the initial network, with its size, with the codes or the pictures trained on,
+# and with the update alone.
+UPDATE = "later net weights val pictures"
+TRAINING = f"first {UPDATE}"
+START = f"start {TRAINING}"
+NETWORK = f"config {START}"
+SIZE = f"shapes {NETWORK}"
+EFFECTS = [
+    # data
+    ("cascade", "--data FOLDER", f"name files {START}"),
+    ("folder", "--data NAMED --data_path HOME", "name"),  # the same pictures
+    ("cascade", "--data_val cv", f"{START}"),
+    ("folder", "--data_val OTHER", f"{START}"),
+    ("folder", "--cv_frac 0.5", f"{START}"),
+    ("folder", "--crop center", f"config {START}"),
+    ("cascade", "--res 16 16", f"name {SIZE}"),
+    ("cascade", "--flip 1", TRAINING),
+    # what to train
+    ("cascade", "--grayscale 1", NETWORK),
+    ("cascade", "--grayscale 0.5", NETWORK),
+    ("cascade", "--mask_frac 0.5", NETWORK),
+    ("mask", "--mask_res 2", NETWORK),
+    ("mask", "--fill color", NETWORK),
+    ("uncond16", "--lpips random", f"{TRAINING}"),
+    # length
+    ("cascade", "--outer_loops 2", f"files steps rates {UPDATE}"),
+    ("cascade", "--num_iteration 1", "files steps later net weights val pictures rates"),
+    ("cascade", "--subsample_size 2", TRAINING),
+    ("cascade", "--bs 3", TRAINING),
+    ("cascade", "--lr 1e-3", f"rates {UPDATE}"),
+    ("loops", "--chunk_epochs 1", "steps files later net weights val pictures rates"),
+    # validation
+    ("cascade", "--num_val_images 1", "start val pictures"),
+    ("cascade", "--samples 3", "start val pictures"),
+    # output
+    ("cascade", "--snapshot_every 1", "files"),
+    ("cascade", "--suffix x", "name"),
+    ("cascade", "--job_id 8", "name"),
+    ("cascade", "--log_every 2", "first later rates"),
+    ("cascade", "--save_every 1", ""),
+    ("saves", "--keep 0", "files"),
+    # search for codes
+    ("cascade", "--ns 64", TRAINING),
+    ("cascade", "--sample_method mixture", NETWORK),
+    ("mixture", "--num_components 2", NETWORK),
+    ("cascade", "--proj_dim 6", TRAINING),
+    ("uncond", "--pool_size 4", f"{START}"),
+    # network
+    ("cascade", "--code_nc 2", SIZE),
+    ("cascade", "--map_nc 2", SIZE),
+    ("cascade", "--latent_nc 4", SIZE),
+    ("cascade", "--resid_nc 6", SIZE),
+    ("cascade", "--dense_nc 6", SIZE),
+    ("cascade", "--n_blocks 2", SIZE),
+    ("uncond", "--max_nc 8", SIZE),
+    ("cascade", "--init_type normal", NETWORK),
+    ("cascade", "--init_scale 1", NETWORK),
+    ("cascade", "--init reference", NETWORK),
+    ("cascade", "--mapping_init reference", NETWORK),
+    ("cascade", "--color_space lab", NETWORK),
+    ("lab", "--lab_range reference", NETWORK),
+    # loss and optimizer
+    ("cascade", "--alpha 3", START),
+    ("cascade", "--lpips_weighting reference", START),
+    ("cascade", "--lr_schedule constant", "rates net weights val pictures"),
+    ("cascade", "--lr_schedule reference", f"rates {UPDATE}"),
+    ("cascade", "--warmup 0", f"rates {UPDATE}"),
+    ("cascade", "--mapping_lr_mult 1", UPDATE),
+    ("cascade", "--weight_decay 10", UPDATE),
+    ("cascade", "--grad_clip 0.01", UPDATE),
+    ("cascade", "--ema_std 0", "weights val"),
+    # of every run
+    ("cascade", "--seed 1", START),
+    ("cascade", "--precision bf16", TRAINING),
+    # no effect, accepted for old command lines
+    ("cascade", "--epochs 3", ""),
+    ("cascade", "--ipc 16", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(base, more words) -> what the run left behind; bases are run once."""
+    home = tmp_path_factory.mktemp("options")
+    pictures(home / "pictures" / "a", 12)  # not square, no split
+    pictures(home / "home" / "named" / "a", 12)
+    pictures(home / "others" / "a", 12, first=99)
+    places = {
+        "FOLDER": home / "pictures",
+        "OTHER": home / "others",
+        "NAMED": "named",
+        "HOME": home / "home",
+    }
+    known = {}
+
+    def run(base, words=""):
+        if (base, words) not in known:
+            typed = [str(places.get(w, w)) for w in f"{BASES[base]} {words}".split()]
+            folder = home / f"run{len(known)}"
+            found = launch(SCRIPT.main, lambda w: get_args(None, w), folder, *typed)
+            known[base, words] = seen(found)
+        return known[base, words]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
+        patch.setattr(parts, "perceptual_loss", thin())
+        yield run
+
+
+def thin():
+    """`perceptual_loss` with a sixteenth of VGG16's channels, which makes a run three times as
+    fast; made once for all that ask for the same."""
+    known = {}
+
+    def perceptual_loss(*args, **options):
+        key = (*args, *options.items())
+        if key not in known:
+            known[key] = perceptual.perceptual_loss(*args, **options)
+            features = getattr(known[key], "features", torch.nn.Module())
+            for name, values in list(features.named_buffers()):
+                if name[0] in "wb":
+                    values = values[::16]
+                if name.startswith("root") or name[0] == "w" and name != "w0":
+                    values = values[:, ::16]
+                setattr(features, name, values.contiguous())
+        return known[key]
+
+    return perceptual_loss
+
+
+def test_the_same_command_twice_is_the_same_run(run):
+    check_changed(run("cascade"), run("cascade", "--preset smoke"), "")
+
+
+@pytest.mark.parametrize(("base", "words", "aspects"), EFFECTS)
+def test_an_option_changes_what_it_should(base, words, aspects, run):
+    check_changed(run(base), run(base, words), aspects)
+
+
+def launched(tmp_path, words):
+    return launch(SCRIPT.main, lambda w: get_args(None, w), tmp_path, *words.split())
+
+
+def test_candidates_scored_in_fp32(run, tmp_path, monkeypatch):
+    """--search_precision, --rescore: all of them, or in bf16 the best few again."""
+    counts, argmin = [], CodeSearch._argmin
+
+    def counted(self, state, target, level, chunks, *more):
+        chunks = list(chunks)
+        counts.append(sum(ids.shape[-1] for ids in chunks))
+        return argmin(self, state, target, level, chunks, *more)
+
+    monkeypatch.setattr(CodeSearch, "_argmin", counted)
+    for i, words in enumerate(("fp32", "bf16", "bf16 --rescore 2")):
+        counts.clear()
+        launched(tmp_path / str(i), f"{CASCADE} --ns 9 --search_precision {words}")
+        assert set(counts) == {(9, 4, 2)[i]}
+
+
+def test_chunks_of_a_search(run, tmp_path, monkeypatch):
+    """--code_bs images and --sp candidates at a time: 3 images, 4 candidates."""
+    totals = []
+
+    def phase(self, name):
+        return lambda done, total: totals.append(total)
+
+    monkeypatch.setattr(Run, "phase", phase)
+    for i, (words, chunks) in enumerate(
+        (("--code_bs 4 --sp 4", 1), ("--code_bs 1 --sp 4", 3), ("--code_bs 4 --sp 1", 4))
+    ):
+        totals.clear()
+        launched(tmp_path / str(i), f"{CASCADE} {words}")
+        assert totals == [chunks] * chunks
+
+
+def test_a_gpu_takes_so_many_images_at_once(run, tmp_path, monkeypatch):
+    sizes, backward = [], Run.backward
+    monkeypatch.setattr(
+        Run, "backward", lambda self, *a, **k: sizes.append(len(a[1])) or backward(self, *a, **k)
+    )
+    launched(tmp_path, f"{UNCOND} --bs 5 --bs_gpu 2 --num_iteration 1")
+    assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_a_cache_decodes_a_picture_once(cache, monkeypatch):
+    trained, _, _ = parts.pictures(get_args(None, f"{CASCADE} --cache {cache}".split()))
+    read, native = [], type(trained.source).native
+
+    def counted(self, i, *more):
+        read.append(i)
+        return native(self, i, *more)
+
+    monkeypatch.setattr(type(trained.source), "native", counted)
+    first = trained[3]
+    once = len(read)
+    assert torch.equal(first[0], trained[3][0])
+    assert len(read) == {"none": 2 * once, "memory": once}[cache]
+
+
+def test_channels_last_is_the_layout_of_the_weights():
+    for words, last in (("", True), ("--channels_last False", False)):
+        net = parts.network(get_args(None, f"{CASCADE} {words}".split()), torch.device("cpu"))
+        convs = [w for w in net.parameters() if w.ndim == 4 and min(w.shape[1:]) > 1]
+        assert {w.is_contiguous(memory_format=torch.channels_last) for w in convs} == {last}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--unconditional --grayscale 1", "--unconditional and --grayscale 1 exclude each other"),
+        ("--unconditional --mask_frac 0.5", "--unconditional and --mask_frac 0.5 exclude"),
+        ("--unconditional --mask_res 4", "--unconditional and --mask_res 4 exclude"),
+        ("--unconditional --fill color", "--unconditional and --fill color exclude"),
+        ("--preset camnet-color --unconditional", "--unconditional and --grayscale 1 exclude"),
+        ("--unconditional --color_space lab", "--color_space lab is of a generator with an input"),
+        ("--unconditional --init reference", "--init reference is of a generator with an input"),
+        ("--unconditional --init_type normal", "--init_type normal is of"),
+        ("--unconditional --init_scale 1", "--init_scale 1 is of"),
+        ("--unconditional --mapping_init reference", "--mapping_init reference is of"),
+        ("--unconditional --search_precision bf16", "--search_precision bf16 is of"),
+        ("--unconditional --rescore 2", "--rescore 2 is of"),
+        ("--pool_size 9", "--pool_size 9 is of --unconditional"),
+        ("--max_nc 9", "--max_nc 9 is of --unconditional"),
+        ("--mask_res 4", "--mask_res 4 is of --mask_frac"),
+        ("--fill color", "--fill color is of --mask_frac"),
+        ("--init reference --init_type normal", "--init_type normal is of --init default"),
+        ("--init reference --init_scale 1", "--init_scale 1 is of --init default"),
+        ("--lab_range reference", "--lab_range reference is of --color_space lab"),
+        ("--num_components 3", "--num_components 3 is of --sample_method mixture"),
+        ("--search_precision fp32 --rescore 2", "--rescore 2 is of a search in bf16"),
+        ("--unconditional --lpips none --alpha 3", "--alpha 3 is of LPIPS"),
+        ("--unconditional --lpips none --lpips_weighting reference", "reference is of LPIPS"),
+        ("--lpips random --lpips_path x", "--lpips_path x is of --lpips pretrained"),
+        ("--proj_dim 4", "--proj_dim 4: 0, or at least one for each of 5 layers"),
+        ("--in_nc 1", "images have 3 channels"),
+        ("--out_nc 1", "images have 3 channels"),
+        ("--act_type relu", "--act_type: invalid choice: 'relu'"),
+        ("--ipc 9 --bs_gpu 2", "--ipc 9 is not a multiple"),
+    ],
+)
+def test_what_has_no_effect_is_refused(words, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        get_args(None, ["--data", "scenes", *words.split()])
+    assert says in capsys.readouterr().err
+
+
+def test_sizes_that_have_no_effect_are_named():
+    """Command lines carry them along from a run with an input: they are no contradiction."""
+    words = "--preset smoke --unconditional --ns 4 --resid_nc 6 --lr_schedule reference --warmup 3"
+    assert idle(get_args(None, words.split())) == (
+        "of no effect here: --ns 4, --resid_nc 6, --warmup 3"
+    )
+    assert idle(get_args(None, "--preset smoke --unconditional".split())) is None
+    assert idle(get_args(None, CASCADE.split())) is None
