@@ -93,7 +93,9 @@ class Grace:
             self._writer = -1
 
     def _listen(self) -> None:
-        deadline, name, first = None, "", None
+        deadline: float | None = None
+        first: float | None = None  # Ctrl-C
+        name = ""
         extended = False
         while True:
             now = time.monotonic()
