@@ -60,6 +60,7 @@ from evaluation.intervals import mean_share_interval, paired_images, paired_t
 from generators.files import open_network
 from recipes.imle import options as imle_options
 from recipes.isicle import options as isicle_options
+from recipes.isicle.options import all_synthetic
 from recipes.views import options as view_options
 from runtime.cli import prepare
 from runtime.launch import launch
@@ -487,6 +488,24 @@ def collect(args: argparse.Namespace) -> tuple[dict[Piece, dict[str, Any]], str]
     return by, about_generator(args) or said
 
 
+def refuse_equal_views(args: argparse.Namespace, piece: Piece, asked: argparse.Namespace) -> None:
+    """UsageError, before views are drawn, for an arm whose two views would be the same ones."""
+    source = ARMS[piece.arm][1]
+    if not (source and args.k and asked.augs == "none" and all_synthetic(asked)):
+        return
+    how = view_options.get_args(None, drawing(args, source))
+    if how.views == 1:
+        raise UsageError(
+            f"{piece.arm} with --k {args.k}: both views of a picture would be the one that is "
+            "stored; --k 2 or more, or --k 0, or leave the arm out"
+        )
+    if how.code == "fixed" or how.view_source == "upsampled" or how.temperature == 0:
+        raise UsageError(
+            f"{piece.arm} with --draw {args.draw!r}: both views of a picture would be equal; draw "
+            "views that differ, or leave the arm out"
+        )
+
+
 def main(args: argparse.Namespace) -> None:
     # What is wrong with options is said now, not after hours.
     if any(source for _, source in map(ARMS.get, {piece.arm for piece in pieces(args)})):
@@ -505,6 +524,7 @@ def main(args: argparse.Namespace) -> None:
                 raise UsageError(
                     f"--extra: --{name} is what makes an arm, or an option of this one"
                 )
+        refuse_equal_views(args, piece, asked)
     if args.net:
         generator(args)
     args.out.mkdir(parents=True, exist_ok=True)
