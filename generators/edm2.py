@@ -68,6 +68,8 @@ class EDM2(Loaded):
             self.encoder: Encoder = make_encoder(snapshot.config["encoder"], vae=self.setup.vae)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: no usable encoder ({error})") from None
+        if self.setup.vae is not None and snapshot.config["encoder"]["name"] == "rgb":
+            raise UsageError(f"--vae {self.setup.vae}: {file or 'the network'} draws pixels")
         self._called = self.net
         if self.setup.compile:
             self._called = cast(Precond, torch.compile(self.net))

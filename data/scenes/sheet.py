@@ -85,6 +85,8 @@ def main(
     )
     prepare(parser)
     args = parser.parse_args(argv)
+    if args.first and not args.count:
+        parser.error(f"--first {args.first} is of --count: it has no effect here")
     scenes = Scenes(args.split, 1 << 40, args.seed, args.style)
     if args.count:
         pictures = [scenes.image(args.first + k, args.size) for k in range(args.count)]

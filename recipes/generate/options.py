@@ -219,6 +219,9 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--trajectory writes single images, --grid_only none")
     if args.S_min > args.S_max:
         raise ValueError(f"--S_min {args.S_min:g} is above --S_max {args.S_max:g}")
+    rules = Rules(args, OPTIONS, PRESETS)
+    for name in ("S_min", "S_max", "S_noise"):
+        rules.belongs(name, "--S_churn", args.S_churn > 0)
 
 
 def check_unused(args: argparse.Namespace, kind: str) -> None:

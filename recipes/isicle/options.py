@@ -104,11 +104,11 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
 
 def check(args: Namespace) -> None:
     """Rules between the options; fills in what follows from others. Errors: ValueError."""
+    simclr.check_effects(args, OPTIONS, PRESETS)
     if args.augs is not None:
         if args.augs == "full" and not args.unreal_augs:
             raise ValueError("--unreal_augs 0 and --augs full exclude each other")
         args.unreal_augs = int(args.augs == "full")
-    simclr.check_effects(args, OPTIONS, PRESETS)
     simclr.check(args)
     check_generator(args)
     _check_pair(args)
@@ -133,7 +133,12 @@ def _check_pair(args: Namespace) -> None:
 
 
 def _check_source(args: Namespace) -> None:
-    rules = Rules(args, OPTIONS)
+    rules = Rules(args, OPTIONS, PRESETS)
+    joint = bool(args.joint or args.joint_steps)
+    for name in ("imle_steps", "imle"):
+        rules.belongs(name, "--joint", joint)
+    for name in set(names_of(GENERATOR)) - set(tagged(GENERATOR, DRAWING)):
+        rules.belongs(name, "synthetic views", args.pair != "real-real")
     if args.joint or args.cache or args.pair == "real-real":
         args.joint_steps = None
     if args.joint_steps and args.refresh:

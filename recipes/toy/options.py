@@ -198,6 +198,7 @@ def check_effects(args: Namespace) -> None:
     for name, what in (
         ("num_workers", "data that are read, and the toy's points are drawn"),
         ("compile", "larger networks"),
+        ("deterministic", "larger networks"),
     ):
         rules.belongs(name, what, False)
     if args.precision not in ("auto", "fp32"):

@@ -157,6 +157,12 @@ def check_generator(args: argparse.Namespace) -> None:
     low, high = args.lpips_min or 0.0, args.lpips_max
     if high is not None and low >= high:
         raise ValueError(f"--lpips_min {low:g} is not below --lpips_max {high:g}")
+    rules = Rules(args, GENERATOR)
+    for name in ("tries", "lpips", "lpips_path"):
+        rules.belongs(name, "--lpips_min and --lpips_max", is_filtered(args))
+    rules.belongs("lpips_path", "--lpips pretrained", args.lpips == "pretrained")
+    for name in ("code", "temperature", "truncation"):
+        rules.belongs(name, "--view_source generated", args.view_source == "generated")
 
 
 def is_filtered(args: argparse.Namespace) -> bool:
