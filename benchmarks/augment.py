@@ -9,6 +9,10 @@ Recipes: 32 px, color_s .5, no blur; 96 px, color_s 1, blur of 9 taps with p .5;
 pictures of the views' size. On the CPU: one thread, its processor time (other work on the machine
 does not count), the methods in turns, medians; the ratio's range over the rounds in brackets. On a
 GPU (`--device cuda`): elapsed time, and the reference stays on the CPU.
+
+A second table says what folding changes: the mean of the views' values in [0, 1], and how many of
+them lie at 0 or 1, of exact views (which are torchvision's on float pictures) and of folded ones
+with the same draws, for those pictures and for the embedded scenes.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.imle_setup import machine
+from data.scenes import Scenes
 from data.views.recipes import (
     CIFAR_MEAN,
     CIFAR_STD,
@@ -116,6 +121,29 @@ def compare(size: int, batch: int, args: argparse.Namespace) -> list[str]:
     return rows
 
 
+def changes(size: int, count: int, seed: int) -> list[str]:
+    """Rows of the second table for one recipe: what folding does to the values of views."""
+    plan = RECIPES[size]._replace(mean=None, std=None)
+    scenes = Scenes("train")
+    drawn = torch.stack(
+        [torch.from_numpy(scenes.render(i, size).image).permute(2, 0, 1) for i in range(count)]
+    )
+    rows = []
+    for name, images in (("smooth", pictures(count, size, seed)), ("scenes", drawn)):
+        keys = [view_keys(seed, 0, torch.arange(count), view) for view in range(4)]
+        exact, folded = (
+            torch.cat([kind(plan)(images, key) for key in keys])
+            for kind in (ExactViews, FoldedViews)
+        )
+        ends = [((x <= 0) | (x >= 1)).double().mean().item() for x in (exact, folded)]
+        shift = folded.double().mean() / exact.double().mean() - 1
+        rows.append(
+            f"| {size} | {name} | {exact.mean():.3f} | {folded.mean():.3f} | {shift:+.1%} | "
+            f"{ends[0]:.1%} | {ends[1]:.1%} |"
+        )
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -126,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--repeats", type=int, default=9, help="rounds; the methods take turns")
     add("--times", type=int, default=4, help="batches a round, of the batched methods")
     add("--reference", type=int, default=128, help="pictures a round, of the reference")
+    add("--pictures", type=int, default=512, help="of the second table")
     add("--device", default="cpu", help="of the batched methods")
     add("--seed", type=int, default=0)
     add("--quick", action="store_true")
@@ -133,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.quick:
         args.repeats, args.times, args.batches, args.reference = 1, 1, [16], 16
+        args.pictures = 16
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     print(machine(torch.device(args.device)))
@@ -141,6 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for size in args.sizes:
         for batch in args.batches:
             print("\n".join(compare(size, batch, args)), flush=True)
+    print("\n| px | pictures | mean, exact | folded | change | at 0 or 1, exact | folded |")
+    print("|---|---|---|---|---|---|---|")
+    for size in args.sizes:
+        print("\n".join(changes(size, args.pictures, args.seed)), flush=True)
 
 
 if __name__ == "__main__":

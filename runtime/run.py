@@ -252,7 +252,7 @@ class Run:
         saved = self._saver.saved_step == self.completed
         return f"{name}: {last_words(self.completed, saved, steps != [0], requeue)}"
 
-    def _close(self, state: str, code: int, message: str) -> None:
+    def _close(self, state: str, code: int, message: str = "") -> None:
         # The status first: nothing that curves or W&B do then can change it.
         self._status(state, code, message)
         self._logs.close(code)
@@ -263,14 +263,8 @@ class Run:
         if self._lock is not None:
             self._ended = state != "running"
             self._status_timer.restart()
-            self._lock.write_status(
-                state,
-                step=self.completed,
-                nimg=self.nimg,
-                exit_code=code,
-                message=message,
-                wants_requeue=wants_requeue,
-            )
+            now: dict[str, Any] = {"step": self.completed, "nimg": self.nimg, "exit_code": code}
+            self._lock.write_status(state, **now, message=message, wants_requeue=wants_requeue)
 
     # ------------------------------------------------------------------------------ state
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import stat
 import tarfile
 import time
 import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from data.prepare.digests import pin_fault, recorded_fault, without_secrets
-from data.prepare.transfer import discard, part_of, progress, receive
+from data.prepare.transfer import attended, discard, part_of, progress, receive
 from data.prepare.workers import say
+from data.readers.tree import is_archive as has_archive_name
 from data.readers.tree import member_name
 from storage import files
 from storage.errors import DISK_ERRNOS, DataBusyError, DataDiskError, DataError, one_line
@@ -130,9 +131,11 @@ def _try(
     part = part_of(file)
     try:
         if mirror.startswith("drive:"):
-            _get_drive(mirror[len("drive:") :], part, bar)
+            drive = mirror[len("drive:") :]
+            attended(lambda given_up: _get_drive(drive, part, bar), part)
         else:
-            receive(mirror, part, file.name, bar=bar, pinned=pinned, about=about)
+            get = partial(receive, mirror, part, file.name, bar=bar, pinned=pinned, about=about)
+            attended(lambda given_up: get(given_up=given_up), part)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if mirror.startswith("drive:"):
             discard(part)
@@ -235,7 +238,7 @@ def _one_line(error: BaseException) -> str:
 
 def is_archive(file: Path) -> bool:
     """By name: what `extract` unpacks."""
-    return bool(re.search(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$", file.name.lower()))
+    return has_archive_name(file.name)
 
 
 def extract(

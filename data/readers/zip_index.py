@@ -22,7 +22,15 @@ import numpy as np
 
 from data.decode import bad_image
 from data.formats import HEAD, by_suffix, said, takes
-from data.readers.tree import Layout, NameTree, is_latent, is_visible, member_name, understand
+from data.readers.tree import (
+    Layout,
+    NameTree,
+    is_archive,
+    is_latent,
+    is_visible,
+    member_name,
+    understand,
+)
 from data.sources import PathTable, Place, is_image_name
 from storage.errors import DataError
 from storage.listing import list_digest
@@ -31,7 +39,6 @@ from storage.listing import list_digest
 MAX_MEMBER = 1 << 30
 # A list of class names.
 MAX_NOTE = 1 << 26
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
@@ -114,7 +121,7 @@ class ZipIndex:
         for name in names:
             self._check(self.members[name])
         if not names:
-            archives = [n for n in self.members if n.lower().endswith(_ARCHIVES)]
+            archives = [n for n in self.members if is_archive(n)]
             held = f"; it holds {archives[0]}, give that" if archives else ""
             what = "images or latents" if also else "images"
             other = f"; {said(by_suffix(unread))}" if unread else ""

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from storage.errors import CheckpointError, one_line
-from storage.foreign.pickles import Global, Inert, PickleError, Refused, read_pickle
+from storage.foreign.pickles import Global, Inert, PickleError, Refused, Span, read_pickle
 
 _GLOBALS = frozenset(
     "collections.OrderedDict copyreg._reconstructor copy_reg._reconstructor _codecs.encode "
@@ -51,29 +52,71 @@ STORAGES = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
-_NUMPY = {
-    torch.float16: np.float16,
-    torch.bfloat16: np.uint16,
-    torch.float32: np.float32,
-    torch.float64: np.float64,
-    torch.int64: np.int64,
-    torch.int32: np.int32,
-    torch.int16: np.int16,
-    torch.int8: np.int8,
-    torch.uint8: np.uint8,
-    torch.bool: np.bool_,
-}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zips
 _MAX_ENTRIES = 100_000
 _STORAGE_OPS = 1000
+_UNREAD = 1 << 16  # bytes from which numbers stay in the file until they are wanted
+_HEADER = 1 << 12  # of a storage: far more than the small pickles before its numbers take
 _MAX_STEP = 1 << 48  # of an offset, size or stride, in numbers; in bytes it still fits an int64
 
 
-class Storage(NamedTuple):
-    """The numbers under tensors, as they lie in the file."""
+class Whole:
+    """The file that storages are read from, as it was when it was understood."""
 
-    data: memoryview
-    dtype: torch.dtype
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self.known = path, self._identity(file)
+
+    @staticmethod
+    def _identity(file: IO[bytes]) -> tuple[int, ...]:
+        seen = os.fstat(file.fileno())
+        return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+    def read(self, offset: int, count: int) -> bytearray:
+        """`count` bytes from `offset` on. Raises PickleError if the file is another one by now."""
+        data = bytearray(count)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(offset)
+            got, view = 0, memoryview(data)
+            while got < count and (n := file.readinto(view[got:])):
+                got += n
+            if got < count or self._identity(file) != self.known:
+                raise PickleError("was changed while it was read")
+        return data
+
+
+class Storage:
+    """The numbers under tensors: the bytes `data`, or `span` of them still in a file."""
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        data: memoryview | None = None,
+        file: Whole | None = None,
+        span: Span | None = None,
+    ) -> None:
+        self.dtype, self._data, self._file, self._span = dtype, data, file, span
+        held = len(data) if data is not None else span.length if span is not None else 0
+        self.numel = held // dtype.itemsize
+
+    def part(self, first: int, count: int, *, keep: bool = False) -> torch.Tensor:
+        """Numbers `first` to `first + count`, flat, not to be written to.
+
+        keep: read all of the storage from the file, once, as for views that overlap in it.
+        """
+        if self._data is None and self._file is not None and self._span is not None:
+            step = self.dtype.itemsize
+            if not keep:
+                data = self._file.read(self._span.offset + first * step, count * step)
+                return torch.frombuffer(data, dtype=self.dtype) if data else self._none()
+            self._data = memoryview(self._file.read(self._span.offset, self._span.length))
+        if self._data is None or not count:
+            return self._none()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that bytes are read-only: nobody writes
+            return torch.frombuffer(self._data, dtype=self.dtype)[first : first + count]
+
+    def _none(self) -> torch.Tensor:
+        return torch.empty(0, dtype=self.dtype)
 
 
 class StoredTensor(NamedTuple):
@@ -92,14 +135,15 @@ class StoredTensor(NamedTuple):
         return math.prod(self.size)
 
     def make(self) -> torch.Tensor:
-        """float32, contiguous, of its own memory."""
-        numbers: np.ndarray = np.frombuffer(self.storage.data, _NUMPY[self.storage.dtype])
-        step = numbers.itemsize
-        strides = [step * n for n in self.stride]
-        view = np.lib.stride_tricks.as_strided(numbers[self.offset :], self.size, strides)
-        if self.storage.dtype == torch.bfloat16:  # the upper half of a float32
-            view = (view.astype(np.uint32) << 16).view(np.float32)
-        return torch.from_numpy(np.array(view, np.float32, order="C"))
+        """float32, contiguous, of its own memory; only its own numbers are read from a file."""
+        steps = zip(self.size, self.stride, strict=True)
+        count = self.numel() and 1 + sum((n - 1) * step for n, step in steps)
+        # A view with gaps, or of numbers that others have too, may be one of many of them.
+        keep = count != self.numel()
+        flat = self.storage.part(self.offset, count, keep=keep)
+        if not count:
+            return torch.empty(self.size)
+        return torch.empty(self.size).copy_(torch.as_strided(flat, self.size, self.stride))
 
 
 def read_modules(path: Path, classes: re.Pattern[str], names: set[str] | None = None) -> Any:
@@ -109,6 +153,9 @@ def read_modules(path: Path, classes: re.Pattern[str], names: set[str] | None = 
     classes: names `module.Class` that may occur beside those of torch, as a pattern. names: gets
     all that occur, which tells whose code wrote the file. Raises PickleError (`Refused` for a name
     that is not expected), OSError; see `reading`.
+
+    The numbers of large tensors stay in the file until they are made, which must not change till
+    then: memory is that of what is made.
     """
 
     def allowed(name: str) -> bool:
@@ -118,7 +165,13 @@ def read_modules(path: Path, classes: re.Pattern[str], names: set[str] | None = 
         return listed or classes.fullmatch(name) is not None
 
     with open(path, "rb") as file:
-        return read_pickle(file, allowed=allowed, call=_call)
+        whole = Whole(path, file)
+        return read_pickle(
+            file,
+            allowed=allowed,
+            call=lambda name, args: _call(name, args, whole),
+            unread=_UNREAD,
+        )
 
 
 @contextmanager
@@ -138,7 +191,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise CheckpointError(f"{path}: not a usable {what} ({said})") from None
 
 
-def _call(name: str, args: tuple) -> Any:
+def _call(name: str, args: tuple, whole: Whole) -> Any:
     """What stands for calling `name`: values for the few that carry them, else a description."""
     last = name.rsplit(".", 1)[-1]
     if last in ("OrderedDict", "EasyDict"):
@@ -155,7 +208,7 @@ def _call(name: str, args: tuple) -> Any:
     if last in ("_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter"):
         return _first(args, 1, name)[0]
     if last == "_load_from_bytes":
-        return _storage(_first(args, 1, name)[0])
+        return _storage(_first(args, 1, name)[0], whole)
     if last == "_reconstruct_persistent_obj":
         return _persistent(_first(args, 1, name)[0])
     if last == "_reconstructor":
@@ -197,10 +250,15 @@ def _persistent(meta: Any) -> Inert:
     raise PickleError("has a persistent object without a name or a state")
 
 
-def _storage(data: Any) -> Storage:
+def _storage(given: Any, whole: Whole) -> Storage:
     """A storage in torch.save's old format: four small pickles, the count, the numbers."""
-    if not isinstance(data, bytes):
+    if not isinstance(given, (bytes, Span)):
         raise PickleError("has a tensor storage that is no bytes")
+    span = given if isinstance(given, Span) else None
+    if isinstance(given, Span):
+        data = bytes(whole.read(given.offset, min(_HEADER, given.length)))
+    else:
+        data = given
     file = io.BytesIO(data)
 
     def persistent(key: Any) -> tuple:
@@ -227,10 +285,12 @@ def _storage(data: Any) -> Storage:
     dtype, count = found
     begin = file.tell() + 8
     said = int.from_bytes(data[begin - 8 : begin], "little", signed=True)
-    there = len(data) - begin
+    there = len(given) - begin
     if said != count or count < 0 or count * dtype.itemsize != there:
         raise PickleError(f"has a storage of {count} numbers ({said} again) in {there} bytes")
-    return Storage(memoryview(data)[begin:], dtype)
+    if span is None:
+        return Storage(dtype, memoryview(data)[begin:])
+    return Storage(dtype, file=whole, span=Span(span.offset + begin, there))
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> StoredTensor:
@@ -248,7 +308,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> StoredTensor:
     if len(size) > 8:
         raise PickleError(f"has a tensor of {len(size)} dimensions")
     tensor = StoredTensor(storage, offset, size, stride)
-    held = len(storage.data) // storage.dtype.itemsize
+    held = storage.numel
     count = tensor.numel()
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and (last >= held or count > held):

@@ -72,18 +72,49 @@ _MAKE: dict[str, Callable[[], Any]] = {
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class _Bounded:
-    """A file that is never asked for more than it holds (genops believes the lengths it reads)."""
+class Span:
+    """Bytes of a file that were not read: `length` of them from `offset` on.
 
-    def __init__(self, file: IO[bytes], end: int) -> None:
+    To genops, which asks of bytes only how many they are, it is those bytes.
+    """
+
+    __slots__ = ("length", "offset")
+
+    def __init__(self, offset: int, length: int) -> None:
+        self.offset, self.length = offset, length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class _Bounded:
+    """A file that is never asked for more than it holds (genops believes the lengths it reads).
+
+    least: bytes objects of at least so many bytes are passed over (a `Span`); None: all are read.
+    """
+
+    _BYTES = (b"B", b"\x8e")  # BINBYTES, BINBYTES8
+
+    def __init__(self, file: IO[bytes], end: int, least: int | None = None) -> None:
+        # what genops reads first of such an operation is the length, in 4 or 8 bytes
+        self._least = None if least is None else max(least, 9)
         self._file, self.end = file, end
+        self._begins, self._operation = False, b""
 
     def tell(self) -> int:
+        self._begins = True  # genops asks where it is before each operation, whose code is next
         return self._file.tell()
 
     def read(self, count: int) -> bytes:
-        if not 0 <= count <= self.end - self._file.tell():
+        here = self._file.tell()
+        if not 0 <= count <= self.end - here:
             raise PickleError(f"says {count} bytes follow, where the file ends before")
+        if self._begins:
+            self._begins, self._operation = False, self._file.read(count)
+            return self._operation
+        if self._least is not None and count >= self._least and self._operation in self._BYTES:
+            self._file.seek(count, 1)
+            return cast(bytes, Span(here, count))
         return self._file.read(count)
 
     def readline(self) -> bytes:
@@ -105,16 +136,19 @@ def read_pickle(
     call: Callable[[str, tuple], Any],
     persistent: Callable[[Any], Any] | None = None,
     max_ops: int = MAX_OPS,
+    unread: int | None = None,
 ) -> Any:
     """The value of the pickle that begins at the file's position, which then is behind it.
 
     allowed(name): whether a global `module.name` may occur. call(name, args): what stands for the
     result of calling it, by our own code; `Inert(name, args)` where nothing is known. persistent:
     the same for persistent ids; None refuses them. Python-2 strings come as latin-1 str, sets as
-    lists, byte arrays as bytes. Raises Refused, PickleError.
+    lists, byte arrays as bytes. unread: bytes objects of at least so many bytes come as a `Span` of
+    the file, not read. Raises Refused, PickleError.
     """
     try:
-        return _Machine(allowed, call, persistent, max_ops).run(_Bounded(file, file_end(file)))
+        bounded = _Bounded(file, file_end(file), unread)
+        return _Machine(allowed, call, persistent, max_ops).run(bounded)
     except (PickleError, MemoryError, OSError):
         raise
     except Exception as error:  # the bytes come from outside: anything can be wrong with them
@@ -242,7 +276,8 @@ class _Machine:
         # What a call is given it may copy or walk through. A file that is honest gives each thing
         # to one call; one that gives the same long list to 100,000 would fill any memory.
         self.left -= len(args)
-        self.left -= sum(len(a) for a in args if isinstance(a, (str, bytes, list, tuple, dict)))
+        sized = (str, bytes, list, tuple, dict, Span)
+        self.left -= sum(len(a) for a in args if isinstance(a, sized))
         if self.left < 0:
             raise PickleError("calls with the same values over and over")
         return self.call(name, args)

@@ -248,6 +248,17 @@ def test_what_folding_changes(color_s, mean, most):
     assert change.mean((1, 2, 3)).max() < most
 
 
+@pytest.mark.parametrize(("color_s", "brighter", "more"), [(0.5, 0.01, 1.7), (1.0, 0.02, 2.4)])
+def test_in_which_direction_folding_changes_views(color_s, brighter, more):
+    """As --help of --exact_augs and docs/simclr.md have it: brighter, more values at 0 or 1."""
+    plan = recipe("cifar", color_s=color_s)
+    images, some = pictures(512, 32, 32, smooth=True), keys(512)
+    exact, folded = ExactViews(plan)(images, some), FoldedViews(plan)(images, some)
+    assert 1 < folded.mean() / exact.mean() < 1 + brighter
+    ends = [((x <= 0) | (x >= 1)).double().mean() for x in (exact, folded)]
+    assert 1.2 < ends[1] / ends[0] < more
+
+
 # ------------------------------------------------------------------------------------ draws
 
 
