@@ -106,6 +106,11 @@ GENERATOR = (
     "--preset cpu-small --precision bf16 --search_precision bf16 --gpus cpu --wandb disabled "
     "--save_every 64"
 )
+QUICK = (
+    "--crop_size 16 --num_images 32 --bs 8 --n_ramp 0 --precision fp32 --num_workers 0 "
+    "--view_precision fp32"
+)
+QUICK_IMLE = "--preset smoke --outer_loops 1 --num_iteration 2"
 # Options of execution, and those that name files and folders: what these hold is compared instead.
 NOT_COMPARED = (*tagged(isicle_options.OPTIONS, EXECUTION), "net", "cache")
 OWN = ("epochs", "seed", "pair", "augs", "f", "num_synth")  # not to be in --extra
@@ -135,9 +140,16 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--extra", default="", help="options for all arms, in quotes")
     parser.add_argument("--imle", default="", help="options for the generator's training")
     parser.add_argument("--report", action="store_true", help="write the report of what is there")
+    parser.add_argument(
+        "--quick", action="store_true", help="two tiny arms on scenes, a minute: does it run?"
+    )
     parser.set_defaults(gpus=[])  # one process; arms have the --gpus of --extra
     prepare(parser)
     args = parser.parse_args(argv)
+    if args.quick:
+        args.data, args.seeds, args.epochs, args.k = "scenes", [0], 1, 1
+        args.only = ["crop+flip-real-real", "crop+flip-mixed"]
+        args.extra, args.imle = f"{QUICK} {args.extra}", f"{QUICK_IMLE} {args.imle}"
     if args.k < 0:
         parser.error(f"--k {args.k}: views a picture, or 0")
     for pattern in [*args.only, *args.key]:

@@ -7,7 +7,6 @@ Who starts the processes: `runtime.launch`, torchrun or srun; who is who: `runti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,21 +14,25 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from runtime.place import STORE, place, slurm_meeting_point
+from runtime.meeting import Meeting
+from runtime.place import place
 from storage.console import tell
-from storage.errors import RunError, UsageError, first_line
+from storage.errors import RunError, WaitError, first_line
+from storage.waiting import wait_limit
 
 T = TypeVar("T")
+_MEET_S = 300.0  # seconds that ranks wait for one another to be started
 BUCKET_BYTES = 25 * 2**20  # flat all-reduce size: large enough for bandwidth, small beside a model
 
 # ------------------------------------------------------------------------------------------- ranks
 
 
-def init(device: torch.device | None = None, *, timeout_s: float = 1800.0) -> None:
+def init(device: torch.device | None = None, *, timeout_s: float | None = None) -> None:
     """Join the other processes, if there are any. Idempotent; does nothing in a single process.
 
-    `timeout_s`: how long a collective waits for a slow rank. Errors: RunError when the ranks do not
-    meet within five minutes.
+    `timeout_s`: how long a collective waits for a slow rank, by default
+    `runtime.workers.wait_limit()`. Whom this process waits for is said when they are not there at
+    once. Errors: WaitError when the ranks do not meet within five minutes.
     """
     here = place()
     if here.world == 1 or dist.is_initialized():
@@ -39,41 +42,32 @@ def init(device: torch.device | None = None, *, timeout_s: float = 1800.0) -> No
     # lets go of a tensor while the interpreter ends aborts the process.
     from torch.distributed.nn import functional  # noqa: F401
 
+    seconds = wait_limit() if timeout_s is None else timeout_s
     cuda = device is not None and device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-    meet = timedelta(seconds=min(300.0, timeout_s))
-    env = os.environ
-    store: dist.Store | None
-    try:
-        if here.source == "spawn":
-            # One machine: a file needs no port that somebody else could take meanwhile.
-            where = env[STORE]
-            store = dist.FileStore(where, here.world)
-            store.set_timeout(meet)
-        elif here.source == "slurm":
-            host, port = slurm_meeting_point(env)
-            where = f"{host}:{port}"
-            store = dist.TCPStore(host, port, here.world, here.rank == 0, meet)
-        else:
-            where = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
-            store = None
+    meeting = Meeting(here, min(_MEET_S, seconds))
+
+    def join() -> None:
+        if cuda:
+            torch.cuda.set_device(device)  # of this thread
+        store = meeting.store()
         dist.init_process_group(
             backend="cpu:gloo,cuda:nccl" if cuda else "gloo",
             init_method="env://" if store is None else None,
             store=store,
             rank=here.rank,
             world_size=here.world,
-            timeout=timedelta(seconds=timeout_s),
+            timeout=timedelta(seconds=seconds),
         )
         all_reduce_max(0)  # connects everyone now, where a failure can still be explained
-    except UsageError:
+
+    try:
+        meeting.wait(join)
+    except RunError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(
-            f"rank {here.rank} of {here.world} could not meet the others at {where}: "
-            f"{first_line(error)}"
-        ) from error
+        raise WaitError(f"{meeting.failed()}: {first_line(error)}; {meeting.advice()}") from error
 
 
 def shutdown() -> None:

@@ -29,14 +29,19 @@ from typing import Any
 import torch
 
 from runtime.distributed import shutdown
-from runtime.place import CPU_RANKS, STORE, check_gpus, place, words
+from runtime.grace import grace_limit
+from runtime.place import CPU_RANKS, STORE, check_gpus, place, shell_of_several, words
 from storage.console import tell
 from storage.errors import UsageError, first_line
+from storage.waiting import WAIT
 
 Main = Callable[[argparse.Namespace], object]
 
 _TRACEBACK = "IMLE_LAB_TRACEBACK"
-_PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 75)  # exit codes that mean something (storage.errors)
+_PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 9, 75)  # exit codes that mean something (storage.errors)
+# What gloo and NCCL say when a rank does not come to a collective.
+_LATE = r"Timed out waiting|collective operation timeout|timed out after \d+ ?m?s"
+_SPARE_S = 4.0  # that ranks have over the grace time, before SIGKILL
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -56,6 +61,11 @@ def launch(
         count = _ranks_to_spawn(getattr(args, "gpus", None))
     except UsageError as error:
         sys.exit(_report(error, ""))
+    if tasks := shell_of_several():
+        tell(
+            f"SLURM has {tasks} tasks here, but this was started in a shell: running alone (srun "
+            "python ... starts one process a task)"
+        )
     code = call_main(main, args) if count == 1 else _spawn(main, args, count, start_method, grace_s)
     if code != 0:
         sys.exit(code)
@@ -120,7 +130,12 @@ def _common_failure(error: BaseException, text: str) -> tuple[int | None, str]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 7, f"no space left: {first}"
     if isinstance(error, RuntimeError) and re.search(r"Connection (closed|reset) by peer", text):
-        return 1, "lost contact with another rank, which ended or died"
+        return 9, "lost contact with another rank, which ended or died"
+    if isinstance(error, RuntimeError) and re.search(_LATE, text):
+        return 9, (
+            f"another rank did not answer in time: it is stopped, stuck or dead ({WAIT}, in "
+            "seconds, is how long ranks wait)"
+        )
     return None, text
 
 
@@ -204,6 +219,7 @@ def _watch(
     """Wait for all ranks. Returns (rank, exit code) in the order they ended."""
     ended: list[tuple[int, int]] = []
     term_at = kill_at = math.inf
+    asked = False
     while len(gone) < len(ranks):
         sentinels: dict[Any, int] = {p.sentinel: r for r, p in enumerate(ranks) if r not in gone}
         timeout = min(term_at, kill_at) - time.monotonic()
@@ -223,6 +239,9 @@ def _watch(
                 # 75 is an orderly end: another rank may still be writing the checkpoint.
                 term_at = min(term_at, time.monotonic() + (600.0 if code == 75 else grace_s))
         now = time.monotonic()
+        if not asked and signal.SIGTERM in forwarded:
+            # They end themselves by then, but for one that is stopped.
+            asked, kill_at = True, min(kill_at, now + grace_limit() + _SPARE_S)
         if now >= kill_at:
             send(signal.SIGKILL)
             kill_at = math.inf
@@ -238,6 +257,7 @@ def _overall_code(ended: Sequence[tuple[int, int]], forwarded: Sequence[int]) ->
     failed = [c for c in codes if c != 0]
     if not failed:
         return 0
-    meaningful = [c for c in failed if c in _PROTOCOL]
+    meaningful = [c for c in failed if c in _PROTOCOL and c != 9]  # 9: another one's failure
+    meaningful = meaningful or [c for c in failed if c == 9]
     first = meaningful[0] if meaningful else failed[0]
     return 128 - first if first < 0 else first

@@ -24,6 +24,7 @@ from storage.console import tell
 from storage.errors import UsageError
 
 CPU_RANKS = "IMLE_LAB_CPU_RANKS"
+_SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "csh", "tcsh", "fish")
 STORE = "IMLE_LAB_STORE"  # a file; set by the launcher for its own ranks only
 
 
@@ -55,7 +56,7 @@ def place(env: Mapping[str, str] | None = None) -> Place:
         source = "spawn" if STORE in env else "torchrun"
         local = env_int(env, "LOCAL_RANK") if "LOCAL_RANK" in env else 0
         found = Place(env_int(env, "RANK"), env_int(env, "WORLD_SIZE"), local, source)
-    elif "SLURM_PROCID" in env and not _slurm_batch_shell(env):
+    elif "SLURM_PROCID" in env and not _slurm_shell(env):
         tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
         world = env_int(env, tasks) if tasks in env else 1
         local = env_int(env, "SLURM_LOCALID") if "SLURM_LOCALID" in env else 0
@@ -69,10 +70,38 @@ def place(env: Mapping[str, str] | None = None) -> Place:
     return found
 
 
-def _slurm_batch_shell(env: Mapping[str, str]) -> bool:
+def _slurm_shell(env: Mapping[str, str]) -> bool:
     # In a batch script, outside srun, SLURM sets PROCID=0 and NTASKS to the whole job's: believing
-    # them would mean waiting for tasks that nobody started. Only srun sets a step id.
-    return "SLURM_TASK_PID" in env and "SLURM_STEP_ID" not in env and "SLURM_STEPID" not in env
+    # them would mean waiting for tasks that nobody started. Only srun sets a step id; those of the
+    # batch script and of salloc's shell are names, or numbers from 2**32 - 16 on.
+    step = env.get("SLURM_STEP_ID", env.get("SLURM_STEPID"))
+    if step is None:
+        return "SLURM_TASK_PID" in env
+    if not step.isdigit() or int(step) >= 2**32 - 16:
+        return True
+    # `srun --pty bash`: one types into the shell of task 0, and the others have no terminal.
+    return "SLURM_PTY_PORT" in env and _is_bare_shell(env.get("SLURM_TASK_PID", ""))
+
+
+def _is_bare_shell(pid: str) -> bool:
+    """Whether a process is a shell that reads commands from its terminal, and not a script."""
+    try:
+        with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
+            words_ = file.read().decode(errors="replace").rstrip("\0").split("\0")
+    except (OSError, ValueError):
+        return False
+    name = os.path.basename(words_[0]).lstrip("-")
+    options = words_[1:]
+    return name in _SHELLS and all(o.startswith("-") and o != "-c" for o in options)
+
+
+def shell_of_several(env: Mapping[str, str] | None = None) -> int:
+    """Tasks of the SLURM step or job in whose shell this process was started alone; else 0."""
+    env = os.environ if env is None else env
+    if "SLURM_PROCID" not in env or "WORLD_SIZE" in env or not _slurm_shell(env):
+        return 0
+    count = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or "1"
+    return int(count) if count.isdigit() and int(count) > 1 else 0
 
 
 def first_host(nodelist: str) -> str:

@@ -263,14 +263,8 @@ class Run:
         if self._lock is not None:
             self._ended = state != "running"
             self._status_timer.restart()
-            self._lock.write_status(
-                state,
-                step=self.completed,
-                nimg=self.nimg,
-                exit_code=code,
-                message=message,
-                wants_requeue=wants_requeue,
-            )
+            now: dict[str, Any] = {"step": self.completed, "nimg": self.nimg, "exit_code": code}
+            self._lock.write_status(state, **now, message=message, wants_requeue=wants_requeue)
 
     # ------------------------------------------------------------------------------ state
 

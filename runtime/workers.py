@@ -28,29 +28,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from runtime.preemption import shield_worker
-from storage.errors import OutOfMemory, UsageError, WaitError, first_line, one_line
+from storage.console import tell
+from storage.errors import OutOfMemory, WaitError, first_line, one_line
+from storage.waiting import STATES, WAIT, state_of, wait_limit
 
-WAIT = "IMLE_LAB_WAIT_S"
-WAIT_S = 1800.0  # seconds after which a wait for another process is given up
 NOTICE_S = 60  # seconds of waiting after which a line says so
 SHARED = "/dev/shm"
 _SIGNS = "DataLoader worker|data worker|shared memory|items of ancdata|open files"
-_STATES = {"T": "stopped", "t": "stopped by a debugger", "D": "in a read of the disk or network"}
-
-
-def wait_limit() -> float:
-    """Seconds to wait for a worker or another rank: IMLE_LAB_WAIT_S, else 1800.
-
-    Errors: UsageError for a value that is no positive number.
-    """
-    said = os.environ.get(WAIT, "").strip()
-    try:
-        limit = float(said) if said else WAIT_S
-    except ValueError:
-        limit = 0.0
-    if not 0 < limit < 1e9:
-        raise UsageError(f"{WAIT}={said!r} is not a number of seconds above 0")
-    return limit
 
 
 def read(loader: DataLoader) -> Iterator[Any]:
@@ -157,17 +141,16 @@ class Watch:
                 return
             if self._waited - said >= (NOTICE_S if not said else 10 * NOTICE_S):
                 said = self._waited
-                print(
+                tell(
                     f"{self._what()}; giving up after {self.limit:g} s ({WAIT}); "
                     f"{_advice(self.workers)}",
-                    file=sys.stderr,
-                    flush=True,
+                    sys.stderr,
                 )
 
     def _what(self) -> str:
         line = f"no pictures from the data workers for {self._waited:.0f} s"
         states = [(pid, state_of(pid)) for pid in self.pids if pid is not None]
-        odd = [f"process {pid} is {_STATES[s]}" for pid, s in states if s in _STATES]
+        odd = [f"process {pid} is {STATES[s]}" for pid, s in states if s in STATES]
         return line + (f" ({', '.join(odd[:4])})" if odd else "")
 
 
@@ -176,15 +159,6 @@ def _advice(workers: int) -> str:
         f"--num_workers 0 (now {workers}) reads without workers, so that the error shows, if there "
         "is one"
     )
-
-
-def state_of(pid: int) -> str:
-    """The letter that the system has for what a process does (T: stopped); "" if it has none."""
-    try:
-        with open(f"/proc/{pid}/stat") as table:
-            return table.read().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
 
 
 # ------------------------------------------------------------------------------- in the workers

@@ -21,17 +21,23 @@ import os
 import re
 import shutil
 import signal
+import sys
+import time
 import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from storage.console import tell
 from storage.errors import DataBusyError, DataDiskError
+from storage.waiting import WAIT, doing, wait_limit
 
 _TEMPORARY = re.compile(r"\.tmp-.*-[0-9a-f]{8}", re.DOTALL)
 _NAME_BYTES = 200  # of a final name in a temporary's: file systems end at 255
 _BLOCK = 1 << 20
+_POLL_S = 0.1  # between two looks at a lock
+_LOCK_S = 24 * 3600.0  # a large data set may take its first process hours
 
 # ------------------------------------------------------------------------------------- fail points
 
@@ -438,15 +444,15 @@ class CannotLock(OSError):
 class Lock:
     """An exclusive lock on `path`, a file with `note` in it that says who holds it.
 
-    The system drops it however the process dies. wait: until it is free, else Busy. Children
-    forked while it is held let go of it, so that it never outlives its owner. Errors: OSError where
+    The system drops it however the process dies. Errors: Busy where it is taken. Children forked
+    while it is held let go of it, so that it never outlives its owner. Errors: OSError where
     the file cannot be made, CannotLock.
     """
 
-    def __init__(self, path: Path, note: str, *, wait: bool = False) -> None:
+    def __init__(self, path: Path, note: str) -> None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(handle, 4096, 0).decode(errors="replace")
             os.close(handle)
@@ -511,15 +517,31 @@ def holder_of(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def locked(file: Path, *, wait: bool, what: str) -> Iterator[None]:
-    """Hold the `Lock` on `file` while preparing `what`. Errors: DataBusyError, DataDiskError."""
+    """Hold the `Lock` on `file` while preparing `what`. Errors: DataBusyError, DataDiskError.
+
+    wait: for whoever has it, which is said, and up to a day; up to `storage.waiting.wait_limit()`
+    while that process is stopped.
+    """
     make_folder(file.parent)
-    try:
-        lock = Lock(file, f"process {os.getpid()} on {os.uname().nodename}", wait=wait)
-    except Busy as busy:
-        holder = busy.holder[:1000] or "another process"
-        raise DataBusyError(f"{what} is being prepared by {holder}; wait for it") from None
-    except OSError as error:
-        raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+    waited, said = 0.0, ""
+    while True:
+        try:
+            lock = Lock(file, f"process {os.getpid()} on {os.uname().nodename}")
+            break
+        except Busy as busy:
+            holder = busy.holder[:1000] or "another process"
+        except OSError as error:
+            raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
+        odd = doing(holder)
+        state = f"{holder}{f', which is {odd}' if odd else ''}"
+        if not wait or waited > (wait_limit() if odd else _LOCK_S):
+            instead = f"gave up after {waited:.0f} s ({WAIT})" if wait else "wait for it"
+            raise DataBusyError(f"{what} is being prepared by {state}; {instead}") from None
+        if state != said and (waited >= 1 or odd):
+            tell(f"waiting for {what}, which is being prepared by {state}", sys.stderr)
+            said = state
+        time.sleep(_POLL_S)
+        waited += _POLL_S
     try:
         yield
     finally:

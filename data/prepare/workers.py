@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from runtime.workers import Watch, end_with_parent, wait_limit
+from runtime.workers import Watch, end_with_parent
 from storage.errors import DataError
+from storage.waiting import wait_limit
 
 _WINDOW = 512
 

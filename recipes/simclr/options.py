@@ -60,7 +60,7 @@ PRESETS = {
         "bs 1000",
         "data": "cifar10", "backbone": "resnet50", "bs": 1000, "epochs": 1000, "opt": "adam",
         "mm": [0.9, 0.99], "lr": 1e-3, "wd": 1e-6, "lars": 1, "color_s": 0.5, "temp": 0.5,
-        "eval": "test",
+        "eval": "test", "probe_augs": "train",
     },
     "mini-64cv": {
         "_help": "miniImagenet, cross-validated within its 64 train classes; episodes on the 20 "

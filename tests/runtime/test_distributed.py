@@ -1,6 +1,8 @@
 """Joining several processes, and collectives against one-process arithmetic."""
 
+import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -10,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime import distributed
+from runtime import distributed, launch, meeting
 from runtime.place import place
-from storage.errors import RunError
+from storage.errors import RunError, WaitError
 from tests import gloo
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -81,6 +83,54 @@ def test_ranks_that_do_not_meet_say_so():
     (said,) = gloo.run(1, lonely_rank, join=False, env={"WORLD_SIZE": "2"}, timeout=30)
     assert said.startswith("rank 1 of 2 could not meet the others at 127.0.0.1:")
     assert "\n" not in said
+
+
+def waiting_rank(kind):
+    os.environ.pop("IMLE_LAB_STORE")
+    if kind == "slurm":
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            os.environ.pop(name)
+        os.environ.update(SLURM_PROCID="0", SLURM_NTASKS="4", SLURM_STEP_ID="0")
+        os.environ.update(SLURM_JOB_NODELIST="gpu03", SLURM_NNODES="1", SLURM_JOB_ID="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    meeting._AT_ONCE_S = 0.1
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            distributed.init(torch.device("cpu"), timeout_s=0.5)
+        except WaitError as error:
+            return said.getvalue(), str(error), error.exit_code
+        return "they met", "", 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "alone"), [("slurm", "env -u SLURM_PROCID"), ("torchrun", "env -u RANK -u WORLD_SIZE")]
+)
+def test_whom_a_process_waits_for_is_said_at_once(kind, alone):
+    """As in a shell of `srun -n4 --pty`, or with the variables of a job before."""
+    ((said, failed, code),) = gloo.run(
+        1, waiting_rank, kind, join=False, env={"WORLD_SIZE": "4"}, timeout=30
+    )
+    assert code == 9 and said.count("\n") == 1
+    assert "process 0 of 4: waiting for the others at 127.0.0.1:" in said
+    assert "(1 of 4 are there), at most 0.5 s" in said
+    assert f"to run alone: {alone} python" in said and alone in failed
+    assert failed.startswith("rank 0 of 4 could not meet the others at 127.0.0.1:")
+
+
+def late_rank():
+    distributed.init(torch.device("cpu"), timeout_s=0.5)
+    distributed.barrier()
+    if distributed.rank() == 1:
+        time.sleep(1.5)
+        return None
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        return launch.call_main(lambda _: distributed.barrier(), None), said.getvalue()
+
+
+def test_a_collective_without_one_rank_ends_in_a_line():
+    (code, said), _ = gloo.run(2, late_rank, join=False, timeout=30)
+    assert code == 9 and said.count("\n") == 1
+    assert "another rank" in said and "IMLE_LAB_WAIT_S" in said
 
 
 # --- collectives

@@ -87,7 +87,7 @@ def slow_save(folder):
 
 @pytest.mark.parametrize(
     ("target", "place"),
-    [(stuck_loader, "data/samplers.py"), (in_a_library, "tests/runtime/test_grace.py")],
+    [(stuck_loader, "runtime/workers.py"), (in_a_library, "tests/runtime/test_grace.py")],
 )
 def test_sigterm_ends_what_is_stuck(target, place, tmp_path):
     log = tmp_path / "log"

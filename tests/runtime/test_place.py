@@ -1,6 +1,9 @@
 """Where a process is, by the variables of its launcher; its meeting point and its device."""
 
 import os
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +43,30 @@ def test_a_batch_script_is_one_process():
     env = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_TASK_PID": "77"}
     assert place.place(env) == (0, 1, 0, "one")
     assert place.place({**env, "SLURM_STEP_ID": "0"}) == (0, 8, 0, "slurm")
+
+
+def test_shells_of_salloc_and_of_the_batch_script_by_their_step():
+    env = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_TASK_PID": "77"}
+    for step in ("4294967290", "4294967291", "batch", "interactive"):
+        assert place.place({**env, "SLURM_STEP_ID": step}) == (0, 1, 0, "one")
+        assert place.shell_of_several({**env, "SLURM_STEP_ID": step}) == 8
+    assert place.shell_of_several({**env, "SLURM_STEP_ID": "3"}) == 0
+    assert place.shell_of_several({}) == 0
+
+
+def test_a_terminal_of_srun_is_one_process_where_a_shell_reads_it():
+    env = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}
+    for command, alone in ((["sh"], True), (["sh", "-s"], True), (["sh", "-c", "read x"], False)):
+        shell = subprocess.Popen(command, stdin=subprocess.PIPE)
+        while not Path(f"/proc/{shell.pid}/cmdline").read_text().startswith("sh"):
+            time.sleep(0.001)
+        of_pty = {**env, "SLURM_TASK_PID": str(shell.pid), "SLURM_PTY_PORT": "41000"}
+        assert (place.place(of_pty).world == 1) == alone
+        assert place.shell_of_several(of_pty) == 4 * alone
+        shell.communicate(b"")
+    # srun's task is the script itself, or nobody knows what it is
+    for pid in (str(os.getpid()), "0", "many", ""):
+        assert place.place({**env, "SLURM_TASK_PID": pid, "SLURM_PTY_PORT": "41000"}).world == 4
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import files
+from storage import files, waiting
 from storage.errors import DataBusyError, DataDiskError, first_line, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -389,6 +390,34 @@ def test_two_processes_and_the_lock(tmp_path):
     assert end(second) == 0 and (tmp_path / "then").exists()
     with files.locked(path, wait=False, what="x"):
         pass
+
+
+def _hold(path, pipe):
+    with files.locked(path, wait=False, what="x"):
+        pipe.send(os.getpid())
+        pipe.recv()
+
+
+def test_who_waits_for_a_lock_says_whom_for_and_not_without_end(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "lock"
+    ours, theirs = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(path, theirs))
+    holder.start()
+    pid = ours.recv()
+    os.kill(pid, signal.SIGSTOP)
+    while waiting.state_of(pid) != "T":
+        time.sleep(0.001)
+    monkeypatch.setenv(waiting.WAIT, "0.3")
+    said = f"x is being prepared by process {pid} on {os.uname().nodename}, which is stopped"
+    with pytest.raises(DataBusyError, match=said) as caught:
+        with files.locked(path, wait=True, what="x"):
+            pass
+    assert "IMLE_LAB_WAIT_S" in str(caught.value)
+    assert capsys.readouterr().err == f"waiting for {said.replace(' is', ', which is', 1)}\n"
+    os.kill(pid, signal.SIGCONT)
+    ours.send("done")
+    with files.locked(path, wait=True, what="x"):
+        holder.join()
 
 
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path):

@@ -8,6 +8,7 @@ import os
 import sys
 import tarfile
 import threading
+import time
 import types
 import urllib.request
 import zipfile
@@ -45,6 +46,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(GOOD)))
             self.end_headers()
             self.wfile.write(GOOD[:5000])
+        elif name in ("silent.zip", "trickle.zip", "headers.zip"):  # accepts, and then
+            if name != "headers.zip":
+                self.send_response(200)
+                self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(60):
+                    time.sleep(0.05)
+                    if name != "silent.zip":
+                        self.wfile.write(b"X")
+                        self.wfile.flush()
         elif name.startswith("to?"):
             self.send_response(302)
             self.send_header("Location", name[3:])
@@ -159,6 +170,25 @@ def test_two_processes_download_once(server, tmp_path):
     for p in both:
         p.join()
     assert [p.exitcode for p in both] == [0, 0] and server.hits == ["good.zip"]
+
+
+@pytest.mark.parametrize("name", ["silent.zip", "trickle.zip", "headers.zip"])
+def test_a_server_that_sends_nothing_or_a_trickle(server, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(transfer, "PATIENCE", 0.4)
+    began = time.monotonic()
+    fetch([server.url + name, server.url + "good.zip"], tmp_path / "x", bar=False)
+    assert time.monotonic() - began < 2 and (tmp_path / "x").read_bytes() == GOOD
+    with pytest.raises(DataError, match=r"(stalled|too slow): \d+ bytes in.*Place the file at"):
+        fetch([server.url + name], tmp_path / "y", bar=False)
+
+
+def test_google_drive_that_sends_nothing(tmp_path, monkeypatch):
+    module = types.ModuleType("gdown")
+    module.download = lambda **options: time.sleep(3)  # it sets no timeout
+    monkeypatch.setitem(sys.modules, "gdown", module)
+    monkeypatch.setattr(transfer, "PATIENCE", 0.4)
+    with pytest.raises(DataError, match="stalled: 0 bytes"):
+        fetch(["drive:abc"], tmp_path / "x", bar=False)
 
 
 def test_web_page_kinds(tmp_path):
