@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from data.listing import listing_of
+from imle.pool import used_fraction
 from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, idle, run_name
 from recipes.imle.step import imle_gradients
@@ -107,6 +108,8 @@ def main(args: argparse.Namespace) -> None:
                 search = loader.last_search
                 run.log(**{"search loss": search.losses.sum(1).mean()})
                 run.log(**{"time/search_s": search.seconds})
+                if args.unconditional:  # far below 1: images share samples, a larger pool helps
+                    run.log(used_fraction=used_fraction(search.winners))
 
             # The loss of the outputs on all levels, --bs_gpu rows at a time.
             batch_loss = imle_gradients(

@@ -52,7 +52,7 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--guide", required=True, help="snapshot of the weak network")
+    parser.add_argument("--guide", help="snapshot of the weak network (required but for --quick)")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--data", default="mnist", help="with a train and a test split")
     parser.add_argument("--res", type=int, default=32)
@@ -63,8 +63,19 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", help="only these (default: all)")
     parser.add_argument("--held_out", type=int, default=2000)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument(
+        "--quick", action="store_true", help="two tiny arms on scenes, a minute: does it run?"
+    )
     prepare(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.split = "val" if args.quick else "test"
+    if args.quick:
+        args.data, args.res, args.channels, args.super_batch = "scenes", 8, 8, 20
+        args.duration, args.seeds, args.held_out = 40, [0], 20
+        args.arms = [name for name in ("none", "jest") if name in (args.arms or ("none", "jest"))]
+    elif args.guide is None:
+        parser.error("the following arguments are required: --guide")
+    return args
 
 
 def arms(args: argparse.Namespace) -> dict[str, str]:
@@ -109,7 +120,7 @@ def held_out_loss(args: argparse.Namespace, folder: Path) -> float:
     net = Precond(**snapshot.config["net"])
     net.load_state_dict(snapshot.state_dict)
     net.eval().compute_dtype = torch.float32
-    images = LabelledImages(open_source(f"{args.data}/test", data_home()), args.res)
+    images = LabelledImages(open_source(f"{args.data}/{args.split}", data_home()), args.res)
     count = min(args.held_out, len(images))
     loss_fn = EDM2Loss(**snapshot.config["loss"])
     # Midpoints of SIGMAS parts of equal weight of ln(sigma) ~ N(P_mean, P_std^2).

@@ -60,6 +60,7 @@ from evaluation.intervals import mean_share_interval, paired_images, paired_t
 from generators.files import open_network
 from recipes.imle import options as imle_options
 from recipes.isicle import options as isicle_options
+from recipes.isicle.options import all_synthetic
 from recipes.views import options as view_options
 from runtime.cli import prepare
 from runtime.launch import launch
@@ -105,6 +106,11 @@ GENERATOR = (
     "--preset cpu-small --precision bf16 --search_precision bf16 --gpus cpu --wandb disabled "
     "--save_every 64"
 )
+QUICK = (
+    "--crop_size 16 --num_images 32 --bs 8 --n_ramp 0 --precision fp32 --num_workers 0 "
+    "--view_precision fp32"
+)
+QUICK_IMLE = "--preset smoke --outer_loops 1 --num_iteration 2"
 # Options of execution, and those that name files and folders: what these hold is compared instead.
 NOT_COMPARED = (*tagged(isicle_options.OPTIONS, EXECUTION), "net", "cache")
 OWN = ("epochs", "seed", "pair", "augs", "f", "num_synth")  # not to be in --extra
@@ -134,9 +140,16 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--extra", default="", help="options for all arms, in quotes")
     parser.add_argument("--imle", default="", help="options for the generator's training")
     parser.add_argument("--report", action="store_true", help="write the report of what is there")
+    parser.add_argument(
+        "--quick", action="store_true", help="two tiny arms on scenes, a minute: does it run?"
+    )
     parser.set_defaults(gpus=[])  # one process; arms have the --gpus of --extra
     prepare(parser)
     args = parser.parse_args(argv)
+    if args.quick:
+        args.data, args.seeds, args.epochs, args.k = "scenes", [0], 1, 1
+        args.only = ["crop+flip-real-real", "crop+flip-mixed"]
+        args.extra, args.imle = f"{QUICK} {args.extra}", f"{QUICK_IMLE} {args.imle}"
     if args.k < 0:
         parser.error(f"--k {args.k}: views a picture, or 0")
     for pattern in [*args.only, *args.key]:
@@ -475,6 +488,24 @@ def collect(args: argparse.Namespace) -> tuple[dict[Piece, dict[str, Any]], str]
     return by, about_generator(args) or said
 
 
+def refuse_equal_views(args: argparse.Namespace, piece: Piece, asked: argparse.Namespace) -> None:
+    """UsageError, before views are drawn, for an arm whose two views would be the same ones."""
+    source = ARMS[piece.arm][1]
+    if not (source and args.k and asked.augs == "none" and all_synthetic(asked)):
+        return
+    how = view_options.get_args(None, drawing(args, source))
+    if how.views == 1:
+        raise UsageError(
+            f"{piece.arm} with --k {args.k}: both views of a picture would be the one that is "
+            "stored; --k 2 or more, or --k 0, or leave the arm out"
+        )
+    if how.code == "fixed" or how.view_source == "upsampled" or how.temperature == 0:
+        raise UsageError(
+            f"{piece.arm} with --draw {args.draw!r}: both views of a picture would be equal; draw "
+            "views that differ, or leave the arm out"
+        )
+
+
 def main(args: argparse.Namespace) -> None:
     # What is wrong with options is said now, not after hours.
     if any(source for _, source in map(ARMS.get, {piece.arm for piece in pieces(args)})):
@@ -493,6 +524,7 @@ def main(args: argparse.Namespace) -> None:
                 raise UsageError(
                     f"--extra: --{name} is what makes an arm, or an option of this one"
                 )
+        refuse_equal_views(args, piece, asked)
     if args.net:
         generator(args)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -31,13 +31,16 @@ def rate(
     raise AssertionError("never reached")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Scenes per second on one core.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 256])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
     prepare(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.sizes, args.seconds, args.rounds = [16], 0.01, 1
     print(f"{'size':>5} {'style':>6} {'flood':>6} {'what':>6} {'scenes/s':>9} {'per cpu s':>10}")
     for size in args.sizes:
         for style, flooded, everything in (

@@ -7,10 +7,11 @@
 
 --source of `convert` is whatever the training scripts take: a folder (split/class/picture,
 class/picture or pictures), a zip of one, a set of this layout, a name in the data directory
-(`mnist`, `camnet3_deci`), "scenes", CIFAR-10's tar or folder, a folder of MNIST's idx files. Grey
-pictures become RGB. Labels are those of its dataset.json, else of its class folders if there are
-two or more. --dest is NAME.zip, or a folder that is empty or not there; it appears when it is
-whole. Afterwards `--data NAME.zip` works.
+(`mnist`, `camnet3_deci`), "scenes", a tar or folder of CIFAR or STL-10, a folder of MNIST's idx
+files, COCO's root folder (all its pictures; train2017 and val2017 are classes, as NVIDIA's tool has
+it). Grey pictures become RGB. Labels are those of its dataset.json, else of its class folders if
+there are two or more. --dest is NAME.zip, or a folder that is empty or not there; it appears when
+it is whole. Afterwards `--data NAME.zip` works.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import numpy as np
 from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
+from data.readers.folders import FolderSource
 from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
 from runtime.cli import prepare
 from runtime.options import add_names
@@ -377,10 +379,21 @@ def _in_batches(
     return count
 
 
+def _is_coco(root: Path) -> bool:
+    """Whether a folder is COCO's root: annotations beside train2017 and the like."""
+    if not (root / "annotations").is_dir() or (root / LABELS).exists():
+        return False
+    years = re.compile(r"(train|val|test|unlabeled)20\d\d")
+    return any(years.fullmatch(e.name) and e.is_dir() for e in root.iterdir())
+
+
 def open_input(spec: str, split: str, data_path: Path | None) -> Source:
     """The data set that --source names. A dataset.json that lacks labels counts as none at all."""
     from data.registry import open_source
 
+    root = Path(spec).expanduser()
+    if _is_coco(root):
+        return FolderSource(root, as_nvidia=True)
     for path in (Path(spec).expanduser(), Path(f"{spec}.zip").expanduser()):
         if (path.is_dir() or zipfile.is_zipfile(path)) and is_edm(path):
             return EdmSource(path, partial=True)

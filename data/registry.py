@@ -35,6 +35,7 @@ EXAMPLE_SIZES = (16, 32, 64)  # in a hint, where nobody has asked for any
 # Names used elsewhere for sets that have another one here.
 ALIASES = {"tiny": "tinyImagenet"}
 _CIFAR = "https://www.cs.toronto.edu/~kriz"  # who publishes md5 of both CIFARs beside them
+_STL = "https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
 _TINY = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
@@ -73,6 +74,18 @@ KNOWN: dict[str, Known] = {
         pins={f"{_CIFAR}/cifar-10-python.tar.gz": "md5:c58f30108f718f92721af3b95e74349a"},
         recipe="cifar",
         size=32,
+    ),
+    "cifar100": Known(
+        "CIFAR-100, 100 fine classes as PNG folders, 32 px",
+        mirrors=(f"{_CIFAR}/cifar-100-python.tar.gz",),
+        pins={f"{_CIFAR}/cifar-100-python.tar.gz": "md5:eb9058c3a382ffc7106e4002c42a8d85"},
+        recipe="cifar",
+        size=32,
+    ),
+    "stl10": Known(
+        "STL-10, 10 classes and a part without labels, 96 px",
+        mirrors=(_STL,),
+        pins={_STL: "md5:91f7769df0f17e558f3565bffb0c7dfb"},
     ),
     "miniImagenet": Known(
         "64/16/20 classes of 600 images, class-disjoint splits, 84 px",

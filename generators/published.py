@@ -9,14 +9,13 @@ import contextlib
 import itertools
 from pathlib import Path
 
-from data.prepare.download import lock_of
+from data.prepare.download import lock_of, turn
 from data.prepare.networks import check_record, fetch_network, is_url, place
 from data.prepare.published import is_published
 from generators.files import IMPORTERS
 from runtime import distributed
 from storage.dirs import models_home
 from storage.errors import CheckpointError, DataError, UsageError
-from storage.files import locked
 from storage.find import SUFFIXES, find_network
 from storage.snapshot import SnapshotFile, is_snapshot
 
@@ -106,9 +105,8 @@ def _fetched(word: str, found: Path | None) -> Path:
     if not distributed.is_main():
         # At the lock that the main rank holds by then: a collective would time out meanwhile.
         meet()
-        lock = lock_of(place(word, home))
-        if lock.is_file():
-            with contextlib.suppress(DataError), locked(lock, wait=True, what=word):
+        if lock_of(file := place(word, home)).is_file():
+            with contextlib.suppress(DataError), turn(file, quiet=True):
                 pass
     distributed.from_main(work)
     # another machine may have a models directory of its own

@@ -13,7 +13,7 @@ of the images [S, D] in fp32, one chunk of the generator, and a block of distanc
 
 A sample may be chosen by several images. A quota on its use would break the estimator (the image
 that comes too late gets a sample that is not its nearest); the remedy for blur by sharing is a
-larger pool. `used_fraction` says how far it is: log it.
+larger pool. `used_fraction` says how far it is.
 
 `PoolSearch` is the `searcher` of a CIMLEDataLoader:
 

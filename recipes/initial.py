@@ -118,6 +118,8 @@ def start(
     if run.resumed:
         if known := read_object(run.dir / RECORD):
             run.facts["init_from"] = known
+        else:
+            run.say(f"{RECORD} is missing or damaged: snapshots will not tell what {word} gave")
         return
 
     asked = named(word)  # by all ranks together: it may be to be fetched

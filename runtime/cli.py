@@ -32,10 +32,12 @@ from runtime.types import BoolAction, ListAction, canonical
 
 
 class Options(argparse.Namespace):
-    """Parsed arguments; `typed_as` is the option of each, as --help shows it, and no argument."""
+    """Parsed arguments. No arguments are: `typed_as`, the option of each as --help shows it, and
+    `from_preset`, the names of those that have a preset's value because nobody typed one."""
 
-    __slots__ = ("typed_as",)
+    __slots__ = ("from_preset", "typed_as")
     typed_as: dict[str, str]
+    from_preset: set[str]
 
 
 def _one_line_error(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -186,6 +188,9 @@ def parse(
                 near = closest_option(extra[0].split("=")[0], shown)
             parser.error(f"unrecognized arguments: {' '.join(extra)}{hint(near)}")
         args.typed_as = {name: published(action) for name, action in options.items()}
+        words = [table.get(word.split("=")[0]) for word in argv if word.startswith("-")]
+        typed = {action.dest for action in words if action is not None}
+        args.from_preset = set(converted.get(chosen or "", {})) - typed
         # A default list belongs to the parser (or the script): hand out copies only.
         for key, value in vars(args).items():
             if isinstance(value, list):

@@ -27,7 +27,10 @@ UNITS = (
     (r"\[min\]", "minutes"),
     (r"ms_per_\w+", "milliseconds"),
     (r"_gb", "GB"),
-    (r"acc_val| acc\d|top\d|majority class|acceptance|synthetic|stood_in|Score", "share"),
+    (
+        r"acc_val| acc\d|top\d|majority class|acceptance|synthetic|stood_in|Score|used_fraction",
+        "share",
+    ),
     (r"[Dd]istance", "distance"),
     (r"lr|[Ll]earning rate", "learning rate"),
     (r"[Ll]oss(_\w+)?|loss/.*|loss by .*|combined", "loss"),

@@ -22,6 +22,7 @@ from runtime.resume import Resume
 from storage import dirs
 from storage.checkpoint import steps_of
 from storage.errors import CheckpointError, UsageError
+from storage.files import read_object
 
 ID_FILE = "wandb_id"
 
@@ -80,15 +81,16 @@ def choose(run: Named, resume: Resume, results: str | None) -> tuple[Path, list[
 def settle(path: Path, run: Named, anew: bool) -> tuple[Path, list[str]]:
     """The folder of a run that its options name `path`, and what to say of its neighbours.
 
-    anew: it is begun from scratch, so that it goes on with no other.
+    anew: it is begun from scratch, so that it goes on with no other, unless that was begun by the
+    same command and moved since.
     """
-    path, said = (path, []) if anew else folder(path, run)
+    path, said = folder(path, run, anew)
     others = rundir.siblings(path, run.name)
     lines = [f"another run of this name with other options is there: {other}" for other in others]
     return path, [*said, *lines]
 
 
-def folder(path: Path, run: Named) -> tuple[Path, list[str]]:
+def folder(path: Path, run: Named, anew: bool = False) -> tuple[Path, list[str]]:
     """The folder of the run, and lines to say if it is not `path`, or perhaps should not be.
 
     path: as the options name it, and the run's if it has checkpoints of the same data: then it was
@@ -100,6 +102,8 @@ def folder(path: Path, run: Named) -> tuple[Path, list[str]]:
     if there and not _reads_others(path, run):
         return path, []
     found = [one for one in _beside(path, run) if not there or one.moved]
+    if anew:
+        found = [one for one in found if not one.longer and _from_scratch(path.parent / one.name)]
     sure = [one for one in found if not one.unsure]
     if not sure or (path.exists() and not there and max(sure)[0] < 0):
         return path, [] if there else [_perhaps(path, run, one) for one in found if one.unsure]
@@ -116,6 +120,16 @@ def _reads_others(path: Path, run: Named) -> bool:
     return any(
         option in before and "digest" in what and not known_inputs.alike(before[option], what)
         for option, what in run.inputs.items()
+    )
+
+
+def _from_scratch(other: Path) -> bool:
+    """Whether the newest checkpoint of a run was made under --resume 0."""
+    newest = steps_of(other / "checkpoints")[-1:]
+    return any(
+        (read_object(other / "checkpoints" / f"step-{step:09d}" / "meta.json") or {}).get("lineage")
+        == "0"
+        for step in newest
     )
 
 

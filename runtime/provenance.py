@@ -1,5 +1,6 @@
 """Where a run came from: command, code, packages, machine."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -77,13 +78,13 @@ def _git(run_dir: Path) -> dict[str, Any] | None:
     diff = _ask_git("diff", "HEAD", "--binary") or b""
     name = None
     if diff and len(diff) <= _DIFF_LIMIT:
-        folder = run_dir / "provenance"
-        folder.mkdir(parents=True, exist_ok=True)
         short = commit.decode().strip()[:8]
-        file = folder / f"{short}-{hashlib.sha256(diff).hexdigest()[:8]}.patch"
-        if not file.exists():
-            write_bytes(file, diff)
-        name = f"provenance/{file.name}"
+        file = run_dir / "provenance" / f"{short}-{hashlib.sha256(diff).hexdigest()[:8]}.patch"
+        with contextlib.suppress(OSError):  # a full disk; the run itself will tell
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                write_bytes(file, diff)
+            name = f"provenance/{file.name}"
     return {
         "commit": commit.decode().strip(),
         "dirty": bool(diff),

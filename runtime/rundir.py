@@ -201,13 +201,19 @@ def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
             wrong = "not a run's"
     except files.Damaged as error:
         wrong = f"damaged ({first_line(error)})"
+    return _of_checkpoint(folder), wrong
+
+
+def _of_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint of the run in `folder` that can be read knows of its launch."""
     for step in reversed(checkpoint.steps_of(folder / "checkpoints")):
         name = f"step-{step:09d}"
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(CheckpointError, KeyError):
             meta = checkpoint.read_meta(folder / "checkpoints" / name)
             told = {key: meta[key] for key in ("script", "config_hash", "args", "shaping")}
-            return {**told, "name": folder.name.rpartition("-")[0], "restored_from": name}, wrong
-    return None, wrong
+            told["name"] = folder.name.rpartition("-")[0]
+            return told | {"inputs": meta.get("inputs", {}), "restored_from": name}
+    return None
 
 
 class RunDir:
@@ -253,13 +259,21 @@ class RunDir:
             return known
         if known is None and not any((self.path / name).exists() for name in _LEFT_BY_LAUNCHES):
             raise UsageError(f"{file} is {wrong}; use another --outdir")
-        kept = f" (kept as {files.set_aside(file, 'bad').name})" if file.exists() else ""
         if known is None:
-            say(f"args.json is {wrong}, and nothing was saved here: the run begins anew{kept}")
+            kept = files.set_aside(file, "bad").name
+            say(
+                f"args.json is {wrong}, and nothing was saved here: the run begins anew (kept as "
+                f"{kept})"
+            )
             return None
+        self._restore(known, wrong, say)
+        return known
+
+    def _restore(self, known: dict[str, Any], wrong: str, say: Callable[[str], object]) -> None:
+        file = self.path / "args.json"
+        kept = f" (kept as {files.set_aside(file, 'bad').name})" if file.exists() else ""
         self.write_args(known)
         say(f"args.json is {wrong}: restored from checkpoint {known['restored_from']}{kept}")
-        return known
 
     def admit(self, run: Asked, say: Callable[[str], object]) -> bool:
         """Refuse the directory of another script, or one trained with other shaping flags.
@@ -270,13 +284,23 @@ class RunDir:
         known = self.read_args(say)
         if known is None:
             return True
-        if known.get("script") != run.script:
-            raise UsageError(f"{self.path} belongs to {known.get('script')}, not to {run.script}")
-        if not any((self.path / "checkpoints").glob("step-*")):
-            return True
-        free = run.exclude | known_inputs.moved(self.path, known, run.inputs, run.flags)
-        refuse_changes(known["shaping"], run.flags, str(self.path), free, run.typed_as)
-        return False
+        try:
+            self._refuse(known, run)
+        except UsageError:
+            saved = _of_checkpoint(self.path)
+            if saved is None or saved["shaping"] == known["shaping"]:
+                raise
+            self._refuse(saved, run)
+            self._restore(saved, "not what this run was made with", say)
+        return not any((self.path / "checkpoints").glob("step-*"))
+
+    def _refuse(self, known: dict[str, Any], run: Asked) -> None:
+        """UsageError if a run of which this is known is not the one that is asked for."""
+        if known["script"] != run.script:
+            raise UsageError(f"{self.path} belongs to {known['script']}, not to {run.script}")
+        if any((self.path / "checkpoints").glob("step-*")):
+            free = run.exclude | known_inputs.moved(self.path, known, run.inputs, run.flags)
+            refuse_changes(known["shaping"], run.flags, str(self.path), free, run.typed_as)
 
     def take_id(self, uid: str | None, say: Callable[[str], object]) -> str | None:
         """The W&B id that this run is asked to have, noted in wandb_id; None for any.
@@ -319,8 +343,9 @@ class RunDir:
         files.write_json(self.path / "args.json", record, indent=1)
 
     def add_launch(self, record: dict[str, Any]) -> None:
-        """Append a line to launches.jsonl."""
-        files.append_line(self.path / "launches.jsonl", json.dumps(record))
+        """Append a line to launches.jsonl; a full disk is no reason to stop."""
+        with contextlib.suppress(OSError):
+            files.append_line(self.path / "launches.jsonl", json.dumps(record))
 
     def launches(self) -> list[dict[str, Any]]:
         """Lines of launches.jsonl; one cut short by a kill is left out."""

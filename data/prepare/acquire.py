@@ -21,11 +21,11 @@ from PIL import Image
 
 from data.prepare.download import archive_fault, extract, fetch, is_archive
 from data.prepare.workers import bar, say
-from data.readers.arrays import MNIST_FILES, ArraySource, array_splits
+from data.readers.arrays import MNIST_FILES, ArraySource, array_parts
 from data.readers.edm_zip import is_edm
 from data.readers.folders import FolderSource, splits_in
 from data.readers.layout import list_files
-from data.readers.tree import FolderTree, has_notes, understand
+from data.readers.tree import FolderTree, has_notes, understand, unwrapped
 from data.registry import KNOWN, fraction_of, one_class
 from data.sources import Source, Subset, labels_of, stratified
 from data.told import not_used
@@ -106,7 +106,7 @@ def _fill(staging: Path, name: str, data_path: Path, source: Path | None) -> Non
 
         _link_part(whole, staging, part)
     elif name == "mnist":
-        _write_arrays(array_splits(_fetch_mnist(data_path)), staging)
+        _write_arrays(array_parts(_fetch_mnist(data_path)), staging)
     elif known and known.mirrors:
         file = data_path / "downloads" / f"{name}.zip"
         fetch(known.mirrors, file, sha256=known.sha256, pins=known.pins, check=archive_fault)
@@ -128,15 +128,16 @@ def _refuse_edm(source: Path) -> None:
 
 def _inner(folder: Path) -> Path:
     """Where in folders that wrap it a set begins."""
+    lone = unwrapped(folder)
+    if array_parts(lone) or _lone_archive(lone):
+        return lone
     tree = FolderTree(folder)
-    while len(tree.folders("")) == 1 and not tree.files("") and not tree.has_data(""):
-        tree = FolderTree(tree.where(f"{tree.folders('')[0]}/"))  # of arrays, or of an archive
     return Path(tree.where(understand(tree).at))
 
 
 def _link_folder(source: Path, staging: Path, name: str) -> None:
     inner = _inner(source)
-    if arrays := array_splits(inner):
+    if arrays := array_parts(inner):
         _write_arrays(arrays, staging)
         return
     if archive := _lone_archive(inner):
@@ -179,7 +180,7 @@ def _unpack(archive: Path, staging: Path, name: str, room_name: str = "unpacked"
         unpacked = room / "all"
         extract(archive, unpacked)
         inner = _inner(unpacked)
-        if arrays := array_splits(inner):
+        if arrays := array_parts(inner):
             _write_arrays(arrays, staging)
             return
         _official_names(inner, archive.with_name("index.csv.gz"))
@@ -222,9 +223,11 @@ def _fetch_mnist(data_path: Path) -> Path:
 
 
 def _write_arrays(sources: dict[str, Callable[[], ArraySource]], staging: Path) -> None:
-    """CIFAR-10 or MNIST to `{split}/{class}/{number}.png`, numbers of the official order."""
+    """CIFAR, STL-10 or MNIST to `{split}/{class}/{number}.png`, numbers of the official order."""
     for split, opened in sources.items():
         source = opened()
+        if not source.labelled:
+            say(f"{split}: {len(source)} pictures without labels; --data NAME/{split} reads them")
         present = np.unique(labels_of(source))
         for name in (source.classes[k] for k in present):
             (staging / split / name).mkdir(parents=True)

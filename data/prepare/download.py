@@ -7,11 +7,12 @@ lock and finds the file. When every mirror fails the message says where to put t
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import http.client
-import re
 import stat
 import tarfile
+import time
 import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,14 @@ from pathlib import Path
 
 from data.prepare.digests import pin_fault, recorded_fault, without_secrets
 from data.prepare.transfer import discard, in_time, part_of, progress, receive
+from data.prepare.workers import say
+from data.readers.tree import is_archive as has_archive_name
 from data.readers.tree import member_name
 from storage import files
-from storage.errors import DISK_ERRNOS, DataDiskError, DataError, one_line
+from storage.errors import DISK_ERRNOS, DataBusyError, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
 
+WAIT = 900.0  # seconds for another process that fetches the same file, and gets nothing
 MAX_FILES = 5_000_000
 MAX_BYTES = 1 << 40
 # Pictures hardly compress; an archive that grows more than this is made to fill a disk.
@@ -56,7 +60,7 @@ def fetch(
     """
     make_folder(file.parent)
     pins = dict.fromkeys(mirrors, sha256) if sha256 else dict(pins or {})
-    with locked(lock_of(file), wait=True, what=file.name):
+    with turn(file):
         if begun is not None:
             begun()
         if file.exists():
@@ -78,6 +82,35 @@ def fetch(
             f"{file.name}: {'; '.join(faults) or 'no place to fetch it from is known'}. "
             f"Place the file at {file}"
         )
+
+
+@contextlib.contextmanager
+def turn(file: Path, *, quiet: bool = False) -> Iterator[None]:
+    """Be the only one who fetches `file`, when who does so now has ended.
+
+    quiet: nothing is said of the wait. Errors: DataBusyError, when nothing has come of it for
+    WAIT seconds; DataDiskError.
+    """
+    came, since, told = -1, time.monotonic(), quiet
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(lock_of(file), wait=False, what=file.name))
+                break
+            except DataBusyError as busy:
+                if not told:
+                    told = True
+                    say(f"waiting: {busy}")
+                part = part_of(file)
+                size = part.stat().st_size if part.exists() else 0
+                if size != came:
+                    came, since = size, time.monotonic()
+                elif time.monotonic() - since > WAIT:
+                    raise DataBusyError(
+                        f"{busy}, but nothing came for {WAIT:.0f} s: end that process"
+                    ) from None
+            time.sleep(0.1)
+        yield
 
 
 def lock_of(file: Path) -> Path:
@@ -214,7 +247,7 @@ def _one_line(error: BaseException) -> str:
 
 def is_archive(file: Path) -> bool:
     """By name: what `extract` unpacks."""
-    return bool(re.search(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$", file.name.lower()))
+    return has_archive_name(file.name)
 
 
 def extract(

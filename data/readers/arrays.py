@@ -1,28 +1,28 @@
-"""Data sets that come as arrays: CIFAR-10's python version and MNIST's idx files.
+"""Data sets that come as arrays: CIFAR-10's python version, MNIST's idx files, and those of
+`data.readers.batches` (CIFAR-100, the binary CIFARs, STL-10).
 
-CIFAR-10 is distributed as pickles. They are read as data (`storage.foreign.pickles`); nothing in
-them runs.
+CIFAR is distributed as pickles. They are read as data (`storage.foreign.pickles`); nothing in them
+runs.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import struct
-import tarfile
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from data.readers import batches
 from data.readers.base import Found
+from data.readers.batches import CIFAR_CLASSES, UNLABELLED, Arrays
+from data.readers.tree import unwrapped
 from data.sources import Place, Source, check_split, split_of
-from storage.errors import DataError, one_line
-from storage.foreign.pickles import Inert, PickleError, read_pickle
+from storage.errors import DataError
 
 # sha256 of the four files (with .gz) as their authors published them.
 MNIST_FILES = {
@@ -33,31 +33,18 @@ MNIST_FILES = {
 }
 CIFAR_FOLDER = "cifar-10-batches-py"
 CIFAR_BATCHES = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
-CIFAR_CLASSES = [
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-]
 _CIFAR_TAR = re.compile(r"cifar-10-python.*\.(tar(\.\w+)?|tgz|txz|tbz2?)")
-_MAX_BATCH = 64 << 20
-_MAX_TAR = 1 << 30
-_MAX_HEADER = 1 << 20
-_HEADERS = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
 _MAX_IDX = 1 << 30
-_NUMPY = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")} | {
-    "numpy.ndarray",
-    "numpy.dtype",
-    "_codecs.encode",
-}
-
-Arrays = tuple[np.ndarray, np.ndarray, list[str]]  # images, labels, classes
 
 
 def recognise(path: Path) -> Found | None:
-    """CIFAR-10's or MNIST's own files."""
-    splits = array_splits(path)
+    """CIFAR's, MNIST's or STL-10's own files; STL-10/unlabeled is its part without labels."""
+    named = UNLABELLED if path.name.lower() in (UNLABELLED, "unlabelled") else split_of(path.name)
+    if named and not path.is_dir() and (path.is_file() or named == UNLABELLED):
+        # CIFAR-100 has files called train and test
+        part = array_parts(path.parent).get(named)
+        return None if part is None else Found((), lambda split: part())
+    splits = array_splits(unwrapped(path) if path.is_dir() else path)
     if not splits:
         return None
 
@@ -73,10 +60,8 @@ class ArraySource:
     """A set held in memory; a pickled one (a spawned worker's) reads its files again.
 
     read() gives images uint8 [N, H, W] or [N, H, W, 3], labels [N] and the names of the classes.
-    Labels are always there, so `labelled` is true.
+    Labels are always there, but for STL-10's part without.
     """
-
-    labelled = True
 
     def __init__(
         self,
@@ -92,6 +77,7 @@ class ArraySource:
     def _load(self) -> None:
         images, labels, self.classes = self._read()
         self._images, self._labels = images, labels.astype(np.int32)
+        self.labelled = self.classes != [UNLABELLED]
 
     def __getstate__(self) -> dict:
         return {k: self.__dict__[k] for k in ("_read", "name", "_path", "place")}
@@ -122,7 +108,18 @@ class ArraySource:
 
 
 def array_splits(path: Path) -> dict[str, Callable[[], ArraySource]]:
-    """Openers of the splits of a CIFAR-10 folder or tar, or a folder of idx files; {} otherwise."""
+    """Openers of the splits of a folder or tar of CIFAR or STL-10, or a folder of MNIST's idx
+    files; {} otherwise.
+    """
+    return {part: opened for part, opened in array_parts(path).items() if split_of(part)}
+
+
+def array_parts(path: Path) -> dict[str, Callable[[], ArraySource]]:
+    """As `array_splits`, with STL-10's `unlabeled`, which is no split."""
+    for kind in batches.KINDS:
+        if (found := kind.there(path)) is not None:
+            place, parts = found
+            return _sources(place, {part: partial(kind.open, place, part) for part in parts})
     if path.is_dir():
         for folder in (path, path / CIFAR_FOLDER):
             splits: dict[str, Callable[[], Arrays]] = {
@@ -142,7 +139,10 @@ def array_splits(path: Path) -> dict[str, Callable[[], ArraySource]]:
 def _sources(
     path: Path, reads: Mapping[str, Callable[[], Arrays]]
 ) -> dict[str, Callable[[], ArraySource]]:
-    name, place = path.name.split(".")[0], Place(f"the arrays of {path}", tuple(reads))
+    name, place = (
+        path.name.split(".")[0],
+        Place(f"the arrays of {path}", tuple(r for r in reads if split_of(r))),
+    )
     return {
         split: partial(
             ArraySource, read, name=f"{name}/{split}", path=f"{path}/{split}", place=place
@@ -160,7 +160,11 @@ def read_cifar(path: Path, split: str) -> Arrays:
     split: train (50,000) or test (10,000). DataError for a batch that is not what it should be.
     """
     wanted = CIFAR_BATCHES[split_of(split) or split]
-    files = _from_folder(path, wanted) if path.is_dir() else _from_tar(path, wanted)
+    note, title = ("batches.meta",), "CIFAR-10's python version"
+    if path.is_dir():
+        files = batches.from_folder(path, wanted, note, "CIFAR-10", batches.MAX_BATCH)
+    else:
+        files = batches.from_tar(path, wanted, note, title, batches.MAX_BATCH, 1 << 30)
     images, labels = [], []
     for name in wanted:
         batch, batch_labels = parse_batch(files[name], f"{path}/{name}")
@@ -170,109 +174,16 @@ def read_cifar(path: Path, split: str) -> Arrays:
     return np.concatenate(images), np.concatenate(labels), classes
 
 
-def _from_folder(folder: Path, names: list[str]) -> dict[str, bytes]:
-    files = {}
-    for name in [*names, "batches.meta"]:
-        try:
-            with open(folder / name, "rb") as file:
-                files[name] = file.read(_MAX_BATCH + 1)
-        except FileNotFoundError:
-            if name != "batches.meta":
-                raise DataError(f"{folder} has no {name}; unpack CIFAR-10 again") from None
-        except OSError as error:
-            raise DataError(f"cannot read {folder / name}: {error.strerror}") from None
-    return files
-
-
-class _ShortHeaders(tarfile.TarInfo):
-    """tarfile reads extended headers into memory whole, of whatever size they say they are."""
-
-    @classmethod
-    def frombuf(cls, buf, encoding, errors):
-        info = super().frombuf(buf, encoding, errors)
-        if info.type in _HEADERS and info.size > _MAX_HEADER:
-            raise DataError(f"a header of {info.size} bytes")
-        return info
-
-
-def _from_tar(archive: Path, names: list[str]) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    try:
-        with tarfile.open(archive, "r:*", tarinfo=_ShortHeaders) as opened:
-            for member in opened:
-                base = member.name.rsplit("/", 1)[-1]
-                if member.offset_data + member.size > _MAX_TAR:
-                    raise DataError("larger than CIFAR-10 ever was")
-                if member.isreg() and base in (*names, "batches.meta"):
-                    files[base] = opened.extractfile(member).read(_MAX_BATCH + 1)  # type: ignore[union-attr]
-    except Exception as error:  # tarfile and three codecs each raise their own
-        said = one_line(error, 100)
-        raise DataError(f"{archive} is damaged ({said}); fetch it again") from None
-    missing = [n for n in names if n not in files]
-    if missing:
-        raise DataError(f"{archive} has no {missing[0]}; is it CIFAR-10's python version?")
-    return files
-
-
 def parse_batch(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     """One batch file: (uint8 [N, 32, 32, 3], int64 [N] in 0..9). DataError in one line."""
-    batch = _parse(data, name)
-    labels, pixels = batch.get("labels"), batch.get("data")
-    if not isinstance(labels, list) or any(type(v) is not int or not 0 <= v < 10 for v in labels):
-        raise DataError(f"{name} has labels that are not numbers 0..9; fetch CIFAR-10 again")
-    rows = _array(pixels)
-    if rows is None or rows.shape != (len(labels), 3072) or not labels:
-        raise DataError(f"{name} does not hold 32x32 pictures for its labels; fetch CIFAR-10 again")
-    images = rows.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), np.asarray(labels, dtype=np.int64)
+    return batches.pictures_of(batches.parse(data, name), "labels", 10, name, "CIFAR-10")
 
 
 def parse_names(data: bytes | None, name: str) -> list[str]:
     """The ten names in batches.meta; the known ones where the file is not there."""
     if data is None:
         return list(CIFAR_CLASSES)
-    names = _parse(data, name).get("label_names")
-    if not isinstance(names, list) or any(not isinstance(n, (str, bytes)) for n in names):
-        names = []
-    names = [n.decode("ascii", "replace") if isinstance(n, bytes) else n for n in names]
-    if len(names) != 10 or len(set(names)) != 10 or not all(re.fullmatch(r"\w+", n) for n in names):
-        raise DataError(f"{name} does not name ten classes; fetch CIFAR-10 again")
-    return names
-
-
-def _parse(data: bytes, name: str) -> dict[str, Any]:
-    if len(data) > _MAX_BATCH:
-        raise DataError(f"{name} is larger than {_MAX_BATCH >> 20} MiB; fetch CIFAR-10 again")
-
-    def call(function: str, args: tuple) -> Any:
-        if function == "_codecs.encode" and args and isinstance(args[0], str):
-            return args[0].encode("latin-1")
-        return Inert(function, args)
-
-    try:
-        value = read_pickle(io.BytesIO(data), allowed=_NUMPY.__contains__, call=call)
-    except PickleError as error:
-        raise DataError(f"{name} is not a batch of CIFAR-10: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{name} is not a batch of CIFAR-10: holds a {type(value).__name__}")
-    return {k.decode("latin-1") if isinstance(k, bytes) else str(k): v for k, v in value.items()}
-
-
-def _array(value: Any) -> np.ndarray | None:
-    """A two-dimensional uint8 array as its pickle describes it; None for anything else."""
-    state = value.state if isinstance(value, Inert) else None
-    if not isinstance(state, tuple) or len(state) != 5:
-        return None
-    _, shape, dtype, fortran, data = state
-    if not isinstance(dtype, Inert) or dtype.cls != "numpy.dtype" or dtype.args[:1] != ("u1",):
-        return None
-    if isinstance(data, str):  # of Python 2
-        data = data.encode("latin-1", "replace")
-    if not isinstance(data, bytes) or not isinstance(shape, tuple) or len(shape) != 2:
-        return None
-    if any(type(n) is not int or n < 0 for n in shape) or shape[0] * shape[1] != len(data):
-        return None
-    return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran is True else "C")
+    return batches.names_in(batches.parse(data, name), "label_names", 10, name, "CIFAR-10")
 
 
 # ---------------------------------------------------------------------------------- MNIST

@@ -22,7 +22,7 @@ from data.readers.layout import (
     refuse_labels,
     word_names,
 )
-from data.readers.tree import NOTES, FolderTree, Layout, notes_of, understand
+from data.readers.tree import NOTES, FolderTree, Layout, is_archive, notes_of, understand, unwrapped
 from data.sources import (
     PathTable,
     Place,
@@ -86,6 +86,8 @@ class FolderSource:
 
     `root` is the folder of one split (or a folder without splits). `base`/`split` say where
     prebuilt resolutions lie: `{base}_{R}x{R}/{split}`; they default to what the path itself says.
+    as_nvidia: what NVIDIA's dataset_tool takes for classes, all folders at the top with pictures;
+    those without are passed over.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class FolderSource:
         base: str | os.PathLike | None = None,
         split: str | None = None,
         place: Place | None = None,
+        as_nvidia: bool = False,
     ) -> None:
         self.place = place
         self.root = Path(root)
@@ -113,6 +116,11 @@ class FolderSource:
         tree = FolderTree(self.root)
         refuse_labels(tree, "", (p for p in found if p.endswith(NOTES)))
         if not paths:
+            archives = [n for n in FolderTree(unwrapped(self.root)).files("") if is_archive(n)]
+            if len(archives) == 1:
+                raise DataError(
+                    f"no images under {self.root}, which holds {archives[0]}: give that"
+                )
             raise DataError(
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
                 f"{said(self.left_out) or 'is it the right folder?'}"
@@ -123,8 +131,10 @@ class FolderSource:
             self.classes, labels = annotated_labels(paths, table, known, str(self.root))
         else:
             self.classes, labels = classes_and_labels(paths, str(self.root), self.base.name)
-            if "/" in paths[0]:
-                refuse_empty_classes(tree, "", self.classes, split is not None)
+            if as_nvidia:
+                pass
+            elif "/" in paths[0]:
+                refuse_empty_classes(tree, "", self.classes)
             elif any("\\" in p for p in paths):
                 raise DataError(
                     f"{self.root} has files with `\\` in their names ({paths[0]}), of an archive "

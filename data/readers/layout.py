@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from data.formats import head_of, takes
-from data.readers.tree import NOTES, Tree, is_rubbish, notes_limit
+from data.readers.tree import NOTES, Tree, is_rubbish, speaks_of_labels
+from data.sources import split_of
 from storage.errors import DataError
 
 # Tiny ImageNet's table of the classes of its val split.
 ANNOTATIONS = "val_annotations.txt"
-# Files of a folder that is no class for having nothing else.
+# Folders that are no classes, if they have nothing but such files.
+_NOTE_FOLDERS = frozenset(
+    "annotation annotations doc docs info label labels license licenses meta metadata notes".split()
+)
 _NOTE_SUFFIXES = (".csv", ".html", ".json", ".md", ".pdf", ".txt", ".xml", ".yaml", ".yml")
 
 
@@ -63,13 +67,14 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         raise DataError(f"cannot list {folder}: {error.strerror}") from None
 
 
-def refuse_empty_classes(tree: Tree, at: str, classes: list[str], in_split: bool) -> None:
+def refuse_empty_classes(tree: Tree, at: str, classes: list[str]) -> None:
     """DataError for a folder beside class folders that has no picture: it may be empty by mistake,
-    or have pictures of a kind that is not read. Outside of splits one with notes alone is no class.
+    or have pictures of a kind that is not read. Not for a `docs` or `labels` with notes alone.
     """
     known = set(classes)
     for name in tree.folders(at):
-        if name not in known and (in_split or not _only_notes(tree, f"{at}{name}/")):
+        noted = name.lower() in _NOTE_FOLDERS and _only_notes(tree, f"{at}{name}/")
+        if name not in known and not noted:
             raise DataError(
                 f"class folder {tree.where(at + name)} has no images; fill it or remove it "
                 "(it would shift or waste a class number)"
@@ -91,8 +96,7 @@ def refuse_labels(tree: Tree, at: str, notes: Iterable[str]) -> None:
     there they would be replaced by the names of folders.
     """
     for name in notes:
-        text = tree.read(at + name, notes_limit(1 << 20)) or b""
-        if b'"labels"' in text and name.rpartition("/")[2] == NOTES:
+        if name.rpartition("/")[2] == NOTES and speaks_of_labels(tree, at + name):
             raise DataError(
                 f"{tree.where(at + name)} has labels, which are read only of a {NOTES} where the "
                 "pictures begin: move it there, give its folder as the data set, or remove it"
@@ -111,8 +115,27 @@ def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[li
         )
     tops = [p.split("/", 1)[0] for p in paths]
     classes = sorted(set(tops))
+    _refuse_inner_splits(paths, classes, where)
     label_of = {c: k for k, c in enumerate(classes)}
     return classes, [label_of[t] for t in tops]
+
+
+def _refuse_inner_splits(paths: list[str], classes: list[str], where: str) -> None:
+    """DataError if all folders have splits in them: their pictures would be mixed."""
+    kinds = set()
+    for path in paths:
+        parts = path.split("/", 2)
+        kind = split_of(parts[1]) if len(parts) == 3 else None
+        if kind is None:
+            return
+        kinds.add(kind)
+    if len(kinds) > 1:
+        raise DataError(
+            f"{where} has the splits ({', '.join(sorted(kinds))}) inside its folders "
+            f"({', '.join(classes[:3])}{', ...' * (len(classes) > 3)}): give one of those as the "
+            "data set, or, if they are classes, put the splits first: "
+            "python data/InvertDirStructure.py --reverse --folder DIR"
+        )
 
 
 def annotated_labels(

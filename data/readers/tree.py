@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -28,12 +28,14 @@ from storage.errors import DataError
 
 NOTES = "dataset.json"
 _ODD = re.compile(r"\\|(?:^|/)\.{0,2}(?:/|$)|^[A-Za-z]:|\0")
+_ARCHIVE = re.compile(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$")
 _DRIVE = re.compile(r"[A-Za-z]:")
 # Part of a folder's name that makes one suspect a split: `train_images`, `testA`, `dev`.
+_MORE = r"(set|data|images|imgs|pics|split)?(?![a-z])"
 _SUSPECT = {
-    "train": re.compile(r"(?<![a-z])train(ing)?(set)?(?![a-z])"),
-    "val": re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|evaluation)(set)?(?![a-z])"),
-    "test": re.compile(r"(?<![a-z])test(ing)?(set)?(?![a-z])"),
+    "train": re.compile(r"(?<![a-z])(train|training|trainval|trn)" + _MORE),
+    "val": re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|evaluation)" + _MORE),
+    "test": re.compile(r"(?<![a-z])(test|testing|tst)" + _MORE),
 }
 
 
@@ -61,6 +63,16 @@ def is_visible(name: str) -> bool:
     if not name.startswith((".", "__MACOSX")) and "/." not in name and "/__MACOSX" not in name:
         return True
     return not any(is_rubbish(part) for part in name.split("/"))
+
+
+def visible_part(name: str) -> str:
+    """The folders of a `/`-joined name that are above what is rubbish in it."""
+    return "/".join(takewhile(lambda part: not is_rubbish(part), name.split("/")))
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file has the name of what SetupDataset unpacks."""
+    return _ARCHIVE.search(name.lower()) is not None
 
 
 def is_latent(name: str) -> bool:
@@ -172,6 +184,19 @@ def _any_data(folder: str, above: frozenset[str]) -> bool:
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error.strerror}") from None
     return any(_any_data(path, above | {real}) for path in sorted(inside))
+
+
+def unwrapped(folder: Path) -> Path:
+    """Through folders that hold nothing but one folder: where arrays or an archive may lie."""
+    while True:
+        try:
+            with os.scandir(folder) as inside:
+                two = list(islice((e for e in inside if not is_rubbish(e.name)), 2))
+        except OSError:
+            return folder
+        if len(two) != 1 or two[0].is_symlink() or not two[0].is_dir():
+            return folder
+        folder = Path(two[0].path)
 
 
 def read_file(file: Path, limit: int) -> bytes | None:
@@ -310,9 +335,14 @@ def _splits(tree: Tree, at: str) -> tuple[dict[str, str], dict[str, str]]:
             named[split] = full or names[:1]
     if len(named) == 1:
         # two of these names together are no coincidence; one beside a folder full of pictures
-        # is a class (of locomotives)
-        others = (name for name in tree.folders(at) if split_of(name) is None)
+        # is a class (of locomotives), and an empty one beside pictures is nothing
+        others = [name for name in tree.folders(at) if split_of(name) is None]
         if any(any(_holds(tree, f"{at}{name}/")) for name in others):
+            return {}, {}
+        empty = not any(tree.has_data(f"{at}{name}/") for names in named.values() for name in names)
+        if empty and (
+            any(_holds(tree, at)) or any(tree.has_data(f"{at}{name}/") for name in others)
+        ):
             return {}, {}
     unclear = {split: " and ".join(names) for split, names in named.items() if len(names) > 1}
     return {split: f"{at}{names[0]}/" for split, names in named.items()}, unclear
@@ -358,8 +388,15 @@ def notes_limit(count: int) -> int:
 
 def gives_labels(tree: Tree, at: str) -> bool:
     """Whether a dataset.json that speaks of labels lies in a folder."""
-    text = tree.read(at + NOTES, notes_limit(1 << 20)) if NOTES in tree.files(at) else None
-    return text is not None and b'"labels"' in text
+    return NOTES in tree.files(at) and speaks_of_labels(tree, at + NOTES)
+
+
+def speaks_of_labels(tree: Tree, name: str) -> bool:
+    """Whether a file called dataset.json has the word; what it says is read later."""
+    text = tree.read(name, notes_limit(1 << 20)) or b""
+    if b"\0" in text[:8]:  # UTF-16 or 32, which JSON may be
+        text = text.replace(b"\0", b"")
+    return b'"labels"' in text
 
 
 def has_notes(tree: Tree, at: str) -> bool:

@@ -22,7 +22,16 @@ import numpy as np
 
 from data.decode import bad_image
 from data.formats import HEAD, by_suffix, said, takes
-from data.readers.tree import Layout, NameTree, is_latent, is_visible, member_name, understand
+from data.readers.tree import (
+    Layout,
+    NameTree,
+    is_archive,
+    is_latent,
+    is_visible,
+    member_name,
+    understand,
+    visible_part,
+)
 from data.sources import PathTable, Place, is_image_name
 from storage.errors import DataError
 from storage.listing import list_digest
@@ -31,7 +40,6 @@ from storage.listing import list_digest
 MAX_MEMBER = 1 << 30
 # A list of class names.
 MAX_NOTE = 1 << 26
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
@@ -61,7 +69,10 @@ class ZipIndex:
                         f"unsafe archive {file}: unsafe member {member.filename[:100]!r}; "
                         "nothing is read of it"
                     )
-                if not name or not is_visible(name):
+                if not name:
+                    continue
+                if not is_visible(name):
+                    folders.append(visible_part(name))  # would be there if it were unpacked
                     continue
                 if member.filename[-1] in "/\\":
                     folders.append(name)
@@ -114,7 +125,7 @@ class ZipIndex:
         for name in names:
             self._check(self.members[name])
         if not names:
-            archives = [n for n in self.members if n.lower().endswith(_ARCHIVES)]
+            archives = [n for n in self.members if is_archive(n)]
             held = f"; it holds {archives[0]}, give that" if archives else ""
             what = "images or latents" if also else "images"
             other = f"; {said(by_suffix(unread))}" if unread else ""

@@ -59,8 +59,9 @@ def find_inputs(indir: Path, prefix: str | None, stds: Sequence[float] | None) -
     files: list[Stored] = []
     for path in _files(indir, prefix):
         file = PickleFile(path) if path.suffix == ".pkl" else _dated(SnapshotFile(path))
-        times = [t for t in (file.config.get("nimg"), file.config.get("step")) if _is_number(t)]
-        if not times or not _is_number(std := file.config.get("ema_std")):
+        config: dict[str, Any] = file.config
+        times = [config[key] for key in ("nimg", "step") if _is_number(config.get(key))]
+        if not times or not _is_number(std := config.get("ema_std")):
             print(f"{path.name}: passed over, not a snapshot of an average at a known time")
         elif "reconstructed" in file.provenance:
             print(f"{path.name}: passed over, itself reconstructed")
@@ -135,7 +136,9 @@ def check_same_run(a: Stored, b: Stored) -> None:
     marks = [(f.provenance.get("run"), f.provenance.get("config_hash")) for f in (a, b)]
     if all(x is not None and y is not None and x != y for x, y in zip(*marks, strict=True)):
         refuse(f"they come from {marks[0][0]} and {marks[1][0]}")
-    steps, nimgs, stds = ([f.config.get(k) for f in (a, b)] for k in ("step", "nimg", "ema_std"))
+    steps: list[Any] = [f.config.get("step") for f in (a, b)]
+    nimgs: list[Any] = [f.config.get("nimg") for f in (a, b)]
+    stds = [f.config["ema_std"] for f in (a, b)]
     if None not in steps + nimgs and (steps[0] < steps[1]) != (nimgs[0] < nimgs[1]):
         refuse(f"steps {steps[0]} and {steps[1]} at {nimgs[0]} and {nimgs[1]} images")
     times, unit = (nimgs, "images") if None not in nimgs else (steps, "steps")
@@ -147,9 +150,8 @@ def at_time(files: list[Stored], kimg: int | None, step: int | None) -> Stored:
     """An input at the wanted time, by default the last. Errors: UsageError."""
     if kimg is None and step is None:
         return files[-1]
-    if step is not None:
-        option, value, key, unit = "--out_step", step, "step", 1
-    else:
+    option, value, key, unit = "--out_step", step, "step", 1
+    if step is None:
         option, value, key, unit = "--outkimg", kimg, "nimg", 1000
     known = [f for f in files if f.config.get(key) is not None]
     if not known:

@@ -60,7 +60,7 @@ PRESETS = {
         "bs 1000",
         "data": "cifar10", "backbone": "resnet50", "bs": 1000, "epochs": 1000, "opt": "adam",
         "mm": [0.9, 0.99], "lr": 1e-3, "wd": 1e-6, "lars": 1, "color_s": 0.5, "temp": 0.5,
-        "eval": "test",
+        "eval": "test", "probe_augs": "train",
     },
     "mini-64cv": {
         "_help": "miniImagenet, cross-validated within its 64 train classes; episodes on the 20 "
@@ -211,6 +211,21 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     return read_options(doc, {**OPTIONS, **ANOTHER_USE}, presets, check_all, argv)
 
 
+def _check_recipe(args: Namespace, own: Mapping[str, float]) -> None:
+    """Refuse a --recipe that is typed where the preset has another value for what it consists of:
+    neither the recipe as it is nor the preset's would be meant. Errors: ValueError."""
+    from_preset = getattr(args, "from_preset", set())
+    if args.recipe is None or "recipe" in from_preset:
+        return
+    for name in sorted(from_preset & own.keys()):
+        value = getattr(args, name)
+        if value is not None and value != own[name]:
+            raise ValueError(
+                f"--recipe {args.recipe} has --{name} {own[name]:g}, --preset {args.preset} sets "
+                f"{value:g}: say which by --{name} {own[name]:g} or --{name} {value:g}"
+            )
+
+
 def check_effects(args: Namespace, table: Table, presets: Mapping[str, Mapping[str, Any]]) -> None:
     """What has no effect beside the other options is refused, before `check` fills any in.
 
@@ -236,6 +251,7 @@ def check_effects(args: Namespace, table: Table, presets: Mapping[str, Mapping[s
 def check(args: Namespace) -> None:
     """Rules between options; fills in what follows from others. Errors: ValueError."""
     color_s, blur = (1.0, False) if args.recipe is None else own_options(args.recipe)
+    _check_recipe(args, {"color_s": color_s, "gaussian_blur": int(blur)})
     args.color_s = color_s if args.color_s is None else args.color_s
     args.gaussian_blur = int(blur) if args.gaussian_blur is None else args.gaussian_blur
     Rules(args, OPTIONS).belongs("sigma", "--loss dclw", args.loss == "dclw")

@@ -98,6 +98,20 @@ def test_what_makes_an_arm_is_not_overridden(words, tmp_path, wrong, says):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--k", "1", "--only", "none-*"], "none-synth-synth with --k 1: both views"),
+        (["--only", "none-*", "--draw", f"{DRAW} --code fixed"], "both views of a picture would"),
+        (["--only", "none-synth-synth", "--draw", f"{DRAW} --temperature 0"], "would be equal"),
+    ],
+)
+def test_equal_views_are_refused_before_any_is_drawn(words, tmp_path, wrong, says):
+    with pytest.raises(UsageError, match=says):
+        study.main(args_of(words, *wrong))
+    assert not (tmp_path / "out").exists()
+
+
 def test_views_of_unknown_cost_are_refused(words, tmp_path):
     only = ["--only", "full-mixed", "--key", "--seeds", "0"]
     study.main(args_of(words, *only))

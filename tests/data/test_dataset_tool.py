@@ -21,7 +21,7 @@ from data.registry import open_source
 from diffusion.encoders import StabilityVAEEncoder
 from storage.errors import DataError
 from storage.files import temporaries
-from tests.data.pictures import make_set, noise, truncate, zip_folder
+from tests.data.pictures import encoded, make_set, noise, truncate, zip_folder
 from tests.data.readers.test_arrays import mnist, official, tarred
 from tests.data.readers.test_edm_zip import latent_files, latents, png, write
 
@@ -485,3 +485,22 @@ def test_writer_holds_its_place(tmp_path):
             pass
         assert not (tmp_path / "a.zip").exists()
     assert members(tmp_path / "a.zip") == {"x": b"1"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_cocos_root_is_read_as_nvidias_tool_reads_it(tmp_path, capsys):
+    """All pictures below it by path; folders at the top that have any are the classes."""
+    for k, name in enumerate(("train2017", "val2017")):
+        (tmp_path / "coco" / name).mkdir(parents=True)
+        for i in range(3 - k):
+            (tmp_path / "coco" / name / f"{i:012d}.jpg").write_bytes(encoded(10 * k + i, "JPEG"))
+    (tmp_path / "coco" / "annotations").mkdir()
+    (tmp_path / "coco" / "annotations" / "instances_train2017.json").write_text("{}")
+    size = ["--transform", "center-crop", "--resolution", "16x16", "--num_workers", "1"]
+    dest = tmp_path / "coco.zip"
+    assert (
+        tool.main(["convert", "--source", str(tmp_path / "coco"), "--dest", str(dest), *size]) == 0
+    )
+    with zipfile.ZipFile(dest) as archive:
+        note = json.loads(archive.read("dataset.json"))
+    assert [label for _, label in note["labels"]] == [0, 0, 0, 1, 1]
+    assert note["classes"] == ["train2017", "val2017"]

@@ -23,7 +23,7 @@ from data.prepare.acquire import acquire
 from data.prepare.sizes import prepare_folders
 from data.registry import find, open_source
 from storage.errors import DataError
-from tests.data.layouts import environment
+from tests.data.layouts import environment, idx_files
 from tests.data.readers.test_edm_zip import image_files, write
 
 SPELLINGS = {
@@ -213,7 +213,8 @@ def test_two_folders_of_one_split_are_named(tmp_path):
 @pytest.mark.parametrize(
     "tops",
     [("train_images", "val_images"), ("trainA", "testA"), ("seg_train", "seg_test"),
-     ("train", "dev"), ("training set", "test set"), ("train2017", "val2017")],
+     ("train", "dev"), ("training set", "test set"), ("train2017", "val2017"),
+     ("Traindata", "Testdata"), ("trainval", "test"), ("1_train", "2_val")],
 )  # fmt: skip
 def test_folders_that_look_like_splits_never_become_classes(tmp_path, tops):
     names = {f"{top}/{k}.png": png(k) for k, top in enumerate(tops)}
@@ -275,6 +276,13 @@ def test_labels_of_every_form(tmp_path, labels, found):
         assert [source.label(k) for k in range(2)] == found
 
 
+def test_notes_in_another_encoding(tmp_path):
+    note = json.dumps({"labels": [["00000/0.png", 1]]})
+    for name, code in (("a", "utf-16"), ("b", "utf-8-sig"), ("c", "utf-16-le")):
+        names = {"00000/0.png": png(1), "dataset.json": note.encode(code)}
+        assert open_source(str(packed(tmp_path / f"{name}.zip", names)), tmp_path).label(0) == 1
+
+
 def test_spaces_and_slashes_around_a_spec_change_nothing(tmp_path):
     names = {f"{s}/a/{k}.png": png(k) for k, s in enumerate(("train", "val"))}
     as_folder(Drawn(names, {}, False, []), tmp_path / "mine")
@@ -289,6 +297,30 @@ def test_files_with_backslashes_are_an_archive_unpacked_without_its_folders(tmp_
     (tmp_path / "f" / "train\\a\\x.png").write_bytes(png(1))
     with pytest.raises(DataError, match="give the archive itself"):
         open_source(str(tmp_path / "f"), tmp_path)
+
+
+def test_splits_inside_other_folders_are_not_mixed(tmp_path):
+    names = {f"{c}/{s}/{k}.png": png(k) for k, s in enumerate(("train", "Val")) for c in "ab"}
+    folder = as_folder(Drawn(names, {}, False, []), tmp_path / "f")
+    for where in (packed(tmp_path / "s.zip", names), folder):
+        with pytest.raises(
+            DataError, match=r"the splits \(train, val\) inside its folders \(a, b\)"
+        ):
+            open_source(str(where), tmp_path)
+    invert(folder, tmp_path / "turned", reverse=True)
+    assert find("turned", tmp_path).splits == ("train", "val")
+    yolo = {f"images/{s}/{k}.png": png(k) for k, s in enumerate(("train", "val"))}
+    yolo |= {f"labels/{s}/0.txt": b"0" for s in ("train", "val")}
+    assert find(str(packed(tmp_path / "y.zip", yolo)), tmp_path).splits == ("train", "val")
+
+
+def test_arrays_and_archives_in_folders_around_them(tmp_path):
+    idx_files(tmp_path / "w" / "v")
+    (tmp_path / "w" / ".DS_Store").write_bytes(b"x")
+    assert find("w", tmp_path).splits == ("train", "test")
+    packed(tmp_path / "x" / "y" / "photos.zip", {"a/0.png": png(1)})
+    with pytest.raises(DataError, match="no images under .*x, which holds photos.zip: give that"):
+        open_source("x", tmp_path)
 
 
 def test_two_environments_of_one_split_and_size_are_named(tmp_path):
@@ -342,8 +374,13 @@ def test_a_class_folder_without_pictures(tmp_path):
     folder = as_folder(Drawn(names, {}, False, []), tmp_path / "f")
     for where in (packed(tmp_path / "s.zip", names), folder):  # notes are no class
         assert open_source(str(where), tmp_path).classes == ["a", "b"]
-    names = {"a/0.png": png(1), "b/0.png": png(2), "c/0.xyz": b"?"}
-    folder = as_folder(Drawn(names, {}, False, []), tmp_path / "g")
-    for where in (packed(tmp_path / "t.zip", names), folder):  # may be pictures
-        with pytest.raises(DataError, match="c has no images"):
-            open_source(str(where), tmp_path)
+        acquire(where.stem, tmp_path / "d", where)
+        assert open_source(where.stem, tmp_path / "d").classes == ["a", "b"]
+    for number, empty in enumerate(("c/0.xyz", "c/note.txt", "c/.DS_Store", "docs/0.xyz")):
+        names = {"a/0.png": png(1), "b/0.png": png(2), empty: b"?"}  # may be pictures
+        folder = as_folder(Drawn(names, {}, False, []), tmp_path / f"g{number}")
+        for where in (packed(tmp_path / f"t{number}.zip", names), folder):
+            with pytest.raises(DataError, match=f"{empty[0]}.* has no images"):
+                open_source(str(where), tmp_path)
+            with pytest.raises(DataError, match=f"{empty[0]}.* has no images"):
+                acquire("mine", tmp_path / "d", where)

@@ -5,10 +5,11 @@ import os
 
 import pytest
 
-from data.prepare import transfer
-from data.prepare.download import fetch
+from data.prepare import download, transfer
+from data.prepare.download import fetch, lock_of
 from data.prepare.transfer import part_of, words
 from storage.errors import DataDiskError, DataError
+from storage.files import Lock
 from tests.server import serving
 
 BODY = os.urandom(300_000)
@@ -92,6 +93,16 @@ def test_a_log_has_lines_of_progress(tmp_path, monkeypatch, capsys):
     with serving(files={"a": BODY}) as server:
         fetch([f"{server.url}/a"], tmp_path / "a")
     assert "a: 300.0 kB of 300.0 kB" in capsys.readouterr().err
+
+
+def test_the_wait_for_another_process_is_said_and_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download, "WAIT", 0.2)
+    held = Lock(lock_of(tmp_path / "a"), "process 7 on x")
+    with pytest.raises(DataError, match="being prepared by process 7.*nothing came") as error:
+        fetch(["http://127.0.0.1:9/a"], tmp_path / "a")
+    held.release()
+    assert error.value.exit_code == 4
+    assert capsys.readouterr().err.startswith("waiting: a is being prepared by process 7 on x")
 
 
 def test_what_is_no_address(tmp_path):

@@ -71,3 +71,37 @@ def test_what_the_probes_figures_depend_on():
     assert {"data", "eval", "probe_epochs", "few_shot", "exact_augs", "precision"} < set(ASKED)
     assert not {"place", "eval_iter", "lr", "crop_size"} & set(ASKED)
     assert len(ASKED) == 16
+
+
+def test_a_recipe_beside_a_preset_that_sets_what_it_consists_of(capsys):
+    """`--recipe imagenet` has color_s 1: a preset's 0.5 neither replaces it silently nor yields."""
+    for words in (["--preset", "cifar10-r18"], ["--crop_size", "32", "--preset=smoke"]):
+        with pytest.raises(SystemExit, match="2"):
+            get_args(None, [*words, "--recipe", "imagenet"])
+        said = capsys.readouterr().err
+        preset = words[-1].removeprefix("--preset=")
+        assert f"--recipe imagenet has --color_s 1, --preset {preset} sets 0.5" in said
+        for option in ("--color_s", "--color-s"):
+            for value in ("0.5", "1"):
+                args = get_args(None, [*words, "--recipe", "imagenet", option, value])
+                assert args.color_s == float(value) and args.gaussian_blur == 1
+    assert get_args(None, ["--preset", "smoke", "--recipe", "strong"]).color_s == 0.5
+    assert get_args(None, ["--recipe", "imagenet"]).color_s == 1
+    assert get_args(None, ["--preset", "smoke"]).recipe is None
+
+
+def test_the_same_of_a_run_with_generated_views(capsys):
+    from recipes.isicle.options import get_args as isicle_args
+
+    with pytest.raises(SystemExit, match="2"):
+        isicle_args(None, ["--preset", "tiny25", "--pair", "real-real", "--recipe", "imagenet"])
+    assert "--preset tiny25 sets 0.5" in capsys.readouterr().err
+    assert isicle_args(None, ["--preset", "tiny25", "--pair", "real-real"]).recipe == "small"
+
+
+@pytest.mark.parametrize("option", ["--temp", "--sigma"])
+def test_temperatures_that_leave_the_range_are_refused(option, capsys):
+    for value in ("1e-31", "1e-38", "1e-45"):
+        with pytest.raises(SystemExit, match="2"):
+            get_args(None, ["--preset", "smoke", "--loss", "dclw", option, value])
+        assert ">= 1e-30" in capsys.readouterr().err
