@@ -214,7 +214,7 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
 def _check_recipe(args: Namespace, own: Mapping[str, float]) -> None:
     """Refuse a --recipe that is typed where the preset has another value for what it consists of:
     neither the recipe as it is nor the preset's would be meant. Errors: ValueError."""
-    from_preset = getattr(args, "from_preset", set())
+    from_preset: set[str] = getattr(args, "from_preset", set())
     if args.recipe is None or "recipe" in from_preset:
         return
     for name in sorted(from_preset & own.keys()):
