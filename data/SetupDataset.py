@@ -8,8 +8,8 @@
 
 Afterwards `--data NAME` works. Running it again goes on or does nothing; sizes can be added.
 --source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied,
-so keep it), a .zip or .tar of one, CIFAR-10's python version, or MNIST's four idx files; NAME is
-then free.
+so keep it), a .zip or .tar of one, CIFAR-10, CIFAR-100 or STL-10 as they are distributed, or
+MNIST's four idx files; NAME is then free.
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ class Grace:
             self._writer = -1
 
     def _listen(self) -> None:
-        deadline, name, first = None, "", None
+        deadline: float | None = None
+        first: float | None = None  # Ctrl-C
+        name = ""
         extended = False
         while True:
             now = time.monotonic()
@@ -107,9 +109,11 @@ class Grace:
                     if number == signal.SIGTERM and name != "SIGTERM":
                         name = "SIGTERM"
                         deadline = min(deadline or now + self._limit, now + self._limit)
-                    if number == signal.SIGINT and first is None:
+                    if number != signal.SIGINT or deadline is not None:
+                        continue
+                    if first is None:
                         first = now
-                    elif number == signal.SIGINT and deadline is None and now - first >= _APART_S:
+                    elif now - first >= _APART_S:
                         name, deadline = "SIGINT", now + AFTER_SECOND_S
             elif self.saving() and not extended:
                 extended, deadline = True, time.monotonic() + self._limit

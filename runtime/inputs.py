@@ -35,30 +35,46 @@ def named(inputs: Inputs, flags: Mapping[str, Any]) -> Inputs:
 
 
 def read(folder: Path, meta: Mapping[str, Any] | None = None) -> Inputs:
-    """What the run in `folder` reads, by option, as its file or else a checkpoint's `meta` says;
-    empty where neither does. A set that an earlier version noted stands under ""."""
-    known = read_object(folder / RECORD) or (meta or {}).get("inputs")
-    if isinstance(known, dict) and all(isinstance(value, dict) for value in known.values()):
-        return known
+    """What the run in `folder` reads, by option, as a checkpoint's `meta` says, which has a
+    checksum, or else its file; empty where neither does. A set that an earlier version noted stands
+    under ""."""
+    for known in ((meta or {}).get("inputs"), read_object(folder / RECORD)):
+        if isinstance(known, dict) and known and all(map(_is_mark, known.values())):
+            return known
     before = read_object(folder / listing.RECORD)
-    return {} if before is None else {"": before}
+    return {"": before} if before is not None and _is_mark(before) else {}
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("digest", value.get("sha256")), str)
 
 
 def is_whole(folder: Path, inputs: Inputs) -> bool:
-    """Whether inputs.json says of all `inputs` what is said of them today."""
-    known = read_object(folder / RECORD) or {}
+    """Whether inputs.json says of all `inputs` what is said of them today, and of the set that is
+    trained on, which is no other, what it is."""
+    known, main = read_object(folder / RECORD) or {}, _main(inputs)
     return all(
-        isinstance(known.get(option), dict) and what.keys() <= known[option].keys()
+        _is_mark(known.get(option))
+        and what.keys() <= known[option].keys()
+        and (option != main or alike(known[option], what))
         for option, what in inputs.items()
     )
 
 
+def digest_of(inputs: Inputs) -> str | None:
+    """The digest of the names of the set that is trained on; None for drawn scenes."""
+    main = _main(inputs)
+    return None if main is None else inputs[main]["digest"]
+
+
 def refuse_changed(folder: Path, data: listing.Listing, before: Inputs, now: Inputs) -> None:
-    """DataError if the set that is trained on is another than before: by its names, as data.json
-    or the record has them, or where pictures that were looked at are others under equal names."""
-    listing.refuse_changed(folder, data)
+    """DataError if the set that is trained on is another than before: by its names, as the record
+    or else data.json has them, or where pictures that were looked at are others under equal names.
+    """
     main = _main(now)
     known = before.get(main) if main else None
+    if known is None or main is None or known.get("digest") != now[main]["digest"]:
+        listing.refuse_changed(folder, data)
     if known is None or main is None or alike(known, now[main]):
         return
     if known.get("digest") != now[main]["digest"]:

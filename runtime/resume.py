@@ -130,7 +130,8 @@ class Resume:
     def _note_data(self, run_dir: Path, say: Say, fresh: bool) -> None:
         """Write down what is trained on, where the run is `fresh` or does not know it yet."""
         try:
-            if self.data is not None and (fresh or not has_listing(run_dir)):
+            digest = known_inputs.digest_of(self.inputs)
+            if self.data is not None and (fresh or not has_listing(run_dir, digest)):
                 _say_damaged(run_dir / listing.RECORD, say, fresh)
                 write_listing(run_dir, self.data)
             if self.inputs and (fresh or not known_inputs.is_whole(run_dir, self.inputs)):
@@ -181,8 +182,8 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _say_damaged(file: Path, say: Say, fresh: bool) -> None:
-    if not fresh and file.exists() and read_object(file) is None:
-        say(f"{file.name} is damaged: written anew, of what is read now")
+    if not fresh and file.exists():
+        say(f"{file.name} is damaged or of an earlier version: written anew, of what is read now")
 
 
 def _lineage_of(path: Path) -> str:

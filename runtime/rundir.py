@@ -211,7 +211,8 @@ def _of_checkpoint(folder: Path) -> dict[str, Any] | None:
         with contextlib.suppress(CheckpointError, KeyError):
             meta = checkpoint.read_meta(folder / "checkpoints" / name)
             told = {key: meta[key] for key in ("script", "config_hash", "args", "shaping")}
-            return {**told, "name": folder.name.rpartition("-")[0], "restored_from": name}
+            told["name"] = folder.name.rpartition("-")[0]
+            return told | {"inputs": meta.get("inputs", {}), "restored_from": name}
     return None
 
 

@@ -224,9 +224,10 @@ class Tracker:
             return nothing
         earlier = nothing
         with contextlib.suppress(OSError):  # a full disk: some points will be there twice
-            from wandb.proto.wandb_internal_pb2 import Record
+            from wandb.proto import wandb_internal_pb2
 
-            parse = Record.FromString
+            kinds: Any = wandb_internal_pb2  # W&B's stubs do not have what it takes from protobuf
+            parse = kinds.Record.FromString
             earlier = held(self.dir / "wandb", str(self.id), step, _STEP, parse)
         config = _escaped(json.loads(json.dumps(config, default=str)))
         name = None if name is None else escaped(name)

@@ -171,7 +171,7 @@ class _Handover(RuntimeError):
 def _begin(inner: Callable[[int], None] | None, worker_id: int) -> None:
     """What a worker does first: a batch that cannot be sent is an error, not silence."""
     # multiprocessing's own hook prints a traceback and forgets the batch
-    Queue._on_queue_feeder_error = _send_the_error  # type: ignore[method-assign,assignment]
+    Queue._on_queue_feeder_error = _send_the_error  # type: ignore[attr-defined]
     end_with_parent()
     shield_worker()
     if inner is not None:

@@ -79,8 +79,9 @@ def settle_streams() -> None:
         if before is not None:
             with contextlib.suppress(OSError, ValueError):
                 before.flush()
+        raw: io.RawIOBase = Unfailing(number)
         new = io.TextIOWrapper(
-            io.BufferedWriter(Unfailing(number)),
+            io.BufferedWriter(raw),
             encoding=getattr(before, "encoding", "utf-8"),
             errors="backslashreplace",
             line_buffering=getattr(before, "line_buffering", False),

@@ -359,9 +359,9 @@ def make_folder(folder: Path) -> Path:
 # ------------------------------------------------------------------------------------- reading
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
+def hash_file(path: Path, kind: str = "sha256") -> str:
+    """SHA-256 of a file, or the digest that `hashlib` calls `kind`, hex."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)

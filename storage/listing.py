@@ -43,9 +43,10 @@ def list_digest(names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def has_listing(folder: Path) -> bool:
-    """Whether a run's folder says what it is trained on, in a file that can be read."""
-    return isinstance((read_object(folder / RECORD) or {}).get("digest"), str)
+def has_listing(folder: Path, digest: str | None = None) -> bool:
+    """Whether a run's folder says what it is trained on: that of the `digest`, if one is given."""
+    known = (read_object(folder / RECORD) or {}).get("digest")
+    return known == digest if digest is not None else isinstance(known, str)
 
 
 def write_listing(folder: Path, listing: Listing) -> None:

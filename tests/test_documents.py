@@ -30,10 +30,18 @@ NOT_OURS = {
     *("checkpoints/", "provenance/", "samples/", "snapshots/", "curves.png", "log.txt", "wandb/"),
     *("checkpoints/step-N/", "samples/tree-STEP.png", "features/", "grid.png", "sheet.png"),
     *("grid-0-99.png", "tensorboard/"),
-    *("words.txt", "val_annotations.txt", "00000/img00000000.png"),
+    *("words.txt", "val_annotations.txt", "00000/img00000000.png", "./"),
 }
 # Words that name a variant of code only to those who wrote it. LAB is a colour space, in capitals.
 PRIVATE = re.compile(r"\b[Tt]he lab\b|\b[Ff]ounding\b|\b[Tt]he refactor\b|\b[Tt]he seed's\b")
+
+
+def read(name: str) -> str:
+    """A document, without what tables say of the originals' own commands and files."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name == "docs/from_the_originals.md":
+        text = re.sub(r"^\| .*? \| ", "| ", text, flags=re.M)
+    return text
 
 
 def said(text: str) -> list[str]:
@@ -179,13 +187,13 @@ def words_of_code(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_are_there(name):
     folder = name.rpartition("/")[0]
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = read(name)
     assert not wrong_paths(text, f"{folder}/" if folder else "", files_and_folders())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_are_there(name):
-    assert not wrong_commands((ROOT / name).read_text(encoding="utf-8"))
+    assert not wrong_commands(read(name))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])

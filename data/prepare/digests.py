@@ -10,7 +10,6 @@ recorded beside the file and compared ever after, so that a file which changes i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import urllib.parse
 from pathlib import Path
@@ -19,7 +18,6 @@ from data.prepare.workers import say
 from storage.files import hash_file, write_text
 
 _PIN = re.compile(r"(?:(sha256|md5):)?([0-9a-fA-F]{8,128})")
-_BLOCK = 1 << 20
 
 
 def split_pin(pin: str) -> tuple[str, str]:
@@ -30,17 +28,6 @@ def split_pin(pin: str) -> tuple[str, str]:
     return match[1] or "sha256", match[2].lower()
 
 
-def digest_of(file: Path, kind: str) -> str:
-    """sha256 or md5 of a file, hex. Errors: OSError."""
-    if kind == "sha256":
-        return hash_file(file)
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(file, "rb") as handle:
-        while block := handle.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def pin_fault(file: Path, pin: str, got: str | None = None) -> str | None:
     """What is wrong with a file whose digest is known, or None.
 
@@ -48,7 +35,7 @@ def pin_fault(file: Path, pin: str, got: str | None = None) -> str | None:
     that is known, for the sentence. Errors: OSError.
     """
     kind, wanted = split_pin(pin)
-    found = digest_of(file, kind)
+    found = hash_file(file, kind)
     if found.startswith(wanted):
         return None
     return f"expected {kind} {wanted[:12]}.., got {got or found[:12] + '..'}"

@@ -8,6 +8,7 @@ lock and finds the file. When every mirror fails the message says where to put t
 from __future__ import annotations
 
 import contextlib
+import glob
 import http.client
 import stat
 import tarfile
@@ -15,11 +16,10 @@ import time
 import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from data.prepare.digests import pin_fault, recorded_fault, without_secrets
-from data.prepare.transfer import attended, discard, part_of, progress, receive
+from data.prepare.transfer import discard, in_time, part_of, progress, receive
 from data.prepare.workers import say
 from data.readers.tree import is_archive as has_archive_name
 from data.readers.tree import member_name
@@ -131,11 +131,9 @@ def _try(
     part = part_of(file)
     try:
         if mirror.startswith("drive:"):
-            drive = mirror[len("drive:") :]
-            attended(lambda given_up: _get_drive(drive, part, bar), part)
+            _get_drive(mirror[len("drive:") :], part, bar)
         else:
-            get = partial(receive, mirror, part, file.name, bar=bar, pinned=pinned, about=about)
-            attended(lambda given_up: get(given_up=given_up), part)
+            receive(mirror, part, file.name, bar=bar, pinned=pinned, about=about)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if mirror.startswith("drive:"):
             discard(part)
@@ -215,7 +213,11 @@ def _get_drive(file_id: str, part: Path, bar: bool) -> None:
     except ImportError:
         raise OSError("gdown is not installed (pip install gdown)") from None
     try:
-        result = gdown.download(id=file_id, output=str(part), quiet=not bar)
+        # it sets no timeout; its own file beside `part` begins with that name
+        result = in_time(
+            lambda: gdown.download(id=file_id, output=str(part), quiet=not bar),
+            lambda: sum(map(_size, part.parent.glob(f"{glob.escape(part.name)}*"))),
+        )
     except Exception as error:  # gdown raises its own, requests' and plain ones
         text = _one_line(error)
         if "quota" in text.lower() or "too many users" in str(error).lower():
@@ -225,6 +227,13 @@ def _get_drive(file_id: str, part: Path, bar: bool) -> None:
         raise OSError(f"Google Drive: {text}") from None
     if result is None or not part.exists():
         raise OSError("Google Drive gave no file")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _one_line(error: BaseException) -> str:

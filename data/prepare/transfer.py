@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import re
 import shutil
@@ -22,12 +21,13 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from data.prepare.workers import say
 from storage import files
 
+T = TypeVar("T")
 TIMEOUT = 30.0  # seconds to connect, and between two pieces
 PATIENCE = 60.0  # seconds over which a transfer must not be slower than
 SLOWEST = 1024  # bytes a second
@@ -56,29 +56,18 @@ def discard(part: Path) -> None:
 
 
 def receive(
-    address: str,
-    part: Path,
-    name: str,
-    *,
-    bar: bool = True,
-    pinned: bool = False,
-    about: str = "",
-    given_up: threading.Event | None = None,
+    address: str, part: Path, name: str, *, bar: bool = True, pinned: bool = False, about: str = ""
 ) -> None:
     """Have what is at `address` in the file `part`, whose earlier bytes are gone on with.
 
     bar: show progress. pinned: a digest will tell whether the file is right, however it came, so
     that redirections to http are followed. about: what is said of the file before it is fetched,
-    with its size; "": nothing. given_up: set when nobody waits any more (`attended`); `part` is
-    another's then. After an error `part` is there if it can be gone on with.
+    with its size; "": nothing. After an error `part` is there if it can be gone on with.
     Errors: OSError, HTTPException, ValueError for what is no address.
     """
-    given_up = given_up or threading.Event()
     try:
-        _receive(address, part, name, bar, pinned, about, given_up)
+        _receive(address, part, name, bar, pinned, about)
     except BaseException as error:
-        if given_up.is_set():
-            raise
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or not _begun(part, address):
             discard(part)
@@ -86,20 +75,11 @@ def receive(
     files.remove(_note(part))
 
 
-def _receive(
-    address: str,
-    part: Path,
-    name: str,
-    bar: bool,
-    pinned: bool,
-    about: str,
-    given_up: threading.Event,
-) -> None:
+def _receive(address: str, part: Path, name: str, bar: bool, pinned: bool, about: str) -> None:
     opener = urllib.request.build_opener(*([] if pinned else [_NoWayDown]))
     with contextlib.ExitStack() as stack:
         known = _begun(part, address)
         answer = stack.enter_context(_opened(opener, address, known))
-        _check(given_up)
         start = known["bytes"] if known and _goes_on(answer, known) else 0
         if known and not start:
             discard(part)
@@ -115,7 +95,7 @@ def _receive(
         files.write_json(_note(part), _version(answer, address, total))
         out = stack.enter_context(open(part, "ab" if start else "wb"))
         advance = stack.enter_context(progress(total, name, bar, start))
-        got = start + _copy(answer, out, advance, given_up)
+        got = start + _copy(answer, out, advance)
         files.flush(out)
     if total is not None and got != total:
         raise OSError(f"ended after {got} of {total} bytes")
@@ -135,12 +115,42 @@ def _opened(opener: Any, address: str, known: dict[str, Any] | None) -> Any:
         # not to whom a redirection leads
         request.add_unredirected_header("Authorization", f"Basic {b64encode(key).decode()}")
     try:
-        return opener.open(request, timeout=TIMEOUT)
+        return in_time(lambda: opener.open(request, timeout=TIMEOUT))
     except urllib.error.HTTPError as error:
         if error.code != 416 or known is None:
             raise
         error.close()
         return _opened(opener, address, None)  # more is here than there is: another file
+
+
+def in_time(work: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
+    """`work()` in a thread, given up when `size()` has not grown for PATIENCE seconds: OSError.
+
+    For what sets no limit itself: looking up a name, a header that comes letter by letter, a client
+    without a timeout. Time in which this process was stopped does not count.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=do, name="transfer", daemon=True)
+    thread.start()
+    before, waited, tick = size(), 0.0, min(0.2, PATIENCE / 4)
+    while thread.is_alive():
+        thread.join(tick)
+        waited += tick
+        if (now := size()) > before:
+            before, waited = now, 0.0
+        elif waited >= PATIENCE and thread.is_alive():
+            raise OSError(f"no answer: nothing came in {PATIENCE:g} s")
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def _goes_on(answer: Any, known: dict[str, Any]) -> bool:
@@ -152,21 +162,13 @@ def _goes_on(answer: Any, known: dict[str, Any]) -> bool:
     return int(match[1]) == known["bytes"] and match[2] in (str(known["total"]), "*")
 
 
-def _check(given_up: threading.Event) -> None:
-    if given_up.is_set():
-        raise OSError("given up")
-
-
-def _copy(
-    answer: Any, out: Any, advance: Callable[[int], object], given_up: threading.Event
-) -> int:
+def _copy(answer: Any, out: Any, advance: Callable[[int], object]) -> int:
     """Write what comes; returns how many bytes. Errors: OSError for a transfer that creeps."""
     got = since = 0
     begin = time.monotonic()
     # what has arrived is taken at once: a full block might be waited for without end
     read = getattr(answer, "read1", answer.read)
     while block := read(_CHUNK):
-        _check(given_up)
         out.write(block)
         got += len(block)
         since += len(block)
@@ -177,47 +179,6 @@ def _copy(
                 raise OSError(f"too slow: {since} bytes in {passed:.0f} s")
             begin, since = time.monotonic(), 0
     return got
-
-
-def attended(work: Callable[[threading.Event], None], part: Path) -> None:
-    """`work(given_up)`, which writes `part`, as long as it gets on. Errors: its own, OSError.
-
-    A server that sends its headers byte by byte, and a client without a timeout, wait for ever:
-    here they have PATIENCE seconds for as many bytes as a transfer of SLOWEST has. Time in which
-    this process was stopped does not count.
-    """
-    failed: list[BaseException] = []
-    given_up = threading.Event()
-
-    def do() -> None:
-        try:
-            work(given_up)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=do, name="download", daemon=True)
-    before, waited, tick = _there(part), 0.0, 0.2
-    thread.start()
-    while thread.is_alive():
-        thread.join(tick)
-        waited += tick
-        if waited >= PATIENCE:
-            size = _there(part)
-            if size - before < SLOWEST * PATIENCE:
-                given_up.set()
-                raise OSError(f"stalled: {size - before} bytes in {PATIENCE:g} s")
-            before, waited = size, 0.0
-    if failed:
-        raise failed[0]
-
-
-def _there(part: Path) -> int:
-    """Bytes of a part, and of what a client writes beside it before it gives it that name."""
-    found = 0
-    for path in part.parent.glob(f"{glob.escape(part.name)}*"):
-        with contextlib.suppress(OSError):
-            found += path.stat().st_size
-    return found
 
 
 def _note(part: Path) -> Path:

@@ -134,7 +134,7 @@ class FolderSource:
             if as_nvidia:
                 pass
             elif "/" in paths[0]:
-                refuse_empty_classes(tree, "", self.classes, split is not None)
+                refuse_empty_classes(tree, "", self.classes)
             elif any("\\" in p for p in paths):
                 raise DataError(
                     f"{self.root} has files with `\\` in their names ({paths[0]}), of an archive "

@@ -14,7 +14,10 @@ from storage.errors import DataError
 
 # Tiny ImageNet's table of the classes of its val split.
 ANNOTATIONS = "val_annotations.txt"
-# Files of a folder that is no class for having nothing else.
+# Folders that are no classes, if they have nothing but such files.
+_NOTE_FOLDERS = frozenset(
+    "annotation annotations doc docs info label labels license licenses meta metadata notes".split()
+)
 _NOTE_SUFFIXES = (".csv", ".html", ".json", ".md", ".pdf", ".txt", ".xml", ".yaml", ".yml")
 
 
@@ -64,13 +67,14 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         raise DataError(f"cannot list {folder}: {error.strerror}") from None
 
 
-def refuse_empty_classes(tree: Tree, at: str, classes: list[str], in_split: bool) -> None:
+def refuse_empty_classes(tree: Tree, at: str, classes: list[str]) -> None:
     """DataError for a folder beside class folders that has no picture: it may be empty by mistake,
-    or have pictures of a kind that is not read. Outside of splits one with notes alone is no class.
+    or have pictures of a kind that is not read. Not for a `docs` or `labels` with notes alone.
     """
     known = set(classes)
     for name in tree.folders(at):
-        if name not in known and (in_split or not _only_notes(tree, f"{at}{name}/")):
+        noted = name.lower() in _NOTE_FOLDERS and _only_notes(tree, f"{at}{name}/")
+        if name not in known and not noted:
             raise DataError(
                 f"class folder {tree.where(at + name)} has no images; fill it or remove it "
                 "(it would shift or waste a class number)"

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +63,11 @@ def is_visible(name: str) -> bool:
     if not name.startswith((".", "__MACOSX")) and "/." not in name and "/__MACOSX" not in name:
         return True
     return not any(is_rubbish(part) for part in name.split("/"))
+
+
+def visible_part(name: str) -> str:
+    """The folders of a `/`-joined name that are above what is rubbish in it."""
+    return "/".join(takewhile(lambda part: not is_rubbish(part), name.split("/")))
 
 
 def is_archive(name: str) -> bool:
@@ -330,9 +335,14 @@ def _splits(tree: Tree, at: str) -> tuple[dict[str, str], dict[str, str]]:
             named[split] = full or names[:1]
     if len(named) == 1:
         # two of these names together are no coincidence; one beside a folder full of pictures
-        # is a class (of locomotives)
-        others = (name for name in tree.folders(at) if split_of(name) is None)
+        # is a class (of locomotives), and an empty one beside pictures is nothing
+        others = [name for name in tree.folders(at) if split_of(name) is None]
         if any(any(_holds(tree, f"{at}{name}/")) for name in others):
+            return {}, {}
+        empty = not any(tree.has_data(f"{at}{name}/") for names in named.values() for name in names)
+        if empty and (
+            any(_holds(tree, at)) or any(tree.has_data(f"{at}{name}/") for name in others)
+        ):
             return {}, {}
     unclear = {split: " and ".join(names) for split, names in named.items() if len(names) > 1}
     return {split: f"{at}{names[0]}/" for split, names in named.items()}, unclear

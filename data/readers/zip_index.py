@@ -30,6 +30,7 @@ from data.readers.tree import (
     is_visible,
     member_name,
     understand,
+    visible_part,
 )
 from data.sources import PathTable, Place, is_image_name
 from storage.errors import DataError
@@ -68,7 +69,10 @@ class ZipIndex:
                         f"unsafe archive {file}: unsafe member {member.filename[:100]!r}; "
                         "nothing is read of it"
                     )
-                if not name or not is_visible(name):
+                if not name:
+                    continue
+                if not is_visible(name):
+                    folders.append(visible_part(name))  # would be there if it were unpacked
                     continue
                 if member.filename[-1] in "/\\":
                     folders.append(name)

@@ -102,7 +102,7 @@ class ZipSource(MemberSource):
         else:
             self.classes, labels = classes_and_labels(paths, str(self.file), self.file.stem)
             if "/" in paths[0]:
-                refuse_empty_classes(index.tree, prefix, self.classes, split is not None)
+                refuse_empty_classes(index.tree, prefix, self.classes)
         self.class_names = word_names(
             self.classes, lambda note: index.read(prefix + note) or index.read(whole + note)
         )

@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from data.listing import listing_of
+from data.listing import SAMPLED, fingerprint, listing_of
 from data.registry import cut, open_source
 from data.sources import Joined, PathTable, Subset, evenly
+from runtime.inputs import alike
 from storage.errors import DataError
 from storage.listing import (
     Listing,
@@ -17,7 +19,7 @@ from storage.listing import (
     refuse_changed,
     write_listing,
 )
-from tests.data.pictures import make_set, zip_folder
+from tests.data.pictures import make_set, noise, zip_folder
 
 
 @pytest.fixture
@@ -129,3 +131,21 @@ def test_a_run_on_a_wrapped_set_goes_on(tmp_path):
     for other in (names[::-1], names[1:], [f"b{n}" for n in names], [*names[:3], "a/9.png"]):
         with pytest.raises(DataError, match="changed"):
             refuse_changed(tmp_path, Listing("set", other, other))
+
+
+def test_a_set_is_known_by_names_and_by_how_its_pictures_look(tmp_path):
+    def known(folder, shift=0, pictures=40, suffix="png"):
+        for k in range(pictures):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(noise(k + shift)).save(tmp_path / folder / f"{k}.{suffix}")
+        return fingerprint(open_source(str(tmp_path / folder), tmp_path))
+
+    one, other = known("one"), known("other", shift=100)
+    assert one["digest"] == other["digest"] and one["pictures"] == 40
+    looks = one["sample"].split(" ")
+    assert len(looks) == SAMPLED and looks[0].startswith("24x30:") and one != other
+    assert not alike(one, other) and alike(one, known("again"))
+    (tmp_path / "again" / "0.png").write_bytes(b"no picture")
+    broken = fingerprint(open_source(str(tmp_path / "again"), tmp_path))
+    assert broken["sample"].startswith("unreadable ") and not alike(one, broken)
+    assert fingerprint(open_source("scenes", tmp_path)) is None

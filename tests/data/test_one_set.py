@@ -374,8 +374,13 @@ def test_a_class_folder_without_pictures(tmp_path):
     folder = as_folder(Drawn(names, {}, False, []), tmp_path / "f")
     for where in (packed(tmp_path / "s.zip", names), folder):  # notes are no class
         assert open_source(str(where), tmp_path).classes == ["a", "b"]
-    names = {"a/0.png": png(1), "b/0.png": png(2), "c/0.xyz": b"?"}
-    folder = as_folder(Drawn(names, {}, False, []), tmp_path / "g")
-    for where in (packed(tmp_path / "t.zip", names), folder):  # may be pictures
-        with pytest.raises(DataError, match="c has no images"):
-            open_source(str(where), tmp_path)
+        acquire(where.stem, tmp_path / "d", where)
+        assert open_source(where.stem, tmp_path / "d").classes == ["a", "b"]
+    for number, empty in enumerate(("c/0.xyz", "c/note.txt", "c/.DS_Store", "docs/0.xyz")):
+        names = {"a/0.png": png(1), "b/0.png": png(2), empty: b"?"}  # may be pictures
+        folder = as_folder(Drawn(names, {}, False, []), tmp_path / f"g{number}")
+        for where in (packed(tmp_path / f"t{number}.zip", names), folder):
+            with pytest.raises(DataError, match=f"{empty[0]}.* has no images"):
+                open_source(str(where), tmp_path)
+            with pytest.raises(DataError, match=f"{empty[0]}.* has no images"):
+                acquire("mine", tmp_path / "d", where)

@@ -129,7 +129,7 @@ def test_uid_that_several_runs_of_an_earlier_version_have(tmp_path):
     assert train(tmp_path, "--uid", "abc", "--outdir", one.dir).dir == one.dir
 
 
-@pytest.mark.parametrize("word", ["a/b", "a b", "", "x" * 129, "a:b", "ä", "..", "a#b", "50%"])
+@pytest.mark.parametrize("word", ["a/b", "", "x" * 129, "a:b", "ä", "..", "50%"])
 def test_uid_that_wandb_does_not_take_is_refused(tmp_path, word):
     with exits(2):
         train(tmp_path, "--uid", word)

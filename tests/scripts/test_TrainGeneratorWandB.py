@@ -182,6 +182,9 @@ def test_sp_and_code_bs_do_not_change_the_result(finished, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+SMALLEST = "--samples 1 --num_val_images 1 --bs 1 --bs_gpu 1 --subsample_size 1 --code_bs 1"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -197,10 +200,15 @@ def test_sp_and_code_bs_do_not_change_the_result(finished, tmp_path):
         "--precision bf16 --search_precision bf16 --rescore 2",
         "--unconditional --lpips none --res 8 --pool_size 16 --sample_method mixture",
         "--unconditional --res 16 --pool_size 16 --proj_dim 10",
+        "--unconditional --lpips none --res 8 --pool_size 8 --spi 1",
+        f"--unconditional --lpips none --res 8 --pool_size 1 {SMALLEST}",
+        f"--ns 1 --sp 1 --rescore 1 {SMALLEST}",
     ],
 )
 def test_options_run(words, tmp_path):
     train(tmp_path / "run", *"--outer_loops 1 --num_iteration 2".split(), *words.split())
+    shared = metrics(tmp_path / "run", "used_fraction")
+    assert len(shared) == ("--unconditional" in words) and all(0 < x <= 1 for x in shared)
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 

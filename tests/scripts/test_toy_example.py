@@ -306,6 +306,20 @@ def test_plot_without_options_fetches_the_published_networks(tmp_path, monkeypat
     assert "--cls B: NVIDIA's network is of class A" in capsys.readouterr().err
 
 
+def test_training_begins_and_is_guided_by_addresses(guide, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELS_HOME", str(tmp_path / "models"))
+    with open(snapshot_of(guide), "rb") as file:
+        files = {"iter0008.safetensors": file.read()}
+    with serving(files=files) as server:
+        url = f"{server.url}/iter0008.safetensors"
+        words = ["--no-val", "--no-test", "--init_from", url, "--guide", url]
+        train(tmp_path / "run", *words, "--layers", "2")
+        assert len(server.hits) == 1
+    record = json.loads((tmp_path / "run" / "init_from.json").read_text())
+    assert record["asked"] == url and record["share"] == 1
+    assert record["file"].startswith(str(tmp_path / "models"))
+
+
 def test_a_plot_is_not_replaced_by_another(guide, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RESULTS_HOME", str(tmp_path / "results"))
     words = ["plot", "--net", snapshot_of(guide), "--samples", "64"]

@@ -1,0 +1,32 @@
+"""`--quick` of those benchmarks that are long or take no options for a trial."""
+
+import pytest
+
+from benchmarks import edm2_arms, isicle_arms, scenes
+from recipes.simclr.options import PRESETS
+
+
+def test_scenes(capsys):
+    scenes.main(["--quick"])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 5 and all(line.split()[0] == "16" for line in said[1:])
+
+
+def test_edm2_arms(tmp_path, capsys, monkeypatch):
+    args = edm2_arms.get_args(["--quick", "--out", str(tmp_path)])
+    assert list(edm2_arms.arms(args)) == ["none", "jest"] and args.duration <= 100
+    with pytest.raises(SystemExit):
+        edm2_arms.get_args(["--out", str(tmp_path)])
+    assert "--guide" in capsys.readouterr().err
+
+
+def test_isicle_arms(tmp_path):
+    args = isicle_arms.get_args(["--quick", "--out", str(tmp_path)])
+    assert [piece.arm for piece in isicle_arms.pieces(args)] == [
+        "crop+flip-real-real", "crop+flip-mixed"
+    ]  # fmt: skip
+    assert "--preset smoke" in " ".join(isicle_arms.training(args))
+
+
+def test_the_preset_of_the_original_simclr_judges_as_the_original_did():
+    assert PRESETS["cifar10-r50-original"]["probe_augs"] == "train"
