@@ -232,11 +232,7 @@ def check_effects(args: Namespace, table: Table, presets: Mapping[str, Mapping[s
     Errors: ValueError.
     """
     rules, larc = Rules(args, table, presets), args.opt != "lars"
-    if rules.typed("steps"):
-        if rules.typed("epochs"):
-            raise ValueError(
-                f"{rules.shown('steps')} is instead of {rules.shown('epochs')}: give one"
-            )
+    if rules.typed("steps") and not rules.typed("epochs"):
         args.epochs = default_of(table, "epochs")  # a preset's do not hold beside --steps
     for name in ("color_s", "gaussian_blur"):
         rules.belongs(name, "--unreal_augs 1", bool(args.unreal_augs))
