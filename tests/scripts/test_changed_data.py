@@ -180,7 +180,7 @@ def test_a_run_is_known_by_what_was_typed(tmp_path):
 
     typed, flags = known_by("--crop_size", "16", "--bs", "8", "--epochs", "4")
     assert typed == flags and flags["bs"] == 8
-    typed, flags = known_by("--crop_size", "16", "--bs", "8", "--steps", "9")
+    typed, flags = known_by("--crop_size", "16", "--bs", "8", "--epochs", "4", "--steps", "9")
     assert typed == flags
     typed, flags = known_by("--bs", "8", "--steps", "9")
     assert "epochs" not in flags and flags["crop_max"] == 128 and flags["bs"] == 8
