@@ -120,9 +120,11 @@ class Grace:
                     if number in ENDING and name in ("", "SIGINT"):
                         name = signal.Signals(number).name
                         deadline = min(deadline or now + self._limit, now + self._limit)
-                    if number == signal.SIGINT and first is None:
+                    if number != signal.SIGINT or deadline is not None:
+                        continue
+                    if first is None:
                         first = now
-                    elif number == signal.SIGINT and deadline is None and now - first >= _APART_S:
+                    elif now - first >= _APART_S:
                         name, deadline = "SIGINT", now + AFTER_SECOND_S
             elif self.saving() and not extended:
                 extended, deadline = True, time.monotonic() + self._limit

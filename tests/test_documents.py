@@ -30,7 +30,7 @@ NOT_OURS = {
     *("checkpoints/", "provenance/", "samples/", "snapshots/", "curves.png", "log.txt", "wandb/"),
     *("checkpoints/step-N/", "samples/tree-STEP.png", "features/", "grid.png", "sheet.png"),
     *("grid-0-99.png", "tensorboard/"),
-    *("words.txt", "val_annotations.txt", "00000/img00000000.png"),
+    *("words.txt", "val_annotations.txt", "00000/img00000000.png", "./"),
 }
 # Words that name a variant of code only to those who wrote it. LAB is a colour space, in capitals.
 PRIVATE = re.compile(r"\b[Tt]he lab\b|\b[Ff]ounding\b|\b[Tt]he refactor\b|\b[Tt]he seed's\b")

@@ -54,7 +54,7 @@ def test_every_option_says_what_it_is_and_its_default(found):
 
 
 def test_every_value_is_called_what_it_is(found):
-    kinds = r"N|FLOAT|FILE|DIR|NAME|TEXT|TIME|URL|HEX|WxH|OPTIONS|PATH|ZIP|SPLIT|cpu|auto|none"
+    kinds = r"N|FLOAT|FILE|DIR|NAME|ID|TEXT|TIME|URL|HEX|WxH|OPTIONS|PATH|ZIP|SPLIT|cpu|auto|none"
     odd = [
         f"{fact['prog']} {option['name']}"
         for fact, option in options(found)
@@ -136,6 +136,8 @@ def test_documents_use_the_names_that_help_shows():
     files += [root / "CONTRIBUTING.md", *(f for f in root.glob("*.py") if f.name != "setup.py")]
     wrong = {}
     for file in files:
+        if file.name == "from_the_originals.md":  # which is about the former names
+            continue
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".py":  # the commands at the head of a script
             text = "```\n" + (ast.get_docstring(ast.parse(text)) or "") + "\n```"

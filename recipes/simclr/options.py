@@ -214,7 +214,7 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
 def _check_recipe(args: Namespace, own: Mapping[str, float]) -> None:
     """Refuse a --recipe that is typed where the preset has another value for what it consists of:
     neither the recipe as it is nor the preset's would be meant. Errors: ValueError."""
-    from_preset = getattr(args, "from_preset", set())
+    from_preset: set[str] = getattr(args, "from_preset", set())
     if args.recipe is None or "recipe" in from_preset:
         return
     for name in sorted(from_preset & own.keys()):
@@ -232,11 +232,7 @@ def check_effects(args: Namespace, table: Table, presets: Mapping[str, Mapping[s
     Errors: ValueError.
     """
     rules, larc = Rules(args, table, presets), args.opt != "lars"
-    if rules.typed("steps"):
-        if rules.typed("epochs"):
-            raise ValueError(
-                f"{rules.shown('steps')} is instead of {rules.shown('epochs')}: give one"
-            )
+    if rules.typed("steps") and not rules.typed("epochs"):
         args.epochs = default_of(table, "epochs")  # a preset's do not hold beside --steps
     for name in ("color_s", "gaussian_blur"):
         rules.belongs(name, "--unreal_augs 1", bool(args.unreal_augs))
