@@ -16,6 +16,7 @@ from data.readers.edm_zip import EdmSource
 from data.readers.layout import (
     ANNOTATIONS,
     annotated_labels,
+    are_shards,
     classes_and_labels,
     list_files,
     refuse_empty_classes,
@@ -133,8 +134,8 @@ class FolderSource:
             self.classes, labels = classes_and_labels(paths, str(self.root), self.base.name)
             if as_nvidia:
                 pass
-            elif "/" in paths[0]:
-                refuse_empty_classes(tree, "", self.classes)
+            elif "/" in paths[0] and not are_shards(paths):
+                refuse_empty_classes(tree, "", self.classes, unread)
             elif any("\\" in p for p in paths):
                 raise DataError(
                     f"{self.root} has files with `\\` in their names ({paths[0]}), of an archive "

@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from data.formats import head_of, takes
+from data.formats import by_suffix, head_of, said, takes
 from data.readers.tree import NOTES, Tree, is_rubbish, speaks_of_labels
 from data.sources import split_of
 from storage.errors import DataError
 
 # Tiny ImageNet's table of the classes of its val split.
 ANNOTATIONS = "val_annotations.txt"
+# Shards of sets whose pictures are numbered throughout: NVIDIA's, and FFHQ as it is distributed.
+_SHARD = re.compile(r"(\d{5})/(?:img(?:-mean-std-)?(\d{8})|(\d{5}))\.\w+")
 # Folders that are no classes, if they have nothing but such files.
 _NOTE_FOLDERS = frozenset(
     "annotation annotations doc docs info label labels license licenses meta metadata notes".split()
@@ -32,15 +34,15 @@ def list_files(
     else pictures (`data.formats`) and those whose name `also` accepts.
 
     left_out: is given the names of pictures of formats that are not read. Follows links; hidden
-    entries and `__MACOSX` are left out; a link to a folder above is not entered.
+    entries and what systems leave are left out; a link to a folder above is not entered.
     """
 
-    def taken(entry: os.DirEntry[str]) -> bool:
+    def taken(entry: os.DirEntry[str], name: str) -> bool:
         if keep is not None:
             return keep(entry.name)
         if also is not None and also(entry.name):
             return True
-        return takes(entry.name, partial(head_of, entry.path), left_out)
+        return takes(name, partial(head_of, entry.path), left_out)
 
     found: list[str] = []
 
@@ -52,7 +54,7 @@ def list_files(
                 real = os.path.realpath(entry.path)
                 if real not in above:
                     walk(entry.path, f"{prefix}{entry.name}/", above | {real})
-            elif taken(entry):
+            elif taken(entry, prefix + entry.name):
                 found.append(prefix + entry.name)
 
     walk(os.fspath(root), "", frozenset([os.path.realpath(root)]))
@@ -67,17 +69,22 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         raise DataError(f"cannot list {folder}: {error.strerror}") from None
 
 
-def refuse_empty_classes(tree: Tree, at: str, classes: list[str]) -> None:
+def refuse_empty_classes(
+    tree: Tree, at: str, classes: list[str], unread: Iterable[str] = ()
+) -> None:
     """DataError for a folder beside class folders that has no picture: it may be empty by mistake,
     or have pictures of a kind that is not read. Not for a `docs` or `labels` with notes alone.
+
+    unread: names, below `at`, of pictures of formats that are not read.
     """
     known = set(classes)
     for name in tree.folders(at):
         noted = name.lower() in _NOTE_FOLDERS and _only_notes(tree, f"{at}{name}/")
         if name not in known and not noted:
+            left_out = said(by_suffix(n for n in unread if n.startswith(f"{name}/")))
             raise DataError(
                 f"class folder {tree.where(at + name)} has no images; fill it or remove it "
-                "(it would shift or waste a class number)"
+                f"(it would shift or waste a class number){'; ' * bool(left_out)}{left_out}"
             )
 
 
@@ -104,9 +111,11 @@ def refuse_labels(tree: Tree, at: str, notes: Iterable[str]) -> None:
 
 
 def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[list[str], list[int]]:
-    """Class names (sorted) and a label per relative path; no class folders means one class."""
+    """Class names (sorted) and a label per relative path; no class folders means one class, and so
+    do shards by number.
+    """
     loose = [p for p in paths if "/" not in p]
-    if len(loose) == len(paths):
+    if len(loose) == len(paths) or are_shards(paths):
         return [flat_name], [0] * len(paths)
     if loose:
         raise DataError(
@@ -118,6 +127,22 @@ def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[li
     _refuse_inner_splits(paths, classes, where)
     label_of = {c: k for k, c in enumerate(classes)}
     return classes, [label_of[t] for t in tops]
+
+
+def are_shards(paths: list[str]) -> bool:
+    """Whether two or more folders say no more than the numbers of the pictures in them:
+    `00001/img00001234.png` of NVIDIA's dataset_tool, `01000/01234.png` of FFHQ.
+    """
+    shards = set()
+    for path in paths:
+        match = _SHARD.fullmatch(path)
+        if match is None:
+            return False
+        folder, long, short = match.groups()
+        if folder != (long[:5] if long else f"{int(short) // 1000 * 1000:05d}"):
+            return False
+        shards.add(folder)
+    return len(shards) > 1
 
 
 def _refuse_inner_splits(paths: list[str], classes: list[str], where: str) -> None:

@@ -4,10 +4,11 @@ it its pictures begin, which folders are splits, and whether notes (`dataset.jso
 The rules are here and nowhere else, so that a folder, a zip of it and what SetupDataset makes of
 either are the same set:
 
-    rubbish   hidden names and `__MACOSX`
+    rubbish   hidden names, and folders that systems leave in others (LITTER)
     wrapping  a folder that holds nothing but one folder, itself without pictures of its own
     splits    folders called train, val, test or as SPLIT_ALIASES says, in any case, if there are
-              two of them, or one and no folder of pictures beside it that is none
+              two of them, or one that has folders of pictures, or beside which no folder of
+              pictures is none
     notes     a dataset.json with "labels" where the pictures begin, or latents
 """
 
@@ -28,8 +29,14 @@ from storage.errors import DataError
 from storage.files import open_plain
 
 NOTES = "dataset.json"
+# Left by macOS, Synology, QNAP, Windows and ext4: copies in small, what was deleted, what was lost.
+LITTER = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot")
+    + ("$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
 _ODD = re.compile(r"\\|(?:^|/)\.{0,2}(?:/|$)|^[A-Za-z]:|\0")
 _ARCHIVE = re.compile(r"\.(zip|tar|tar\.(gz|xz|bz2)|tgz|txz|tbz2?)$")
+_RUBBISH = re.compile(rf"(?:^|/)(?:\.|(?:{'|'.join(map(re.escape, sorted(LITTER)))})(?:/|$))")
 _DRIVE = re.compile(r"[A-Za-z]:")
 # Part of a folder's name that makes one suspect a split: `train_images`, `testA`, `dev`.
 _MORE = r"(set|data|images|imgs|pics|split)?(?![a-z])"
@@ -55,15 +62,13 @@ def member_name(name: str) -> str | None:
 
 
 def is_rubbish(part: str) -> bool:
-    """Whether a file or folder of this name is nobody's picture: hidden, or left by macOS."""
-    return part.startswith(".") or part == "__MACOSX"
+    """Whether a file or folder of this name is nobody's picture: hidden, or left by a system."""
+    return part.startswith(".") or part in LITTER
 
 
 def is_visible(name: str) -> bool:
     """Whether no part of a `/`-joined name is rubbish."""
-    if not name.startswith((".", "__MACOSX")) and "/." not in name and "/__MACOSX" not in name:
-        return True
-    return not any(is_rubbish(part) for part in name.split("/"))
+    return _RUBBISH.search(name) is None
 
 
 def visible_part(name: str) -> str:
@@ -336,9 +341,11 @@ def _splits(tree: Tree, at: str) -> tuple[dict[str, str], dict[str, str]]:
             named[split] = full or names[:1]
     if len(named) == 1:
         # two of these names together are no coincidence; one beside a folder full of pictures
-        # is a class (of locomotives), and an empty one beside pictures is nothing
+        # is a class (of locomotives) unless it has classes in it, and an empty one beside
+        # pictures is nothing
         others = [name for name in tree.folders(at) if split_of(name) is None]
-        if any(any(_holds(tree, f"{at}{name}/")) for name in others):
+        flat = any(any(_holds(tree, f"{at}{name}/")) for names in named.values() for name in names)
+        if flat and any(any(_holds(tree, f"{at}{name}/")) for name in others):
             return {}, {}
         empty = not any(tree.has_data(f"{at}{name}/") for names in named.values() for name in names)
         if empty and (
@@ -364,22 +371,29 @@ def _unused(tree: Tree, at: str, splits: dict[str, str]) -> tuple[str, ...]:
 
 
 def _refuse_suspects(tree: Tree, at: str) -> None:
-    """DataError if all folders look like splits, two or more of them, and would become classes."""
-    kinds, suspects = set(), []
+    """DataError if folders look like splits, two or more of them, and would become classes: if all
+    do, or if some are called alike but for that (`seg_train`, `seg_test`), whatever is beside them.
+    """
+    alike: dict[str, dict[str, str]] = {}  # what is left of the name -> kind -> name
+    beside = False
     for name in tree.folders(at):
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
         kind = next((split for split, form in _SUSPECT.items() if form.search(words)), None)
         if kind is not None:
-            kinds.add(kind)
-            suspects.append(name)
-        elif tree.has_data(f"{at}{name}/"):
-            return
-    if len(kinds) > 1 and sum(tree.has_data(f"{at}{name}/") for name in suspects) > 1:
-        raise DataError(
-            f"{tree.where(at)} has folders that look like splits but are not called so: "
-            f"{', '.join(suspects)}; rename them to train, val, test, or give one of them as the "
-            "data set"
-        )
+            rest = re.sub(r"[\W_]+", " ", _SUSPECT[kind].sub(" ", words, count=1)).strip()
+            alike.setdefault(rest, {})[kind] = name
+        elif not beside:
+            beside = tree.has_data(f"{at}{name}/")
+    groups = [list(names.values()) for names in alike.values() if len(names) > 1]
+    if not beside and len({kind for names in alike.values() for kind in names}) > 1:
+        groups.append(sorted(name for names in alike.values() for name in names.values()))
+    for names in groups:
+        if sum(tree.has_data(f"{at}{name}/") for name in names) > 1:
+            raise DataError(
+                f"{tree.where(at)} has folders that look like splits but are not called so: "
+                f"{', '.join(sorted(names))}; rename them to train, val, test, or give one of "
+                "them as the data set"
+            )
 
 
 def notes_limit(count: int) -> int:

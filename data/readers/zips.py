@@ -14,6 +14,7 @@ from data.readers.edm_zip import EdmSource
 from data.readers.layout import (
     ANNOTATIONS,
     annotated_labels,
+    are_shards,
     classes_and_labels,
     refuse_empty_classes,
     refuse_labels,
@@ -101,8 +102,9 @@ class ZipSource(MemberSource):
             self.classes, labels = annotated_labels(paths, table, known, f"{self.file}/{prefix}")
         else:
             self.classes, labels = classes_and_labels(paths, str(self.file), self.file.stem)
-            if "/" in paths[0]:
-                refuse_empty_classes(index.tree, prefix, self.classes)
+            if "/" in paths[0] and not are_shards(paths):
+                below = [n[len(prefix) :] for n in unread]
+                refuse_empty_classes(index.tree, prefix, self.classes, below)
         self.class_names = word_names(
             self.classes, lambda note: index.read(prefix + note) or index.read(whole + note)
         )
