@@ -34,7 +34,7 @@ from runtime.place import CPU_RANKS, STORE, check_gpus, place, shell_of_several,
 from runtime.preemption import heeded
 from storage.console import tell
 from storage.errors import UsageError, first_line
-from storage.waiting import WAIT
+from storage.waiting import WAIT, state_of
 
 Main = Callable[[argparse.Namespace], object]
 
@@ -42,6 +42,7 @@ _TRACEBACK = "IMLE_LAB_TRACEBACK"
 _PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 9, 75)  # exit codes that mean something (storage.errors)
 # What gloo and NCCL say when a rank does not come to a collective.
 _LATE = r"Timed out waiting|collective operation timeout|timed out after \d+ ?m?s"
+_LOOK_S = 1.0  # between two looks at whether a signal came
 _SPARE_S = 4.0  # that ranks have over the grace time, before SIGKILL
 
 
@@ -224,11 +225,11 @@ def _watch(
     """Wait for all ranks. Returns (rank, exit code) in the order they ended."""
     ended: list[tuple[int, int]] = []
     term_at = kill_at = math.inf
-    asked = False
+    asked = again = False
     while len(gone) < len(ranks):
         sentinels: dict[Any, int] = {p.sentinel: r for r, p in enumerate(ranks) if r not in gone}
         timeout = min(term_at, kill_at) - time.monotonic()
-        ready = wait_any(list(sentinels), timeout=max(0.0, min(timeout, 1.0)))
+        ready = wait_any(list(sentinels), timeout=max(0.0, min(timeout, _LOOK_S)))
         for sentinel in ready:
             r = sentinels[sentinel]
             gone.add(r)
@@ -245,15 +246,24 @@ def _watch(
                 term_at = min(term_at, time.monotonic() + (600.0 if code == 75 else grace_s))
         now = time.monotonic()
         if not asked and not ENDING.isdisjoint(forwarded):
-            # They end themselves by then, but for one that is stopped.
-            asked, kill_at = True, min(kill_at, now + grace_limit() + _SPARE_S)
-        if now >= kill_at:
+            # They end themselves by then, but for one that is stopped or still saves.
+            asked = again = True
+            kill_at = min(kill_at, now + grace_limit() + _SPARE_S)
+        if now >= kill_at and again and not _any_stopped(ranks, gone):
+            again, kill_at = False, kill_at + grace_limit()  # as long as a save is given
+        elif now >= kill_at:
             send(signal.SIGKILL)
             kill_at = math.inf
         elif now >= term_at and kill_at == math.inf and len(gone) < len(ranks):
             send(signal.SIGTERM)
             kill_at, term_at = now + min(10.0, grace_s), now + 1e9
     return ended
+
+
+def _any_stopped(ranks: Sequence[Any], gone: set[int]) -> bool:
+    """Whether a rank that has not ended is stopped, so that it will not end itself."""
+    pids = (p.pid for r, p in enumerate(ranks) if r not in gone)
+    return any(pid is not None and state_of(pid) in ("T", "t") for pid in pids)
 
 
 def _overall_code(ended: Sequence[tuple[int, int]], forwarded: Sequence[int]) -> int:

@@ -56,6 +56,7 @@ def lost(metrics: Path, meta: Mapping[str, Any], completed: int) -> str:
     elif last_there < last:
         where = f"those after step {last_there}"
     else:
-        due = (step for step in range(every, last, every) if step not in set(steps))
+        there = set(steps)
+        due = (step for step in range(every, last, every) if step not in there)
         where = f"from step {next(due, steps[0])} on"
     return f"{gone} ({where}): the file was cut, and they are lost; training goes on"
