@@ -236,7 +236,12 @@ class RunDir:
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"run directory {path}: there is a file in the way") from None
         except OSError as error:
-            raise UsageError(f"run directory {path}: {error.strerror}") from error
+            raise UsageError(
+                f"run directory {path}: {error.strerror} ({Path(error.filename or path).name})"
+            ) from error
+        for name in _LEFT_BY_LAUNCHES:
+            if (path / name).is_fifo():  # which appending would wait for
+                files.set_aside(path / name, "bad")
 
     def release(self) -> None:
         """Give the lock back."""
@@ -429,5 +434,5 @@ def _holder(text: str) -> str:
         who = json.loads(text)
         job = f"job {who['job']}" if who["job"] else f"process {who['pid']}"
         return f"{job} on {who['host']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"

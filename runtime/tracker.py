@@ -83,7 +83,7 @@ class Tracker:
         try:
             self.rewind(step)
         except OSError as error:
-            tell(f"metrics.jsonl: not written anew: {error.strerror}", sys.stderr)
+            tell(f"metrics.jsonl: not written anew: {first_line(error)}", sys.stderr)
             self._cut_back(step)
         if tensorboard:
             history: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ class Tracker:
             if self._events is not None:
                 self._events.scalars(record)
         except OSError as error:
-            tell(f"metrics.jsonl: step {step} not written: {error.strerror}", sys.stderr)
+            tell(f"metrics.jsonl: step {step} not written: {first_line(error)}", sys.stderr)
         self._tell(_finite(plain), step)
 
     def _tell(self, values: Mapping[str, Any], step: int, **more: float) -> None:
@@ -482,7 +482,7 @@ def _last_step(metrics: Path) -> int:
 def _record(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
