@@ -29,8 +29,9 @@ from typing import Any
 import torch
 
 from runtime.distributed import shutdown
-from runtime.grace import grace_limit
+from runtime.grace import ENDING, Grace, grace_limit
 from runtime.place import CPU_RANKS, STORE, check_gpus, place, shell_of_several, words
+from runtime.preemption import heeded
 from storage.console import tell
 from storage.errors import UsageError, first_line
 from storage.waiting import WAIT, state_of
@@ -43,7 +44,6 @@ _PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 9, 75)  # exit codes that mean something (stor
 _LATE = r"Timed out waiting|collective operation timeout|timed out after \d+ ?m?s"
 _LOOK_S = 1.0  # between two looks at whether a signal came
 _SPARE_S = 4.0  # that ranks have over the grace time, before SIGKILL
-_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def launch(
@@ -54,12 +54,13 @@ def launch(
     Returns only after success. An exception with an `exit_code` attribute becomes one line on
     stderr and that code; out of memory 8, full disk 7; any other keeps its traceback and gives 1
     (IMLE_LAB_TRACEBACK=1 shows all tracebacks). With spawned ranks the code is the first meaningful
-    one among theirs; SIGTERM, SIGUSR1 and SIGINT are passed on to them; when one dies the others
+    one among theirs; signals that ask for an end are passed on to them; when one dies the others
     get `grace_s` seconds to notice, then SIGTERM, then SIGKILL. `main` must be importable (a
     top-level function, the script guarded by `if __name__ == "__main__"`).
     """
     try:
         count = _ranks_to_spawn(getattr(args, "gpus", None))
+        grace = Grace()
     except UsageError as error:
         sys.exit(_report(error, ""))
     if tasks := shell_of_several():
@@ -67,7 +68,11 @@ def launch(
             f"SLURM has {tasks} tasks here, but this was started in a shell: running alone (srun "
             "python ... starts one process a task)"
         )
-    code = call_main(main, args) if count == 1 else _spawn(main, args, count, start_method, grace_s)
+    if count == 1:
+        with grace.listening():  # before a run, which has one of its own, and after it
+            code = call_main(main, args)
+    else:
+        code = _spawn(main, args, count, start_method, grace_s)
     if code != 0:
         sys.exit(code)
 
@@ -195,7 +200,7 @@ def _spawn(
         send(number)
 
     main_thread = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, forward) for s in _FORWARDED} if main_thread else {}
+    before = {s: signal.signal(s, forward) for s in heeded()} if main_thread else {}
     try:
         for p in ranks:
             p.start()
@@ -240,7 +245,7 @@ def _watch(
                 # 75 is an orderly end: another rank may still be writing the checkpoint.
                 term_at = min(term_at, time.monotonic() + (600.0 if code == 75 else grace_s))
         now = time.monotonic()
-        if not asked and signal.SIGTERM in forwarded:
+        if not asked and not ENDING.isdisjoint(forwarded):
             # They end themselves by then, but for one that is stopped or still saves.
             asked = again = True
             kill_at = min(kill_at, now + grace_limit() + _SPARE_S)

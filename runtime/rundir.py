@@ -310,7 +310,10 @@ class RunDir:
         file = self.path / "wandb_id"
         if uid is None:
             return None
-        has = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+        try:
+            has = files.read_bytes(file).decode("utf-8", "replace").strip()
+        except OSError:
+            has = ""
         if not has:
             with contextlib.suppress(OSError):  # a full disk: the checkpoint has it too
                 files.write_text(file, uid + "\n")

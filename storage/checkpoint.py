@@ -279,7 +279,7 @@ def steps_of(directory: Path) -> list[int]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     short = path.name
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = json.loads(files.read_bytes(path / "manifest.json"))
         version = manifest["format"]
         if isinstance(version, int) and version > FORMAT and manifest["digest"]:
             raise _Foreign(

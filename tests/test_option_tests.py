@@ -84,7 +84,9 @@ def used(path: str, name: str) -> Iterator[str]:
 def exists(node: str) -> bool:
     """Whether a node id is that of a test."""
     path, _, name = node.partition("::")
-    return (ROOT / path).is_file() and isinstance(module(path)[0].get(name), ast.FunctionDef)
+    if not (name.startswith("test_") and (ROOT / path).is_file()):
+        return False
+    return isinstance(module(path)[0].get(name), ast.FunctionDef)
 
 
 def names_it(node: str, names: set[str]) -> bool:

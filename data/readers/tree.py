@@ -25,6 +25,7 @@ from typing import Protocol
 from data.formats import head_of, takes
 from data.sources import SPLITS, split_of
 from storage.errors import DataError
+from storage.files import open_plain
 
 NOTES = "dataset.json"
 _ODD = re.compile(r"\\|(?:^|/)\.{0,2}(?:/|$)|^[A-Za-z]:|\0")
@@ -202,7 +203,7 @@ def unwrapped(folder: Path) -> Path:
 def read_file(file: Path, limit: int) -> bytes | None:
     """A file's bytes, None if it is not there; DataError if it has more than `limit`."""
     try:
-        with open(file, "rb") as handle:
+        with open_plain(file) as handle:
             data = handle.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -58,7 +58,7 @@ def script(args):
         os.kill(os.getpid(), signal.SIGKILL)
     if mode == "wait for a signal":
         got = []
-        for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
             signal.signal(s, lambda number, frame: got.append(number))
         distributed.barrier()
         # Whole lines in one write: with PYTHONUNBUFFERED print() makes two, and ranks get mixed up.
@@ -199,7 +199,7 @@ def test_a_dead_rank_takes_the_others_down(tmp_path):
     assert time.monotonic() - start < 20  # 0.5 s of grace, 10 s after SIGTERM
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_signals_reach_every_rank_once(tmp_path, number):
     launched = Launched(tmp_path, 2, "wait for a signal")
     launched.wait_for("READY", 2)

@@ -24,6 +24,7 @@ BASES = {
     "random": f"{SELECTING} --selection",
     "own": f"{SELECTING} --acid",
     "jest": JEST,
+    "easy": f"{JEST} --no-diff",
     "autoguided": f"{JEST} --score_scale autoguided",
     "rounding": f"{JEST} --bs 26 --duration 20",
 }
@@ -73,11 +74,12 @@ EFFECTS = [
     ("plain", "--selection", SELECTION),
     ("plain", "--acid", f"{SELECTION}"),
     ("random", "--method jest", f"name {TRAINING}"),
-    ("own", "--guide WEAK", f"name {TRAINING}"),
-    ("own", "--ref WEAK", TRAINING),
+    ("own", "--guide WEAK", f"name files {TRAINING}"),
+    ("own", "--ref WEAK", f"files {TRAINING}"),
     ("jest", "--filt 0.5", f"files steps rates {TRAINING}"),
     ("jest", "--n 2", TRAINING),
     ("jest", "--no-diff", TRAINING),
+    ("easy", "--easy_reference source", "first later"),
     ("jest", "--invert", TRAINING),
     ("jest", "--score_scale raw", TRAINING),
     ("jest", "--score_scale mean", TRAINING),
@@ -150,7 +152,7 @@ def test_early_and_late_switch_and_the_ramp_jumps(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipe, "EarlyLateSwitch", switch)
     monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
-    common = f"{SELECTING} --acid --duration 100 --rampup 0.001 --decay 0"
+    common = f"{SELECTING} --acid --duration 60 --rampup 0.001 --decay 0"
 
     def images(name, words):
         """{step: images so far}, {step: rate}."""

@@ -70,6 +70,7 @@ EFFECTS = [
     ("cascade", "--snapshot_every 1", "files"),
     ("cascade", "--suffix x", "name"),
     ("cascade", "--job_id 8", "name"),
+    ("cascade", "--uid u", "name files"),
     ("cascade", "--log_every 2", "first later rates"),
     ("cascade", "--save_every 1", ""),
     ("saves", "--keep 0", "files"),

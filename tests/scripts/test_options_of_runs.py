@@ -69,7 +69,9 @@ def test_what_is_asked_of_torch_and_of_processes(name, train, tmp_path, monkeypa
 @pytest.mark.parametrize("name", TINY)
 def test_where_a_run_lies(name, train, tmp_path):
     """--results_path, --outdir, and --run-dir, which is from the working directory."""
-    assert train(name).relative_to(tmp_path).parts[1] == name
+    there, script = tmp_path / "there", load(name)
+    script.main(get_args(script, [*TINY[name].split(), "--run-dir", str(there)]))
+    assert (there / "args.json").is_file()
     assert train(name, "--outdir", "a/b").relative_to(tmp_path).parts[1:] == (name, "a", "b")
 
 

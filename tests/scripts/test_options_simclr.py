@@ -1,5 +1,6 @@
 """Every option of TrainSimCLR.py does what its help says, alone: as test_options_imle."""
 
+import functools
 import importlib.util
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 import models.simclr
 import runtime.tracker
-from recipes.simclr import parts
+from evaluation.probes import few_shot
+from recipes.simclr import parts, validation
 from recipes.simclr.options import get_args
 from tests.effects import check_changed, launch, pictures, seen
 from tests.scripts.simclr_support import small_backbone
@@ -37,7 +39,7 @@ EFFECTS = [
     ("folder", "--data NAMED --data_path HOME", "name"),  # the same pictures
     ("plain", "--num_images 60", f"steps rates files {TRAINING}"),
     ("plain", "--crop_size 16", f"config {TRAINING}"),
-    ("plain", "--recipe imagenet --crop_size 32", f"config {TRAINING}"),
+    ("plain", "--recipe imagenet --color_s 0.5 --crop_size 32", f"config {TRAINING}"),
     ("plain", "--color_s 1", f"config {TRAINING}"),
     ("large", "--gaussian_blur 1", f"config {TRAINING}"),
     ("plain", "--unreal_augs 0", f"config {TRAINING}"),
@@ -157,6 +159,17 @@ def test_views_are_no_larger_than_crop_max():
         assert args.crop_size == side
 
 
+def test_episodes_are_of_the_classes_that_are_named(run, tmp_path, monkeypatch):
+    """--few_shot: figures of episodes on another data set, whose classes are others."""
+    monkeypatch.setattr(validation, "few_shot", functools.partial(few_shot, episodes=20))
+    for k in range(5):
+        pictures(tmp_path / "novel" / f"other{k}", 20, first=20 * k, size=(16, 16))
+    words = [*PLAIN.split(), "--eval", "val", "--few_shot", str(tmp_path / "novel")]
+    figures = seen(launch(SCRIPT.main, read, tmp_path / "runs", *words))["val"]
+    assert any("shot" in key for row in figures for key in row)
+    assert not any("shot" in key for row in run("plain")["val"] for key in row)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -169,7 +182,6 @@ def test_views_are_no_larger_than_crop_max():
         ("--held_out 3", "--held_out 3 is of --eval pooled"),
         ("--probe_epochs 0 --probe_augs train", "--probe_augs train is of --probe_epochs"),
         ("--sigma 2", "--sigma 2 is of --loss dclw"),
-        ("--steps 9 --epochs 9", "--steps 9 is instead of --epochs 9"),
     ],
 )
 def test_what_has_no_effect_is_refused(words, says, capsys):

@@ -23,6 +23,7 @@ BASES = {
     "random": f"{PLAIN} --selection",
     "own": f"{PLAIN} --acid",
     "jest": JEST,
+    "easy": f"{JEST} --no-diff",
     "rounding": f"{JEST} --bs 150",
 }
 UPDATE = "later net weights val"
@@ -31,8 +32,8 @@ EFFECTS = [
     ("plain", "--cls B", f"name config {TRAINING}"),
     ("plain", "--layers 2", f"name shapes config {UPDATE}"),
     ("plain", "--dim 4", f"name shapes config {UPDATE}"),
-    ("plain", "--guide WEAK", "val"),
-    ("own", "--guide WEAK", f"name {TRAINING}"),
+    ("plain", "--guide WEAK", "files val"),
+    ("own", "--guide WEAK", f"name files {TRAINING}"),
     ("plain", "--total-iter 6", f"steps files {UPDATE}"),
     ("plain", "--bs 30", TRAINING),
     ("plain", "--lr 0.1", UPDATE),
@@ -55,6 +56,7 @@ EFFECTS = [
     ("random", "--acid", f"name {TRAINING}"),
     ("jest", "--interpol", f"name {TRAINING}"),
     ("jest", "--no-diff", TRAINING),
+    ("easy", "--easy_reference source", TRAINING),
     ("jest", "--invert", TRAINING),
     ("jest", "--filt 0.5", TRAINING),
     ("jest", "--n 2", TRAINING),
