@@ -36,6 +36,7 @@ from runtime.run import Run
 
 
 def main(args: argparse.Namespace) -> None:
+    train, val = parts.sources(args)  # before the run, which is known by what it reads
     with Run(
         args,
         script="TrainGeneratorWandB",
@@ -44,14 +45,14 @@ def main(args: argparse.Namespace) -> None:
         shaping_exclude=tagged(OPTIONS, EXECUTION),
         length=tagged(OPTIONS, LENGTH),
         keep_schedule=args.keep_schedule,
-        inputs=lambda: parts.inputs(args),
+        inputs=lambda: parts.inputs(args, train, val),
         uid=args.uid,
         milestone_every=args.num_iteration,
     ) as run:
         # Data: one picture at every resolution. Flip and corruption are functions of (loop, image),
         # because a code belongs to the very input it was searched for.
         parts.check_ranks(args, run.world_size)
-        trained, val_inputs, val_targets = parts.pictures(args, run.say)
+        trained, val_inputs, val_targets = parts.pictures(args, train, val, run.say)
         run.trains_on(listing_of(trained.source))
         corruption, corrupted_by = parts.corruption(args)
         if note := idle(args):

@@ -13,7 +13,6 @@ import contextlib
 import io
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, features
@@ -22,6 +21,7 @@ from data.formats import kind_of_bytes
 from data.metadata import ORIENTATION, orientation_of, pixels_alone
 from data.ranges import low_bytes, mend_tiles, to_8_bits
 from storage.errors import DataError, first_line
+from storage.files import read_bytes
 
 MAX_PIXELS = 178_956_970
 _WHITE = (255, 255, 255)
@@ -47,7 +47,7 @@ def open_rgb(data: bytes | str | os.PathLike, name: str | None = None) -> Image.
     if isinstance(data, (str, os.PathLike)):
         name = os.fspath(data) if name is None else name
         try:
-            data = Path(data).read_bytes()
+            data = read_bytes(data)
         except OSError as error:
             raise bad_image(name, error.strerror or "unreadable") from None
     name = "of unknown name" if name is None else name

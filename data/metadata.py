@@ -19,6 +19,9 @@ _TIFF_TAGS = {
     *(347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),
 }
 ORIENTATION = 0x0112
+_PNG_PIXELS = re.compile(rb"PLTE|IDAT")
+_WEBP_PIXELS = re.compile(rb"VP8 |VP8L|ALPH|ANIM|ANMF")
+_MOST_OVER = 4  # times the bytes of a file that its chunks may have together
 _MOST_BODIES = 64  # previews in a JPEG that are looked through
 
 
@@ -90,33 +93,43 @@ def _tag(tiff: bytes) -> int | None:
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """(name, content, whether it is whole and has its checksum) of every chunk.
 
-    After one whose length is wrong, the next palette or pixels that have theirs are looked for.
+    After one whose length is wrong, the next palette or pixels that have theirs are looked for. It
+    may lie inside an earlier one: a file is read a few times over at the most.
     """
-    at, last = 8, 8
+    at, last, left = 8, 8, _MOST_OVER * len(data)
     while at + 8 <= len(data):
         (length,), name = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
         end = at + 12 + length
         pixels = name in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
         if not pixels and (end > len(data) or not re.fullmatch(rb"[a-z][A-Za-z]{3}", name)):
-            found = _next_chunk(data, last + 5)
+            found, left = _next_chunk(data, last + 5, left)
             if found is None:
                 return
             at = last = found
             continue
         body, crc = data[at + 8 : end - 4], int.from_bytes(data[end - 4 : end], "big")
+        left -= len(body)
+        if left < 0:
+            return
         yield name, body, end <= len(data) and zlib.crc32(name + body) == crc
         last, at = at, end
 
 
-def _next_chunk(data: bytes, start: int) -> int | None:
-    for match in re.finditer(rb"PLTE|IDAT", data[start:]):
-        at = start + match.start() - 4
-        (length,) = struct.unpack_from(">I", data, at) if at >= 0 else (len(data),)
+def _next_chunk(data: bytes, start: int, left: int) -> tuple[int | None, int]:
+    """(where the next one begins or None, bytes that may still be read of the `left` ones)."""
+    for match in _PNG_PIXELS.finditer(data, start):
+        at = match.start() - 4
+        (length,) = struct.unpack_from(">I", data, at)
         end = at + 12 + length
+        if end > len(data):
+            continue
+        left -= length
+        if left < 0:
+            break
         crc = int.from_bytes(data[end - 4 : end], "big")
-        if end <= len(data) and zlib.crc32(data[at + 4 : end - 4]) == crc:
-            return at
-    return None
+        if zlib.crc32(data[at + 4 : end - 4]) == crc:
+            return at, left
+    return None, left
 
 
 def _png(data: bytes) -> bytes:
@@ -197,18 +210,23 @@ def _jpeg(data: bytes) -> bytes | None:
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at, last = 12, 12
+    """(name, content) of every chunk; after one of no name that is known, as `_png_chunks`."""
+    at, last, left = 12, 12, _MOST_OVER * len(data)
     while at + 8 <= len(data):
         name, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
         pixels = name in (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
         known = pixels or name in (b"EXIF", b"XMP ", b"ICCP")
-        if not known and last is not None or (at + 8 + length > len(data) and not pixels):
-            match = re.search(rb"VP8 |VP8L|ALPH|ANIM|ANMF", data[last + 4 :])
+        if not known or (at + 8 + length > len(data) and not pixels):
+            match = _WEBP_PIXELS.search(data, last + 4)
             if match is None:
                 return
-            at, last = last + 4 + match.start(), last + 4 + match.start()
+            at = last = match.start()
             continue
-        yield name, data[at + 8 : at + 8 + length]
+        body = data[at + 8 : at + 8 + length]
+        left -= len(body)
+        if left < 0:
+            return
+        yield name, body
         last = at
         at += 8 + length + length % 2
 

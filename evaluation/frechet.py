@@ -23,7 +23,7 @@ from torch import Tensor
 
 from runtime import distributed
 from storage.errors import first_line
-from storage.files import writing
+from storage.files import open_plain, writing
 
 _FID = ("mu", "sigma")
 
@@ -158,7 +158,7 @@ def load_moments(path: Path) -> dict[str, Moments]:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as fh:
+        with open_plain(path) as fh:
             if not zipfile.is_zipfile(fh):
                 raise ValueError("not an .npz file (pickled statistics are not read)")
         with np.load(path, allow_pickle=False) as file:

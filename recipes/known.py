@@ -13,6 +13,7 @@ from data.sources import Source
 from runtime.inputs import Inputs
 from storage.dirs import find_output
 from storage.errors import CheckpointError, UsageError
+from storage.files import read_bytes
 from storage.find import find_network, identity
 
 
@@ -45,5 +46,5 @@ def of_views(cache: str | None) -> dict[str, Any]:
     notes = sorted(Path(find_output(cache, "generate_views")).glob("views-*.json"))
     digest = hashlib.sha256()
     for note in notes:
-        digest.update(note.name.encode() + b"\n" + note.read_bytes())
+        digest.update(note.name.encode() + b"\n" + read_bytes(note))
     return {"cache": {"sha256": digest.hexdigest()}} if notes else {}

@@ -31,7 +31,7 @@ def init(device: torch.device | None = None, *, timeout_s: float | None = None) 
     """Join the other processes, if there are any. Idempotent; does nothing in a single process.
 
     `timeout_s`: how long a collective waits for a slow rank, by default
-    `runtime.workers.wait_limit()`. Whom this process waits for is said when they are not there at
+    `storage.waiting.wait_limit()`. Whom this process waits for is said when they are not there at
     once. Errors: WaitError when the ranks do not meet within five minutes.
     """
     here = place()

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from storage.errors import Preempted, UsageError
@@ -24,6 +24,7 @@ from storage.errors import Preempted, UsageError
 GRACE = "IMLE_LAB_GRACE_S"
 GRACE_S = 20.0  # SLURM and Kubernetes send SIGKILL 30 s after SIGTERM
 AFTER_SECOND_S = 5.0  # after a second Ctrl-C
+ENDING = frozenset({signal.SIGTERM, signal.SIGHUP})
 _APART_S = 1.0  # two Ctrl-C are two if they are this far apart
 _STOP = b"\0"
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,7 @@ def grace_limit() -> float:
 
 
 class Grace:
-    """Ends this process `grace_limit()` seconds after SIGTERM, 5 s after a second Ctrl-C.
+    """Ends this process `grace_limit()` seconds after SIGTERM or SIGHUP, 5 s after a second Ctrl-C.
 
     It ends with exit code 75, its workers with it, and one line that says where it was. saving:
     whether a checkpoint is being written, for which the time is given once more. last_words: called
@@ -77,6 +78,16 @@ class Grace:
         os.register_at_fork(after_in_child=self._forget)
         threading.Thread(target=self._listen, name="grace", daemon=True).start()
 
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """As `start` and `stop`; does nothing outside the main thread."""
+        with contextlib.suppress(ValueError):
+            self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         """No longer listen; safe to call twice."""
         if self._writer >= 0:
@@ -106,8 +117,8 @@ class Grace:
                     if number == _STOP[0]:
                         os.close(self._reader)
                         return
-                    if number == signal.SIGTERM and name != "SIGTERM":
-                        name = "SIGTERM"
+                    if number in ENDING and name in ("", "SIGINT"):
+                        name = signal.Signals(number).name
                         deadline = min(deadline or now + self._limit, now + self._limit)
                     if number != signal.SIGINT or deadline is not None:
                         continue

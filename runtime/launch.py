@@ -29,11 +29,12 @@ from typing import Any
 import torch
 
 from runtime.distributed import shutdown
-from runtime.grace import grace_limit
+from runtime.grace import ENDING, Grace, grace_limit
 from runtime.place import CPU_RANKS, STORE, check_gpus, place, shell_of_several, words
+from runtime.preemption import heeded
 from storage.console import tell
 from storage.errors import UsageError, first_line
-from storage.waiting import WAIT
+from storage.waiting import WAIT, state_of
 
 Main = Callable[[argparse.Namespace], object]
 
@@ -41,8 +42,8 @@ _TRACEBACK = "IMLE_LAB_TRACEBACK"
 _PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 9, 75)  # exit codes that mean something (storage.errors)
 # What gloo and NCCL say when a rank does not come to a collective.
 _LATE = r"Timed out waiting|collective operation timeout|timed out after \d+ ?m?s"
+_LOOK_S = 1.0  # between two looks at whether a signal came
 _SPARE_S = 4.0  # that ranks have over the grace time, before SIGKILL
-_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def launch(
@@ -53,12 +54,13 @@ def launch(
     Returns only after success. An exception with an `exit_code` attribute becomes one line on
     stderr and that code; out of memory 8, full disk 7; any other keeps its traceback and gives 1
     (IMLE_LAB_TRACEBACK=1 shows all tracebacks). With spawned ranks the code is the first meaningful
-    one among theirs; SIGTERM, SIGUSR1 and SIGINT are passed on to them; when one dies the others
+    one among theirs; signals that ask for an end are passed on to them; when one dies the others
     get `grace_s` seconds to notice, then SIGTERM, then SIGKILL. `main` must be importable (a
     top-level function, the script guarded by `if __name__ == "__main__"`).
     """
     try:
         count = _ranks_to_spawn(getattr(args, "gpus", None))
+        grace = Grace()
     except UsageError as error:
         sys.exit(_report(error, ""))
     if tasks := shell_of_several():
@@ -66,7 +68,11 @@ def launch(
             f"SLURM has {tasks} tasks here, but this was started in a shell: running alone (srun "
             "python ... starts one process a task)"
         )
-    code = call_main(main, args) if count == 1 else _spawn(main, args, count, start_method, grace_s)
+    if count == 1:
+        with grace.listening():  # before a run, which has one of its own, and after it
+            code = call_main(main, args)
+    else:
+        code = _spawn(main, args, count, start_method, grace_s)
     if code != 0:
         sys.exit(code)
 
@@ -194,7 +200,7 @@ def _spawn(
         send(number)
 
     main_thread = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, forward) for s in _FORWARDED} if main_thread else {}
+    before = {s: signal.signal(s, forward) for s in heeded()} if main_thread else {}
     try:
         for p in ranks:
             p.start()
@@ -219,11 +225,11 @@ def _watch(
     """Wait for all ranks. Returns (rank, exit code) in the order they ended."""
     ended: list[tuple[int, int]] = []
     term_at = kill_at = math.inf
-    asked = False
+    asked = again = False
     while len(gone) < len(ranks):
         sentinels: dict[Any, int] = {p.sentinel: r for r, p in enumerate(ranks) if r not in gone}
         timeout = min(term_at, kill_at) - time.monotonic()
-        ready = wait_any(list(sentinels), timeout=max(0.0, min(timeout, 1.0)))
+        ready = wait_any(list(sentinels), timeout=max(0.0, min(timeout, _LOOK_S)))
         for sentinel in ready:
             r = sentinels[sentinel]
             gone.add(r)
@@ -239,16 +245,25 @@ def _watch(
                 # 75 is an orderly end: another rank may still be writing the checkpoint.
                 term_at = min(term_at, time.monotonic() + (600.0 if code == 75 else grace_s))
         now = time.monotonic()
-        if not asked and signal.SIGTERM in forwarded:
-            # They end themselves by then, but for one that is stopped.
-            asked, kill_at = True, min(kill_at, now + grace_limit() + _SPARE_S)
-        if now >= kill_at:
+        if not asked and not ENDING.isdisjoint(forwarded):
+            # They end themselves by then, but for one that is stopped or still saves.
+            asked = again = True
+            kill_at = min(kill_at, now + grace_limit() + _SPARE_S)
+        if now >= kill_at and again and not _any_stopped(ranks, gone):
+            again, kill_at = False, kill_at + grace_limit()  # as long as a save is given
+        elif now >= kill_at:
             send(signal.SIGKILL)
             kill_at = math.inf
         elif now >= term_at and kill_at == math.inf and len(gone) < len(ranks):
             send(signal.SIGTERM)
             kill_at, term_at = now + min(10.0, grace_s), now + 1e9
     return ended
+
+
+def _any_stopped(ranks: Sequence[Any], gone: set[int]) -> bool:
+    """Whether a rank that has not ended is stopped, so that it will not end itself."""
+    pids = (p.pid for r, p in enumerate(ranks) if r not in gone)
+    return any(pid is not None and state_of(pid) in ("T", "t") for pid in pids)
 
 
 def _overall_code(ended: Sequence[tuple[int, int]], forwarded: Sequence[int]) -> int:

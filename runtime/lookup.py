@@ -22,7 +22,7 @@ from runtime.resume import Resume
 from storage import dirs
 from storage.checkpoint import steps_of
 from storage.errors import CheckpointError, UsageError
-from storage.files import read_object
+from storage.files import read_bytes, read_object
 
 ID_FILE = "wandb_id"
 
@@ -256,7 +256,7 @@ def ids_of(path: Path) -> list[str]:
     """The W&B ids of the run in a folder: the one in its file, and one that it was given."""
     ids: list[object] = []
     try:
-        ids.append((path / ID_FILE).read_text(encoding="utf-8", errors="replace").strip())
+        ids.append(read_bytes(path / ID_FILE).decode("utf-8", "replace").strip())
     except OSError:
         pass
     if path.is_dir() and (path / "args.json").exists():

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.files import read_last_lines, read_lines
+from storage.files import open_plain, read_last_lines, read_lines
 
 
 def count(metrics: Path) -> dict[str, int]:
@@ -17,7 +17,7 @@ def count(metrics: Path) -> dict[str, int]:
     if not metrics.exists():
         return {"lines": 0, "last": 0}
     try:
-        with open(metrics, "rb") as file:
+        with open_plain(metrics) as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
         last = (read_last_lines(metrics) or [{}])[-1].get("step", 0)
     except OSError:
@@ -56,6 +56,7 @@ def lost(metrics: Path, meta: Mapping[str, Any], completed: int) -> str:
     elif last_there < last:
         where = f"those after step {last_there}"
     else:
-        due = (step for step in range(every, last, every) if step not in set(steps))
+        there = set(steps)
+        due = (step for step in range(every, last, every) if step not in there)
         where = f"from step {next(due, steps[0])} on"
     return f"{gone} ({where}): the file was cut, and they are lost; training goes on"

@@ -1,4 +1,5 @@
-"""Signals that ask a run to stop: SIGTERM, SIGUSR1 and Ctrl-C become a flag that `Run` reads.
+"""Signals that ask a run to stop: SIGTERM, SIGUSR1, Ctrl-C and SIGHUP, that of a terminal which was
+closed, become a flag that `Run` reads.
 
 The handler does nothing but set the flag, so it cannot corrupt what it interrupts, a save least of
 all.  The step is finished, the state saved, and the process exits 75.
@@ -17,13 +18,13 @@ from typing import Any
 from runtime.grace import Grace
 
 NO_PROGRESS = 3  # launches preempted at one and the same step: another would be too
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class PreemptionFlag:
-    """Set by the first of SIGTERM, SIGUSR1 or SIGINT after `install`.
+    """Set by the first of SIGTERM, SIGUSR1, SIGINT or SIGHUP after `install`.
 
-    Further SIGTERM and SIGUSR1 change nothing (schedulers and torchrun send several).  A second
+    More of them change nothing (schedulers and torchrun send several).  A second
     Ctrl-C, at least a second after the first and not during a save, raises KeyboardInterrupt, for
     the impatient.  Forked children inherit the handler, which knows that it is not theirs.
     A process that does not get to look at the flag is ended (`runtime.grace`, also for last_words).
@@ -48,7 +49,7 @@ class PreemptionFlag:
         atexit.unregister(_end_workers)
         atexit.register(_end_workers)  # registered last, so it runs before multiprocessing's
         try:
-            for signum in SIGNALS:
+            for signum in heeded():
                 self._previous[signum] = signal.signal(signum, self._handle)
             self._grace.start()
         except ValueError:
@@ -72,6 +73,12 @@ class PreemptionFlag:
         elif signum == signal.SIGINT and not self.saving:
             if time.monotonic() - self._first_time >= 1.0:
                 raise KeyboardInterrupt
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that ask this process to stop: not SIGHUP under nohup, which ignores it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [s for s in SIGNALS if s != signal.SIGHUP or not ignored]
 
 
 def last_words(step: int, saved: bool, earlier: bool, requeue: bool) -> str:

@@ -22,7 +22,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
     """Describe this launch; uncommitted changes are saved to `run_dir/provenance/*.patch`."""
     return {
         "command": shlex.join([sys.executable, *sys.argv]),
-        "cwd": os.getcwd(),
+        "cwd": _working_directory(),
         "git": _git(run_dir),
         "python": platform.python_version(),
         "packages": _packages(),
@@ -32,6 +32,13 @@ def collect(run_dir: Path) -> dict[str, Any]:
         "pid": os.getpid(),
         "slurm": {k: v for k, v in sorted(os.environ.items()) if _is_slurm_id(k)},
     }
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
 
 
 def job() -> str | None:
@@ -61,7 +68,7 @@ def _packages() -> dict[str, str]:
     """Installed distributions, from the names of their folders: reading them all takes 0.1 s."""
     found: dict[str, str] = {}
     for entry in sys.path:
-        if os.path.isdir(entry):
+        with contextlib.suppress(OSError):  # a zip; a folder that may not be looked into
             for name in os.listdir(entry):
                 if name.endswith(".dist-info"):
                     package, _, version = name.removesuffix(".dist-info").rpartition("-")

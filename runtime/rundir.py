@@ -236,7 +236,12 @@ class RunDir:
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"run directory {path}: there is a file in the way") from None
         except OSError as error:
-            raise UsageError(f"run directory {path}: {error.strerror}") from error
+            raise UsageError(
+                f"run directory {path}: {error.strerror} ({Path(error.filename or path).name})"
+            ) from error
+        for name in _LEFT_BY_LAUNCHES:
+            if (path / name).is_fifo():  # which appending would wait for
+                files.set_aside(path / name, "bad")
 
     def release(self) -> None:
         """Give the lock back."""
@@ -310,7 +315,10 @@ class RunDir:
         file = self.path / "wandb_id"
         if uid is None:
             return None
-        has = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+        try:
+            has = files.read_bytes(file).decode("utf-8", "replace").strip()
+        except OSError:
+            has = ""
         if not has:
             with contextlib.suppress(OSError):  # a full disk: the checkpoint has it too
                 files.write_text(file, uid + "\n")
@@ -426,5 +434,5 @@ def _holder(text: str) -> str:
         who = json.loads(text)
         job = f"job {who['job']}" if who["job"] else f"process {who['pid']}"
         return f"{job} on {who['host']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"

@@ -34,7 +34,7 @@ from runtime.event_files import EventFiles
 from runtime.wandb_files import Held, held
 from storage.console import escaped, tell
 from storage.errors import first_line
-from storage.files import read_last_lines, read_lines, write_text
+from storage.files import read_bytes, read_last_lines, read_lines, write_text
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
@@ -83,7 +83,7 @@ class Tracker:
         try:
             self.rewind(step)
         except OSError as error:
-            tell(f"metrics.jsonl: not written anew: {error.strerror}", sys.stderr)
+            tell(f"metrics.jsonl: not written anew: {first_line(error)}", sys.stderr)
             self._cut_back(step)
         if tensorboard:
             history: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ class Tracker:
             if self._events is not None:
                 self._events.scalars(record)
         except OSError as error:
-            tell(f"metrics.jsonl: step {step} not written: {error.strerror}", sys.stderr)
+            tell(f"metrics.jsonl: step {step} not written: {first_line(error)}", sys.stderr)
         self._tell(_finite(plain), step)
 
     def _tell(self, values: Mapping[str, Any], step: int, **more: float) -> None:
@@ -452,7 +452,7 @@ def _discard(run: Any) -> None:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8", errors="replace")
+        return read_bytes(file).decode("utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -482,7 +482,7 @@ def _last_step(metrics: Path) -> int:
 def _record(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None

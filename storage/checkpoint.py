@@ -279,7 +279,7 @@ def steps_of(directory: Path) -> list[int]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     short = path.name
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = json.loads(files.read_bytes(path / "manifest.json"))
         version = manifest["format"]
         if isinstance(version, int) and version > FORMAT and manifest["digest"]:
             raise _Foreign(
@@ -291,7 +291,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{short}: its manifest says step {manifest['step']}")
     except FileNotFoundError:
         raise CheckpointError(f"{short}/manifest.json: missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{short}/manifest.json: damaged ({error})") from None
     return manifest
 
@@ -353,8 +353,15 @@ def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | N
     """Directory of the newest checkpoint that verifies; None when there never was one.
 
     Damaged ones are renamed `*.bad` and named.  If there are only damaged ones, now or from an
-    earlier call, that is a CheckpointError: training never silently starts again.
+    earlier call, that is a CheckpointError: training never silently starts again. So is a folder of
+    checkpoints that is none, such as a link to a disk that is not mounted.
     """
+    if os.path.lexists(directory) and not directory.is_dir():
+        what = "a link that leads nowhere" if directory.is_symlink() else "no folder"
+        raise CheckpointError(
+            f"{directory} is {what}: bring the checkpoints back (is their disk mounted?), or begin "
+            "again in another --outdir"
+        )
     for path in _newest_first(directory):
         try:
             verify(path)

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import UsageError
-from storage.files import write_json, write_new
+from storage.files import read_bytes, write_json, write_new
 
 KINDS = ("data", "models", "results")
 OTHER_HOSTS = ("*", "else")  # entries for hosts that have none, the second in PyVDirs' form
@@ -169,7 +169,7 @@ def _from_file(kind: str) -> str | None:
 def _read(file: Path) -> dict[str, dict[str, Any]] | None:
     """The hosts of a `dirs.json`, checked; None if there is no such file. Errors: UsageError."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bytes(file).decode("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

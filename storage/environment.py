@@ -3,20 +3,24 @@
 A script imports torch at its top, before a function of ours could be called. So this module, and no
 other, does something when it is imported: where torch is missing it ends the script in one line
 that says what to do, instead of a traceback. Ctrl-C is one line too while imports take their
-seconds; no signal's handler is touched, so that whoever catches KeyboardInterrupt gets it as ever.
-And what is printed never ends a script: `storage.console`.
+seconds, and still a KeyboardInterrupt to whoever catches it; the signals of schedulers end a script
+with the exit code that has the same command run again. And what is printed never ends a script:
+`storage.console`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
-from storage.console import settle_streams
+from storage.console import settle_streams, tell
+from storage.errors import Preempted
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +36,17 @@ def missing(names: Sequence[str] = ("torch", "numpy")) -> str:
         here = "" if ROOT == Path.cwd() else f"-C {os.path.relpath(ROOT)} "
         todo = f"make {here}demo, which installs it, and then {todo}"
     return f"error: {sys.executable} has no {' and no '.join(absent)}; run: {todo}"
+
+
+def stranded() -> str:
+    """What to do, in one line, if the working directory is gone; else an empty string."""
+    try:
+        os.getcwd()
+    except OSError:
+        return (
+            "error: the working directory was removed; cd into one that is there, and run it again"
+        )
+    return ""
 
 
 def _is_ours(program: str) -> bool:
@@ -56,8 +71,39 @@ def quiet_interrupts() -> None:
     sys.excepthook = hook
 
 
+def end_by_signals() -> None:
+    """Let SIGTERM, SIGUSR1 and SIGHUP end this process with exit code 75 and a line.
+
+    That holds while modules are imported, data are looked through, and wherever else no run has
+    begun that could be saved (`runtime.preemption`). Temporary files that stay are those of a kill.
+    Signals that are ignored (nohup), or have a handler, are left alone; so are spawned processes.
+    """
+    me = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != me:  # a forked child's, which is ended as ever
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        name = signal.Signals(number).name
+        said = f"{name}: ended; the same command goes on from what is saved\n"
+        for work in (sys.stdout.flush, lambda: os.write(2, said.encode())):
+            with contextlib.suppress(Exception):  # closed; or interrupted in a flush of its own
+                work()
+        os._exit(Preempted.exit_code)
+
+    if "--multiprocessing-fork" not in sys.orig_argv:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, end)
+
+
 if _is_ours(sys.argv[0]):
     settle_streams()
+    end_by_signals()
+    if _said := stranded():  # libraries of torch's would not be found
+        tell(_said, sys.stderr)
+        sys.exit(2)
     if _said := missing():
         sys.exit(_said)
     quiet_interrupts()

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import sys
 import time
 import uuid
@@ -37,6 +38,7 @@ _TEMPORARY = re.compile(r"\.tmp-.*-[0-9a-f]{8}", re.DOTALL)
 _NAME_BYTES = 200  # of a final name in a temporary's: file systems end at 255
 _BLOCK = 1 << 20
 _POLL_S = 0.1  # between two looks at a lock
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device"}
 _LOCK_S = 24 * 3600.0  # a large data set may take its first process hours
 
 # ------------------------------------------------------------------------------------- fail points
@@ -359,10 +361,31 @@ def make_folder(folder: Path) -> Path:
 # ------------------------------------------------------------------------------------- reading
 
 
+def open_plain(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A plain file to read. Errors: OSError, at once, for anything else under that name: a pipe to
+    which nobody writes would be waited for without end, and a device gives bytes without end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"{kind}, not a file", os.fspath(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All of a plain file; see `open_plain`."""
+    with open_plain(path) as file:
+        return file.read()
+
+
 def hash_file(path: Path, kind: str = "sha256") -> str:
     """SHA-256 of a file, or the digest that `hashlib` calls `kind`, hex."""
     digest = hashlib.new(kind, usedforsecurity=False)
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -375,7 +398,7 @@ class Damaged(ValueError):
 def read_json(path: Path) -> Any:
     """The JSON value in a file, None if there is no file. Errors: Damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -397,7 +420,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Empty if there is no file. Errors: OSError.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = read_bytes(path).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
     return _objects(text)
@@ -415,7 +438,7 @@ def _objects(lines: str) -> list[dict[str, Any]]:
 def read_last_lines(path: Path, limit: int = 1 << 16) -> list[dict[str, Any]]:
     """As `read_lines`, of no more than the last `limit` bytes: for a look at many long logs."""
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - limit))
             data = file.read(limit)

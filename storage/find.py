@@ -239,4 +239,7 @@ def identity(path: Path) -> str:
                 return said
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged or foreign ({error})") from error
-    return hash_file(path)
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None

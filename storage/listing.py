@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from storage.errors import data_changed
-from storage.files import read_object, write_json, writing
+from storage.files import open_plain, read_object, write_json, writing
 
 RECORD = "data.json"
 NAMES = "data.txt.gz"
@@ -83,7 +83,7 @@ def refuse_changed(folder: Path, listing: Listing) -> None:
 def _folder_above(folder: Path, now: Sequence[str]) -> str:
     """What stood before the first name when the run began, if it ends in `/`; else ""."""
     try:
-        with gzip.open(folder / NAMES) as file:
+        with open_plain(folder / NAMES) as packed, gzip.open(packed) as file:
             first = os.fsdecode(file.readline().rstrip(b"\n"))
     except (OSError, EOFError, zlib.error):
         return ""
@@ -94,7 +94,7 @@ def _folder_above(folder: Path, now: Sequence[str]) -> str:
 def _difference(folder: Path, now: Sequence[str]) -> str:
     """How many names are new and missing, with the first of each, for a message."""
     try:
-        with gzip.open(folder / NAMES) as file:
+        with open_plain(folder / NAMES) as packed, gzip.open(packed) as file:
             before = [os.fsdecode(line.rstrip(b"\n")) for line in file]
     except (OSError, EOFError, zlib.error):
         return ""

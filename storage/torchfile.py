@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from storage.errors import CheckpointError, one_line
-from storage.files import writing
+from storage.files import open_plain, writing
 
 _PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 _BOILERPLATE = ("Weights only load failed", "Please file an issue", "Check the documentation")
@@ -126,7 +126,7 @@ def _first_global(path: Path) -> str | None:
     """First thing that a plain pickle (no zip) would import, found without running it."""
     words: list[str] = []
     try:
-        with open(path, "rb") as fh:
+        with open_plain(path) as fh:
             for code, value, _ in pickletools.genops(fh):
                 if code.name == "GLOBAL":
                     return str(value).replace(" ", ".")

@@ -40,7 +40,7 @@ from data.sources import SPLITS, allowed_bad, resolution_name
 from data.told import not_read, not_used
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
-from storage.files import make_folder, read_object, write_json
+from storage.files import make_folder, read_bytes, read_object, write_json
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _look(job: _Job, task: tuple[str, list[int]]) -> dict:
     record: dict = {"path": path, "bytes": 0, "mtime_ns": 0, "sha256": ""}
     try:
         facts = file.stat()
-        data = file.read_bytes()
+        data = read_bytes(file)
         record.update(bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
         record["sha256"] = hashlib.sha256(data).hexdigest()
         image = open_rgb(data, path)

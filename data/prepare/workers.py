@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from runtime.workers import Watch, end_with_parent
 from storage.errors import DataError
 from storage.waiting import wait_limit
+from storage.watch import Watch, end_with_parent
 
 _WINDOW = 512
 

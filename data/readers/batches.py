@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from storage.errors import DataError, one_line
+from storage.files import open_plain
 from storage.foreign.pickles import Inert, PickleError, read_pickle
 
 MAX_BATCH = 64 << 20
@@ -108,7 +109,7 @@ def from_folder(folder: Path, names: Sequence[str], notes: Sequence[str], title:
     files = {}
     for name in [*names, *notes]:
         try:
-            with open(folder / name, "rb") as file:
+            with open_plain(folder / name) as file:
                 files[name] = file.read(largest + 1)
         except FileNotFoundError:
             if name not in notes:

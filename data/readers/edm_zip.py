@@ -33,6 +33,7 @@ from data.readers.tree import (
 from data.readers.zip_index import MAX_MEMBER, MemberSource, ZipIndex
 from data.sources import PathTable, Place
 from storage.errors import DataError, DataShapeError, one_line
+from storage.files import open_plain
 
 LABELS = NOTES
 LATENTS = 8
@@ -226,7 +227,7 @@ class _FolderFiles:
     def raw(self, i: int) -> bytes:
         path = self.path(i)
         try:
-            with open(path, "rb") as file:
+            with open_plain(path) as file:
                 data = file.read(MAX_MEMBER + 1)
         except OSError as error:
             raise bad_image(path, error.strerror or "unreadable") from None

@@ -34,7 +34,7 @@ from data.sources import (
     split_of,
 )
 from storage.errors import DataError
-from storage.files import Damaged, read_json
+from storage.files import Damaged, read_bytes, read_json
 from storage.listing import list_digest
 
 # Written next to the files of a resolution when every one of them is there.
@@ -176,7 +176,7 @@ class FolderSource:
     def raw(self, i: int) -> bytes:
         """The file's bytes."""
         try:
-            return Path(self.path(i)).read_bytes()
+            return read_bytes(self.path(i))
         except OSError as error:
             raise bad_image(self.path(i), error.strerror or "unreadable") from None
 
@@ -249,7 +249,7 @@ class FolderSource:
 def _read_beside(folders: list[Path], name: str) -> bytes | None:
     for folder in folders:
         try:
-            return (folder / name).read_bytes()
+            return read_bytes(folder / name)
         except FileNotFoundError:
             continue
         except OSError as error:

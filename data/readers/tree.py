@@ -26,6 +26,7 @@ from typing import Protocol
 from data.formats import head_of, takes
 from data.sources import SPLITS, split_of
 from storage.errors import DataError
+from storage.files import open_plain
 
 NOTES = "dataset.json"
 # Left by macOS, Synology, QNAP, Windows and ext4: copies in small, what was deleted, what was lost.
@@ -207,7 +208,7 @@ def unwrapped(folder: Path) -> Path:
 def read_file(file: Path, limit: int) -> bytes | None:
     """A file's bytes, None if it is not there; DataError if it has more than `limit`."""
     try:
-        with open(file, "rb") as handle:
+        with open_plain(file) as handle:
             data = handle.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -41,6 +41,8 @@ MAX_MEMBER = 1 << 30
 # A list of class names.
 MAX_NOTE = 1 << 26
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_PACKED_HEAD = 4096  # bytes that surely unpack to the first of a member
 
 
 def archive_of(path: Path) -> Path:
@@ -98,12 +100,9 @@ class ZipIndex:
         """The first bytes of a file; none of one that cannot be read."""
         if name not in self._heads:
             self._heads[name] = b""
-            with (
-                contextlib.suppress(DataError, RuntimeError, zlib.error),
-                opened_zip(self.file) as archive,
-                archive.open(self.members[name]) as handle,
-            ):
-                self._heads[name] = handle.read(HEAD)
+            damaged = (DataError, RuntimeError, OSError, ValueError, struct.error, zlib.error)
+            with contextlib.suppress(*damaged):
+                self._heads[name] = _head(self.file, self.members[name])
         return self._heads[name]
 
     def pictures(
@@ -135,7 +134,7 @@ class ZipIndex:
     def _check(self, m: zipfile.ZipInfo) -> None:
         if m.flag_bits & 0x1:
             raise DataError(f"{self.file} is encrypted ({m.filename}); unpack it by hand")
-        if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if m.compress_type not in _METHODS:
             raise DataError(
                 f"{self.file} uses compression {m.compress_type} ({m.filename}); unpack it: "
                 f"python data/SetupDataset.py --data NAME --source {self.file}"
@@ -152,6 +151,28 @@ class ZipIndex:
     def place(self) -> Place:
         """The zip in words."""
         return Place(f"the zip {self.file}", tuple(self.layout.splits), self.layout.unused)
+
+
+def _head(file: Path, m: zipfile.ZipInfo) -> bytes:
+    """The first bytes of a member. Errors: many, for one that is damaged or encrypted."""
+    if m.flag_bits & 0x1 or m.compress_type not in _METHODS:
+        with opened_zip(file) as archive, archive.open(m) as member:
+            return member.read(HEAD)
+    # Not by zipfile, which would read the directory of the whole zip for each member.
+    with open(file, "rb") as handle:
+        fd = handle.fileno()
+        packed = os.pread(fd, min(m.compress_size, _PACKED_HEAD), _begin_of(fd, m.header_offset))
+    if m.compress_type == zipfile.ZIP_DEFLATED:
+        packed = zlib.decompressobj(-15).decompress(packed, HEAD)
+    return packed[:HEAD]
+
+
+def _begin_of(fd: int, offset: int) -> int:
+    """Where the bytes of the member begin whose header is at `offset`. ValueError: no header."""
+    fields = _LOCAL_HEADER.unpack(os.pread(fd, _LOCAL_HEADER.size, offset))
+    if fields[0] != b"PK\x03\x04":
+        raise ValueError("the zip's directory points elsewhere")
+    return offset + _LOCAL_HEADER.size + fields[9] + fields[10]
 
 
 class ZipFiles:
@@ -190,12 +211,7 @@ class ZipFiles:
             raise bad_image(self.path(i), f"{max(size, packed)} bytes, too large")
         try:
             fd = self._descriptor()
-            header = os.pread(fd, _LOCAL_HEADER.size, offset)
-            fields = _LOCAL_HEADER.unpack(header)
-            if fields[0] != b"PK\x03\x04":
-                raise ValueError("the zip's directory points elsewhere")
-            start = offset + _LOCAL_HEADER.size + fields[9] + fields[10]
-            data = os.pread(fd, packed, start)
+            data = os.pread(fd, packed, _begin_of(fd, offset))
             if method == zipfile.ZIP_DEFLATED:
                 data = zlib.decompressobj(-15).decompress(data, size + 1)
             if len(data) != size or zlib.crc32(data) != crc:

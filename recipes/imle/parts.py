@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from data.pyramids import Pyramid
 from data.registry import train_val_sources
+from data.sources import Source
 from data.told import told
 from imle import (
     CAMNet,
@@ -52,18 +53,39 @@ def check_ranks(args: Namespace, ranks: int) -> None:
         raise UsageError(f"--bs {args.bs} cannot be shared by {ranks} processes")
 
 
-def pictures(args: Namespace, say: Callable[[str], None] = print) -> tuple[Pyramid, Tensor, Tensor]:
+def sources(args: Namespace) -> tuple[Source, Source]:
+    """The sets to train and to validate on. Errors: DataError."""
+    home = args.data_path or data_home()
+    return train_val_sources(
+        args.data_tr,
+        args.data_val,
+        home,
+        val_fraction=args.cv_frac,
+        seed=args.seed,
+        sizes=_resolutions(args),
+    )
+
+
+def _resolutions(args: Namespace) -> list[int]:
+    return [args.res[-1]] * 2 if args.unconditional else args.res
+
+
+def inputs(args: Namespace, train: Source, val: Source) -> Inputs:
+    """What the run reads, known by content; train, val: of `sources`. Errors: DataError."""
+    own = {"data_tr": train} | ({} if args.data_val in (None, "cv") else {"data_val": val})
+    return inputs_of(args, own, {"init_from": None})
+
+
+def pictures(
+    args: Namespace, train: Source, val: Source, say: Callable[[str], None] = print
+) -> tuple[Pyramid, Tensor, Tensor]:
     """Training pictures at every resolution; inputs and last-level targets to validate on.
 
     The latter two uint8 [N, 3, r_0, r_0] and [N, 3, r_L, r_L], N being --num_val_images or as many
-    as there are; `say` is told what is trained on. Errors: DataError.
+    as there are. train, val: of `sources`. `say` is told what is trained on. Errors: DataError.
     """
-    home = args.data_path or data_home()
-    res = [args.res[-1]] * 2 if args.unconditional else args.res
-    train, val = train_val_sources(
-        args.data_tr, args.data_val, home, val_fraction=args.cv_frac, seed=args.seed, sizes=res
-    )
     say(told(train, val))
+    res = _resolutions(args)
     trained = Pyramid(train, res, crop=args.crop, cache=args.cache)
     count = min(args.num_val_images, len(val))
     if count < args.num_val_images:
@@ -72,16 +94,6 @@ def pictures(args: Namespace, say: Callable[[str], None] = print) -> tuple[Pyram
             f"{args.num_val_images} asked for (--num_val_images): all are taken"
         )
     return trained, *_evenly(Pyramid(val, res, crop=args.crop), count)
-
-
-def inputs(args: Namespace) -> Inputs:
-    """What the run reads, known by content. Errors: DataError."""
-    home = args.data_path or data_home()
-    train, val = train_val_sources(
-        args.data_tr, args.data_val, home, val_fraction=args.cv_frac, seed=args.seed
-    )
-    own = {"data_tr": train} | ({} if args.data_val in (None, "cv") else {"data_val": val})
-    return inputs_of(args, own, {"init_from": None})
 
 
 def _evenly(pyramid: Pyramid, count: int) -> tuple[Tensor, Tensor]:

@@ -212,8 +212,8 @@ def _holder(text: str) -> str:
 def _started(path: Path) -> float | None:
     """Time of the first launch; of a long list only its first line is read."""
     try:
-        with open(path / "launches.jsonl", encoding="utf-8", errors="replace") as file:
-            return _when(_note(file.readline(1 << 20)).get("time"))
+        with files.open_plain(path / "launches.jsonl") as file:
+            return _when(_note(file.readline(1 << 20).decode(errors="replace")).get("time"))
     except OSError:
         return None
 

@@ -102,8 +102,8 @@ OPTIONS: Table = {
          "what --recipe has)"),
         ("--unreal_augs", one_of(0, 1), 1, "0: crop and flip alone"),
         ("--normalise", tuple(NORMALISATIONS), "none", "mean and deviation taken out of views"),
-        ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, two to three "
-         "times the time of a view; without, views are up to 2%% brighter, and up to 2.4 times as "
+        ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, about twice "
+         "the time of a view; without, views are up to 2%% brighter, and up to 2.4 times as "
          "many of their values are 0 or 1", PROBE),
         ("--picture_size", positive_int, None, "side of the pictures that views are cut from "
          "(default: --crop_size)", PROBE),
@@ -232,11 +232,7 @@ def check_effects(args: Namespace, table: Table, presets: Mapping[str, Mapping[s
     Errors: ValueError.
     """
     rules, larc = Rules(args, table, presets), args.opt != "lars"
-    if rules.typed("steps"):
-        if rules.typed("epochs"):
-            raise ValueError(
-                f"{rules.shown('steps')} is instead of {rules.shown('epochs')}: give one"
-            )
+    if rules.typed("steps") and not rules.typed("epochs"):
         args.epochs = default_of(table, "epochs")  # a preset's do not hold beside --steps
     for name in ("color_s", "gaussian_blur"):
         rules.belongs(name, "--unreal_augs 1", bool(args.unreal_augs))

@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from storage.errors import CheckpointError, one_line
+from storage.files import open_plain
 from storage.foreign.pickles import Global, Inert, PickleError, Refused, Span, read_pickle
 
 _GLOBALS = frozenset(
@@ -164,7 +165,7 @@ def read_modules(path: Path, classes: re.Pattern[str], names: set[str] | None = 
         listed = name in _GLOBALS or _PATTERNS.fullmatch(name) is not None
         return listed or classes.fullmatch(name) is not None
 
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         whole = Whole(path, file)
         return read_pickle(
             file,

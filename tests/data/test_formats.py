@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from data.formats import LEFT_OUT, PICTURES, by_suffix, kind_of_bytes, said, takes
-from data.readers import recognise
+from data.readers import recognise, zip_index
 from data.readers.layout import list_files
 from data.registry import open_source
 from data.SetupDataset import main
 from data.told import told
+from storage.errors import DataError
 from tests.data.pictures import encoded, zip_folder
 
 KINDS = {
@@ -162,3 +163,20 @@ def test_members_that_cannot_be_read_are_no_pictures(tmp_path):
     data[data.find(b"b\x89PNG") - 4] = 77  # the name's length in its own header
     (tmp_path / "x.zip").write_bytes(data)
     assert len(open_source(str(tmp_path / "x.zip"), tmp_path)) == 1
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_first_bytes_in_a_zip_do_not_cost_its_directory_each(tmp_path, monkeypatch, method):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as out:
+        for k in range(30):
+            out.writestr(f"{k}.png", encoded(k))
+            out.writestr(f"{k}.png.cat", b"9 1 2 3", compress_type=method)
+        out.writestr("none", encoded(30), compress_type=method)
+    read, opened = [], zip_index.opened_zip
+    monkeypatch.setattr(zip_index, "opened_zip", lambda file: read.append(file) or opened(file))
+    if method == zipfile.ZIP_BZIP2:  # seen to be a picture, which is not read in place
+        with pytest.raises(DataError, match="compression 12"):
+            open_source(str(tmp_path / "x.zip"), tmp_path)
+    else:
+        assert len(open_source(str(tmp_path / "x.zip"), tmp_path)) == 31
+        assert len(read) < 5

@@ -219,3 +219,28 @@ def test_any_bytes_come_to_an_end():
             made = pixels_alone(bytes(data[: draw.randrange(1, len(data) + 1)]))
             assert made is None or len(made) < 3 * len(plain) + 64
             orientation_of(bytes(data))
+
+
+def nested_png(count: int) -> bytes:
+    """Pixels in pixels in pixels, with no names of chunks between them."""
+    inner = b""
+    for _ in range(count):
+        inner = chunk(b"IDAT", b"") + struct.pack(">I", len(inner)) + b"IDAT" + inner + b"crc."
+    odd = b"\xff\xff\xff\xff    "  # after which the next pixels are looked for
+    return encoded(1)[:33] + odd + inner + odd
+
+
+def nested_webp(count: int) -> bytes:
+    inner = b""
+    for _ in range(count):
+        inner = b"VP8 " + struct.pack("<I", len(inner)) + inner
+    return b"RIFF" + struct.pack("<I", len(inner) + 16) + b"WEBP" + inner + b"none" + bytes(4)
+
+
+@pytest.mark.parametrize("nested", [nested_png, nested_webp])
+def test_chunks_inside_chunks_are_not_copied_without_end(nested):
+    data = nested(3000)
+    bare = pixels_alone(data)
+    assert bare is not None and len(bare) < 6 * len(data)
+    with pytest.raises(DataError):
+        decode(data)

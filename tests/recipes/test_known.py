@@ -18,7 +18,8 @@ def data(tmp_path, monkeypatch):
 
 
 def known(*words):
-    return parts.inputs(get_args(load("TrainGeneratorWandB"), [*TINY, *map(str, words)]))
+    args = get_args(load("TrainGeneratorWandB"), [*TINY, *map(str, words)])
+    return parts.inputs(args, *parts.sources(args))
 
 
 def test_validation_pictures_of_their_own_are_known_too(data, tmp_path):

@@ -1,11 +1,12 @@
 """Files of a run's folder that are damaged, cut or gone: what is said, and what goes on."""
 
 import json
+import os
 
 import pytest
 
 from runtime import points
-from storage.errors import UsageError
+from storage.errors import CheckpointError, UsageError
 from tests import kill_harness as harness
 from tests.runtime.runs import rewrite_meta
 from tests.runtime.test_lookup import mark, train
@@ -71,6 +72,38 @@ def test_other_files_are_no_reason_to_stop(tmp_path, capsys, name, text):
     if name == "inputs.json":
         assert json.loads((run.dir / name).read_text())["data"]["digest"] == "d"
         assert ("inputs.json is damaged" in capsys.readouterr().out) == (text is not None)
+
+
+def test_pipes_in_the_place_of_files_are_not_waited_for(tmp_path, capsys):
+    run = train(tmp_path)
+    names = ("args.json", "launches.jsonl", "status.json", "log.txt", "wandb_id", "metrics.jsonl")
+    for name in names:
+        harm(run.dir / name, None)
+        os.mkfifo(run.dir / name)
+    again = train(tmp_path, "--loops", 4)
+    assert again.dir == run.dir and again.completed == 8
+    assert {name for name in names if (run.dir / name).is_fifo()} <= {"wandb_id", "metrics.jsonl"}
+    assert "metrics.jsonl: step 8 not written" in capsys.readouterr().err
+
+
+def test_a_line_of_metrics_that_no_json_parser_takes(tmp_path):
+    run = train(tmp_path)
+    with open(run.dir / "metrics.jsonl", "a") as file:
+        file.write("[" * 100_000 + "\n")
+    assert train(tmp_path, "--loops", 4).completed == 8
+    assert [line["step"] for line in harness.metrics(run.dir)][-2:] == [7, 8]
+
+
+def test_checkpoints_on_a_disk_that_is_not_there(tmp_path):
+    run = train(tmp_path)
+    kept = (run.dir / "metrics.jsonl").read_bytes()
+    (run.dir / "checkpoints").rename(tmp_path / "disk")
+    (run.dir / "checkpoints").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(CheckpointError, match="a link that leads nowhere: bring the checkpoints"):
+        train(tmp_path, "--loops", 4)
+    assert (run.dir / "metrics.jsonl").read_bytes() == kept
+    (tmp_path / "disk").rename(tmp_path / "not mounted")
+    assert train(tmp_path, "--loops", 4).completed == 8
 
 
 CUTS = {

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import time
+from argparse import Namespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from data.samplers import StepSampler
 from runtime import distributed
 from runtime.grace import GRACE, grace_limit
+from runtime.launch import launch
 from runtime.preemption import PreemptionFlag
 from storage.errors import UsageError
 from tests import kill_harness
@@ -56,6 +58,17 @@ def in_a_library(folder):
     """A call that does not come back, as of a driver or a stalled disk."""
     flag = PreemptionFlag()
     flag.install()
+    in_c(folder)
+
+
+def before_a_run(folder):
+    """What a script does before its run begins, looking through its data, say; no handler of its
+    signals is come to."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    launch(lambda args: in_c(folder), Namespace(gpus=[]))
+
+
+def in_c(folder):
     (folder / "here").touch()
     while True:
         ctypes.CDLL(None).sleep(3600)  # lets go of the interpreter's lock; a signal cuts it short
@@ -87,7 +100,11 @@ def slow_save(folder):
 
 @pytest.mark.parametrize(
     ("target", "place"),
-    [(stuck_loader, "runtime/workers.py"), (in_a_library, "tests/runtime/test_grace.py")],
+    [
+        (stuck_loader, "runtime/workers.py"),
+        (in_a_library, "tests/runtime/test_grace.py"),
+        (before_a_run, "tests/runtime/test_grace.py"),
+    ],
 )
 def test_sigterm_ends_what_is_stuck(target, place, tmp_path):
     log = tmp_path / "log"

@@ -13,8 +13,11 @@ import pytest
 import torch
 
 from runtime import distributed
+from runtime import launch as launch_module
+from runtime.grace import GRACE
 from runtime.launch import launch
 from runtime.place import choose_device
+from runtime.preemption import PreemptionFlag
 from storage.errors import NonFiniteError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +58,7 @@ def script(args):
         os.kill(os.getpid(), signal.SIGKILL)
     if mode == "wait for a signal":
         got = []
-        for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
             signal.signal(s, lambda number, frame: got.append(number))
         distributed.barrier()
         # Whole lines in one write: with PYTHONUNBUFFERED print() makes two, and ranks get mixed up.
@@ -66,6 +69,20 @@ def script(args):
         sys.stdout.write(f"got {' '.join(signal.Signals(n).name for n in got)}\n")
         sys.stdout.flush()
         distributed.barrier()
+        sys.exit(75)
+    if mode == "save or stop":
+        flag = PreemptionFlag()
+        flag.install()
+        distributed.barrier()
+        flag.saving = True
+        print("READY", flush=True)
+        while flag.signal is None:
+            time.sleep(0.01)
+        if rank == int(os.environ.get("STOPPED", -1)):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1.3)  # beyond the time, within twice the time
+        print("saved", flush=True)
+        flag.restore()
         sys.exit(75)
     if mode in ("kill 1, rest hangs", "sleep"):
         print("READY", flush=True)
@@ -84,6 +101,7 @@ def _launched(log, ranks, mode, gpus, env):
     if ranks > 1:
         os.environ["IMLE_LAB_CPU_RANKS"] = str(ranks)
     torch.set_num_threads(1)
+    launch_module._SPARE_S = launch_module._LOOK_S = 0.1
     launch(script, argparse.Namespace(gpus=gpus, mode=mode), start_method="fork", grace_s=0.5)
 
 
@@ -181,13 +199,30 @@ def test_a_dead_rank_takes_the_others_down(tmp_path):
     assert time.monotonic() - start < 20  # 0.5 s of grace, 10 s after SIGTERM
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_signals_reach_every_rank_once(tmp_path, number):
     launched = Launched(tmp_path, 2, "wait for a signal")
     launched.wait_for("READY", 2)
     os.kill(launched.process.pid, number)
     code, text = launched.end()
     assert code == 75 and text.count(f"got {number.name}\n") == 2
+
+
+def test_ranks_that_save_have_the_grace_time_once_more(tmp_path):
+    launched = Launched(tmp_path, 2, "save or stop", env={GRACE: "0.8"})
+    launched.wait_for("READY", 2)
+    os.kill(launched.process.pid, signal.SIGTERM)
+    code, text = launched.end()
+    assert code == 75 and text.count("saved") == 2
+
+
+def test_ranks_do_not_have_it_where_one_is_stopped(tmp_path):
+    launched = Launched(tmp_path, 2, "save or stop", env={GRACE: "0.8", "STOPPED": "1"})
+    launched.wait_for("READY", 2)
+    os.kill(launched.process.pid, signal.SIGTERM)
+    start = time.monotonic()
+    code, text = launched.end()
+    assert code != 0 and "saved" not in text and time.monotonic() - start < 5
 
 
 def test_ranks_never_outlive_a_killed_launcher(tmp_path):

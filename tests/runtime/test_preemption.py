@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from runtime.preemption import SIGNALS, PreemptionFlag
+from runtime.preemption import SIGNALS, PreemptionFlag, heeded
 
 
 @pytest.fixture
@@ -22,11 +22,16 @@ def flag():
     assert {s: signal.getsignal(s) for s in SIGNALS} == before
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("signum", heeded())
 def test_a_signal_sets_the_flag_and_nothing_else(flag, signum):
     assert not flag.is_set
     os.kill(os.getpid(), signum)
     assert flag.is_set and flag.signal == signal.Signals(signum).name
+
+
+def test_a_terminal_that_is_closed_is_nothing_to_nohup(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    assert heeded() == [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
 
 
 def test_further_signals_change_nothing(flag):

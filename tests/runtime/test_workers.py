@@ -12,8 +12,8 @@ import torch
 from data.prepare.workers import parallel_map
 from data.samplers import StepSampler
 from imle.reading import read_items
-from runtime import workers
 from runtime.seeding import seed_worker
+from storage import waiting, watch
 from storage.errors import DataError, OutOfMemory, UsageError, WaitError
 
 FULL = "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"
@@ -66,7 +66,7 @@ def edm2(pictures):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setenv(workers.WAIT, "20")
+    monkeypatch.setenv(waiting.WAIT, "20")
     gc.collect()  # iterators in the tracebacks of failures before
 
 
@@ -129,14 +129,14 @@ def hang_in_a_read():
 )
 def test_a_worker_that_stops_or_hangs(fault, said, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(workers.WAIT, "0.8")
-    monkeypatch.setattr(workers, "NOTICE_S", 0.3)
+    monkeypatch.setenv(waiting.WAIT, "0.8")
+    monkeypatch.setattr(watch, "NOTICE_S", 0.3)
     before = children()
     with pytest.raises(WaitError) as caught:
         imle(Pictures(fault))
     line = str(caught.value)
     assert caught.value.exit_code == 9
-    assert "--num_workers 0 (now 1)" in line and workers.WAIT in line
+    assert "--num_workers 0 (now 1)" in line and waiting.WAIT in line
     told = capfd.readouterr().err
     assert said.replace("for 0 s", "no pictures") in told
     assert "giving up after 0.8 s (IMLE_LAB_WAIT_S)" in told
@@ -144,7 +144,7 @@ def test_a_worker_that_stops_or_hangs(fault, said, monkeypatch, tmp_path, capfd)
 
 
 def slow_but_alive(pipe):
-    os.environ[workers.WAIT] = "0.8"
+    os.environ[waiting.WAIT] = "0.8"
     pipe.send(os.getpid())
     try:
         pipe.send(len(imle(Pictures(lambda: time.sleep(0.4)))))
@@ -173,7 +173,7 @@ def stop_at_40(number):
 
 
 def test_a_pool_with_a_stopped_worker(monkeypatch):
-    monkeypatch.setenv(workers.WAIT, "0.8")
+    monkeypatch.setenv(waiting.WAIT, "0.8")
     before, got = children(), []
     with pytest.raises(WaitError, match="is stopped.*--num_workers"):
         got.extend(parallel_map(stop_at_40, range(64), 2))
@@ -182,9 +182,9 @@ def test_a_pool_with_a_stopped_worker(monkeypatch):
 
 @pytest.mark.parametrize("said", ["soon", "0", "-3", "nan", "inf"])
 def test_a_limit_that_is_none(said, monkeypatch):
-    monkeypatch.setenv(workers.WAIT, said)
-    with pytest.raises(UsageError, match=workers.WAIT):
-        workers.wait_limit()
+    monkeypatch.setenv(waiting.WAIT, said)
+    with pytest.raises(UsageError, match=waiting.WAIT):
+        waiting.wait_limit()
 
 
 def test_workers_that_cannot_be_started(monkeypatch):
@@ -194,6 +194,6 @@ def test_workers_that_cannot_be_started(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch.utils.data.DataLoader, "_get_iterator", lambda self: full(self, 0))
-    monkeypatch.setattr(workers, "free_shared", lambda: (0, 65536))
+    monkeypatch.setattr(watch, "free_shared", lambda: (0, 65536))
     with pytest.raises(OutOfMemory, match="0 KiB of 64 KiB are free in /dev/shm"):
         imle(Pictures())

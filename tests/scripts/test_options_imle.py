@@ -219,7 +219,8 @@ def test_a_gpu_takes_so_many_images_at_once(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("cache", ["none", "memory"])
 def test_a_cache_decodes_a_picture_once(cache, monkeypatch):
-    trained, _, _ = parts.pictures(get_args(None, f"{CASCADE} --cache {cache}".split()))
+    args = get_args(None, f"{CASCADE} --cache {cache}".split())
+    trained, _, _ = parts.pictures(args, *parts.sources(args))
     read, native = [], type(trained.source).native
 
     def counted(self, i, *more):

@@ -182,7 +182,6 @@ def test_episodes_are_of_the_classes_that_are_named(run, tmp_path, monkeypatch):
         ("--held_out 3", "--held_out 3 is of --eval pooled"),
         ("--probe_epochs 0 --probe_augs train", "--probe_augs train is of --probe_epochs"),
         ("--sigma 2", "--sigma 2 is of --loss dclw"),
-        ("--steps 9 --epochs 9", "--steps 9 is instead of --epochs 9"),
     ],
 )
 def test_what_has_no_effect_is_refused(words, says, capsys):

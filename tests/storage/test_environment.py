@@ -61,7 +61,7 @@ def test_another_program_without_torch_is_not_ended(tmp_path):
 def test_the_environment_is_made_first_if_it_is_not_there(tmp_path):
     """In a copy: another checkout may have one."""
     (tmp_path / "storage").mkdir()
-    for name in ("__init__.py", "environment.py", "console.py"):
+    for name in ("__init__.py", "environment.py", "console.py", "errors.py"):
         shutil.copy(ROOT / "storage" / name, tmp_path / "storage" / name)
     (tmp_path / "page.py").write_text("import storage.environment\n")
     first = without_torch(["page.py"], tmp_path).stderr
@@ -78,13 +78,25 @@ def test_what_is_missing_is_named():
     assert "has no none_such; run: " in missing(["torch", "none_such"])
 
 
+def test_a_working_directory_that_is_gone(tmp_path):
+    gone = f"mkdir {tmp_path}/a && cd {tmp_path}/a && rmdir ../a && exec {sys.executable}"
+    for page in ("toy_example.py", "runs.py"):
+        words = ["sh", "-c", f"{gone} {ROOT / page} ls"]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: the working directory was removed; cd into one")
+        assert done.stderr.count("\n") == 1
+
+
 # ---------------------------------------------------------------------------------------- Ctrl-C
 
 
-def interrupted(words: list[str], folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a script that gets a SIGINT while it imports torch or numpy, whichever is first."""
+def interrupted(
+    words: list[str], folder: Path, number: int = signal.SIGINT, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script that gets a signal while it imports torch or numpy, whichever is first."""
     for name in ("torch", "numpy"):
-        (folder / f"{name}.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
+        (folder / f"{name}.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
     env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"} | env
     command = [sys.executable, *words]
     return subprocess.run(
@@ -102,6 +114,13 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path, page):
     done = interrupted([page], tmp_path)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
     assert "Traceback" in interrupted([page], tmp_path, IMLE_LAB_TRACEBACK="1").stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_scheduler_that_ends_it_during_imports_runs_it_again(tmp_path, number):
+    done = interrupted(["TrainSimCLR.py"], tmp_path, number)
+    said = f"{number.name}: ended; the same command goes on from what is saved\n"
+    assert (done.returncode, done.stderr) == (75, said)
 
 
 def test_another_programs_ctrl_c_is_its_own(tmp_path):

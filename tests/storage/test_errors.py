@@ -14,6 +14,7 @@ CODES = {
     "NonFiniteError": 5,
     "DiskError": 7,
     "OutOfMemory": 8,
+    "WaitError": 9,
     "Preempted": 75,
 }
 

@@ -343,6 +343,20 @@ def test_a_log_may_be_a_pipe(tmp_path):
     assert (tmp_path / "pipe").read_text() == "said\n" and end(pid) == 0
 
 
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    """A pipe to which nobody writes, and a device that gives bytes without end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, said in (("pipe", "a pipe"), ("zero", "a device")):
+        path = tmp_path / name
+        for read in (files.read_bytes, files.hash_file, files.read_lines, files.read_last_lines):
+            with pytest.raises(OSError, match=f"{said}, not a file"):
+                read(path)
+        with pytest.raises(files.Damaged, match=said):
+            files.read_json(path)
+        assert files.read_object(path) is None
+
+
 def test_a_reserved_file_is_of_zeros_whatever_it_was(tmp_path):
     for size in (0, 5000, 7):
         files.reserve(tmp_path / "x", size)
