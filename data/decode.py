@@ -19,7 +19,7 @@ from PIL import Image, TiffImagePlugin, features
 
 from data.formats import kind_of_bytes
 from data.metadata import ORIENTATION, orientation_of, pixels_alone
-from data.ranges import low_bytes, to_8_bits
+from data.ranges import low_bytes, mend_tiles, to_8_bits
 from storage.errors import DataError, first_line
 from storage.files import read_bytes
 
@@ -108,7 +108,8 @@ def _opened(data: bytes, name: str) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     if image.width * image.height > MAX_PIXELS:
         raise bad_image(name, f"{image.width}x{image.height}, too large")
-    packed = [tile.args for tile in image.tile]
+    mend_tiles(image, data)
+    packed = list(image.tile)
     image.load()
     return _to_rgb(low_bytes(image, data, packed) or image)
 

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
 
 _SIXTEEN_BITS = ("JPEG2000", "PPM")
 _OVER = 0.1  # of a float's range, which bicubic and Lanczos reach beyond it
+_GREY_AND_ALPHA = "LA;16B"
 _OTHER_END = {";16B": ";16L", ";16L": ";16B"}
 _LEAST = 16.0  # what the brightest of a float picture in 0..255 has at least, unless all are whole
 
@@ -28,6 +30,7 @@ _LEAST = 16.0  # what the brightest of a float picture in 0..255 has at least, u
 def to_8_bits(image: Image.Image) -> Image.Image:
     """A picture of mode I, I;16 or F as one of mode L. ValueError: values of no known range."""
     values = np.asarray(image).astype(np.float64)
+    tags = getattr(image, "tag_v2", None)  # of a TIFF, lost by a copy
     if not np.isfinite(values).all():
         raise ValueError("non-finite values")
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -37,7 +40,31 @@ def to_8_bits(image: Image.Image) -> Image.Image:
         scale, shift = _of_floats(values, low, high)
     else:
         scale, shift = _of_whole(low, high), 0.0
-    return Image.fromarray(np.rint(values * scale + shift).clip(0, 255).astype(np.uint8))
+    made = np.rint(values * scale + shift).clip(0, 255).astype(np.uint8)
+    if tags is not None and tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        made = 255 - made  # white is 0, which Pillow minds in pictures of 8 bits alone
+    return Image.fromarray(made)
+
+
+def mend_tiles(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Say of a TIFF whose planes of 16 bits lie one after the other that they have 16 bits.
+
+    Pillow reads them as of 8. image: as opened, its pixels not loaded; data: its file.
+    """
+    tags = getattr(image, "tag_v2", None)
+    if (
+        tags is None
+        or tags.get(PLANAR_CONFIGURATION) != 2
+        or max(tags.get(BITSPERSAMPLE, [0])) < 16
+    ):
+        return
+    end = ";16L" if data[:2] == b"II" else ";16B"
+    image.tile = [
+        tile._replace(args=(f"{tile.args[0]}{end}", *tile.args[1:]))
+        if tile.codec_name == "raw" and tile.args[0] in tuple("RGBA")
+        else tile
+        for tile in image.tile
+    ]
 
 
 def _of_whole(low: float, high: float) -> float:
@@ -62,13 +89,14 @@ def _of_floats(values: np.ndarray, low: float, high: float) -> tuple[float, floa
     )
 
 
-def low_bytes(image: Image.Image, data: bytes, packed: Sequence[object]) -> Image.Image | None:
-    """The low bytes of a picture in colour of which Pillow gave high bytes that are all 0.
+def low_bytes(image: Image.Image, data: bytes, packed: Sequence[Any]) -> Image.Image | None:
+    """The low bytes of a picture in colour, or of grey with transparency, of which Pillow gave high
+    bytes that are all 0.
 
     So reads a picture of 16 bits a channel whose values are 0..255. image: as Pillow decoded it;
-    data: its file; packed: the arguments of its tiles before that. None for any other picture.
+    data: its file; packed: its tiles before that. None for any other picture.
     """
-    names = [args[0] if isinstance(args, tuple) else args for args in packed]
+    names = [tile.args[0] if isinstance(tile.args, tuple) else tile.args for tile in packed]
     if not names or any(not isinstance(n, str) or n[-4:] not in _OTHER_END for n in names):
         return None
     if image.mode not in ("RGB", "RGBA") or any(high for _, high in _colours(image)):
@@ -76,11 +104,16 @@ def low_bytes(image: Image.Image, data: bytes, packed: Sequence[object]) -> Imag
     again = Image.open(io.BytesIO(data))
     if not isinstance(again, ImageFile.ImageFile):
         return None
-    again.tile = [_swapped(tile) for tile in again.tile]
+    grey = names == [_GREY_AND_ALPHA]  # which has no twin: its four bytes as if they were colours
+    again.tile = [tile._replace(args="RGBA") if grey else _swapped(tile) for tile in packed]
     try:
         again.load()
     except (ValueError, OSError):  # this way of packing has no twin
         return None
+    if grey:
+        _, low, high_alpha, low_alpha = again.split()
+        alpha = high_alpha if high_alpha.getextrema()[1] else low_alpha
+        again = Image.merge("RGBA", [low, low, low, alpha])
     return again if any(high for _, high in _colours(again)) else None
 
 

@@ -144,10 +144,6 @@ def _link_folder(source: Path, staging: Path, name: str) -> None:
         _unpack(archive, staging, name)
         return
     splits = _readable_splits(inner) or {"train": inner}
-    for split, folder in splits.items():
-        FolderSource(
-            folder, split=split
-        )  # empty classes, loose pictures: said before anything is made
     if unused := not_used(inner):
         say(unused)
     staging.mkdir()
@@ -156,7 +152,9 @@ def _link_folder(source: Path, staging: Path, name: str) -> None:
 
 
 def _readable_splits(folder: Path) -> dict[str, Path]:
-    """The splits of a folder; DataError if notes give their labels, which would be lost here."""
+    """The splits of a folder, which may be none. DataError if notes give their labels, which would
+    be lost here, and for empty classes, loose pictures and the like, before anything is made.
+    """
     tree = FolderTree(folder)
     layout = understand(tree)
     for at in (layout.at, *layout.splits.values()):
@@ -165,6 +163,8 @@ def _readable_splits(folder: Path) -> dict[str, Path]:
                 f"{tree.where(at)} is a data set as dataset_tool writes them; there is nothing to "
                 "prepare, give the (unpacked) folder or zip where a data set is asked for"
             )
+    for split, inside in (splits_in(folder, filled=True) or {"train": folder}).items():
+        FolderSource(inside, split=split)
     return splits_in(folder)
 
 
@@ -179,32 +179,35 @@ def _unpack(archive: Path, staging: Path, name: str, room_name: str = "unpacked"
         room.mkdir()
         unpacked = room / "all"
         extract(archive, unpacked)
-        inner = _inner(unpacked)
-        if arrays := array_parts(inner):
-            _write_arrays(arrays, staging)
-            return
-        _official_names(inner, archive.with_name("index.csv.gz"))
-        if (lone := _lone_archive(inner)) and room_name == "unpacked":  # not a third one in that
-            _unpack(lone, staging, name, "unpacked-inner")
-            return
         try:
-            splits = _readable_splits(inner)
-            for split, folder in splits.items() or [(None, inner)]:
-                FolderSource(folder, split=split)
+            _take(archive, unpacked, staging, name, room_name)
         except DataError as error:  # the folder it names is about to vanish
             raise DataError(str(error).replace(str(unpacked), str(archive))) from None
-        if unused := not_used(inner):
-            say(unused)
-        if splits:
-            files.move(inner, staging)
-        else:
-            staging.mkdir()
-            files.move(inner, staging / "train")
+
+
+def _take(archive: Path, unpacked: Path, staging: Path, name: str, room_name: str) -> None:
+    """Move what was unpacked to `staging`, or make pictures of its arrays there."""
+    inner = _inner(unpacked)
+    if arrays := array_parts(inner):
+        _write_arrays(arrays, staging)
+        return
+    _official_names(inner, archive.with_name("index.csv.gz"))
+    if (lone := _lone_archive(inner)) and room_name == "unpacked":  # not a third one in that
+        _unpack(lone, staging, name, "unpacked-inner")
+        return
+    splits = _readable_splits(inner)
+    if unused := not_used(inner):
+        say(unused)
+    if splits:
+        files.move(inner, staging)
+    else:
+        staging.mkdir()
+        files.move(inner, staging / "train")
 
 
 def _link_part(whole: Path, staging: Path, part: Callable[[Source, str], Source]) -> None:
     """Relative links to some pictures of another prepared set."""
-    for split, folder in splits_in(whole).items():
+    for split, folder in splits_in(whole, filled=True).items():
         chosen = part(FolderSource(folder, base=whole, split=split), split)
         for i in range(len(chosen)):
             original = Path(chosen.path(i))

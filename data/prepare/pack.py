@@ -31,7 +31,7 @@ def lmdb_sources(root: Path, name: str) -> dict[str, Source]:
     """Splits of `root`, reduced to a tenth and so on if `name` says so and `root` is the whole."""
     _, fraction = fraction_of(name)
     sources: dict[str, Source] = {}
-    for split, folder in splits_in(root).items():
+    for split, folder in splits_in(root, filled=True).items():
         source: Source = FolderSource(folder, base=root, split=split)
         if fraction is not None and root.name != name and split == "train":
             source = Subset(source, stratified(labels_of(source), fraction, seed=0))

@@ -67,7 +67,7 @@ def prepare_folders(
     fly gives) or "keep" (re-encoded in the original's own format, as CAM-Net's tool did).
     DataError, after all is done, if more pictures are bad than training would let pass.
     """
-    splits = splits_in(root)
+    splits = splits_in(root, filled=True)
     if not splits:
         raise DataError(f"{root} has no split folders ({', '.join(SPLITS)})")
     if unused := not_used(root):

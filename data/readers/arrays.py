@@ -191,8 +191,18 @@ def parse_names(data: bytes | None, name: str) -> list[str]:
 
 def idx_names(folder: Path) -> list[str]:
     """MNIST files in a folder (any of .gz or unpacked), complete pairs or nothing."""
-    there = [n for n in MNIST_FILES if (folder / n).exists() or (folder / f"{n}.gz").exists()]
+    there = [n for n in MNIST_FILES if _idx_file(folder, n) is not None]
     return there if len(there) == len(MNIST_FILES) else []
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    """Where one of MNIST's files lies: unpacked or not, with a dot as on Kaggle, or in a folder of
+    its own name, as some programs unpack it.
+    """
+    for place in (name, f"{name}.gz", name.replace("-idx", ".idx"), f"{name}/{name}"):
+        if (folder / place).is_file():
+            return folder / place
+    return None
 
 
 def read_idx(file: Path) -> np.ndarray:
@@ -217,8 +227,8 @@ def read_mnist(folder: Path, split: str) -> Arrays:
     stem = {"train": "train", "test": "t10k"}[split]
     arrays = []
     for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-        plain = folder / f"{stem}-{kind}"
-        arrays.append(read_idx(plain if plain.exists() else plain.with_name(f"{plain.name}.gz")))
+        name = f"{stem}-{kind}"
+        arrays.append(read_idx(_idx_file(folder, name) or folder / name))
     images, labels = arrays
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise DataError(

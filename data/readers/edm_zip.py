@@ -166,14 +166,22 @@ def _read_labels(
                 f"{where} has a label that is no pair of a name and a class number: "
                 f"{json.dumps(pair)[:100]}"
             )
-        table[member_name(pair[0]) or pair[0]] = number
+        key = member_name(pair[0]) or pair[0]
+        if table.setdefault(key, number) != number:
+            raise DataError(
+                f"{where} says of {key[:100]} that it is of class {table[key]} and of {number}; "
+                "remove one of them"
+            )
     mine = next((keys for keys in names if keys[0] in table), names[0])
     missing = [n for n in mine if n not in table]
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         if partial:
             return None, [alone], f"{NOTES} has no label of {missing[0]}{more}"
-        raise DataError(f"{where} has no label of {missing[0]}{more}")
+        raise DataError(
+            f"{where} has no label of {missing[0]}{more}; add it, or move pictures that are "
+            "no part of the set elsewhere"
+        )
     found = [table[n] for n in mine]
     if min(found) < 0 or max(found) >= MAX_CLASSES:
         raise DataError(f"{where} has class {min(found)}..{max(found)}, not 0..{MAX_CLASSES - 1}")

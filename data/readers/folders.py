@@ -18,12 +18,13 @@ from data.readers.layout import (
     annotated_labels,
     are_shards,
     classes_and_labels,
+    is_note,
     list_files,
     refuse_empty_classes,
     refuse_labels,
     word_names,
 )
-from data.readers.tree import NOTES, FolderTree, Layout, is_archive, notes_of, understand, unwrapped
+from data.readers.tree import FolderTree, Layout, is_archive, notes_of, understand, unwrapped
 from data.sources import (
     PathTable,
     Place,
@@ -111,11 +112,11 @@ class FolderSource:
         self.split = split
         self.name = name or (self.base.name if split is None else f"{self.base.name}/{split}")
         unread: list[str] = []
-        found = list_files(self.root, also=NOTES.__eq__, left_out=unread)
+        found = list_files(self.root, also=is_note, left_out=unread)
         self.left_out = by_suffix(unread)
-        paths = [p for p in found if not p.endswith(NOTES)]
+        paths = [p for p in found if not is_note(p)]
         tree = FolderTree(self.root)
-        refuse_labels(tree, "", (p for p in found if p.endswith(NOTES)))
+        refuse_labels(tree, "", filter(is_note, found))
         if not paths:
             archives = [n for n in FolderTree(unwrapped(self.root)).files("") if is_archive(n)]
             if len(archives) == 1:
@@ -284,14 +285,18 @@ def _read_note(file: Path) -> dict | None:
     return note if isinstance(note, dict) and {"digest", "count"} <= note.keys() else None
 
 
-def splits_in(root: Path) -> dict[str, Path]:
+def splits_in(root: Path, *, filled: bool = False) -> dict[str, Path]:
     """Split folders under `root`, or under what it wraps, by split; {} if there are none.
 
-    DataError: two folders of one split, or names that only look like splits.
+    filled: leave out a test without pictures, which training never asks for. DataError: two folders
+    of one split, or names that only look like splits.
     """
     tree = FolderTree(root)
     layout = understand(tree)
-    return {split: Path(tree.where(layout.folder(split, tree))) for split in layout.splits}
+    found = {split: layout.folder(split, tree) for split in layout.splits}
+    if filled:
+        found = {k: at for k, at in found.items() if k != "test" or tree.has_data(at)} or found
+    return {split: Path(tree.where(at)) for split, at in found.items()}
 
 
 _RESOLUTION = re.compile(r"^(.*)_(\d+)x\2$")

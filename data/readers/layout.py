@@ -100,14 +100,21 @@ def _only_notes(tree: Tree, at: str) -> bool:
 
 def refuse_labels(tree: Tree, at: str, notes: Iterable[str]) -> None:
     """DataError if one of the files `notes` called dataset.json, below a folder, gives labels:
-    there they would be replaced by the names of folders.
+    there they would be replaced by the names of folders; so would those of a DATASET.JSON.
     """
     for name in notes:
-        if name.rpartition("/")[2] == NOTES and speaks_of_labels(tree, at + name):
+        if is_note(name) and speaks_of_labels(tree, at + name):
+            written = "" if name.endswith(NOTES) else f" (not {name.rpartition('/')[2]})"
             raise DataError(
-                f"{tree.where(at + name)} has labels, which are read only of a {NOTES} where the "
-                "pictures begin: move it there, give its folder as the data set, or remove it"
+                f"{tree.where(at + name)} has labels, which are read only of a {NOTES}{written} "
+                "where the pictures begin: move it there, give its folder as the data set, or "
+                "remove it"
             )
+
+
+def is_note(name: str) -> bool:
+    """Whether a file is called dataset.json, in any case."""
+    return name.rpartition("/")[2].lower() == NOTES
 
 
 def classes_and_labels(paths: list[str], where: str, flat_name: str) -> tuple[list[str], list[int]]:

@@ -285,7 +285,7 @@ class Layout:
 
     at: the folder where its pictures begin, "" for its top. splits: the folder of each, in the
     order train, val, test; of `unclear` ones (two folders of one split, `train` and `Train`) the
-    first. unused: for people, what beside the splits has pictures, or is an empty twin of one.
+    first. unused: for people, what beside the splits has pictures, and which split has none.
     noted: whether dataset.json at `at` or latents say what it is.
     """
 
@@ -363,6 +363,8 @@ def _unused(tree: Tree, at: str, splits: dict[str, str]) -> tuple[str, ...]:
     others = [name for name in tree.folders(at) if name not in used]
     full = [name for name in others if tree.has_data(f"{at}{name}/")]
     empty = [name for name in others if split_of(name) and name not in full]
+    bare = sorted(name for name in used if not tree.has_data(f"{at}{name}/"))
+    empty += bare if len(bare) < len(used) else []
     loose = sum(1 for _ in _holds(tree, at))
     said = [f"{', '.join(full)} (no split's name)"] if full else []
     said += [f"{', '.join(empty)} (no pictures)"] if empty else []

@@ -16,11 +16,12 @@ from data.readers.layout import (
     annotated_labels,
     are_shards,
     classes_and_labels,
+    is_note,
     refuse_empty_classes,
     refuse_labels,
     word_names,
 )
-from data.readers.tree import NOTES, Layout, notes_of
+from data.readers.tree import Layout, notes_of
 from data.readers.zip_index import MemberSource, ZipIndex, archive_of
 from data.sources import PathTable, Place, Source, check_split
 from storage.errors import DataError
@@ -93,7 +94,7 @@ class ZipSource(MemberSource):
         names = index.pictures(prefix, left_out=unread)
         self.left_out = by_suffix(unread)
         paths = [n[len(prefix) :] for n in names]
-        notes = [n[len(prefix) :] for n in index.members if n.endswith(NOTES)]
+        notes = [n[len(prefix) :] for n in index.members if n.startswith(prefix) and is_note(n)]
         refuse_labels(index.tree, prefix, notes)
         one_top = len({p.split("/", 1)[0] for p in paths}) == 1
         table = index.read(prefix + ANNOTATIONS) if one_top else None

@@ -1,4 +1,5 @@
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -155,17 +156,68 @@ def test_a_format_that_says_its_range_is_believed():
     assert np.abs(decode(b"P5 30 24 255\n" + GREY.tobytes())[..., 0] - GREY.astype(int)).max() == 0
 
 
-@pytest.mark.parametrize("factor", [1, 257])
-def test_colours_of_16_bits(factor):
-    rows = b"".join(b"\0" + (row.astype(">u2") * factor).tobytes() for row in noise(7))
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG of [H, W, 2] (grey, alpha) or [H, W, 3]."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
 
     def chunk(name: bytes, body: bytes) -> bytes:
         crc = zlib.crc32(name + body).to_bytes(4, "big")
         return len(body).to_bytes(4, "big") + name + body + crc
 
-    header = (30).to_bytes(4, "big") + (24).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2}[channels], 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    assert (decode(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*p) for p in parts)) == noise(7)).all()
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*p) for p in parts)
+
+
+def tiff_of_16_bits(planes: np.ndarray, photometric: int, order: str) -> bytes:
+    """An unpacked TIFF of [N, H, W], a plane after the other."""
+    count, height, width = planes.shape
+    data, size = planes.astype(f"{order}u2").tobytes(), 2 * height * width
+    shorts, longs = f"{order}{max(count, 2)}H", f"{order}{count}I"
+    bits, places, sizes = 8 + 2 + 12 * 10 + 4, 200, 240
+    at = 300
+    entries = [
+        (256, 3, 1, width), (257, 3, 1, height), (258, 3, count, bits if count > 1 else 16),
+        (259, 3, 1, 1), (262, 3, 1, photometric), (273, 4, count, places if count > 1 else at),
+        (277, 3, 1, count), (278, 3, 1, height), (279, 4, count, sizes if count > 1 else size),
+        (284, 3, 1, min(count, 2)),
+    ]  # fmt: skip
+    out = bytearray(at)
+    out[:10] = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, 10)
+    for k, (tag, kind, n, value) in enumerate(entries):
+        form = f"{order}HHIHH" if (kind, n) == (3, 1) else f"{order}HHII"
+        struct.pack_into(form, out, 10 + 12 * k, tag, kind, n, value, *[0] * form.endswith("HH"))
+    struct.pack_into(shorts, out, bits, *[16] * max(count, 2))
+    struct.pack_into(longs, out, places, *[at + size * k for k in range(count)])
+    struct.pack_into(longs, out, sizes, *[size] * count)
+    return bytes(out) + data
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_colours_of_16_bits(factor):
+    values = noise(7).astype(int) * factor
+    assert (decode(png_of_16_bits(values)) == noise(7)).all()
+    for order in "<>":
+        planes = values.transpose(2, 0, 1)
+        assert (decode(tiff_of_16_bits(planes, 2, order)) == noise(7)).all()
+
+
+@pytest.mark.parametrize("opaque", [255, 65535])
+@pytest.mark.parametrize("factor", [1, 257])
+def test_grey_of_16_bits_with_transparency(factor, opaque):
+    values = GREY.astype(int) * factor
+    got = decode(png_of_16_bits(np.stack([values, np.full_like(values, opaque)], -1)))
+    if (factor, opaque) == (257, 255):
+        assert got.min() > 250  # all but transparent
+    else:
+        assert (got == GREY[..., None]).all()
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_white_may_be_zero(factor):
+    got = decode(tiff_of_16_bits(GREY[None].astype(int) * factor, 0, "<"))
+    assert (got == 255 - GREY[..., None]).all()
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "TGA", "PCX", "QOI", "DDS", "SGI", "MPO"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from data.prepare.acquire import acquire
+from data.prepare.sizes import prepare_folders
 from data.registry import find, open_source
 from data.told import told
 from storage.errors import DataError
+from tests.data.layouts import idx_files
 from tests.data.test_one_set import png
 
 
@@ -89,3 +94,69 @@ def test_a_class_of_unread_pictures_says_so(tmp_path):
     for place in both(tmp_path, {**pictures("a/0.png"), "b/0.heic": b"?", "b/1.heic": b"?"}):
         with pytest.raises(DataError, match=r"b has no images; .*left out: 2 \.heic"):
             open_source(str(place), tmp_path)
+
+
+def test_a_note_in_capitals_is_an_error(tmp_path):
+    note = b'{"labels": [["00000/img00000000.png", 1]]}'
+    for k, place in enumerate(
+        both(tmp_path, pictures("00000/img00000000.png") | {"DATASET.JSON": note})
+    ):
+        with pytest.raises(DataError, match=r"read only of a dataset.json \(not DATASET.JSON\)"):
+            open_source(str(place), tmp_path)
+        with pytest.raises(DataError, match=r"not DATASET.JSON"):
+            acquire("mine", tmp_path / f"d{k}", place)
+
+
+def test_two_labels_of_one_picture_are_an_error(tmp_path):
+    pairs = [["0.png", 1], ["1.png", 0], ["./0.png", 2]]
+    for same in (False, True):
+        note = json.dumps(
+            {"labels": pairs[:2] + ([["./0.png", 1]] if same else pairs[2:])}
+        ).encode()
+        files = pictures("0.png", "1.png") | {"dataset.json": note}
+        for place in both(tmp_path / str(same), files):
+            if same:
+                assert open_source(str(place), tmp_path).label(0) == 1
+                continue
+            with pytest.raises(DataError, match="0.png that it is of class 1 and of 2"):
+                open_source(str(place), tmp_path)
+
+
+def test_a_test_split_without_pictures_stands_in_nobodys_way(tmp_path, capsys):
+    files = pictures("train/a/0.png", "train/b/0.png") | {"test/a/0.heic": b"?", "test/x.txt": b""}
+    for k, place in enumerate(both(tmp_path, files)):
+        assert told(open_source(str(place), tmp_path)).endswith("not used: test (no pictures)")
+        root = acquire("mine", tmp_path / f"d{k}", place)
+        prepare_folders(root, [4])
+        assert "not used: test (no pictures)" in capsys.readouterr().err
+        assert open_source("mine", tmp_path / f"d{k}").classes == ["a", "b"]
+        for spec, room in ((str(place), tmp_path), ("mine", tmp_path / f"d{k}")):
+            with pytest.raises(DataError, match=r"no images.*1 \.heic"):
+                open_source(spec, room, split="test")
+
+
+def test_mnist_as_kaggle_has_it(tmp_path):
+    folder = idx_files(tmp_path / "mnist")
+    want = [open_source(str(folder), tmp_path, split="test").image(i) for i in range(2)]
+    for file in sorted(folder.iterdir()):
+        data, name = file.read_bytes(), file.name
+        file.unlink()
+        (folder / name).mkdir()
+        (folder / name / name).write_bytes(data)
+    for k in range(2):
+        found = open_source(str(folder), tmp_path, split="test")
+        assert all((found.image(i) == want[i]).all() for i in range(2))
+        acquire("mine", tmp_path / f"d{k}", folder)
+        for file in sorted(folder.glob("*/*")):
+            file.rename(folder / file.name.replace("-idx", ".idx"))
+
+
+def test_an_error_of_an_archive_names_it_and_no_folder_that_is_gone(tmp_path):
+    file = tmp_path / "s.tar"
+    with tarfile.open(file, "w") as archive:
+        for name, data in pictures("1_train/0.png", "2_val/0.png").items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(DataError, match=r"^\S*/s.tar has folders that look like splits"):
+        acquire("mine", tmp_path / "d", file)
