@@ -75,7 +75,8 @@ def place(word: str, home: Path) -> Path:
     parts = _parts(unquote(url.path), word)
     if url.query:  # another file, perhaps; not in the name, since there may be keys in it
         parts.insert(-1, hashlib.sha256(url.query.encode()).hexdigest()[:8])
-    return home.joinpath("urls", re.sub(r"[^\w.-]", "_", url.netloc.rpartition("@")[2]), *parts)
+    server = re.sub(r"[^\w.-]", "_", url.netloc.rpartition("@")[2])
+    return home.joinpath("urls", *_parts(server, word), *parts)
 
 
 def _parts(path: str, word: str) -> list[str]:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from data.prepare.networks import roots
+from data.prepare.networks import place, roots
 from data.prepare.published import PUBLISHED, ROOT
 from data.SetupDataset import main
+from storage.errors import UsageError
 from tests.server import serving
 
 PICKLE = b"\x80\x04N."
@@ -52,3 +53,13 @@ def test_a_name_that_there_is_not(capsys):
 def test_roots(value, want, monkeypatch):
     monkeypatch.setenv("IMLE_LAB_NETWORKS", value)
     assert roots() == want if isinstance(want, list) else roots() == ["http://a", "http://b"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://../x.pkl", "http://./x.pkl", "http://h/%2e%2e/x.pkl", "http://h/a%2f..%2fx.pkl",
+     f"{ROOT}/posthoc-reconstructions/../x.pkl"],
+)  # fmt: skip
+def test_no_address_leads_out_of_its_folder(address, tmp_path):
+    with pytest.raises(UsageError, match="no path of a file"):
+        place(address, tmp_path)
