@@ -7,6 +7,7 @@ Who starts the processes: `runtime.launch`, torchrun or srun; who is who: `runti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -18,10 +19,12 @@ from runtime.meeting import Meeting
 from runtime.place import place
 from storage.console import tell
 from storage.errors import RunError, WaitError, first_line
-from storage.waiting import wait_limit
+from storage.waiting import WAIT, wait_limit
 
 T = TypeVar("T")
 _MEET_S = 300.0  # seconds that ranks wait for one another to be started
+# What gloo and NCCL say when a rank does not come to a collective.
+_LATE = r"Timed out waiting|collective operation timeout|timed out after \d+ ?m?s"
 BUCKET_BYTES = 25 * 2**20  # flat all-reduce size: large enough for bandwidth, small beside a model
 
 # ------------------------------------------------------------------------------------------- ranks
@@ -74,6 +77,21 @@ def shutdown() -> None:
     """Leave the group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def lost_rank(error: BaseException) -> WaitError | None:
+    """The error to raise instead of what a collective ends with where another rank is dead, stopped
+    or stuck; None if it is something else."""
+    if not isinstance(error, RuntimeError):
+        return None
+    if re.search(r"Connection (closed|reset) by peer", str(error)):
+        return WaitError("lost contact with another rank, which ended or died")
+    if re.search(_LATE, str(error)):
+        return WaitError(
+            f"another rank did not answer in time: it is stopped, stuck or dead ({WAIT}, in "
+            "seconds, is how long ranks wait)"
+        )
+    return None
 
 
 def _joined() -> bool:

@@ -14,7 +14,6 @@ import argparse
 import errno
 import math
 import os
-import re
 import shutil
 import signal
 import sys
@@ -28,20 +27,19 @@ from typing import Any
 
 import torch
 
-from runtime.distributed import shutdown
+from runtime.distributed import lost_rank, shutdown
 from runtime.grace import ENDING, Grace, grace_limit
 from runtime.place import CPU_RANKS, STORE, check_gpus, place, shell_of_several, words
 from runtime.preemption import heeded
 from storage.console import tell
 from storage.errors import UsageError, first_line
-from storage.waiting import WAIT, state_of
+from storage.waiting import state_of
 
 Main = Callable[[argparse.Namespace], object]
 
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # set in the ranks that torchrun starts
 _TRACEBACK = "IMLE_LAB_TRACEBACK"
 _PROTOCOL = (2, 3, 4, 5, 6, 7, 8, 9, 75)  # exit codes that mean something (storage.errors)
-# What gloo and NCCL say when a rank does not come to a collective.
-_LATE = r"Timed out waiting|collective operation timeout|timed out after \d+ ?m?s"
 _LOOK_S = 1.0  # between two looks at whether a signal came
 _SPARE_S = 4.0  # that ranks have over the grace time, before SIGKILL
 
@@ -68,6 +66,8 @@ def launch(
             f"SLURM has {tasks} tasks here, but this was started in a shell: running alone (srun "
             "python ... starts one process a task)"
         )
+    if TORCHRUN in os.environ:  # else ranks train on, and hold the lock, when it is killed
+        _die_with_parent(signal.SIGTERM)
     if count == 1:
         with grace.listening():  # before a run, which has one of its own, and after it
             code = call_main(main, args)
@@ -135,14 +135,8 @@ def _common_failure(error: BaseException, text: str) -> tuple[int | None, str]:
         return 8, f"out of memory: {first}; use a smaller batch"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 7, f"no space left: {first}"
-    if isinstance(error, RuntimeError) and re.search(r"Connection (closed|reset) by peer", text):
-        return 9, "lost contact with another rank, which ended or died"
-    if isinstance(error, RuntimeError) and re.search(_LATE, text):
-        return 9, (
-            f"another rank did not answer in time: it is stopped, stuck or dead ({WAIT}, in "
-            "seconds, is how long ranks wait)"
-        )
-    return None, text
+    lost = lost_rank(error)
+    return (None, text) if lost is None else (lost.exit_code, str(lost))
 
 
 def _rank_entry(main: Main, args: argparse.Namespace, rank_: int, world: int, store: str) -> None:
@@ -165,13 +159,13 @@ def _rank_entry(main: Main, args: argparse.Namespace, rank_: int, world: int, st
     sys.exit(call_main(main, args))
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     if sys.platform != "linux":
         return
     import ctypes
 
     # PR_SET_PDEATHSIG: ranks never outlive a launcher that was killed with -9.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(1, number)
 
 
 def _spawn(

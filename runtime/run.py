@@ -200,6 +200,7 @@ class Run:
     def _failed(self, error: BaseException) -> None:
         """Note an error of beginning or ending, where no end is noted yet."""
         if not self._ended:
+            error = distributed.lost_rank(error) or error
             self._status("failed", rundir.exit_code_of(error), str(error) or type(error).__name__)
 
     def _release(self) -> None:
@@ -223,7 +224,9 @@ class Run:
         elif isinstance(error, (Preempted, KeyboardInterrupt)):
             self._end_preempted(error)
         else:
-            wrapped = as_out_of_memory(error, self.completed, vars(self.args), self.device)
+            wrapped = distributed.lost_rank(error) or as_out_of_memory(
+                error, self.completed, vars(self.args), self.device
+            )
             final = wrapped or error
             code = rundir.exit_code_of(final)
             created = self._lock is not None and self._lock.created

@@ -46,12 +46,17 @@ class Watch:
         self._over.set()
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """Around whatever waits for the workers; what it fails with is told in our words."""
+    def asking(
+        self, ends: tuple[type[Exception], ...] = (RuntimeError, OSError, EOFError)
+    ) -> Iterator[None]:
+        """Around whatever waits for the workers; what it fails with is told in our words.
+
+        ends: errors that may come of workers that ended, rather than of what they were asked to do.
+        """
         self._waited, self._waiting = 0.0, True
         try:
             yield
-        except (RuntimeError, OSError, EOFError) as error:
+        except ends as error:
             told = self.verdict or explained(error, self.workers)
             if told is None:
                 raise

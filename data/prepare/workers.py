@@ -46,7 +46,7 @@ def parallel_map(
                     ours = set(multiprocessing.active_children()) - others
                     watch.pids = [process.pid for process in ours]
                     for _ in part:
-                        with watch.asking():
+                        with watch.asking((BrokenProcessPool,)):  # others are the function's
                             result = next(results)
                         yield result
             except BaseException:

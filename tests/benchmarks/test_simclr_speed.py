@@ -60,7 +60,9 @@ def test_peak_of_a_fresh_process():
 def test_augment_prints_a_table(capsys):
     augment.main(["--quick", "--sizes", "32"])
     table = rows(capsys.readouterr().out)
+    table, folding = table[:3], table[5:]
     assert [row[2] for row in table] == ["per sample", "exact", "folded"]
+    assert [row[1] for row in folding] == ["smooth", "scenes"]
     assert all(float(row[3]) > 0 for row in table) and table[0][5] == "1.0 (1.0-1.0)"
 
 

@@ -1,6 +1,7 @@
 """What is left of a process that is stuck when SIGTERM comes: within the grace time, nothing."""
 
 import ctypes
+import json
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from data.samplers import StepSampler
 from runtime import distributed
 from runtime.grace import GRACE, grace_limit
-from runtime.launch import launch
+from runtime.launch import TORCHRUN, launch
 from runtime.preemption import PreemptionFlag
 from storage.errors import UsageError
 from tests import kill_harness
@@ -136,6 +137,42 @@ def test_sigterm_ends_a_rank_that_waits_for_a_stopped_one(tmp_path):
     finally:
         ranks[1].kill()
         ranks[1].join()
+
+
+def like_torchrun(folder):
+    """A launcher of torch's, with a rank."""
+    if os.fork():
+        in_c(folder / "launcher")
+    os.environ[TORCHRUN] = "id"
+    signal.signal(signal.SIGTERM, lambda number, frame: (folder / "told").touch())
+    launch(lambda args: in_c(folder), Namespace(gpus=[]))
+
+
+def test_ranks_of_a_torchrun_that_was_killed_are_told_to_end(tmp_path):
+    (tmp_path / "launcher").mkdir()
+    process = kill_harness.launch(like_torchrun, (tmp_path,), tmp_path / "log", {GRACE: "0.6"})
+    wait_for(tmp_path / "here")
+    wait_for(tmp_path / "launcher" / "here")
+    process.kill()
+    wait_for(tmp_path / "told", 10)
+
+
+def dead_rank(folder):
+    def hook(run, step, loss):
+        if step == 2 and run.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss
+
+    toy.train(toy.toy_args(folder), hook=hook)
+
+
+def test_a_rank_that_died_is_in_the_status(tmp_path):
+    ranks = kill_harness.launch_ranks(dead_rank, (tmp_path,), tmp_path / "log", 2)
+    assert [kill_harness.wait(rank, 30) for rank in ranks] == [9, -signal.SIGKILL]
+    (run,) = (tmp_path / "toy").iterdir()
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 9)
+    assert status["message"] == "lost contact with another rank, which ended or died"
 
 
 def test_a_second_ctrl_c_ends_it_too(tmp_path, monkeypatch):

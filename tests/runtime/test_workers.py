@@ -1,5 +1,6 @@
 """Worker processes that cannot send, die, stop or hang: the reader ends with a line about it."""
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -178,6 +179,19 @@ def test_a_pool_with_a_stopped_worker(monkeypatch):
     with pytest.raises(WaitError, match="is stopped.*--num_workers"):
         got.extend(parallel_map(stop_at_40, range(64), 2))
     assert children() == before
+
+
+def full_at_40(i):
+    if i == 40:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/40.png")
+    return i
+
+
+def test_what_is_done_in_a_pool_fails_as_it_does_without():
+    """A full disk is exit code 7, not that of workers which cannot be started."""
+    with pytest.raises(OSError, match="/data/40.png") as raised:
+        list(parallel_map(full_at_40, range(64), 2))
+    assert raised.value.errno == errno.ENOSPC and not isinstance(raised.value, WaitError)
 
 
 @pytest.mark.parametrize("said", ["soon", "0", "-3", "nan", "inf"])

@@ -152,7 +152,7 @@ def test_early_and_late_switch_and_the_ramp_jumps(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipe, "EarlyLateSwitch", switch)
     monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
-    common = f"{SELECTING} --acid --duration 60 --rampup 0.001 --decay 0"
+    common = f"{SELECTING} --acid --duration 72 --rampup 0.001 --decay 0"
 
     def images(name, words):
         """{step: images so far}, {step: rate}."""
