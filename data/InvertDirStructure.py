@@ -38,7 +38,7 @@ def invert(folder: Path, out: Path, *, reverse: bool = False) -> tuple[int, int]
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    found = splits_in(folder).values()
+    found = splits_in(folder, outer=True).values()
     splits = {f.name for f in found}
     folder = next(
         (f.parent for f in found), folder

@@ -39,6 +39,7 @@ from PIL import Image
 
 from data.readers.edm_zip import LABELS, LATENTS, EdmSource, is_edm
 from data.readers.folders import FolderSource
+from data.readers.tree import unwrapped
 from data.sources import Source, channels_of, is_drawn, is_labelled, latent, names_of, native
 from runtime.cli import prepare
 from runtime.options import add_names
@@ -392,8 +393,8 @@ def open_input(spec: str, split: str, data_path: Path | None) -> Source:
     from data.registry import open_source
 
     root = Path(os.path.expanduser(spec))
-    if _is_coco(root):
-        return FolderSource(root, as_nvidia=True)
+    if root.is_dir() and _is_coco(inner := unwrapped(root)):
+        return FolderSource(inner, as_nvidia=True)
     for path in (root, Path(os.path.expanduser(f"{spec}.zip"))):
         if (path.is_dir() or zipfile.is_zipfile(path)) and is_edm(path):
             return EdmSource(path, partial=True)

@@ -59,12 +59,14 @@ def mend_tiles(image: ImageFile.ImageFile, data: bytes) -> None:
     ):
         return
     end = ";16L" if data[:2] == b"II" else ";16B"
-    image.tile = [
-        tile._replace(args=(f"{tile.args[0]}{end}", *tile.args[1:]))
-        if tile.codec_name == "raw" and tile.args[0] in tuple("RGBA")
-        else tile
-        for tile in image.tile
-    ]
+    image.tile = [_widened(tile, end) for tile in image.tile]
+
+
+def _widened(tile: Any, end: str) -> Any:
+    """A tile of one colour, of which it is said that its values have 16 bits."""
+    if tile.codec_name != "raw" or tile.args[0] not in ("R", "G", "B", "A"):
+        return tile
+    return tile._replace(args=(tile.args[0] + end, *tile.args[1:]))
 
 
 def _of_whole(low: float, high: float) -> float:
@@ -101,6 +103,7 @@ def low_bytes(image: Image.Image, data: bytes, packed: Sequence[Any]) -> Image.I
         return None
     if image.mode not in ("RGB", "RGBA") or any(high for _, high in _colours(image)):
         return None
+    made: Image.Image
     again = Image.open(io.BytesIO(data))
     if not isinstance(again, ImageFile.ImageFile):
         return None
@@ -113,8 +116,10 @@ def low_bytes(image: Image.Image, data: bytes, packed: Sequence[Any]) -> Image.I
     if grey:
         _, low, high_alpha, low_alpha = again.split()
         alpha = high_alpha if high_alpha.getextrema()[1] else low_alpha
-        again = Image.merge("RGBA", [low, low, low, alpha])
-    return again if any(high for _, high in _colours(again)) else None
+        made = Image.merge("RGBA", [low, low, low, alpha])
+    else:
+        made = again
+    return made if any(high for _, high in _colours(made)) else None
 
 
 def _colours(image: Image.Image) -> list[tuple[float, float]]:

@@ -28,6 +28,7 @@ from data.readers.tree import (
     FolderTree,
     Layout,
     held_archives,
+    inside_split,
     is_archive,
     notes_of,
     understand,
@@ -87,7 +88,9 @@ def _open_whole(path: Path, inner: Path, place: Place) -> Source:
         if beside == [path.name]:
             # NAME/train given as a path: its prebuilt sizes lie beside NAME, and what is in it are
             # classes, one or many
-            return FolderSource(path, base=path.parent, split=own, place=place)
+            tree = FolderTree(path)
+            at = tree.where(inside_split(tree, ""))
+            return FolderSource(at, base=path.parent, split=own, place=place)
     return FolderSource(inner, base=path, split=None, place=place)
 
 
@@ -291,17 +294,20 @@ def _read_note(file: Path) -> dict | None:
     return note if isinstance(note, dict) and {"digest", "count"} <= note.keys() else None
 
 
-def splits_in(root: Path, *, filled: bool = False) -> dict[str, Path]:
+def splits_in(root: Path, *, filled: bool = False, outer: bool = False) -> dict[str, Path]:
     """Split folders under `root`, or under what it wraps, by split; {} if there are none.
 
-    filled: leave out a test without pictures, which training never asks for. DataError: two folders
-    of one split, or names that only look like splits.
+    filled: leave out a test without pictures, which training never asks for. outer: the folders
+    themselves, also where others wrap their classes. DataError: two folders of one split, or names
+    that only look like splits.
     """
     tree = FolderTree(root)
     layout = understand(tree)
     found = {split: layout.folder(split, tree) for split in layout.splits}
     if filled:
         found = {k: at for k, at in found.items() if k != "test" or tree.has_data(at)} or found
+    if outer:
+        found = {split: layout.splits[split] for split in found}
     return {split: Path(tree.where(at)) for split, at in found.items()}
 
 

@@ -102,6 +102,13 @@ def is_data(name: str, head: Callable[[], bytes]) -> bool:
     return is_latent(name) or takes(name, head)
 
 
+# What wraps the classes of a split, rather than being its only class.
+_WRAPPER = re.compile(
+    "|".join(form.pattern for form in _SUSPECT.values())
+    + r"|^(images?|imgs?|data|pictures?|photos?|jpegimages|files)$"
+)
+
+
 class Tree(Protocol):
     """Names in a set without rubbish. `at` is "" for its top, else a folder with its last `/`."""
 
@@ -306,7 +313,10 @@ class Layout:
     unclear: dict[str, str]
 
     def folder(self, split: str, tree: Tree, hint: str = "") -> str:
-        """The folder of a split; DataError if it has none, or two."""
+        """The folder of a split, or in it the one that wraps its classes (`train/images/a`).
+
+        DataError if it has none, or two.
+        """
         if split not in self.splits:
             raise DataError(
                 f"{tree.where('')} has no split {split}; it has {', '.join(self.splits)}{hint}"
@@ -316,7 +326,18 @@ class Layout:
                 f"{tree.where(self.at)} has more than one folder for the split {split}: "
                 f"{self.unclear[split]}; join them, or rename what is not {split}"
             )
-        return self.splits[split]
+        return inside_split(tree, self.splits[split])
+
+
+def inside_split(tree: Tree, at: str) -> str:
+    """The folder of a split, or what wraps its classes in it: its only folder, of such a name."""
+    lone = tree.folders(at)
+    if len(lone) != 1 or not _WRAPPER.search(lone[0].lower()):
+        return at
+    below = f"{at}{lone[0]}/"
+    if has_notes(tree, at) or any(_holds(tree, at)) or any(_holds(tree, below)):
+        return at
+    return inside_split(tree, below) if tree.has_data(below) else at
 
 
 def understand(tree: Tree) -> Layout:
@@ -404,7 +425,7 @@ def _refuse_suspects(tree: Tree, at: str) -> None:
             raise DataError(
                 f"{tree.where(at)} has folders that look like splits but are not called so: "
                 f"{', '.join(sorted(names))}; rename them to train, val, test, or give one of "
-                "them as the data set"
+                "them (of an archive: unpacked) as the data set"
             )
 
 

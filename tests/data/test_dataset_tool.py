@@ -504,3 +504,9 @@ def test_cocos_root_is_read_as_nvidias_tool_reads_it(tmp_path, capsys):
         note = json.loads(archive.read("dataset.json"))
     assert [label for _, label in note["labels"]] == [0, 0, 0, 1, 1]
     assert note["classes"] == ["train2017", "val2017"]
+    (tmp_path / "wrap").mkdir()
+    (tmp_path / "coco").rename(tmp_path / "wrap" / "coco")
+    again = ["convert", "--source", str(tmp_path / "wrap"), "--dest", str(tmp_path / "again.zip")]
+    assert tool.main([*again, *size]) == 0
+    with zipfile.ZipFile(tmp_path / "again.zip") as archive:
+        assert json.loads(archive.read("dataset.json")) == note

@@ -190,3 +190,20 @@ def test_a_home_that_nobody_has_is_a_name_like_any_other(tmp_path, capsys):
         open_source("~nobody-here/x", tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         acquire("mine", tmp_path, Path("~nobody-here/x"))
+
+
+@pytest.mark.parametrize("wrap", ["train", "seg_train", "images"])
+def test_what_wraps_the_classes_of_a_split_is_no_class(tmp_path, wrap):
+    files = pictures(f"train/{wrap}/a/0.png", f"train/{wrap}/b/0.png", "val/a/0.png", "val/b/0.png")
+    for k, place in enumerate(both(tmp_path, files)):
+        prepare_folders(acquire("mine", tmp_path / f"d{k}", place), [4])
+        for spec, room in ((str(place), tmp_path), ("mine", tmp_path / f"d{k}")):
+            for split in ("train", "val"):
+                source = open_source(spec, room, split=split)
+                assert open_source(f"{spec}/{split}", room).classes == ["a", "b"]
+                assert (source.classes, len(source)) == (["a", "b"], 2)
+        assert open_source("mine", tmp_path / f"d{k}").has_native(4)  # type: ignore[attr-defined]
+    for place in both(tmp_path / "one", pictures(f"train/{wrap}/0.png", "val/a/0.png")):
+        assert open_source(str(place), tmp_path).classes == [wrap]
+    for place in both(tmp_path / "cats", pictures("train/cat/x/0.png", "train/cat/y/0.png")):
+        assert open_source(f"{place}", tmp_path).classes == ["cat"]
