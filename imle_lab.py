@@ -214,8 +214,9 @@ def _run_or(word: str | Path, results: str | Path | None) -> str | Path:
     """The folder of a run that a word means, else the word as it is. Errors: UsageError for a
     beginning that several runs have."""
     from recipes.runs.reading import NoSuchRun, find_run
+    from storage.files import expanded
 
-    if "://" in str(word) or Path(word).expanduser().is_file():
+    if "://" in str(word) or expanded(word).is_file():
         return word
     try:
         return find_run(word, _roots(results))

@@ -104,8 +104,9 @@ def place_of(folder: Path, data_path: Path | None = None) -> Path:
 
     data_path: where data sets are stored; default the configured place. Errors: DataError.
     """
-    if folder.expanduser().is_dir():
-        return folder.expanduser()
+    given = Path(os.path.expanduser(folder))
+    if given.is_dir():
+        return given
     if folder.is_absolute() or len(folder.parts) != 1:
         raise DataError(f"{folder} is not a folder")
     if data_path is None:

@@ -149,9 +149,9 @@ def setup(args: argparse.Namespace) -> None:
     from data.prepare.pack import lmdb_sources, prepare_lmdb
     from data.prepare.sizes import prepare_folders
     from data.prepare.workers import say
-    from storage.files import locked, make_folder
+    from storage.files import expanded, locked, make_folder
 
-    data_path = make_folder(args.data_path or _home("data")).absolute()
+    data_path = make_folder(expanded(args.data_path or _home("data"))).absolute()
     # `tiny` is made as tinyImagenet, unless somebody makes a set of that name of his own
     name = args.data if args.source or args.use_existing else full_name(args.data)
     known = KNOWN.get(name)

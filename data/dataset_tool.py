@@ -391,10 +391,10 @@ def open_input(spec: str, split: str, data_path: Path | None) -> Source:
     """The data set that --source names. A dataset.json that lacks labels counts as none at all."""
     from data.registry import open_source
 
-    root = Path(spec).expanduser()
+    root = Path(os.path.expanduser(spec))
     if _is_coco(root):
         return FolderSource(root, as_nvidia=True)
-    for path in (Path(spec).expanduser(), Path(f"{spec}.zip").expanduser()):
+    for path in (root, Path(os.path.expanduser(f"{spec}.zip"))):
         if (path.is_dir() or zipfile.is_zipfile(path)) and is_edm(path):
             return EdmSource(path, partial=True)
     if data_path is None:

@@ -24,14 +24,17 @@ PICTURES = (
 # Icons, drawings, projects of editors, cameras' own formats, and what few programs write: either
 # no picture to learn from, or nothing that Pillow decodes.
 LEFT_OUT = (
-    *(".arw", ".blp", ".bw", ".cr2", ".cr3", ".cur", ".dcx", ".dng", ".emf", ".eps", ".exr"),
-    *(".fit", ".fits", ".flc", ".fli", ".ftc", ".ftu", ".gbr", ".hdr", ".heic", ".heif", ".hif"),
-    *(".icns", ".ico", ".im", ".jxl", ".jxr", ".msp", ".nef", ".orf", ".palm", ".pcd", ".psd"),
-    *(".pxr", ".raf", ".raw", ".rgb", ".rgba", ".rw2", ".svg", ".wmf", ".xbm", ".xcf", ".xpm"),
+    *(".3fr", ".arw", ".avci", ".blp", ".bw", ".cin", ".cr2", ".cr3", ".cur", ".dcm", ".dcr"),
+    *(".dcx", ".dicom", ".dng", ".dpx", ".emf", ".eps", ".erf", ".exr", ".fit", ".fits", ".flc"),
+    *(".fli", ".ftc", ".ftu", ".gbr", ".hdp", ".hdr", ".heic", ".heics", ".heif", ".heifs", ".hif"),
+    *(".icns", ".ico", ".im", ".jls", ".jxl", ".jxr", ".kdc", ".ktx", ".ktx2", ".mrw", ".msp"),
+    *(".nef", ".nii", ".nrw", ".orf", ".palm", ".pam", ".pcd", ".pef", ".psb", ".psd", ".pvr"),
+    *(".pxr", ".raf", ".raw", ".rgb", ".rgba", ".rw2", ".rwl", ".srw", ".svg", ".svgz", ".wdp"),
+    *(".wmf", ".x3f", ".xbm", ".xcf", ".xpm"),
 )
 # Not opened to look at their first bytes: a set may have one such file for every picture.
 _NOTES = frozenset(
-    "bin bz2 c cfg csv css db dat doc docx gz h5 hdf5 htm html ini ipynb js json jsonl lmdb lock "
+    "bz2 c cfg csv css db doc docx gz h5 hdf5 htm html ini ipynb js json jsonl lmdb lock "
     "log lst mat md mdb mp4 mpeg mpg npy npz parquet part pdf pickle pkl ps pt pth py pyc rar rst "
     "safetensors sh sha256 tar tgz toml tsv txt wav xls xlsx xml xz yaml yml zip zst".split()
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -197,7 +198,7 @@ def bare(spec: str) -> str:
 
 def _at_path(spec: str, data_path: Path) -> Found | None:
     """What lies at a path in the data directory, or seen from here."""
-    return recognise(data_path / spec) or recognise(Path(spec).expanduser())
+    return recognise(data_path / spec) or recognise(Path(os.path.expanduser(spec)))
 
 
 def _scenes(spec: str, split: str) -> Source:
@@ -295,8 +296,8 @@ def train_val_sources(
     """Training and validation pictures; sizes: as of `open_source`.
 
     data_val: a spec like data_tr; "cv" cuts the validation part off data_tr; None means data_tr's
-    own val split. A set without one is cut too: once, from the full training set, by class,
-    disjoint, a function of (set, val_fraction, seed) alone.
+    own val split, unless data_tr names just that. A set without one is cut too: once, from the full
+    training set, by class, disjoint, a function of (set, val_fraction, seed) alone.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction {val_fraction} must lie between 0 and 1")
@@ -310,6 +311,9 @@ def _train_val(
     found = find(data_tr, data_path)
     full = found.open("train")
     data_val = bare(data_val or "")
+    own = None if without_split(data_tr) == data_tr else split_of(data_tr.rpartition("/")[2])
+    if not data_val and own == "val":
+        data_val = "cv"  # nobody asked to validate on what is trained on
     if data_val != "cv":
         base = without_split(data_tr)
         data_val = data_val or base

@@ -19,6 +19,8 @@ def told(train: Source, held: Source | None = None) -> str:
         said = f"data: {train.name}, {_counted(train)}, {_classes(train)}"
         if held is not None:
             said += f"; validation: {held.name}, {_counted(held)}"
+            if held.name == train.name and _place(held) == _place(train):
+                said += ", the same that are trained on"
         if len(train) == 1:
             said += "; one picture is all that can be learnt: give a folder of some hundred"
     place, other = place_of(train), place_of(held) if held is not None else None
@@ -51,6 +53,11 @@ def _unused(what: tuple[str, ...]) -> str:
 
 def _splits(splits: tuple[str, ...]) -> str:
     return f"splits {', '.join(splits)}" if splits else "no splits"
+
+
+def _place(source: Source) -> tuple[str, int]:
+    place = place_of(source)
+    return place.where if place is not None else "", len(source)
 
 
 def _whole(source: Source) -> Source:

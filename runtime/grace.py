@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from storage.errors import Preempted, UsageError
+from storage.errors import Preempted
+from storage.waiting import seconds_in
 
 GRACE = "IMLE_LAB_GRACE_S"
 GRACE_S = 20.0  # SLURM and Kubernetes send SIGKILL 30 s after SIGTERM
@@ -35,14 +36,7 @@ def grace_limit() -> float:
 
     Errors: UsageError for a value that is no positive number.
     """
-    said = os.environ.get(GRACE, "").strip()
-    try:
-        limit = float(said) if said else GRACE_S
-    except ValueError:
-        limit = 0.0
-    if not 0 < limit < 1e9:
-        raise UsageError(f"{GRACE}={said!r} is not a number of seconds above 0")
-    return limit
+    return seconds_in(GRACE, GRACE_S)
 
 
 class Grace:

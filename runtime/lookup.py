@@ -22,7 +22,7 @@ from runtime.resume import Resume
 from storage import dirs
 from storage.checkpoint import steps_of
 from storage.errors import CheckpointError, UsageError
-from storage.files import read_bytes, read_object
+from storage.files import expanded, read_bytes, read_object
 
 ID_FILE = "wandb_id"
 
@@ -60,11 +60,11 @@ def choose(run: Named, resume: Resume, results: str | None) -> tuple[Path, list[
     is the folder of a run of another id.
     """
     home = (Path(results) if results else dirs.results_home()) / run.script
-    home = Path(os.path.abspath(home.expanduser()))
+    home = Path(os.path.abspath(expanded(home)))
     path = home / rundir.folder_name(run.name, run.config_hash)
     anew = resume.lineage == "0"
     if resume.run_dir is not None:
-        path = Path(os.path.abspath(resume.run_dir.expanduser()))
+        path = Path(os.path.abspath(expanded(resume.run_dir)))
     if run.uid is not None and resume.run_dir is None:
         own = by_id(home, run.uid, run, must=resume.is_rewind())
         if own is not None:

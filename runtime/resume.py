@@ -21,7 +21,7 @@ from runtime.inputs import Inputs, refuse_changed
 from runtime.tracker import forget_later
 from storage import checkpoint, listing, snapshot
 from storage.errors import CheckpointError, UsageError
-from storage.files import read_json, read_object
+from storage.files import expanded, read_json, read_object
 from storage.listing import Listing, has_listing, write_listing
 
 Say = Callable[[str], None]
@@ -178,7 +178,7 @@ class Resume:
 
 
 def _absolute(path: str | Path) -> Path:
-    return Path(os.path.realpath(Path(path).expanduser()))
+    return Path(os.path.realpath(expanded(path)))
 
 
 def _say_damaged(file: Path, say: Say, fresh: bool) -> None:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import UsageError
-from storage.files import read_bytes, write_json, write_new
+from storage.files import expanded, read_bytes, write_json, write_new
 
 KINDS = ("data", "models", "results")
 OTHER_HOSTS = ("*", "else")  # entries for hosts that have none, the second in PyVDirs' form
@@ -84,7 +84,7 @@ def output_folder(
     results: the folder runs go to, by default results_home().
     say: told if a folder of that name in the working directory might have been meant.
     """
-    path = Path(word).expanduser()
+    path = expanded(word)
     if path.is_absolute() or word.split("/")[0] in (".", ".."):
         return path
     folder = (results_home() if results is None else Path(results)) / script / path
@@ -96,7 +96,7 @@ def output_folder(
 def find_output(word: str, script: str) -> Path:
     """What a script wrote into the folder that its `--outdir` called `word`: that path as it is, or
     below RESULTS/SCRIPT; the path as it is if nothing is there either."""
-    path = Path(word).expanduser()
+    path = expanded(word)
     below = results_home() / script / path
     return below if not path.exists() and below.exists() else path
 
@@ -104,7 +104,7 @@ def find_output(word: str, script: str) -> Path:
 def dirs_file() -> Path:
     """Where `dirs.json` is looked for; it need not exist."""
     if os.environ.get("IMLE_LAB_DIRS"):
-        return Path(os.environ["IMLE_LAB_DIRS"]).expanduser()
+        return expanded(os.environ["IMLE_LAB_DIRS"])
     here = Path("dirs.json")
     if here.is_file():
         return here.absolute()
@@ -125,7 +125,7 @@ def _home(kind: str) -> Path:
         path, source = _from_file(kind), str(dirs_file())
     if path is None:
         path, source = _default(kind), "the default"
-    folder = Path(os.path.abspath(Path(path).expanduser()))
+    folder = Path(os.path.abspath(expanded(path)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

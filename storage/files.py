@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from storage.console import tell
-from storage.errors import DataBusyError, DataDiskError
+from storage.errors import DataBusyError, DataDiskError, UsageError
 from storage.waiting import WAIT, doing, wait_limit
 
 _TEMPORARY = re.compile(r"\.tmp-.*-[0-9a-f]{8}", re.DOTALL)
@@ -345,6 +345,14 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with `~` or `~user` in front as a shell reads it. UsageError: a user nobody knows."""
+    found = os.path.expanduser(path)
+    if os.fspath(found).startswith("~"):
+        raise UsageError(f"{path}: nobody here is called so; for a file of that name: ./{path}")
+    return Path(found)
 
 
 def make_folder(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from storage.dirs import models_home, results_home
 from storage.errors import CheckpointError, UsageError
-from storage.files import hash_file
+from storage.files import expanded, hash_file
 
 SUFFIXES = (".safetensors", ".pkl")  # in this order, when both are there
 _OURS = SUFFIXES[0]
@@ -37,7 +37,7 @@ def find_file(
     whoever opens it says so.
     Errors: UsageError for a path that is below the results of several scripts.
     """
-    asked = Path(word).expanduser()
+    asked = expanded(word)
     home = results_home() if results is None else Path(results)
     own = [home / script] if script else []
     every = sorted(p for p in home.glob("*") if p.is_dir())

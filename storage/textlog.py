@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from storage.errors import UsageError
-from storage.files import append_line, write_text
+from storage.files import append_line, expanded, write_text
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
 _FIGURE = re.compile(rf"^(?P<name>.*?[^\s=:])\s*[=:]?\s*(?P<value>{_NUMBER})\s*$")
@@ -22,7 +22,7 @@ class TextLog:
     """Appends lines to `path` (None: does nothing). Errors: UsageError if it cannot be written."""
 
     def __init__(self, path: str | Path | None) -> None:
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else expanded(path)
 
     def begin(self, run: str, step: int) -> None:
         """A header for `run` at step 0; at a later one, as it resumes, forget what is after `step`.
@@ -69,7 +69,7 @@ def read_figures(path: str | Path) -> dict[str, dict[int, float]]:
 
     A figure before the first iteration belongs to iteration 0. Errors: UsageError if it is missing.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -15,15 +15,23 @@ STATES = {"T": "stopped", "t": "stopped by a debugger", "D": "in a read of the d
 def wait_limit() -> float:
     """Seconds to wait for a worker or another rank: IMLE_LAB_WAIT_S, else 1800.
 
+    Errors: as of `seconds_in`.
+    """
+    return seconds_in(WAIT, WAIT_S)
+
+
+def seconds_in(variable: str, default: float) -> float:
+    """Seconds that an environment variable says, else the default.
+
     Errors: UsageError for a value that is no positive number.
     """
-    said = os.environ.get(WAIT, "").strip()
+    said = os.environ.get(variable, "").strip()
     try:
-        limit = float(said) if said else WAIT_S
+        limit = float(said) if said else default
     except ValueError:
         limit = 0.0
     if not 0 < limit < 1e9:
-        raise UsageError(f"{WAIT}={said!r} is not a number of seconds above 0")
+        raise UsageError(f"{variable}={said!r} is not a number of seconds above 0")
     return limit
 
 

@@ -44,7 +44,7 @@ def acquire(name: str, data_path: Path, source: Path | None = None) -> Path:
     """
     root = data_path / name
     if source is not None:
-        source = source.expanduser().absolute()
+        source = Path(os.path.expanduser(source)).absolute()
         if not source.exists():
             raise DataError(f"{source} does not exist")
     if root.is_dir() and any(root.iterdir()):

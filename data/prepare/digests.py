@@ -56,6 +56,8 @@ def recorded_fault(fetched: Path, file: Path, origin: str | None) -> str | None:
     """
     record, found = record_of(file), hash_file(fetched)
     known = read_record(file)
+    if not known and record.exists():
+        return f"{record} has no digest, or is damaged; remove it if the file is to be trusted"
     where = None if origin is None else without_secrets(origin)
     mine = known if where is None else {k: v for k, v in known.items() if k in (where, None)}
     if found in mine.values():

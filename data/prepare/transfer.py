@@ -3,7 +3,8 @@ end.
 
 What was fetched of FILE lies beside it as `.FILE.part`, with a note of the address and of the
 version there (`.FILE.part.json`). The next attempt asks for the rest alone, on the condition that
-the file is still that version; a server that cannot do that gives it whole.
+the file is still that version; a server that cannot do that gives it whole. Where it names no
+version, what has come is kept only of a file whose digest is pinned.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def receive(
         _receive(address, part, name, bar, pinned, about)
     except BaseException as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or not _begun(part, address):
+        if full or not _begun(part, address, pinned):
             discard(part)
         raise
     files.remove(_note(part))
@@ -78,7 +79,7 @@ def receive(
 def _receive(address: str, part: Path, name: str, bar: bool, pinned: bool, about: str) -> None:
     opener = urllib.request.build_opener(*([] if pinned else [_NoWayDown]))
     with contextlib.ExitStack() as stack:
-        known = _begun(part, address)
+        known = _begun(part, address, pinned)
         answer = stack.enter_context(_opened(opener, address, known))
         start = known["bytes"] if known and _goes_on(answer, known) else 0
         if known and not start:
@@ -196,10 +197,16 @@ def _digest(address: str) -> str:
     return hashlib.sha256(address.encode()).hexdigest()  # an address may hold keys
 
 
-def _begun(part: Path, address: str) -> dict[str, Any] | None:
-    """What is known of a part that can be gone on with from this address."""
+def _begun(part: Path, address: str, pinned: bool) -> dict[str, Any] | None:
+    """What is known of a part that can be gone on with from this address.
+
+    Where the server tells no version, only if the file is `pinned`: two files that were mixed would
+    not be noticed otherwise.
+    """
     note = files.read_object(_note(part))
     if note is None or not part.is_file() or note.get("address") != _digest(address):
+        return None
+    if not (pinned or note.get("version")):
         return None
     size, total = part.stat().st_size, note.get("total")
     if not isinstance(total, int) or not 0 < size < total:

@@ -24,7 +24,15 @@ from data.readers.layout import (
     refuse_labels,
     word_names,
 )
-from data.readers.tree import FolderTree, Layout, is_archive, notes_of, understand, unwrapped
+from data.readers.tree import (
+    FolderTree,
+    Layout,
+    held_archives,
+    is_archive,
+    notes_of,
+    understand,
+    unwrapped,
+)
 from data.sources import (
     PathTable,
     Place,
@@ -119,10 +127,8 @@ class FolderSource:
         refuse_labels(tree, "", filter(is_note, found))
         if not paths:
             archives = [n for n in FolderTree(unwrapped(self.root)).files("") if is_archive(n)]
-            if len(archives) == 1:
-                raise DataError(
-                    f"no images under {self.root}, which holds {archives[0]}: give that"
-                )
+            if archives:
+                raise DataError(f"no images under {self.root}{held_archives(archives)}")
             raise DataError(
                 f"no images under {self.root} (looked for .jpg, .png and the like); "
                 f"{said(self.left_out) or 'is it the right folder?'}"

@@ -81,6 +81,16 @@ def is_archive(name: str) -> bool:
     return _ARCHIVE.search(name.lower()) is not None
 
 
+def held_archives(names: Sequence[str]) -> str:
+    """What to say of archives in a set that has no pictures: `; it holds data.zip, give that`."""
+    if len(names) > 1:
+        return (
+            f"; it holds archives ({', '.join(sorted(names)[:3])}{', ...' * (len(names) > 3)}): "
+            "give one of them, or unpack them all into folders of these names"
+        )
+    return "".join(f"; it holds {name}, give that" for name in names)
+
+
 def is_latent(name: str) -> bool:
     """Whether a file has the name that dataset_tool gives to latents."""
     base = name.rsplit("/", 1)[-1]

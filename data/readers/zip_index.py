@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -25,6 +26,7 @@ from data.formats import HEAD, by_suffix, said, takes
 from data.readers.tree import (
     Layout,
     NameTree,
+    held_archives,
     is_archive,
     is_latent,
     is_visible,
@@ -40,6 +42,11 @@ from storage.listing import list_digest
 MAX_MEMBER = 1 << 30
 # A list of class names.
 MAX_NOTE = 1 << 26
+# Files of sets that come as arrays (data.readers.arrays).
+_ARRAYS = re.compile(
+    r"(?:^|/)(?:data_batch_1(\.bin)?|cifar-100-\w+/train(\.bin)?|train_X\.bin"
+    r"|train-images[.-]idx3-ubyte(\.gz)?)$"
+)
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PACKED_HEAD = 4096  # bytes that surely unpack to the first of a member
@@ -124,8 +131,13 @@ class ZipIndex:
         for name in names:
             self._check(self.members[name])
         if not names:
-            archives = [n for n in self.members if is_archive(n)]
-            held = f"; it holds {archives[0]}, give that" if archives else ""
+            held = held_archives([n for n in self.members if is_archive(n)])
+            if any(_ARRAYS.search(n) for n in self.members):
+                held += (
+                    "; it holds arrays as CIFAR, STL-10 or MNIST are distributed, which are read "
+                    "of a zip by `python data/SetupDataset.py --data NAME --source "
+                    f"{self.file}`"
+                )
             what = "images or latents" if also else "images"
             other = f"; {said(by_suffix(unread))}" if unread else ""
             raise DataError(f"no {what} in {self.file}{held}{other}")

@@ -328,7 +328,7 @@ def scan(roots: Sequence[Path]) -> Scan:
     bad: dict[Path, Unreadable] = {}
     others: dict[Path, None] = {}
     for root in roots:
-        root = Path(os.path.abspath(Path(root).expanduser()))
+        root = Path(os.path.abspath(files.expanded(root)))
         if not root.is_dir():
             raise UsageError(f"{root}: no such folder")
         found = list(folders(root))
@@ -362,14 +362,14 @@ def find_run(word: str | Path, roots: Sequence[Path]) -> Path:
     Errors: UsageError if there is none, or several.
     """
     text = str(word)
-    here = Path(text).expanduser()
+    here = files.expanded(text)
     if text not in ("", ".", "..") and looks_like_run(_names(here)):
         return Path(os.path.abspath(here))
     text = text.rstrip("/")
     places = [
-        (path, Path(os.path.abspath(Path(root).expanduser())))
+        (path, Path(os.path.abspath(files.expanded(root))))
         for root in roots
-        for path, is_run in folders(Path(os.path.abspath(Path(root).expanduser())))
+        for path, is_run in folders(Path(os.path.abspath(files.expanded(root))))
         if is_run
     ]
     said = {path: (path.name, path.relative_to(root).as_posix()) for path, root in places}

@@ -22,7 +22,7 @@ def why_not(path: Path, roots: Sequence[Path]) -> str | None:
     if path.is_symlink():
         return f"{path} is a link; remove it yourself"
     real = Path(os.path.realpath(path))
-    homes = [Path(os.path.realpath(Path(root).expanduser())) for root in roots]
+    homes = [Path(os.path.realpath(files.expanded(root))) for root in roots]
     if not any(home in real.parents for home in homes):
         return f"{path} is not in {' or '.join(map(str, homes))} (--results_path says where)"
     try:

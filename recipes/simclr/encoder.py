@@ -16,6 +16,7 @@ from data.views.splits import Plain
 from models import SimCLR
 from recipes.simclr.files import open_encoder
 from storage.errors import CheckpointError, DataError
+from storage.files import expanded
 from storage.find import newest_epoch
 
 # A picture: a file, uint8 [3, H, W] (torch), uint8 [H, W, 3] (numpy), or Pillow's.
@@ -48,7 +49,7 @@ class Encoder:
 
         Errors: CheckpointError.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         if path.is_dir():
             path = newest_epoch(path) or path
         if not path.exists():

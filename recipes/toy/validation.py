@@ -15,6 +15,7 @@ from runtime.gallery import difference, settings_digest
 from runtime.rundir import folder_name
 from storage.dirs import results_home
 from storage.errors import UsageError
+from storage.files import expanded
 
 NOTE = "toy_example"  # the entry in a PNG's metadata
 
@@ -79,7 +80,7 @@ def picture_file(args: Namespace, settings: Mapping[str, Any]) -> Path:
     if not args.save:
         name = folder_name(f"tree-{Path(args.net or 'untrained').stem}", settings_digest(settings))
         return results_home() / "toy_example" / f"{name}.png"
-    path = Path(args.save).expanduser()
+    path = expanded(args.save)
     if path.is_dir():
         raise UsageError(f"--save {path} is a folder: give the PNG to write")
     return path if path.suffix else path.with_suffix(".png")

@@ -31,8 +31,9 @@ KINDS = {
     "k.0001": "TIFF",
     "l": "BMP",
     "m": "GIF",
+    "n.dat": "PNG",
 }
-OTHERS = {"x.heic": b"?", "y.psd": b"?", "z.PSD": b"?", "w": b"8BPS\0\1" + bytes(40)}
+OTHERS = {"x.heic": b"?", "y.psd": b"?", "z.PSD": b"?", "v.dcm": b"?", "w": b"8BPS\0\1" + bytes(40)}
 NOTES = {"README": b"P is a letter", "notes.txt": b"GIF89a", "list": b"", "BMW": b"BMW and more"}
 
 
@@ -48,14 +49,16 @@ def mixed(tmp_path):
     return tmp_path / "mixed"
 
 
-SAID = "left out: 1 without a suffix, 1 .heic, 2 .psd (formats that are not read)"
+SAID = "left out: 1 without a suffix, 1 .dcm, 1 .heic, 2 .psd (formats that are not read)"
 
 
 def test_folder_and_zip_agree(mixed, tmp_path):
     archive = zip_folder(mixed, tmp_path / "in_place.zip")
     folder, packed = open_source(str(mixed), tmp_path), open_source(str(archive), tmp_path)
     assert len(folder) == len(packed) == 2 * len(KINDS)
-    assert [folder.relative(i) for i in range(26)] == [packed.relative(i) for i in range(26)]
+    assert [folder.relative(i) for i in range(len(folder))] == [
+        packed.relative(i) for i in range(len(packed))
+    ]
     for i in range(len(folder)):
         assert (folder.image(i) == packed.image(i)).all()
     assert told(folder).splitlines()[1] == f"mixed/train: {SAID}"
@@ -72,9 +75,9 @@ def test_setup_takes_them_and_names_the_others(mixed, tmp_path, capsys, lmdb):
     assert main([*command, "--data_path", str(home), *(["--lmdb"] if lmdb else [])]) == 0
     assert f"mine/train: {SAID}" in capsys.readouterr().err
     made = open_source("mine_lmdb" if lmdb else "mine_8x8", home)
-    assert len(made) == 26
+    assert len(made) == 28
     if not lmdb:
-        assert len(list_files(home / "mine_8x8")) == 26
+        assert len(list_files(home / "mine_8x8")) == 28
 
 
 def test_dataset_tool_names_what_it_leaves_out(mixed, tmp_path, capsys):
@@ -84,7 +87,7 @@ def test_dataset_tool_names_what_it_leaves_out(mixed, tmp_path, capsys):
     size = ["--resolution", "8x8", "--transform", "center-crop", "--num_workers", "1"]
     assert tool(["convert", "--source", str(mixed), "--dest", str(place), *size]) == 0
     said_there = capsys.readouterr().err
-    assert SAID in said_there and "26 from" in said_there
+    assert SAID in said_there and "28 from" in said_there
 
 
 def test_a_set_of_nothing_that_is_read_says_what_is_there(tmp_path):

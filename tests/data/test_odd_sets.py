@@ -12,7 +12,7 @@ import pytest
 
 from data.prepare.acquire import acquire
 from data.prepare.sizes import prepare_folders
-from data.registry import find, open_source
+from data.registry import find, open_source, train_val_sources
 from data.told import told
 from storage.errors import DataError
 from tests.data.layouts import idx_files
@@ -160,3 +160,33 @@ def test_an_error_of_an_archive_names_it_and_no_folder_that_is_gone(tmp_path):
             archive.addfile(member, io.BytesIO(data))
     with pytest.raises(DataError, match=r"^\S*/s.tar has folders that look like splits"):
         acquire("mine", tmp_path / "d", file)
+
+
+def test_archives_and_arrays_in_a_set_are_named(tmp_path):
+    for place in both(tmp_path, {"train.zip": b"?", "val.zip": b"?"}):
+        with pytest.raises(DataError, match=r"holds archives \(train.zip, val.zip\): give one"):
+            open_source(str(place), tmp_path)
+    arrays = both(tmp_path / "arrays", {"x/cifar-10-batches-py/data_batch_1": b"?"})[1]
+    with pytest.raises(DataError, match=f"SetupDataset.py --data NAME --source {arrays}"):
+        open_source(str(arrays), tmp_path)
+
+
+def test_nothing_is_validated_on_what_is_trained_on_without_a_word(tmp_path):
+    folder, packed = both(
+        tmp_path, pictures(*(f"{s}/a/{k}.png" for s in ("train", "val") for k in range(4)))
+    )
+    for spec in (f"{folder}/val", f"{packed}/validation"):
+        train, held = train_val_sources(spec, None, tmp_path)
+        assert (len(train), len(held)) == (3, 1)
+        assert {train.path(i) for i in range(3)}.isdisjoint({held.path(0)})
+    for spec in (f"{folder}/train", f"{packed}/train"):
+        assert "; validation: mine/train, 4 pictures, the same that are trained on;" in told(
+            *train_val_sources(spec, spec, tmp_path)
+        )
+
+
+def test_a_home_that_nobody_has_is_a_name_like_any_other(tmp_path, capsys):
+    with pytest.raises(DataError, match="no data set '~nobody-here/x'"):
+        open_source("~nobody-here/x", tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        acquire("mine", tmp_path, Path("~nobody-here/x"))

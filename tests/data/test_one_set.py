@@ -319,7 +319,7 @@ def test_arrays_and_archives_in_folders_around_them(tmp_path):
     (tmp_path / "w" / ".DS_Store").write_bytes(b"x")
     assert find("w", tmp_path).splits == ("train", "test")
     packed(tmp_path / "x" / "y" / "photos.zip", {"a/0.png": png(1)})
-    with pytest.raises(DataError, match="no images under .*x, which holds photos.zip: give that"):
+    with pytest.raises(DataError, match="no images under .*x; it holds photos.zip, give that"):
         open_source("x", tmp_path)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from storage import files, waiting
-from storage.errors import DataBusyError, DataDiskError, first_line, one_line
+from storage.errors import DataBusyError, DataDiskError, UsageError, first_line, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = ("file-begun", "file-half", "file-written", "file-flushed", "file-renamed")
@@ -621,3 +621,12 @@ def test_a_breach_is_seen(source):
 )
 def test_what_is_no_breach(source):
     assert not breaches(source, "data/x.py")
+
+
+def test_a_home_that_nobody_has_is_said(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [str(files.expanded(p)) for p in ("~/x", Path("~"), "a/~b", "./~b")] == [
+        *("/home/me/x", "/home/me", "a/~b", "~b"),
+    ]
+    with pytest.raises(UsageError, match=r"^~nobody-here/x: .* \./~nobody-here/x"):
+        files.expanded("~nobody-here/x")

@@ -220,6 +220,9 @@ def test_what_is_not_pinned_is_recorded_and_compared(server, tmp_path, monkeypat
     file.write_bytes(b"yet another")
     with pytest.raises(DataError, match=r"is there but expected sha256 .*set.zip.sha256"):
         fetch([url], file, bar=False)
+    record_of(file).write_bytes(b"")  # trusts nothing, as one cut short by a full disk
+    with pytest.raises(DataError, match=r"set.zip.sha256 has no digest, or is damaged; remove it"):
+        fetch([url], file, bar=False)
 
 
 def test_another_mirror_may_pack_it_otherwise(server, tmp_path, capsys):

@@ -22,19 +22,30 @@ def cut_once(server, file, **options):
     server.cut["a"] = CUT
     with pytest.raises(DataError, match=f"ended after {CUT} of 300000 bytes"):
         fetch([f"{server.url}/a"], file, bar=False, **options)
-    assert part_of(file).stat().st_size == CUT and not file.exists()
+    assert not file.exists()
     server.hits.clear()
 
 
 @pytest.mark.parametrize("tags", [True, False])
 def test_goes_on_where_it_stopped(tmp_path, tags, capsys):
+    pin = {} if tags else {"sha256": hashlib.sha256(BODY).hexdigest()}
     with serving(tags=tags) as server:
-        cut_once(server, tmp_path / "a")
-        fetch([f"{server.url}/a"], tmp_path / "a", about="made up", bar=False)
+        cut_once(server, tmp_path / "a", **pin)
+        assert part_of(tmp_path / "a").stat().st_size == CUT
+        fetch([f"{server.url}/a"], tmp_path / "a", about="made up", bar=False, **pin)
         assert server.hits == [("a", f"bytes={CUT}-")]
     assert (tmp_path / "a").read_bytes() == BODY
     assert "fetching a, 300.0 kB (100.0 kB of it are here): made up" in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.lock", "a", "a.sha256"]
+    record = ["a.sha256"] if tags else []
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.lock", "a", *record]
+
+
+def test_parts_of_two_versions_that_nothing_tells_apart_are_never_mixed(tmp_path):
+    with serving(tags=False) as server:
+        cut_once(server, tmp_path / "a")
+        server.files["a"] = OTHER  # as long as the first
+        fetch([f"{server.url}/a"], tmp_path / "a", bar=False)
+    assert (tmp_path / "a").read_bytes() == OTHER
 
 
 @pytest.mark.parametrize(
