@@ -32,7 +32,7 @@ from runtime.grace import ENDING, Grace, grace_limit
 from runtime.place import CPU_RANKS, STORE, check_gpus, place, shell_of_several, words
 from runtime.preemption import heeded
 from storage.console import tell
-from storage.errors import UsageError, first_line
+from storage.errors import UsageError, first_line, shortened
 from storage.waiting import state_of
 
 Main = Callable[[argparse.Namespace], object]
@@ -135,6 +135,8 @@ def _common_failure(error: BaseException, text: str) -> tuple[int | None, str]:
         return 8, f"out of memory: {first}; use a smaller batch"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 7, f"no space left: {first}"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return 2, f"{shortened(str(error.filename), 80)}: a name in this path is too long"
     lost = lost_rank(error)
     return (None, text) if lost is None else (lost.exit_code, str(lost))
 
@@ -206,6 +208,9 @@ def _spawn(
         for s, handler in before.items():
             signal.signal(s, handler)
         shutil.rmtree(folder, ignore_errors=True)
+    if all(code < 0 and -code in forwarded for _, code in codes):  # nobody came to say so
+        name = signal.Signals(forwarded[0]).name
+        tell(f"{name}: ended before the run began; the same command begins it", sys.stderr)
     return _overall_code(codes, forwarded)
 
 

@@ -414,14 +414,14 @@ class RunDir:
 
 def exit_code_of(error: BaseException) -> int:
     """What a script ends with because of an error: its `exit_code`, that of SystemExit, 7 for a
-    full disk, else 1."""
+    full disk, 2 for a name that no disk takes, else 1."""
     code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", None)
     if isinstance(error, SystemExit) and code is None:
         return 0
     if isinstance(code, int) and not isinstance(code, bool):
         return code
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return 7 if full else 1
+    number = error.errno if isinstance(error, OSError) else None
+    return {errno.ENOSPC: 7, errno.EDQUOT: 7, errno.ENAMETOOLONG: 2}.get(number or 0, 1)
 
 
 def timestamp() -> str:

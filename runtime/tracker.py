@@ -39,6 +39,7 @@ from storage.files import read_bytes, read_last_lines, read_lines, write_text
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
 _FINISH_S = 20.0
+_SEND_S = 20.0
 _STEP = "trainer/step"
 _NO_KEY = "no API key"
 _SAID = 200  # characters of what W&B says
@@ -83,7 +84,7 @@ class Tracker:
         try:
             self.rewind(step)
         except OSError as error:
-            tell(f"metrics.jsonl: not written anew: {first_line(error)}", sys.stderr)
+            tell(f"metrics.jsonl: not written anew: {error.strerror or error}", sys.stderr)
             self._cut_back(step)
         if tensorboard:
             history: list[dict[str, Any]] = []
@@ -143,7 +144,7 @@ class Tracker:
             if self._events is not None:
                 self._events.scalars(record)
         except OSError as error:
-            tell(f"metrics.jsonl: step {step} not written: {first_line(error)}", sys.stderr)
+            tell(f"metrics.jsonl: step {step} not written: {error.strerror or error}", sys.stderr)
         self._tell(_finite(plain), step)
 
     def _tell(self, values: Mapping[str, Any], step: int, **more: float) -> None:
@@ -204,6 +205,7 @@ class Tracker:
             return
         done, _ = _bounded(lambda: run.finish(exit_code=exit_code), _FINISH_S)
         if done != "ok":
+            _give_up()
             tell(f"wandb: not everything was uploaded. {self._how_to_sync()}")
 
     # ----------------------------------------------------------------------------------------- W&B
@@ -264,8 +266,7 @@ class Tracker:
                     return earlier
                 said = _said(done, result, _ONLINE_S)
                 why = f"unreachable ({said})"
-                # Without it, a second init says that the run id is in use.
-                _bounded(lambda: wandb.teardown(exit_code=1), _TEARDOWN_S)
+                _give_up()  # without it, a second init says that the run id is in use
         self.mode = "offline"
         done, result = _bounded(lambda: start("offline", _OFFLINE_S), _OFFLINE_S, _discard)
         if done == "ok":
@@ -317,14 +318,22 @@ class Tracker:
     def _send(self, send: Callable[[Any], None]) -> None:
         if self._run is None:
             return
-        try:
-            send(self._run)
-        except (Exception, SystemExit) as error:  # whatever W&B raises, training goes on
-            self._stopped(error)
+        run = self._run
+        done, error = _bounded(lambda: send(run), _SEND_S)
+        if done != "ok":  # whatever W&B raises, training goes on
+            self._stopped(error or TimeoutError(f"its service took nothing in {_SEND_S:g} s"))
 
     def _stopped(self, error: BaseException) -> None:
         self._run = None
+        _give_up()
         tell(f"wandb stopped ({first_line(error, _SAID)}): figures go on in {self.metrics}")
+
+
+def _give_up() -> None:
+    """Have W&B let go of a service that does not answer, for which it would wait without end, or
+    print a traceback, when the process ends."""
+    if "wandb" in sys.modules:
+        _bounded(lambda: sys.modules["wandb"].teardown(exit_code=1), _TEARDOWN_S)
 
 
 def _lowered(mode: str) -> str:

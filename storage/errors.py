@@ -31,6 +31,11 @@ def first_line(error: BaseException, limit: int | None = None) -> str:
     return text.splitlines()[0][:limit] if text else type(error).__name__
 
 
+def shortened(text: str, limit: int) -> str:
+    """The beginning of a text of more than `limit` characters, and dots."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 class RunError(Exception):
     """A failure to be told in one line: what was wrong, which value, what to do."""
 

@@ -388,6 +388,6 @@ def find_run(word: str | Path, roots: Sequence[Path]) -> Path:
                 f"{text} may be {few}{more}: give more of the name, the hash or a path"
             )
     where = ", ".join(map(str, roots))
-    if text and here.is_dir():
+    if text and os.path.isdir(here):
         raise NoSuchRun(f"{text} is a folder, but no run's (it has no args.json)")
     raise NoSuchRun(f"{text}: no run of that name in {where}; `runs.py ls` lists them")

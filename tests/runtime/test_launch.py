@@ -50,6 +50,8 @@ def script(args):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
     if mode == "disk":
         raise OSError(errno.ENOSPC, "No space left on device")
+    if mode == "long name":
+        Path("x" * 300).is_dir()
     if mode == "exit 75":
         sys.exit(75)
     if mode == "text exit":
@@ -141,6 +143,7 @@ class Launched:
         ("memory", 8, "error: out of memory: CUDA out of memory. Tried to allocate 20 GiB"),
         ("cpu memory", 8, "error: out of memory: [enforce fail]"),
         ("disk", 7, "error: no space left"),
+        ("long name", 2, f"error: {'x' * 77}...: a name in this path is too long\n"),
         ("exit 75", 75, ""),
         ("text exit", 1, "error: finished badly\n"),
     ],

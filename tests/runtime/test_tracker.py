@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -310,6 +311,29 @@ def test_a_key_is_looked_for_where_wandb_looks(tmp_path, monkeypatch):
     assert not tracker._has_key("api.wandb.ai")
     monkeypatch.setenv("WANDB_API_KEY", "k")
     assert tracker._has_key("other.host")
+
+
+class Stuck:
+    """A run of W&B whose service was stopped: what is sent waits for it."""
+
+    asked = 0
+
+    def log(self, *args, **kwargs):
+        self.asked += 1
+        time.sleep(5)
+
+
+def test_a_service_that_takes_nothing_is_let_go(tmp_path, monkeypatch, capsys):
+    given_up = []
+    wandb = SimpleNamespace(teardown=lambda exit_code: given_up.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(tracker, "_SEND_S", 0.1)
+    t = tracker.Tracker(tmp_path, "disabled")
+    t._run = run = Stuck()
+    for step in (1, 2):
+        t.log({"loss": 0.5}, step)
+    assert run.asked == 1 and given_up == [1] and steps(tmp_path) == [1, 2]
+    assert "wandb stopped (its service took nothing in 0.1 s)" in capsys.readouterr().out
 
 
 def test_bounded_work():
