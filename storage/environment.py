@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +52,13 @@ def stranded() -> str:
 
 def _is_ours(program: str) -> bool:
     """Whether what runs is a script or module of this repository and not somebody's program."""
-    return program == "-m" or Path(program).resolve().is_relative_to(ROOT)
+    if program == "-m":
+        return True
+    file = Path(program).absolute()  # unresolved: an environment's own files may be links
+    installed = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "scripts"))
+    if any(file.is_relative_to(place) for place in installed):  # pytest's, of a .venv in here
+        return False
+    return file.resolve().is_relative_to(ROOT)
 
 
 def quiet_interrupts() -> None:
