@@ -151,7 +151,13 @@ def _create(file: Path) -> None:
 def _from_file(kind: str) -> str | None:
     """This host's entry of `dirs.json`, or None. The whole file is checked, whatever is asked."""
     file = dirs_file()
-    hosts = _read(file)
+    try:
+        hosts = _read(file)
+    except UsageError as error:
+        if os.environ.get("IMLE_LAB_DIRS") or file == _users_file():
+            raise
+        why = "it was taken because it lies in the working directory"
+        raise UsageError(f"{error}; {why}, IMLE_LAB_DIRS names another file") from error
     if hosts is None:
         _create(file)
         return None

@@ -312,3 +312,16 @@ def test_a_file_of_the_working_directory_that_is_wrong_is_one_line(here, hosts, 
         dirs.data_home()
     assert str(file) in str(error.value) and "\n" not in str(error.value)
     assert file.read_bytes() == before
+
+
+def test_a_foreign_file_of_the_working_directory_says_why_it_was_taken(tmp_path, monkeypatch):
+    for kind in dirs.KINDS:
+        monkeypatch.delenv(f"{kind.upper()}_HOME", raising=False)
+    monkeypatch.delenv("IMLE_LAB_DIRS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dirs.json").write_text('{"paths": 1}')
+    with pytest.raises(UsageError, match="working directory, IMLE_LAB_DIRS names another"):
+        dirs.data_home()
+    monkeypatch.setenv("IMLE_LAB_DIRS", str(tmp_path / "dirs.json"))
+    with pytest.raises(UsageError, match="must be an object$"):
+        dirs.data_home()
