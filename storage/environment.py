@@ -54,6 +54,8 @@ def _is_ours(program: str) -> bool:
     """Whether what runs is a script or module of this repository and not somebody's program."""
     if program == "-m":
         return True
+    if program in ("", "-c"):  # an interpreter's, or a worker of pytest-xdist
+        return False
     file = Path(program).absolute()  # unresolved: an environment's own files may be links
     installed = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "scripts"))
     if any(file.is_relative_to(place) for place in installed):  # pytest's, of a .venv in here
