@@ -31,8 +31,8 @@ def whether_rows() -> list[Row]:
     """Rows of the option table: whether rows are selected, and whether by JEST."""
     # fmt: off
     return [
-        ("--selection", bool, None, "train on a part of every batch, at random unless --acid "
-         "(default: yes with --acid, else no)", USUAL),
+        ("--selection", bool, None, "train on a part of every batch, at random unless another "
+         "option says how (default: yes with one that does, as --acid, else no)", USUAL),
         ("--acid", bool, False, "choose it by JEST", USUAL),
     ]
     # fmt: on

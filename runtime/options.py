@@ -289,13 +289,14 @@ def run_table(*, save_every: int = 500) -> Table:
              "$RESULTS_HOME, or what dirs.json says)"),
             ("--resume", text_called("auto|N|PATH"), None, "auto: from the newest good "
              "checkpoint of the run's folder, if any; 0: from the beginning; N: in "
-             "TrainGeneratorWandB from the end of outer loop N-1; PATH: a checkpoint or another "
+             "TrainGeneratorWandB from the end of outer loop N-1; PATH: a checkpoint or a "
              "run's folder (default: auto)", USUAL),
             ("--save_every", positive_int, save_every, "steps between checkpoints", USUAL),
             ("--save_minutes", nonnegative_float, 10.0, "a checkpoint also after so many minutes "
              "without one; 0: never by time"),
             ("--keep", nonnegative_int, 1, "newest checkpoints to keep (while a run goes on at "
-             "least two), and in TrainSimCLR and TrainISICLE networks of epochs; 0: all"),
+             "least two), and in TrainSimCLR and TrainISICLE networks of epochs; 0: all; "
+             "TrainGeneratorWandB also keeps ends of outer loops, as many as fit into 2 GB"),
             ("--log_every", positive_int, 10, "steps between lines in metrics.jsonl"),
             ("--wandb", WANDB, "online", "Weights & Biases; online goes offline without a "
              "key or a network; 1 is online, 0 is disabled", USUAL),

@@ -122,7 +122,7 @@ PRESETS = {
         **_CIFAR10, "duration": 40_960, "save_every": 20, "snapshot": 40,
     },
     "test-random": {
-        "_help": "CIFAR-10, 100 steps, each on a random fifth of its batch",
+        "_help": "CIFAR-10, 101 steps, each on a random fifth of its batch",
         **_CIFAR10, "duration": 40_960, "save_every": 20, "snapshot": 40, "selection": True,
     },
 }  # fmt: skip
@@ -234,7 +234,7 @@ OPTIONS: Table = {
         ("--method", MethodAction, None, "choose by this method of selection/methods.py (default: "
          "at random, or by JEST with --acid)"),
         ("--guide", network, None, "snapshot of a weaker network: reference of AJEST, and guide "
-         "of the sample grids (default: none; JEST's reference is then the EMA)", USUAL,
+         "of the sample grids (default: none; JEST's reference is then --ref or the EMA)", USUAL,
          was("--guide-path"), also("--gnet")),
         ("--ref", network, None, "snapshot of a stronger network: reference of JEST (default: "
          "none; it is the guide, or the EMA)", was("--ref-path")),

@@ -100,7 +100,8 @@ LAYERS = 5  # of VGG16 whose features are compared
 OPTIONS: Table = {
     "data": [
         ("--data", data_set, None, "what to train on: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
-         "(required; presets: scenes, which are built in)", OUTER, USUAL, was("--data_tr")),
+         "(required, unless a preset names it; scenes are built in)", OUTER, USUAL,
+         was("--data_tr")),
         ("--data_val", data_set, None, "the same, to validate on; cv: a part of --data, held out "
          "(default: the val split of --data, else cv)", OUTER, USUAL),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
@@ -149,7 +150,7 @@ OPTIONS: Table = {
         ("--snapshot_every", nonnegative_int, 0, "loops between snapshots kept beside the latest",
          OUTER, EXECUTION),
         ("--suffix", short_name, None, "appended to the run's name", OUTER),
-        ("--job_id", short_name, None, "SLURM job id; stands in the run's name, before --uid",
+        ("--job_id", short_name, None, "SLURM job id; stands in the run's name, instead of --uid",
          OUTER, EXECUTION),
         ("--uid", wandb_id, None, "the run's id in W&B: goes on with the run that has it, or "
          "begins one, in whose name it stands (default: a new one)", OUTER, EXECUTION),
@@ -159,12 +160,12 @@ OPTIONS: Table = {
          " level", USUAL),
         ("--sp", IntList, [128], "candidates evaluated in parallel, one number or one a level",
          EXECUTION),
-        ("--code_bs", positive_int, 2, "images searched in parallel", EXECUTION),
+        ("--code_bs", positive_int, 2, "images a GPU searches in parallel", EXECUTION),
         ("--sample_method", ("normal", "mixture"), "normal", "distribution of the codes", CODES),
         ("--num_components", positive_int, 5, "components of the mixture", CODES),
         ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
          "dimensions (1000 in the CIMLE refactoring, to no effect); 0: search in the loss "
-         "itself", OUTER),
+         "itself, unconditional: in the pixel MSE", OUTER),
         ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16: losses in bf16, those "
          "of the best few again in fp32; auto: on GPUs that have bf16"),
         ("--rescore", positive_int, 4, "how many are the best few"),
@@ -256,8 +257,6 @@ def check(args: Namespace) -> None:
     ranks = max(1, len(args.gpus or []))
     if args.bs % ranks:
         raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")
-    if args.code_bs < ranks:
-        raise ValueError(f"--code_bs {args.code_bs} leaves some of {ranks} GPUs idle: at least one")
     if 0 < args.ema_std < 1e-3:
         raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
     if args.sample_method == "mixture" and args.num_components < 2:
@@ -285,8 +284,10 @@ def _check_effects(args: Namespace) -> None:
         rules.belongs(name, "--unconditional", args.unconditional)
     for name in ("mask_res", "fill"):
         rules.belongs(name, "--mask_frac", args.mask_frac > 0)
+    initial = "--init default or --mapping_init reference"
+    drawn = args.init == "default" or args.mapping_init == "reference"
     for name in ("init_type", "init_scale"):
-        rules.belongs(name, "--init default", args.init == "default")
+        rules.belongs(name, initial, drawn)
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
     rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")

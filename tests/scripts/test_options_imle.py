@@ -281,6 +281,19 @@ def test_what_has_no_effect_is_refused(words, says, capsys):
     assert says in capsys.readouterr().err
 
 
+def test_mapping_nets_of_the_reference_are_drawn_by_init_type_and_scale():
+    """Whatever --init: it is about convolutions alone."""
+    words = "--data scenes --init reference --mapping_init reference --init_scale 1"
+    for more in ((), ("--init_type", "normal")):
+        assert get_args(None, [*words.split(), *more]).init_scale == 1
+
+
+def test_code_bs_is_of_each_gpu():
+    """The search gives every rank a share of its images, and reads it --code_bs at a time."""
+    words = "--data scenes --bs 8 --gpus 0 1 2 3 --code_bs 1"
+    assert get_args(None, words.split()).code_bs == 1
+
+
 def test_sizes_that_have_no_effect_are_named():
     """Command lines carry them along from a run with an input: they are no contradiction."""
     words = "--preset smoke --unconditional --ns 4 --resid_nc 6 --lr_schedule reference --warmup 3"

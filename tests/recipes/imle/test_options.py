@@ -59,7 +59,6 @@ def test_original_run_name():
         ("--resid_nc 8", "--resid_nc [8]"),
         ("--ipc 9 --mini_bs 2", "--ipc 9"),
         ("--gpus 0 1 2 --bs 512", "--bs 512"),
-        ("--gpus 0 1 2 --bs 3", "--code_bs 2"),
         ("--in_nc 1", "3 channels"),
         ("--lr nan", "--lr"),
         ("--lr -1", "--lr"),
