@@ -29,6 +29,7 @@ from models.simclr import two_views
 from recipes import initial
 from recipes.simclr import figures, parts
 from recipes.simclr.files import (  # noqa: F401  (load_: the API)
+    find_encoder,
     load_,
     open_encoder,
     read_encoder,
@@ -40,7 +41,7 @@ from runtime.launch import launch
 from runtime.meters import Stopwatch
 from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
-from storage.find import find_file, missing, say_found
+from storage.find import missing, say_found
 
 BASELINES = ("untrained", "pixels")  # of --probe_only: what a trained encoder has to beat
 
@@ -130,7 +131,7 @@ def probe(args: argparse.Namespace) -> None:
     net: SimCLR | Pixels | None = Pixels() if args.probe_only == "pixels" else None
     path, recipe, size = None, None, None
     if args.probe_only not in BASELINES:
-        path = find_file(args.probe_only, "TrainSimCLR", args.results_path)
+        path = find_encoder(args.probe_only, args.results_path)
         if not path.exists():
             raise missing(args.probe_only, args.results_path, "--probe_only")
         net, recipe, size = open_encoder(path)

@@ -160,7 +160,8 @@ def load_pictures(
 
     place: a folder, with or without classes and splits, a zip, an LMDB, or a name as `--data` takes
     it (scenes, mnist). crop: "center" cuts the central square, "squash" makes the whole picture
-    square. count: so many, evenly spaced. In order of the files' names; a generator's inputs are
+    square. count: so many, as equally many of every class as there are, always the same. In order
+    of the files' names; a generator's inputs are
     `load_pictures(place, net.input_size).float() / 255`.
     Errors: DataError; UsageError for a size, a crop or a count that cannot be.
     """

@@ -18,7 +18,7 @@ from runtime import rundir
 from runtime.run import Run
 from storage.errors import CheckpointError, first_line
 from storage.files import read_lines, remove, write_link
-from storage.find import newest_epoch
+from storage.find import find_file, newest_epoch
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
 from storage.snapshot import SnapshotFile, load_snapshot
 from storage.torchfile import load_torch, reading, write_torch
@@ -121,6 +121,19 @@ def _load_original(found: dict[str, Any]) -> Loaded:
     results = plain_value(found.get("tb_results", {}))
     epoch = int(found.get("last_epoch", -1))
     return net, optimizer, epoch, args, results if isinstance(results, dict) else {}
+
+
+def find_encoder(word: str | Path, results: str | Path | None = None) -> Path:
+    """The file of an encoder that a command line means: as `find_file`, but a run's folder means
+    the network of its last epoch, whatever generator TrainISICLE.py has kept beside it.
+
+    Errors: UsageError.
+    """
+    found = find_file(word, "TrainSimCLR", results)
+    named = found.stem in (Path(word).name, Path(word).stem)
+    if named or found.stem.isdigit() or found.parent.name != "snapshots":
+        return found
+    return newest_epoch(found.parent.parent) or found
 
 
 def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:

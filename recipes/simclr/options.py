@@ -89,8 +89,8 @@ OPTIONS: Table = {
         ("--data", data_set, "cifar10", "NAME, a folder, a zip or an LMDB", PROBE, USUAL),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          EXECUTION, PROBE),
-        ("--num_images", positive_int, None, "use so many of them alone, equally many of a class "
-         "(default: all)", PROBE, USUAL),
+        ("--num_images", positive_int, None, "use so many of them alone, equally many of a class, "
+         "and of those held out as many (default: all)", PROBE, USUAL),
         ("--crop_size", positive_int, None, "side of a view (default: the data set's; of others a "
          "power of two that the pictures' shorter sides have)", USUAL),
         ("--crop_max", positive_int, 128, "largest --crop_size that is taken from the pictures",
@@ -98,8 +98,8 @@ OPTIONS: Table = {
         ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)"),
         ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
          "--recipe has)"),
-        ("--gaussian_blur", one_of(0, 1), None, "1: blur, with the recipe's chance (default: 0, or "
-         "what --recipe has)"),
+        ("--gaussian_blur", one_of(0, 1), None, "1: blur, with the recipe's chance, or 0.5 where "
+         "it has none (default: 0, or what --recipe has)"),
         ("--unreal_augs", one_of(0, 1), 1, "0: crop and flip alone"),
         ("--normalise", tuple(NORMALISATIONS), "none", "mean and deviation taken out of views"),
         ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, about twice "
@@ -175,8 +175,8 @@ OPTIONS: Table = {
         ("--trust", positive_float, 0.001, "trust coefficient of LARS and LARC"),
         ("--lr_scaling", ("none", "linear", "sqrt"), "none", "of --lr by the batch"),
         ("--lr_schedule", former(("cosine", "google", "original"), FORMER_SCHEDULES), "cosine",
-         "after the warm-up; google: its code's steps; original: the original SimCLR code's, by "
-         "epochs"),
+         "of the rate: a warm-up, then a cosine; google: its code's steps; original: the original "
+         "SimCLR code's, by epochs"),
         ("--mm", list_of(number(0, 1, hi_open=True)), [0.9, 0.999], "betas of adam; the first is "
          "the others' momentum"),
         ("--weight_decay", nonnegative_float, 1e-6, "weight decay", was("--wd")),

@@ -407,3 +407,14 @@ def test_what_a_kill_left_is_no_hindrance(own_files, tmp_path):
     files.save_epoch(run, model, optimizer, parts.view_recipe(args), 5)
     assert (tmp_path / "latest.pt").resolve().name == "5.pt" and not run.said
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_run_means_its_encoder_and_not_the_generator_beside_it(tmp_path):
+    folder = tmp_path / "run" / "snapshots"
+    folder.mkdir(parents=True)
+    for name in ("9", "10", "generator-initial", "generator-latest"):
+        (folder / f"{name}.safetensors").touch()
+    assert files.find_encoder(tmp_path / "run").stem == "10"
+    assert files.find_encoder(folder).stem == "10"
+    assert files.find_encoder(folder / "9").stem == "9"
+    assert files.find_encoder(folder / "generator-latest").stem == "generator-latest"
