@@ -236,6 +236,7 @@ def check_effects(args: Namespace, table: Table, presets: Mapping[str, Mapping[s
         args.epochs = default_of(table, "epochs")  # a preset's do not hold beside --steps
     for name in ("color_s", "gaussian_blur"):
         rules.belongs(name, "--unreal_augs 1", bool(args.unreal_augs))
+        rules.belongs(name, "recipes other than real", args.recipe != "real")
     rules.belongs("crop_max", "a --crop_size that the pictures say", args.crop_size is None)
     rules.belongs("lars", "--opt adam and sgd", larc)
     rules.belongs("lars_semantics", "--opt lars", not larc)

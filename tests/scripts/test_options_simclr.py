@@ -175,6 +175,8 @@ def test_episodes_are_of_the_classes_that_are_named(run, tmp_path, monkeypatch):
     [
         ("--unreal_augs 0 --color_s 0.3", "--color_s 0.3 is of --unreal_augs 1"),
         ("--unreal_augs 0 --gaussian_blur 1", "--gaussian_blur 1 is of --unreal_augs 1"),
+        ("--recipe real --color_s 0.3", "--color_s 0.3 is of recipes other than real"),
+        ("--recipe real --gaussian_blur 1", "--gaussian_blur 1 is of recipes other than real"),
         ("--crop_size 32 --crop_max 64", "--crop_max 64 is of a --crop_size that"),
         ("--opt lars --lars 0", "--lars 0 is of --opt adam and sgd"),
         ("--lars_semantics bolts", "--lars_semantics bolts is of --opt lars"),
