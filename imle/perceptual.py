@@ -18,6 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from storage.errors import CheckpointError
+from storage.torchfile import load_torch
+
 CHANNELS = (64, 128, 256, 512, 512)  # of the five maps
 MIN_SIDE = 16  # four 2x2 poolings before the last map
 _CONVS_PER_STAGE = (2, 2, 3, 3, 3)
@@ -33,7 +36,7 @@ def lpips_lins() -> list[Tensor]:
     if spec is None or spec.origin is None:
         raise ValueError("the LPIPS channel weights are missing; install the `lpips` package")
     path = Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_torch(path)
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(5)]
 
 
@@ -129,8 +132,8 @@ def _read_weights(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tenso
                 f"no VGG16 weights at {path}; place torchvision's vgg16 .pth file there"
             )
         try:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged zip, foreign pickle, text file: each has its own type
+            weights = load_torch(path)
+        except CheckpointError as error:
             raise ValueError(f"{path} is not a readable VGG16 weight file ({error})") from error
         if not isinstance(weights, Mapping):
             raise ValueError(f"{path} holds a {type(weights).__name__}, not a VGG16 state dict")
