@@ -105,6 +105,17 @@ class HasLevels(Protocol):
     code_sizes: list[int]
 
 
+class HasShown(Protocol):
+    """A generator whose images [B, ...] of inputs cx [B, ...] are finished before one sees them."""
+
+    def shown(self, images: Tensor, cx: Tensor, /) -> Tensor: ...
+
+
+def has_shown(model: object) -> TypeGuard[HasShown]:
+    """Whether images are finished so."""
+    return hasattr(model, "shown")
+
+
 def is_cascade(model: object) -> TypeGuard[Cascade]:
     """Whether a level can be had from the state of the one below."""
     return hasattr(model, "start") and hasattr(model, "advance")
