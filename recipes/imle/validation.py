@@ -142,6 +142,7 @@ def conditional(
                 "bicubic_psnr": compared,
                 f"bicubic_{loss_fn.name}": loss_fn.terms(baseline, target).lpips[0],
                 "consistency": task.disagreement(drawn).mean(),
+                "bicubic_consistency": task.disagreement(baseline)[0],
             }
             if samples > 1:
                 figures |= differences(loss_fn, task, drawn, made, terms, target)
