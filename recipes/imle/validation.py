@@ -12,10 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evaluation.agreement import (
+from evaluation.looks import (
     best_gain,
     chroma_distance,
-    disagreement,
     edge_gradient,
     one_color,
     spread,
@@ -30,6 +29,7 @@ from imle import (
     draw_samples,
 )
 from imle.color import rgb_to_xyz, xyz_to_lab
+from imle.consistency import disagreement, known_pixels, to_show
 from imle.losses import LossTarget, LossTerms
 from storage.pictures import Captions
 
@@ -37,27 +37,6 @@ LOOP = -1  # training's loops begin at 0
 WHITE = 0.1  # standard deviation over samples that the sheet shows as white
 AGREE = 0.1 / 255  # samples whose inputs differ by no more are not projected
 TRANSFORM = re.compile(r"(^|\.)transform_\d+$")  # what makes gains and shifts of a style
-
-
-def reduced(images: Tensor, side: int) -> Tensor:
-    """stand-in"""
-    down, _ = _matrices(images.shape[-1], side)
-    return down @ images @ down.T
-
-
-def raised(images: Tensor, side: int) -> Tensor:
-    """stand-in"""
-    _, up = _matrices(side, images.shape[-1])
-    return up @ images @ up.T
-
-
-def _matrices(size: int, to: int) -> tuple[Tensor, Tensor]:
-    eye = torch.eye(size, dtype=torch.float64)[None, None]
-    down = eye[0, 0]
-    if size != to:
-        down = nn.functional.interpolate(eye, size=(to, size), mode="bicubic", antialias=True)[0, 0]
-    back = down.T @ torch.linalg.inv(down @ down.T)
-    return down.float(), back.float()
 
 
 class Look(NamedTuple):
@@ -180,27 +159,19 @@ class Task:
     """
 
     def __init__(self, corruption: Corruption, x: Tensor, ids: Tensor) -> None:
-        self.corruption, self.ids = corruption, ids
+        self.corruption = corruption
         self.cx = corruption.keyed(x, LOOP, ids)
-        # The same cells are masked whatever the picture shows: there, black and white look alike.
-        black, white = (
-            corruption.keyed(torch.full_like(x, value), LOOP, ids) for value in (0.0, 1.0)
-        )
-        self.known = (black != white).any(1, keepdim=True)
-
-    def again(self, images: Tensor) -> Tensor:
-        """What inputs images [K, 3, R, R] would lead to: reduced as the pyramid is, corrupted."""
-        small = reduced(images, self.cx.shape[-1])
-        rows = [self.corruption.keyed(row, LOOP, self.ids) for row in small.split(1)]
-        return torch.cat(rows)
 
     def disagreement(self, images: Tensor) -> Tensor:
-        """Distance of `again` from the input, mean of what is known, [K], in units of [0, 1]."""
-        return disagreement(self.again(images), self.cx, self.known)
+        """How far images [K, 3, R, R] are from the input when they are corrupted again, [K]."""
+        return disagreement(images, self._inputs(images), self.corruption)
 
     def agreeing(self, images: Tensor) -> Tensor:
-        """The images in [0, 1] nearest to these that agree with the input, before they are cut."""
-        return (images + raised(self.cx - self.again(images), images.shape[-1])).clamp(0, 1)
+        """The images in [0, 1] near these [K, 3, R, R] that agree with the input."""
+        return to_show(images, self._inputs(images), self.corruption)
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        return self.cx.expand(len(images), -1, -1, -1)
 
     def own_figures(self, drawn: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Figures of colorization and of inpainting alone; drawn [K, 3, R, R], y [1, 3, R, R]."""
@@ -212,9 +183,10 @@ class Task:
             figures["best_chroma_error"] = apart.min()
             figures["chroma_error_grey"] = chroma_distance(torch.zeros_like(true), true)[0]
             figures["chroma_error_mean_color"] = chroma_distance(one_color(true), true)[0]
-        if self.corruption.mask_frac and not self.known.all() and self.known.any():
+        known = known_pixels(self.cx, self.corruption)
+        if known is not None and 0 < known.sum() < known.numel():
             size = y.shape[-1]
-            holes = nn.functional.interpolate((~self.known).float(), size=size).bool()
+            holes = nn.functional.interpolate((~known).float(), size=size).bool()
             shown = nn.functional.interpolate(self.cx, size=size, mode="nearest")
             figures["seam"] = edge_gradient(drawn, holes).mean()
             figures["input_seam"] = edge_gradient(shown, holes)[0]

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from imle import draw_samples
 from imle.color import rgb_to_xyz, xyz_to_lab
+from imle.consistency import to_show
 from recipes.imle import parts, validation
 from recipes.imle.options import get_args
 from tests.scripts.support import TINY
@@ -124,9 +125,7 @@ def test_consistent_diversity_is_that_of_samples_that_agree(words):
     loss_fn = parts.loss(args, CPU)
     apart, far = [], []
     for i, samples in enumerate(drawn):
-        task = validation.Task(corruption, (torch.zeros_like(cx[:1])), torch.tensor([i]))
-        task.cx = cx[i : i + 1]
-        fixed = task.agreeing(samples)
+        fixed = to_show(samples, cx[i : i + 1].expand(3, -1, -1, -1), corruption)
         pairs = [float(loss_fn.terms(fixed[a : a + 1], fixed[b : b + 1]).lpips)
                  for a in range(3) for b in range(3) if a != b]  # fmt: skip
         apart.append(sum(pairs) / 6)
@@ -148,20 +147,6 @@ def test_consistent_diversity_is_that_of_samples_that_agree(words):
     names = ("diversity_lpips_random", "consistent_diversity_lpips_random")
     raw, consistent = (float(seen.figures[name]) for name in names)
     assert raw == pytest.approx(consistent, rel=1e-3)
-
-
-def test_projected_images_agree_and_change_no_more_than_they_must():
-    """Of all images that agree, the projection is the nearest: what it adds is orthogonal to every
-    change that the input does not show."""
-    corruption, _ = parts.corruption(get_args(None, TINY))
-    x, images = torch.rand(1, 3, 8, 8), 0.4 + 0.2 * torch.rand(2, 3, 16, 16)
-    task = validation.Task(corruption, 0.4 + 0.2 * x, torch.tensor([0]))
-    fixed = task.agreeing(images)
-    assert float(task.disagreement(fixed).max()) < 1e-5
-    hidden = torch.rand_like(images)
-    hidden = hidden - validation.raised(task.again(hidden), 16)  # shown by no input
-    assert task.again(hidden).abs().max() < 1e-5
-    assert ((fixed - images) * hidden).sum((1, 2, 3)).abs().max() < 1e-3
 
 
 def test_the_gain_of_the_best_and_the_spread_of_styles_are_figures():

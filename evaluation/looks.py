@@ -1,5 +1,5 @@
-"""What samples of one input are judged by beside their distance to the target: whether they agree
-with the input, how much they differ, and, task by task, hues and seams.
+"""What samples of one input are judged by beside their distance to the target: how much they
+differ, and, task by task, hues and seams.
 
 Images are [N, C, H, W] in [0, 1] unless it says otherwise; every function returns one value a row
 and leaves averaging to the caller. Nothing here knows a network or a corruption.
@@ -11,20 +11,6 @@ import torch
 from torch import Tensor
 
 from evaluation.samples import best_of_k
-
-
-def disagreement(again: Tensor, given: Tensor, known: Tensor | None = None) -> Tensor:
-    """Mean absolute difference of the inputs that images lead to and those they were made of.
-
-    again: images with the corruption applied once more; given: the inputs, or one for all rows;
-    known: bool [1 or N, 1, h, w], where the input says something (default: everywhere). Returns
-    float32 [N], 0 where nothing is known.
-    """
-    apart = (again.float() - given.float()).abs().mean(1, keepdim=True)
-    if known is None:
-        return apart.flatten(1).mean(1)
-    known = known.expand_as(apart)
-    return (apart * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
 
 
 def best_gain(distances: Tensor) -> Tensor:

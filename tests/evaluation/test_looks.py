@@ -1,14 +1,13 @@
-"""Agreement with the input, spread, hues and seams, each against a loop of its definition."""
+"""Gain, spread, hues and seams, each against a loop of its definition."""
 
 import math
 
 import pytest
 import torch
 
-from evaluation.agreement import (
+from evaluation.looks import (
     best_gain,
     chroma_distance,
-    disagreement,
     edge_gradient,
     one_color,
     spread,
@@ -17,23 +16,6 @@ from evaluation.agreement import (
 
 def batch(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_disagreement_is_the_mean_difference_where_the_input_is_known():
-    again, given = batch(3, 3, 4, 5), batch(1, 3, 4, 5, seed=1)
-    for n, got in enumerate(disagreement(again, given)):
-        assert got.item() == pytest.approx((again[n] - given[0]).abs().mean().item(), rel=1e-6)
-    known = batch(1, 1, 4, 5, seed=2) > 0.5
-    for n, got in enumerate(disagreement(again, given, known)):
-        found = [
-            abs(float(again[n, c, i, j] - given[0, c, i, j]))
-            for c in range(3)
-            for i in range(4)
-            for j in range(5)
-            if known[0, 0, i, j]
-        ]
-        assert got.item() == pytest.approx(sum(found) / len(found), rel=1e-5)
-    assert disagreement(again, given, torch.zeros(1, 1, 4, 5).bool()).tolist() == [0, 0, 0]
 
 
 def test_best_gain_is_what_the_best_has_over_the_mean():
