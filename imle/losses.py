@@ -42,6 +42,15 @@ def _against(fx: Tensor, y: Tensor) -> Tensor:
     return fx.unflatten(0, (len(y), -1)) - y[:, None]
 
 
+def cell_means(values: Tensor, cells: int) -> Tensor:
+    """Means of maps [..., H, W] over the cells of a grid, [..., cells, cells].
+
+    Cell i covers the rows from floor(i H / cells) to ceil((i + 1) H / cells): where `cells` does
+    not divide H, neighbours share a row; where H is smaller, they repeat one.
+    """
+    return nn.functional.adaptive_avg_pool2d(values, cells)
+
+
 def check_pair(fx: Tensor, y: Tensor) -> None:
     """ValueError unless fx holds K images for each target of y, of the same size."""
     if len(y) == 0 or len(fx) % len(y):
@@ -91,32 +100,53 @@ class ResolutionLoss(nn.Module):
         """Features of targets `[B, 3, H, W]`, computed once; max_rows images at a time."""
         return LossTarget(y.detach(), tuple(_in_chunks(self.features, y, max_rows)))
 
-    def layer_terms(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
+    def layer_terms(self, fx: Tensor | LossTarget, target: Tensor | LossTarget) -> Tensor:
         """`[5, B * K]`: sum over channels and positions of the squared difference of each layer."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
-        check_pair(fx, target.y)
+        images, features = self._with_features(fx)
+        check_pair(images, target.y)
         rows = [
             _against(f, t).square().sum((2, 3, 4)).flatten()
-            for f, t in zip(self.features(fx), target.features, strict=True)
+            for f, t in zip(features, target.features, strict=True)
         ]
         return torch.stack(rows)
 
-    def terms(self, fx: Tensor, target: Tensor | LossTarget) -> LossTerms:
-        """All terms per row; target: images or what `prepare` made of them."""
+    def terms(self, fx: Tensor | LossTarget, target: Tensor | LossTarget) -> LossTerms:
+        """All terms per row; of either side images or what `prepare` made of them."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
         layers = self.layer_terms(fx, target)
         scale = [self._layer_scale(layer, t) for layer, t in enumerate(target.features)]
         lpips = sum(s * row for s, row in zip(scale, layers, strict=True))
-        mse = _against(fx.float(), target.y.float()).square().mean((2, 3, 4)).flatten()
+        images = fx.y if isinstance(fx, LossTarget) else fx
+        mse = _against(images.float(), target.y.float()).square().mean((2, 3, 4)).flatten()
         return LossTerms(lpips, mse, lpips + self.alpha * mse)
 
+    def maps(self, fx: Tensor, target: Tensor | LossTarget, cells: int) -> Tensor:
+        """The combined loss of each cell of a grid over the image, `[B, K, cells, cells]`.
+
+        Every term is averaged over the positions of a cell, so that the mean over cells is the loss
+        where `cells` divides the sides of all maps (or they divide it). Rows as in `forward`.
+        """
+        if not isinstance(target, LossTarget):
+            target = self.prepare(target)
+        check_pair(fx, target.y)
+        total = self.alpha * cell_means(
+            _against(fx.float(), target.y.float()).square().mean(2), cells
+        )
+        for layer, (f, t) in enumerate(zip(self.features(fx), target.features, strict=True)):
+            scale = self._layer_scale(layer, t) * t[0, 0].numel()
+            total = total + scale * cell_means(_against(f, t).square().sum(2), cells)
+        return total
+
     @torch.no_grad()
-    def pairwise(self, x: Tensor) -> Tensor:
-        """The perceptual term between all pairs of N images, `[N, N]`; features are made once."""
+    def pairwise(self, x: Tensor | LossTarget) -> Tensor:
+        """The perceptual term between all pairs of N images, or of what `prepare` made of them:
+        `[N, N]`; features are made once."""
+        x, features = self._with_features(x)
         total = x.new_zeros(len(x), len(x), dtype=torch.float32)
-        for layer, f in enumerate(self.features(x)):
+        for layer, f in enumerate(features):
             rows = [(f - row).square().sum((1, 2, 3)) for row in f]
             total += self._layer_scale(layer, f) * torch.stack(rows)
         return total
@@ -124,6 +154,9 @@ class ResolutionLoss(nn.Module):
     def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
         """The combined loss per row, `[B * K]`."""
         return self.terms(fx, target).combined
+
+    def _with_features(self, x: Tensor | LossTarget) -> tuple[Tensor, Sequence[Tensor]]:
+        return (x.y, x.features) if isinstance(x, LossTarget) else (x, self.features(x))
 
     def _layer_scale(self, layer: int, feature: Tensor) -> float:
         height, width = feature.shape[2:]
