@@ -2,15 +2,18 @@
 
 What an input cx `[B, 3, h, w]` says of its image y `[B, 3, H, W]` is linear: cx = M C D(y), with
 D the reduction of the pyramid (Pillow's bicubic filter, `data.pyramids`; rows and columns apart),
-C the loss of colour of `imle.corruption` (C C = C) and M the cells that are known. With D^+ the
-pseudo-inverse of D (D D^+ = 1), the image
+C the loss of colour of `imle.corruption` (C C = C) and M the cells that are known. With
+U = B (D B)^-1, B bicubic enlargement, so that D U = 1, the image
 
-    y + D^+ r,   r = M (cx - C D y)
+    y + U r,   r = M (cx - C D y)
 
-says exactly cx, whatever y was: C D (y + D^+ r) = C D y + r. Without a corruption it is the nearest
-image to y that does; iterating y + up(cx - D y), back-projection (Irani and Peleg 1991), goes
-towards it. Losing colour, luma and not chroma is moved; in a hole, r fades out from its edge, so
-that what is moved beside the hole leaves no step there.
+says exactly cx, whatever y was: C D (y + U r) = C D y + r. It is where back-projection (Irani and
+Peleg 1991), y + B (cx - D y) again and again, arrives. The pseudo-inverse of D in place of U would
+give the nearest such image, and a frame: of a flat r it makes one that is off by an eighth at the
+border when enlarged twice, by a quarter four times, where U r is flat.
+
+Losing colour, luma and not chroma is moved; in a hole, r fades out from its edge, so that what is
+moved beside the hole leaves no step there.
 
 Which cells are holes is read off the input, for nobody else knows it when a snapshot draws.
 """
@@ -44,13 +47,18 @@ class Distance(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _matrices(size: int, to: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """D `[to, size]` and D^+ `[size, to]`, float32; made in float64."""
+    """D `[to, size]` and U `[size, to]`, float32; made in float64."""
     # usable in training even if the first to ask is a sampler in inference mode
     with torch.inference_mode(False), torch.no_grad():
-        eye = torch.eye(size, dtype=torch.float64, device="cpu")[None, None]
-        down = F.interpolate(eye, size=(to, size), mode="bicubic", antialias=True)[0, 0]
-        back = torch.linalg.pinv(down)
+        down, up = (_bicubic(*sizes) for sizes in ((size, to), (to, size)))
+        back = up @ torch.linalg.inv(down @ up)
         return down.float().to(device), back.float().to(device)
+
+
+def _bicubic(size: int, to: int) -> Tensor:
+    """`size` pixels in a row at the size `to`, as a matrix `[to, size]` of float64 on the CPU."""
+    eye = torch.eye(size, dtype=torch.float64, device="cpu")[None, None]
+    return F.interpolate(eye, size=(to, size), mode="bicubic", antialias=True)[0, 0]
 
 
 def reduce(y: Tensor, size: tuple[int, int]) -> Tensor:
@@ -59,7 +67,7 @@ def reduce(y: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _raise(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """D^+: `[B, C, h, w]` -> `[B, C, *size]`, float32."""
+    """U: `[B, C, h, w]` -> `[B, C, *size]`, float32."""
     return _along(x, size, 1)
 
 
@@ -166,7 +174,7 @@ def fill_in(cx: Tensor, known: Tensor) -> Tensor:
         have = weight > 0
         sure = total / weight.clamp(min=1e-12)
         filled = torch.where(have, sure, filled.expand_as(sure))
-        for _ in range(4):
+        for _ in range(10):
             around = F.avg_pool2d(F.pad(filled, [1] * 4, mode="replicate"), 3, 1)
             filled = torch.where(have, sure, around)
     return torch.where(known, cx.float(), filled)
