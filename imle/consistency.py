@@ -32,7 +32,7 @@ from imle.corruption import Corruption, keep_channel, luma
 # Known pixels are of eight bits, or the mean of two such: multiples of 1/510. Three random numbers
 # in a row are that, as near as this, once in 10^8.
 _STEPS, _NEAR = 510, 1e-3
-_ROUNDS = 8  # of cutting and projecting, where an image is to be shown
+_ROUNDS = 16  # of projecting and cutting, where an image is to be shown
 
 
 class Distance(NamedTuple):

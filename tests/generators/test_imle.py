@@ -14,6 +14,7 @@ from recipes.views.parts import opened
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import save_snapshot
 from tests.generators.tiny import LAST, RES, network, snapshot, view_sampler
+from tests.imle.test_consistency import picture
 
 
 def inputs(n=6):
@@ -105,7 +106,7 @@ def test_pictures_agree_with_their_input_if_asked(own):
     def far(images, cx, task):
         return float(consistency(images, cx, task).mean.max()) * 255
 
-    x, task = inputs(), Corruption(**own)
+    x, task = picture(RES[0], batch=6), Corruption(**own)
     older, trained = snapshot(corruption=own), snapshot(corruption=own, consistency="project")
     for made in (older, trained):
         net = make_generator(made)
