@@ -12,6 +12,9 @@ resolution r_i, computes from the image x_i `[B, in_nc, r_i, r_i]`, the code z_i
     t = tanh(conv(F_i)), or tanh(conv(h)) where nothing is doubled
     x_{i+1} = (t + 1) / 2, the output of the level and the input of the next
 
+or, with base="input", x_{i+1} = enlarged x_i + t / 2 (imle.base). With consistency="project"
+x_{i+1} is moved to where it agrees with x_0 (imle.consistency).
+
 Deviations from the CIMLE refactoring, each with a switch back: `init` (its own was silently undone
 by weight norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could not leave
 [0, 1]).
@@ -20,6 +23,7 @@ by weight norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its L
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -27,16 +31,22 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from imle.base import filled, on_base
 from imle.color import LabRange, lab_to_rgb, rgb_to_lab
+from imle.consistency import project, to_show
+from imle.corruption import Corruption
 from imle.rrdb import (
     SLOPE,
     MappingNet,
+    Padding,
     StyleBlock,
     Upsample,
     WNConv2d,
     conv_act,
     freeze,
+    set_padding,
 )
+from imle.types import SpatialNoise
 
 Feedback = Literal["reranged", "raw", "none"]
 RgbFrom = Literal["auto", "up", "trunk", "trunk_but_last"]
@@ -45,9 +55,9 @@ Head = Literal["rgb", "ab"]
 
 # At the start the picture must be heard beside the code: in [0, 1] it varies by about 0.25 where
 # noise varies by 1, and a level sees in_nc channels of it beside code_nc of noise and the style's
-# shifts. On x4 super-resolution of photographs: half the steps to the same distance
-# (docs/studies/imle.md).
-_PICTURE_GAIN, _CODE_GAIN = 4.0, 0.3
+# shifts. On x4 super-resolution of photographs, with a code_gain of 0.3: half the steps to the same
+# distance (docs/studies/imle.md).
+_PICTURE_GAIN = 4.0
 
 
 class CascadeState(NamedTuple):
@@ -55,12 +65,14 @@ class CascadeState(NamedTuple):
 
     image: input of the next level in the network's colour space. feature: F_i, None before level 0.
     pending: with feedback="none" the conditioning images of later levels, flattened, one row an
-    input (so that rows can be gathered like any other tensor); None otherwise.
+    input (so that rows can be gathered like any other tensor); None otherwise. origin: the input of
+    the cascade in RGB, where later levels need it; None otherwise.
     """
 
     image: Tensor
     feature: Tensor | None
     pending: Tensor | None
+    origin: Tensor | None = None
 
 
 class Level(nn.Module):
@@ -137,6 +149,12 @@ class CAMNet(nn.Module):
         head: "rgb", or "ab": two raw tanh channels behind the input's lightness.
         init: "default" (kaiming or normal, see `reset_parameters`), or "reference": what the
             original really started from. mapping_init: "default" unit-scale styles or "reference".
+        base: what outputs are added to: "none", the originals', or "input", see `imle.base`.
+        consistency: "none", or "project": every output agrees with the input of the cascade.
+        padding: how pictures go on beyond their border, "zeros", the originals', "reflect" or
+            "replicate". code_gain: scale of the codes at the start, of styles and spatial noise.
+        grayscale, mask_frac, mask_res, fill: how inputs are corrupted (`Corruption`), which base
+            and consistency have to know; kept as `task`.
 
     Raises ValueError with the offending value for settings or inputs that do not fit together.
     """
@@ -166,6 +184,14 @@ class CAMNet(nn.Module):
         init_type: Literal["kaiming", "normal"] = "kaiming",
         init_scale: float = 0.1,
         mapping_init: Literal["default", "reference"] = "default",
+        base: Literal["none", "input"] = "none",
+        consistency: Literal["none", "project"] = "none",
+        padding: Padding = "zeros",
+        code_gain: float = 0.3,
+        grayscale: float = 0,
+        mask_frac: float = 0.0,
+        mask_res: int = 8,
+        fill: Literal["zero", "color"] = "zero",
     ) -> None:
         super().__init__()
         levels = len(res) - 1
@@ -179,6 +205,10 @@ class CAMNet(nn.Module):
         _check_choice("init", init, ("default", "reference"))
         _check_choice("init_type", init_type, ("kaiming", "normal"))
         _check_choice("mapping_init", mapping_init, ("default", "reference"))
+        _check_choice("base", base, ("none", "input"))
+        _check_choice("consistency", consistency, ("none", "project"))
+        _check_choice("padding", padding, ("zeros", "reflect", "replicate"))
+        task = Corruption(grayscale, mask_res, mask_frac, fill)
         sizes = dict(in_nc=in_nc, out_nc=out_nc, map_nc=map_nc, latent_nc=latent_nc)
         for name, value in {**sizes, "n_blocks": n_blocks}.items():
             if value < 1:
@@ -187,6 +217,8 @@ class CAMNet(nn.Module):
             raise ValueError(f"code_nc must be at least 0, got {code_nc}")
         if not (math.isfinite(init_scale) and init_scale > 0):
             raise ValueError(f"init_scale must be positive and finite, got {init_scale}")
+        if not (math.isfinite(code_gain) and code_gain > 0):
+            raise ValueError(f"code_gain must be positive and finite, got {code_gain}")
         for name, widths in (("resid_nc", resid_nc), ("dense_nc", dense_nc)):
             if len(widths) < levels or min(widths[:levels], default=1) < 1:
                 raise ValueError(
@@ -204,6 +236,17 @@ class CAMNet(nn.Module):
         if head == "ab" and (in_nc, out_nc, feedback) != (1, 2, "none"):
             raise ValueError(
                 "head ab needs in_nc 1, out_nc 2 and feedback none (one L image a level)"
+            )
+        for name, value in (("base input", base), ("consistency project", consistency)):
+            if value != "none" and (in_nc, out_nc, head, feedback) != (3, 3, "rgb", "reranged"):
+                raise ValueError(f"{name} needs in_nc 3, out_nc 3, head rgb and feedback reranged")
+        if base != "none" and (color_space, lab_range) == ("lab", "reference"):
+            raise ValueError(
+                "base input needs lab_range correct: reference reads a and b otherwise"
+            )
+        if padding == "reflect" and res[0] < 2:
+            raise ValueError(
+                f"padding reflect needs images of 2 pixels or more, got res {list(res)}"
             )
         if feat_scales is None:
             feat_scales = [0.1 * i for i in range(levels)]
@@ -231,7 +274,17 @@ class CAMNet(nn.Module):
             init_type=init_type,
             init_scale=init_scale,
             mapping_init=mapping_init,
+            base=base,
+            consistency=consistency,
+            padding=padding,
+            code_gain=float(code_gain),
+            grayscale=grayscale,
+            mask_frac=float(mask_frac),
+            mask_res=int(mask_res),
+            fill=fill,
         )
+        self.base, self.consistency, self.task = base, consistency, task
+        self.shows: Literal["none", "project"] = consistency
         self.res = self.config["res"]
         self.color_space, self.lab_range = color_space, lab_range
         self.feedback, self.head, self.in_nc = feedback, head, in_nc
@@ -258,6 +311,7 @@ class CAMNet(nn.Module):
             )
             for i in range(levels)
         )
+        set_padding(self, padding)
         self.reset_parameters()
 
     @property
@@ -275,6 +329,11 @@ class CAMNet(nn.Module):
         """Length of the code of each level: map_nc + code_nc * r_i^2, noise row-major last."""
         c = self.config
         return [c["map_nc"] + c["code_nc"] * r * r for r in self.res[:-1]]
+
+    def spatial_noise(self, level: int) -> SpatialNoise | None:
+        """Where in a level's code its spatial noise is; None where there are no channels of it."""
+        code_nc, side = self.config["code_nc"], self.res[level]
+        return SpatialNoise(self.config["map_nc"], code_nc, side, side) if code_nc else None
 
     def forward(
         self, cx: Tensor | Sequence[Tensor], codes: Sequence[Tensor], loi: int | None = None
@@ -317,9 +376,10 @@ class CAMNet(nn.Module):
                 raise ValueError(f"one input image is needed, got {len(cx)}")
             cx = cx[0]
         cx = self._check_image(cx)
+        kept = cx if (self.base, self.consistency) != ("none", "none") else None
         if self.color_space == "lab":
             cx = rgb_to_lab(cx.float(), lab_range=self.lab_range)
-        return CascadeState(cx, None, None)
+        return CascadeState(cx, None, None, kept)
 
     def advance(self, state: CascadeState, code: Tensor, level: int) -> tuple[Tensor, CascadeState]:
         """Run one level: (image as returned by `forward`, state for the next level).
@@ -334,9 +394,16 @@ class CAMNet(nn.Module):
         self, state: CascadeState, code: Tensor, level: int
     ) -> tuple[Tensor, CascadeState]:
         stage = cast(Level, self.stages[level])
-        image, feature, pending = self._expand(state, code, level)
+        image, feature, pending, origin = self._expand(state, code, level)
         tanh, feature = stage(image, feature, code)
-        rgb, internal = self._output(tanh, image)
+        if self.base == "input":
+            base = self._base(state, level).repeat_interleave(len(image) // len(state.image), 0)
+            rgb, internal = self._on_base(tanh, base, cast(Tensor, origin))
+        else:
+            rgb, internal = self._output(tanh, image)
+        if self.consistency == "project":
+            rgb = project(rgb, cast(Tensor, origin), self.task)
+            internal = rgb_to_lab(rgb) if self.color_space == "lab" else rgb
         if self.feedback == "none" and level < self.levels - 1:
             assert pending is not None, "feedback none starts with the images of all levels"
             size = [2 * s if stage.doubles else s for s in image.shape[2:]]
@@ -345,7 +412,7 @@ class CAMNet(nn.Module):
                 raise ValueError(f"input image {level + 1} is smaller than {size[0]} x {size[1]}")
             internal = pending[:, :count].reshape(-1, self.in_nc, *size)
             pending = pending[:, count:]
-        return rgb, CascadeState(internal, feature, pending)
+        return rgb, CascadeState(internal, feature, pending, origin)
 
     def frozen_copy(
         self,
@@ -385,10 +452,10 @@ class CAMNet(nn.Module):
             )
         if rows == batch:
             return state
-        image, feature, pending = (
+        image, feature, pending, origin = (
             None if t is None else t.repeat_interleave(rows // batch, 0) for t in state
         )
-        return CascadeState(cast(Tensor, image), feature, pending)
+        return CascadeState(cast(Tensor, image), feature, pending, origin)
 
     def _output(self, tanh: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """(returned image, input of the next level) from the tanh image and the level's input."""
@@ -403,6 +470,47 @@ class CAMNet(nn.Module):
         image = (tanh + 1) / 2
         return image, tanh if self.feedback == "raw" else image
 
+    def _base(self, state: CascadeState, level: int) -> Tensor:
+        """What a level adds to, in the network's colour space, before it is enlarged."""
+        if level or self.task.mask_frac == 0:
+            return state.image
+        cx = filled(cast(Tensor, state.origin), self.task)
+        return rgb_to_lab(cx) if self.color_space == "lab" else cx
+
+    def _on_base(self, tanh: Tensor, base: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_output`, of a network with a base."""
+        lab = self.color_space == "lab"
+        internal = on_base(tanh, base, origin, self.task, lab=lab)
+        return lab_to_rgb(internal) if lab else internal, internal
+
+    def shown(self, images: Tensor, cx: Tensor) -> Tensor:
+        """Images of a level as one looks at them: those that are to agree with their inputs cx are
+        cut to [0, 1] so that they still do, others are as they are."""
+        return to_show(images, cx, self.task) if self.shows == "project" else images
+
+    def asked(self, consistency: str | None, task: Corruption | None = None) -> CAMNet:
+        """The same network, its weights shared, under another consistency of what it shows.
+
+        consistency: "project", also for one that was trained without, whose levels then stay as
+        they are and whose images are projected by `shown`; "none"; None: as it was trained. task:
+        how inputs are corrupted (default: as it was trained). Errors: ValueError.
+        """
+        _check_choice("consistency", consistency or "none", ("none", "project"))
+        if consistency == "project" and not self.is_picture_to_picture:
+            raise ValueError("consistency project: this CAM-Net makes no RGB picture of one")
+        net = copy.copy(self)
+        net.task = task or self.task
+        net.shows = cast(Any, consistency or self.shows)
+        if consistency == "none":
+            net.consistency = "none"
+        return net
+
+    @property
+    def is_picture_to_picture(self) -> bool:
+        """Whether it makes an RGB picture of one RGB picture."""
+        c = self.config
+        return (c["in_nc"], c["head"]) == (3, "rgb") and c["feedback"] != "none"
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all parameters anew from torch's global generator; biases 0.
@@ -413,12 +521,12 @@ class CAMNet(nn.Module):
         that tanh starts unsaturated: images with a standard deviation of about 0.1) are
         multiplied by init_scale; the rest of the trunk is not, or nothing would come through.
         Where a level reads its inputs, the picture's weights are multiplied by 4, the noise's by
-        0.3 (_PICTURE_GAIN, _CODE_GAIN).
+        `code_gain`.
         init="reference": what remains of the original's initialisation, which weight norm undid:
         torch's default convolution weights, U(+-1/sqrt(fan_in)), whatever init_type and init_scale.
 
         mapping_init="default": gains that keep E[w^2] = 1 through the mapping network; shifts b
-        with a standard deviation of 0.3 and gains g of 0.25. "reference": Linear weights
+        with a standard deviation of `code_gain` and gains g of 0.25. "reference": Linear weights
         N(0, 2 / fan_in) * 0.1 (normal: N(0, 0.02^2)), which leave std(w) at 1e-8 and styles
         without influence.
         """
@@ -441,7 +549,7 @@ class CAMNet(nn.Module):
                 if c["mapping_init"] == "default" and ".transform_" in name:
                     # A gain 1 + g near 0 would leave the next instance norm only rounding noise
                     module.weight[: module.out_features // 2] *= 0.25
-                    module.weight[module.out_features // 2 :] *= _CODE_GAIN
+                    module.weight[module.out_features // 2 :] *= c["code_gain"]
                 module.bias.zero_()
 
     def _init_conv(self, name: str, conv: WNConv2d) -> None:
@@ -460,7 +568,7 @@ class CAMNet(nn.Module):
             weight.normal_(0, std * (c["init_scale"] if scaled else 1.0))
             if ".feat_net." in f".{name}":
                 weight[:, : c["in_nc"]] *= _PICTURE_GAIN
-                weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= _CODE_GAIN
+                weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= c["code_gain"]
         conv.set_weight_(weight)
         conv.bias.zero_()
 

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Padding = Literal["zeros", "reflect", "replicate"]
 
 SLOPE = 0.2  # of every LeakyReLU
 EPS = 1e-5  # of the instance norm
@@ -29,17 +31,27 @@ def _is_channels_last(weight: Tensor) -> bool:
     return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
+def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding) -> Tensor:
+    """Stride-1 'same' convolution of x `[B, C, H, W]` with weight `[out, C, k, k]`, k odd, and how
+    the picture goes on beyond its border."""
+    width = weight.shape[-1] // 2
+    if padding == "zeros":
+        return F.conv2d(x, weight, bias, padding=width)
+    return F.conv2d(F.pad(x, [width] * 4, mode=padding), weight, bias)
+
+
 class WNConv2d(nn.Module):
     """Stride-1 'same' convolution whose weight is g * v / ||v|| (norm per output channel).
 
     x `[B, in_nc, H, W]` -> `[B, out_nc, H, W]`. Keys: bias, weight_g `[out, 1, 1, 1]`, weight_v
     `[out, in, k, k]`. Own module, because the originals' state dict is that of torch's legacy
-    `weight_norm`, whose hooks also made their initialisation a no-op.
+    `weight_norm`, whose hooks also made their initialisation a no-op. padding: see `same_conv`;
+    `set_padding` sets it for a whole network.
     """
 
     def __init__(self, in_nc: int, out_nc: int, kernel_size: int = 3) -> None:
         super().__init__()
-        self.padding = kernel_size // 2
+        self.padding: Padding = "zeros"
         self.bias = nn.Parameter(torch.zeros(out_nc))
         self.weight_g = nn.Parameter(torch.ones(out_nc, 1, 1, 1))
         self.weight_v = nn.Parameter(torch.empty(out_nc, in_nc, kernel_size, kernel_size))
@@ -64,7 +76,7 @@ class WNConv2d(nn.Module):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight(), self.bias, padding=self.padding)
+        return same_conv(x, self.weight(), self.bias, self.padding)
 
     @torch.no_grad()
     def frozen(self, dtype: torch.dtype, memory_format: torch.memory_format) -> FrozenConv2d:
@@ -78,14 +90,14 @@ class FrozenConv2d(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, padding: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, padding: Padding) -> None:
         super().__init__()
         self.padding = padding
         self.register_buffer("weight", weight.detach().clone(memory_format=torch.preserve_format))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x.to(self.weight.dtype), self.weight, self.bias, padding=self.padding)
+        return same_conv(x.to(self.weight.dtype), self.weight, self.bias, self.padding)
 
 
 class Freezes(Protocol):
@@ -119,6 +131,13 @@ def freeze(module: nn.Module, dtype: torch.dtype, memory_format: torch.memory_fo
     return new
 
 
+def set_padding(module: nn.Module, padding: Padding) -> None:
+    """Say for all convolutions of a module how pictures go on beyond their border."""
+    for part in module.modules():
+        if isinstance(part, WNConv2d):
+            part.padding = padding
+
+
 def conv_act(in_nc: int, out_nc: int, *, act: bool = True) -> nn.Sequential:
     """3x3 weight-normalised convolution, then LeakyReLU(0.2) unless act is False."""
     layers: list[nn.Module] = [WNConv2d(in_nc, out_nc)]
@@ -150,7 +169,7 @@ class RDB(nn.Module):
         convs = [cast(WNConv2d, layer[0]) for layer in layers]
         weights = [conv.weight().float() for conv in convs]
         biases = [conv.bias.detach().float().clone() for conv in convs]
-        return FrozenRDB(weights, biases, dtype, memory_format)
+        return FrozenRDB(weights, biases, dtype, memory_format, convs[0].padding)
 
 
 class FrozenRDB(nn.Module):
@@ -165,7 +184,7 @@ class FrozenRDB(nn.Module):
     unless told otherwise.
 
     Args: five effective weights `[out, in, 3, 3]` and biases of the block, their target dtype and
-    layout.
+    layout, and the padding.
     """
 
     weight0: Tensor
@@ -177,8 +196,10 @@ class FrozenRDB(nn.Module):
         biases: list[Tensor],
         dtype: torch.dtype,
         memory_format: torch.memory_format,
+        padding: Padding = "zeros",
     ) -> None:
         super().__init__()
+        self.padding: Padding = padding
         self.gc, self.nc = weights[0].shape[:2]
         self.split = memory_format != torch.channels_last
         if self.split:
@@ -199,10 +220,10 @@ class FrozenRDB(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         gc = self.gc
-        total = F.conv2d(x, self.weight0, self.bias, padding=1)
+        total = same_conv(x, self.weight0, self.bias, self.padding)
         for k in range(1, 5):
             x_k = F.leaky_relu(total[:, :gc], SLOPE)
-            part = F.conv2d(x_k, getattr(self, f"weight{k}"), None, padding=1)
+            part = same_conv(x_k, getattr(self, f"weight{k}"), None, self.padding)
             total = part.add_(total[:, gc:])
         return total.mul_(0.2).add_(x)
 
@@ -220,7 +241,8 @@ class FrozenRDB(nn.Module):
         return self._conv(buffer, 4).mul_(0.2).add_(x)
 
     def _conv(self, x: Tensor, k: int) -> Tensor:
-        return F.conv2d(x, getattr(self, f"weight{k}"), getattr(self, f"bias{k}"), padding=1)
+        weight, bias = getattr(self, f"weight{k}"), getattr(self, f"bias{k}")
+        return same_conv(x, weight, bias, self.padding)
 
 
 class RRDB(nn.Module):

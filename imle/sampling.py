@@ -7,6 +7,7 @@ from torch import Tensor
 
 from imle.codes import CodeGenerator
 from imle.contract import image_of_level
+from imle.types import has_shown
 
 
 @torch.no_grad()
@@ -41,8 +42,9 @@ def draw_samples(
         )
     codes = [torch.stack(level, 1).flatten(0, 1) for level in zip(*rows, strict=True)]
     inputs = cx.repeat_interleave(num_samples, 0)
-    images = [
-        image_of_level(model, inputs[i : i + parallel], [c[i : i + parallel] for c in codes], -1)
-        for i in range(0, len(inputs), parallel)
-    ]
+    images = []
+    for i in range(0, len(inputs), parallel):
+        x = inputs[i : i + parallel]
+        made = image_of_level(model, x, [c[i : i + parallel] for c in codes], -1)
+        images.append(model.shown(made, x) if has_shown(model) else made)
     return torch.cat(images).unflatten(0, (len(cx), num_samples))
