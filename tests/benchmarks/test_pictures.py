@@ -142,7 +142,7 @@ def test_one_command_trains_judges_reports_and_goes_on(tmp_path, launched, capsy
     assert "| present+project against present |" in text
     # The report is a function of results.json; prose around tables stays.
     alone = report.Results.read(out / "pictures.json")
-    assert report.page(text, alone) == text and report.page(text, alone).count("| present") == 2
+    assert report.page(text, alone) == text and report.page(text, alone).count("| present") == 3
     edited = text.replace("# Study", "My words.\n\n# Study").replace("| present | 2 |", "| old |")
     (out / report.PAGE).write_text(edited)
     study.main(args_of(out, "--report"))
