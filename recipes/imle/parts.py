@@ -197,6 +197,11 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
     def read(file: Path, say: initial.Say) -> initial.Weights:
         found = initial.read_weights(file, say)
         if found.kind is None and isinstance(net, CAMNet):  # of an original code base
+            if net.base != "none":
+                raise UsageError(
+                    f"--init_from {args.init_from}: an original's weights, whose output is the "
+                    f"picture: --base none goes with them, not --base {net.base}"
+                )
             return found._replace(state=reference_names(found.state, net))
         return found
 
