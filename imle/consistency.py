@@ -45,9 +45,14 @@ class Distance(NamedTuple):
 # ------------------------------------------------------------------------------------ reductions
 
 
-@lru_cache(maxsize=64)
+@torch.compiler.assume_constant_result
 def _matrices(size: int, to: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """D `[to, size]` and U `[size, to]`, float32; made in float64."""
+    """D `[to, size]` and U `[size, to]`, float32; made in float64, once."""
+    return _made_matrices(size, to, device)
+
+
+@lru_cache(maxsize=64)
+def _made_matrices(size: int, to: int, device: torch.device) -> tuple[Tensor, Tensor]:
     # usable in training even if the first to ask is a sampler in inference mode
     with torch.inference_mode(False), torch.no_grad():
         down, up = (_bicubic(*sizes) for sizes in ((size, to), (to, size)))
@@ -97,40 +102,39 @@ def known_pixels(cx: Tensor, task: Corruption) -> Tensor | None:
     """
     if task.mask_frac == 0:
         return None
-    rows, columns = (_cells(s, task.mask_res, cx.device) for s in cx.shape[2:])
+    row, top, add_rows = _cells(cx.shape[2], task.mask_res, cx.device)
+    column, left, add_columns = _cells(cx.shape[3], task.mask_res, cx.device)
     if task.fill == "zero":
         shows = (cx != 0).any(1)
     else:
-        corner = cx[:, :, rows.first][:, :, :, columns.first]
+        corner = cx[:, :, top][:, :, :, left]
         differs = (cx != corner).any(1)
         fine = cx * _STEPS
         eight_bits = ((fine - fine.round()).abs() < _NEAR).all(1)
         grey = (cx == cx[:, :1]).all(1)
         shows = differs | eight_bits | grey
     # [B, S, S]: how many pixels of the cell show something
-    count = rows.sums @ shows.float() @ columns.sums.T
-    known = (count > 0)[:, rows.cell][:, :, columns.cell]
+    count = add_rows @ shows.float() @ add_columns.T
+    known = (count > 0)[:, row][:, :, column]
     return known[:, None]
 
 
-class _Cells(NamedTuple):
-    """Of `length` pixels in a row: their cell, the first pixel of that, `[length]`; sums
-    `[cells, length]` adds them up."""
-
-    cell: Tensor
-    first: Tensor
-    sums: Tensor
+@torch.compiler.assume_constant_result
+def _cells(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `length` pixels in a row: their cell, the first pixel of that, int64 `[length]`, and a
+    matrix `[cells, length]` that adds up each cell's."""
+    return _made_cells(length, cells, device)
 
 
 @lru_cache(maxsize=64)
-def _cells(length: int, cells: int, device: torch.device) -> _Cells:
+def _made_cells(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     with torch.inference_mode(False), torch.no_grad():
         # the very rounding of the mask: F.interpolate(mode="nearest")
         numbers = torch.arange(cells, dtype=torch.float32, device="cpu")
         cell = F.interpolate(numbers[None, None], size=length, mode="nearest")[0, 0].long()
         first = torch.searchsorted(cell, cell)
         sums = F.one_hot(cell, cells).T.float()
-        return _Cells(*(t.to(device) for t in (cell, first, sums.contiguous())))
+        return cell.to(device), first.to(device), sums.contiguous().to(device)
 
 
 def feather(known: Tensor, width: int) -> Tensor:
