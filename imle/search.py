@@ -33,11 +33,12 @@ from imle.cells import (
     CellGrid,
     Chosen,
     Judge,
+    Sweep,
     cell_grids,
     check_cells,
     choose_cells,
-    local_chunks,
     stacked,
+    sweeps,
     wanted,
 )
 from imle.draws import KeyedDraw, PlainDraw, draw_of, listed_draw
@@ -207,17 +208,17 @@ class CodeSearch:
         sp = per_level(self.sample_parallelism, levels, "sample_parallelism")
         return [[(i, min(i + s, n)) for i in range(0, n, s)] for n, s in zip(ns, sp, strict=True)]
 
-    def local_plan(self, levels: int) -> list[list[tuple[int, int]]]:
-        """Candidate ranges of the choice cell by cell of each level, empty where there is none."""
+    def local_plan(self, levels: int) -> list[list[Sweep]]:
+        """The sweeps of the choice cell by cell of each level, none where there is no such."""
         cells = per_level(self.cells, levels, "cells", least=0)
         ns = per_level(self.local_ns, levels, "local_ns")
         sp = per_level(self.sample_parallelism, levels, "sample_parallelism")
-        each = zip(cells, ns, sp, strict=True)
-        return [local_chunks(n, s) if c else [] for c, n, s in each]
+        return [sweeps(c, n, s) if c else [] for c, n, s in zip(cells, ns, sp, strict=True)]
 
     def chunks(self, levels: int) -> int:
         """How often `on_chunk` is called for a batch of images."""
-        return sum(len(c) for c in (*self.plan(levels), *self.local_plan(levels)))
+        local = [sweep.chunks for plan in self.local_plan(levels) for sweep in plan]
+        return sum(len(c) for c in (*self.plan(levels), *local))
 
     def grids(self, levels: int, draw: Draw, device: torch.device) -> list[CellGrid | None]:
         """The grid of cells of each level, None where there is none. Errors: ValueError."""
