@@ -195,7 +195,8 @@ def test_chunks_of_the_second_search():
     assert sweeps(4, 17, 99) == chequered
     assert sweeps(1, 17, 99) == [(0, [(0, 18)], None)]  # one cell has no neighbours
     engine = CodeSearch(*problem()[:1], MappedMSE(), 4, 4, cells=[0, 2], local_ns=8)
-    assert engine.local_plan(2) == [[], sweeps(2, 8, 4)] and engine.chunks(2) == 5
+    assert engine.local_sweeps(2) == [[], sweeps(2, 8, 4)] and engine.chunks(2) == 5
+    assert engine.local_plan(2) == [[], [(0, 3), (3, 6), (6, 9)]]
     calls = []
     model, z, cx, ys = problem()
     search(model, MappedMSE(), z, cx, ys, IDS, 0, 4, 3, code_bs=2, cells=2, local_ns=4,
