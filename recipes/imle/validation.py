@@ -122,6 +122,7 @@ def conditional(
                 f"bicubic_{loss_fn.name}": loss_fn.terms(baseline, target).lpips[0],
                 "consistency": task.disagreement(drawn).mean(),
                 "bicubic_consistency": task.disagreement(baseline)[0],
+                "target_consistency": task.disagreement(y)[0],
             }
             if samples > 1:
                 figures |= differences(loss_fn, task, drawn, made, terms, target)
@@ -273,13 +274,12 @@ def style_figures(styles: Mapping[int, list[list[Tensor]]]) -> dict[str, Tensor]
 
 def in_words(figures: Mapping[str, Tensor]) -> list[str]:
     """What the other figures say: agreement with the input, differences, hues, seams."""
-    off = 255 * float(figures["consistency"])
+    off, real = (255 * float(figures[f"{which}consistency"]) for which in ("", "target_"))
     share = figures.get("diversity_share")
-    agrees = off <= 1
-    if agrees:
-        said = [f"samples agree with the input (off by {off:.2f} of 255)"]
-    else:
-        said = [f"samples contradict the input (off by {off:.1f} of 255)"]
+    agrees = off <= max(1, real)  # pictures that were not made at one size differ themselves
+    word = "agree with" if agrees else "contradict"
+    beside = f", as real pictures are by {real:.1f}" if agrees and off > 1 else ""
+    said = [f"samples {word} the input (off by {off:.2f} of 255{beside})"]
     if share is not None:
         word = "and differ" if agrees else "and, made to agree with it, differ"
         said[0] += f" {word} by {100 * float(share):.0f} % of their distance to the target"
