@@ -38,6 +38,7 @@ from imle.corruption import Corruption
 from imle.rrdb import (
     SLOPE,
     MappingNet,
+    Norm,
     Padding,
     StyleBlock,
     Upsample,
@@ -81,6 +82,7 @@ class Level(nn.Module):
 
     Args: in_nc channels of its image; code_nc spatial noise channels; prev_nc channels of the
     previous feature (0 at level 0); nc residual and gc dense channels; double: enlarges x2;
+    norm: see `imle.rrdb.modulate`;
     rgb_from_trunk: image from h (before `up`) instead of from `up(h)`; skip_up: nobody needs F.
     """
 
@@ -100,6 +102,7 @@ class Level(nn.Module):
         rgb_from_trunk: bool,
         feat_scale: float,
         skip_up: bool,
+        norm: Norm = "instance",
     ) -> None:
         super().__init__()
         self.map_nc, self.code_nc = map_nc, code_nc
@@ -107,7 +110,7 @@ class Level(nn.Module):
         self.feat_scale = feat_scale
         self.mapping_net = MappingNet(map_nc, latent_nc)
         self.feat_net = conv_act(in_nc + code_nc + prev_nc, nc, act=False)
-        self.style_block = StyleBlock(nc, gc, latent_nc, n_blocks)
+        self.style_block = StyleBlock(nc, gc, latent_nc, n_blocks, norm)
         self.upsample_block = Upsample(nc, double=double)
         self.out_conv = conv_act(nc, out_nc, act=False)
         self.out_conv.keep_fp32 = True  # type: ignore[assignment]  # a mark for `freeze`
@@ -153,7 +156,8 @@ class CAMNet(nn.Module):
         base: what outputs are added to: "none", the originals', or "input", see `imle.base`.
         consistency: "none", or "project": every output agrees with the input of the cascade.
         padding: how pictures go on beyond their border, "zeros", the originals', "reflect" or
-            "replicate". code_gain: scale of the codes at the start, of styles and spatial noise.
+            "replicate". norm: of features before a style acts on them, "instance", the originals',
+            or "none". code_gain: scale of the codes at the start, of styles and spatial noise.
         grayscale, mask_frac, mask_res, fill: how inputs are corrupted (`Corruption`), which base
             and consistency have to know; kept as `task`.
 
@@ -188,6 +192,7 @@ class CAMNet(nn.Module):
         base: Literal["none", "input"] = "none",
         consistency: Literal["none", "project"] = "none",
         padding: Padding = "zeros",
+        norm: Norm = "instance",
         code_gain: float = 0.3,
         grayscale: float = 0,
         mask_frac: float = 0.0,
@@ -222,6 +227,7 @@ class CAMNet(nn.Module):
             base=base,
             consistency=consistency,
             padding=padding,
+            norm=norm,
             code_gain=code_gain,
             grayscale=grayscale,
             mask_frac=mask_frac,
@@ -255,6 +261,7 @@ class CAMNet(nn.Module):
                 feat_scale=float(feat_scales[i]),
                 # the original decompression's last `up` is never run
                 skip_up=rgb_from == "trunk" and i == levels - 1,
+                norm=norm,
             )
             for i in range(levels)
         )

@@ -19,6 +19,7 @@ CHOICES = {
     "base": ("none", "input"),
     "consistency": ("none", "project"),
     "padding": ("zeros", "reflect", "replicate"),
+    "norm": ("instance", "none"),
 }
 
 

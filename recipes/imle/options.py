@@ -91,7 +91,7 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "consistency", "padding", "search_precision", "rescore", "cells",
+    "base", "consistency", "padding", "norm", "search_precision", "rescore", "cells",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
@@ -206,6 +206,8 @@ OPTIONS: Table = {
          "exactly, when reduced and corrupted again", NETWORK, ADDED),
         ("--padding", ("zeros", "reflect", "replicate"), "zeros", "how pictures go on beyond their "
          "border, for convolutions", NETWORK, ADDED),
+        ("--norm", ("instance", "none"), "instance", "of features where a style acts on them; none "
+         "keeps flat areas free of ripples", NETWORK, ADDED),
         ("--color_space", ("rgb", "lab"), "rgb", "colours inside the network", NETWORK),
         ("--lab_range", ("correct", "reference"), "correct", "correct: a and b are signed",
          NETWORK),

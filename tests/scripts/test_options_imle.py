@@ -101,6 +101,7 @@ EFFECTS = [
     ("cascade", "--consistency project", NETWORK),
     ("cascade", "--padding reflect", NETWORK),
     ("cascade", "--padding replicate", NETWORK),
+    ("cascade", "--norm none", NETWORK),
     ("cascade", "--color_space lab", NETWORK),
     ("lab", "--lab_range reference", NETWORK),
     # loss and optimizer
@@ -279,6 +280,7 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--unconditional --base input", "--base input is of a generator with an input"),
         ("--unconditional --consistency project", "--consistency project is of"),
         ("--unconditional --padding reflect", "--padding reflect is of"),
+        ("--unconditional --norm none", "--norm none is of"),
         ("--unconditional --code_gain 1", "--code_gain 1 is of"),
         ("--init reference --mapping_init reference --code_gain 1", "--code_gain 1 is of --init"),
         ("--init reference --base input", "--base input and --init reference exclude each other"),
