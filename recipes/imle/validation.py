@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from evaluation.artifacts import border_error, ripple
 from evaluation.looks import (
     best_gain,
     chroma_distance,
@@ -123,6 +124,8 @@ def conditional(
                 "consistency": task.disagreement(drawn).mean(),
                 "bicubic_consistency": task.disagreement(baseline)[0],
                 "target_consistency": task.disagreement(y)[0],
+                "border_error": border_error(drawn, y).mean(),
+                "ripple": ripple(drawn, y).mean(),
             }
             if samples > 1:
                 figures |= differences(loss_fn, task, drawn, made, terms, target)
@@ -140,7 +143,8 @@ def conditional(
                 words.append(f"{float(differ.mean()):.3f}")
             rows.append(torch.cat(row))
             above += words
-    means = {name: torch.stack(values).mean() for name, values in found.items()}
+    found["ripple"] = [value for value in found["ripple"] if not value.isnan()]  # nothing is flat
+    means = {name: torch.stack(values).mean() for name, values in found.items() if values}
     means = shares(means, loss_fn.name) | style_figures(styles)
     names = [f"input, {inputs.shape[-1]} px", "bicubic"] if enlarges else ["input"]
     columns = ["target", *names, *(f"sample {k + 1}" for k in range(samples))]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from evaluation.artifacts import border_error
 from imle import draw_samples
 from imle.color import rgb_to_xyz, xyz_to_lab
 from imle.consistency import to_show
@@ -166,6 +167,21 @@ def test_the_gain_of_the_best_and_the_spread_of_styles_are_figures():
     levels = [float(look.figures[f"level{i}_style_std"]) for i in (0, 1)]
     assert min(levels) > 0.01
     assert float(look.figures["style_std"]) == pytest.approx(sum(levels) / 2)
+
+
+def test_borders_and_ripples_are_figures_of_the_samples():
+    look, _, y, drawn = looked()
+    borders = [border_error(samples, y[i : i + 1]).mean() for i, samples in enumerate(drawn)]
+    assert float(look.figures["border_error"]) == pytest.approx(float(sum(borders) / 2), rel=1e-5)
+    assert "ripple" not in look.figures  # nothing of noise is flat
+    args = get_args(None, TINY)
+    net = parts.network(args, CPU).eval()
+    plain = [torch.full((1, 3, side, side), 128, dtype=torch.uint8) for side in (8, 16)]
+    found = validation.conditional(
+        net, parts.loss(args, CPU), parts.codes(args, net)[0], parts.corruption(args)[0], *plain,
+        CPU, samples=2,
+    )  # fmt: skip
+    assert float(found.figures["ripple"]) > 1
 
 
 def test_a_dead_mapping_is_seen():
