@@ -280,7 +280,7 @@ def in_words(figures: Mapping[str, Tensor]) -> list[str]:
     """What the other figures say: agreement with the input, differences, hues, seams."""
     off, real = (255 * float(figures[f"{which}consistency"]) for which in ("", "target_"))
     share = figures.get("diversity_share")
-    agrees = off <= max(1, real)  # pictures that were not made at one size differ themselves
+    agrees = off <= max(1, real)  # a set may hold its sizes apart
     word = "agree with" if agrees else "contradict"
     beside = f", as real pictures are by {real:.1f}" if agrees and off > 1 else ""
     said = [f"samples {word} the input (off by {off:.2f} of 255{beside})"]

@@ -250,7 +250,7 @@ def test_the_verdict_says_whether_samples_agree_and_how_much_they_differ():
     assert validation.in_words({"consistency": 0.0, **real}) == [
         "samples agree with the input (off by 0.00 of 255)"
     ]
-    # Scenes are rendered at each size, so that even the true picture is not quite its input.
+    # Of sets that hold pictures of several sizes even the true one is not quite its input.
     assert validation.in_words({"consistency": 0.02, "target_consistency": 0.025}) == [
         "samples agree with the input (off by 5.10 of 255, as real pictures are by 6.4)"
     ]
