@@ -3,10 +3,11 @@
 from imle.augment import KeyedFlip
 from imle.codes import CodeGenerator
 from imle.corruption import Corruption
-from imle.generator import CAMNet, parameter_groups
+from imle.generator import CAMNet
 from imle.kkm import KorKMinusOne
 from imle.loader import CIMLEDataLoader
 from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
+from imle.mapping import mapped, parameter_groups, style_std, to_hierarchical
 from imle.original import load_reference, reference_names
 from imle.pool import PoolSearch, pixel_features
 from imle.sampling import draw_samples
@@ -27,7 +28,10 @@ __all__ = [
     "default_channels",
     "draw_samples",
     "load_reference",
+    "mapped",
     "reference_names",
     "parameter_groups",
     "pixel_features",
+    "style_std",
+    "to_hierarchical",
 ]
