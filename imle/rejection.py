@@ -89,14 +89,27 @@ class Rejection:
         self.measured_in = int(state["measured_in"])
 
 
-def accepted(losses: Tensor, radius: float) -> Tensor:
-    """Losses with inf in the place of those below the radius."""
-    return torch.where(losses < radius, torch.inf, losses) if radius > 0 else losses
+class Near:
+    """The candidates of one level for B images that are nearer than a radius: none is to win.
 
+    count: how many were met, int64 [B].
+    """
 
-def farthest_first(losses: Tensor, radius: float) -> Tensor:
-    """Of losses below the radius: so that the smallest is of the farthest. inf for the others."""
-    return torch.where(losses < radius, -losses, torch.inf)
+    def __init__(self, radius: float, batch: int, device: torch.device) -> None:
+        self.radius = radius
+        self.count = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def met(self, losses: Tensor) -> None:
+        """Counts those among losses [B, K]."""
+        self.count += (losses < self.radius).sum(1)
+
+    def without(self, losses: Tensor) -> Tensor:
+        """Losses with inf in their place."""
+        return torch.where(losses < self.radius, torch.inf, losses)
+
+    def farthest_first(self, losses: Tensor) -> Tensor:
+        """Theirs alone, negative: the smallest is the farthest. inf in the place of others."""
+        return torch.where(losses < self.radius, -losses, torch.inf)
 
 
 # ------------------------------------------------------------------------------- a shared pool
