@@ -108,6 +108,7 @@ def main(args: argparse.Namespace) -> None:
             if step % args.num_iteration == 0:  # the loader has just searched
                 search = loader.last_search
                 run.log(**{"search loss": search.losses.sum(1).mean()})
+                run.log(**{f"search/{name}": gain for name, gain in search.gains().items()})
                 run.log(**{"time/search_s": search.seconds})
                 if args.unconditional:  # far below 1: images share samples, a larger pool helps
                     run.log(used_fraction=used_fraction(search.winners))

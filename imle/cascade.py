@@ -5,7 +5,8 @@ The search knows nothing of what a state is; here are the few things it does wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from imle.contract import checked_image, image_of_level
 from imle.frozen_loss import frozen_loss
-from imle.types import Cascade, Loss, Model, PreparedLoss, has_frozen_copy, is_cascade, is_prepared
+from imle.types import (
+    Cascade,
+    Loss,
+    MappedLoss,
+    Model,
+    PreparedLoss,
+    has_frozen_copy,
+    is_cascade,
+    is_prepared,
+)
 
 
 class PlainCascade:
@@ -84,12 +94,7 @@ class LevelLosses:
     def losses(self, state: Any, code: Tensor, level: int, target: Any) -> tuple[Tensor, Any]:
         """Losses of the candidates [rows] in fp32, inf where not finite, and their states."""
         rows = code.shape[0]
-        with self._autocast(code.device, self.own):
-            made = self.net.advance(state, code, level)
-        if not isinstance(made, tuple) or len(made) != 2:
-            got = type(made).__name__
-            raise ValueError(f"model.advance must give (images, state) of a level, got a {got}")
-        rgb, state = checked_image(made[0], rows, level, self._like), made[1]
+        rgb, state = self._advance(state, code, level)
         if not is_prepared(self.loss_fn):
             target = target.repeat_interleave(rows // target.shape[0], 0)
         with self._autocast(code.device, self.own_loss):
@@ -100,10 +105,43 @@ class LevelLosses:
         loss = loss.detach().reshape(rows).float()
         return torch.where(torch.isfinite(loss), loss, torch.inf), state
 
+    def maps(self, state: Any, code: Tensor, level: int, target: Any, cells: int) -> Tensor:
+        """Losses of the cells of K candidates for each of B images in fp32, [B, K, cells, cells],
+        inf where not finite; the loss is one of `imle.types.MappedLoss`."""
+        rgb, _ = self._advance(state, code, level)
+        with self._autocast(code.device, self.own_loss):
+            found = cast(MappedLoss, self.loss_fn).maps(rgb, target, cells).detach().float()
+        return torch.where(torch.isfinite(found), found, torch.inf)
+
+    def _advance(self, state: Any, code: Tensor, level: int) -> tuple[Tensor, Any]:
+        """Images of a level and the states behind it, checked."""
+        with self._autocast(code.device, self.own):
+            made = self.net.advance(state, code, level)
+        if not isinstance(made, tuple) or len(made) != 2:
+            got = type(made).__name__
+            raise ValueError(f"model.advance must give (images, state) of a level, got a {got}")
+        return checked_image(made[0], len(code), level, self._like), made[1]
+
     def as_mine(self, state: Any, one: Any, code: Tensor, level: int) -> Any:
         """A state behind `level` in the formats used here; one, code: a row to find them out."""
         with self._autocast(code.device, self.own):
             return cast_like(state, self.net.advance(one, code, level)[1])
+
+
+@contextlib.contextmanager
+def no_tf32(device: torch.device, wanted: bool = True) -> Iterator[None]:
+    """For losses taken again, fp32 means fp32: TF32 keeps as few mantissa bits as fp16."""
+    if device.type != "cuda" or not wanted:
+        yield
+        return
+    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = conv
 
 
 def map_tree(fn: Callable[..., Any], *trees: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from runtime.counter_rng import mix, normal, randint
+from runtime.counter_rng import Mosaic, mix, normal, normal_mosaic, randint
 
 _TAG_CODE = 0x636F6465  # "code"
 _TAG_MEANS = 0x6D65616E  # "mean"
@@ -127,6 +127,31 @@ class CodeGenerator:
             components = randint(words, 1, self.num_components, stream=1)[:, 0]
         code.mul_(math.sqrt(1.0 - self.mixture_scale**2))
         return code.add_(self.means(level, device)[components.to(device)])
+
+    def compose(
+        self,
+        level: int,
+        loop: int,
+        image_ids: Tensor,
+        candidate_ids: Tensor,
+        rows: Tensor,
+        pattern: Mosaic,
+    ) -> Tensor:
+        """Codes put together from several candidates each, float32 [B*K, d_level], row b*K + k.
+
+        image_ids: int64 [B]; candidate_ids: int64 [B, K, R]. rows: int64 [d_level]: entry e of code
+        b*K + k is that of candidate `candidate_ids[b, k, rows[e]]`, bit for bit as `draw` has it.
+        pattern: `runtime.counter_rng.mosaic(rows)`. All on one device.
+        """
+        parts = candidate_ids.shape[-1]
+        words = self._words(level, loop, image_ids, candidate_ids.flatten(1)).view(-1, parts)
+        code = normal_mosaic(words, pattern)
+        if not self._mixed:
+            return code
+        components = randint(words.flatten(), 1, self.num_components, stream=1).view(-1, parts)
+        place = torch.arange(len(rows), device=rows.device)
+        code.mul_(math.sqrt(1.0 - self.mixture_scale**2))
+        return code.add_(self.means(level, rows.device)[components[:, rows], place])
 
     def __call__(self, bs: int, level: int | Literal["all"] = "all") -> list[Tensor] | Tensor:
         """Fresh codes of all levels, a list of [bs, d_l], or of one level, [bs, d_level].

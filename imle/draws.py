@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from imle.contract import Z_GEN
-from imle.types import Draw, KeyedCodes, PlainCodes, is_keyed_codes
+from imle.types import ComposedCodes, Draw, KeyedCodes, PlainCodes, is_keyed_codes
+from runtime.counter_rng import Mosaic
 
 
-def keyed_draw(z: KeyedCodes, loop: int, image_ids: Tensor) -> Draw:
+class KeyedDraw:
     """The candidates of a counter-based generator (`z.draw`) for given images [B] in a loop."""
 
-    def draw(level: int, candidate_ids: Tensor) -> Tensor:
-        return z.draw(level, loop, image_ids, candidate_ids, image_ids.device)
+    def __init__(self, z: KeyedCodes, loop: int, image_ids: Tensor) -> None:
+        self.z, self.loop, self.image_ids = z, loop, image_ids
 
-    return draw
+    def __call__(self, level: int, candidate_ids: Tensor) -> Tensor:
+        return self.z.draw(level, self.loop, self.image_ids, candidate_ids, self.image_ids.device)
+
+    def compose(self, level: int, candidate_ids: Tensor, rows: Tensor, pattern: Mosaic) -> Tensor:
+        """Codes put together from candidates [B, K, R], as `CodeGenerator.compose` does it."""
+        z = cast(ComposedCodes, self.z)
+        return z.compose(level, self.loop, self.image_ids, candidate_ids, rows, pattern)
 
 
 def pool_draw(pools: Sequence[Tensor]) -> Draw:
@@ -73,7 +81,7 @@ def draw_of(
     z: keyed codes, a plain `z_gen(bs, level)`, or candidates [B, ns_l, d_l], a tensor a level.
     """
     if is_keyed_codes(z):
-        return keyed_draw(z, loop, image_ids)
+        return KeyedDraw(z, loop, image_ids)
     if isinstance(z, (list, tuple)):
         return pool_draw(z)
     if not callable(z):

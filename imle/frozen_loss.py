@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imle.losses import LossTarget, ResolutionLoss, check_pair
+from imle.losses import LossTarget, ResolutionLoss, cell_means, check_pair
 from imle.perceptual import _CONVS_PER_STAGE, VGG16Features, check_images
 
 _MAP_BYTES = 8 << 20  # of a stage in float32 on a CPU; 2 to 16 MB measured alike (2 MB of L2)
@@ -95,11 +95,39 @@ class FrozenResolutionLoss(nn.Module):
         """Combined loss per row [B*K], as ResolutionLoss gives it."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
+        total = self.alpha * self._pixels(fx, target).mean((2, 3, 4)).flatten()
+        for at, d, weight in self._differences(fx, target):
+            total[at] += d.sum((2, 3)) @ weight
+            del d  # before the next stage runs
+        return total
+
+    @torch.no_grad()
+    def maps(self, fx: Tensor, target: Tensor | LossTarget, cells: int) -> Tensor:
+        """The combined loss of each cell [B, K, cells, cells], as ResolutionLoss gives it."""
+        if not isinstance(target, LossTarget):
+            target = self.prepare(target)
+        pixels = self._pixels(fx, target).mean(2).flatten(0, 1)
+        total = self.alpha * cell_means(pixels, cells)
+        for at, d, weight in self._differences(fx, target):
+            positions = d[0, 0].numel()
+            # a product over channels, in whichever of the two layouts the map has
+            at_position = d.movedim(1, 3) @ (positions * weight)
+            del d  # before the next stage runs
+            total[at] += cell_means(at_position, cells)
+        return total.unflatten(0, (len(target.y), -1))
+
+    def _pixels(self, fx: Tensor, target: LossTarget) -> Tensor:
+        """Squared differences of the images, [B, K, C, H, W]."""
         check_pair(fx, target.y)
+        difference = fx.float().unflatten(0, (len(target.y), -1)) - target.y.float()[:, None]
+        return difference.square_()
+
+    def _differences(
+        self, fx: Tensor, target: LossTarget
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, squared differences of their maps [rows, C, H, W], weight of a channel [C]."""
         batch = len(target.y)
         times = len(fx) // batch
-        difference = fx.float().unflatten(0, (batch, times)) - target.y.float()[:, None]
-        total = self.alpha * difference.square_().mean((2, 3, 4)).flatten()
         h = self._input(fx)
         for layer, stage in enumerate(self.stages):
             last = layer == len(self.stages) - 1
@@ -110,10 +138,9 @@ class FrozenResolutionLoss(nn.Module):
                 f = stage(h[at])
                 if not last:
                     pooled.append(F.max_pool2d(f, 2))
-                total[at] += _square_distance(f.float(), there[images]) @ weight
+                yield at, _square_distance(f.float(), there[images]), weight
             if not last:
                 h = pooled[0] if len(pooled) == 1 else torch.cat(pooled)
-        return total
 
     def _groups(self, there: Tensor, batch: int, times: int) -> Iterator[tuple[slice, slice]]:
         """Rows to do at once and their targets: parts of one image, or whole images."""
@@ -160,7 +187,7 @@ def _length(f: Tensor) -> Tensor:
 
 
 def _square_distance(f: Tensor, there: Tensor) -> Tensor:
-    """Sum over positions of (f / length - there)^2, f [B*K, C, H, W] (overwritten) -> [B*K, C]."""
+    """(f / length - there)^2 in the place of f [B*K, C, H, W]; there [B, C, H, W]."""
     d = f.div_(_length(f)).unflatten(0, (len(there), -1))
     d -= there[:, None]
-    return d.square_().sum((3, 4)).flatten(0, 1)
+    return d.square_().flatten(0, 1)

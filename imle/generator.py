@@ -45,6 +45,7 @@ from imle.rrdb import (
     freeze,
     set_padding,
 )
+from imle.types import SpatialNoise
 
 Feedback = Literal["reranged", "raw", "none"]
 RgbFrom = Literal["auto", "up", "trunk", "trunk_but_last"]
@@ -341,6 +342,11 @@ class CAMNet(nn.Module):
         """Length of the code of each level: map_nc + code_nc * r_i^2, noise row-major last."""
         c = self.config
         return [c["map_nc"] + c["code_nc"] * r * r for r in self.res[:-1]]
+
+    def spatial_noise(self, level: int) -> SpatialNoise | None:
+        """Where in a level's code its spatial noise is; None where there are no channels of it."""
+        code_nc, side = self.config["code_nc"], self.res[level]
+        return SpatialNoise(self.config["map_nc"], code_nc, side, side) if code_nc else None
 
     def forward(
         self, cx: Tensor | Sequence[Tensor], codes: Sequence[Tensor], loi: int | None = None

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from imle.cells import CellGrid, cell_grids, check_cells, composed, wanted
 from imle.contract import check_pieces, corrupted
 from imle.draws import draw_of
 from imle.order import StreamOrder
 from imle.reading import Item, Read, chunks, collate, read_items
-from imle.search import CodeSearch, check_found, per_level, resolve_dtype
+from imle.search import CodeSearch, SearchResult, check_found, per_level, resolve_dtype
 from imle.types import (
     Augments,
     Batch,
@@ -48,6 +49,7 @@ from imle.types import (
     Targets,
     device_of,
     has_levels,
+    is_composed_codes,
     is_keyed_codes,
     is_keyed_corruption,
     is_many,
@@ -60,6 +62,7 @@ from runtime.counter_rng import mix
 
 _TAG_WORKERS = 0x776F726B  # "work"
 _STATE_VERSION = 1
+_CELLS_VERSION = 2  # of a state whose winners are put together from cells
 
 
 class SearchReport(NamedTuple):
@@ -67,9 +70,22 @@ class SearchReport(NamedTuple):
 
     loop: int
     image_ids: Tensor  # [U] int64, different images of the subsample
-    winners: Tensor  # [U, L] int64
-    losses: Tensor  # [U, L] float32, of the winners
+    winners: Tensor  # [U, L] int64; with cells [U, L, 1 + most cells of a level]
+    losses: Tensor  # [U, L] float32, of what was chosen
     seconds: float
+    first: Tensor | None = None  # [U, L] float32, of each level's first candidate
+    whole: Tensor | None = None  # [U, L] float32, of the best candidate as it is, without cells
+
+    def gains(self) -> dict[str, Tensor]:
+        """`gain_0`, ..: what part of the mean loss of a first candidate the search of each level
+        took away; with cells `cells_gain_0`, ..: what part of the winners' loss they took away.
+        Nothing for a search that is not level by level (`Searcher`)."""
+        if self.first is None or self.whole is None:
+            return {}
+        named = {"gain": 1 - self.losses.mean(0) / self.first.mean(0)}
+        if self.winners.dim() == 3:
+            named["cells_gain"] = 1 - self.losses.mean(0) / self.whole.mean(0)
+        return {f"{name}_{i}": g for name, gain in named.items() for i, g in enumerate(gain)}
 
 
 class _Loop(NamedTuple):
@@ -79,7 +95,8 @@ class _Loop(NamedTuple):
     ids: list[int]  # [S] the subsample, in the order popped
     kkm: State | None  # state after popping it
     row: dict[int, int]  # image id -> row of the tensors below
-    winners: Tensor  # [U, L] int64, CPU
+    winners: Tensor  # [U, L] int64, CPU; [U, L, 1 + most cells] with cells
+    cells: list[int]  # of each level, along a side, in the order of winners; [] without
     codes: list[Tensor] | None  # per level [U, d_l], when they cannot be drawn again
     inputs: Tensor | None  # [U, ...] corrupted inputs, when the corruption cannot be repeated
 
@@ -129,7 +146,7 @@ class CIMLEDataLoader:
     then the state is still that of the last batch yielded. precision, rescore, channels_last: see
     CodeSearch. cache_images: keep the decoded subsample in memory for the loop. prefetch_factor:
     batches each worker decodes ahead. worker_init_fn: handed to torch's DataLoader. searcher: see
-    Searcher.
+    Searcher. cells, local_ns: spatial noise chosen cell by cell, see CodeSearch.
 
     last_ids: ids of the images of the last yielded (local) batch.
     """
@@ -164,6 +181,8 @@ class CIMLEDataLoader:
         prefetch_factor: int = 2,
         worker_init_fn: Callable[[int], None] | None = None,
         searcher: Searcher | None = None,
+        cells: int | Sequence[int] = 0,
+        local_ns: int | Sequence[int] | None = None,
     ) -> None:
         if subsample_size is None:
             subsample_size = len(kkm) if is_sized(kkm) else len(dataset)  # type: ignore[arg-type]
@@ -192,6 +211,11 @@ class CIMLEDataLoader:
             per_level(number, levels or (1 if single else len(number)), name)  # type: ignore[arg-type]
         resolve_dtype(precision)
         check_pieces(kkm, model, corruptor, z_gen, loss_fn, searcher=searcher)
+        if wanted(cells):
+            check_cells(model, z_gen, loss_fn, searcher=searcher)
+            assert levels is not None, "check_cells sees to it"
+            per_level(cells, levels, "cells", least=0)
+            per_level(num_samples if local_ns is None else local_ns, levels, "local_ns")
 
         self.dataset, self.kkm, self.model, self.corruptor = dataset, kkm, model, corruptor
         self.z_gen, self.loss_fn = z_gen, loss_fn
@@ -206,6 +230,7 @@ class CIMLEDataLoader:
         self.precision, self.rescore, self.channels_last = precision, rescore, channels_last
         self.cache_images, self.prefetch_factor = bool(cache_images), prefetch_factor
         self.worker_init_fn, self.searcher = worker_init_fn, searcher
+        self.cells, self.local_ns = cells, local_ns
 
         self.last_ids: list[int] = []
         self._report: SearchReport | None = None
@@ -213,6 +238,7 @@ class CIMLEDataLoader:
         self._current: tuple[_Loop, int] | None = None  # loop and batches yielded of it
         self._resume: tuple[_Loop, int] | None = None
         self._fresh: State | None = None  # kkm's state before the very first search
+        self._grids: tuple[list[int], list[CellGrid | None]] | None = None
         self._order = StreamOrder(
             self.subsample_size,
             self.batch_size,
@@ -371,30 +397,36 @@ class CIMLEDataLoader:
                 yield image_ids, cx, ys
 
         codes: list[Tensor] | None = None
+        first = whole = None
         if self.searcher is not None:
             winners, losses = self.searcher.search(
                 self.model, self.z_gen, batches(), number, self.on_chunk
             )
         else:
-            winners, losses, codes = self._search_each(number, len(share), batches())
+            found = self._search_each(number, len(share), batches())
             # every rank has searched equally many; repeated ones of the last rank fall off the end
-            winners, losses = self._gather(winners, unique), self._gather(losses, unique)
-            if codes is not None:
-                codes = [self._gather(c, unique) for c in codes]
+            winners, losses = (
+                self._gather(found.winners, unique),
+                self._gather(found.losses, unique),
+            )
+            first, whole = (self._gather(t, unique).cpu() for t in (found.first, found.whole))
+            codes = [self._gather(c, unique) for c in found.codes] or None
         inputs = torch.cat(kept_inputs) if kept_inputs else None
         if inputs is not None:
             inputs = inputs[: len(unique)] if self.searcher else self._gather(inputs, unique)
-        check_found((winners < 0).any(1), unique)
+        check_found((winners < 0).flatten(1).any(1), unique)
         winners = winners.cpu()
+        seconds = time.perf_counter() - began
         self._report = SearchReport(
-            number, torch.tensor(unique), winners, losses.cpu(), time.perf_counter() - began
+            number, torch.tensor(unique), winners, losses.cpu(), seconds, first, whole
         )
-        return self._loop(number, ids, self._kkm_state(), winners, codes, inputs)
+        cells = (
+            [] if winners.dim() < 3 else per_level(self.cells, winners.shape[1], "cells", least=0)
+        )
+        return self._loop(number, ids, self._kkm_state(), winners, cells, codes, inputs)
 
-    def _search_each(
-        self, number: int, images: int, batches: Iterator[Targets]
-    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
-        """Winners, losses and, where they cannot be drawn again, codes of this rank's images."""
+    def _search_each(self, number: int, images: int, batches: Iterator[Targets]) -> SearchResult:
+        """What is found for this rank's images; codes only where they cannot be drawn again."""
         engine = CodeSearch(
             self.model,
             self.loss_fn,
@@ -403,6 +435,8 @@ class CIMLEDataLoader:
             precision=self.precision,
             rescore=self.rescore,
             channels_last=self.channels_last,
+            cells=self.cells,
+            local_ns=self.local_ns,
         )
         results = []
         done = total = 0
@@ -416,18 +450,11 @@ class CIMLEDataLoader:
         keyed = is_keyed_codes(self.z_gen)
         with engine:
             for image_ids, cx, ys in batches:
-                total = -(-images // self.code_bs) * sum(len(c) for c in engine.plan(len(ys)))
+                total = -(-images // self.code_bs) * engine.chunks(len(ys))
                 draw = draw_of(self.z_gen, number, image_ids, self.device)
                 found = engine(cx, ys, draw, on_chunk=report)
                 results.append(found._replace(codes=[]) if keyed else found)
-        codes = None
-        if not keyed:
-            codes = [torch.cat(c) for c in zip(*(r.codes for r in results), strict=True)]
-        return (
-            torch.cat([r.winners for r in results]),
-            torch.cat([r.losses for r in results]),
-            codes,
-        )
+        return SearchResult.joined(results)
 
     @staticmethod
     def _gather(t: Tensor, unique: list[int]) -> Tensor:
@@ -439,11 +466,12 @@ class CIMLEDataLoader:
         ids: list[int],
         kkm: State | None,
         winners: Tensor,
+        cells: list[int],
         codes: list[Tensor] | None,
         inputs: Tensor | None,
     ) -> _Loop:
         row = {image: r for r, image in enumerate(dict.fromkeys(ids))}
-        return _Loop(number, ids, kkm, row, winners, codes, inputs)
+        return _Loop(number, ids, kkm, row, winners, cells, codes, inputs)
 
     def _keep(self, read: Read, store: dict[int, Item]) -> None:
         if self.cache_images:
@@ -482,6 +510,11 @@ class CIMLEDataLoader:
             return self.searcher.codes(self.z_gen, loop.number, image_ids, won)
         if loop.codes is not None:
             return [c[rows] for c in loop.codes]
+        if loop.cells:
+            if self._grids is None or self._grids[0] != loop.cells:
+                self._grids = (loop.cells, cell_grids(self.model, loop.cells, self.device))
+            assert is_composed_codes(self.z_gen)
+            return composed(self.z_gen, loop.number, image_ids, won, self._grids[1])
         assert is_keyed_codes(self.z_gen)
         return [
             self.z_gen.draw(level, loop.number, image_ids, won[:, level : level + 1], self.device)
@@ -505,8 +538,9 @@ class CIMLEDataLoader:
         """The state after the last batch yielded, whatever has been begun since.
 
         Tensors and plain values: kkm's and z_gen's state, number of the loop, batches yielded of
-        it, the subsample's ids, the winners' numbers [U, L] of its U different images; with a
-        plain z_gen or corruptor also their codes or corrupted inputs. The same on all ranks.
+        it, the subsample's ids, the winners' numbers of its U different images, [U, L], or with
+        cells [U, L, 1 + most cells] beside the cells of each level along a side; with a plain z_gen
+        or corruptor also their codes or corrupted inputs. The same on all ranks.
         """
         state: State = {"version": _STATE_VERSION, "settings": self._settings()}
         state["z"] = self.z_gen.state_dict() if is_stateful(self.z_gen) else None
@@ -521,6 +555,7 @@ class CIMLEDataLoader:
             "batch": batch,
             "ids": torch.tensor(loop.ids),
             "winners": loop.winners,
+            **({"version": _CELLS_VERSION, "cells": loop.cells} if loop.cells else {}),
             "codes": None if loop.codes is None else [c.cpu() for c in loop.codes],
             "inputs": None if loop.inputs is None else loop.inputs.cpu(),
         }
@@ -530,9 +565,10 @@ class CIMLEDataLoader:
 
         World size, workers, code_bs, sample_parallelism and caching may differ from the saving run.
         """
-        if state["version"] != _STATE_VERSION:
+        if state["version"] not in (_STATE_VERSION, _CELLS_VERSION):
             raise ValueError(
                 f"the loader state has version {state['version']}, this code reads {_STATE_VERSION}"
+                f" and {_CELLS_VERSION}"
             )
         here = self._settings()
         differing = [
@@ -566,6 +602,7 @@ class CIMLEDataLoader:
             state["ids"].tolist(),
             state["kkm"],
             state["winners"],
+            state.get("cells", []),
             None if codes is None else [c.to(self.device) for c in codes],
             None if inputs is None else inputs.to(self.device),
         )

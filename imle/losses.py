@@ -42,6 +42,15 @@ def _against(fx: Tensor, y: Tensor) -> Tensor:
     return fx.unflatten(0, (len(y), -1)) - y[:, None]
 
 
+def cell_means(values: Tensor, cells: int) -> Tensor:
+    """Means of maps [..., H, W] over the cells of a grid, [..., cells, cells].
+
+    Cell i covers the rows from floor(i H / cells) to ceil((i + 1) H / cells): where `cells` does
+    not divide H, neighbours share a row; where H is smaller, they repeat one.
+    """
+    return nn.functional.adaptive_avg_pool2d(values, cells)
+
+
 def check_pair(fx: Tensor, y: Tensor) -> None:
     """ValueError unless fx holds K images for each target of y, of the same size."""
     if len(y) == 0 or len(fx) % len(y):
@@ -111,6 +120,23 @@ class ResolutionLoss(nn.Module):
         lpips = sum(s * row for s, row in zip(scale, layers, strict=True))
         mse = _against(fx.float(), target.y.float()).square().mean((2, 3, 4)).flatten()
         return LossTerms(lpips, mse, lpips + self.alpha * mse)
+
+    def maps(self, fx: Tensor, target: Tensor | LossTarget, cells: int) -> Tensor:
+        """The combined loss of each cell of a grid over the image, `[B, K, cells, cells]`.
+
+        Every term is averaged over the positions of a cell, so that the mean over cells is the loss
+        where `cells` divides the sides of all maps (or they divide it). Rows as in `forward`.
+        """
+        if not isinstance(target, LossTarget):
+            target = self.prepare(target)
+        check_pair(fx, target.y)
+        total = self.alpha * cell_means(
+            _against(fx.float(), target.y.float()).square().mean(2), cells
+        )
+        for layer, (f, t) in enumerate(zip(self.features(fx), target.features, strict=True)):
+            scale = self._layer_scale(layer, t) * t[0, 0].numel()
+            total = total + scale * cell_means(_against(f, t).square().sum(2), cells)
+        return total
 
     @torch.no_grad()
     def pairwise(self, x: Tensor) -> Tensor:

@@ -21,16 +21,26 @@ hides no other.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from imle.cascade import LevelLosses, cast_like, map_tree, where_tree
-from imle.draws import PlainDraw, draw_of, listed_draw
+from imle.cascade import LevelLosses, cast_like, map_tree, no_tf32, where_tree
+from imle.cells import (
+    CellGrid,
+    Chosen,
+    Judge,
+    cell_grids,
+    check_cells,
+    choose_cells,
+    local_chunks,
+    stacked,
+    wanted,
+)
+from imle.draws import KeyedDraw, PlainDraw, draw_of, listed_draw
 from imle.types import Cascade, Draw, KeyedCodes, Loss, Model, OnChunk, PlainCodes, PreparedLoss
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,29 +54,49 @@ class NonFiniteSearchError(ValueError):
 
 
 class SearchResult(NamedTuple):
-    """What a search chose for B images and L levels, on the images' device."""
+    """What a search chose for B images and L levels, on the images' device.
 
-    winners: Tensor  # [B, L] int64: candidate numbers, -1 where no candidate was finite
-    losses: Tensor  # [B, L] float32: the winners' losses, inf where there is none
-    codes: list[Tensor]  # per level [B, d_l]: the winners' codes
+    winners: [B, L] int64 candidate numbers, -1 where no candidate was finite; with cells
+        [B, L, 1 + most cells of a level], see `imle.cells`.
+    """
+
+    winners: Tensor
+    losses: Tensor  # [B, L] float32: the losses of what was chosen, inf where there is none
+    codes: list[Tensor]  # per level [B, d_l]: what was chosen
     all_losses: list[Tensor] | None  # per level [B, ns_l], in candidate order, if asked for
+    first: Tensor  # [B, L] float32: losses of each level's first candidate
+    whole: Tensor  # [B, L] float32: of the best candidate as it is; `losses` where no cells are
 
     @property
     def failed(self) -> Tensor:
         """Images without a finite candidate at some level: bool [B]."""
-        return (self.winners < 0).any(1)
+        return (self.winners < 0).flatten(1).any(1)
+
+    @staticmethod
+    def joined(parts: Sequence[SearchResult]) -> SearchResult:
+        """The results of several batches of images as one."""
+        tables = [p.all_losses for p in parts if p.all_losses is not None]
+        return SearchResult(
+            torch.cat([p.winners for p in parts]),
+            torch.cat([p.losses for p in parts]),
+            [torch.cat(c) for c in zip(*(p.codes for p in parts), strict=True)],
+            [torch.cat(t) for t in zip(*tables, strict=True)] if tables else None,
+            torch.cat([p.first for p in parts]),
+            torch.cat([p.whole for p in parts]),
+        )
 
 
-def per_level(value: int | Sequence[int], levels: int, name: str) -> list[int]:
-    """Broadcast one number, or one number a level, to `levels` positive integers."""
+def per_level(value: int | Sequence[int], levels: int, name: str, *, least: int = 1) -> list[int]:
+    """Broadcast one number, or one number a level, to `levels` whole numbers >= `least`."""
     values = [value] if isinstance(value, (int, Integral)) else list(value)
     if len(values) == 1:
         values = values * levels
     if len(values) != levels:
         raise ValueError(f"{name} has {len(values)} values for {levels} levels: give 1 or {levels}")
     for v in values:
-        if int(v) != v or v < 1:
-            raise ValueError(f"{name} must be positive whole numbers, got {values}")
+        if int(v) != v or v < least:
+            kind = "positive whole numbers" if least else "whole numbers, at least 0"
+            raise ValueError(f"{name} must be {kind}, got {values}")
     return [int(v) for v in values]
 
 
@@ -85,6 +115,19 @@ class _Best(NamedTuple):
     state: Any
 
 
+class _Losses:
+    """Losses of a level's candidates: those of the first, and all of them if asked for."""
+
+    def __init__(self, keep_all: bool) -> None:
+        self.keep_all = keep_all
+        self.chunks: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Losses [B, K] of the next chunk."""
+        if self.keep_all or not self.chunks:
+            self.chunks.append(loss if self.keep_all else loss[:, :1].clone())
+
+
 class CodeSearch:
     """A search phase: use as a context manager around searches with unchanged weights.
 
@@ -99,6 +142,10 @@ class CodeSearch:
     precision: fp32, or bf16 / fp16 for all losses, those of the best `rescore` of each image and
         level taken again in fp32 (without TF32), which decides.
     channels_last: memory format handed to `model.frozen_copy`.
+    cells: along a side of the grid in which spatial noise is chosen cell by cell behind the search
+        over whole codes (`imle.cells`); 0: none. One number or one a level.
+    local_ns: candidates of that, default `num_samples`.
+    ValueError: the model, or the loss, is not one for cells.
     """
 
     def __init__(
@@ -111,6 +158,8 @@ class CodeSearch:
         precision: str | torch.dtype = torch.float32,
         rescore: int = 4,
         channels_last: bool = True,
+        cells: int | Sequence[int] = 0,
+        local_ns: int | Sequence[int] | None = None,
     ) -> None:
         self._exact: LevelLosses  # inside `with`
         self._fast: LevelLosses | None = None  # ... where the precision is low
@@ -121,6 +170,8 @@ class CodeSearch:
         self.dtype = resolve_dtype(precision)
         self.rescore = rescore
         self.channels_last = channels_last
+        self.cells, self.local_ns = cells, num_samples if local_ns is None else local_ns
+        self._grids: dict[tuple[int, torch.device], list[CellGrid | None]] = {}
         self._modes: list[tuple[nn.Module, bool]] | None = None
 
     def __enter__(self) -> CodeSearch:
@@ -156,6 +207,31 @@ class CodeSearch:
         sp = per_level(self.sample_parallelism, levels, "sample_parallelism")
         return [[(i, min(i + s, n)) for i in range(0, n, s)] for n, s in zip(ns, sp, strict=True)]
 
+    def local_plan(self, levels: int) -> list[list[tuple[int, int]]]:
+        """Candidate ranges of the choice cell by cell of each level, empty where there is none."""
+        cells = per_level(self.cells, levels, "cells", least=0)
+        ns = per_level(self.local_ns, levels, "local_ns")
+        sp = per_level(self.sample_parallelism, levels, "sample_parallelism")
+        each = zip(cells, ns, sp, strict=True)
+        return [local_chunks(n, s) if c else [] for c, n, s in each]
+
+    def chunks(self, levels: int) -> int:
+        """How often `on_chunk` is called for a batch of images."""
+        return sum(len(c) for c in (*self.plan(levels), *self.local_plan(levels)))
+
+    def grids(self, levels: int, draw: Draw, device: torch.device) -> list[CellGrid | None]:
+        """The grid of cells of each level, None where there is none. Errors: ValueError."""
+        if not wanted(self.cells):
+            return [None] * levels
+        if (levels, device) not in self._grids:
+            z: object = draw
+            if isinstance(draw, KeyedDraw | PlainDraw):
+                z = draw.z if isinstance(draw, KeyedDraw) else draw.z_gen
+            check_cells(self.model, z, self.loss_fn)
+            cells = per_level(self.cells, levels, "cells", least=0)
+            self._grids[levels, device] = cell_grids(self.model, cells, device)
+        return self._grids[levels, device]
+
     @torch.no_grad()
     def __call__(
         self,
@@ -177,35 +253,55 @@ class CodeSearch:
         fast = self._fast
         if len(cx) == 0:
             raise ValueError("nothing to search: the batch of inputs is empty")
-        plan = self.plan(len(ys))
+        plan, local = self.plan(len(ys)), self.local_plan(len(ys))
+        grids = self.grids(len(ys), draw, cx.device)
         state = self._exact.start(cx)
         fast_state = fast.start(cx) if fast else None
         best: list[_Best] = []
-        table: list[Tensor] | None = [] if return_losses else None
-        for level, (y, chunks) in enumerate(zip(ys, plan, strict=True)):
+        whole: list[Tensor] = []
+        losses: list[_Losses] = []
+        for level, (y, chunks, grid) in enumerate(zip(ys, plan, grids, strict=True)):
             ids = [torch.arange(*c, device=cx.device) for c in chunks]
-            row: list[Tensor] | None = [] if return_losses else None
+            row = _Losses(return_losses)
             few = sum(len(c) for c in ids) <= self.rescore  # all would be taken again
+            before = fast_state
+            quick: list[Any] = []  # the target in low precision, once it is needed
             if fast is None or few:
                 target = self._exact.prepare(y)
-                with _no_tf32(cx.device, fast is not None):
+                with no_tf32(cx.device, fast is not None):
                     found = self._argmin(state, target, level, ids, draw, on_chunk, row)
                 if fast is not None and level + 1 < len(ys):
                     one = map_tree(lambda t: t[:1], fast_state)
                     fast_state = fast.as_mine(found.state, one, found.code[:1], level)
             else:
+                quick.append(fast.prepare(y))
+                target = self._exact.prepare(y)
                 found, fast_state = self._two_stage(
-                    fast, state, fast_state, y, level, ids, draw, on_chunk, row
+                    fast, state, fast_state, y, quick[0], target, level, ids, draw, on_chunk, row
                 )
+            whole.append(found.loss)
+            losses.append(row)
+            if grid is not None:
+                assert isinstance(draw, KeyedDraw), "check_cells sees to it"
+                low = None
+                if fast is not None:
+                    low = Judge(fast, before, quick[0] if quick else fast.prepare(y))
+                after = fast_state if level + 1 < len(ys) else None
+                exact = Judge(self._exact, state, target)
+                kept = choose_cells(
+                    level, grid, exact, low, Chosen(*found, after), draw, local[level], on_chunk
+                )
+                found, fast_state = _Best(*kept[:4]), kept.fast_state
             state = found.state
             best.append(found._replace(state=None))
-            if table is not None and row is not None:
-                table.append(torch.cat(row, 1))
+        ids_of = [b.ids for b in best]
         return SearchResult(
-            torch.stack([b.ids for b in best], 1),
+            stacked(ids_of) if any(grids) else torch.stack(ids_of, 1),
             torch.stack([b.loss for b in best], 1),
             [b.code for b in best],
-            table,
+            [torch.cat(row.chunks, 1) for row in losses] if return_losses else None,
+            torch.stack([row.chunks[0][:, 0] for row in losses], 1),
+            torch.stack(whole, 1),
         )
 
     def _argmin(
@@ -216,7 +312,7 @@ class CodeSearch:
         chunks: Iterable[Tensor],
         draw: Draw,
         on_chunk: Callable[[], None] | None = None,
-        row: list[Tensor] | None = None,
+        row: _Losses | None = None,
     ) -> _Best:
         """Streaming first argmin in fp32; chunks of ids [K], or [B, K] ascending along K.
 
@@ -231,7 +327,7 @@ class CodeSearch:
             best = _keep_better(best, loss, ids, code, new)
             del new
             if row is not None:
-                row.append(loss)
+                row.add(loss)
             if on_chunk is not None:
                 on_chunk()
         assert best is not None, "a level has a chunk"
@@ -243,22 +339,26 @@ class CodeSearch:
         state: Any,
         fast_state: Any,
         y: Tensor,
+        quick: Any,
+        target: Any,
         level: int,
         chunks: list[Tensor],
         draw: Draw,
         on_chunk: Callable[[], None] | None,
-        row: list[Tensor] | None,
+        row: _Losses,
     ) -> tuple[_Best, Any]:
-        """Score all in low precision, the best few again in fp32; the fp32 state is the truth."""
+        """Score all in low precision, the best few again in fp32; the fp32 state is the truth.
+
+        quick, target: y prepared in either precision.
+        """
         keep = min(self.rescore, sum(len(c) for c in chunks))
         width = max(len(c) for c in chunks)
-        target = fast.prepare(y)
         top_loss = torch.full((len(y), keep), torch.inf, device=y.device)
         top_ids = torch.full((len(y), keep), -1, device=y.device)
         codes = None  # only for sources that cannot draw a candidate a second time
         for ids in chunks:
             code = draw(level, ids)
-            loss, new = fast.losses(fast_state, code, level, target)
+            loss, new = fast.losses(fast_state, code, level, quick)
             template = map_tree(lambda t: t[:1], new)
             del new
             loss = loss.view(-1, len(ids))
@@ -272,13 +372,11 @@ class CodeSearch:
                     codes = fresh.new_zeros(len(y), keep, fresh.shape[2])
                 index = order[:, :, None].expand(-1, -1, fresh.shape[2])
                 codes = torch.cat([codes, fresh], 1).gather(1, index)
-            if row is not None:
-                row.append(loss)
+            row.add(loss)
             if on_chunk is not None:
                 on_chunk()
         top_ids = torch.where(torch.isfinite(top_loss), top_ids, -1)
 
-        target = self._exact.prepare(y)
         # in ascending order of their numbers, absent ones last, so that the first minimum is right
         top_ids, order = torch.where(top_ids < 0, _LARGE, top_ids).sort(dim=1)
         top_ids = torch.where(top_ids == _LARGE, -1, top_ids)
@@ -286,11 +384,11 @@ class CodeSearch:
         if codes is not None:
             codes = codes.gather(1, order[:, :, None].expand(-1, -1, codes.shape[2]))
             again = listed_draw(top_ids, codes)
-        with _no_tf32(y.device):
+        with no_tf32(y.device):
             found = self._argmin(state, target, level, top_ids.split(width, 1), again)
         if codes is None and not bool(torch.isfinite(found.loss).all()):
             # nothing finite in low precision (fp16 overflows early): fp32 has the last word
-            with _no_tf32(y.device):
+            with no_tf32(y.device):
                 full = self._argmin(state, target, level, chunks, draw)
             bad = ~torch.isfinite(found.loss)
             found = _Best(*(where_tree(bad, n, o) for n, o in zip(full, found, strict=True)))
@@ -314,22 +412,6 @@ def _keep_better(best: _Best | None, loss: Tensor, ids: Tensor, code: Tensor, st
         return new
     better = low < best.loss
     return _Best(*(where_tree(better, n, o) for n, o in zip(new, best, strict=True)))
-
-
-@contextlib.contextmanager
-def _no_tf32(device: torch.device, wanted: bool = True) -> Iterator[None]:
-    """For losses taken again, fp32 means fp32: TF32 keeps as few mantissa bits as fp16."""
-    if device.type != "cuda" or not wanted:
-        yield
-        return
-    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = conv
 
 
 def check_found(failed: Tensor, image_ids: Sequence[int]) -> None:
@@ -358,6 +440,8 @@ def search(
     precision: str | torch.dtype = torch.float32,
     rescore: int = 4,
     channels_last: bool = True,
+    cells: int | Sequence[int] = 0,
+    local_ns: int | Sequence[int] | None = None,
     on_chunk: OnChunk | None = None,
     return_losses: bool = False,
 ) -> SearchResult:
@@ -377,13 +461,15 @@ def search(
         precision=precision,
         rescore=rescore,
         channels_last=channels_last,
+        cells=cells,
+        local_ns=local_ns,
     )
     code_bs = len(cx) if code_bs is None else code_bs
     if code_bs < 1:
         raise ValueError(f"code_bs must be at least 1 (and the batch not empty), got {code_bs}")
     image_ids = image_ids.to(cx.device)
     parts: list[SearchResult] = []
-    total = -(-len(cx) // code_bs) * sum(len(c) for c in engine.plan(len(ys)))
+    total = -(-len(cx) // code_bs) * engine.chunks(len(ys))
     done = 0
 
     def report() -> None:
@@ -405,13 +491,6 @@ def search(
                     return_losses=return_losses,
                 )
             )
-    result = SearchResult(
-        torch.cat([p.winners for p in parts]),
-        torch.cat([p.losses for p in parts]),
-        [torch.cat(c) for c in zip(*(p.codes for p in parts), strict=True)],
-        [torch.cat(c) for c in zip(*(p.all_losses for p in parts), strict=True)]
-        if return_losses
-        else None,
-    )
+    result = SearchResult.joined(parts)
     check_found(result.failed, image_ids.tolist())
     return result

@@ -8,10 +8,12 @@ What every such object must do is a Protocol. What it may do besides is another 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
-from typing import Any, Protocol, TypeGuard, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
+
+from runtime.counter_rng import Mosaic
 
 Batch = tuple[Tensor, list[Tensor], list[Tensor]]
 """What a loader yields: cx, codes, ys."""
@@ -131,6 +133,27 @@ def has_levels(model: object) -> TypeGuard[HasLevels]:
     return hasattr(model, "code_sizes")
 
 
+class SpatialNoise(NamedTuple):
+    """Where the spatial noise lies in the code of a level: `channels` planes of height x width,
+    row-major, one after the other, from entry `first` on."""
+
+    first: int
+    channels: int
+    height: int
+    width: int
+
+
+class HasSpatialNoise(HasLevels, Protocol):
+    """... and where the spatial noise of a level's code is in it; None: it has none."""
+
+    def spatial_noise(self, level: int, /) -> SpatialNoise | None: ...
+
+
+def has_spatial_noise(model: object) -> TypeGuard[HasSpatialNoise]:
+    """Whether a generator says how long its codes are and where spatial noise is in them."""
+    return has_levels(model) and hasattr(model, "spatial_noise")
+
+
 def device_of(model: Any) -> torch.device:
     """Where a model's parameters are; the CPU for one without."""
     parameters = model.parameters() if hasattr(model, "parameters") else iter(())
@@ -158,6 +181,21 @@ class KeyedCodes(Protocol):
     ) -> Tensor: ...
 
 
+class ComposedCodes(KeyedCodes, Protocol):
+    """... and codes put together from several candidates each: see `CodeGenerator.compose`."""
+
+    def compose(
+        self,
+        level: int,
+        loop: int,
+        image_ids: Tensor,
+        candidate_ids: Tensor,
+        rows: Tensor,
+        pattern: Mosaic,
+        /,
+    ) -> Tensor: ...
+
+
 PlainCodes = Callable[..., Any]
 """`z_gen(bs, level)`: other codes with every call."""
 
@@ -165,6 +203,11 @@ PlainCodes = Callable[..., Any]
 def is_keyed_codes(z: object) -> TypeGuard[KeyedCodes]:
     """Whether codes can be drawn again by their numbers."""
     return hasattr(z, "draw")
+
+
+def is_composed_codes(z: object) -> TypeGuard[ComposedCodes]:
+    """Whether a code can be put together from several candidates."""
+    return hasattr(z, "draw") and hasattr(z, "compose")
 
 
 class Draw(Protocol):
@@ -188,6 +231,13 @@ class PreparedLoss(Protocol):
     def __call__(self, fx: Tensor, target: Any, /) -> Tensor: ...
 
 
+class MappedLoss(PreparedLoss, Protocol):
+    """... and that says what each part of an image adds to it: the mean over the cells of a grid of
+    cells x cells is the loss [B, K, cells, cells] -> [B*K] (where cells divides the side)."""
+
+    def maps(self, fx: Tensor, target: Any, cells: int, /) -> Tensor: ...
+
+
 class RoundedLoss(Protocol):
     """A loss that changes with the loop (ProjectedDistance: new matrices)."""
 
@@ -197,6 +247,11 @@ class RoundedLoss(Protocol):
 def is_prepared(loss: object) -> TypeGuard[PreparedLoss]:
     """Whether a loss prepares its target."""
     return hasattr(loss, "prepare")
+
+
+def is_mapped(loss: object) -> TypeGuard[MappedLoss]:
+    """Whether a loss can be had cell by cell."""
+    return hasattr(loss, "prepare") and hasattr(loss, "maps")
 
 
 def is_rounded(loss: object) -> TypeGuard[RoundedLoss]:

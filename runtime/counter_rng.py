@@ -13,6 +13,7 @@ Philox is a bijection for a fixed key, hence different (row, stream, element) ne
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -177,14 +178,60 @@ def normal(seed_words: Tensor, n: int, *, stream: int = 0) -> Tensor:
     """
     out = torch.empty(len(_check(seed_words, n)), n, device=seed_words.device)
     for rows, first, block in _blocks(seed_words, n, stream):
-        for lane in (0, 2):
-            # u in (0, 1]: the logarithm never meets zero
-            radius = (block[lane] + 1).to(torch.float32).mul_(2.0**-32)
-            radius.log_().mul_(-2.0).sqrt_()
-            angle = block[lane + 1].to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)
-            sine = torch.sin(angle)
-            _put(out, rows, first, lane, angle.cos_().mul_(radius))
-            _put(out, rows, first, lane + 1, sine.mul_(radius))
+        for lane, values in enumerate(_box_muller(block)):
+            _put(out, rows, first, lane, values)
+    return out
+
+
+def _box_muller(block: list[Tensor]) -> list[Tensor]:
+    """Four words in [0, 2^32) -> four standard normals."""
+    out = []
+    for lane in (0, 2):
+        # u in (0, 1]: the logarithm never meets zero
+        radius = (block[lane] + 1).to(torch.float32).mul_(2.0**-32)
+        radius.log_().mul_(-2.0).sqrt_()
+        angle = block[lane + 1].to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)
+        sine = torch.sin(angle)
+        out += [angle.cos_().mul_(radius), sine.mul_(radius)]
+    return out
+
+
+class Mosaic(NamedTuple):
+    """Which of several rows of numbers each element is taken from, see `mosaic`."""
+
+    block: Tensor  # [P] int64: the pieces, blocks of four elements of one of the rows
+    row: Tensor  # [P] int64
+    source: Tensor  # [n] int64: 4 * piece + place in the block of every element
+
+
+def mosaic(rows: Tensor) -> Mosaic:
+    """The pieces of a row whose element e is that of the row `rows[e]`, int64 [n] >= 0, any device.
+
+    A block that lies in one row is one piece, so that wide patches cost no more than a plain row.
+    """
+    place = torch.arange(len(rows))
+    pair = torch.stack([place // 4, rows.cpu()], 1)
+    pieces, piece = pair.unique(dim=0, return_inverse=True)
+    parts = (pieces[:, 0].contiguous(), pieces[:, 1].contiguous(), 4 * piece + place % 4)
+    return Mosaic(*(part.to(rows.device) for part in parts))
+
+
+def normal_mosaic(seed_words: Tensor, pattern: Mosaic, *, stream: int = 0) -> Tensor:
+    """Standard normals float32 [B, n], element e being `normal`'s for seed_words[:, rows[e]].
+
+    seed_words: int64 [B, R]; pattern: `mosaic(rows)`. Bit-equal to gathering from R full rows.
+    """
+    device = seed_words.device
+    count, pieces = len(seed_words), len(pattern.block)
+    out = torch.empty(count, len(pattern.source), device=device)
+    limit = _CHUNK_CUDA if seed_words.is_cuda else _CHUNK_CPU
+    stream_word = torch.full((1, 1), stream & _MASK32, dtype=torch.int64, device=device)
+    height = max(1, limit // max(pieces, 1))
+    for top in range(0, count if pieces else 0, height):
+        word = seed_words[top : top + height, pattern.row]
+        counter = [pattern.block[None], stream_word, word & _MASK32, (word >> 32) & _MASK32]
+        block = torch.stack(_box_muller(_philox(counter, _KEY, 10)), 2)
+        out[top : top + height] = block.flatten(1)[:, pattern.source]
     return out
 
 

@@ -91,7 +91,7 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init",
-    "search_precision", "rescore",
+    "search_precision", "rescore", "cells",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
@@ -161,6 +161,11 @@ OPTIONS: Table = {
         ("--sp", IntList, [128], "candidates evaluated in parallel, one number or one a level",
          EXECUTION),
         ("--code_bs", positive_int, 2, "images a GPU searches in parallel", EXECUTION),
+        ("--cells", list_of(integer(0, 1024)), None, "cells along a side of a grid: each takes the "
+         "spatial noise of the candidate that is best there, in a second search behind that of "
+         "--ns; one number or one a level; 0: whole pictures only (default: 0)", USUAL),
+        ("--local_ns", list_of(integer(1, 10**6)), None, "candidate codes of that second search, "
+         "one number or one a level (default: as --ns)"),
         ("--sample_method", ("normal", "mixture"), "normal", "distribution of the codes", CODES),
         ("--num_components", positive_int, 5, "components of the mixture", CODES),
         ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
@@ -245,7 +250,7 @@ def get_args(
 
 
 def check(args: Namespace) -> None:
-    """Rules between options; broadcasts --ns and --sp to one number a level. Errors: ValueError."""
+    """Rules between options; numbers of the search become one a level. Errors: ValueError."""
     if args.data_tr is None:
         raise ValueError("--data is missing: a data set's name or a folder (built in: scenes)")
     own_weights = args.lpips in ("pretrained", "auto")
@@ -259,6 +264,8 @@ def check(args: Namespace) -> None:
         raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")
     if 0 < args.ema_std < 1e-3:
         raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
+    if not any(args.cells or []):
+        args.cells = None  # in the names of runs too, whether 0 is typed or not
     if args.sample_method == "mixture" and args.num_components < 2:
         raise ValueError(f"--num_components {args.num_components}: a mixture has at least two")
     if 0 < args.proj_dim < LAYERS:
@@ -288,6 +295,7 @@ def _check_effects(args: Namespace) -> None:
     drawn = args.init == "default" or args.mapping_init == "reference"
     for name in ("init_type", "init_scale"):
         rules.belongs(name, initial, drawn)
+    rules.belongs("local_ns", "--cells", bool(args.cells))
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
     rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")
@@ -332,11 +340,17 @@ def _check_cascade(args: Namespace) -> None:
         raise ValueError(f"--res: the first output, {args.res[1]}, is too small for VGG16 (16)")
     if args.mask_frac and args.mask_res > args.res[0]:
         raise ValueError(f"--mask_res {args.mask_res} is finer than inputs of {args.res[0]} pixels")
-    for name in ("ns", "sp"):
+    for name in ("ns", "sp", *(("cells", "local_ns") if args.cells else ())):
         values = getattr(args, name)
+        if values is None:  # --local_ns as --ns
+            continue
         if len(values) not in (1, levels):
             raise ValueError(f"--{name} has {len(values)} values, --res {levels} levels: 1 or that")
         setattr(args, name, values * levels if len(values) == 1 else values)
+    if args.cells and args.proj_dim:
+        raise ValueError(
+            f"--proj_dim {args.proj_dim}: projected features are of whole pictures; give --cells 0"
+        )
     for name in ("resid_nc", "dense_nc"):
         if len(getattr(args, name)) < levels:
             raise ValueError(f"--{name} {getattr(args, name)}: --res asks for {levels} numbers")

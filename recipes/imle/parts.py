@@ -260,6 +260,8 @@ def loader(
         channels_last=args.channels_last,
         worker_init_fn=seed_worker,
         searcher=pool,
+        cells=args.cells or 0,
+        local_ns=args.local_ns,
     )
 
 

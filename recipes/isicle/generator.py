@@ -95,6 +95,7 @@ class Joint:
         if number % self.phase == 0:  # the loader has just searched
             found = self.loader.last_search
             run.log(**{"imle/search loss": found.losses.sum(1).mean()})
+            run.log(**{f"imle/search/{name}": gain for name, gain in found.gains().items()})
             run.log(**{"time/search_s": found.seconds})
         rate = self._factor(number)
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):

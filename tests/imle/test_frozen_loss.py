@@ -41,6 +41,38 @@ def test_weightings_and_low_precision(weighting):
     torch.testing.assert_close(got, expected, rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("weighting", ["lpips", "reference", "original"])
+@pytest.mark.parametrize("cells, side", [(1, 32), (4, 32), (2, 48), (3, 20), (8, 64)])
+def test_maps_of_cells(weighting, cells, side, monkeypatch):
+    """The mean over cells is the loss, and the search's copy has the same maps."""
+    monkeypatch.setattr(module, "_MAP_BYTES", 1 << 18)
+    torch.manual_seed(cells)
+    loss = ResolutionLoss(random_seed=2, alpha=0.7, weighting=weighting)
+    y, fx = torch.rand(2, 3, side, side), torch.rand(6, 3, side, side)
+    maps = loss.maps(fx, loss.prepare(y), cells)
+    assert maps.shape == (2, 3, cells, cells) and torch.equal(maps, loss.maps(fx, y, cells))
+    if side in (32, 64):  # else deep maps have sides that cells do not divide
+        torch.testing.assert_close(maps.mean((2, 3)).flatten(), loss(fx, y), rtol=1e-5, atol=0)
+    for channels_last in (True, False):
+        frozen = FrozenResolutionLoss(loss, channels_last=channels_last)
+        target = frozen.prepare(y)
+        torch.testing.assert_close(frozen.maps(fx, target, cells), maps, rtol=5e-6, atol=0)
+    low = FrozenResolutionLoss(loss, torch.bfloat16).maps(fx, y, cells)
+    assert low.dtype == torch.float32 and not torch.equal(low, maps)
+    torch.testing.assert_close(low, maps, rtol=0.05, atol=0)
+
+
+def test_a_cell_is_of_its_part_of_the_image(loss):
+    torch.manual_seed(0)
+    y = torch.rand(1, 3, 64, 64)
+    fx = y.clone()
+    fx[..., 40:44, 4:8] += 0.5  # in cell (2, 0) of 4 x 4
+    maps = FrozenResolutionLoss(loss).maps(fx, y, 4)[0, 0]
+    assert maps.argmax() == 8 and maps[2, 0] > 5 * maps[0].max()
+    with pytest.raises(ValueError, match="3 images cannot be shared out over 2"):
+        FrozenResolutionLoss(loss).maps(torch.rand(3, 3, 16, 16), torch.rand(2, 3, 16, 16), 2)
+
+
 def test_it_is_a_copy_and_only_of_the_loss_it_knows(loss):
     class Other(ResolutionLoss):
         pass

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imle.codes import CodeGenerator
-from imle.draws import keyed_draw
+from imle.draws import KeyedDraw
 from imle.generator import CAMNet
 from imle.losses import ResolutionLoss
 from imle.search import CodeSearch, NonFiniteSearchError, per_level, search
@@ -150,7 +150,7 @@ def test_no_finite_candidate_names_the_images(precision):
         search(model, mse, z, cx, ys, IDS, 0, 6, 2, precision=precision)
     assert error.value.exit_code == 5
     with CodeSearch(model, mse, 6, 2, precision=precision) as engine:
-        result = engine(cx, ys, keyed_draw(z, 0, IDS))
+        result = engine(cx, ys, KeyedDraw(z, 0, IDS))
     assert result.failed.tolist() == [False, True, False, True, False]
     assert (result.winners[1] == -1).all()
     good = [0, 2, 4]
@@ -224,7 +224,7 @@ def test_own_frozen_copy_is_used_and_closed():
 
     with CodeSearch(WithFrozenCopy(), mse, 5, 2, precision="bf16", channels_last=False) as engine:
         for _ in range(2):
-            result = engine(cx, ys, keyed_draw(z, 0, IDS))
+            result = engine(cx, ys, KeyedDraw(z, 0, IDS))
     assert made == [(torch.float32, False), (torch.bfloat16, False)]
     assert torch.equal(result.winners, winners)
 

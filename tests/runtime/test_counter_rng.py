@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from runtime import counter_rng
-from runtime.counter_rng import mix, normal, permutation, randint, uniform, words
+from runtime.counter_rng import (
+    mix,
+    mosaic,
+    normal,
+    normal_mosaic,
+    permutation,
+    randint,
+    uniform,
+    words,
+)
 
 F = 0xFFFFFFFF
 PI = ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], (0xA4093822, 0x299F31D0))
@@ -124,6 +133,22 @@ def test_normal_is_normal():
         assert stats.kstest(part, "norm").pvalue > 1e-3
     pair = x[:, :4000].reshape(-1, 4)
     assert (pair.T @ pair / len(pair) - torch.eye(4)).abs().max() < 0.025
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 13])
+def test_mosaic_is_gathered_from_full_rows(chunk, monkeypatch):
+    monkeypatch.setattr(counter_rng, "_CHUNK_CPU", chunk)
+    torch.manual_seed(0)
+    for n, parts, batch in [(1, 1, 1), (7, 3, 2), (130, 5, 9), (64, 17, 3)]:
+        rows = torch.randint(0, parts, (n,))
+        seeds = mix(1, torch.arange(batch)[:, None], torch.arange(parts))
+        full = normal(seeds.flatten(), n).view(batch, parts, n)
+        expected = full.gather(1, rows[None, None].expand(batch, 1, n))[:, 0]
+        assert torch.equal(normal_mosaic(seeds, mosaic(rows)), expected)
+    # wide patches cost what a plain row costs, single elements at most four times that
+    assert len(mosaic(torch.arange(64) // 8).block) == 16
+    assert len(mosaic(torch.arange(64)).block) == 64
+    assert normal_mosaic(seeds[:0], mosaic(rows)).shape == (0, 64)
 
 
 def test_uniform_and_randint():
