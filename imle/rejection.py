@@ -99,6 +99,10 @@ class Near:
         self.radius = radius
         self.count = torch.zeros(batch, dtype=torch.int64, device=device)
 
+    def __bool__(self) -> bool:
+        """Whether any can be."""
+        return self.radius > 0
+
     def met(self, losses: Tensor) -> None:
         """Counts those among losses [B, K]."""
         self.count += (losses < self.radius).sum(1)

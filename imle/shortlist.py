@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -33,10 +35,18 @@ class Shortlist:
             index = order[:, :, None].expand(-1, -1, codes.shape[2])
             self.codes = torch.cat([self.codes, codes], 1).gather(1, index)
 
-    @property
-    def ids(self) -> Tensor:
-        """Numbers, int64 [B, keep]; -1 where there are fewer."""
-        return torch.where(torch.isfinite(self.keys), self._ids, -1)
+    def numbers(self) -> tuple[Tensor, Tensor | None]:
+        """Numbers, int64 [B, keep], -1 where there are fewer; their codes, if they were kept."""
+        return torch.where(torch.isfinite(self.keys), self._ids, -1), self.codes
+
+    def __add__(self, other: Shortlist) -> Shortlist:
+        """Those of both, side by side; they have none in common."""
+        both = copy.copy(self)
+        both.keys = torch.cat([self.keys, other.keys], 1)
+        both._ids = torch.cat([self._ids, other._ids], 1)
+        if self.codes is not None and other.codes is not None:
+            both.codes = torch.cat([self.codes, other.codes], 1)
+        return both
 
     @property
     def overflowed(self) -> Tensor:
