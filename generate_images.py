@@ -162,6 +162,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     """`samples` images for each input; those of an unconditional network are rows of the grid."""
     how: dict[str, Any] = {"seed": args.seed, "first": args.first, "batch": args.batch}
     folder = folders.asked_outdir(args, say)
+    parts.check_consistency(args, net)
     inputs = parts.inputs(args, net, folder, say) if isinstance(net, ConditionalIMLE) else None
     rows = inputs.names if inputs else [f"row{i:04d}" for i in range(args.num_images)]
     ids = inputs.ids if inputs else torch.arange(len(rows))
@@ -184,7 +185,9 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     mine = todo[distributed.rank() :: distributed.world_size()]
     with Progress(len(mine), desc=folder.name, unit="input") as bar:
         for i in mine:
-            own = {"inputs": inputs.x[i : i + 1]} if inputs else {}
+            own: dict[str, Any] = {}
+            if inputs:
+                own = {"inputs": inputs.x[i : i + 1], "consistency": args.consistency}
             images = net.draw(args.samples, ids=ids[i : i + 1], **how | own)
             for name, image in zip(names[i], images, strict=True):
                 filling.add(name, image)

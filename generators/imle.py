@@ -25,6 +25,7 @@ from storage.snapshot import Snapshot
 SAMPLING_LOOP = -3
 VIEW_LOOP = -4
 CODES = ("random", "fixed")
+CONSISTENCY = ("none", "project")
 
 
 class _IMLE(Loaded):
@@ -46,9 +47,17 @@ class _IMLE(Loaded):
         self._precision = Precision(self.setup.precision or "fp32", self.device)
 
     def _samples(
-        self, shown: Tensor, n: int, seed: int, ids: Tensor, first: int, batch: int
+        self,
+        shown: Tensor,
+        n: int,
+        seed: int,
+        ids: Tensor,
+        first: int,
+        batch: int,
+        net: CAMNet | None = None,
     ) -> Tensor:
-        """n images of each input as the network sees it, [B, ...]; one input at a time."""
+        """n images of each input as the network sees it, [B, ...]; one input at a time. net: in
+        place of its own."""
         check_asked(n, seed)
         settings = {**self.snapshot.config["codes"], "seed": seed}
         z = CodeGenerator(self.net.code_sizes, **settings)
@@ -56,7 +65,7 @@ class _IMLE(Loaded):
         for one, i in zip(shown.split(1), ids.split(1), strict=True):
             with self._precision.autocast():
                 drawn = draw_samples(
-                    self.net, z, one.to(self.device), i.to(self.device), n,
+                    net or self.net, z, one.to(self.device), i.to(self.device), n,
                     loop=SAMPLING_LOOP, first=first, parallel=batch,
                 )[0]  # fmt: skip
             images.append(to_uint8(drawn.float().cpu().nan_to_num(0.0)))
@@ -129,18 +138,23 @@ class ConditionalIMLE(_IMLE):
         ids: Tensor | None = None,
         first: int = 0,
         batch: int = 32,
+        consistency: str | None = None,
     ) -> Tensor:
         """n samples of each input float [B, 3, r0, r0] in [0, 1], input by input:
         uint8 [B n, 3, H, W].
 
         ids: int64 [B], numbers of the inputs (default: 0, 1, ..). first: number of the first
-        sample. Errors: UsageError without inputs, or for such as cannot be.
+        sample. consistency: "project" or "none": whether samples agree with their input
+        (`imle.consistency`; default: as the network was trained). Errors: UsageError without
+        inputs, or for such as cannot be, and for a consistency that cannot.
         """
         check_asked(n, seed)
         if inputs is None:
             raise UsageError("this network draws images of images: inputs are missing")
         shown = self.corrupt(inputs, seed=seed, ids=ids)
-        return self._samples(shown, n, seed, _numbered(inputs, ids), first, batch)
+        corruption = Corruption(**self.snapshot.config["corruption"])
+        net = asked(self.net, consistency, corruption)
+        return self._samples(shown, n, seed, _numbered(inputs, ids), first, batch, net)
 
     def view_sampler(
         self, size: int | None, *, corruption: Mapping[str, Any] | None = None, **options: Any
@@ -162,6 +176,14 @@ def _numbered(inputs: Tensor, ids: Tensor | None) -> Tensor:
     return torch.arange(len(inputs)) if ids is None else ids
 
 
+def asked(net: CAMNet, consistency: str | None, corruption: Corruption) -> CAMNet:
+    """`CAMNet.asked`. Errors: UsageError."""
+    try:
+        return net.asked(consistency, corruption)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+
 def untrained() -> Snapshot:
     """A tiny CAM-Net with random weights, so that smoke presets need no earlier run."""
     torch.manual_seed(0)
@@ -180,8 +202,9 @@ class CAMNetSampler:
     kept, frozen, and run without gradient. codes: settings of CodeGenerator; corruption: of
     Corruption; seed: of both. temperature scales the codes. truncation t: codes from the normal
     distribution within (-t, t) (not for mixtures). code "fixed": one code for every picture and
-    draw, a control. lr_factor n: inputs lose the detail below n pixels first. precision: fp32, bf16
-    or auto.
+    draw, a control. lr_factor n: inputs lose the detail below n pixels first. consistency:
+    "project" or "none": whether pictures agree with their input (None: as the network was trained).
+    precision: fp32, bf16 or auto.
     Errors: UsageError for settings that cannot be.
     """
 
@@ -197,12 +220,12 @@ class CAMNetSampler:
         truncation: float | None = None,
         code: str = "random",
         lr_factor: int = 1,
+        consistency: str | None = None,
         precision: str = "fp32",
         channels_last: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        c = net.config
-        if (c["in_nc"], c["head"]) != (3, "rgb") or c["feedback"] == "none":
+        if not net.is_picture_to_picture:
             raise UsageError("this CAM-Net does not take RGB pictures and give RGB pictures")
         if code not in CODES:
             raise UsageError(f"code {code!r} is none of {', '.join(CODES)}")
@@ -217,6 +240,7 @@ class CAMNetSampler:
         self.levels = next((i + 1 for i, r in enumerate(net.res[1:]) if r >= size), net.levels)
         self.image_size = net.res[self.levels]
         self.temperature, self.truncation, self.code = temperature, truncation, code
+        self.consistency = consistency
         self.lr_factor, self.channels_last = lr_factor, channels_last
         self.device = torch.device(device)
         self.dtype = Precision(precision, self.device).dtype
@@ -240,7 +264,7 @@ class CAMNetSampler:
             raise TypeError(f"views of a CAM-Net cannot be drawn from a {type(net).__name__}")
         frozen = net.frozen_copy(dtype=self.dtype, channels_last=self.channels_last).to(self.device)
         frozen._modules["levels"] = nn.ModuleList(list(frozen.stages)[: self.levels])
-        self._net = frozen
+        self._net = asked(frozen, self.consistency, self._corruption)
 
     def corrupt(self, inputs: Tensor, ids: Tensor) -> Tensor:
         """Inputs float [B, 3, r0, r0] as the generator is shown them, whatever the draw."""
@@ -253,7 +277,8 @@ class CAMNetSampler:
     def sample(self, inputs: Tensor, ids: Tensor, draw: Tensor) -> Tensor:
         """Images float32 [B, 3, size, size] of corrupted inputs; ids, draw int64 [B]."""
         codes = [self.codes(level, ids, draw) for level in range(self.levels)]
-        return to_size(self._net(inputs, codes, loi=-1).float(), self.size)
+        made = self._net.shown(self._net(inputs, codes, loi=-1), inputs)
+        return to_size(made.float(), self.size)
 
     def codes(self, level: int, ids: Tensor, draw: Tensor) -> Tensor:
         """The codes of a level, float32 [B, d_level]."""

@@ -23,6 +23,7 @@ by weight norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its L
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -297,6 +298,7 @@ class CAMNet(nn.Module):
             fill=fill,
         )
         self.base, self.consistency, self.task = base, consistency, task
+        self.shows: Literal["none", "project"] = consistency
         self.res = self.config["res"]
         self.color_space, self.lab_range = color_space, lab_range
         self.feedback, self.head, self.in_nc = feedback, head, in_nc
@@ -498,9 +500,32 @@ class CAMNet(nn.Module):
         return lab_to_rgb(internal) if lab else internal, internal
 
     def shown(self, images: Tensor, cx: Tensor) -> Tensor:
-        """Images of the last level as one looks at them: with consistency="project" cut to [0, 1]
-        so that they still agree with their inputs cx, else as they are."""
-        return to_show(images, cx, self.task) if self.consistency == "project" else images
+        """Images of a level as one looks at them: those that are to agree with their inputs cx are
+        cut to [0, 1] so that they still do, others are as they are."""
+        return to_show(images, cx, self.task) if self.shows == "project" else images
+
+    def asked(self, consistency: str | None, task: Corruption | None = None) -> CAMNet:
+        """The same network, its weights shared, under another consistency of what it shows.
+
+        consistency: "project", also for one that was trained without, whose levels then stay as
+        they are and whose images are projected by `shown`; "none"; None: as it was trained. task:
+        how inputs are corrupted (default: as it was trained). Errors: ValueError.
+        """
+        _check_choice("consistency", consistency or "none", ("none", "project"))
+        if consistency == "project" and not self.is_picture_to_picture:
+            raise ValueError("consistency project: this CAM-Net makes no RGB picture of one")
+        net = copy.copy(self)
+        net.task = task or self.task
+        net.shows = cast(Any, consistency or self.shows)
+        if consistency == "none":
+            net.consistency = "none"
+        return net
+
+    @property
+    def is_picture_to_picture(self) -> bool:
+        """Whether it makes an RGB picture of one RGB picture."""
+        c = self.config
+        return (c["in_nc"], c["head"]) == (3, "rgb") and c["feedback"] != "none"
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -100,25 +100,27 @@ class ResolutionLoss(nn.Module):
         """Features of targets `[B, 3, H, W]`, computed once; max_rows images at a time."""
         return LossTarget(y.detach(), tuple(_in_chunks(self.features, y, max_rows)))
 
-    def layer_terms(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
+    def layer_terms(self, fx: Tensor | LossTarget, target: Tensor | LossTarget) -> Tensor:
         """`[5, B * K]`: sum over channels and positions of the squared difference of each layer."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
-        check_pair(fx, target.y)
+        images, features = self._with_features(fx)
+        check_pair(images, target.y)
         rows = [
             _against(f, t).square().sum((2, 3, 4)).flatten()
-            for f, t in zip(self.features(fx), target.features, strict=True)
+            for f, t in zip(features, target.features, strict=True)
         ]
         return torch.stack(rows)
 
-    def terms(self, fx: Tensor, target: Tensor | LossTarget) -> LossTerms:
-        """All terms per row; target: images or what `prepare` made of them."""
+    def terms(self, fx: Tensor | LossTarget, target: Tensor | LossTarget) -> LossTerms:
+        """All terms per row; of either side images or what `prepare` made of them."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
         layers = self.layer_terms(fx, target)
         scale = [self._layer_scale(layer, t) for layer, t in enumerate(target.features)]
         lpips = sum(s * row for s, row in zip(scale, layers, strict=True))
-        mse = _against(fx.float(), target.y.float()).square().mean((2, 3, 4)).flatten()
+        images = fx.y if isinstance(fx, LossTarget) else fx
+        mse = _against(images.float(), target.y.float()).square().mean((2, 3, 4)).flatten()
         return LossTerms(lpips, mse, lpips + self.alpha * mse)
 
     def maps(self, fx: Tensor, target: Tensor | LossTarget, cells: int) -> Tensor:
@@ -139,10 +141,12 @@ class ResolutionLoss(nn.Module):
         return total
 
     @torch.no_grad()
-    def pairwise(self, x: Tensor) -> Tensor:
-        """The perceptual term between all pairs of N images, `[N, N]`; features are made once."""
+    def pairwise(self, x: Tensor | LossTarget) -> Tensor:
+        """The perceptual term between all pairs of N images, or of what `prepare` made of them:
+        `[N, N]`; features are made once."""
+        x, features = self._with_features(x)
         total = x.new_zeros(len(x), len(x), dtype=torch.float32)
-        for layer, f in enumerate(self.features(x)):
+        for layer, f in enumerate(features):
             rows = [(f - row).square().sum((1, 2, 3)) for row in f]
             total += self._layer_scale(layer, f) * torch.stack(rows)
         return total
@@ -150,6 +154,9 @@ class ResolutionLoss(nn.Module):
     def forward(self, fx: Tensor, target: Tensor | LossTarget) -> Tensor:
         """The combined loss per row, `[B * K]`."""
         return self.terms(fx, target).combined
+
+    def _with_features(self, x: Tensor | LossTarget) -> tuple[Tensor, Sequence[Tensor]]:
+        return (x.y, x.features) if isinstance(x, LossTarget) else (x, self.features(x))
 
     def _layer_scale(self, layer: int, feature: Tensor) -> float:
         height, width = feature.shape[2:]

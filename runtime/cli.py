@@ -32,10 +32,12 @@ from runtime.types import BoolAction, ListAction, canonical
 
 
 class Options(argparse.Namespace):
-    """Parsed arguments. No arguments are: `typed_as`, the option of each as --help shows it, and
-    `from_preset`, the names of those that have a preset's value because nobody typed one."""
+    """Parsed arguments. No arguments are: `typed_as`, the option of each as --help shows it,
+    `from_preset`, the names of those that have a preset's value because nobody typed one, and
+    `absent_at`, the value of some at which they are as good as absent (`options.ADDED`)."""
 
-    __slots__ = ("from_preset", "typed_as")
+    __slots__ = ("absent_at", "from_preset", "typed_as")
+    absent_at: dict[str, Any]
     typed_as: dict[str, str]
     from_preset: set[str]
 
@@ -188,6 +190,7 @@ def parse(
                 near = closest_option(extra[0].split("=")[0], shown)
             parser.error(f"unrecognized arguments: {' '.join(extra)}{hint(near)}")
         args.typed_as = {name: published(action) for name, action in options.items()}
+        args.absent_at = {a.dest: v for a, v, _ in saved if getattr(a, "added", False)}
         words = [table.get(word.split("=")[0]) for word in argv if word.startswith("-")]
         typed = {action.dest for action in words if action is not None}
         args.from_preset = set(converted.get(chosen or "", {})) - typed

@@ -64,15 +64,15 @@ def draw_curves(series: Series, path: Path) -> bool:
 def panels_of(series: Series) -> dict[str, Series]:
     """{name: its curves}, losses first, without counters and curves of fewer than two points.
 
-    A name joins the panel of another that ends its last word: val/best_psnr that of val/psnr. Then
-    come figures of validation, others, learning rates, and last what it costs, all by name.
+    A name joins the panel of the shortest that ends its last word: val/best_psnr that of val/psnr.
+    Then come figures of validation, others, learning rates, and last what it costs, all by name.
     """
     names = sorted(n for n, (steps, _) in series.items() if len(steps) > 1 and n not in COUNTERS)
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for name in names:
         head, _, last = name.rpartition("/")
         words = last.split("_")
-        tails = ["_".join(words[i:]) for i in range(1, len(words))]
+        tails = ["_".join(words[-n:]) for n in range(1, len(words))]
         homes = (f"{head}/{tail}" if head else tail for tail in tails)
         home = next((n for n in homes if n in names), name)
         panels.setdefault(BY_LEVEL if SIGMA.fullmatch(name) else home, {})[name] = series[name]

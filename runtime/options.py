@@ -46,6 +46,8 @@ Table = Mapping[str, Sequence[Row]]  # title of a group in --help -> its rows
 # Tags. EXECUTION: says how a run is executed, not what it computes: it may be another one when the
 # run resumes, and is no part of the hash in the run's name.
 EXECUTION = "execution"
+# Came when there were runs already: at its default it is as good as absent, so that these go on.
+ADDED = "added"
 # The one option of a script that says how long a run is. A run goes on under another value of it
 # (`runtime.length`), though it may be part of the hash.
 LENGTH = "length"
@@ -256,6 +258,7 @@ def add_row(group: argparse._ActionsContainer, row: Row) -> None:
         more |= {"type": kind, "metavar": metavar_of(kind)}
     action = group.add_argument(name, **more)
     action.usual = USUAL in tags  # type: ignore[attr-defined]
+    action.added = ADDED in tags  # type: ignore[attr-defined]
     add_names(group, action, *hidden_names(row))
 
 

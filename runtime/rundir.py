@@ -65,8 +65,11 @@ def plain(value: Any) -> Any:
 
 
 def shaping(args: Namespace, exclude: Iterable[str]) -> dict[str, Any]:
-    """Flags that shape data, model and loss; those that are None are as good as absent."""
+    """Flags that shape data, model and loss; those that are None are as good as absent, and so are
+    some at their default (`runtime.options.ADDED`)."""
+    absent = getattr(args, "absent_at", {})
     out = execution_only() | set(exclude)
+    out |= {k for k, default in absent.items() if getattr(args, k) == default}
     flags = {k: plain(v) for k, v in sorted(vars(args).items()) if k not in out}
     return {k: v for k, v in flags.items() if v is not None}
 

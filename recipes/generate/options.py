@@ -9,6 +9,7 @@ from typing import Any
 from data.prepare.published import PUBLISHED, Preset
 from diffusion.guidance import guided
 from diffusion.samplers import sigma_levels
+from generators.imle import CONSISTENCY
 from recipes.words import seed_range
 from runtime.cli import parse
 from runtime.options import (
@@ -123,6 +124,8 @@ OPTIONS: Table = {
         ("--samples", positive_int, 6, "IMLE: samples for each input", IMLE, USUAL),
         ("--seed", nonnegative_int, 0, "IMLE: random seed of the codes and corruptions", IMLE,
          USUAL),
+        ("--consistency", CONSISTENCY, None, "IMLE with an input: project: pictures agree with it "
+         "when reduced and corrupted again (default: as the network was trained)", IMLE),
         ("--first", nonnegative_int, 0, "IMLE: number of the first sample, to draw more another "
          "time", IMLE),
     ],

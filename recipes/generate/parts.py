@@ -91,6 +91,15 @@ def sampler(args: Namespace) -> Sampler:
     return functools.partial(heun, **settings)
 
 
+def check_consistency(args: Namespace, net: Generator) -> None:
+    """UsageError where the network cannot do what --consistency asks for."""
+    if args.consistency is None:
+        return
+    if not isinstance(net, ConditionalIMLE):
+        raise UsageError(f"--consistency {args.consistency}: this network has no input")
+    imle.asked(net.net, args.consistency, net.net.task)
+
+
 class Inputs(NamedTuple):
     """Pictures to draw from.
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from imle import default_channels
 from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
-from runtime.options import EXECUTION, LENGTH, NO_EFFECT, USUAL, Rules, Table, tagged, was
+from runtime.options import ADDED, EXECUTION, LENGTH, NO_EFFECT, USUAL, Rules, Table, tagged, was
 from runtime.types import (
     IntList,
     data_set,
@@ -90,8 +90,8 @@ OUTER = "outer"
 # Of a CAM-Net and of its search alone: of one that is said to be otherwise than by default, and of
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
-    "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init",
-    "search_precision", "rescore", "cells",
+    "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
+    "base", "consistency", "padding", "search_precision", "rescore", "cells",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
@@ -197,6 +197,14 @@ OPTIONS: Table = {
          NETWORK),
         ("--mapping_init", ("default", "reference"), "default", "reference: styles start at 1e-9",
          NETWORK),
+        ("--code_gain", positive_float, 0.3, "scale of codes in the initial network", NETWORK,
+         ADDED),
+        ("--base", ("none", "input"), "none", "input: a level's output is added to the enlarged "
+         "input, masked cells filled in; none: it is the picture", NETWORK, ADDED),
+        ("--consistency", ("none", "project"), "none", "project: pictures agree with their input "
+         "exactly, when reduced and corrupted again", NETWORK, ADDED),
+        ("--padding", ("zeros", "reflect", "replicate"), "zeros", "how pictures go on beyond their "
+         "border, for convolutions", NETWORK, ADDED),
         ("--color_space", ("rgb", "lab"), "rgb", "colours inside the network", NETWORK),
         ("--lab_range", ("correct", "reference"), "correct", "correct: a and b are signed",
          NETWORK),
@@ -295,6 +303,8 @@ def _check_effects(args: Namespace) -> None:
     drawn = args.init == "default" or args.mapping_init == "reference"
     for name in ("init_type", "init_scale"):
         rules.belongs(name, initial, drawn)
+    taken = args.init == "default" or args.mapping_init == "default"
+    rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")

@@ -17,7 +17,11 @@ _SPEED = ("time/", "memory/")
 # Words in names, those of greater weight first: diversity of LPIPS is better large.
 _DIRECTIONS = (
     ("max", r"diversity|psnr|ssim|acc|top.?\d|precision|recall|coverage|density|per_s\b|gain"),
-    ("min", r"loss|lpips|mse|mae|rmse|fid|kid|\bfd\b|error|distance|nll|bpd|combined|time|_s\b"),
+    (
+        "min",
+        r"loss|lpips|mse|mae|rmse|fid|kid|\bfd\b|error|distance|nll|bpd|combined|consistency|seam|"
+        r"time|_s\b",
+    ),
 )
 # What a run of any method is told by in a list: the first two that it has.
 _MAIN = (

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from data.views.writing import FORMATS
-from generators.imle import CODES
+from generators.imle import CODES, CONSISTENCY
 from runtime.cli import parse
 from runtime.options import (
     EXECUTION,
@@ -60,6 +60,8 @@ GENERATOR: Table = {
         ("--mask_frac", probability, None, "the same (default: as trained)", CORRUPTION),
         ("--mask_res", positive_int, None, "the same (default: as trained)", CORRUPTION),
         ("--fill", ("color", "zero"), None, "the same (default: as trained)", CORRUPTION),
+        ("--consistency", CONSISTENCY, None, "project: views agree with the generator's input when "
+         "reduced and corrupted again (default: as trained)"),
         ("--lr_factor", positive_int, 1, "coarsen the input so many times beside what was trained"),
         ("--lpips_min", nonnegative_float, None, "reject views nearer than this to the picture "
          "(default: none)", FILTER),
@@ -130,6 +132,7 @@ OPTION_OF = {
     "temperature": "--temperature",
     "truncation": "--truncation",
     "lr_factor": "--lr_factor",
+    "consistency": "--consistency",
     "filter": "--lpips_min, --lpips_max, --tries, --lpips:",
     "corruption": "--grayscale, --mask_frac, --mask_res, --fill:",
 }  # fmt: skip
@@ -161,7 +164,7 @@ def check_generator(args: argparse.Namespace) -> None:
     for name in ("tries", "lpips", "lpips_path"):
         rules.belongs(name, "--lpips_min and --lpips_max", is_filtered(args))
     rules.belongs("lpips_path", "--lpips pretrained", args.lpips == "pretrained")
-    for name in ("code", "temperature", "truncation"):
+    for name in ("code", "temperature", "truncation", "consistency"):
         rules.belongs(name, "--view_source generated", args.view_source == "generated")
 
 

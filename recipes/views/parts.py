@@ -59,6 +59,8 @@ def sampler(
         "precision": Precision(args.view_precision, device).name,
         "channels_last": args.view_channels_last,
     }
+    if args.consistency is not None:  # views kept by versions before have no word of it
+        options["consistency"] = args.consistency
     made = cast(ImageConditioned, generator).view_sampler(size, **options, device=device)
     if made.image_size < made.size and args.view_source == "generated":
         say(f"the generator gives {made.image_size} px: views of {made.size} px are enlarged")

@@ -278,3 +278,14 @@ def test_pairwise_equals_the_terms_of_every_pair():
         for j in range(3):
             expected = loss.terms(x[i : i + 1], x[j : j + 1]).lpips[0]
             torch.testing.assert_close(found[i, j], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_images_may_be_prepared_as_targets_are():
+    loss = ResolutionLoss(random_seed=0)
+    x, y = images(4), images(2, seed=1)
+    ready = loss.prepare(x)
+    for own, prepared in zip(loss.terms(x, y), loss.terms(ready, y), strict=True):
+        assert torch.equal(own, prepared)
+    assert torch.equal(loss.pairwise(x), loss.pairwise(ready))
+    with pytest.raises(ValueError, match="cannot be shared out"):
+        loss.terms(ready, images(3))

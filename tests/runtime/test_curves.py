@@ -41,6 +41,8 @@ def test_no_panel_of_a_counter_or_of_a_single_point():
     assert "val/best_psnr" not in panels and len(panels) == 6
     alone = panels_of({"val/best_psnr": curve(1, 2), "best": curve(1, 2)})
     assert list(alone) == ["val/best_psnr", "best"]
+    nested = ["val/lpips", "val/diversity_lpips", "val/consistent_diversity_lpips"]
+    assert set(panels_of({name: curve(1, 2) for name in nested})["val/lpips"]) == set(nested)
 
 
 def test_no_title_overlaps_and_both_axes_are_named():

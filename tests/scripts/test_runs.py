@@ -670,6 +670,8 @@ def test_best_of_a_figure_that_is_none(home, runs, capsys):
         ("contrastive_top1", "max"), ("time/images_per_s", "max"), ("time/step_s", "min"),
         ("Average Test EMA L2 Distance", "min"), ("lr", None), ("epoch", None), ("strange", None),
         ("Learning rate", None), ("FD", "min"), ("search loss", "min"),
+        ("val/consistency", "min"), ("val/consistent_diversity_lpips", "max"), ("val/seam", "min"),
+        ("val/chroma_error", "min"), ("val/diversity_share", "max"), ("val/best_gain", "max"),
     ],
 )  # fmt: skip
 def test_which_way_is_better(name, better):
