@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from imle.cascade import map_tree
+from imle.types import is_keyed_codes, is_keyed_corruption
 
 T = TypeVar("T")
 
@@ -172,6 +173,25 @@ def _renewed(
         kept[rows[~new]] = value[~new]
         made.append(torch.cat([kept, value[new]]))
     return Memory(*made)
+
+
+def check_adaptive(z_gen: object, corruptor: object, searcher: object = None) -> None:
+    """ValueError, in a sentence, for pieces whose past cannot be had again from numbers."""
+    if not is_keyed_codes(z_gen):
+        raise ValueError(
+            f"adaptive: codes of a {type(z_gen).__name__} cannot be drawn again in a later loop "
+            "(those of a CodeGenerator can: they are drawn by number)"
+        )
+    if corruptor is not None and not is_keyed_corruption(corruptor):
+        raise ValueError(
+            f"adaptive: what a {type(corruptor).__name__} took away cannot be taken again in a "
+            "later loop (a Corruption has keyed(x, loop, image_ids))"
+        )
+    if searcher is not None and not hasattr(searcher, "measure"):
+        raise ValueError(
+            f"adaptive: a {type(searcher).__name__} does not say what a stored code loses: it has "
+            "no measure(model, codes, ys) (PoolSearch has)"
+        )
 
 
 def by_loop(loops: Tensor, make: Callable[[int, Tensor], T]) -> T:

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from imle.base import filled, on_base
+from imle.checks import check_choice, check_res
 from imle.color import LabRange, lab_to_rgb, rgb_to_lab
 from imle.consistency import project, to_show
 from imle.corruption import Corruption
@@ -207,20 +208,20 @@ class CAMNet(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(res) - 1
-        _check_res(res)
-        _check_choice("act_type", act_type, ("leakyrelu",))
-        _check_choice("color_space", color_space, ("rgb", "lab"))
-        _check_choice("lab_range", lab_range, ("correct", "reference"))
-        _check_choice("feedback", feedback, ("reranged", "raw", "none"))
-        _check_choice("rgb_from", rgb_from, ("auto", "up", "trunk", "trunk_but_last"))
-        _check_choice("head", head, ("rgb", "ab"))
-        _check_choice("init", init, ("default", "reference"))
-        _check_choice("init_type", init_type, ("kaiming", "normal"))
-        _check_choice("mapping_init", mapping_init, ("default", "reference"))
-        _check_choice("mapping", mapping, ("independent", "hierarchical"))
-        _check_choice("base", base, ("none", "input"))
-        _check_choice("consistency", consistency, ("none", "project"))
-        _check_choice("padding", padding, ("zeros", "reflect", "replicate"))
+        check_res(res)
+        check_choice("act_type", act_type, ("leakyrelu",))
+        check_choice("color_space", color_space, ("rgb", "lab"))
+        check_choice("lab_range", lab_range, ("correct", "reference"))
+        check_choice("feedback", feedback, ("reranged", "raw", "none"))
+        check_choice("rgb_from", rgb_from, ("auto", "up", "trunk", "trunk_but_last"))
+        check_choice("head", head, ("rgb", "ab"))
+        check_choice("init", init, ("default", "reference"))
+        check_choice("init_type", init_type, ("kaiming", "normal"))
+        check_choice("mapping_init", mapping_init, ("default", "reference"))
+        check_choice("mapping", mapping, ("independent", "hierarchical"))
+        check_choice("base", base, ("none", "input"))
+        check_choice("consistency", consistency, ("none", "project"))
+        check_choice("padding", padding, ("zeros", "reflect", "replicate"))
         task = Corruption(grayscale, mask_res, mask_frac, fill)
         sizes = dict(in_nc=in_nc, out_nc=out_nc, map_nc=map_nc, latent_nc=latent_nc)
         for name, value in {**sizes, "n_blocks": n_blocks}.items():
@@ -511,7 +512,7 @@ class CAMNet(nn.Module):
         they are and whose images are projected by `shown`; "none"; None: as it was trained. task:
         how inputs are corrupted (default: as it was trained). Errors: ValueError.
         """
-        _check_choice("consistency", consistency or "none", ("none", "project"))
+        check_choice("consistency", consistency or "none", ("none", "project"))
         if consistency == "project" and not self.is_picture_to_picture:
             raise ValueError("consistency project: this CAM-Net makes no RGB picture of one")
         net = copy.copy(self)
@@ -587,20 +588,3 @@ class CAMNet(nn.Module):
                 weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= c["code_gain"]
         conv.set_weight_(weight)
         conv.bias.zero_()
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _check_res(res: Sequence[int]) -> None:
-    if len(res) < 2:
-        raise ValueError(f"res needs at least two resolutions, got {list(res)}")
-    if res[0] < 1:
-        raise ValueError(f"res must be positive, got {list(res)}")
-    for low, high in zip(res[:-1], res[1:], strict=True):
-        if high not in (low, 2 * low):
-            raise ValueError(
-                f"res {list(res)}: {high} after {low} must be {low} (equal) or {2 * low} (double)"
-            )

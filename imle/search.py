@@ -320,6 +320,16 @@ class CodeSearch:
             torch.stack([w < near.radius for w, near in zip(whole, nears, strict=True)], 1),
         )
 
+    @torch.no_grad()
+    def measure(self, cx: Tensor, ys: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """Losses [B, L] of given codes, per level [B, d_l], for inputs cx and targets ys; in fp32,
+        inf where they are not finite."""
+        state, rows = self._exact.start(cx), []
+        for level, (y, code) in enumerate(zip(ys, codes, strict=True)):
+            loss, state = self._exact.losses(state, code, level, self._exact.prepare(y))
+            rows.append(loss)
+        return torch.stack(rows, 1)
+
     def _argmin(
         self,
         state: Any,
