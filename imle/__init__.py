@@ -1,5 +1,6 @@
 """Conditional and unconditional IMLE: CAM-Net, code search, loaders, losses, corruptions."""
 
+from imle.adaptive import Adaptive
 from imle.augment import KeyedFlip
 from imle.codes import CodeGenerator
 from imle.corruption import Corruption
@@ -10,10 +11,12 @@ from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
 from imle.mapping import mapped, parameter_groups, style_std, to_hierarchical
 from imle.original import load_reference, reference_names
 from imle.pool import PoolSearch, pixel_features
+from imle.rejection import Rejection
 from imle.sampling import draw_samples
 from imle.unconditional import UnconditionalGenerator, default_channels
 
 __all__ = [
+    "Adaptive",
     "CAMNet",
     "CIMLEDataLoader",
     "CodeGenerator",
@@ -23,6 +26,7 @@ __all__ = [
     "PixelLoss",
     "PoolSearch",
     "ProjectedDistance",
+    "Rejection",
     "ResolutionLoss",
     "UnconditionalGenerator",
     "default_channels",

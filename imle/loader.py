@@ -385,6 +385,9 @@ class CIMLEDataLoader(LoopSearch):
         evaluations = checked * depth
         if found is not None:
             evaluations += len(searched) * self._candidates(depth)
+        rejection = None
+        if self.rejection is not None and found is not None:
+            rejection = (found.rejected, int(found.empty.any(1).sum()))
         none = no_losses(depth)
         return SearchReport(
             number,
@@ -394,10 +397,8 @@ class CIMLEDataLoader(LoopSearch):
             time.perf_counter() - began,
             None if found is None else found.first,
             None if found is None else found.whole,
-            evaluations,
-            len(searched) / len(images),
-            0.0 if found is None else float(found.rejected.max()),
-            0 if found is None else int(found.empty.any(1).sum()),
+            None if self.adaptive is None else (len(searched) / len(images), evaluations),
+            rejection,
         )
 
     # ------------------------------------------------------------------------------- training

@@ -151,7 +151,7 @@ class LoopSearch:
                 self.model, self.z_gen, batches(), number, self.on_chunk
             )
             empty = torch.zeros_like(winners, dtype=torch.bool)
-            rejected = torch.tensor([getattr(self.searcher, "rejected_share", 0.0)])
+            rejected = getattr(self.searcher, "rejected_share", 0.0)
         else:
             result = self._search_each(number, len(share), batches())
             # every rank has searched equally many; repeated ones of the last rank fall off the end
@@ -168,7 +168,9 @@ class LoopSearch:
             )
             codes = [self._gather(c, images) for c in result.codes] or None
             of = per_level(self.num_samples, losses.shape[1], "num_samples")
-            rejected = count.double().mean(0).cpu() / torch.tensor(of)
+            shares = (count.double().mean(0).cpu() / torch.tensor(of)).tolist()
+            every = self.rejection is not None and self.rejection.levels == "all"
+            rejected = sum(shares) / len(shares) if every else shares[-1]
         inputs = torch.cat(kept_inputs) if kept_inputs else None
         if inputs is not None:
             inputs = inputs[: len(images)] if self.searcher else self._gather(inputs, images)

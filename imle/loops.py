@@ -17,7 +17,7 @@ class Found(NamedTuple):
     winners: Tensor  # [V, L] int64, CPU; with cells [V, L, 1 + most cells of a level]
     losses: Tensor  # [V, L] float32, CPU: of what was chosen
     empty: Tensor  # [V, L] bool, CPU: all candidates were rejected
-    rejected: Tensor  # [L] float64: share of the candidates that were
+    rejected: float  # share of the candidates, where some could be, that were
     first: Tensor | None  # [V, L] float32, of each level's first candidate
     whole: Tensor | None  # [V, L] float32, of the best candidate as it is, without cells
     codes: list[Tensor] | None  # per level [V, d_l], when they cannot be drawn again
@@ -34,10 +34,22 @@ class SearchReport(NamedTuple):
     seconds: float
     first: Tensor | None = None  # [U, L] float32, of each level's first candidate
     whole: Tensor | None = None  # [U, L] float32, of the best candidate as it is, without cells
-    evaluations: int = 0  # outputs of a level that were compared, all images and levels together
-    searched: float = 1.0  # of the different images of the subsample, those searched
-    rejected: float = 0.0  # of the candidates where some could be, those nearer than the radius
-    empty: int = 0  # images that had no other
+    adaptive: tuple[float, int] | None = None  # share of the images that were searched, and how
+    # many outputs of a level were compared, of all images and levels together
+    rejection: tuple[float, int] | None = None  # share of the candidates that were too near, and
+    # how many images had no other
+
+    def figures(self) -> dict[str, float | Tensor]:
+        """What a log is to say, by name; the loss is missing where nothing was searched."""
+        found: dict[str, float | Tensor] = {}
+        if len(self.losses):
+            found["search loss"] = self.losses.sum(1).mean()
+        found |= {f"search/{name}": gain for name, gain in self.gains().items()}
+        if self.adaptive is not None:
+            found["search/searched_fraction"], found["search/evaluations"] = self.adaptive
+        if self.rejection is not None:
+            found["search/rejected_fraction"], found["search/empty_rows"] = self.rejection
+        return found
 
     def gains(self) -> dict[str, Tensor]:
         """`gain_0`, ..: what part of the mean loss of a first candidate the search of each level

@@ -13,7 +13,6 @@ before the loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -182,9 +181,3 @@ def parse(word: str) -> tuple[float | None, float | None]:
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{word} is no radius: a loss of 0 or more, or q and a quantile")
     return number, None
-
-
-def rejected_share(counts: Tensor, candidates: Sequence[int], levels: Sequence[int]) -> float:
-    """Rejected over all candidates of some levels; counts: [U, L] of rejected ones."""
-    every = sum(candidates[i] for i in levels) * max(1, len(counts))
-    return float(counts[:, list(levels)].sum()) / every if levels else 0.0
