@@ -334,7 +334,10 @@ def probe(args: argparse.Namespace, arm: str) -> dict[str, float]:
     run(words, folder.with_suffix(".json"), watch, 0.1)
     quarter = (ends[-1] - ends[1]) / (len(ends) - 2)
     parts_of = whole.num_iteration / max(1, whole.num_iteration // 4)
-    return {"start_s": round(ends[1] - quarter, 2), "loop_s": round(parts_of * quarter, 3)}
+    return {
+        "start_s": round(ends[1] - quarter, 2),
+        "loop_s": round(max(parts_of * quarter, 1e-3), 3),
+    }
 
 
 def children_seconds() -> float:
@@ -366,7 +369,12 @@ def train(args: argparse.Namespace, piece: Piece, results: Results) -> dict[str,
         "steps": max(row["step"] for row in rows),
         "cpu_s": round(took, 1),
         "wall_s": round(time.monotonic() - began, 1),
-        "own": {k: v for row in rows for k, v in row.items() if k.startswith(("val/", "search"))},
+        "own": {
+            name: rounded(value)
+            for row in rows
+            for name, value in row.items()
+            if name.startswith(("val/", "search"))
+        },
     }
 
 
@@ -408,7 +416,12 @@ def judged(
         save_sheet(file, sheet.pictures, sheet.columns, Captions(columns=sheet.captions.columns))
         if file.stat().st_size <= LIMIT:
             break
-    return {name: float(value) for name, value in found.figures.items()}
+    return {name: rounded(value) for name, value in found.figures.items()}
+
+
+def rounded(value: Any) -> float:
+    """Six digits of a number."""
+    return float(f"{float(value):.6g}")
 
 
 def result(args: argparse.Namespace, piece: Piece, results: Results) -> dict[str, Any]:

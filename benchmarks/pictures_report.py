@@ -21,40 +21,6 @@ Found = dict[str, Any]  # of a piece: arm, seed, steps, cpu_s, figures, ...
 PAGE = "pictures.md"
 SHOWN = [f"{part}/{kind}" for part in ("cpu-small", "color", "mask", "mnist", "mnist-mask",
                                        "uncond-small") for kind in ("present", "new")]  # fmt: skip
-SKELETON = """# Study: pictures of conditional IMLE
-
-Commands, machine and what follows from it: to be written around the tables.
-
-## The presets to their ends
-
-<!-- full -->
-<!-- /full -->
-
-<!-- color -->
-<!-- /color -->
-
-<!-- mask -->
-<!-- /mask -->
-
-<!-- digits -->
-<!-- /digits -->
-
-<!-- demo -->
-<!-- /demo -->
-
-## What each part brings, at equal times
-
-<!-- arms -->
-<!-- /arms -->
-
-<!-- differences -->
-<!-- /differences -->
-
-## Pictures
-
-<!-- sheets -->
-<!-- /sheets -->
-"""
 
 
 @dataclass
@@ -75,8 +41,18 @@ class Results:
 
     def text(self) -> str:
         """As a file."""
-        kept = {"settings": self.settings, "probes": self.probes, "pieces": self.pieces}
-        return json.dumps(kept, indent=1) + "\n"
+        lines = ",\n".join(json.dumps(found) for found in self.pieces)
+        kept = {"settings": self.settings, "probes": self.probes}
+        return f'{json.dumps(kept)[:-1]}, "pieces": [\n{lines}\n]}}\n'
+
+    def published(self) -> str:
+        """As a file without what no table needs: options, and logs of other runs than the demo."""
+        kept = [
+            {name: value for name, value in found.items() if name != "asked"}
+            | ({} if found["arm"].startswith("demo/") else {"own": {}})
+            for found in self.pieces
+        ]
+        return Results(self.settings, {}, kept).text()
 
     def find(self, arm: str, seed: int) -> Found | None:
         """A piece, if it is done."""
@@ -165,7 +141,7 @@ COLUMNS: list[tuple[str, Callable[[Sequence[Found]], str]]] = [
     ("mean above {other}, dB", lambda p: cell(p, above("psnr", "bicubic_psnr"))),
     ("perceptual, mean / best", lambda p: cell(p, figure("LOSS"), figure("best_LOSS"), digits=4)),
     (
-        "of {other}'s, mean / best",
+        "over that of {other}, mean / best",
         lambda p: cell(p, ratio("LOSS", "bicubic_LOSS"), ratio("best_LOSS", "bicubic_LOSS")),
     ),
     ("off the input, of 255", lambda p: cell(p, figure("consistency", 255))),
@@ -229,7 +205,7 @@ def ablation(results: Results) -> str:
     ]
     columns = [*COLUMNS[:-2], *own, *COLUMNS[-2:]]
     head = ["", *(name.format(other="bicubic") for name, _ in columns)]
-    left_out = ("perceptual, mean / best", "diversity", "consistent")
+    left_out = ("perceptual, mean / best", "diversity", "consistent")  # of one network alike
     kept = [i for i, name in enumerate(head) if name not in left_out]
     rows = [[*baseline(results.of(names[0]), "bicubic")[:-2], "", "", "", ""]]
     rows += [[name, *(show(results.of(name)) for _, show in columns)] for name in names]
@@ -238,7 +214,7 @@ def ablation(results: Results) -> str:
 
 COMPARED: list[tuple[str, Value, int]] = [
     ("PSNR of the mean sample, dB", figure("psnr"), 2),
-    ("perceptual of the mean sample, of bicubic's", ratio("LOSS", "bicubic_LOSS"), 3),
+    ("perceptual of the mean sample over that of bicubic", ratio("LOSS", "bicubic_LOSS"), 3),
     ("of the best", ratio("best_LOSS", "bicubic_LOSS"), 3),
     ("share of the distance, points", figure("diversity_share", 100), 1),
 ]
@@ -310,6 +286,7 @@ def demo(results: Results) -> str:
     return table(head, rows) if rows else ""
 
 
+SKELETON = "# Study: pictures of conditional IMLE\n"  # of a page that is not there yet
 TABLES: dict[str, Callable[[Results], str]] = {
     "full": lambda results: compared(results, "cpu-small", "bicubic"),
     "color": lambda results: compared(results, "color", "the input"),
@@ -335,7 +312,8 @@ def page(text: str, results: Results, sheets: str = "") -> str:
 
 
 def write_pages(results: Results, sheets: Path, folder: Path) -> str:
-    """Write pictures.md in a folder, and the sheets of the first seed beside it; returns the page.
+    """Write pictures.md in a folder, and beside it pictures.json, which alone gives its tables, and
+    the sheets of the first seed; returns the page.
 
     sheets: where ARM-seedN.png are; those that are not there are left out.
     """
@@ -350,7 +328,9 @@ def write_pages(results: Results, sheets: Path, folder: Path) -> str:
             shutil.copyfile(file, target)
             shown.append(f"`{arm}`\n\n![Samples of {arm}]({target.name})")
     file = folder / PAGE
-    before = file.read_text() if file.is_file() else SKELETON
+    marks = "".join(f"\n<!-- {name} -->\n<!-- /{name} -->\n" for name in [*TABLES, "sheets"])
+    before = file.read_text() if file.is_file() else SKELETON + marks
     text = page(before, results, "\n\n".join(shown))
     write_text(file, text)
+    write_text(file.with_suffix(".json"), results.published())
     return text

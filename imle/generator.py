@@ -32,7 +32,6 @@ import torch
 from torch import Tensor, nn
 
 from imle.base import filled, on_base
-from imle.checks import check_choice, check_res
 from imle.color import LabRange, lab_to_rgb, rgb_to_lab
 from imle.consistency import project, to_show
 from imle.corruption import Corruption
@@ -47,6 +46,7 @@ from imle.rrdb import (
     freeze,
     set_padding,
 )
+from imle.settings import check_choice, check_settings
 from imle.types import SpatialNoise
 
 Feedback = Literal["reranged", "raw", "none"]
@@ -207,66 +207,9 @@ class CAMNet(nn.Module):
         fill: Literal["zero", "color"] = "zero",
     ) -> None:
         super().__init__()
-        levels = len(res) - 1
-        check_res(res)
-        check_choice("act_type", act_type, ("leakyrelu",))
-        check_choice("color_space", color_space, ("rgb", "lab"))
-        check_choice("lab_range", lab_range, ("correct", "reference"))
-        check_choice("feedback", feedback, ("reranged", "raw", "none"))
-        check_choice("rgb_from", rgb_from, ("auto", "up", "trunk", "trunk_but_last"))
-        check_choice("head", head, ("rgb", "ab"))
-        check_choice("init", init, ("default", "reference"))
-        check_choice("init_type", init_type, ("kaiming", "normal"))
-        check_choice("mapping_init", mapping_init, ("default", "reference"))
-        check_choice("mapping", mapping, ("independent", "hierarchical"))
-        check_choice("base", base, ("none", "input"))
-        check_choice("consistency", consistency, ("none", "project"))
-        check_choice("padding", padding, ("zeros", "reflect", "replicate"))
-        task = Corruption(grayscale, mask_res, mask_frac, fill)
-        sizes = dict(in_nc=in_nc, out_nc=out_nc, map_nc=map_nc, latent_nc=latent_nc)
-        for name, value in {**sizes, "n_blocks": n_blocks}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if code_nc < 0:
-            raise ValueError(f"code_nc must be at least 0, got {code_nc}")
-        if not (math.isfinite(init_scale) and init_scale > 0):
-            raise ValueError(f"init_scale must be positive and finite, got {init_scale}")
-        if not (math.isfinite(code_gain) and code_gain > 0):
-            raise ValueError(f"code_gain must be positive and finite, got {code_gain}")
-        for name, widths in (("resid_nc", resid_nc), ("dense_nc", dense_nc)):
-            if len(widths) < levels or min(widths[:levels], default=1) < 1:
-                raise ValueError(
-                    f"{name} needs {levels} positive widths for res {list(res)}, got {list(widths)}"
-                )
-        if levels > 1 and feedback != "none" and in_nc != out_nc:
-            raise ValueError(
-                f"in_nc {in_nc} and out_nc {out_nc} must be equal: "
-                "level i takes the image of level i-1 as its input"
-            )
-        if color_space == "lab" and (in_nc, out_nc, head, feedback) != (3, 3, "rgb", "reranged"):
-            raise ValueError(
-                "color_space lab needs in_nc 3, out_nc 3, head rgb and feedback reranged"
-            )
-        if head == "ab" and (in_nc, out_nc, feedback) != (1, 2, "none"):
-            raise ValueError(
-                "head ab needs in_nc 1, out_nc 2 and feedback none (one L image a level)"
-            )
-        for name, value in (("base input", base), ("consistency project", consistency)):
-            if value != "none" and (in_nc, out_nc, head, feedback) != (3, 3, "rgb", "reranged"):
-                raise ValueError(f"{name} needs in_nc 3, out_nc 3, head rgb and feedback reranged")
-        if base != "none" and (color_space, lab_range) == ("lab", "reference"):
-            raise ValueError(
-                "base input needs lab_range correct: reference reads a and b otherwise"
-            )
-        if padding == "reflect" and res[0] < 2:
-            raise ValueError(
-                f"padding reflect needs images of 2 pixels or more, got res {list(res)}"
-            )
+        levels = max(len(res) - 1, 0)
         if feat_scales is None:
             feat_scales = [0.1 * i for i in range(levels)]
-        if len(feat_scales) < levels:
-            raise ValueError(f"feat_scales needs {levels} values, got {list(feat_scales)}")
-
         self.config: dict[str, Any] = dict(
             res=[int(r) for r in res],
             in_nc=in_nc,
@@ -292,13 +235,15 @@ class CAMNet(nn.Module):
             base=base,
             consistency=consistency,
             padding=padding,
-            code_gain=float(code_gain),
+            code_gain=code_gain,
             grayscale=grayscale,
-            mask_frac=float(mask_frac),
-            mask_res=int(mask_res),
+            mask_frac=mask_frac,
+            mask_res=mask_res,
             fill=fill,
         )
-        self.base, self.consistency, self.task = base, consistency, task
+        check_settings(self.config)
+        self.base, self.consistency = base, consistency
+        self.task = Corruption(grayscale, mask_res, mask_frac, fill)
         self.shows: Literal["none", "project"] = consistency
         self.res = self.config["res"]
         self.color_space, self.lab_range = color_space, lab_range

@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "gradient_average",
             "isicle_arms",
             "ntxent",
+            "pictures",
             "scenes",
             "selection",
             "simclr_step",

@@ -211,7 +211,8 @@ OPTIONS: Table = {
          NETWORK),
         ("--init_scale", positive_float, 0.1, "scale of the initial weights", NETWORK),
         ("--init", ("default", "reference"), "default", "reference: what the CIMLE refactoring "
-         "really started from, --init_type and --init_scale having no effect on convolutions",
+         "really started from, with --base none; --init_type and --init_scale have no effect on "
+         "convolutions then",
          NETWORK),
         ("--mapping_init", ("default", "reference"), "default", "reference: styles start at 1e-9",
          NETWORK),
@@ -403,6 +404,17 @@ def _check_cascade(args: Namespace) -> None:
     for name in ("resid_nc", "dense_nc"):
         if len(getattr(args, name)) < levels:
             raise ValueError(f"--{name} {getattr(args, name)}: --res asks for {levels} numbers")
+    if args.init == "reference" and args.base != "none":
+        if Rules(args, OPTIONS, PRESETS).typed("base"):
+            raise ValueError(
+                "--base input and --init reference exclude each other: the CIMLE refactoring's "
+                "networks add their output to nothing"
+            )
+        args.base = "none"  # a preset has it otherwise
+    if args.base != "none" and (args.color_space, args.lab_range) == ("lab", "reference"):
+        raise ValueError(
+            "--base input needs --lab_range correct: reference has a and b of two scales"
+        )
     if args.in_nc != 3 or args.out_nc != 3:
         raise ValueError(f"--in_nc {args.in_nc} --out_nc {args.out_nc}: images have 3 channels")
 

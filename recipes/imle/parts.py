@@ -204,6 +204,11 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
             return found
         state = found.state
         if found.kind is None:  # of an original code base
+            if net.base != "none":
+                raise UsageError(
+                    f"--init_from {args.init_from}: an original's weights, whose output is the "
+                    f"picture: --base none goes with them, not --base {net.base}"
+                )
             state = reference_names(state, net)
         if net.config["mapping"] == "hierarchical":
             state, widened = to_hierarchical(state, net)

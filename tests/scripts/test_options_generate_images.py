@@ -51,6 +51,7 @@ EFFECTS = [
     ("imle", "--samples 1", "names show"),
     ("imle", "--seed 1", "show"),
     ("imle", "--first 3", "names show"),
+    ("imle", "--consistency project", "show"),
 ]
 
 

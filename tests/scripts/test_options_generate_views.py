@@ -43,6 +43,7 @@ EFFECTS = [
     ("masked", "--mask_res 2", "show"),
     ("masked", "--fill color", "show"),
     ("plain", "--lr_factor 2", "show"),
+    ("plain", "--consistency project", "show"),
     ("plain", "--view_seed 1", "show"),
     ("plain", "--view_precision bf16", "show"),
 ]

@@ -55,6 +55,7 @@ EFFECTS = [
     ("masked", "--mask_res 2", TRAINING),
     ("masked", "--fill color", TRAINING),
     ("net", "--lr_factor 2", TRAINING),
+    ("net", "--consistency project", TRAINING),
     ("net", "--view_seed 1", TRAINING),
     ("net", "--view_precision bf16", TRAINING),
 ]

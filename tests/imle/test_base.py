@@ -1,0 +1,244 @@
+"""CAM-Nets with a base, consistency, another padding, another gain of codes: every task."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from imle import CAMNet, CodeGenerator, Corruption, draw_samples
+from imle.color import rgb_to_lab
+from imle.consistency import consistency, fill_in, known_pixels
+from imle.search import CodeSearch
+from tests.imle.test_consistency import picture
+
+TINY = dict(resid_nc=[6, 5], dense_nc=[3, 4], n_blocks=1, map_nc=4, latent_nc=8, code_nc=2)
+TASKS = {
+    "super-resolution": ((8, 16, 32), {}),
+    "colorization": ((16, 16), dict(grayscale=1)),
+    "colorization, enlarged": ((8, 8, 16), dict(grayscale=1)),
+    "two channels": ((8, 8, 16), dict(grayscale=0.5)),
+    "inpainting": ((16, 16, 16), dict(mask_frac=0.25)),
+    "inpainting, enlarged": ((8, 8, 16), dict(mask_frac=0.25, mask_res=4, fill="color")),
+    "both": ((16, 16, 32), dict(mask_frac=0.25, grayscale=1)),
+}
+ALL = list(itertools.product(TASKS, ["rgb", "lab"]))
+
+
+def network(name: str, color_space: str = "rgb", **options) -> tuple[CAMNet, torch.Tensor]:
+    """A network of a task, and three inputs of it."""
+    res, corruption = TASKS[name]
+    torch.manual_seed(0)
+    net = CAMNet(list(res), **{**TINY, **corruption, "color_space": color_space, **options})
+    for stage in net.stages:  # far from where it starts, so that there is something to agree on
+        stage.out_conv[0].weight_g.data *= 4
+    x = picture(res[0]).clamp(1 / 255, 1)
+    return net, Corruption(**corruption, seed=1).keyed(x, 0, torch.arange(3))
+
+
+def codes(net: CAMNet, rows: int = 3) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return [torch.randn(rows, d, generator=g) for d in net.code_sizes]
+
+
+@pytest.mark.parametrize("base", ["none", "input"])
+@pytest.mark.parametrize(("name", "color_space"), ALL)
+def test_every_level_agrees_with_the_input_and_teaches(name, color_space, base):
+    net, cx = network(name, color_space, base=base, consistency="project", padding="reflect")
+    images = net(cx, codes(net))
+    for image in images:
+        assert consistency(image, cx, net.task).largest.max() < 2e-6
+    sum(image.square().sum() for image in images).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+    assert all(stage.out_conv[0].weight_v.grad.abs().max() > 1e-4 for stage in net.stages)
+    plain, _ = network(name, color_space, base=base, padding="reflect")
+    apart = consistency(plain(cx, codes(plain), loi=0), cx, net.task).mean.max()
+    kept = base == "input" and net.task.mask_frac and net.res[1] == net.res[0]
+    assert apart < 1e-4 if kept else apart > 1e-3
+
+
+@pytest.mark.parametrize(("name", "color_space"), ALL)
+def test_a_frozen_copy_is_equal_and_candidates_are_rows(name, color_space):
+    options = dict(base="input", consistency="project", padding="replicate")
+    net, cx = network(name, color_space, **options)
+    one = codes(net)
+    with torch.no_grad():
+        images = net(cx, one)
+        for layout in (True, False):
+            frozen = net.frozen_copy(channels_last=layout)
+            torch.testing.assert_close(frozen(cx, one), images, atol=2e-5, rtol=1e-4)
+        many = [torch.cat([z, z.flip(0)], 1).view(6, -1) for z in one]
+        both = net(cx, many)
+        for image, pair in zip(images, both, strict=True):
+            torch.testing.assert_close(pair[::2], image, atol=1e-5, rtol=1e-4)
+        low = net.frozen_copy(dtype=torch.bfloat16)(cx, one)
+        for image, near in zip(images, low, strict=True):
+            assert near.dtype == torch.float32 and (near - image).abs().max() < 0.2
+            assert consistency(near, cx, net.task).largest.max() < 2e-6
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = net(cx, one)
+        assert consistency(mixed[-1], cx, net.task).largest.max() < 2e-6
+
+
+def test_super_resolution_adds_to_the_enlarged_input():
+    net, cx = network("super-resolution", base="input")
+    for stage in net.stages:
+        stage.out_conv[0].weight_g.data.zero_()
+    with torch.no_grad():
+        images = net(cx, codes(net))
+    for image, below in zip(images, [cx, *images], strict=False):
+        size = image.shape[2:]
+        up = F.interpolate(below, size=size, mode="bicubic", antialias=True)
+        torch.testing.assert_close(image, up, atol=1e-6, rtol=0)
+
+
+def test_the_tanh_output_is_halved_and_added():
+    net, cx = network("super-resolution", base="input")
+    plain, _ = network("super-resolution")
+    z = codes(net)
+    with torch.no_grad():
+        tanh = 2 * plain(cx, z, loi=0) - 1
+        up = F.interpolate(cx, size=16, mode="bicubic", antialias=True)
+        torch.testing.assert_close(net(cx, z, loi=0), up + tanh / 2, atol=1e-6, rtol=0)
+
+
+def test_colorization_in_lab_keeps_lightness():
+    net, cx = network("colorization", "lab", base="input")
+    with torch.no_grad():
+        _, state = net.advance(net.start(cx), codes(net)[0], 0)
+    lab = rgb_to_lab(cx)
+    assert torch.equal(state.image[:, :1], lab[:, :1])
+    assert (state.image[:, 1:] - lab[:, 1:]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("color_space", ["rgb", "lab"])
+def test_inpainting_keeps_what_is_known_and_begins_smoothly(color_space):
+    net, cx = network("inpainting", color_space, base="input")
+    known = known_pixels(cx, net.task)
+    z = codes(net)
+    with torch.no_grad():
+        images = net(cx, z)
+        for image in images:
+            apart = (image - cx).abs() * known
+            assert apart.max() < 1e-6 if color_space == "rgb" else apart.max() < 2e-4
+        for stage in net.stages:
+            stage.out_conv[0].weight_g.data.zero_()
+        start = net(cx, z, loi=-1)
+    torch.testing.assert_close(start, fill_in(cx, known), atol=2e-4, rtol=0)
+    # what a network says of a hole's edge counts half as much as inside
+    assert (images[0] - start).abs().mul(~known).max() > 0.05
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["super-resolution", "both"])
+def test_a_search_sees_what_training_sees(name, precision):
+    """The winners' losses are those of the network itself, whose images agree with the inputs."""
+    net, cx = network(name, base="input", consistency="project", padding="reflect")
+    z = CodeGenerator(net.code_sizes, seed=3)
+    ids = torch.arange(len(cx))
+    ys = [picture(r, seed=4) for r in net.res[1:]]
+
+    def loss(fx: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (fx - y).square().mean((1, 2, 3))
+
+    with CodeSearch(net, loss, 6, 4, precision=precision, rescore=2) as search:
+        found = search(cx, ys, lambda level, k: z.draw(level, 0, ids, k, None))
+    with torch.no_grad():
+        images = net(cx, found.codes)
+    for level, image in enumerate(images):
+        torch.testing.assert_close(
+            loss(image, ys[level]), found.losses[:, level], rtol=1e-4, atol=0
+        )
+        assert consistency(image, cx, net.task).largest.max() < 2e-6
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_samples_shown_of_any_network(name):
+    """In range and in eight bits; `asked` leaves the network and its levels as they are."""
+    net, cx = network(name)
+    z, ids = CodeGenerator(net.code_sizes, seed=3), torch.arange(3)
+
+    def far(one: CAMNet) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = draw_samples(one, z, cx, ids, 2, loop=0).flatten(0, 1)
+        rounded = (255 * drawn.clamp(0, 1)).round() / 255
+        return drawn, consistency(rounded, cx.repeat_interleave(2, 0), net.task).mean.max() * 255
+
+    before, plain = far(net)
+    projected, after = far(net.asked("project"))
+    assert after < 1 < plain and projected.min() >= 0 and projected.max() <= 1
+    assert torch.equal(far(net)[0], before) and torch.equal(far(net.asked(None))[0], before)
+    trained, _ = network(name, consistency="project")
+    assert far(trained)[1] < 1
+    assert torch.equal(far(trained.asked("none"))[0], before)
+    with pytest.raises(ValueError, match="consistency must be one of none, project, got 'x'"):
+        net.asked("x")
+
+
+def test_networks_that_make_no_picture_of_a_picture():
+    ab = CAMNet([8, 8], **TINY, in_nc=1, out_nc=2, feedback="none", head="ab")
+    with pytest.raises(ValueError, match="makes no RGB picture of one"):
+        ab.asked("project")
+    raw = CAMNet([8, 16], **TINY, feedback="raw")
+    assert raw.asked("project").shows == "project"
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate"])
+def test_padding_is_of_all_convolutions(padding):
+    """A flat picture without noise stays flat; with zeros it has a border."""
+    for mode, flat in ((padding, True), ("zeros", False)):
+        net, _ = network("super-resolution", padding=mode, code_nc=0)
+        z = codes(net)
+        x = torch.full((3, 3, 8, 8), 0.3)
+        with torch.no_grad():
+            for one in (net, net.frozen_copy(), net.frozen_copy(channels_last=False)):
+                image = one(x, z, loi=-1)
+                spread = (image - image.mean((2, 3), keepdim=True)).abs().max()
+                assert bool(spread < 1e-3) is flat
+
+
+def test_codes_start_as_loud_as_told():
+    a, b = (network("super-resolution", code_gain=gain)[0] for gain in (0.3, 0.6))
+    wa, wb = (n.stages[1].feat_net[0].weight() for n in (a, b))
+    torch.testing.assert_close(wb[:, 3:5], 2 * wa[:, 3:5])
+    torch.testing.assert_close(wb[:, :3], wa[:, :3])
+    ta, tb = (n.stages[0].style_block.sub["transform_0"].weight for n in (a, b))
+    torch.testing.assert_close(tb[6:], 2 * ta[6:])
+    assert torch.equal(tb[:6], ta[:6])
+
+
+def test_defaults_are_the_function_of_before():
+    """Keys that older snapshots do not have are what they were without."""
+    net, cx = network("super-resolution")
+    added = "base consistency padding code_gain grayscale mask_frac mask_res fill".split()
+    older = CAMNet(**{k: v for k, v in net.config.items() if k not in added})
+    older.load_state_dict(net.state_dict())
+    assert older.config == net.config
+    assert all(map(torch.equal, older(cx, codes(net)), net(cx, codes(net))))
+    state = net.start(cx)
+    assert state.origin is None and net.shown(cx, cx) is cx
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(base="up"), "base must be one of none, input, got 'up'"),
+        (dict(consistency="yes"), "consistency must be one of none, project, got 'yes'"),
+        (dict(padding="wrap"), "padding must be one of zeros, reflect, replicate, got 'wrap'"),
+        (dict(code_gain=0), "code_gain must be positive and finite, got 0"),
+        (dict(base="input", feedback="raw"), "base input needs .* feedback reranged"),
+        (dict(consistency="project", feedback="none"), "consistency project needs .* reranged"),
+        (
+            dict(base="input", in_nc=1, out_nc=2, head="ab", feedback="none"),
+            "base input needs in_nc 3, out_nc 3, head rgb",
+        ),
+        (dict(base="input", color_space="lab", lab_range="reference"), "needs lab_range correct"),
+        (dict(padding="reflect", res=[1, 2]), "padding reflect needs images of 2 pixels"),
+        (dict(grayscale=2), "grayscale must be 0, 0.5 or 1, got 2"),
+        (dict(mask_frac=2), "mask_frac must be in"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CAMNet(**{**TINY, "res": [8, 16], **settings})
