@@ -39,7 +39,7 @@ def test_force_1_is_the_plain_search_bit_for_bit():
 
 @pytest.mark.parametrize("change", [dict(num_workers=2), dict(cache_images=True), dict(code_bs=5)])
 def test_workers_chunks_and_caches_change_nothing(change):
-    adaptive = dict(adaptive=Adaptive(0.0, 1, 3))
+    adaptive = dict(adaptive=Adaptive(0.04, 1, 3))
     same(flat(follow(make(**adaptive), 4)[1]), flat(follow(make(**adaptive, **change), 4)[1]))
 
 
@@ -111,17 +111,17 @@ def test_a_solved_image_is_searched_again_and_its_threshold_follows_the_new_code
 
 def test_the_check_is_the_loss_that_the_search_found():
     """The weights stand still, so the loss of a stored code is what it was when it was chosen."""
-    loader = make(adaptive=Adaptive(0.0, 1, 9), subsample_size=9, kkm=KorKMinusOne(range(9)))
+    loader = make(adaptive=Adaptive(0.04, 1, 9), subsample_size=9, kkm=KorKMinusOne(range(9)))
     seen = []
     measured = loader._measured
     loader._measured = lambda *a: seen.append(measured(*a)) or seen[-1]
     follow(loader, 2)
-    tau = loader._memory.tau
+    tau = loader._memory.tau / 0.96
     torch.testing.assert_close(seen[0].double(), tau, rtol=1e-5, atol=1e-7)
 
 
 def loader_of(**change):
-    return make(adaptive=Adaptive(0.0, 1, 3), kkm=KorKMinusOne(range(9), True, seed=1), **change)
+    return make(adaptive=Adaptive(0.04, 1, 3), kkm=KorKMinusOne(range(9), True, seed=1), **change)
 
 
 @pytest.mark.parametrize("change", [{}, dict(rejection=("all",))])
@@ -194,7 +194,7 @@ def test_a_pool_too():
         )  # fmt: skip
 
     same(flat(follow(loader(), 3)[1]), flat(follow(loader(Adaptive(0.04, 1, 1)), 3)[1]))
-    reports, batches = follow(loader(Adaptive(0.0, 2, 4)), 6)
+    reports, batches = follow(loader(Adaptive(0.04, 2, 4)), 6)
     assert [r.adaptive[0] for r in reports] == [1, 0, 0, 0, 1, 0]
     code = {i: c for ids, _, codes, _ in batches[0] for i, c in zip(ids, codes[0], strict=True)}
     for ids, _, codes, _ in batches[3]:
