@@ -47,8 +47,12 @@ class Memory(NamedTuple):
 
     def rows(self, images: Sequence[int]) -> Tensor:
         """Where these images are, int64 [U]; -1 for unknown ones."""
-        at = {image: row for row, image in enumerate(self.images.tolist())}
-        return torch.tensor([at.get(image, -1) for image in images], dtype=torch.int64)
+        asked = torch.tensor(images, dtype=torch.int64)
+        if not len(self.images):
+            return torch.full_like(asked, -1)
+        known, order = self.images.sort()
+        at = torch.searchsorted(known, asked).clamp_max(len(known) - 1)
+        return torch.where(known[at] == asked, order[at], -1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors, by name."""

@@ -12,6 +12,7 @@ from imle.rejection import Rejection
 from imle.search import CodeSearch, search
 from tests import gloo
 from tests.imle.loaders import make, same, save, take
+from tests.imle.test_cells import toy_loader
 from tests.imle.test_rejection import Pictures, Tiny
 from tests.imle.toys import ToyCascade, mse
 
@@ -124,18 +125,20 @@ def loader_of(**change):
     return make(adaptive=Adaptive(0.04, 1, 3), kkm=KorKMinusOne(range(9), True, seed=1), **change)
 
 
-@pytest.mark.parametrize("change", [{}, dict(rejection=("all",))])
-def test_resume_anywhere_is_exact(change):
+@pytest.mark.parametrize("beside", ["nothing", "rejection", "cells"])
+def test_resume_anywhere_is_exact(beside):
     def fresh():
-        more = {}
-        if change:
+        more = dict(num_iteration=3, subsample_size=5)
+        if beside == "rejection":
             more["rejection"] = Rejection(quantile=0.7, levels="all")
-        return loader_of(num_iteration=3, subsample_size=5, **more)
+        if beside == "cells":
+            return toy_loader(adaptive=Adaptive(0.04, 1, 3), **more)
+        return loader_of(**more)
 
     loader = fresh()
     states = [save(loader)]
     whole = take(loader, 6, mark=lambda: states.append(save(loader)))
-    for done in range(0, 18, 2):
+    for done in (0, 2, 5, 9, 16):
         again = fresh()
         again.load_state_dict(states[done])
         batches, got = again.forever(), []

@@ -33,7 +33,7 @@ BASES = {
     "saves": f"{CASCADE} --save_every 1",
     "folder": f"{CASCADE} --data FOLDER",
     "levels": LEVELS,
-    "rejects": f"{LEVELS} --num_iteration 1 --outer_loops 3 --rejection q0.9",
+    "rejects": f"{LEVELS} --num_iteration 1 --outer_loops 2 --rejection q0.9 --rejection_empty keep",
     "empties": f"{CASCADE} --ns 2 --num_iteration 2 --outer_loops 4 --rejection q0.9",
     "again": AGAIN,
     "adapts": f"{AGAIN} --adaptive --adaptive_gamma 0.01 --adaptive_staleness 1",
