@@ -38,6 +38,7 @@ from imle.corruption import Corruption
 from imle.mapping import mapping_net
 from imle.rrdb import (
     SLOPE,
+    Norm,
     Padding,
     StyleBlock,
     Upsample,
@@ -84,7 +85,7 @@ class Level(nn.Module):
     Args: in_nc channels of its image; code_nc spatial noise channels; prev_nc channels of the
     previous feature (0 at level 0); nc residual and gc dense channels; double: enlarges x2;
     rgb_from_trunk: image from h (before `up`) instead of from `up(h)`; skip_up: nobody needs F;
-    before: earlier levels that the mapping network is conditioned on.
+    norm: see `imle.rrdb.modulate`; before: earlier levels that the mapping network is conditioned on.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Level(nn.Module):
         feat_scale: float,
         skip_up: bool,
         before: int = 0,
+        norm: Norm = "instance",
     ) -> None:
         super().__init__()
         self.map_nc, self.code_nc = map_nc, code_nc
@@ -111,7 +113,7 @@ class Level(nn.Module):
         self.feat_scale = feat_scale
         self.mapping_net = mapping_net(map_nc, latent_nc, before)
         self.feat_net = conv_act(in_nc + code_nc + prev_nc, nc, act=False)
-        self.style_block = StyleBlock(nc, gc, latent_nc, n_blocks)
+        self.style_block = StyleBlock(nc, gc, latent_nc, n_blocks, norm)
         self.upsample_block = Upsample(nc, double=double)
         self.out_conv = conv_act(nc, out_nc, act=False)
         self.out_conv.keep_fp32 = True  # type: ignore[assignment]  # a mark for `freeze`
@@ -164,7 +166,8 @@ class CAMNet(nn.Module):
         base: what outputs are added to: "none", the originals', or "input", see `imle.base`.
         consistency: "none", or "project": every output agrees with the input of the cascade.
         padding: how pictures go on beyond their border, "zeros", the originals', "reflect" or
-            "replicate". code_gain: scale of the codes at the start, of styles and spatial noise.
+            "replicate". norm: of features before a style acts on them, "instance", the originals',
+            or "none". code_gain: scale of the codes at the start, of styles and spatial noise.
         grayscale, mask_frac, mask_res, fill: how inputs are corrupted (`Corruption`), which base
             and consistency have to know; kept as `task`.
 
@@ -200,6 +203,7 @@ class CAMNet(nn.Module):
         base: Literal["none", "input"] = "none",
         consistency: Literal["none", "project"] = "none",
         padding: Padding = "zeros",
+        norm: Norm = "instance",
         code_gain: float = 0.3,
         grayscale: float = 0,
         mask_frac: float = 0.0,
@@ -235,6 +239,7 @@ class CAMNet(nn.Module):
             base=base,
             consistency=consistency,
             padding=padding,
+            norm=norm,
             code_gain=code_gain,
             grayscale=grayscale,
             mask_frac=mask_frac,
@@ -269,6 +274,7 @@ class CAMNet(nn.Module):
                 # the original decompression's last `up` is never run
                 skip_up=rgb_from == "trunk" and i == levels - 1,
                 before=i if mapping == "hierarchical" else 0,
+                norm=norm,
             )
             for i in range(levels)
         )

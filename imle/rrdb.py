@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Padding = Literal["zeros", "reflect", "replicate"]
+Norm = Literal["instance", "none"]
 
 SLOPE = 0.2  # of every LeakyReLU
 EPS = 1e-5  # of the instance norm
@@ -37,7 +38,12 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding) 
     width = weight.shape[-1] // 2
     if padding == "zeros":
         return F.conv2d(x, weight, bias, padding=width)
-    return F.conv2d(F.pad(x, [width] * 4, mode=padding), weight, bias)
+    return F.conv2d(padded(x, padding, width), weight, bias)
+
+
+def padded(x: Tensor, padding: Padding, width: int = 1) -> Tensor:
+    """x `[B, C, H, W]` with a border of `width` pixels, `[B, C, H + 2 width, ..]`."""
+    return F.pad(x, [width] * 4, mode="constant" if padding == "zeros" else padding)
 
 
 class WNConv2d(nn.Module):
@@ -77,6 +83,10 @@ class WNConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return same_conv(x, self.weight(), self.bias, self.padding)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """The convolution of a picture that has its border already: it comes out smaller by it."""
+        return F.conv2d(x, self.weight(), self.bias)
 
     @torch.no_grad()
     def frozen(self, dtype: torch.dtype, memory_format: torch.memory_format) -> FrozenConv2d:
@@ -158,10 +168,21 @@ class RDB(nn.Module):
         self.conv5 = conv_act(nc + 4 * gc, nc, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        first = cast(WNConv2d, self.conv1[0])
+        if first.padding != "zeros":
+            return self._padded(x, first.padding)
         features = [x, self.conv1(x)]
         for conv in (self.conv2, self.conv3, self.conv4):
             features.append(conv(torch.cat(features, 1)))
         return x + 0.2 * self.conv5(torch.cat(features, 1))
+
+    def _padded(self, x: Tensor, padding: Padding) -> Tensor:
+        """The same with every feature padded once, not once for every convolution that reads it."""
+        features = [padded(x, padding)]
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            made = layer[1](cast(WNConv2d, layer[0]).inside(torch.cat(features, 1)))
+            features.append(padded(made, padding))
+        return x + 0.2 * cast(WNConv2d, self.conv5[0]).inside(torch.cat(features, 1))
 
     @torch.no_grad()
     def frozen(self, dtype: torch.dtype, memory_format: torch.memory_format) -> FrozenRDB:
@@ -188,6 +209,8 @@ class FrozenRDB(nn.Module):
     """
 
     weight0: Tensor
+    weight4: Tensor
+    bias4: Tensor
     bias: Tensor  # of the split form
 
     def __init__(
@@ -229,6 +252,8 @@ class FrozenRDB(nn.Module):
 
     def _dense(self, x: Tensor) -> Tensor:
         nc, gc = self.nc, self.gc
+        if self.padding != "zeros":
+            return self._dense_padded(x)
         shape = (x.shape[0], nc + 4 * gc, x.shape[2], x.shape[3])
         buffer = torch.empty(
             shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
@@ -240,9 +265,22 @@ class FrozenRDB(nn.Module):
             buffer[:, end : end + gc] = F.leaky_relu_(x_k, SLOPE)
         return self._conv(buffer, 4).mul_(0.2).add_(x)
 
+    def _dense_padded(self, x: Tensor) -> Tensor:
+        """As `_dense`, every feature padded once, in the buffer."""
+        nc, gc = self.nc, self.gc
+        shape = (x.shape[0], nc + 4 * gc, x.shape[2] + 2, x.shape[3] + 2)
+        buffer = torch.empty(
+            shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+        )
+        buffer[:, :nc] = padded(x, self.padding)
+        for k in range(4):
+            end = nc + k * gc
+            x_k = F.conv2d(buffer[:, :end], getattr(self, f"weight{k}"), getattr(self, f"bias{k}"))
+            buffer[:, end : end + gc] = padded(F.leaky_relu_(x_k, SLOPE), self.padding)
+        return F.conv2d(buffer, self.weight4, self.bias4).mul_(0.2).add_(x)
+
     def _conv(self, x: Tensor, k: int) -> Tensor:
-        weight, bias = getattr(self, f"weight{k}"), getattr(self, f"bias{k}")
-        return same_conv(x, weight, bias, self.padding)
+        return F.conv2d(x, getattr(self, f"weight{k}"), getattr(self, f"bias{k}"), padding=1)
 
 
 class RRDB(nn.Module):
@@ -258,15 +296,18 @@ class RRDB(nn.Module):
         return x + 0.2 * self.RDB3(self.RDB2(self.RDB1(x)))
 
 
-def modulate(u: Tensor, style: Tensor) -> Tensor:
-    """(1 + g) * InstanceNorm(u) + b with (g, b) the halves of `style`.
+def modulate(u: Tensor, style: Tensor, norm: Norm = "instance") -> Tensor:
+    """(1 + g) * InstanceNorm(u) + b with (g, b) the halves of `style`; norm none: (1 + g) * u + b.
 
     u `[B, C, H, W]`, style `[B, 2C]`. No affine, no running statistics, biased variance, eps 1e-5;
     statistics in float32. Without grad two plain reductions are used: they keep channels_last and
     are 2-6x faster on CPU than the native kernel, which is the better one when gradients are
-    needed.
+    needed. The norm brings every picture to the same variance, a flat one too, whose few traces of
+    texture it enlarges to ripples.
     """
     g, b = style.float()[:, :, None, None].chunk(2, 1)
+    if norm == "none":
+        return torch.addcmul(b.to(u.dtype), u, (1 + g).to(u.dtype))
     if torch.is_grad_enabled():
         return ((1 + g) * F.instance_norm(u.float(), eps=EPS) + b).to(u.dtype)
     centred = u.float()
@@ -279,12 +320,14 @@ class StyleBlock(nn.Module):
     """n_blocks of (RRDB, modulation by the mapped latent), a 3x3 convolution, and a long skip.
 
     h `[B, nc, H, W]`, w `[B, latent_nc]` -> h + lr_conv(blocks(h, w)). A block's output is not
-    added to its input (only inside the RRDB).
+    added to its input (only inside the RRDB). norm: before the modulation, see `modulate`.
     """
 
-    def __init__(self, nc: int, gc: int, latent_nc: int, n_blocks: int) -> None:
+    def __init__(
+        self, nc: int, gc: int, latent_nc: int, n_blocks: int, norm: Norm = "instance"
+    ) -> None:
         super().__init__()
-        self.n_blocks = n_blocks
+        self.n_blocks, self.norm = n_blocks, norm
         self.sub = nn.ModuleDict()
         for k in range(n_blocks):
             self.sub[str(k)] = RRDB(nc, gc)
@@ -294,7 +337,7 @@ class StyleBlock(nn.Module):
     def forward(self, h: Tensor, w: Tensor) -> Tensor:
         u = h
         for k in range(self.n_blocks):
-            u = modulate(self.sub[str(k)](u), self.sub[f"transform_{k}"](w))
+            u = modulate(self.sub[str(k)](u), self.sub[f"transform_{k}"](w), self.norm)
         return h + self.sub["lr_conv"](u)
 
 

@@ -20,6 +20,7 @@ CHOICES = {
     "base": ("none", "input"),
     "consistency": ("none", "project"),
     "padding": ("zeros", "reflect", "replicate"),
+    "norm": ("instance", "none"),
 }
 
 

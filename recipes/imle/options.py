@@ -93,8 +93,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "consistency", "padding", "mapping", "search_precision", "rescore", "cells",
-    "rejection_levels", "rejection_empty",
+    "base", "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
+    "cells",    "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
@@ -226,6 +226,8 @@ OPTIONS: Table = {
          "border, for convolutions", NETWORK, ADDED),
         ("--mapping", ("independent", "hierarchical"), "independent", "hierarchical: the mapping "
          "net of a level sees what those before it gave (CHIMLE)", NETWORK, ADDED),
+        ("--norm", ("instance", "none"), "instance", "of features where a style acts on them; none "
+         "keeps flat areas free of ripples", NETWORK, ADDED),
         ("--color_space", ("rgb", "lab"), "rgb", "colours inside the network", NETWORK),
         ("--lab_range", ("correct", "reference"), "correct", "correct: a and b are signed",
          NETWORK),

@@ -265,6 +265,12 @@ def test_joint_training_goes_on_from_a_snapshot_and_refreshes(joint_run, tmp_pat
     same(whole, stop_and_resume(tmp_path / "broken", 10, *words))
 
 
+def test_joint_training_chooses_noise_cell_by_cell(tmp_path):
+    words = [*JOINT[:-1], f"{JOINT[-1]} --cells 4 --local_ns 3", "--epochs", "1"]
+    gains = metrics(train(tmp_path / "run", *words), "imle/search/cells_gain_0")
+    assert set(gains) == {1} and 0 < gains[1] < 1
+
+
 def losses_of_ranks(run_dir, words):
     train(run_dir, *words)
 

@@ -21,6 +21,7 @@ TINY = """--preset smoke --bs 2 --code_bs 4 --map_nc 4 --latent_nc 8 --subsample
 --flip 0"""
 CASCADE = f"{TINY} --res 8 16 --resid_nc 4 --dense_nc 4 --ns 4"
 LEVELS = f"{CASCADE} --res 8 16 32 --resid_nc 4 4 --dense_nc 4 4"
+LOOPS = f"{LEVELS} --num_iteration 1 --outer_loops 2"
 AGAIN = f"{CASCADE} --data FOLDER --subsample_size 11 --num_iteration 2 --outer_loops 5 --lr 0.01"
 UNCOND = f"{TINY} --unconditional --lpips none --res 8 --pool_size 16"
 BASES = {
@@ -33,7 +34,7 @@ BASES = {
     "saves": f"{CASCADE} --save_every 1",
     "folder": f"{CASCADE} --data FOLDER",
     "levels": LEVELS,
-    "rejects": f"{LEVELS} --num_iteration 1 --outer_loops 2 --rejection q0.9 --rejection_empty keep",
+    "rejects": f"{LOOPS} --rejection q0.9 --rejection_empty keep",
     "empties": f"{CASCADE} --ns 2 --num_iteration 2 --outer_loops 4 --rejection q0.9",
     "again": AGAIN,
     "adapts": f"{AGAIN} --adaptive --adaptive_gamma 0.01 --adaptive_staleness 1",
@@ -118,6 +119,7 @@ EFFECTS = [
     ("cascade", "--consistency project", NETWORK),
     ("cascade", "--padding reflect", NETWORK),
     ("cascade", "--padding replicate", NETWORK),
+    ("cascade", "--norm none", NETWORK),
     ("cascade", "--color_space lab", NETWORK),
     ("lab", "--lab_range reference", NETWORK),
     # loss and optimizer
@@ -296,6 +298,7 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--unconditional --base input", "--base input is of a generator with an input"),
         ("--unconditional --consistency project", "--consistency project is of"),
         ("--unconditional --padding reflect", "--padding reflect is of"),
+        ("--unconditional --norm none", "--norm none is of"),
         ("--unconditional --code_gain 1", "--code_gain 1 is of"),
         ("--init reference --mapping_init reference --code_gain 1", "--code_gain 1 is of --init"),
         ("--init reference --base input", "--base input and --init reference exclude each other"),
