@@ -85,7 +85,7 @@ class Level(nn.Module):
     Args: in_nc channels of its image; code_nc spatial noise channels; prev_nc channels of the
     previous feature (0 at level 0); nc residual and gc dense channels; double: enlarges x2;
     rgb_from_trunk: image from h (before `up`) instead of from `up(h)`; skip_up: nobody needs F;
-    norm: see `imle.rrdb.modulate`; before: earlier levels that the mapping network is conditioned on.
+    norm: see `imle.rrdb.modulate`; before: earlier levels that the mapping network looks at.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ OUTER = "outer"
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
     "base", "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
-    "cells",    "rejection_levels", "rejection_empty",
+    "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
