@@ -27,9 +27,9 @@ from imle import CodeGenerator
 from imle.search import search
 from runtime.cli import prepare
 
-SMALL = dict(resid_nc=[32, 16, 16], dense_nc=[16, 16, 16], n_blocks=2)
-CONFIG = Config((8, 16, 32, 64), 16, 16, 300, SMALL)
-SHARES = ("16 16 16", "8 8 8", "48 16 4", "64 16 2", "96 8 1", "4 16 48", "1 1 1")
+SMALL = dict(resid_nc=[16, 16, 16], dense_nc=[8, 8, 8], n_blocks=1, map_nc=32, latent_nc=64)
+CONFIG = Config((8, 16, 32, 64), 16, 16, 80, SMALL)
+SHARES = ("16 16 16", "32 16 4", "64 8 2", "8 8 8", "4 8 16", "1 1 1")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser)
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--loops", type=int, default=4, help="times with other candidates")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--loops", type=int, default=3, help="times with other candidates")
     parser.add_argument("--ns", nargs="+", default=list(SHARES), help="one list of numbers each")
     prepare(parser)
     args = parser.parse_args(argv)
