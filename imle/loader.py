@@ -384,7 +384,7 @@ class CIMLEDataLoader(LoopSearch):
         depth = int(levels[0])
         evaluations = checked * depth
         if found is not None:
-            evaluations += len(searched) * self._candidates(depth)
+            evaluations += self._evaluations(len(searched), depth)
         rejection = None
         if self.rejection is not None and found is not None:
             rejection = (found.rejected, int(found.empty.any(1).sum()))

@@ -122,13 +122,13 @@ class LoopSearch:
             return []
         return per_level(self.cells, winners.shape[1], "cells", least=0)
 
-    def _candidates(self, levels: int) -> int:
-        """Outputs that are compared for an image; one of a searcher's pool is of all."""
+    def _evaluations(self, images: int, levels: int) -> int:
+        """Outputs of a level that a search of so many images compares; a pool is one for all."""
         if self.searcher is not None:
-            return 0
+            return getattr(self.searcher, "pool_size", 0)
         engine = self._engine()
         plans = (*engine.plan(levels), *engine.local_plan(levels))
-        return sum(last - first for plan in plans for first, last in plan)
+        return images * sum(last - first for plan in plans for first, last in plan)
 
     def _search(self, number: int, images: list[int], reader: Iterator[Read]) -> Found:
         """What is found for different images of a loop; the first of `reader` are those of this
