@@ -1,7 +1,7 @@
 """How to share candidates among levels: `python -m benchmarks.candidates` (`--quick`: a trial).
 
-A small CAM-Net 8 -> 16 -> 32 -> 64, after some steps on scenes, searches codes for the same
-held-out scenes with `--ns` as given, from as many on every level to many on coarse levels and few
+A small CAM-Net 8 -> 16 -> 32 -> 64, after some steps on scenes, or the network of `--snapshot` as
+it is built, searches codes for the same held-out pictures with `--ns` as given, from as many on every level to many on coarse levels and few
 on fine ones. A candidate of a fine level costs what several of a coarse one do, so it is at equal
 seconds, and not evaluations, that quality is to be compared.
 """
@@ -13,23 +13,42 @@ import statistics
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from benchmarks.imle_setup import (
     Config,
     add_arguments,
-    batch_of,
     make_loss,
     start,
     take_turns,
     trained,
 )
-from imle import CodeGenerator
+from data.pyramids import Pyramid
+from data.registry import train_val_sources
+from imle import CAMNet, CodeGenerator
 from imle.search import search
 from runtime.cli import prepare
+from storage.dirs import data_home
+from storage.snapshot import load_snapshot
 
 SMALL = dict(resid_nc=[16, 16, 16], dense_nc=[8, 8, 8], n_blocks=1, map_nc=32, latent_nc=64)
 CONFIG = Config((8, 16, 32, 64), 16, 16, 80, SMALL)
-SHARES = ("16 16 16", "32 16 4", "64 8 2", "8 8 8", "4 8 16", "1 1 1")
+SHARES = {
+    2: ("16 16", "32 8", "64 2", "8 24", "8 8", "1 1"),
+    3: ("16 16 16", "32 16 4", "64 8 2", "8 8 8", "4 8 16", "1 1 1"),
+}
+
+
+def _pictures(
+    data: str, res: list[int], count: int, device: torch.device
+) -> tuple[Tensor, list[Tensor]]:
+    """Inputs and targets, floats in [0, 1], evenly spaced over the val split."""
+    _, val = train_val_sources(data, None, data_home(), val_fraction=0.1, seed=0, sizes=res)
+    pyramid = Pyramid(val, res)
+    items = [pyramid[i * len(pyramid) // count] for i in range(count)]
+    x = torch.stack([x for x, _ in items])
+    ys = [torch.stack(level) for level in zip(*(ys for _, ys in items), strict=True)]
+    return x.to(device).float() / 255, [y.to(device).float() / 255 for y in ys]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,16 +58,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--loops", type=int, default=3, help="times with other candidates")
-    parser.add_argument("--ns", nargs="+", default=list(SHARES), help="one list of numbers each")
+    parser.add_argument("--ns", nargs="+", default=None, help="one list of numbers each")
+    parser.add_argument("--data", default="scenes", help="a data set with a val split")
     prepare(parser)
     args = parser.parse_args(argv)
     device = start(args)
     if args.quick:
-        args.images, args.loops, args.ns, args.repeats = 2, 1, args.ns[:2], 1
+        args.images, args.loops, args.ns, args.repeats = 2, 1, ["2 2 2"], 1
     loss = make_loss(args, device)
-    model = trained("candidates", CONFIG, loss, args, device)
+    if args.snapshot is None:
+        model = trained("candidates", CONFIG, loss, args, device)
+    else:  # as it is built
+        snapshot = load_snapshot(args.snapshot)
+        model = CAMNet(**snapshot.config["net"]).to(device)
+        model.load_state_dict(snapshot.state_dict)
     z = CodeGenerator(model.code_sizes, seed=args.seed)
-    cx, ys = batch_of(CONFIG, args.images, device)
+    cx, ys = _pictures(args.data, model.res, args.images, device)
+    args.ns = args.ns or SHARES[model.levels]
     ids = torch.arange(args.images, device=device)
     lists = {words: [int(n) for n in words.split()] for words in args.ns}
 
