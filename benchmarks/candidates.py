@@ -1,9 +1,10 @@
 """How to share candidates among levels: `python -m benchmarks.candidates` (`--quick`: a trial).
 
 A small CAM-Net 8 -> 16 -> 32 -> 64, after some steps on scenes, or the network of `--snapshot` as
-it is built, searches codes for the same held-out pictures with `--ns` as given, from as many on every level to many on coarse levels and few
-on fine ones. A candidate of a fine level costs what several of a coarse one do, so it is at equal
-seconds, and not evaluations, that quality is to be compared.
+it is built, searches codes for the same held-out pictures with `--ns` as given, from as many on
+every level to many on coarse levels and few on fine ones. A candidate of a fine level costs what
+several of a coarse one do, so it is at equal seconds, and not evaluations, that quality is to be
+compared.
 """
 
 from __future__ import annotations
