@@ -169,9 +169,9 @@ OPTIONS: Table = {
          "--ns; one number or one a level; 0: whole pictures only (default: 0)", USUAL),
         ("--local_ns", list_of(integer(1, 10**6)), None, "candidate codes of that second search, "
          "one number or one a level (default: as --ns)"),
-        ("--rejection", text_called("EPS|qP"), None, "choose the nearest candidate that is not "
-         "nearer than EPS (RS-IMLE), in units of the search's loss; qP: the P-quantile of the "
-         "first loop's winners, 0 < P < 1; 0: none (default: 0)"),
+        ("--rejection", text_called("FLOAT|TEXT"), None, "candidates are rejected whose loss is "
+         "below this, and the nearest of the others is chosen (RS-IMLE); q0.1: below the "
+         "0.1-quantile of the first loop's winners; 0: none (default: 0)"),
         ("--rejection_levels", ("last", "all"), "last", "where candidates are rejected", ADDED),
         ("--rejection_empty", ("skip", "keep"), "skip", "pictures all of whose candidates are: are "
          "left out of the loop; or keep the farthest", ADDED),

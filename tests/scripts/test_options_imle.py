@@ -21,7 +21,7 @@ TINY = """--preset smoke --bs 2 --code_bs 4 --map_nc 4 --latent_nc 8 --subsample
 --flip 0"""
 CASCADE = f"{TINY} --res 8 16 --resid_nc 4 --dense_nc 4 --ns 4"
 LEVELS = f"{CASCADE} --res 8 16 32 --resid_nc 4 4 --dense_nc 4 4"
-LOOPS = f"{LEVELS} --num_iteration 1 --outer_loops 2"
+LOOPS = f"{LEVELS} --outer_loops 2"
 AGAIN = f"{CASCADE} --data FOLDER --subsample_size 11 --num_iteration 2 --outer_loops 5 --lr 0.01"
 UNCOND = f"{TINY} --unconditional --lpips none --res 8 --pool_size 16"
 BASES = {
