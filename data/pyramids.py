@@ -14,7 +14,15 @@ import torch
 from torch.utils.data import Dataset
 
 from data.decode import resize_rgb
-from data.sources import CROPS, Source, allowed_bad, channels_of, has_native, native
+from data.sources import (
+    CROPS,
+    Source,
+    allowed_bad,
+    channels_of,
+    has_native,
+    is_drawn,
+    native,
+)
 from storage.errors import DataError, DataShapeError
 
 _ATTEMPTS = 64
@@ -24,7 +32,9 @@ class Pyramid(Dataset):
     """Item i is `(x uint8 [3, r0, r0], [uint8 [3, r1, r1], ...])`; no augmentation here.
 
     Every size is a Pillow bicubic reduction straight from the original (as CAM-Net's data step),
-    unless the source holds or renders that size itself. `crop`: "squash" resizes the whole picture
+    unless the source holds that size itself. A source that draws pictures at any size draws the
+    largest, and the others are reductions of it: drawn for themselves they would be other pictures,
+    with which no output of the largest size could agree. `crop`: "squash" resizes the whole picture
     to a square, "center" cuts the central square first. A size that repeats is decoded once.
 
     A picture that cannot be read is replaced by another one, chosen by a hash of its index, in
@@ -58,7 +68,11 @@ class Pyramid(Dataset):
         self.res = [int(r) for r in res]
         self.crop = crop
         self.sizes = sorted(set(self.res))
-        self._native = {size: has_native(source, size, crop) for size in self.sizes}
+        drawn = is_drawn(source)
+        self._native = {
+            size: has_native(source, size, crop) and (not drawn or size == self.sizes[-1])
+            for size in self.sizes
+        }
         n = len(source)
         self.max_bad = allowed_bad(n) if max_bad is None else max_bad
         # One byte a picture, shared with workers however they are started; no lock: each byte is
@@ -114,11 +128,12 @@ class Pyramid(Dataset):
         )
 
     def _read(self, i: int) -> dict[int, np.ndarray]:
-        original = None
+        original, drawn = None, is_drawn(self.source)
         picture = {}
-        for size in self.sizes:
+        for size in reversed(self.sizes):
             if self._native[size]:
                 image = native(self.source, i, size)
+                original = image if drawn else original
             else:
                 if original is None:
                     original = self.source.image(i)

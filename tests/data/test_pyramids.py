@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from data.pyramids import Pyramid
 from data.readers.folders import FolderSource
+from data.registry import open_source
 from storage.errors import DataError
 from tests.data.pictures import make_set, truncate
 
@@ -60,7 +61,16 @@ def test_repeated_sizes_are_decoded_once_and_native_sizes_asked_for():
     assert source.decoded == 1
     source = Rendering()
     x, (a, b) = Pyramid(source, [8, 16, 16])[2]
-    assert (source.decoded, source.rendered) == (0, 2) and int(b[0, 0, 0]) == 102
+    assert (source.decoded, source.rendered) == (0, 1) and int(b[0, 0, 0]) == 102
+
+
+def test_drawn_pictures_are_reduced_like_any_other(tmp_path):
+    """Drawn at each size for itself, the smaller would be of another picture than the largest."""
+    x, ys = Pyramid(open_source("scenes/train", tmp_path), [8, 16, 32])[3]
+    original = Image.fromarray(ys[-1].permute(1, 2, 0).numpy())
+    for t in (x, ys[0]):
+        want = np.asarray(original.resize((t.shape[2],) * 2, Image.Resampling.BICUBIC))
+        assert (t.permute(1, 2, 0).numpy() == want).all()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
