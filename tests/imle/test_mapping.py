@@ -11,9 +11,9 @@ from imle import (
     CodeGenerator,
     load_reference,
     mapped,
+    mapping_std,
     parameter_groups,
     reference_names,
-    style_std,
     to_hierarchical,
 )
 from imle.search import search
@@ -97,9 +97,9 @@ def test_styles_are_alive_from_the_start():
     codes = drawn(net(), batch=64)
     for mapping in ("independent", "hierarchical"):
         wide = net(mapping, latent_nc=32)
-        assert all(0.3 < s < 3 for s in style_std(wide, codes)), mapping
+        assert all(0.3 < s < 3 for s in mapping_std(wide, codes)), mapping
         dead = net(mapping, latent_nc=32, mapping_init="reference")
-        assert max(style_std(dead, codes)) < 1e-3
+        assert max(mapping_std(dead, codes)) < 1e-3
 
 
 def test_the_mapping_is_in_the_learning_rates_of_mapping_nets():
