@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imle import default_channels
+from imle.rejection import parse as rejection_of
 from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
 from runtime.options import ADDED, EXECUTION, LENGTH, NO_EFFECT, USUAL, Rules, Table, tagged, was
@@ -24,6 +25,7 @@ from runtime.types import (
     positive_int,
     probability,
     short_name,
+    text_called,
     wandb_id,
 )
 
@@ -91,7 +93,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "consistency", "padding", "norm", "search_precision", "rescore", "cells",
+    "base", "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
+    "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
@@ -166,6 +169,21 @@ OPTIONS: Table = {
          "--ns; one number or one a level; 0: whole pictures only (default: 0)", USUAL),
         ("--local_ns", list_of(integer(1, 10**6)), None, "candidate codes of that second search, "
          "one number or one a level (default: as --ns)"),
+        ("--rejection", text_called("FLOAT|TEXT"), None, "candidates are rejected whose loss is "
+         "below this, and the nearest of the others is chosen (RS-IMLE); q0.1: below the "
+         "0.1-quantile of the first loop's winners; 0: none (default: 0)"),
+        ("--rejection_levels", ("last", "all"), "last", "where candidates are rejected", ADDED),
+        ("--rejection_empty", ("skip", "keep"), "skip", "pictures all of whose candidates are: are "
+         "left out of the loop; or keep the farthest", ADDED),
+        ("--adaptive", bool, False, "search a picture again when it is solved or its code is old, "
+         "and keep the code until then (Adaptive IMLE)", ADDED),
+        ("--adaptive_gamma", number(0, 1, hi_open=True), 0.04, "solved: its loss is so much, as a "
+         "fraction, below what it was when its code was chosen", ADDED),
+        ("--adaptive_staleness", positive_int, None, "loops with a picture for which it keeps its "
+         "code at least (default: 7, or as --adaptive_force if that is less)"),
+        ("--adaptive_force", positive_int, 30, "and at most; 1: always search", ADDED),
+        ("--adaptive_compat", bool, False, "solved: measured by the code before, as the code "
+         "release has it", ADDED),
         ("--sample_method", ("normal", "mixture"), "normal", "distribution of the codes", CODES),
         ("--num_components", positive_int, 5, "components of the mixture", CODES),
         ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
@@ -206,6 +224,8 @@ OPTIONS: Table = {
          "exactly, when reduced and corrupted again", NETWORK, ADDED),
         ("--padding", ("zeros", "reflect", "replicate"), "zeros", "how pictures go on beyond their "
          "border, for convolutions", NETWORK, ADDED),
+        ("--mapping", ("independent", "hierarchical"), "independent", "hierarchical: the mapping "
+         "net of a level sees what those before it gave (CHIMLE)", NETWORK, ADDED),
         ("--norm", ("instance", "none"), "instance", "of features where a style acts on them; none "
          "keeps flat areas free of ripples", NETWORK, ADDED),
         ("--color_space", ("rgb", "lab"), "rgb", "colours inside the network", NETWORK),
@@ -275,6 +295,18 @@ def check(args: Namespace) -> None:
         raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")
     if 0 < args.ema_std < 1e-3:
         raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
+    if (args.adaptive_staleness or 1) > args.adaptive_force:
+        raise ValueError(
+            f"--adaptive_staleness {args.adaptive_staleness} exceeds --adaptive_force "
+            f"{args.adaptive_force}"
+        )
+    if args.rejection is not None:
+        try:
+            radius = rejection_of(args.rejection)[0]
+        except ValueError as error:
+            raise ValueError(f"--rejection {error}") from None
+        if radius == 0:
+            args.rejection = None  # in the names of runs too, whether 0 is typed or not
     if not any(args.cells or []):
         args.cells = None  # in the names of runs too, whether 0 is typed or not
     if args.sample_method == "mixture" and args.num_components < 2:
@@ -309,6 +341,13 @@ def _check_effects(args: Namespace) -> None:
     taken = args.init == "default" or args.mapping_init == "default"
     rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
+    several = "a generator of several levels"
+    for name in ("mapping", "rejection_levels"):
+        rules.belongs(name, several, len(args.res) > 2)
+    for name in ("rejection_levels", "rejection_empty"):
+        rules.belongs(name, "--rejection", args.rejection is not None)
+    for name in ("adaptive_gamma", "adaptive_staleness", "adaptive_force", "adaptive_compat"):
+        rules.belongs(name, "--adaptive", args.adaptive)
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
     rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")
