@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -472,6 +472,16 @@ class CAMNet(nn.Module):
         if consistency == "none":
             net.consistency = "none"
         return net
+
+    def compute_as(self, settings: Mapping[str, Any]) -> None:
+        """Compute as another network does, with the weights it has: base, padding, norm of
+        `settings`. Errors: ValueError."""
+        config = {**self.config, **settings}
+        check_settings(config)
+        self.config, self.base = config, config["base"]
+        set_padding(self, config["padding"])
+        for stage in self.stages:
+            cast(Level, stage).style_block.norm = config["norm"]
 
     @property
     def is_picture_to_picture(self) -> bool:

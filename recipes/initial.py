@@ -35,10 +35,14 @@ Say = Callable[[str], object]
 
 
 class Weights(NamedTuple):
-    """What a file holds. kind: of a network of this toolkit; None: the file does not say."""
+    """What a file holds. kind: of a network of this toolkit; None: the file does not say. built:
+    constructor arguments of its network, as far as they are known. as_built: those of them that the
+    network which takes the weights takes too."""
 
     kind: str | None
     state: dict[str, Tensor]
+    built: Mapping[str, Any] = {}
+    as_built: Mapping[str, Any] = {}
 
 
 class Fit(NamedTuple):
@@ -61,7 +65,7 @@ def read_weights(file: Path, say: Say = print) -> Weights:
     ours = file.suffix == ".safetensors" and file.is_file() and is_snapshot(file)
     if ours or file.suffix.lower() in IMPORTERS:
         snapshot = open_network(file, say)
-        return Weights(snapshot.kind, snapshot.state_dict)
+        return Weights(snapshot.kind, snapshot.state_dict, snapshot.config.get("net") or {})
     found = load_foreign(file)
     simclr = str(found.get("format", "")).startswith("imle-lab-simclr")
     return Weights("simclr" if simclr else None, _state_dict(found, file))
@@ -159,6 +163,8 @@ def start(
         "misshapen": list(fit.misshapen),
         "unused": fit.unused,
     }
+    if found.as_built:
+        record["as_built"] = dict(found.as_built)
     for line in report(fit, share, file.name):
         run.say(line)
     distributed.from_main(lambda: write_json(run.dir / RECORD, record, indent=1))

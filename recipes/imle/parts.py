@@ -2,9 +2,9 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +41,15 @@ from recipes.known import inputs_of
 from recipes.take import take
 from runtime import ema as emas
 from runtime.inputs import Inputs
-from runtime.options import tagged
+from runtime.options import default_of, tagged
 from runtime.run import Run
 from runtime.seeding import seed_worker
 from storage.dirs import data_home
 from storage.errors import UsageError
 
 Generator = CAMNet | UnconditionalGenerator
+# Options of a CAM-Net that say what it computes, whatever the weights.
+FUNCTION = ("base", "padding", "norm")
 Loss = ResolutionLoss | PixelLoss
 
 
@@ -202,9 +204,9 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
         found = initial.read_weights(file, say)
         if not isinstance(net, CAMNet):
             return found
-        state = found.state
+        state, brought = found.state, as_trained(args, found.built)
         if found.kind is None:  # of an original code base
-            if net.base != "none":
+            if brought.get("base", net.base) != "none":
                 raise UsageError(
                     f"--init_from {args.init_from}: an original's weights, whose output is the "
                     f"picture: --base none goes with them, not --base {net.base}"
@@ -217,9 +219,25 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
                     f"{file.name} is of independent mapping networks: {len(widened)} of them get "
                     "columns of 0 for earlier levels, so that they compute what they did"
                 )
-        return found._replace(state=state)
+        return found._replace(state=state, as_built=brought)
 
     initial.start(run, net, args.init_from, kind(args), averages=[ema], read=read)
+    brought = run.facts.get("init_from", {}).get("as_built", {})  # of this or of an earlier launch
+    if brought and isinstance(net, CAMNet):
+        for one in (net, cast(CAMNet, ema.module)):
+            one.compute_as(brought)
+        words = " ".join(f"--{name} {value}" for name, value in brought.items())
+        run.say(
+            f"{words}, as the weights were trained, instead of as --preset {args.preset} has it"
+        )
+
+
+def as_trained(args: Namespace, built: Mapping[str, Any]) -> dict[str, str]:
+    """Of base, padding and norm what weights bring along from their network, built so: those that a
+    preset alone would have otherwise. What it does not name it has as the originals."""
+    theirs = {name: built.get(name, default_of(OPTIONS, name)) for name in FUNCTION}
+    preset = getattr(args, "from_preset", set())
+    return {k: v for k, v in theirs.items() if k in preset and v != getattr(args, k)}
 
 
 def corruption(args: Namespace) -> tuple[Corruption, dict[str, Any]]:
@@ -282,7 +300,7 @@ def loader(
         channels_last=args.channels_last,
         worker_init_fn=seed_worker,
         searcher=pool,
-        cells=args.cells or 0,
+        cells=0 if args.unconditional else args.cells or 0,
         local_ns=args.local_ns,
         adaptive=adaptive(args),
         rejection=near,

@@ -126,15 +126,36 @@ def test_networks_that_have_no_input_to_agree_with(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_original_s_weights_come_without_a_base(tmp_path):
-    args = get_args(None, "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4".split())
+def test_weights_bring_along_what_they_compute_with(tmp_path, monkeypatch):
+    """Of an original: no base, zeros, the norm, where a preset has others; also if resumed."""
+    for name, value in (("base", "input"), ("padding", "reflect"), ("norm", "none")):
+        monkeypatch.setitem(PRESETS["smoke"], name, value)
+    words = "--res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8".split()
+    args = get_args(None, ["--preset", "smoke", *words])
     net = parts.network(args, torch.device("cpu"))
     torch.save(net.state_dict(), tmp_path / "bare.pth")
-    words = ["--init_from", str(tmp_path / "bare.pth"), "--map_nc", "16", "--latent_nc", "64"]
+    words = ["--num_iteration", "1", "--init_from", str(tmp_path / "bare.pth")]
+    train(tmp_path / "run", *words, "--outer_loops", "2", "--chunk_epochs", "1")
+    train(tmp_path / "run", *words, "--outer_loops", "2")
+    file = tmp_path / "run" / "snapshots" / "network-latest.safetensors"
+    config = load_snapshot(file).config["net"]
+    expected = {"base": "none", "padding": "zeros", "norm": "instance"}
+    assert {name: config[name] for name in expected} == expected
+    train(tmp_path / "next", "--num_iteration", "1", "--outer_loops", "1", "--init_from", str(file))
+    file = tmp_path / "next" / "snapshots" / "network-latest.safetensors"
+    assert load_snapshot(file).config["net"]["base"] == "none"
+    assert open_generator(file).net.base == "none"
+
+
+def test_an_original_s_weights_come_without_a_base(tmp_path):
+    words = "--data scenes --base none --res 8 16 --resid_nc 6 --dense_nc 4 --latent_nc 8".split()
+    args = get_args(None, words)
+    net = parts.network(args, torch.device("cpu"))
+    torch.save(net.state_dict(), tmp_path / "bare.pth")
+    words = ["--init_from", str(tmp_path / "bare.pth"), "--map_nc", "128"]
     words += ["--outer_loops", "1", "--num_iteration", "1"]
     with pytest.raises(UsageError, match="--base none goes with them, not --base input"):
         train(tmp_path / "run", *words, "--base", "input")
-    train(tmp_path / "run2", *words, "--consistency", "project")
 
 
 def test_init_reference_takes_a_preset_s_base_away(monkeypatch, capsys):
