@@ -124,7 +124,8 @@ def test_what_does_not_fit_is_named_and_new(camnet, tmp_path, capsys):
 def test_a_hierarchical_mapping_begins_with_an_independent_one(tmp_path, capsys):
     """Of a run, and of the CAM-Net code release: what it computes stays, and the log says so."""
     levels = ["--res", "8", "16", "32", "--resid_nc", "6", "4", "--dense_nc", "4", "4"]
-    support.train(tmp_path / "plain", *levels, *TINY_STEP, "--ema_std", "0")
+    as_theirs = "--base none --padding zeros --norm instance --ema_std 0".split()
+    support.train(tmp_path / "plain", *levels, *TINY_STEP, *as_theirs)
     file = tmp_path / "plain" / "snapshots" / "network-latest.safetensors"
     state = load_snapshot(file).state_dict
     torch.save(as_release(state), tmp_path / "release.pth")
@@ -253,7 +254,7 @@ def test_simclr_begins_with_a_resnet_under_torchvision_s_names(tmp_path, capsys)
 def test_the_names_of_the_original_simclr_code_become_ours(tmp_path):
     net = original(hidden=8, out=4)
     torch.save({"model": net.state_dict(), "last_epoch": 3}, tmp_path / "3.pt")
-    kind, state = read_encoder(tmp_path / "3.pt")
+    kind, state, *_ = read_encoder(tmp_path / "3.pt")
     assert kind is None and "backbone.layer4.1.bn2.weight" in state
     assert "projector.fc1.weight" in state
 
