@@ -107,10 +107,10 @@ def main(args: argparse.Namespace) -> None:
             cx, codes, ys = next(batches)
             if step % args.num_iteration == 0:  # the loader has just searched
                 search = loader.last_search
-                run.log(**{"search loss": search.losses.sum(1).mean()})
-                run.log(**{f"search/{name}": gain for name, gain in search.gains().items()})
-                run.log(**{"time/search_s": search.seconds})
-                if args.unconditional:  # far below 1: images share samples, a larger pool helps
+                run.log(**search.figures(), **{"time/search_s": search.seconds})
+                if args.unconditional and len(
+                    search.winners
+                ):  # far below 1: images share samples, a larger pool helps
                     run.log(used_fraction=used_fraction(search.winners))
 
             # The loss of the outputs on all levels, --bs_gpu rows at a time.

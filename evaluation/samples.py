@@ -7,6 +7,7 @@ function returns one value per input (or per bandwidth) and leaves averaging to 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +76,34 @@ def faithfulness_weighted_variance(
     of different N and K compare. samples [N, K, ...], targets [N, ...] -> [len(sigmas)].
     """
     _sample_axes(samples, targets)
-    if not sigmas or min(sigmas) <= 0:
-        raise ValueError(f"bandwidths must be positive, got {list(sigmas)}")
     spread = distance_to_target(samples, samples.mean(1), distance)
     far = distance_to_target(samples, targets, distance)
-    return torch.stack([(torch.exp(-far / (2 * s**2)) * spread).mean() for s in sigmas])
+    return fwv(far, spread, sigmas)
+
+
+def fwv(
+    d_to_target: Tensor,
+    d_to_mean: Tensor,
+    sigmas: Sequence[float],
+    *,
+    kernel: Literal["linear", "squared"] = "linear",
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """`faithfulness_weighted_variance` from distances [N, K] of samples to their target and to the
+    mean of the samples of their input -> [len(sigmas)].
+
+    kernel: weights exp(-q / (2 sigma^2)) of q the distance to the target, or its square. reduction:
+    over inputs and samples. Which of these the papers have could not be made sure of: say which one
+    a figure is.
+    """
+    if not sigmas or min(sigmas) <= 0:
+        raise ValueError(f"bandwidths must be positive, got {list(sigmas)}")
+    if kernel not in ("linear", "squared") or reduction not in ("mean", "sum"):
+        raise ValueError(f"kernel {kernel!r} or reduction {reduction!r} is not known")
+    _same_shape(d_to_target, d_to_mean)
+    q = d_to_target.square() if kernel == "squared" else d_to_target
+    weighted = [torch.exp(-q / (2 * s**2)) * d_to_mean for s in sigmas]
+    return torch.stack([w.mean() if reduction == "mean" else w.sum() for w in weighted])
 
 
 def bicubic(images: Tensor, size: int | tuple[int, int]) -> Tensor:

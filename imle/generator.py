@@ -35,9 +35,9 @@ from imle.base import filled, on_base
 from imle.color import LabRange, lab_to_rgb, rgb_to_lab
 from imle.consistency import project, to_show
 from imle.corruption import Corruption
+from imle.mapping import mapping_net
 from imle.rrdb import (
     SLOPE,
-    MappingNet,
     Norm,
     Padding,
     StyleBlock,
@@ -68,13 +68,15 @@ class CascadeState(NamedTuple):
     image: input of the next level in the network's colour space. feature: F_i, None before level 0.
     pending: with feedback="none" the conditioning images of later levels, flattened, one row an
     input (so that rows can be gathered like any other tensor); None otherwise. origin: the input of
-    the cascade in RGB, where later levels need it; None otherwise.
+    the cascade in RGB, where later levels need it; None otherwise. styles: outputs of the mapping
+    networks so far, side by side, where later ones are conditioned on them; None otherwise.
     """
 
     image: Tensor
     feature: Tensor | None
     pending: Tensor | None
     origin: Tensor | None = None
+    styles: Tensor | None = None
 
 
 class Level(nn.Module):
@@ -82,8 +84,8 @@ class Level(nn.Module):
 
     Args: in_nc channels of its image; code_nc spatial noise channels; prev_nc channels of the
     previous feature (0 at level 0); nc residual and gc dense channels; double: enlarges x2;
-    norm: see `imle.rrdb.modulate`;
-    rgb_from_trunk: image from h (before `up`) instead of from `up(h)`; skip_up: nobody needs F.
+    rgb_from_trunk: image from h (before `up`) instead of from `up(h)`; skip_up: nobody needs F;
+    norm: see `imle.rrdb.modulate`; before: earlier levels that the mapping network looks at.
     """
 
     def __init__(
@@ -102,26 +104,33 @@ class Level(nn.Module):
         rgb_from_trunk: bool,
         feat_scale: float,
         skip_up: bool,
+        before: int = 0,
         norm: Norm = "instance",
     ) -> None:
         super().__init__()
         self.map_nc, self.code_nc = map_nc, code_nc
         self.doubles, self.rgb_from_trunk, self.skip_up = double, rgb_from_trunk, skip_up
         self.feat_scale = feat_scale
-        self.mapping_net = MappingNet(map_nc, latent_nc)
+        self.mapping_net = mapping_net(map_nc, latent_nc, before)
         self.feat_net = conv_act(in_nc + code_nc + prev_nc, nc, act=False)
         self.style_block = StyleBlock(nc, gc, latent_nc, n_blocks, norm)
         self.upsample_block = Upsample(nc, double=double)
         self.out_conv = conv_act(nc, out_nc, act=False)
         self.out_conv.keep_fp32 = True  # type: ignore[assignment]  # a mark for `freeze`
 
-    def forward(self, image: Tensor, feature: Tensor | None, code: Tensor) -> tuple[Tensor, Tensor]:
+    def style_of(self, code: Tensor, earlier: Tensor | None) -> Tensor:
+        """w `[B, latent_nc]` of codes `[B, d]`; earlier: those of the levels before, or None."""
+        z = code[:, : self.map_nc]
+        return self.mapping_net(z) if earlier is None else self.mapping_net(z, earlier)
+
+    def forward(
+        self, image: Tensor, feature: Tensor | None, code: Tensor, w: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(tanh image `[B, out_nc, ..]` in float32, feature `[B, nc, ..]`) of equal batches."""
-        z, noise = code[:, : self.map_nc], code[:, self.map_nc :]
-        noise = noise.reshape(len(code), self.code_nc, *image.shape[2:])
+        noise = code[:, self.map_nc :].reshape(len(code), self.code_nc, *image.shape[2:])
         parts = [image, noise] if feature is None else [image, noise, self.feat_scale * feature]
         h = self.feat_net(torch.cat(parts, 1))
-        h = self.style_block(h, self.mapping_net(z))
+        h = self.style_block(h, w)
         if not self.rgb_from_trunk:
             feature = self.upsample_block(h)
             return self._image(feature), feature
@@ -153,6 +162,7 @@ class CAMNet(nn.Module):
         head: "rgb", or "ab": two raw tanh channels behind the input's lightness.
         init: "default" (kaiming or normal, see `reset_parameters`), or "reference": what the
             original really started from. mapping_init: "default" unit-scale styles or "reference".
+        mapping: "independent", CAM-Net's, or "hierarchical", CHIMLE's (imle.mapping).
         base: what outputs are added to: "none", the originals', or "input", see `imle.base`.
         consistency: "none", or "project": every output agrees with the input of the cascade.
         padding: how pictures go on beyond their border, "zeros", the originals', "reflect" or
@@ -189,6 +199,7 @@ class CAMNet(nn.Module):
         init_type: Literal["kaiming", "normal"] = "kaiming",
         init_scale: float = 0.1,
         mapping_init: Literal["default", "reference"] = "default",
+        mapping: Literal["independent", "hierarchical"] = "independent",
         base: Literal["none", "input"] = "none",
         consistency: Literal["none", "project"] = "none",
         padding: Padding = "zeros",
@@ -224,6 +235,7 @@ class CAMNet(nn.Module):
             init_type=init_type,
             init_scale=init_scale,
             mapping_init=mapping_init,
+            mapping=mapping,
             base=base,
             consistency=consistency,
             padding=padding,
@@ -261,6 +273,7 @@ class CAMNet(nn.Module):
                 feat_scale=float(feat_scales[i]),
                 # the original decompression's last `up` is never run
                 skip_up=rgb_from == "trunk" and i == levels - 1,
+                before=i if mapping == "hierarchical" else 0,
                 norm=norm,
             )
             for i in range(levels)
@@ -348,8 +361,9 @@ class CAMNet(nn.Module):
         self, state: CascadeState, code: Tensor, level: int
     ) -> tuple[Tensor, CascadeState]:
         stage = cast(Level, self.stages[level])
-        image, feature, pending, origin = self._expand(state, code, level)
-        tanh, feature = stage(image, feature, code)
+        image, feature, pending, origin, styles = self._expand(state, code, level)
+        w = stage.style_of(code, styles)
+        tanh, feature = stage(image, feature, code, w)
         if self.base == "input":
             base = self._base(state, level).repeat_interleave(len(image) // len(state.image), 0)
             rgb, internal = self._on_base(tanh, base, cast(Tensor, origin))
@@ -366,7 +380,9 @@ class CAMNet(nn.Module):
                 raise ValueError(f"input image {level + 1} is smaller than {size[0]} x {size[1]}")
             internal = pending[:, :count].reshape(-1, self.in_nc, *size)
             pending = pending[:, count:]
-        return rgb, CascadeState(internal, feature, pending, origin)
+        if self.config["mapping"] == "hierarchical":
+            styles = w if styles is None else torch.cat([styles, w], 1)
+        return rgb, CascadeState(internal, feature, pending, origin, styles)
 
     def frozen_copy(
         self,
@@ -406,10 +422,8 @@ class CAMNet(nn.Module):
             )
         if rows == batch:
             return state
-        image, feature, pending, origin = (
-            None if t is None else t.repeat_interleave(rows // batch, 0) for t in state
-        )
-        return CascadeState(cast(Tensor, image), feature, pending, origin)
+        image, *rest = (None if t is None else t.repeat_interleave(rows // batch, 0) for t in state)
+        return CascadeState(cast(Tensor, image), *rest)
 
     def _output(self, tanh: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """(returned image, input of the next level) from the tanh image and the level's input."""
@@ -525,23 +539,3 @@ class CAMNet(nn.Module):
                 weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= c["code_gain"]
         conv.set_weight_(weight)
         conv.bias.zero_()
-
-
-def parameter_groups(
-    model: nn.Module, lr: float, mapping_lr_mult: float = 1.0
-) -> list[dict[str, Any]]:
-    """Optimizer groups: everything at `lr`, mapping networks at `lr * mapping_lr_mult`.
-
-    The CAM-Net code release used 0.01; the CIMLE refactoring lost it. The style transforms are not
-    mapping networks.
-    """
-    if not (math.isfinite(mapping_lr_mult) and mapping_lr_mult > 0):
-        raise ValueError(f"mapping_lr_mult must be positive and finite, got {mapping_lr_mult}")
-    mapping: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (mapping if ".mapping_net." in f".{name}" else rest).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": rest, "lr": lr}]
-    if mapping:
-        groups.append({"params": mapping, "lr": lr * mapping_lr_mult})
-    return groups

@@ -17,19 +17,21 @@ many batches, which images, and the numbers of the winning candidates.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import chain
 from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from imle.cells import CellGrid, cell_grids, check_cells, composed, wanted
-from imle.contract import check_pieces, corrupted
-from imle.draws import draw_of
+from imle.adaptive import Adaptive, Memory, Searched, check_adaptive, memory_of
+from imle.contract import check_pieces
+from imle.loop_search import LoopSearch
+from imle.loops import Found, Loop, SearchReport, no_losses, rows_of
 from imle.order import StreamOrder
-from imle.reading import Item, Read, chunks, collate, read_items
-from imle.search import CodeSearch, SearchResult, check_found, per_level, resolve_dtype
+from imle.reading import Item, Read, chunks, collate, kept, read_items
+from imle.rejection import Rejection
 from imle.types import (
     Augments,
     Batch,
@@ -46,12 +48,7 @@ from imle.types import (
     Searcher,
     State,
     Stateful,
-    Targets,
-    device_of,
-    has_levels,
-    is_composed_codes,
     is_keyed_codes,
-    is_keyed_corruption,
     is_many,
     is_rounded,
     is_sized,
@@ -65,43 +62,7 @@ _STATE_VERSION = 1
 _CELLS_VERSION = 2  # of a state whose winners are put together from cells
 
 
-class SearchReport(NamedTuple):
-    """What the search of a loop found."""
-
-    loop: int
-    image_ids: Tensor  # [U] int64, different images of the subsample
-    winners: Tensor  # [U, L] int64; with cells [U, L, 1 + most cells of a level]
-    losses: Tensor  # [U, L] float32, of what was chosen
-    seconds: float
-    first: Tensor | None = None  # [U, L] float32, of each level's first candidate
-    whole: Tensor | None = None  # [U, L] float32, of the best candidate as it is, without cells
-
-    def gains(self) -> dict[str, Tensor]:
-        """`gain_0`, ..: what part of the mean loss of a first candidate the search of each level
-        took away; with cells `cells_gain_0`, ..: what part of the winners' loss they took away.
-        Nothing for a search that is not level by level (`Searcher`)."""
-        if self.first is None or self.whole is None:
-            return {}
-        named = {"gain": 1 - self.losses.mean(0) / self.first.mean(0)}
-        if self.winners.dim() == 3:
-            named["cells_gain"] = 1 - self.losses.mean(0) / self.whole.mean(0)
-        return {f"{name}_{i}": g for name, gain in named.items() for i, g in enumerate(gain)}
-
-
-class _Loop(NamedTuple):
-    """An outer loop whose codes are known."""
-
-    number: int
-    ids: list[int]  # [S] the subsample, in the order popped
-    kkm: State | None  # state after popping it
-    row: dict[int, int]  # image id -> row of the tensors below
-    winners: Tensor  # [U, L] int64, CPU; [U, L, 1 + most cells] with cells
-    cells: list[int]  # of each level, along a side, in the order of winners; [] without
-    codes: list[Tensor] | None  # per level [U, d_l], when they cannot be drawn again
-    inputs: Tensor | None  # [U, ...] corrupted inputs, when the corruption cannot be repeated
-
-
-class CIMLEDataLoader:
+class CIMLEDataLoader(LoopSearch):
     """Iterating yields `num_iteration` tuples (cx, codes, ys) on the device.
 
     cx [b, C, r_0, r_0]: corrupted inputs. codes: per level [b, d_l]. ys: per level
@@ -146,7 +107,9 @@ class CIMLEDataLoader:
     then the state is still that of the last batch yielded. precision, rescore, channels_last: see
     CodeSearch. cache_images: keep the decoded subsample in memory for the loop. prefetch_factor:
     batches each worker decodes ahead. worker_init_fn: handed to torch's DataLoader. searcher: see
-    Searcher. cells, local_ns: spatial noise chosen cell by cell, see CodeSearch.
+    Searcher. cells, local_ns: spatial noise chosen cell by cell, see CodeSearch. adaptive: which
+    images keep the codes they have; rejection: which candidates are too near (imle.adaptive,
+    imle.rejection; a searcher looks after rejection itself).
 
     last_ids: ids of the images of the last yielded (local) batch.
     """
@@ -183,6 +146,8 @@ class CIMLEDataLoader:
         searcher: Searcher | None = None,
         cells: int | Sequence[int] = 0,
         local_ns: int | Sequence[int] | None = None,
+        adaptive: Adaptive | None = None,
+        rejection: Rejection | None = None,
     ) -> None:
         if subsample_size is None:
             subsample_size = len(kkm) if is_sized(kkm) else len(dataset)  # type: ignore[arg-type]
@@ -202,50 +167,46 @@ class CIMLEDataLoader:
                 f"batch_size {batch_size} cannot be divided among {distributed.world_size()} "
                 "ranks; use a multiple of it"
             )
-        levels = len(model.code_sizes) if has_levels(model) else None
-        for name, number in (
-            ("num_samples", num_samples),
-            ("sample_parallelism", sample_parallelism),
-        ):
-            single = isinstance(number, (int, Integral))
-            per_level(number, levels or (1 if single else len(number)), name)  # type: ignore[arg-type]
-        resolve_dtype(precision)
         check_pieces(kkm, model, corruptor, z_gen, loss_fn, searcher=searcher)
-        if wanted(cells):
-            check_cells(model, z_gen, loss_fn, searcher=searcher)
-            assert levels is not None, "check_cells sees to it"
-            per_level(cells, levels, "cells", least=0)
-            per_level(num_samples if local_ns is None else local_ns, levels, "local_ns")
+        if adaptive is not None:
+            check_adaptive(z_gen, corruptor, searcher)
 
-        self.dataset, self.kkm, self.model, self.corruptor = dataset, kkm, model, corruptor
-        self.z_gen, self.loss_fn = z_gen, loss_fn
-        self.num_samples, self.sample_parallelism = num_samples, sample_parallelism
-        self.code_bs, self.subsample_size = int(code_bs), int(subsample_size)
+        super().__init__(
+            model,
+            corruptor,
+            z_gen,
+            loss_fn,
+            num_samples,
+            sample_parallelism,
+            code_bs,
+            augment=augment,
+            device=device,
+            on_chunk=on_chunk,
+            precision=precision,
+            rescore=rescore,
+            channels_last=channels_last,
+            searcher=searcher,
+            cells=cells,
+            local_ns=local_ns,
+            rejection=rejection,
+        )
+        self.dataset, self.kkm, self.adaptive = dataset, kkm, adaptive
+        self.subsample_size = int(subsample_size)
         self.num_iteration, self.batch_size = int(num_iteration), int(batch_size)
         self.pin_memory, self.num_workers = pin_memory, int(num_workers)
         self.shuffle = shuffle is None or bool(shuffle)
-        self.drop_last = bool(drop_last)
-        self.seed, self.augment, self.on_chunk = int(seed), augment, on_chunk
-        self.device = torch.device(device) if device is not None else device_of(model)
-        self.precision, self.rescore, self.channels_last = precision, rescore, channels_last
+        self.drop_last, self.seed = bool(drop_last), int(seed)
         self.cache_images, self.prefetch_factor = bool(cache_images), prefetch_factor
-        self.worker_init_fn, self.searcher = worker_init_fn, searcher
-        self.cells, self.local_ns = cells, local_ns
+        self.worker_init_fn = worker_init_fn
 
         self.last_ids: list[int] = []
         self._report: SearchReport | None = None
         self._begun = -1  # number of the loop begun last
-        self._current: tuple[_Loop, int] | None = None  # loop and batches yielded of it
-        self._resume: tuple[_Loop, int] | None = None
+        self._current: tuple[Loop, int] | None = None  # loop and batches yielded of it
+        self._resume: tuple[Loop, int] | None = None
         self._fresh: State | None = None  # kkm's state before the very first search
-        self._grids: tuple[list[int], list[CellGrid | None]] | None = None
-        self._order = StreamOrder(
-            self.subsample_size,
-            self.batch_size,
-            shuffle=self.shuffle,
-            drop_last=self.drop_last,
-            seed=self.seed,
-        )
+        self._memory = Memory.blank()  # of the images, behind the newest search
+        self._order = self._order_of(self.subsample_size)
 
     @property
     def last_search(self) -> SearchReport:
@@ -263,23 +224,24 @@ class CIMLEDataLoader:
         resume, self._resume = self._resume, None
         if resume is not None and resume[1] < self.num_iteration:
             loop, first = resume
-            reader = self._read(loop.ids, loop.number, first)
-            yield from self._train(loop, first, reader, {})
+            store: dict[int, Item] = {}
+            reader = self._read(loop.number, [], loop.trained, store, first)
+            yield from self._train(loop, first, reader, store)
             return
-        number, before = self._begun + 1, self._kkm_state()
+        number, before, memory = self._begun + 1, self._kkm_state(), self._memory
         if self._current is None:
             self._fresh = before
         self._begun = number
         try:
             ids = self._pop()
-            reader = self._read(ids, number, None)
-            store: dict[int, Item] = {}
-            batches = self._train(self._search(number, ids, reader, store), 0, reader, store)
+            store = {}
+            loop, reader = self._choose(number, ids, store)
+            batches = self._train(loop, 0, reader, store)
             batch = next(batches)
         except BaseException:
             if self._begun == number and before is not None:
                 # abandoned: the next iteration does exactly the same again
-                self._begun, self._fresh = number - 1, None
+                self._begun, self._fresh, self._memory = number - 1, None, memory
                 cast(Stateful, self.kkm).load_state_dict(before)
             raise
         yield batch
@@ -296,11 +258,22 @@ class CIMLEDataLoader:
         """Positions in the subsample that batch `batch` of `loop` consists of, over all ranks."""
         return self._order.positions(loop, batch)
 
-    def _batch_ids(self, ids: list[int], loop: int, batch: int) -> list[int]:
-        """Image ids of this rank's slice of a batch."""
+    def _order_of(self, images: int) -> StreamOrder:
+        return StreamOrder(
+            images,
+            self.batch_size,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            seed=self.seed,
+        )
+
+    def _batch_ids(self, ids: list[int], loop: int, first: int) -> Iterator[list[int]]:
+        """Image ids of this rank's slice of each batch from number `first` on."""
         share = self.batch_size // distributed.world_size()
-        first = distributed.rank() * share
-        return [ids[p] for p in self.positions(loop, batch)[first : first + share]]
+        here = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+        order = self._order if len(ids) == self.subsample_size else self._order_of(len(ids))
+        for b in range(first, self.num_iteration):
+            yield [ids[p] for p in order.positions(loop, b)[here]]
 
     def _pop(self) -> list[int]:
         if is_many(self.kkm):
@@ -312,214 +285,154 @@ class CIMLEDataLoader:
 
     # --------------------------------------------------------------------------------- images
 
-    def _share(self, ids: list[int]) -> list[int]:
-        """Images this rank searches: each image once, equally many on every rank.
+    def _plan(
+        self, loop: int, share: list[int], ids: list[int], first: int, known: Container[int]
+    ) -> Iterator[list[int]]:
+        """Ids of what is read, read by read: images `share`, then the batches from `first` on.
 
-        The last ranks repeat images when the number cannot be divided.
+        With `cache_images` what the batches need comes once, without order, but for what is known.
         """
-        unique = list(dict.fromkeys(ids))
-        if self.searcher is not None:
-            return unique
-        world, rank = distributed.world_size(), distributed.rank()
-        size = -(-len(unique) // world)
-        return [unique[i % len(unique)] for i in range(rank * size, (rank + 1) * size)]
-
-    def _plan(self, ids: list[int], loop: int, first: int | None) -> Iterator[list[int]]:
-        """Ids of everything this rank reads in a loop, read by read.
-
-        first: number of the first training batch when the codes are known; None begins with the
-        chunks of the search. With `cache_images` what the batches need comes once, without order.
-        """
-        share = self._share(ids) if first is None else []
-        yield from chunks(share, self.code_bs)
-        rest: Iterator[list[int]] = (
-            self._batch_ids(ids, loop, b) for b in range(first or 0, self.num_iteration)
-        )
+        rest: Iterator[list[int]] = self._batch_ids(ids, loop, first) if ids else iter(())
         if self.cache_images:
-            known = set(share)
             needed = dict.fromkeys(i for batch in rest for i in batch if i not in known)
             rest = chunks(list(needed), self.code_bs)
-        yield from rest
+        return chain(chunks(share, self.code_bs), rest)
 
-    def _read(self, ids: list[int], loop: int, first: int | None) -> Iterator[Read]:
-        """All reads of a loop."""
-        return read_items(
+    def _read(
+        self, loop: int, share: list[int], ids: list[int], store: dict[int, Item], first: int = 0
+    ) -> Iterator[Read]:
+        """Everything that `_plan` says; with `cache_images` it is kept in `store`."""
+        reader = read_items(
             self.dataset,
-            lambda: self._plan(ids, loop, first),
+            lambda: self._plan(loop, share, ids, first, {*store, *share}),
             seed=int(mix(_TAG_WORKERS, self.seed, loop)) & (2**63 - 1),
             num_workers=self.num_workers,
             pin_memory=self.pin_memory and self.device.type == "cuda",
             prefetch_factor=self.prefetch_factor,
             worker_init_fn=self.worker_init_fn,
         )
-
-    def _prepare(self, image_ids: Tensor, x: Tensor, ys: list[Tensor], loop: int) -> Targets:
-        """On the device, augmented, as floats: image_ids, x and ys, not yet corrupted."""
-        image_ids = image_ids.to(self.device, non_blocking=True)
-        images = [t.to(self.device, non_blocking=True) for t in (x, *ys)]
-        if self.augment is not None:
-            images = self.augment(images, loop, image_ids)
-        images = [t.float().div_(255) if t.dtype == torch.uint8 else t for t in images]
-        return image_ids, images[0], images[1:]
-
-    @property
-    def _keeps_inputs(self) -> bool:
-        return self.corruptor is not None and not is_keyed_corruption(self.corruptor)
-
-    def _corrupt(self, x: Tensor, loop: int, image_ids: Tensor) -> Tensor:
-        if self.corruptor is None:
-            return x
-        if is_keyed_corruption(self.corruptor):
-            return self.corruptor.keyed(x, loop, image_ids)
-        assert callable(self.corruptor)
-        return corrupted(self.corruptor, x)
+        return kept(reader, store) if self.cache_images else reader
 
     # --------------------------------------------------------------------------------- search
 
-    def _search(
-        self, number: int, ids: list[int], reader: Iterator[Read], store: dict[int, Item]
-    ) -> _Loop:
+    def _choose(
+        self, number: int, ids: list[int], store: dict[int, Item]
+    ) -> tuple[Loop, Iterator[Read]]:
+        """Searches codes for the images of a loop; what its batches are made from, and a reader of
+        what they need."""
         began = time.perf_counter()
         if is_rounded(self.loss_fn):  # ProjectedDistance: new matrices each loop
             self.loss_fn.set_round(number)
-        share = self._share(ids)
-        unique = list(dict.fromkeys(ids))
-        kept_inputs: list[Tensor] = []
-
-        def batches() -> Iterator[Targets]:
-            for _ in range(-(-len(share) // self.code_bs)):
-                read = next(reader)
-                self._keep(read, store)
-                image_ids, x, ys = self._prepare(*read, number)
-                cx = self._corrupt(x, number, image_ids)
-                if self._keeps_inputs:
-                    kept_inputs.append(cx)
-                yield image_ids, cx, ys
-
-        codes: list[Tensor] | None = None
-        first = whole = None
-        if self.searcher is not None:
-            winners, losses = self.searcher.search(
-                self.model, self.z_gen, batches(), number, self.on_chunk
+        images = list(dict.fromkeys(ids))
+        row, kkm = rows_of(ids), self._kkm_state()
+        if self.adaptive is None:
+            share = images if self.searcher is not None else self._share(images)
+            reader = self._read(number, share, ids, store)
+            found = self._search(number, images, reader)
+            empty = found.empty.any(1) if self._skips else None
+            cells = self._cells_of(found.winners)
+            loop = Loop(
+                number, ids, kkm, row, found.winners, cells, found.codes, found.inputs, empty
             )
-        else:
-            found = self._search_each(number, len(share), batches())
-            # every rank has searched equally many; repeated ones of the last rank fall off the end
-            winners, losses = (
-                self._gather(found.winners, unique),
-                self._gather(found.losses, unique),
-            )
-            first, whole = (self._gather(t, unique).cpu() for t in (found.first, found.whole))
-            codes = [self._gather(c, unique) for c in found.codes] or None
-        inputs = torch.cat(kept_inputs) if kept_inputs else None
-        if inputs is not None:
-            inputs = inputs[: len(unique)] if self.searcher else self._gather(inputs, unique)
-        check_found((winners < 0).flatten(1).any(1), unique)
-        winners = winners.cpu()
-        seconds = time.perf_counter() - began
-        self._report = SearchReport(
-            number, torch.tensor(unique), winners, losses.cpu(), seconds, first, whole
+            self._report = self._reported(number, images, images, found, 0, began)
+            if len(loop.trained) < len(ids):  # what is read ahead is of all
+                reader = self._read(number, [], loop.trained, store)
+            return loop, reader
+        last: list[Found] = []
+
+        def search(due: list[int]) -> Searched:
+            share = due if self.searcher is not None else self._share(due)
+            last.append(self._search(number, due, self._read(number, share, [], store)))
+            return Searched(last[0].winners, last[0].losses, last[0].empty.any(1))
+
+        def check(looked: list[int], of: Memory) -> Tensor:
+            return self._measured(looked, of, self._read(number, self._share(looked), [], store))
+
+        turn = self.adaptive.turn(self._memory, images, number, check, search)
+        self._memory = turn.memory
+        loop = self._remembered(number, ids, kkm, turn.memory)
+        self._report = self._reported(
+            number, images, turn.searched, last[0] if last else None, turn.checked, began
         )
-        cells = (
-            [] if winners.dim() < 3 else per_level(self.cells, winners.shape[1], "cells", least=0)
+        return loop, self._read(number, [], loop.trained, store)
+
+    @property
+    def _skips(self) -> bool:
+        """Whether images all of whose candidates are rejected are left out."""
+        return self.rejection is not None and self.rejection.empty == "skip"
+
+    def _remembered(self, number: int, ids: list[int], kkm: State | None, memory: Memory) -> Loop:
+        """A loop whose images have the codes that a memory has of them."""
+        row = rows_of(ids)
+        at = memory.rows(list(row))
+        winners, empty = memory.winners[at], memory.empty[at] if self._skips else None
+        cells = self._cells_of(winners)
+        return Loop(
+            number, ids, kkm, row, winners, cells, None, None, empty, memory.loop[at], memory
         )
-        return self._loop(number, ids, self._kkm_state(), winners, cells, codes, inputs)
 
-    def _search_each(self, number: int, images: int, batches: Iterator[Targets]) -> SearchResult:
-        """What is found for this rank's images; codes only where they cannot be drawn again."""
-        engine = CodeSearch(
-            self.model,
-            self.loss_fn,
-            self.num_samples,
-            self.sample_parallelism,
-            precision=self.precision,
-            rescore=self.rescore,
-            channels_last=self.channels_last,
-            cells=self.cells,
-            local_ns=self.local_ns,
-        )
-        results = []
-        done = total = 0
-
-        def report() -> None:
-            nonlocal done
-            done += 1
-            if self.on_chunk is not None:
-                self.on_chunk(done, total)
-
-        keyed = is_keyed_codes(self.z_gen)
-        with engine:
-            for image_ids, cx, ys in batches:
-                total = -(-images // self.code_bs) * engine.chunks(len(ys))
-                draw = draw_of(self.z_gen, number, image_ids, self.device)
-                found = engine(cx, ys, draw, on_chunk=report)
-                results.append(found._replace(codes=[]) if keyed else found)
-        return SearchResult.joined(results)
-
-    @staticmethod
-    def _gather(t: Tensor, unique: list[int]) -> Tensor:
-        return distributed.gather(t)[: len(unique)]
-
-    @staticmethod
-    def _loop(
+    def _reported(
+        self,
         number: int,
-        ids: list[int],
-        kkm: State | None,
-        winners: Tensor,
-        cells: list[int],
-        codes: list[Tensor] | None,
-        inputs: Tensor | None,
-    ) -> _Loop:
-        row = {image: r for r, image in enumerate(dict.fromkeys(ids))}
-        return _Loop(number, ids, kkm, row, winners, cells, codes, inputs)
-
-    def _keep(self, read: Read, store: dict[int, Item]) -> None:
-        if self.cache_images:
-            image_ids, x, ys = read
-            # copies: a tensor from a worker holds an open file as long as it lives
-            for k, image in enumerate(image_ids.tolist()):
-                store[image] = (x[k].clone(), [y[k].clone() for y in ys])
+        images: list[int],
+        searched: list[int],
+        found: Found | None,
+        checked: int,
+        began: float,
+    ) -> SearchReport:
+        levels = self._memory.winners[:1].shape[1:2] if found is None else found.losses.shape[1:]
+        depth = int(levels[0])
+        evaluations = checked * depth
+        if found is not None:
+            evaluations += self._evaluations(len(searched), depth)
+        rejection = None
+        if self.rejection is not None and found is not None:
+            rejection = (found.rejected, int(found.empty.any(1).sum()))
+        none = no_losses(depth)
+        return SearchReport(
+            number,
+            torch.tensor(searched, dtype=torch.int64),
+            none.long() if found is None else found.winners,
+            none if found is None else found.losses,
+            time.perf_counter() - began,
+            None if found is None else found.first,
+            None if found is None else found.whole,
+            None if self.adaptive is None else (len(searched) / len(images), evaluations),
+            rejection,
+        )
 
     # ------------------------------------------------------------------------------- training
 
     def _train(
-        self, loop: _Loop, first: int, reader: Iterator[Read], store: dict[int, Item]
+        self, loop: Loop, first: int, reader: Iterator[Read], store: dict[int, Item]
     ) -> Iterator[Batch]:
         if self.cache_images:
-            for read in reader:
-                self._keep(read, store)
+            for _ in reader:
+                pass
         winners = loop.winners.to(self.device)
+        batches = self._batch_ids(loop.trained, loop.number, first)
         for b in range(first, self.num_iteration):
             if self.cache_images:
-                read = collate([(i, store[i]) for i in self._batch_ids(loop.ids, loop.number, b)])
+                read = collate([(i, store[i]) for i in next(batches)])
             else:
                 read = next(reader)
             ids = read[0].tolist()
-            rows = torch.tensor([loop.row[i] for i in ids]).to(self.device, non_blocking=True)
-            image_ids, x, ys = self._prepare(*read, loop.number)
-            if loop.inputs is not None:
-                cx = loop.inputs[rows]
+            row = torch.tensor([loop.row[i] for i in ids])
+            if loop.drawn is not None:
+                cx, codes, ys = self._made(read, loop.drawn[row], loop.winners[row])
             else:
-                cx = self._corrupt(x, loop.number, image_ids)
-            codes = self._codes(loop, image_ids, rows, winners[rows])
+                rows = row.to(self.device, non_blocking=True)
+                image_ids, x, ys = self._prepare(*read, loop.number)
+                if loop.inputs is not None:
+                    cx = loop.inputs[rows]
+                else:
+                    cx = self._corrupt(x, loop.number, image_ids)
+                if loop.codes is not None:
+                    codes = [c[rows] for c in loop.codes]
+                else:
+                    codes = self._codes(loop.number, image_ids, winners[rows], loop.cells)
             self._current, self._fresh, self.last_ids = (loop, b + 1), None, ids
             yield cx, codes, ys
-
-    def _codes(self, loop: _Loop, image_ids: Tensor, rows: Tensor, won: Tensor) -> list[Tensor]:
-        if self.searcher is not None:
-            return self.searcher.codes(self.z_gen, loop.number, image_ids, won)
-        if loop.codes is not None:
-            return [c[rows] for c in loop.codes]
-        if loop.cells:
-            if self._grids is None or self._grids[0] != loop.cells:
-                self._grids = (loop.cells, cell_grids(self.model, loop.cells, self.device))
-            assert is_composed_codes(self.z_gen)
-            return composed(self.z_gen, loop.number, image_ids, won, self._grids[1])
-        assert is_keyed_codes(self.z_gen)
-        return [
-            self.z_gen.draw(level, loop.number, image_ids, won[:, level : level + 1], self.device)
-            for level in range(won.shape[1])
-        ]
 
     # ---------------------------------------------------------------------------------- state
 
@@ -532,6 +445,8 @@ class CIMLEDataLoader:
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
+            "adaptive": self.adaptive and f"{self.adaptive.described()} cells {self.cells}",
+            "rejection": self.rejection and self.rejection.described(),
         }
 
     def state_dict(self) -> State:
@@ -540,10 +455,14 @@ class CIMLEDataLoader:
         Tensors and plain values: kkm's and z_gen's state, number of the loop, batches yielded of
         it, the subsample's ids, the winners' numbers of its U different images, [U, L], or with
         cells [U, L, 1 + most cells] beside the cells of each level along a side; with a plain z_gen
-        or corruptor also their codes or corrupted inputs. The same on all ranks.
+        or corruptor also their codes or corrupted inputs. With adaptive the memory of all images
+        that came up, in place of winners; with rejection its radius, and the images left out. The
+        same on all ranks.
         """
         state: State = {"version": _STATE_VERSION, "settings": self._settings()}
         state["z"] = self.z_gen.state_dict() if is_stateful(self.z_gen) else None
+        if self.rejection is not None:
+            state["rejection"] = self.rejection.state_dict()
         if self._current is None:
             kkm = self._fresh if self._fresh is not None else self._kkm_state()
             return {**state, "kkm": kkm, "loop": -1, "batch": 0}
@@ -558,6 +477,8 @@ class CIMLEDataLoader:
             **({"version": _CELLS_VERSION, "cells": loop.cells} if loop.cells else {}),
             "codes": None if loop.codes is None else [c.cpu() for c in loop.codes],
             "inputs": None if loop.inputs is None else loop.inputs.cpu(),
+            **({} if loop.empty is None else {"empty": loop.empty}),
+            **({} if loop.memory is None else {"memory": loop.memory.state_dict()}),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -593,17 +514,26 @@ class CIMLEDataLoader:
             cast(Stateful, self.kkm).load_state_dict(state["kkm"])
         if state["z"] is not None:
             cast(Stateful, self.z_gen).load_state_dict(state["z"])
+        if self.rejection is not None:
+            self.rejection.load_state_dict(state["rejection"])
         self._begun, self._fresh, self.last_ids = int(state["loop"]), None, []
+        self._memory = memory_of(state.get("memory"))
         if self._begun < 0:
             self._current = self._resume = None
             return
-        loop = self._loop(
-            self._begun,
-            state["ids"].tolist(),
-            state["kkm"],
-            state["winners"],
-            state.get("cells", []),
-            None if codes is None else [c.to(self.device) for c in codes],
-            None if inputs is None else inputs.to(self.device),
-        )
+        ids = state["ids"].tolist()
+        if self.adaptive is not None:
+            loop = self._remembered(self._begun, ids, state["kkm"], self._memory)
+        else:
+            loop = Loop(
+                self._begun,
+                ids,
+                state["kkm"],
+                rows_of(ids),
+                state["winners"],
+                state.get("cells", []),
+                None if codes is None else [c.to(self.device) for c in codes],
+                None if inputs is None else inputs.to(self.device),
+                state.get("empty"),
+            )
         self._current = self._resume = (loop, int(state["batch"]))

@@ -1,4 +1,4 @@
-"""Weights of the two original code bases -> a CAMNet that computes what they computed.
+"""Weights of the original code bases -> a CAMNet that computes what they computed.
 
 Keys of the CIMLE refactoring (`levels.0.feat_net.0.bias`) are ours. The CAM-Net code release
 (`level_1_feat.0.bias`) has the same modules under other names and four tasks, which differ in what
@@ -10,6 +10,9 @@ a level is fed and in where its image is taken:
 | image synthesis  | conditioning image i     | after `up`              | RGB                     |
 | decompression    | conditioning image i     | before `up`             | RGB (last `up` unused)  |
 | colorization     | lightness i              | before `up`, last after | L, a, b normalised      |
+
+CHIMLE's (`level_1_map_0.0.bias`) is CAM-Net's with hierarchical mapping (`imle.mapping`): its
+Super_Resolution and Colourization are as above, its Generic as decompression.
 
 Features enter a level scaled by 0.1, in the published image synthesis by 1; a cfg that names
 feat_scales decides (null is the constructor's default, 0.1).
@@ -27,11 +30,13 @@ from torch import Tensor
 
 from imle.generator import CAMNet, Level, RgbFrom
 
-TASKS = ("super_resolution", "decompression", "colorization", "image_synthesis")
+TASKS = ("super_resolution", "decompression", "colorization", "image_synthesis", "generic")
+_SPELT = {"colourization": "colorization"}  # as CHIMLE has it
 _PARTS = {"map": "mapping_net.model", "feat": "feat_net", "style": "style_block", "out": "out_conv"}
-_ORIGINAL = re.compile(r"level_(\d+)_(map|feat|style|up|out)\.(.+)")
+_ORIGINAL = re.compile(r"level_(\d+)_(map_0|map|feat|style|up|out)\.(.+)")
+_CONDITIONED = re.compile(r"level_\d+_map_0\..+")  # only CHIMLE has them
 # First resolution of the published models, where the caller does not say
-_FIRST_RES = {"colorization": 32, "image_synthesis": 8}
+_FIRST_RES = {"colorization": 32, "image_synthesis": 8, "generic": 32}
 
 
 def load_reference(
@@ -44,8 +49,8 @@ def load_reference(
     """A CAMNet with an original's weights; its outputs equal the original's.
 
     Args:
-        state_dict: of the CIMLE refactoring or of the CAM-Net code release; a `module.` prefix is
-            accepted.
+        state_dict: of the CIMLE refactoring, of the CAM-Net code release or of CHIMLE's; a
+            `module.` prefix is accepted.
         cfg: what the original was constructed with (its own names; the refactoring's config.json
             may be given whole). Widths and depths are read from the weights and must agree with cfg
             where it names them; only task, res, color_space and feat_scales cannot be read from
@@ -59,7 +64,8 @@ def load_reference(
     state = {re.sub(r"^(module\.)+", "", key): value for key, value in state_dict.items()}
     if any(key.startswith("level_") for key in state):
         model = _original(state, cfg, res, rgb_from)
-        state = {_translate(key, model): value for key, value in state.items()}
+        conditioned = _is_conditioned(state)
+        state = {_translate(key, model, conditioned): value for key, value in state.items()}
     elif any(key.startswith("levels.") for key in state):
         model = _refactoring(state, cfg, res, rgb_from)
     else:
@@ -79,18 +85,25 @@ def load_reference(
 def reference_names(state_dict: Mapping[str, Tensor], net: CAMNet) -> dict[str, Tensor]:
     """An original's weights under our names, as far as `net` has a place for them.
 
+    Those of a CAM-Net for a network with hierarchical mapping: see also `to_hierarchical`.
     For a network that takes some of the weights, whatever the task they are of; `load_reference`
     builds the one that computes what the original did.
     """
-    return {_our_name(key, net): value for key, value in state_dict.items()}
+    conditioned = _is_conditioned(state_dict)
+    return {_our_name(key, net, conditioned): value for key, value in state_dict.items()}
 
 
-def _our_name(key: str, net: CAMNet) -> str:
+def _is_conditioned(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether these are CHIMLE's: the mapping networks have another numbering."""
+    return any(_CONDITIONED.fullmatch(key) for key in state_dict)
+
+
+def _our_name(key: str, net: CAMNet, conditioned: bool) -> str:
     match = _ORIGINAL.fullmatch(key)
     if match is None or not 1 <= int(match[1]) <= len(net.stages):
         return key
     try:
-        return _translate(key, net)
+        return _translate(key, net, conditioned)
     except (KeyError, ValueError):  # a module that ours has not
         return key
 
@@ -116,7 +129,14 @@ def _refactoring(
         feat_scales=_refactoring_scales(cfg.get("feat_scales"), levels),
         act_type=cfg.get("act_type") or "leakyrelu",
         rgb_from=rgb_from or "auto",
+        mapping="hierarchical" if levels > 1 and _is_wider(state) else "independent",
     )
+
+
+def _is_wider(state: Mapping[str, Tensor]) -> bool:
+    """Whether the mapping network of level 1 looks at that of level 0."""
+    outputs, inputs = state["levels.1.mapping_net.model.2.weight"].shape
+    return inputs > outputs
 
 
 def _original(
@@ -132,18 +152,25 @@ def _original(
             f"e.g. {unknown[0]}"
         )
     levels = max(int(_parts_of(key)[0]) for key in state)
-    task = _task(cfg, state)
-    shape = _read_shapes(
-        state, levels, "level_{i}_{part}", 1, dict.fromkeys(_PARTS), cfg, feeds_back=False
-    )
+    if cfg.get("num_levels") not in (None, levels):
+        raise ValueError(f"cfg says num_levels {cfg['num_levels']}, the weights have {levels}")
+    task, conditioned = _task(cfg, state), _is_conditioned(state)
+    names: dict[str, str | None] = dict.fromkeys(_PARTS)
+    if conditioned:
+        names["map"] = "map_0"
+    shape = _read_shapes(state, levels, "level_{i}_{part}", 1, names, cfg, feeds_back=False)
     upscale = cfg.get("upscale")
     if upscale is not None and upscale != 2**levels:
         raise ValueError(f"cfg says upscale {upscale}, the weights have {levels} levels")
     doubles = [f"level_{i + 1}_up.1.weight_v" in state for i in range(levels)]
-    if task == "decompression":
+    if task in ("decompression", "generic"):
         doubles[-1] = False  # its weights are there, but nothing uses the last enlargement
     published = 1.0 if task == "image_synthesis" else 0.1
-    usual: dict[str, RgbFrom] = {"decompression": "trunk", "colorization": "trunk_but_last"}
+    usual: dict[str, RgbFrom] = {
+        "decompression": "trunk",
+        "generic": "trunk",
+        "colorization": "trunk_but_last",
+    }
     return CAMNet(
         res or cfg.get("res") or _resolutions(_FIRST_RES.get(task, 16), doubles),
         **shape,
@@ -152,12 +179,14 @@ def _original(
         feedback="raw" if task == "super_resolution" else "none",
         rgb_from=rgb_from or usual.get(task, "up"),
         head="ab" if task == "colorization" else "rgb",
+        mapping="hierarchical" if conditioned else "independent",
     )
 
 
 def _task(cfg: dict[str, Any], state: dict[str, Tensor]) -> str:
     if cfg.get("task"):
         task = re.sub(r"[\s\-]+", "_", str(cfg["task"]).strip()).lower()
+        task = _SPELT.get(task, task)
         if task not in TASKS:
             raise ValueError(f"task {cfg['task']!r} is none of {', '.join(TASKS)}")
         return task
@@ -173,10 +202,14 @@ def _parts_of(key: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def _translate(key: str, model: CAMNet) -> str:
-    """Our name of an original's key."""
+def _translate(key: str, model: CAMNet, conditioned: bool) -> str:
+    """Our name of an original's key; conditioned: of one of CHIMLE's."""
     number, part, rest = _parts_of(key)
     i = int(number) - 1
+    if conditioned and part == "map":  # the first layer is map_0 and not counted
+        index, rest = rest.split(".", 1)
+        rest = f"{int(index) + 2}.{rest}"
+    part = "map" if part == "map_0" else part
     if part != "up":
         return f"levels.{i}.{_PARTS[part]}.{rest}"
     index, rest = rest.split(".", 1)

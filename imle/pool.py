@@ -11,6 +11,9 @@ is kept: a chunk is generated, turned into features, compared and dropped; what 
 image's best distance and candidate number, from which its code is drawn again. Memory: the features
 of the images [S, D] in fp32, one chunk of the generator, and a block of distances of about 16 MB.
 
+With a radius (`imle.rejection`) each image first rejects, for all, its nearest few samples that are
+nearer than that; this takes a second pass over the pool.
+
 A sample may be chosen by several images. A quota on its use would break the estimator (the image
 that comes too late gets a sample that is not its nearest); the remedy for blur by sharing is a
 larger pool. `used_fraction` says how far it is.
@@ -22,13 +25,14 @@ larger pool. `used_fraction` says how far it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from imle.contract import image_of_level
+from imle.rejection import Rejection
 from imle.search import NonFiniteSearchError, resolve_dtype
 from imle.types import KeyedCodes, Model, OnChunk, PlainCodes, device_of, is_keyed_codes
 from runtime import distributed
@@ -39,6 +43,9 @@ Features = Callable[[Tensor], Tensor]
 POOL_IMAGE_ID = -1
 """The image id a pool's codes are drawn with: its noise must not depend on who will choose it."""
 
+KNN_IGNORE = 5
+"""How many samples an image may reject, as the code release of RS-IMLE has it."""
+
 _BLOCK = 1 << 22  # elements of a block of distances, and of a piece of differences
 _NONE = torch.iinfo(torch.int64).max  # no finite candidate so far; larger than any id
 
@@ -48,6 +55,7 @@ class PoolWinners(NamedTuple):
 
     candidates: Tensor  # [S, 1] int64: number of the nearest candidate, 0 .. pool_size - 1
     distances: Tensor  # [S] float64: its squared distance in feature space
+    rejected: int = 0  # samples that were left out
 
 
 def used_fraction(winners: Tensor) -> float:
@@ -81,8 +89,9 @@ def pool_codes(
 class PoolSearch:
     """A pool as the `searcher` of a CIMLEDataLoader: see `pool_search` for what is searched.
 
-    pool_size, chunk, features, precision: as there. The losses it reports are the squared distances
-    in feature space (for `pixel_features` the mean squared error), in float32.
+    pool_size, chunk, features, precision, knn_ignore: as there; rejection: says the radius of a
+    loop. The losses it reports are the squared distances in feature space (for `pixel_features` the
+    mean squared error), in float32. rejected_share: of the newest pool, what was rejected.
     """
 
     def __init__(
@@ -92,11 +101,15 @@ class PoolSearch:
         chunk: int = 256,
         features: Features = pixel_features,
         precision: str | torch.dtype = torch.float32,
+        rejection: Rejection | None = None,
+        knn_ignore: int = KNN_IGNORE,
     ) -> None:
         if pool_size < 1 or chunk < 1:
             raise ValueError(f"pool_size and chunk must be at least 1, got {pool_size} and {chunk}")
         self.pool_size, self.chunk = int(pool_size), int(chunk)
         self.features, self.dtype = features, resolve_dtype(precision)
+        self.rejection, self.knn_ignore = rejection, int(knn_ignore)
+        self.rejected_share = 0.0
 
     def search(
         self,
@@ -117,7 +130,10 @@ class PoolSearch:
             features=self.features,
             precision=self.dtype,
             on_chunk=on_chunk,
+            eps=self.rejection.radii(loop, 1)[0] if self.rejection else 0.0,
+            knn_ignore=self.knn_ignore,
         )
+        self.rejected_share = found.rejected / self.pool_size
         return found.candidates, found.distances[:, None].float()
 
     def codes(
@@ -125,6 +141,12 @@ class PoolSearch:
     ) -> list[Tensor]:
         """[codes [b, d]] of winners [b, 1], on the winners' device; image_ids do not matter."""
         return [pool_codes(z_gen, loop, winners)]
+
+    @torch.no_grad()
+    def measure(self, model: Model, codes: list[Tensor], ys: list[Tensor]) -> Tensor:
+        """Losses [b] of codes [[b, d]] for the images ys[-1], as `search` has them."""
+        images = image_of_level(model, None, codes, -1)
+        return (self.features(images).double() - self.features(ys[-1]).double()).square().sum(1)
 
 
 @torch.no_grad()
@@ -140,6 +162,8 @@ def pool_search(
     precision: str | torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     on_chunk: OnChunk | None = None,
+    eps: float = 0.0,
+    knn_ignore: int = KNN_IGNORE,
 ) -> PoolWinners:
     """For every image the nearest of `pool_size` samples; ties go to the smaller candidate number.
 
@@ -149,7 +173,9 @@ def pool_search(
     images and samples alike; distances are squared Euclidean in there, in fp32 whatever autocast
     says. precision: bf16 or fp16 generates the pool under autocast; its images are compared as they
     come. on_chunk(done, total) is called after each chunk, equally often on every rank, and may
-    raise to abandon the search.
+    raise to abandon the search. eps: a squared distance; samples nearer than that to an image, as
+    far as they are among its `knn_ignore` nearest, are left out for all images, unless none would
+    be left; 0 leaves out none.
 
     Several ranks share the pool: all must pass the same images, all get the same winners. Winners
     do not depend on chunk, rank or target chunking (but for the last bits of the generator, whose
@@ -165,16 +191,78 @@ def pool_search(
     world, rank = distributed.world_size(), distributed.rank()
     chunk = min(chunk, -(-pool_size // world))
     rounds = -(-pool_size // (chunk * world))
-    for i in range(rounds):
-        first = min((i * world + rank) * chunk, pool_size)
-        ids = torch.arange(first, min(first + chunk, pool_size), device=device)
-        if len(ids):  # the last round may have nothing for this rank, but its callback must come
-            with torch.autocast(device.type, dtype if low else torch.bfloat16, enabled=low):
-                images = image_of_level(model, None, [pool_codes(z, loop, ids)], -1)
-            nearest.update(features(images), ids)
-        if on_chunk is not None:
-            on_chunk(i + 1, rounds)
-    return nearest.result()
+    total = rounds * (2 if eps > 0 else 1)
+
+    def samples(before: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features and numbers of this rank's samples, chunk by chunk."""
+        for i in range(rounds):
+            first = min((i * world + rank) * chunk, pool_size)
+            ids = torch.arange(first, min(first + chunk, pool_size), device=device)
+            if len(
+                ids
+            ):  # the last round may have nothing for this rank, but its callback must come
+                with torch.autocast(device.type, dtype if low else torch.bfloat16, enabled=low):
+                    images = image_of_level(model, None, [pool_codes(z, loop, ids)], -1)
+                yield features(images), ids
+            if on_chunk is not None:
+                on_chunk(before + i + 1, total)
+
+    rejected = torch.zeros(0, dtype=torch.int64, device=device)
+    if eps > 0:
+        near = NearestFew(nearest.queries, min(knn_ignore, pool_size))
+        for rows, ids in samples(0):
+            near.update(rows, ids)
+        rejected = near.within(eps)
+        if len(rejected) == pool_size:
+            rejected = rejected[:0]
+    for rows, ids in samples(total - rounds):
+        kept = ~torch.isin(ids, rejected) if len(rejected) else slice(None)
+        nearest.update(rows[kept], ids[kept])
+    return nearest.result()._replace(rejected=len(rejected))
+
+
+class NearestFew:
+    """The k nearest rows of each query, of rows that come in chunks; squared distances in float64.
+
+    queries: [S, D]. Ties go to the smaller number.
+    """
+
+    def __init__(self, queries: Tensor, k: int) -> None:
+        self.queries = queries.double()
+        self.center = self.queries.mean(0)
+        shape, device = (len(queries), k), queries.device
+        self.near = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
+        self.ids = torch.full(shape, _NONE, dtype=torch.int64, device=device)
+
+    def update(self, rows: Tensor, ids: Tensor) -> None:
+        """Offer rows [c, D] with their numbers ids [c] int64. Non-finite ones are never near."""
+        moved = rows.double() - self.center
+        step = max(1, _BLOCK // max(rows.shape))
+        for top in range(0, len(self.queries), step):
+            at = slice(top, top + step)
+            a = self.queries[at] - self.center
+            d = (a.square().sum(1)[:, None] + moved.square().sum(1) - 2 * (a @ moved.T)).clamp_min(
+                0
+            )
+            d = torch.where(torch.isfinite(d), d, torch.inf)
+            self._merge(at, d, ids.expand(len(a), -1))
+
+    def _merge(self, at: slice, near: Tensor, ids: Tensor) -> None:
+        ids, order = torch.cat([self.ids[at], ids], 1).sort(dim=1)
+        near, best = torch.cat([self.near[at], near], 1).gather(1, order).sort(dim=1, stable=True)
+        k = self.ids.shape[1]
+        self.near[at], self.ids[at] = near[:, :k], ids.gather(1, best)[:, :k]
+
+    def within(self, eps: float) -> Tensor:
+        """Numbers, in ascending order, of those nearer than eps to a query; of all ranks' rows."""
+        near, ids = distributed.gather(self.near[None]), distributed.gather(self.ids[None])
+        self.near, self.ids = self.near[:, :0], self.ids[:, :0]
+        k = near.shape[2]
+        flat, numbers = near.movedim(0, 1).flatten(1), ids.movedim(0, 1).flatten(1)
+        numbers, order = numbers.sort(dim=1)
+        flat, best = flat.gather(1, order).sort(dim=1, stable=True)
+        numbers = numbers.gather(1, best)
+        return numbers[:, :k][flat[:, :k] < eps].unique()
 
 
 class Nearest:

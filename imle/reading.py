@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -97,3 +97,12 @@ def _images_of(number: int, item: Any) -> list[Tensor]:
 def chunks(ids: list[int], size: int) -> Iterator[list[int]]:
     """Lists of `size`, the last one maybe shorter."""
     return (ids[i : i + size] for i in range(0, len(ids), size))
+
+
+def kept(reads: Iterable[Read], store: dict[int, Item]) -> Iterator[Read]:
+    """The reads, of which `store` keeps every image."""
+    for image_ids, x, ys in reads:
+        # copies: a tensor from a worker holds an open file as long as it lives
+        for k, image in enumerate(image_ids.tolist()):
+            store[image] = (x[k].clone(), [y[k].clone() for y in ys])
+        yield image_ids, x, ys

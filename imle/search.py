@@ -15,6 +15,9 @@ What makes it fast and small:
 - nothing is fetched from the device inside the loop over chunks;
 - optionally losses are taken in bf16 or fp16, and those of the best m of each image again in fp32.
 
+Candidates nearer than a radius may be rejected (`imle.rejection`): the nearest of the others is
+chosen, and where there is none the farthest.
+
 Ties go to the smaller candidate number. A candidate whose loss is not finite is never accepted and
 hides no other.
 """
@@ -42,6 +45,8 @@ from imle.cells import (
     wanted,
 )
 from imle.draws import KeyedDraw, PlainDraw, draw_of, listed_draw
+from imle.rejection import Near
+from imle.shortlist import Shortlist
 from imle.types import Cascade, Draw, KeyedCodes, Loss, Model, OnChunk, PlainCodes, PreparedLoss
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,6 +72,8 @@ class SearchResult(NamedTuple):
     all_losses: list[Tensor] | None  # per level [B, ns_l], in candidate order, if asked for
     first: Tensor  # [B, L] float32: losses of each level's first candidate
     whole: Tensor  # [B, L] float32: of the best candidate as it is; `losses` where no cells are
+    rejected: Tensor  # [B, L] int64: how many whole candidates were nearer than the radius
+    empty: Tensor  # [B, L] bool: all of them were, so the winner is the farthest
 
     @property
     def failed(self) -> Tensor:
@@ -84,6 +91,8 @@ class SearchResult(NamedTuple):
             [torch.cat(t) for t in zip(*tables, strict=True)] if tables else None,
             torch.cat([p.first for p in parts]),
             torch.cat([p.whole for p in parts]),
+            torch.cat([p.rejected for p in parts]),
+            torch.cat([p.empty for p in parts]),
         )
 
 
@@ -246,10 +255,12 @@ class CodeSearch:
         *,
         on_chunk: Callable[[], None] | None = None,
         return_losses: bool = False,
+        radii: Sequence[float] | None = None,
     ) -> SearchResult:
         """Search codes for inputs cx [B, ...] and the targets of every level.
 
-        draw: where candidates come from (see imle.draws).
+        draw: where candidates come from (see imle.draws). radii: of each level, below which whole
+            candidates are rejected; 0 rejects none.
         on_chunk: called after every chunk, equally often for every batch; what it raises ends
             the search and passes through.
         """
@@ -265,7 +276,9 @@ class CodeSearch:
         best: list[_Best] = []
         whole: list[Tensor] = []
         losses: list[_Losses] = []
+        nears = [Near(r, len(cx), cx.device) for r in radii or [0.0] * len(ys)]
         for level, (y, chunks, grid) in enumerate(zip(ys, plan, grids, strict=True)):
+            near = nears[level]
             ids = [torch.arange(*c, device=cx.device) for c in chunks]
             row = _Losses(return_losses)
             few = sum(len(c) for c in ids) <= self.rescore  # all would be taken again
@@ -274,7 +287,7 @@ class CodeSearch:
             if fast is None or few:
                 target = self._exact.prepare(y)
                 with no_tf32(cx.device, fast is not None):
-                    found = self._argmin(state, target, level, ids, draw, on_chunk, row)
+                    found = self._argmin(state, target, level, ids, draw, on_chunk, row, near)
                 if fast is not None and level + 1 < len(ys):
                     one = map_tree(lambda t: t[:1], fast_state)
                     fast_state = fast.as_mine(found.state, one, found.code[:1], level)
@@ -282,8 +295,9 @@ class CodeSearch:
                 quick.append(fast.prepare(y))
                 target = self._exact.prepare(y)
                 found, fast_state = self._two_stage(
-                    fast, state, fast_state, y, quick[0], target, level, ids, draw, on_chunk, row
-                )
+                    fast, state, fast_state, y, quick[0], target, level, ids, draw, on_chunk, row,
+                    near,
+                )  # fmt: skip
             whole.append(found.loss)
             losses.append(row)
             if grid is not None:
@@ -307,7 +321,19 @@ class CodeSearch:
             [torch.cat(row.chunks, 1) for row in losses] if return_losses else None,
             torch.stack([row.chunks[0][:, 0] for row in losses], 1),
             torch.stack(whole, 1),
+            torch.stack([near.count for near in nears], 1),
+            torch.stack([w < near.radius for w, near in zip(whole, nears, strict=True)], 1),
         )
+
+    @torch.no_grad()
+    def measure(self, cx: Tensor, ys: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """Losses [B, L] of given codes, per level [B, d_l], for inputs cx and targets ys; in fp32,
+        inf where they are not finite."""
+        state, rows = self._exact.start(cx), []
+        for level, (y, code) in enumerate(zip(ys, codes, strict=True)):
+            loss, state = self._exact.losses(state, code, level, self._exact.prepare(y))
+            rows.append(loss)
+        return torch.stack(rows, 1)
 
     def _argmin(
         self,
@@ -318,25 +344,35 @@ class CodeSearch:
         draw: Draw,
         on_chunk: Callable[[], None] | None = None,
         row: _Losses | None = None,
+        near: Near | None = None,
     ) -> _Best:
         """Streaming first argmin in fp32; chunks of ids [K], or [B, K] ascending along K.
 
         An id of -1 stands for no candidate.
         """
         best: _Best | None = None
+        spare: _Best | None = None  # the farthest of those that are too near
         for ids in chunks:
             code = draw(level, ids.clamp_min(0))
             loss, new = self._exact.losses(state, code, level, target)
             loss = loss.view(-1, ids.shape[-1])
             loss = torch.where(ids < 0, torch.inf, loss)
-            best = _keep_better(best, loss, ids, code, new)
-            del new
             if row is not None:
                 row.add(loss)
+            if near:
+                near.met(loss)
+                spare = _keep_better(spare, near.farthest_first(loss), ids, code, new)
+                loss = near.without(loss)
+            best = _keep_better(best, loss, ids, code, new)
+            del new
             if on_chunk is not None:
                 on_chunk()
         assert best is not None, "a level has a chunk"
-        return best
+        if spare is None:
+            return best
+        spare = spare._replace(loss=-spare.loss)
+        empty = ~torch.isfinite(best.loss) & torch.isfinite(spare.loss)
+        return _Best(*(where_tree(empty, n, o) for n, o in zip(spare, best, strict=True)))
 
     def _two_stage(
         self,
@@ -351,36 +387,34 @@ class CodeSearch:
         draw: Draw,
         on_chunk: Callable[[], None] | None,
         row: _Losses,
+        near: Near,
     ) -> tuple[_Best, Any]:
         """Score all in low precision, the best few again in fp32; the fp32 state is the truth.
 
-        quick, target: y prepared in either precision.
+        quick, target: y prepared in either precision. With a radius, on whose other side either
+        precision may see a candidate, the best few are the nearest beyond it and the farthest
+        within.
         """
         keep = min(self.rescore, sum(len(c) for c in chunks))
         width = max(len(c) for c in chunks)
-        top_loss = torch.full((len(y), keep), torch.inf, device=y.device)
-        top_ids = torch.full((len(y), keep), -1, device=y.device)
-        codes = None  # only for sources that cannot draw a candidate a second time
+        best, spare = (Shortlist(len(y), keep, y.device) for _ in range(2))
         for ids in chunks:
             code = draw(level, ids)
             loss, new = fast.losses(fast_state, code, level, quick)
             template = map_tree(lambda t: t[:1], new)
             del new
             loss = loss.view(-1, len(ids))
-            # earlier candidates stand first and the sort is stable: ties go to the smaller number
-            top_loss, order = torch.cat([top_loss, loss], 1).sort(dim=1, stable=True)
-            top_loss, order = top_loss[:, :keep], order[:, :keep]
-            top_ids = torch.cat([top_ids, ids.expand(len(y), -1)], 1).gather(1, order)
-            if isinstance(draw, PlainDraw):
-                fresh = code.view(len(y), len(ids), -1)
-                if codes is None:
-                    codes = fresh.new_zeros(len(y), keep, fresh.shape[2])
-                index = order[:, :, None].expand(-1, -1, fresh.shape[2])
-                codes = torch.cat([codes, fresh], 1).gather(1, index)
             row.add(loss)
+            # codes are kept only of sources that cannot draw a candidate a second time
+            kept = code.view(len(y), len(ids), -1) if isinstance(draw, PlainDraw) else None
+            if near:
+                near.met(loss)
+                spare.offer(near.farthest_first(loss), ids, kept)
+                loss = near.without(loss)
+            best.offer(loss, ids, kept)
             if on_chunk is not None:
                 on_chunk()
-        top_ids = torch.where(torch.isfinite(top_loss), top_ids, -1)
+        top_ids, codes = (best + spare if near else best).numbers()
 
         # in ascending order of their numbers, absent ones last, so that the first minimum is right
         top_ids, order = torch.where(top_ids < 0, _LARGE, top_ids).sort(dim=1)
@@ -389,13 +423,15 @@ class CodeSearch:
         if codes is not None:
             codes = codes.gather(1, order[:, :, None].expand(-1, -1, codes.shape[2]))
             again = listed_draw(top_ids, codes)
+        few, beyond = top_ids.split(width, 1), Near(near.radius, len(y), y.device)
         with no_tf32(y.device):
-            found = self._argmin(state, target, level, top_ids.split(width, 1), again)
-        if codes is None and not bool(torch.isfinite(found.loss).all()):
+            found = self._argmin(state, target, level, few, again, None, None, beyond)
+        # all that were looked at are too near, and others seemed not to be
+        bad = ~torch.isfinite(found.loss) | (found.loss < near.radius) & best.overflowed
+        if codes is None and bool(bad.any()):
             # nothing finite in low precision (fp16 overflows early): fp32 has the last word
             with no_tf32(y.device):
-                full = self._argmin(state, target, level, chunks, draw)
-            bad = ~torch.isfinite(found.loss)
+                full = self._argmin(state, target, level, chunks, draw, None, None, beyond)
             found = _Best(*(where_tree(bad, n, o) for n, o in zip(full, found, strict=True)))
         return found, cast_like(found.state, template)
 
@@ -449,6 +485,7 @@ def search(
     local_ns: int | Sequence[int] | None = None,
     on_chunk: OnChunk | None = None,
     return_losses: bool = False,
+    radii: Sequence[float] | None = None,
 ) -> SearchResult:
     """One search over images that are all in memory.
 
@@ -456,7 +493,8 @@ def search(
         of tensors [B, ns_l, d_l], one a level.
     cx [B, ...], ys: list of [B, ...], image_ids: int64 [B], loop: keys of the candidates' noise.
     code_bs: images at a time, default all. on_chunk(done, total) after each chunk.
-    The remaining arguments are those of CodeSearch. NonFiniteSearchError: see `check_found`.
+    radii: as a CodeSearch is called. The remaining arguments are those of CodeSearch.
+    NonFiniteSearchError: see `check_found`.
     """
     engine = CodeSearch(
         model,
@@ -494,6 +532,7 @@ def search(
                     draw_of(part, loop, image_ids[at], cx.device),
                     on_chunk=report,
                     return_losses=return_losses,
+                    radii=radii,
                 )
             )
     result = SearchResult.joined(parts)

@@ -16,6 +16,7 @@ CHOICES = {
     "init": ("default", "reference"),
     "init_type": ("kaiming", "normal"),
     "mapping_init": ("default", "reference"),
+    "mapping": ("independent", "hierarchical"),
     "base": ("none", "input"),
     "consistency": ("none", "project"),
     "padding": ("zeros", "reflect", "replicate"),

@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"benchmarks.{name}": (f"benchmarks.{name}",)
         for name in (
             "augment",
+            "candidates",
             "code_search",
             "edm2_arms",
             "edm2_step",

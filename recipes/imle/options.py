@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imle import default_channels
+from imle.rejection import parse as rejection_of
 from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
 from runtime.options import ADDED, EXECUTION, LENGTH, NO_EFFECT, USUAL, Rules, Table, tagged, was
@@ -24,21 +25,29 @@ from runtime.types import (
     positive_int,
     probability,
     short_name,
+    text_called,
     wandb_id,
 )
 
+# What our networks have beyond the originals': docs/imle.md, "What the input says".
+_OURS = {"base": "input", "consistency": "project", "padding": "reflect", "norm": "none"}
+
 _CPU_SMALL = {
-    "data_tr": "scenes", "resid_nc": [32, 16], "dense_nc": [16, 16], "n_blocks": 2, "map_nc": 64,
-    "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [16, 8], "sp": [16, 8], "code_bs": 16,
-    "subsample_size": 128, "num_iteration": 64, "outer_loops": 30, "alpha": 10.0, "lr": 2e-3,
-    "lpips": "auto", "num_val_images": 20, "num_workers": 0, "cache": "memory",
+    **_OURS,
+    "data_tr": "scenes", "resid_nc": [64, 48], "dense_nc": [32, 24], "n_blocks": 1, "map_nc": 64,
+    "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [4, 4], "sp": [4, 4], "code_bs": 16,
+    "cells": [4], "local_ns": [2], "subsample_size": 128, "num_iteration": 64, "outer_loops": 30,
+    "alpha": 4.0, "lr": 2e-3, "lpips": "auto", "precision": "bf16", "search_precision": "bf16",
+    "rescore": 1, "num_val_images": 20, "num_workers": 0, "cache": "memory",
 }  # fmt: skip
 
 PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, a minute",
+        **_OURS,
         "data_tr": "scenes", "res": [8, 16, 32], "resid_nc": [16, 16], "dense_nc": [8, 8],
-        "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [8], "sp": [8], "code_bs": 8,
+        "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [4], "sp": [4], "code_bs": 8,
+        "cells": [4], "local_ns": [2],
         "subsample_size": 32, "num_iteration": 24, "outer_loops": 5, "alpha": 10.0, "lr": 3e-3,
         "warmup": 16, "num_val_images": 6, "spi": 4, "lpips": "random",
         "wandb": "disabled", "num_workers": 0, "gpus": [],
@@ -56,17 +65,21 @@ PRESETS = {
         **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 24,
     },
     "camnet-sr16": {
-        "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and search of the paper's code)",
+        "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and ns of the paper's code; with "
+        "base, projection and cells, not yet run at full size)",
+        **_OURS, "cells": [8], "local_ns": [20],
         "data_tr": "camnet3", "res": [16, 32, 64, 128, 256], "bs": 8, "ns": [120], "sp": [20],
         "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
     },
     "camnet-color": {
-        "_help": "colorization at 128",
+        "_help": "colorization at 128 (not yet run at full size)",
+        **_OURS, "cells": [8], "local_ns": [20],
         "data_tr": "camnet3", "res": [64, 64, 64, 64, 128], "grayscale": 1.0, "bs": 8, "ns": [120],
         "sp": [20], "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
     },
     "camnet-mask": {
-        "_help": "inpainting at 128, a quarter of the cells masked",
+        "_help": "inpainting at 128, a quarter of the cells masked (not yet run at full size)",
+        **_OURS, "cells": [8], "local_ns": [20],
         "data_tr": "camnet3", "res": [64, 64, 64, 64, 128], "mask_frac": 0.25, "bs": 8,
         "ns": [120], "sp": [20], "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
     },
@@ -91,7 +104,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "consistency", "padding", "norm", "search_precision", "rescore", "cells",
+    "base", "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
+    "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
@@ -166,6 +180,21 @@ OPTIONS: Table = {
          "--ns; one number or one a level; 0: whole pictures only (default: 0)", USUAL),
         ("--local_ns", list_of(integer(1, 10**6)), None, "candidate codes of that second search, "
          "one number or one a level (default: as --ns)"),
+        ("--rejection", text_called("FLOAT|TEXT"), None, "candidates are rejected whose loss is "
+         "below this, and the nearest of the others is chosen (RS-IMLE); q0.1: below the "
+         "0.1-quantile of the first loop's winners; 0: none (default: 0)"),
+        ("--rejection_levels", ("last", "all"), "last", "where candidates are rejected", ADDED),
+        ("--rejection_empty", ("skip", "keep"), "skip", "pictures all of whose candidates are: are "
+         "left out of the loop; or keep the farthest", ADDED),
+        ("--adaptive", bool, False, "search a picture again when it is solved or its code is old, "
+         "and keep the code until then (Adaptive IMLE)", ADDED),
+        ("--adaptive_gamma", number(0, 1, hi_open=True), 0.04, "solved: its loss is so much, as a "
+         "fraction, below what it was when its code was chosen", ADDED),
+        ("--adaptive_staleness", positive_int, None, "loops with a picture for which it keeps its "
+         "code at least (default: 7, or as --adaptive_force if that is less)"),
+        ("--adaptive_force", positive_int, 30, "and at most; 1: always search", ADDED),
+        ("--adaptive_compat", bool, False, "solved: measured by the code before, as the code "
+         "release has it", ADDED),
         ("--sample_method", ("normal", "mixture"), "normal", "distribution of the codes", CODES),
         ("--num_components", positive_int, 5, "components of the mixture", CODES),
         ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
@@ -206,6 +235,8 @@ OPTIONS: Table = {
          "exactly, when reduced and corrupted again", NETWORK, ADDED),
         ("--padding", ("zeros", "reflect", "replicate"), "zeros", "how pictures go on beyond their "
          "border, for convolutions", NETWORK, ADDED),
+        ("--mapping", ("independent", "hierarchical"), "independent", "hierarchical: the mapping "
+         "net of a level sees what those before it gave (CHIMLE)", NETWORK, ADDED),
         ("--norm", ("instance", "none"), "instance", "of features where a style acts on them; none "
          "keeps flat areas free of ripples", NETWORK, ADDED),
         ("--color_space", ("rgb", "lab"), "rgb", "colours inside the network", NETWORK),
@@ -275,6 +306,18 @@ def check(args: Namespace) -> None:
         raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")
     if 0 < args.ema_std < 1e-3:
         raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
+    if (args.adaptive_staleness or 1) > args.adaptive_force:
+        raise ValueError(
+            f"--adaptive_staleness {args.adaptive_staleness} exceeds --adaptive_force "
+            f"{args.adaptive_force}"
+        )
+    if args.rejection is not None:
+        try:
+            radius = rejection_of(args.rejection)[0]
+        except ValueError as error:
+            raise ValueError(f"--rejection {error}") from None
+        if radius == 0:
+            args.rejection = None  # in the names of runs too, whether 0 is typed or not
     if not any(args.cells or []):
         args.cells = None  # in the names of runs too, whether 0 is typed or not
     if args.sample_method == "mixture" and args.num_components < 2:
@@ -309,6 +352,13 @@ def _check_effects(args: Namespace) -> None:
     taken = args.init == "default" or args.mapping_init == "default"
     rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
+    several = "a generator of several levels"
+    for name in ("mapping", "rejection_levels"):
+        rules.belongs(name, several, len(args.res) > 2)
+    for name in ("rejection_levels", "rejection_empty"):
+        rules.belongs(name, "--rejection", args.rejection is not None)
+    for name in ("adaptive_gamma", "adaptive_staleness", "adaptive_force", "adaptive_compat"):
+        rules.belongs(name, "--adaptive", args.adaptive)
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
     rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")

@@ -14,6 +14,7 @@ from data.registry import train_val_sources
 from data.sources import Source
 from data.told import told
 from imle import (
+    Adaptive,
     CAMNet,
     CIMLEDataLoader,
     CodeGenerator,
@@ -23,13 +24,16 @@ from imle import (
     PixelLoss,
     PoolSearch,
     ProjectedDistance,
+    Rejection,
     ResolutionLoss,
     UnconditionalGenerator,
     default_channels,
     parameter_groups,
     pixel_features,
     reference_names,
+    to_hierarchical,
 )
+from imle.rejection import parse as rejection_of
 from recipes import initial
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
@@ -196,14 +200,24 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
 
     def read(file: Path, say: initial.Say) -> initial.Weights:
         found = initial.read_weights(file, say)
-        if found.kind is None and isinstance(net, CAMNet):  # of an original code base
+        if not isinstance(net, CAMNet):
+            return found
+        state = found.state
+        if found.kind is None:  # of an original code base
             if net.base != "none":
                 raise UsageError(
                     f"--init_from {args.init_from}: an original's weights, whose output is the "
                     f"picture: --base none goes with them, not --base {net.base}"
                 )
-            return found._replace(state=reference_names(found.state, net))
-        return found
+            state = reference_names(state, net)
+        if net.config["mapping"] == "hierarchical":
+            state, widened = to_hierarchical(state, net)
+            if widened:
+                say(
+                    f"{file.name} is of independent mapping networks: {len(widened)} of them get "
+                    "columns of 0 for earlier levels, so that they compute what they did"
+                )
+        return found._replace(state=state)
 
     initial.start(run, net, args.init_from, kind(args), averages=[ema], read=read)
 
@@ -240,7 +254,10 @@ def loader(
         assert isinstance(loss_fn, ResolutionLoss), "options see to it"
         projected = ProjectedDistance(loss_fn.features, args.proj_dim, seed=args.seed)
         searched, features = projected, projected.project
-    pool = PoolSearch(args.pool_size, features=features) if args.unconditional else None
+    near = rejection(args)
+    pool = None
+    if args.unconditional:
+        pool = PoolSearch(args.pool_size, features=features, rejection=near)
     return CIMLEDataLoader(
         trained,
         KorKMinusOne(range(len(trained)), shuffle=True, seed=args.seed),
@@ -267,6 +284,27 @@ def loader(
         searcher=pool,
         cells=args.cells or 0,
         local_ns=args.local_ns,
+        adaptive=adaptive(args),
+        rejection=near,
+    )
+
+
+def adaptive(args: Namespace) -> Adaptive | None:
+    """Which pictures keep their codes; None: all are searched in every loop."""
+    if not args.adaptive:
+        return None
+    force = args.adaptive_force
+    staleness = args.adaptive_staleness or min(7, force)
+    return Adaptive(args.adaptive_gamma, staleness, force, args.adaptive_compat)
+
+
+def rejection(args: Namespace) -> Rejection | None:
+    """Which candidates are too near to be chosen; None: none is."""
+    if args.rejection is None:
+        return None
+    eps, quantile = rejection_of(args.rejection)
+    return Rejection(
+        eps, quantile=quantile, levels=args.rejection_levels, empty=args.rejection_empty
     )
 
 

@@ -94,8 +94,7 @@ class Joint:
         own, batch = self.own, next(self._batches)
         if number % self.phase == 0:  # the loader has just searched
             found = self.loader.last_search
-            run.log(**{"imle/search loss": found.losses.sum(1).mean()})
-            run.log(**{f"imle/search/{name}": gain for name, gain in found.gains().items()})
+            run.log(**{f"imle/{name}": value for name, value in found.figures().items()})
             run.log(**{"time/search_s": found.seconds})
         rate = self._factor(number)
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imle import parameter_groups
 from imle.codes import CodeGenerator
-from imle.generator import parameter_groups
 from imle.sampling import draw_samples
 from imle.search import search
 from imle.unconditional import (

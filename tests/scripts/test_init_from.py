@@ -18,6 +18,7 @@ from storage import checkpoint
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import kill_harness as harness
+from tests.imle.test_mapping import as_release
 from tests.models.test_original import original
 from tests.scripts import simclr_support, support, test_train_edm2, test_TrainISICLE
 from tests.scripts import test_toy_example as toy
@@ -118,6 +119,27 @@ def test_what_does_not_fit_is_named_and_new(camnet, tmp_path, capsys):
     assert f"not there, so new ({len(told['missing'])}): levels.1." in out
     assert f"of another shape there, so new ({len(told['misshapen'])}): levels.0." in out
     assert out.count(", ...") >= 1  # names in a line are few
+
+
+def test_a_hierarchical_mapping_begins_with_an_independent_one(tmp_path, capsys):
+    """Of a run, and of the CAM-Net code release: what it computes stays, and the log says so."""
+    levels = ["--res", "8", "16", "32", "--resid_nc", "6", "4", "--dense_nc", "4", "4"]
+    support.train(tmp_path / "plain", *levels, *TINY_STEP, "--ema_std", "0")
+    file = tmp_path / "plain" / "snapshots" / "network-latest.safetensors"
+    state = load_snapshot(file).state_dict
+    torch.save(as_release(state), tmp_path / "release.pth")
+    for word in (tmp_path / "plain", tmp_path / "release.pth"):
+        capsys.readouterr()
+        words = [*levels, "--mapping", "hierarchical", "--init_from", str(word), *TINY_STEP]
+        support.train(tmp_path / word.stem / "run", *words)
+        assert "1 of them get columns of 0 for earlier levels" in capsys.readouterr().out
+        told = record(tmp_path / word.stem / "run")
+        assert told["share"] == 1 and not told["missing"]
+        before, now = (
+            support.metrics(folder, "val/lpips_random")[step]
+            for folder, step in ((tmp_path / "plain", 1), (tmp_path / word.stem / "run", 0))
+        )
+        assert now == pytest.approx(before, rel=1e-4)
 
 
 def test_imle_begins_with_an_original_s_weights(camnet, tmp_path):

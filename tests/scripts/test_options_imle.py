@@ -20,6 +20,9 @@ TINY = """--preset smoke --bs 2 --code_bs 4 --map_nc 4 --latent_nc 8 --subsample
 --num_iteration 2 --outer_loops 1 --warmup 2 --num_val_images 2 --samples 2 --log_every 1
 --flip 0"""
 CASCADE = f"{TINY} --res 8 16 --resid_nc 4 --dense_nc 4 --ns 4"
+LEVELS = f"{CASCADE} --res 8 16 32 --resid_nc 4 4 --dense_nc 4 4"
+LOOPS = f"{LEVELS} --outer_loops 2"
+AGAIN = f"{CASCADE} --data FOLDER --subsample_size 11 --num_iteration 2 --outer_loops 5 --lr 0.01"
 UNCOND = f"{TINY} --unconditional --lpips none --res 8 --pool_size 16"
 BASES = {
     "cascade": CASCADE,
@@ -30,6 +33,11 @@ BASES = {
     "loops": f"{CASCADE} --num_iteration 1 --outer_loops 2",
     "saves": f"{CASCADE} --save_every 1",
     "folder": f"{CASCADE} --data FOLDER",
+    "levels": LEVELS,
+    "rejects": f"{LOOPS} --rejection q0.9 --rejection_empty keep",
+    "empties": f"{CASCADE} --ns 2 --num_iteration 2 --outer_loops 4 --rejection q0.9",
+    "again": AGAIN,
+    "adapts": f"{AGAIN} --adaptive --adaptive_gamma 0.01 --adaptive_staleness 1",
     "uncond": UNCOND,
     "uncond16": f"{UNCOND} --res 16",
 }
@@ -84,6 +92,15 @@ EFFECTS = [
     ("cells", "--local_ns 9", TRAINING),
     ("cascade", "--proj_dim 6", TRAINING),
     ("uncond", "--pool_size 4", f"{START}"),
+    ("loops", "--rejection q0.5", TRAINING),
+    ("loops", "--rejection 0", ""),
+    ("rejects", "--rejection_levels all", UPDATE),
+    ("empties", "--rejection_empty keep", UPDATE),
+    ("again", "--adaptive", TRAINING),
+    ("adapts", "--adaptive_gamma 0.2", UPDATE),
+    ("adapts", "--adaptive_staleness 3", UPDATE),
+    ("adapts", "--adaptive_force 1", UPDATE),
+    ("adapts", "--adaptive_compat", UPDATE),
     # network
     ("cascade", "--code_nc 2", SIZE),
     ("cascade", "--map_nc 2", SIZE),
@@ -96,6 +113,7 @@ EFFECTS = [
     ("cascade", "--init_scale 1", NETWORK),
     ("cascade", "--init reference", NETWORK),
     ("cascade", "--mapping_init reference", NETWORK),
+    ("levels", "--mapping hierarchical", SIZE),
     ("cascade", "--code_gain 1", NETWORK),
     ("cascade", "--base input", NETWORK),
     ("cascade", "--consistency project", NETWORK),

@@ -51,7 +51,9 @@ def test_every_option_of_imle_is_taken_or_refused():
     taken = """
         preset bs mini_bs ipc code_bs ns sp rescore search_precision subsample_size flip lr
         lr_schedule mapping_lr_mult warmup weight_decay grad_clip ema_std alpha lpips lpips_path
-        lpips_weighting channels_last unconditional
+        lpips_weighting channels_last unconditional cells local_ns adaptive adaptive_gamma
+        adaptive_staleness adaptive_force adaptive_compat rejection rejection_levels
+        rejection_empty
     """.split()  # unconditional is refused by what it asks for
     options = [*vars(imle.get_args(None, ["--data_tr", "scenes"]))]
     assert sorted((*taken, *NOT_IMLE, *OF_THE_NET)) == sorted(options)
