@@ -88,6 +88,7 @@ PARTS: dict[str, dict[str, tuple[str, str]]] = {
     "base": {"base": ("none", "input")},
     "consistency": {"consistency": ("none", "project")},
     "padding": {"padding": ("zeros", "reflect")},
+    "norm": {"norm": ("instance", "none")},
     "codes": {"code_gain": ("0.3", "1")},
     "cells": {"cells": ("0", "4")},
     "rejection": {"rejection": ("0", "q0.05")},

@@ -152,6 +152,8 @@ COLUMNS: list[tuple[str, Callable[[Sequence[Found]], str]]] = [
         "error of hues, mean / best",
         lambda p: cell(p, figure("chroma_error"), figure("best_chroma_error")),
     ),
+    ("border error", lambda p: cell(p, figure("border_error"))),
+    ("ripples", lambda p: cell(p, figure("ripple"))),
     ("seams", lambda p: cell(p, figure("seam"))),
     ("steps", lambda p: cell(p, lambda found: found["steps"], digits=0)),
     ("CPU minutes", lambda p: cell(p, lambda found: found["cpu_s"] / 60, digits=1)),

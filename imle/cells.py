@@ -7,6 +7,11 @@ the noise of the candidate that is best there (the winner among them): S^2 choic
 price of one. What the cells chose is scored as one code, and the better of it and the winner is
 kept, so that no image comes out worse than of the search over whole codes.
 
+A cell is judged beside the neighbours of the same candidate, and comes to stand beside those of
+others. So, where there are enough candidates, half of them are spent as above, and the others on
+the two colours of a chequered board in turn, every other cell being as chosen so far
+(docs/studies/imle.md has what that gains).
+
 A code put together like this is numbers too: [1 + S^2] candidate numbers, that of the winner, whose
 style it has, and that of each cell, row by row. `composed` draws it again from them.
 """
@@ -29,6 +34,9 @@ from imle.types import (
 )
 from runtime.counter_rng import Mosaic, mosaic
 
+# With fewer candidates each colour of the board would choose among too few.
+_CHEQUERED_FROM = 16
+
 # Candidates of this stage are numbered from here on: above any candidate of the first stage.
 FIRST_NUMBER = 1 << 32
 
@@ -39,6 +47,15 @@ class CellGrid(NamedTuple):
     cells: int  # along a side of the grid
     rows: Tensor  # [d] int64: of each entry, 0 where it is style, 1 + its cell where it is noise
     pattern: Mosaic  # of `rows`
+    colour: Tensor  # [cells^2] int64: 0 and 1 as on a chequered board
+
+
+class Sweep(NamedTuple):
+    """Candidates that are compared at once, all beside the same base, which is the first."""
+
+    first: int  # how many candidates there were before
+    chunks: list[tuple[int, int]]  # [first, last) of the base (0) and the candidates (1, ..)
+    colour: int | None  # of the cells that they change; None: all
 
 
 class Judge(NamedTuple):
@@ -110,8 +127,10 @@ def _grid(size: int, noise: Any, cells: int, device: torch.device) -> CellGrid:
     cell = 1 + (down[:, None] * cells + across).flatten()
     rows = torch.zeros(size, dtype=torch.int64)
     rows[noise.first : noise.first + noise.channels * len(cell)] = cell.repeat(noise.channels)
-    pattern = mosaic(rows)
-    return CellGrid(cells, rows.to(device), Mosaic(*(part.to(device) for part in pattern)))
+    place = torch.arange(cells**2)
+    parts = (rows, *mosaic(rows), (place // cells + place % cells) % 2)
+    rows, *pattern, colour = (part.to(device) for part in parts)
+    return CellGrid(cells, rows, Mosaic(*pattern), colour)
 
 
 def composed(
@@ -144,12 +163,19 @@ def stacked(numbers: Sequence[Tensor]) -> Tensor:
     return torch.stack(filled, 1)
 
 
-def local_chunks(candidates: int, parallel: int) -> list[tuple[int, int]]:
-    """Ranges [first, last) of equal sizes, each at most `parallel`: the winner and `candidates`."""
-    total = candidates + 1
-    count = -(-total // parallel)
-    edges = [total * i // count for i in range(count + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+def sweeps(cells: int, candidates: int, parallel: int) -> list[Sweep]:
+    """How candidates are shared out over a grid of cells x cells, at most `parallel` at a time."""
+    shares: list[tuple[int | None, int]] = [(None, candidates)]
+    if candidates >= _CHEQUERED_FROM and cells > 1:
+        quarter = candidates // 4
+        shares = [(None, candidates - 2 * quarter), (0, quarter), (1, quarter)]
+    plan, first = [], 0
+    for colour, count in shares:
+        chunks = -(-(count + 1) // parallel)
+        edges = [(count + 1) * i // chunks for i in range(chunks + 1)]
+        plan.append(Sweep(first, list(zip(edges, edges[1:], strict=False)), colour))
+        first += count
+    return plan
 
 
 def choose_cells(
@@ -159,36 +185,39 @@ def choose_cells(
     fast: Judge | None,
     found: Chosen,
     draw: KeyedDraw,
-    chunks: Sequence[tuple[int, int]],
+    plan: Sequence[Sweep],
     on_chunk: Callable[[], None] | None = None,
 ) -> Chosen:
     """Improve the winners of a level, `found`, cell by cell; see the module.
 
     exact: in fp32, which decides; fast: in low precision, in which cells are compared, if there is
-    one. chunks: `local_chunks`; `on_chunk` is called after each. No image's loss becomes larger.
+    one. plan: of `sweeps`; `on_chunk` is called after each chunk. No image's loss becomes larger.
     """
     judge = exact if fast is None else fast
     winner = found.ids.clamp_min(0)[:, None]
-    cells = best = winner.expand(-1, grid.cells**2)
-    low = torch.full(cells.shape, torch.inf, device=cells.device)
-    for first, last in chunks:
-        # [B, K]; the first candidate of all is the winner itself
-        number = torch.arange(first, last, device=cells.device) - 1
-        number = torch.where(number < 0, winner, FIRST_NUMBER + number)
-        parts = number[:, :, None].expand(-1, -1, grid.cells**2)
-        code = _put_together(draw, level, grid, winner, parts)
-        maps = judge.losses.maps(judge.state, code, level, judge.target, grid.cells).flatten(2)
-        least, place = _first_least(maps)
-        better = least < low  # strictly: the first of equals, the winner before any other
-        low = torch.where(better, least, low)
-        best = torch.where(better, number.gather(1, place), best)
-        if on_chunk is not None:
-            on_chunk()
-    code = _put_together(draw, level, grid, winner, best[:, None])
+    cells = base = winner.expand(-1, grid.cells**2)
+    for first, chunks, colour in plan:
+        best, low = base, torch.full(base.shape, torch.inf, device=base.device)
+        for chunk in chunks:
+            number = torch.arange(*chunk, device=base.device)[:, None]  # [K, 1]; 0 is the base
+            changed = number > 0
+            if colour is not None:
+                changed = changed & (grid.colour == colour)
+            parts = torch.where(changed, FIRST_NUMBER + first + number - 1, base[:, None])
+            code = _put_together(draw, level, grid, winner, parts)
+            maps = judge.losses.maps(judge.state, code, level, judge.target, grid.cells)
+            least, place = _first_least(maps.flatten(2))
+            better = least < low  # strictly: the first of equals, the base before any other
+            low = torch.where(better, least, low)
+            best = torch.where(better, parts.gather(1, place[:, None])[:, 0], best)
+            if on_chunk is not None:
+                on_chunk()
+        base = best
+    code = _put_together(draw, level, grid, winner, base[:, None])
     with no_tf32(code.device, fast is not None):
         loss, state = exact.losses.losses(exact.state, code, level, exact.target)
     better = (loss < found.loss) & (found.ids >= 0)
-    cells = torch.where(better[:, None], best, cells)
+    cells = torch.where(better[:, None], base, cells)
     state = where_tree(better, state, found.state)
     return Chosen(
         torch.where(better, loss, found.loss),

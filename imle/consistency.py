@@ -2,15 +2,18 @@
 
 What an input cx `[B, 3, h, w]` says of its image y `[B, 3, H, W]` is linear: cx = M C D(y), with
 D the reduction of the pyramid (Pillow's bicubic filter, `data.pyramids`; rows and columns apart),
-C the loss of colour of `imle.corruption` (C C = C) and M the cells that are known. With D^+ the
-pseudo-inverse of D (D D^+ = 1), the image
+C the loss of colour of `imle.corruption` (C C = C) and M the cells that are known. With
+U = B (D B)^-1, B bicubic enlargement, so that D U = 1, the image
 
-    y + D^+ r,   r = M (cx - C D y)
+    y + U r,   r = M (cx - C D y)
 
-says exactly cx, whatever y was: C D (y + D^+ r) = C D y + r. Without a corruption it is the nearest
-image to y that does; iterating y + up(cx - D y), back-projection (Irani and Peleg 1991), goes
-towards it. Losing colour, luma and not chroma is moved; in a hole, r fades out from its edge, so
-that what is moved beside the hole leaves no step there.
+says exactly cx, whatever y was: C D (y + U r) = C D y + r. It is where back-projection (Irani and
+Peleg 1991), y + B (cx - D y) again and again, arrives. The pseudo-inverse of D in place of U would
+give the nearest such image, and a frame: of a flat r it makes one that is off by an eighth at the
+border when enlarged twice, by a quarter four times, where U r is flat.
+
+Losing colour, luma and not chroma is moved; in a hole, r fades out from its edge, so that what is
+moved beside the hole leaves no step there.
 
 Which cells are holes is read off the input, for nobody else knows it when a snapshot draws.
 """
@@ -29,7 +32,7 @@ from imle.corruption import Corruption, keep_channel, luma
 # Known pixels are of eight bits, or the mean of two such: multiples of 1/510. Three random numbers
 # in a row are that, as near as this, once in 10^8.
 _STEPS, _NEAR = 510, 1e-3
-_ROUNDS = 8  # of cutting and projecting, where an image is to be shown
+_ROUNDS = 16  # of projecting and cutting, where an image is to be shown
 
 
 class Distance(NamedTuple):
@@ -42,15 +45,25 @@ class Distance(NamedTuple):
 # ------------------------------------------------------------------------------------ reductions
 
 
-@lru_cache(maxsize=64)
+@torch.compiler.assume_constant_result
 def _matrices(size: int, to: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """D `[to, size]` and D^+ `[size, to]`, float32; made in float64."""
+    """D `[to, size]` and U `[size, to]`, float32; made in float64, once."""
+    return _made_matrices(size, to, device)
+
+
+@lru_cache(maxsize=64)
+def _made_matrices(size: int, to: int, device: torch.device) -> tuple[Tensor, Tensor]:
     # usable in training even if the first to ask is a sampler in inference mode
     with torch.inference_mode(False), torch.no_grad():
-        eye = torch.eye(size, dtype=torch.float64, device="cpu")[None, None]
-        down = F.interpolate(eye, size=(to, size), mode="bicubic", antialias=True)[0, 0]
-        back = torch.linalg.pinv(down)
+        down, up = (_bicubic(*sizes) for sizes in ((size, to), (to, size)))
+        back = up @ torch.linalg.inv(down @ up)
         return down.float().to(device), back.float().to(device)
+
+
+def _bicubic(size: int, to: int) -> Tensor:
+    """`size` pixels in a row at the size `to`, as a matrix `[to, size]` of float64 on the CPU."""
+    eye = torch.eye(size, dtype=torch.float64, device="cpu")[None, None]
+    return F.interpolate(eye, size=(to, size), mode="bicubic", antialias=True)[0, 0]
 
 
 def reduce(y: Tensor, size: tuple[int, int]) -> Tensor:
@@ -59,7 +72,7 @@ def reduce(y: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _raise(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """D^+: `[B, C, h, w]` -> `[B, C, *size]`, float32."""
+    """U: `[B, C, h, w]` -> `[B, C, *size]`, float32."""
     return _along(x, size, 1)
 
 
@@ -89,40 +102,39 @@ def known_pixels(cx: Tensor, task: Corruption) -> Tensor | None:
     """
     if task.mask_frac == 0:
         return None
-    rows, columns = (_cells(s, task.mask_res, cx.device) for s in cx.shape[2:])
+    row, top, add_rows = _cells(cx.shape[2], task.mask_res, cx.device)
+    column, left, add_columns = _cells(cx.shape[3], task.mask_res, cx.device)
     if task.fill == "zero":
         shows = (cx != 0).any(1)
     else:
-        corner = cx[:, :, rows.first][:, :, :, columns.first]
+        corner = cx[:, :, top][:, :, :, left]
         differs = (cx != corner).any(1)
         fine = cx * _STEPS
         eight_bits = ((fine - fine.round()).abs() < _NEAR).all(1)
         grey = (cx == cx[:, :1]).all(1)
         shows = differs | eight_bits | grey
     # [B, S, S]: how many pixels of the cell show something
-    count = rows.sums @ shows.float() @ columns.sums.T
-    known = (count > 0)[:, rows.cell][:, :, columns.cell]
+    count = add_rows @ shows.float() @ add_columns.T
+    known = (count > 0)[:, row][:, :, column]
     return known[:, None]
 
 
-class _Cells(NamedTuple):
-    """Of `length` pixels in a row: their cell, the first pixel of that, `[length]`; sums
-    `[cells, length]` adds them up."""
-
-    cell: Tensor
-    first: Tensor
-    sums: Tensor
+@torch.compiler.assume_constant_result
+def _cells(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `length` pixels in a row: their cell, the first pixel of that, int64 `[length]`, and a
+    matrix `[cells, length]` that adds up each cell's."""
+    return _made_cells(length, cells, device)
 
 
 @lru_cache(maxsize=64)
-def _cells(length: int, cells: int, device: torch.device) -> _Cells:
+def _made_cells(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     with torch.inference_mode(False), torch.no_grad():
         # the very rounding of the mask: F.interpolate(mode="nearest")
         numbers = torch.arange(cells, dtype=torch.float32, device="cpu")
         cell = F.interpolate(numbers[None, None], size=length, mode="nearest")[0, 0].long()
         first = torch.searchsorted(cell, cell)
         sums = F.one_hot(cell, cells).T.float()
-        return _Cells(*(t.to(device) for t in (cell, first, sums.contiguous())))
+        return cell.to(device), first.to(device), sums.contiguous().to(device)
 
 
 def feather(known: Tensor, width: int) -> Tensor:
@@ -166,7 +178,7 @@ def fill_in(cx: Tensor, known: Tensor) -> Tensor:
         have = weight > 0
         sure = total / weight.clamp(min=1e-12)
         filled = torch.where(have, sure, filled.expand_as(sure))
-        for _ in range(4):
+        for _ in range(10):
             around = F.avg_pool2d(F.pad(filled, [1] * 4, mode="replicate"), 3, 1)
             filled = torch.where(have, sure, around)
     return torch.where(known, cx.float(), filled)

@@ -36,11 +36,12 @@ from imle.cells import (
     CellGrid,
     Chosen,
     Judge,
+    Sweep,
     cell_grids,
     check_cells,
     choose_cells,
-    local_chunks,
     stacked,
+    sweeps,
     wanted,
 )
 from imle.draws import KeyedDraw, PlainDraw, draw_of, listed_draw
@@ -216,13 +217,17 @@ class CodeSearch:
         sp = per_level(self.sample_parallelism, levels, "sample_parallelism")
         return [[(i, min(i + s, n)) for i in range(0, n, s)] for n, s in zip(ns, sp, strict=True)]
 
-    def local_plan(self, levels: int) -> list[list[tuple[int, int]]]:
-        """Candidate ranges of the choice cell by cell of each level, empty where there is none."""
+    def local_sweeps(self, levels: int) -> list[list[Sweep]]:
+        """The sweeps of the choice cell by cell of each level, none where there is no such."""
         cells = per_level(self.cells, levels, "cells", least=0)
         ns = per_level(self.local_ns, levels, "local_ns")
         sp = per_level(self.sample_parallelism, levels, "sample_parallelism")
-        each = zip(cells, ns, sp, strict=True)
-        return [local_chunks(n, s) if c else [] for c, n, s in each]
+        return [sweeps(c, n, s) if c else [] for c, n, s in zip(cells, ns, sp, strict=True)]
+
+    def local_plan(self, levels: int) -> list[list[tuple[int, int]]]:
+        """Their chunks, [first, last) within a sweep, of which the first is what stands already."""
+        plans = self.local_sweeps(levels)
+        return [[chunk for sweep in plan for chunk in sweep.chunks] for plan in plans]
 
     def chunks(self, levels: int) -> int:
         """How often `on_chunk` is called for a batch of images."""
@@ -264,7 +269,7 @@ class CodeSearch:
         fast = self._fast
         if len(cx) == 0:
             raise ValueError("nothing to search: the batch of inputs is empty")
-        plan, local = self.plan(len(ys)), self.local_plan(len(ys))
+        plan, local = self.plan(len(ys)), self.local_sweeps(len(ys))
         grids = self.grids(len(ys), draw, cx.device)
         state = self._exact.start(cx)
         fast_state = fast.start(cx) if fast else None

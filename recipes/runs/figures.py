@@ -19,8 +19,8 @@ _DIRECTIONS = (
     ("max", r"diversity|psnr|ssim|acc|top.?\d|precision|recall|coverage|density|per_s\b|gain"),
     (
         "min",
-        r"loss|lpips|mse|mae|rmse|fid|kid|\bfd\b|error|distance|nll|bpd|combined|consistency|seam|"
-        r"time|_s\b",
+        r"loss|lpips|mse|mae|rmse|fid|kid|\bfd\b|error|distance|nll|bpd|combined|consistency|"
+        r"seam|ripple|time|_s\b",
     ),
 )
 # What a run of any method is told by in a list: the first two that it has.

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from data.views.generated import GeneratedViews
+from generators.door import make_generator
 from generators.imle import CAMNetSampler, truncated
 from imle import CodeGenerator, Corruption
+from imle.consistency import consistency
 from recipes.views.parts import opened
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import save_snapshot
 from tests.generators.tiny import LAST, RES, network, snapshot, view_sampler
+from tests.imle.test_consistency import picture
 
 
 def inputs(n=6):
@@ -94,6 +97,37 @@ def test_the_input_is_corrupted_alike_whatever_the_draw():
     )
     coarse = view_sampler(snapshot(), size=16, lr_factor=4).corrupt(x, IDS)
     assert coarse.shape == x.shape and coarse.std((2, 3)).mean() < 0.5 * x.std((2, 3)).mean()
+
+
+@pytest.mark.parametrize("own", [{}, {"grayscale": 1}, {"grayscale": 0.5, "mask_frac": 0.5}])
+def test_pictures_agree_with_their_input_if_asked(own):
+    """Whatever the network was trained with; the corruption that is asked for counts."""
+
+    def far(images, cx, task):
+        return float(consistency(images, cx, task).mean.max()) * 255
+
+    x, task = picture(RES[0], batch=6), Corruption(**own)
+    older, trained = snapshot(corruption=own), snapshot(corruption=own, consistency="project")
+    for made in (older, trained):
+        net = make_generator(made)
+        cx = net.corrupt(x)
+        plain = net.draw(2, inputs=x)
+        for word, agrees in ((None, made is trained), ("project", True), ("none", False)):
+            drawn = net.draw(2, inputs=x, consistency=word).float() / 255
+            assert (far(drawn, cx.repeat_interleave(2, 0), task) < 1) is agrees
+        assert torch.equal(net.draw(2, inputs=x), plain)
+        views = net.view_sampler(16, consistency="project")
+        assert far(views.sample(views.corrupt(x, IDS), IDS, DRAWS), views.corrupt(x, IDS), task) < 1
+        other = net.view_sampler(32, consistency="project", corruption={"grayscale": 1})
+        seen = other.corrupt(x, IDS)
+        task_there = Corruption(**{**own, "grayscale": 1})
+        assert far(other.sample(seen, IDS, DRAWS), seen, task_there) < 1
+    assert torch.equal(
+        make_generator(older).draw(2, inputs=x),
+        make_generator(trained).draw(2, inputs=x, consistency="none"),
+    )
+    with pytest.raises(UsageError, match="--consistency must be one of none, project, got 'x'"):
+        make_generator(older).draw(1, inputs=x, consistency="x")
 
 
 def test_temperature_truncation_and_the_fixed_code():

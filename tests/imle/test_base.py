@@ -68,11 +68,11 @@ def test_a_frozen_copy_is_equal_and_candidates_are_rows(name, color_space):
         images = net(cx, one)
         for layout in (True, False):
             frozen = net.frozen_copy(channels_last=layout)
-            torch.testing.assert_close(frozen(cx, one), images, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(frozen(cx, one), images, atol=5e-5, rtol=1e-3)
         many = [torch.cat([z, z.flip(0)], 1).view(6, -1) for z in one]
         both = net(cx, many)
         for image, pair in zip(images, both, strict=True):
-            torch.testing.assert_close(pair[::2], image, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(pair[::2], image, atol=5e-5, rtol=1e-3)
         low = net.frozen_copy(dtype=torch.bfloat16)(cx, one)
         for image, near in zip(images, low, strict=True):
             assert near.dtype == torch.float32 and (near - image).abs().max() < 0.2

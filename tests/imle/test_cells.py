@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from imle.cells import FIRST_NUMBER, cell_grids, local_chunks
+from imle.cells import FIRST_NUMBER, cell_grids, sweeps
 from imle.codes import CodeGenerator
 from imle.draws import KeyedDraw
 from imle.generator import CAMNet
@@ -77,20 +77,24 @@ def _by_hand(model, z, cx, ys, ids, loop, ns, local_ns, cells, b):
         whole = [mse(output(draw(k)), y).item() for k in range(ns[level])]
         winner = whole.index(min(whole))
         style, count = draw(winner)[:, :3], min(cells[level], side)
-        candidates = [winner, *(FIRST_NUMBER + k for k in range(local_ns[level]))]
-        noises = [draw(k)[:, 3:].view(side, side) for k in candidates]
-        made = [output(torch.cat([style, n.reshape(1, -1)], 1)) for n in noises]
-        noise, picks = torch.empty(side, side), []
-        for i, j in itertools.product(range(count), repeat=2):
-            # pixels of the output that are of the cell, wholly or in part
-            at = [slice(k * 2 * side // count, -(-(k + 1) * 2 * side // count)) for k in (i, j)]
-            there = [float((m - y).square()[0, :, at[0], at[1]].mean()) for m in made]
-            best = there.index(min(there))
-            picks.append(candidates[best])
-            for p, q in itertools.product(range(side), repeat=2):
-                if (p * count // side, q * count // side) == (i, j):
-                    noise[p, q] = noises[best][p, q]
-        code = torch.cat([style, noise.reshape(1, -1)], 1)
+        picks, used = [winner] * count**2, 0
+        n = local_ns[level]
+        plan = (
+            [(n - n // 4 * 2, (0, 1)), (n // 4, (0,)), (n // 4, (1,))] if n >= 16 else [(n, (0, 1))]
+        )
+        for some, colours in plan:
+            changes = [(i + j) % 2 in colours for i, j in itertools.product(range(count), repeat=2)]
+            new = [FIRST_NUMBER + used + k for k in range(some)]
+            tried = [
+                picks,
+                *([k if c else p for c, p in zip(changes, picks, strict=True)] for k in new),
+            ]
+            made = [output(_assembled(draw, style, side, count, t)) for t in tried]
+            for cell in range(count**2):
+                there = [_at_cell(m, y, side, count, cell) for m in made]
+                picks = [*picks[:cell], tried[there.index(min(there))][cell], *picks[cell + 1 :]]
+            used += some
+        code = _assembled(draw, style, side, count, picks)
         loss = mse(output(code), y).item()
         if not loss < whole[winner]:
             code, loss, picks = draw(winner), whole[winner], [winner] * count**2
@@ -100,11 +104,28 @@ def _by_hand(model, z, cx, ys, ids, loop, ns, local_ns, cells, b):
     return numbers, codes, losses
 
 
+def _assembled(draw, style, side, count, picks):
+    """A code of a style [1, 3] and the noise of candidate picks[cell] in each cell."""
+    noises = {k: draw(k)[0, 3:].view(side, side) for k in set(picks)}
+    noise = torch.empty(side, side)
+    for p, q in itertools.product(range(side), repeat=2):
+        noise[p, q] = noises[picks[p * count // side * count + q * count // side]][p, q]
+    return torch.cat([style, noise.reshape(1, -1)], 1)
+
+
+def _at_cell(made, y, side, count, cell):
+    """The loss over the pixels of the output that are of a cell, wholly or in part."""
+    down, across = (
+        slice(k * 2 * side // count, -(-(k + 1) * 2 * side // count)) for k in divmod(cell, count)
+    )
+    return float((made - y).square()[0, :, down, across].mean())
+
+
 @pytest.mark.parametrize("cells", [[2, 4], [3, 5], [1, 64]])
 @pytest.mark.parametrize("sp, code_bs", [([3, 4], 5), (1, 2), (100, 3)])
 def test_equals_a_choice_by_hand(cells, sp, code_bs):
     model, z, cx, ys = problem()
-    ns, local_ns = [5, 4], [6, 9]
+    ns, local_ns = [5, 4], [6, 18]
     numbers, codes, losses = oracle(model, z, cx, ys, IDS, 2, ns, local_ns, cells)
     found = search(
         model, MappedMSE(), z, cx, ys, IDS, 2, ns, sp, code_bs=code_bs, cells=cells,
@@ -167,11 +188,15 @@ def test_without_cells_nothing_changes_and_nothing_more_is_run():
 
 
 def test_chunks_of_the_second_search():
-    assert local_chunks(8, 4) == [(0, 3), (3, 6), (6, 9)]
-    assert local_chunks(7, 4) == [(0, 4), (4, 8)]
-    assert local_chunks(1, 1) == [(0, 1), (1, 2)]
+    assert sweeps(4, 8, 4) == [(0, [(0, 3), (3, 6), (6, 9)], None)]
+    assert sweeps(4, 15, 8) == [(0, [(0, 8), (8, 16)], None)]
+    assert sweeps(4, 1, 1) == [(0, [(0, 1), (1, 2)], None)]
+    chequered = [(0, [(0, 10)], None), (9, [(0, 5)], 0), (13, [(0, 5)], 1)]
+    assert sweeps(4, 17, 99) == chequered
+    assert sweeps(1, 17, 99) == [(0, [(0, 18)], None)]  # one cell has no neighbours
     engine = CodeSearch(*problem()[:1], MappedMSE(), 4, 4, cells=[0, 2], local_ns=8)
-    assert engine.local_plan(2) == [[], [(0, 3), (3, 6), (6, 9)]] and engine.chunks(2) == 5
+    assert engine.local_sweeps(2) == [[], sweeps(2, 8, 4)] and engine.chunks(2) == 5
+    assert engine.local_plan(2) == [[], [(0, 3), (3, 6), (6, 9)]]
     calls = []
     model, z, cx, ys = problem()
     search(model, MappedMSE(), z, cx, ys, IDS, 0, 4, 3, code_bs=2, cells=2, local_ns=4,

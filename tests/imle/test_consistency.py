@@ -88,14 +88,35 @@ def test_the_reduction_is_that_of_the_pyramid():
     )  # fmt: skip
 
 
-def test_super_resolution_moves_to_the_nearest_image_by_least_squares():
+def test_super_resolution_adds_an_enlargement_found_by_least_squares():
+    """Of which picture it is the enlargement: the one that makes the whole say the input."""
     task, cx, y = example({})
-    got = project(y, cx, task)
+    got, side = project(y, cx, task), 8
+    units = torch.eye(3 * side * side, dtype=torch.float64).reshape(-1, 3, side, side)
+    enlarge = F.interpolate(units, size=16, mode="bicubic", antialias=True).flatten(1).T
     for i in range(len(y)):
         a = linear(task, cx[i : i + 1], 16)
         rest = cx[i].double().flatten() - a @ y[i].double().flatten()
-        least = torch.linalg.lstsq(a, rest[:, None], driver="gelsd").solution[:, 0]
-        torch.testing.assert_close((got - y)[i].double().flatten(), least, atol=1e-6, rtol=0)
+        small = torch.linalg.lstsq(a @ enlarge, rest[:, None], driver="gelsd").solution[:, 0]
+        moved = (got - y)[i].double().flatten()
+        torch.testing.assert_close(moved, enlarge @ small, atol=1e-6, rtol=0)
+
+
+def test_back_projection_arrives_there():
+    task, cx, y = example({})
+    got = y
+    for _ in range(60):
+        rest = cx - reduce(got, (8, 8))
+        got = got + F.interpolate(rest, size=16, mode="bicubic", antialias=True)
+    torch.testing.assert_close(project(y, cx, task), got, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("high", [8, 16, 32])
+def test_a_flat_change_stays_flat(high):
+    """No frame: the pseudo-inverse of the reduction is off by an eighth at the border and more."""
+    cx = torch.full((1, 3, 8, 8), 0.5)
+    got = project(torch.zeros(1, 3, high, high), cx, Corruption())
+    torch.testing.assert_close(got, torch.full_like(got, 0.5), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("task", TASKS)
