@@ -29,18 +29,25 @@ from runtime.types import (
     wandb_id,
 )
 
+# What our networks have beyond the originals': docs/imle.md, "What the input says".
+_OURS = {"base": "input", "consistency": "project", "padding": "reflect", "norm": "none"}
+
 _CPU_SMALL = {
-    "data_tr": "scenes", "resid_nc": [32, 16], "dense_nc": [16, 16], "n_blocks": 2, "map_nc": 64,
-    "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [16, 8], "sp": [16, 8], "code_bs": 16,
-    "subsample_size": 128, "num_iteration": 64, "outer_loops": 30, "alpha": 10.0, "lr": 2e-3,
-    "lpips": "auto", "num_val_images": 20, "num_workers": 0, "cache": "memory",
+    **_OURS,
+    "data_tr": "scenes", "resid_nc": [64, 48], "dense_nc": [32, 24], "n_blocks": 1, "map_nc": 64,
+    "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [4, 4], "sp": [4, 4], "code_bs": 16,
+    "cells": [4], "local_ns": [2], "subsample_size": 128, "num_iteration": 64, "outer_loops": 30,
+    "alpha": 4.0, "lr": 2e-3, "lpips": "auto", "precision": "bf16", "search_precision": "bf16",
+    "rescore": 1, "num_val_images": 20, "num_workers": 0, "cache": "memory",
 }  # fmt: skip
 
 PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, a minute",
+        **_OURS,
         "data_tr": "scenes", "res": [8, 16, 32], "resid_nc": [16, 16], "dense_nc": [8, 8],
-        "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [8], "sp": [8], "code_bs": 8,
+        "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [4], "sp": [4], "code_bs": 8,
+        "cells": [4], "local_ns": [2],
         "subsample_size": 32, "num_iteration": 24, "outer_loops": 5, "alpha": 10.0, "lr": 3e-3,
         "warmup": 16, "num_val_images": 6, "spi": 4, "lpips": "random",
         "wandb": "disabled", "num_workers": 0, "gpus": [],
@@ -58,17 +65,21 @@ PRESETS = {
         **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 24,
     },
     "camnet-sr16": {
-        "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and search of the paper's code)",
+        "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and ns of the paper's code; with "
+        "base, projection and cells, not yet run at full size)",
+        **_OURS, "cells": [8], "local_ns": [20],
         "data_tr": "camnet3", "res": [16, 32, 64, 128, 256], "bs": 8, "ns": [120], "sp": [20],
         "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
     },
     "camnet-color": {
-        "_help": "colorization at 128",
+        "_help": "colorization at 128 (not yet run at full size)",
+        **_OURS, "cells": [8], "local_ns": [20],
         "data_tr": "camnet3", "res": [64, 64, 64, 64, 128], "grayscale": 1.0, "bs": 8, "ns": [120],
         "sp": [20], "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
     },
     "camnet-mask": {
-        "_help": "inpainting at 128, a quarter of the cells masked",
+        "_help": "inpainting at 128, a quarter of the cells masked (not yet run at full size)",
+        **_OURS, "cells": [8], "local_ns": [20],
         "data_tr": "camnet3", "res": [64, 64, 64, 64, 128], "mask_frac": 0.25, "bs": 8,
         "ns": [120], "sp": [20], "code_bs": 4, "subsample_size": 400, "num_iteration": 1000,
     },
