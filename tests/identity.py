@@ -387,14 +387,18 @@ RENAMED = {"head seed ": "head original "}
 # intervals that stay within 0 and 1, of which all else of the line must be the same.
 SHEET = re.compile(r"(.*/)?(samples/[^/]+|grid|sheet|\d+_trajectory)\.png: bytes")
 ADDED = re.compile(r".*(metrics\.jsonl: \[\d+\]|\d+\.pt: \.results)\.((eval|final)/majority class"
-                   r"|in the tree/.*|val/mean_picture_mse)(\[\d\])*")  # fmt: skip
+                   r"|in the tree/.*|val/mean_picture_mse|val/(\w+_)?(consistency|style_std|seam)"
+                   r"|val/consistent_diversity_\w+|val/(diversity_share|best_gain|border_error|ripple)"
+                   r"|val/(best_)?chroma_error(_\w+)?|search/\w+)(\[\d\])*")  # fmt: skip
 # Of a run that is done the newest checkpoint stays, of SimCLR the network of the last epoch; beside
 # them the names of the pictures.
 FORGOTTEN = re.compile(
     r".*(checkpoints/step-\d+/.+|snapshots/\d+\.safetensors|(\d+|latest)\.pt): .*"
 )
 OPTION = re.compile(
-    r".*(args\.(save_minutes|keep|keep_schedule|tensorboard|save_pt)|\.schedule_length)"
+    r".*(args\.(save_minutes|keep|keep_schedule|tensorboard|save_pt)|\.schedule_length"
+    r"|(args|config\.net)\.(base|consistency|padding|norm|code_gain)"
+    r"|config\.net\.(fill|grayscale|mask_frac|mask_res))"
 )
 LISTING = re.compile(r".*data\.(json|txt\.gz): .*")
 BOUND = re.compile(r".*probes\.json: \.figures\..* (low|high)")
