@@ -236,7 +236,7 @@ def as_trained(args: Namespace, built: Mapping[str, Any]) -> dict[str, str]:
     """Of base, padding and norm what weights bring along from their network, built so: those that a
     preset alone would have otherwise. What it does not name it has as the originals."""
     theirs = {name: built.get(name, default_of(OPTIONS, name)) for name in FUNCTION}
-    preset = getattr(args, "from_preset", set())
+    preset: set[str] = getattr(args, "from_preset", set())
     return {k: v for k, v in theirs.items() if k in preset and v != getattr(args, k)}
 
 
