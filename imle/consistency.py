@@ -210,7 +210,8 @@ def project(y: Tensor, cx: Tensor, task: Corruption) -> Tensor:
     """Images `[B, 3, H, W]` moved to where they agree with their inputs, float32, differentiable.
 
     cx: `[B, 3, h, w]`, as `task` corrupts, h <= H and w <= W. What is known (and all of it, without
-    a mask) is exact up to rounding; a hole changes near its edge alone.
+    a mask) is exact up to rounding, which with TF32 is up to a quarter of 1/255; a hole changes
+    near its edge alone.
     """
     with torch.autocast(y.device.type, enabled=False):
         y, cx = y.float(), cx.float()

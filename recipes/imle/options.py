@@ -318,7 +318,8 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--rejection {error}") from None
         if radius == 0:
             args.rejection = None  # in the names of runs too, whether 0 is typed or not
-    if not any(args.cells or []):
+    preset_cells = not Rules(args, OPTIONS, PRESETS).typed("cells")
+    if not any(args.cells or []) or (args.proj_dim and preset_cells):
         args.cells = None  # in the names of runs too, whether 0 is typed or not
     if args.sample_method == "mixture" and args.num_components < 2:
         raise ValueError(f"--num_components {args.num_components}: a mixture has at least two")
@@ -331,6 +332,8 @@ def check(args: Namespace) -> None:
     else:
         _check_cascade(args)
     _check_effects(args)
+    if args.unconditional:
+        args.cells = args.local_ns = None  # where a preset has them
 
 
 def _check_effects(args: Namespace) -> None:

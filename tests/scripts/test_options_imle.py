@@ -10,7 +10,7 @@ import torch
 import runtime.tracker
 from imle.search import CodeSearch
 from recipes.imle import parts, perceptual
-from recipes.imle.options import get_args, idle
+from recipes.imle.options import PRESETS, get_args, idle
 from runtime.run import Run
 from tests.effects import check_changed, launch, pictures, seen
 from tests.scripts.support import load
@@ -87,8 +87,8 @@ EFFECTS = [
     ("cascade", "--ns 64", TRAINING),
     ("cascade", "--sample_method mixture", NETWORK),
     ("mixture", "--num_components 2", NETWORK),
-    ("cascade", "--cells 4", TRAINING),
-    ("cascade", "--cells 0", ""),
+    ("cells", "--cells 2", TRAINING),
+    ("cells", "--cells 0", TRAINING),
     ("cells", "--local_ns 9", TRAINING),
     ("cascade", "--proj_dim 6", TRAINING),
     ("uncond", "--pool_size 4", f"{START}"),
@@ -320,6 +320,14 @@ def test_what_has_no_effect_is_refused(words, says, capsys):
     with pytest.raises(SystemExit, match="2"):
         get_args(None, ["--data", "scenes", *words.split()])
     assert says in capsys.readouterr().err
+
+
+def test_cells_of_a_preset_give_way_to_a_search_that_has_none():
+    """What a preset sets is no contradiction to what is typed after it."""
+    assert any("cells" in preset for preset in PRESETS.values())
+    for words in ("--proj_dim 10", "--unconditional --lpips none --res 8", "--cells 0"):
+        assert get_args(None, ["--preset", "smoke", *words.split()]).cells is None
+    assert get_args(None, ["--preset", "smoke"]).cells == [4, 4]
 
 
 def test_mapping_nets_of_the_reference_are_drawn_by_init_type_and_scale():
