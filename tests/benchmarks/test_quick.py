@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import edm2_arms, isicle_arms, scenes
+from benchmarks import edm2_arms, isicle_arms, pictures, scenes
 from recipes.simclr.options import PRESETS
 
 
@@ -26,6 +26,14 @@ def test_isicle_arms(tmp_path):
         "crop+flip-real-real", "crop+flip-mixed"
     ]  # fmt: skip
     assert "--preset smoke" in " ".join(isicle_arms.training(args))
+
+
+def test_pictures(tmp_path):
+    args = pictures.get_args(["--quick", "--out", str(tmp_path)])
+    wanted = ["present", "present+project", "together"]
+    assert [piece.arm for piece in pictures.pieces(args)] == wanted
+    asked = pictures.asked(args, pictures.Piece("together", 0))
+    assert asked.res == [8, 16] and asked.data_tr == "scenes" and args.seconds <= 20
 
 
 def test_the_preset_of_the_original_simclr_judges_as_the_original_did():

@@ -10,14 +10,17 @@ from imle.color import rgb_to_xyz, xyz_to_lab
 from imle.consistency import to_show
 from recipes.imle import parts, validation
 from recipes.imle.options import get_args
-from tests.scripts.support import TINY
+from tests.scripts import support
 
+# Of a network whose outputs do not agree with their inputs by themselves.
+PLAIN = "--base none --consistency none --padding zeros --norm instance --cells 0"
+TINY = [*support.TINY, *PLAIN.split()]
 CPU = torch.device("cpu")
 
 
 def looked(*words, samples=3, count=2):
     """(look, corrupted inputs, targets, samples) of an untrained network."""
-    args = get_args(None, [*TINY, *words])
+    args = get_args(None, [*(support.TINY if "--unconditional" in words else TINY), *words])
     torch.manual_seed(0)
     net = parts.network(args, CPU).eval()
     z_gen, _ = parts.codes(args, net)
