@@ -181,7 +181,14 @@ class Rules:
         )
 
     def typed(self, name: str) -> bool:
-        """Whether an option is given, and not merely as the chosen preset has it."""
+        """Whether an option is given, and not merely by the chosen preset.
+
+        Of arguments that came from a command line it is known which words stood there; of others
+        an option that has the preset's value is taken for the preset's.
+        """
+        from_preset = getattr(self.args, "from_preset", None)
+        if from_preset is not None and self.presets:
+            return self.given(name) and name not in from_preset
         preset = self.presets.get(getattr(self.args, "preset", None) or "", {})
         as_preset = name in preset and getattr(self.args, name) == preset[name]
         return self.given(name) and not as_preset

@@ -309,7 +309,7 @@ def check(args: Namespace) -> None:
     if (args.adaptive_staleness or 1) > args.adaptive_force:
         raise ValueError(
             f"--adaptive_staleness {args.adaptive_staleness} exceeds --adaptive_force "
-            f"{args.adaptive_force}"
+            f"{args.adaptive_force}: it is to be at most that"
         )
     if args.rejection is not None:
         try:

@@ -36,6 +36,7 @@ from storage.pictures import Captions
 
 LOOP = -1  # training's loops begin at 0
 WHITE = 0.1  # standard deviation over samples that the sheet shows as white
+LARGEST_PSNR = 100.0  # dB; inf for a picture of one colour would be inf for the mean of all
 AGREE = 0.1 / 255  # samples whose inputs differ by no more are not projected
 TRANSFORM = re.compile(r"(^|\.)transform_\d+$")  # what makes gains and shifts of a style
 
@@ -110,7 +111,8 @@ def conditional(
             target, made = loss_fn.prepare(y), loss_fn.prepare(drawn)
             terms = loss_fn.terms(made, target)
             baseline = bicubic(cx, size)
-            fidelity, compared = psnr(drawn, y.expand_as(drawn)), psnr(baseline, y)[0]
+            fidelity = psnr(drawn, y.expand_as(drawn)).clamp(max=LARGEST_PSNR)
+            compared = psnr(baseline, y)[0].clamp(max=LARGEST_PSNR)
             figures = {
                 loss_fn.name: terms.lpips.mean(),
                 "mse": terms.mse.mean(),

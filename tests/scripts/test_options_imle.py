@@ -287,6 +287,10 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--unconditional --cells 4", "--cells 4 is of"),
         ("--local_ns 4", "--local_ns 4 is of --cells"),
         ("--cells 0 --local_ns 4", "--local_ns 4 is of --cells"),
+        (
+            "--adaptive --adaptive_staleness 8 --adaptive_force 4",
+            "--adaptive_staleness 8 exceeds --adaptive_force 4: it is to be at most that",
+        ),
         ("--cells 4 4", "--cells has 2 values, --res 4 levels: 1 or that"),
         ("--cells 4 --proj_dim 9", "--proj_dim 9: projected features are of whole pictures"),
         ("--pool_size 9", "--pool_size 9 is of --unconditional"),
@@ -328,6 +332,22 @@ def test_cells_of_a_preset_give_way_to_a_search_that_has_none():
     for words in ("--proj_dim 10", "--unconditional --lpips none --res 8", "--cells 0"):
         assert get_args(None, ["--preset", "smoke", *words.split()]).cells is None
     assert get_args(None, ["--preset", "smoke"]).cells == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--unconditional --base input", "--base input is of a generator with an input"),
+        ("--unconditional --consistency project", "--consistency project is of"),
+        ("--unconditional --cells 4", "--cells 4 is of"),
+        ("--init reference --base input", "--base input and --init reference exclude each other"),
+        ("--proj_dim 10 --cells 4", "--proj_dim 10: projected features are of whole pictures"),
+    ],
+)
+def test_a_word_that_a_preset_has_too_is_typed_all_the_same(words, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        get_args(None, ["--preset", "smoke", *words.split()])
+    assert says in capsys.readouterr().err
 
 
 def test_mapping_nets_of_the_reference_are_drawn_by_init_type_and_scale():

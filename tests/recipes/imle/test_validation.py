@@ -76,6 +76,21 @@ def test_where_nothing_is_enlarged_the_input_itself_is_compared_with(words):
     assert ", the input " in look.verdict and "bicubic" not in look.verdict
 
 
+@pytest.mark.parametrize("words", ["--res 8 16", "--res 16 16 --mask_frac 0.25"])
+def test_a_picture_of_one_colour_leaves_the_figures_finite(words):
+    """Bicubic enlargement of black is black: an infinite PSNR would be the mean of all pictures."""
+    args = get_args(None, [*TINY, *words.split()])
+    net = parts.network(args, CPU).eval()
+    z_gen, _ = parts.codes(args, net)
+    black = [torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in (args.res[0], 16)]
+    look = validation.look(
+        net, parts.loss(args, CPU), z_gen, parts.corruption(args)[0], *black, CPU,
+        samples=2, pool_size=8,
+    )  # fmt: skip
+    assert all(bool(value.isfinite()) for value in look.figures.values()), look.figures
+    assert "inf" not in look.verdict and "nan" not in look.verdict
+
+
 def test_the_verdict_is_in_words():
     figures = {"psnr": 18.6, "best_psnr": 20.1, "bicubic_psnr": 21.7}
     figures |= {"lpips_random": 0.0754, "bicubic_lpips_random": 0.0716}
