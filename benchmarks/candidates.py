@@ -26,7 +26,7 @@ from benchmarks.imle_setup import (
 )
 from data.pyramids import Pyramid
 from data.registry import train_val_sources
-from imle import CAMNet, CodeGenerator
+from imle import CAMNet, CodeGenerator, Corruption
 from imle.search import search
 from runtime.cli import prepare
 from storage.dirs import data_home
@@ -59,24 +59,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--loops", type=int, default=3, help="times with other candidates")
-    parser.add_argument("--ns", nargs="+", default=None, help="one list of numbers each")
+    parser.add_argument(
+        "--ns", nargs="+", default=None, help="lists of a number a level, each in quotes"
+    )
     parser.add_argument("--data", default="scenes", help="a data set with a val split")
     prepare(parser)
     args = parser.parse_args(argv)
     device = start(args)
     if args.quick:
         args.images, args.loops, args.ns, args.repeats = 2, 1, ["2 2 2"], 1
+    snapshot = None if args.snapshot is None else load_snapshot(args.snapshot)
+    if snapshot is not None and snapshot.kind != "camnet":
+        parser.error(f"--snapshot {args.snapshot}: a CAM-Net is needed, not of {snapshot.kind}")
+    levels = len(CONFIG.res if snapshot is None else snapshot.config["net"]["res"]) - 1
+    args.ns = args.ns or SHARES.get(levels)
+    if args.ns is None or any(len(words.split()) != levels for words in args.ns):
+        parser.error(f"--ns: lists of {levels} numbers are needed, one a level, each in quotes")
     loss = make_loss(args, device)
-    if args.snapshot is None:
+    corruption = Corruption()
+    if snapshot is None:
         model = trained("candidates", CONFIG, loss, args, device)
     else:  # as it is built
-        snapshot = load_snapshot(args.snapshot)
         model = CAMNet(**snapshot.config["net"]).to(device)
         model.load_state_dict(snapshot.state_dict)
+        corruption = Corruption(**snapshot.config["corruption"], seed=args.seed)
     z = CodeGenerator(model.code_sizes, seed=args.seed)
-    cx, ys = _pictures(args.data, model.res, args.images, device)
-    args.ns = args.ns or SHARES[model.levels]
+    x, ys = _pictures(args.data, model.res, args.images, device)
     ids = torch.arange(args.images, device=device)
+    cx = corruption.keyed(x, 0, ids)
     lists = {words: [int(n) for n in words.split()] for words in args.ns}
 
     def found(words: str, loop: int) -> torch.Tensor:

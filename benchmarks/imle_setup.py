@@ -37,7 +37,7 @@ class Config:
 _SMALL = dict(resid_nc=[32, 16, 16, 16], dense_nc=[16, 16, 16, 16], n_blocks=2)
 
 CONFIGS = {
-    # the preset cpu-small of TrainGeneratorWandB.py
+    # the widths that the preset cpu-small of TrainGeneratorWandB.py had at first
     "small": Config((16, 32, 64), 32, 64, 300, _SMALL),
     # default widths and depth of TrainGeneratorWandB.py
     "default": Config((16, 32, 64), 32, 32, 6),

@@ -248,7 +248,10 @@ def differences(results: Results) -> str:
 
 def digits(results: Results) -> str:
     """MNIST: super-resolution, inpainting, and without an input."""
-    found = [compared(results, "mnist", "bicubic"), compared(results, "mnist-mask", "the input")]
+    found = [
+        compared(results, "mnist", "bicubic"),
+        compared(results, "mnist-mask", "the enlarged input"),
+    ]
     rows = []
     for name in results.arms("uncond-small/"):
         pieces = results.of(name)
@@ -291,8 +294,8 @@ def demo(results: Results) -> str:
 SKELETON = "# Study: pictures of conditional IMLE\n"  # of a page that is not there yet
 TABLES: dict[str, Callable[[Results], str]] = {
     "full": lambda results: compared(results, "cpu-small", "bicubic"),
-    "color": lambda results: compared(results, "color", "the input"),
-    "mask": lambda results: compared(results, "mask", "the input"),
+    "color": lambda results: compared(results, "color", "the enlarged input"),
+    "mask": lambda results: compared(results, "mask", "the enlarged input"),
     "digits": digits,
     "demo": demo,
     "arms": ablation,

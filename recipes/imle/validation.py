@@ -265,8 +265,8 @@ def recorded_styles(net: nn.Module) -> Iterator[dict[int, list[list[Tensor]]]]:
 def style_figures(styles: Mapping[int, list[list[Tensor]]]) -> dict[str, Tensor]:
     """Standard deviation of the style modulation over codes: of each level, and their mean.
 
-    Features are normalised before they are modulated, so 1 is as much as they vary themselves; near
-    0 the mapping network says nothing.
+    With --norm instance features are normalised before they are modulated, so 1 is as much as they
+    vary themselves; near 0 the mapping network says nothing.
     """
     each = {
         f"level{level}_style_std": torch.stack(
