@@ -20,8 +20,9 @@ Which cells are holes is read off the input, for nobody else knows it when a sna
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,9 @@ _STEPS, _NEAR = 510, 1e-3
 _ROUNDS = 16  # of projecting and cutting, where an image is to be shown
 
 
+Made = TypeVar("Made", bound=Callable[..., object])
+
+
 class Distance(NamedTuple):
     """Of what images say from their inputs, over the known cells, in units of [0, 1], float32."""
 
@@ -45,7 +49,15 @@ class Distance(NamedTuple):
 # ------------------------------------------------------------------------------------ reductions
 
 
-@torch.compiler.assume_constant_result
+def _constant(function: Made) -> Made:
+    """Marks what torch.compile shall call instead of tracing it, as
+    `torch.compiler.assume_constant_result` does, which loads the compiler to do so, --help or not.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
 def _matrices(size: int, to: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """D `[to, size]` and U `[size, to]`, float32; made in float64, once."""
     return _made_matrices(size, to, device)
@@ -119,7 +131,7 @@ def known_pixels(cx: Tensor, task: Corruption) -> Tensor | None:
     return known[:, None]
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _cells(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Of `length` pixels in a row: their cell, the first pixel of that, int64 `[length]`, and a
     matrix `[cells, length]` that adds up each cell's."""

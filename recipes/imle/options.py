@@ -428,9 +428,11 @@ def _check_cascade(args: Namespace) -> None:
             )
         args.base = "none"  # a preset has it otherwise
     if args.base != "none" and (args.color_space, args.lab_range) == ("lab", "reference"):
-        raise ValueError(
-            "--base input needs --lab_range correct: reference has a and b of two scales"
-        )
+        if Rules(args, OPTIONS, PRESETS).typed("base"):
+            raise ValueError(
+                "--base input needs --lab_range correct: reference has a and b of two scales"
+            )
+        args.base = "none"  # a preset has it otherwise
     if args.in_nc != 3 or args.out_nc != 3:
         raise ValueError(f"--in_nc {args.in_nc} --out_nc {args.out_nc}: images have 3 channels")
 

@@ -214,6 +214,16 @@ def test_without_a_norm_a_flat_picture_has_no_ripples():
     assert min(found["instance"]) > 3 * max(found["none"])
 
 
+def test_compiled_it_is_the_same():
+    """torch.compile traces a network with base and projection whole: no graph breaks."""
+    for name in ("super-resolution", "inpainting"):
+        net, cx = network(name, padding="reflect", norm="none")
+        z = codes(net)
+        compiled = torch.compile(net, backend="eager", fullgraph=True)
+        for a, b in zip(compiled(cx, z), net(cx, z), strict=True):
+            torch.testing.assert_close(a, b)
+
+
 def test_codes_start_as_loud_as_told():
     a, b = (network("super-resolution", code_gain=gain)[0] for gain in (0.3, 0.6))
     wa, wb = (n.stages[1].feat_net[0].weight() for n in (a, b))

@@ -42,8 +42,8 @@ def test_a_whole_run(finished):
     assert not metrics(finished, "val/lpips")  # random weights never pass for LPIPS
     grids = sorted((finished / "samples").glob("val-*.png"))
     assert [int(re.search(r"(\d+)\.png", g.name)[1]) for g in grids] == [0, 4, 8, 12]
-    with Image.open(grids[-1]) as grid:  # 2 rows of target | input | bicubic | 2 samples
-        assert grid.width == 5 * 132 - 4 and 2 * 132 + 40 < grid.height < 2 * 132 + 120
+    with Image.open(grids[-1]) as grid:  # 2 rows of target | input | bicubic | 2 samples | spread
+        assert grid.width >= 6 * 132 - 4 and 2 * 132 + 40 < grid.height < 2 * 132 + 120
     snapshot = load_snapshot(finished / "snapshots" / "network-latest.safetensors")
     assert snapshot.kind == "camnet" and snapshot.config["net"]["res"] == [8, 16]
     assert snapshot.provenance["step"] == 12
@@ -51,7 +51,8 @@ def test_a_whole_run(finished):
 
 def test_learning_lowers_the_distance(tmp_path):
     """Not a quality claim: the loop must be connected, so that its own loss falls by a third."""
-    train(tmp_path / "run", *"--outer_loops 10 --num_iteration 12 --lr 3e-3 --alpha 3".split())
+    words = "--outer_loops 10 --num_iteration 12 --lr 3e-3 --alpha 3 --base none --consistency none"
+    train(tmp_path / "run", *words.split())
     best = metrics(tmp_path / "run", "val/best_combined")
     assert best[120] < 0.67 * best[0]
 

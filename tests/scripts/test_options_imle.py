@@ -19,7 +19,8 @@ SCRIPT = load("TrainGeneratorWandB")
 TINY = """--preset smoke --bs 2 --code_bs 4 --map_nc 4 --latent_nc 8 --subsample_size 3
 --num_iteration 2 --outer_loops 1 --warmup 2 --num_val_images 2 --samples 2 --log_every 1
 --flip 0"""
-CASCADE = f"{TINY} --res 8 16 --resid_nc 4 --dense_nc 4 --ns 4"
+PLAIN = "--base none --consistency none --padding zeros --norm instance --cells 0"  # no preset's
+CASCADE = f"{TINY} {PLAIN} --res 8 16 --resid_nc 4 --dense_nc 4 --ns 4"
 LEVELS = f"{CASCADE} --res 8 16 32 --resid_nc 4 4 --dense_nc 4 4"
 LOOPS = f"{LEVELS} --outer_loops 2"
 AGAIN = f"{CASCADE} --data FOLDER --subsample_size 11 --num_iteration 2 --outer_loops 5 --lr 0.01"
