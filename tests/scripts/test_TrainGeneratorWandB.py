@@ -190,7 +190,7 @@ SMALLEST = "--samples 1 --num_val_images 1 --bs 1 --bs_gpu 1 --subsample_size 1 
     "words",
     [
         "--color_space lab",
-        "--color_space lab --lab_range reference",
+        "--color_space lab --lab_range reference --base none",
         "--sample_method mixture",
         "--grayscale 0.5 --mask_frac 0.4 --fill color",
         "--proj_dim 20",
