@@ -100,11 +100,12 @@ def main(args: argparse.Namespace) -> None:
 
         if run.completed == 0:
             look(net)
-        batches = loader.forever()
+        batches, prepared = loader.forever(), parts.targets(args, run, loss_fn)
         stop_at = parts.stop_at(args, run.completed)
         for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at):
             # Inputs; for every level the code whose output was nearest to the target; the targets.
             cx, codes, ys = next(batches)
+            targets = prepared(step // args.num_iteration, loader.last_ids, ys)
             if step % args.num_iteration == 0:  # the loader has just searched
                 search = loader.last_search
                 run.log(**search.figures(), **{"time/search_s": search.seconds})
@@ -115,7 +116,7 @@ def main(args: argparse.Namespace) -> None:
 
             # The loss of the outputs on all levels, --bs_gpu rows at a time.
             batch_loss = imle_gradients(
-                run, forward, loss_fn, (cx, codes, ys), loader.last_ids, mini_bs=args.mini_bs
+                run, forward, loss_fn, (cx, codes, targets), loader.last_ids, mini_bs=args.mini_bs
             )
             rate = scheduler.get_last_lr()[0]
             if run.step(optimizer, clip=args.grad_clip or None):

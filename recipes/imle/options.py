@@ -37,8 +37,8 @@ _CPU_SMALL = {
     "data_tr": "scenes", "resid_nc": [64, 48], "dense_nc": [32, 24], "n_blocks": 1, "map_nc": 64,
     "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [4, 4], "sp": [4, 4], "code_bs": 16,
     "cells": [4], "local_ns": [2], "subsample_size": 128, "num_iteration": 64, "outer_loops": 30,
-    "alpha": 4.0, "lr": 2e-3, "lpips": "auto", "precision": "bf16", "search_precision": "bf16",
-    "rescore": 1, "num_val_images": 20, "num_workers": 0, "cache": "memory",
+    "alpha": 4.0, "lr": 2e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
+    "num_workers": 0, "cache": "memory",
 }  # fmt: skip
 
 PRESETS = {
@@ -50,6 +50,7 @@ PRESETS = {
         "cells": [4], "local_ns": [2],
         "subsample_size": 32, "num_iteration": 24, "outer_loops": 5, "alpha": 10.0, "lr": 3e-3,
         "warmup": 16, "num_val_images": 6, "spi": 4, "lpips": "random",
+        "cache_targets": True,
         "wandb": "disabled", "num_workers": 0, "gpus": [],
     },
     "cpu-small": {
@@ -251,6 +252,8 @@ OPTIONS: Table = {
          EXECUTION),
         ("--lpips_weighting", ("lpips", "reference"), "lpips", "reference: layers as the "
          "CIMLE refactoring weighs them"),
+        ("--cache_targets", bool, False, "keep the features of a loop's targets, 2.5 MB a picture "
+         "of 64 pixels, 43 MB of 256, instead of making them in every batch", OUTER, ADDED),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
         ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
@@ -365,7 +368,7 @@ def _check_effects(args: Namespace) -> None:
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
     rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")
-    for name in ("alpha", "lpips_weighting"):
+    for name in ("alpha", "lpips_weighting", "cache_targets"):
         rules.belongs(name, "LPIPS, not of --lpips none", args.lpips != "none")
 
 

@@ -2,7 +2,7 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +33,9 @@ from imle import (
     reference_names,
     to_hierarchical,
 )
+from imle.losses import LossTarget
 from imle.rejection import parse as rejection_of
+from imle.targets import TargetCache
 from recipes import initial
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
@@ -139,6 +141,16 @@ def loss(args: Namespace, device: torch.device) -> Loss:
         args.lpips, args.lpips_path, alpha=args.alpha, weighting=args.lpips_weighting
     )
     return loss_fn.to(device).to(memory_format=layout(args))
+
+
+def targets(
+    args: Namespace, run: Run, loss_fn: Loss
+) -> Callable[[int, Sequence[int], list[Tensor]], Sequence[Tensor | LossTarget]]:
+    """(outer loop, pictures, targets) -> targets as the loss takes them: prepared once a loop with
+    --cache_targets, else as they are."""
+    if args.cache_targets and args.lpips != "none":
+        return TargetCache(loss_fn, run.precision.autocast)
+    return lambda loop, ids, ys: ys
 
 
 def described_distance(args: Namespace) -> str:

@@ -4,15 +4,21 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from imle.losses import LossTarget
+from imle.targets import rows
 from runtime.run import Run
 
-Batch = tuple[Tensor, list[Tensor], list[Tensor]]  # inputs, a code a level, a target a level
+# Inputs, a code a level, a target a level.
+Batch = tuple[Tensor, list[Tensor], Sequence[Tensor | LossTarget]]
 
 
-def imle_loss(loss_fn: nn.Module, images: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
+def imle_loss(
+    loss_fn: nn.Module, images: Sequence[Tensor], ys: Sequence[Tensor | LossTarget]
+) -> Tensor:
     """Mean over rows of the sum over levels of the distance of an image to its target: a scalar.
 
-    images, ys: a tensor [B, 3, r_l, r_l] a level. loss_fn: two of them -> [B].
+    images, ys: a tensor [B, 3, r_l, r_l] a level, ys perhaps prepared (`imle.targets`). loss_fn:
+    two of them -> [B].
     """
     losses = [loss_fn(x, y).mean() for x, y in zip(images, ys, strict=True)]
     return sum(losses[1:], start=losses[0])
@@ -38,7 +44,7 @@ def imle_gradients(
     for part in parts:
         with run.precision.autocast():
             images = forward(cx[part], [code[part] for code in codes])
-            loss = imle_loss(loss_fn, images, [y[part] for y in ys])
+            loss = imle_loss(loss_fn, images, [rows(y, part) for y in ys])
         loss = loss * (len(cx[part]) / len(cx))
         run.backward(loss, ids[part], last=part is parts[-1])
         losses.append(loss.detach())

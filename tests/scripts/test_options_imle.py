@@ -8,18 +8,21 @@ import pytest
 import torch
 
 import runtime.tracker
+from imle import ResolutionLoss
 from imle.search import CodeSearch
 from recipes.imle import parts, perceptual
 from recipes.imle.options import PRESETS, get_args, idle
 from runtime.run import Run
 from tests.effects import check_changed, launch, pictures, seen
-from tests.scripts.support import load
+from tests.scripts.support import load, metrics
 
 SCRIPT = load("TrainGeneratorWandB")
 TINY = """--preset smoke --bs 2 --code_bs 4 --map_nc 4 --latent_nc 8 --subsample_size 3
 --num_iteration 2 --outer_loops 1 --warmup 2 --num_val_images 2 --samples 2 --log_every 1
 --flip 0"""
-PLAIN = "--base none --consistency none --padding zeros --norm instance --cells 0"  # no preset's
+# No preset's:
+PLAIN = """--base none --consistency none --padding zeros --norm instance --cells 0
+--no-cache_targets"""
 CASCADE = f"{TINY} {PLAIN} --res 8 16 --resid_nc 4 --dense_nc 4 --ns 4"
 LEVELS = f"{CASCADE} --res 8 16 32 --resid_nc 4 4 --dense_nc 4 4"
 LOOPS = f"{LEVELS} --outer_loops 2"
@@ -237,6 +240,23 @@ def test_chunks_of_a_search(run, tmp_path, monkeypatch):
         assert totals == [chunks] * chunks
 
 
+def test_targets_are_prepared_once_a_loop(run, tmp_path, monkeypatch):
+    """--cache_targets: 3 pictures in 2 batches of 4, prepared one by one, and losses as without."""
+    sizes, prepare = [], ResolutionLoss.prepare
+    monkeypatch.setattr(
+        ResolutionLoss, "prepare", lambda self, y, **k: sizes.append(len(y)) or prepare(self, y)
+    )
+    words = f"{CASCADE} --subsample_size 3 --bs 4 --bs_gpu 2 --num_iteration 2"
+    losses, singly = [], []
+    for name, more in (("plain", ""), ("kept", "--cache_targets")):
+        sizes.clear()
+        folder = launched(tmp_path / name, f"{words} {more}")
+        losses.append(list(metrics(folder, "batch loss").values()))
+        singly.append(sizes.count(1))  # validation has some too
+    assert singly[1] - singly[0] == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 2
+
+
 def test_a_gpu_takes_so_many_images_at_once(run, tmp_path, monkeypatch):
     sizes, backward = [], Run.backward
     monkeypatch.setattr(
@@ -313,6 +333,7 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--search_precision fp32 --rescore 2", "--rescore 2 is of a search in bf16"),
         ("--unconditional --lpips none --alpha 3", "--alpha 3 is of LPIPS"),
         ("--unconditional --lpips none --lpips_weighting reference", "reference is of LPIPS"),
+        ("--unconditional --lpips none --cache_targets", "--cache_targets is of LPIPS"),
         ("--lpips random --lpips_path x", "--lpips_path x is of --lpips pretrained"),
         ("--proj_dim 4", "--proj_dim 4: 0, or at least one for each of 5 layers"),
         ("--in_nc 1", "images have 3 channels"),
