@@ -140,6 +140,8 @@ class Run:
             if not self.scale_loss:
                 self.precision.scaler = None
             self.precision.apply_tf32_policy()
+            if self.precision.warning:
+                self.say(self.precision.warning)
             torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
             torch.backends.cudnn.deterministic = args.deterministic
             torch.backends.cudnn.benchmark = not args.deterministic

@@ -85,3 +85,19 @@ def test_the_scale_is_exhausted_below_one():
     for _ in range(100):
         scaler.update(True)
     assert scaler.scale > 0
+
+
+@pytest.mark.parametrize(
+    "name, machine, capability, slow",
+    [
+        ("bf16", "x86_64", "AVX2", True),
+        ("bf16", "x86_64", "AVX512", False),
+        ("bf16", "arm64", "DEFAULT", False),
+        ("fp32", "x86_64", "AVX2", False),
+    ],
+)
+def test_emulated_bf16_is_said(name, machine, capability, slow, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    warning = Precision(name, "cpu").warning
+    assert (warning is not None) == slow and (not slow or "--precision fp32" in warning)
