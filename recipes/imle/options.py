@@ -34,10 +34,10 @@ _OURS = {"base": "input", "consistency": "project", "padding": "reflect", "norm"
 
 _CPU_SMALL = {
     **_OURS,
-    "data_tr": "scenes", "resid_nc": [64, 48], "dense_nc": [32, 24], "n_blocks": 1, "map_nc": 64,
-    "latent_nc": 128, "bs": 16, "mini_bs": 16, "ns": [4, 4], "sp": [4, 4], "code_bs": 16,
-    "cells": [4], "local_ns": [2], "subsample_size": 128, "num_iteration": 64, "outer_loops": 30,
-    "alpha": 4.0, "lr": 2e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
+    "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16], "n_blocks": 1, "map_nc": 64,
+    "latent_nc": 128, "bs": 8, "mini_bs": 8, "ns": [4, 2], "sp": [4, 2], "code_bs": 16,
+    "cells": [4], "local_ns": [2], "subsample_size": 256, "num_iteration": 128, "outer_loops": 14,
+    "alpha": 4.0, "lr": 1.5e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
     "num_workers": 0, "cache": "memory",
 }  # fmt: skip
 
@@ -59,11 +59,11 @@ PRESETS = {
     },
     "cpu-small-color": {
         "_help": "colorization, grey 32 -> colours at 64, half an hour of two cores",
-        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "outer_loops": 24,
+        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "outer_loops": 12,
     },
     "cpu-small-mask": {
         "_help": "inpainting 32 -> 64, a quarter of the cells masked, half an hour of two cores",
-        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 24,
+        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 12,
     },
     "camnet-sr16": {
         "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and ns of the paper's code; with "
