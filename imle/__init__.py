@@ -8,7 +8,7 @@ from imle.generator import CAMNet
 from imle.kkm import KorKMinusOne
 from imle.loader import CIMLEDataLoader
 from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
-from imle.mapping import mapped, mapping_std, parameter_groups, to_hierarchical
+from imle.mapping import mapped, parameter_groups, to_hierarchical
 from imle.original import load_reference, reference_names
 from imle.pool import PoolSearch, pixel_features
 from imle.rejection import Rejection
@@ -36,6 +36,5 @@ __all__ = [
     "reference_names",
     "parameter_groups",
     "pixel_features",
-    "mapping_std",
     "to_hierarchical",
 ]

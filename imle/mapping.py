@@ -63,12 +63,6 @@ def mapped(net: nn.Module, codes: Sequence[Tensor]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def mapping_std(net: nn.Module, codes: Sequence[Tensor]) -> list[float]:
-    """How much w of every level differs between codes `[B, d_i]`, B >= 2: standard deviation over
-    codes, root mean square over the entries of w. 1e-8: the styles have no influence."""
-    return [float(w.float().var(0).mean().sqrt()) for w in mapped(net, codes)]
-
-
 def to_hierarchical(
     state: Mapping[str, Tensor], net: nn.Module
 ) -> tuple[dict[str, Tensor], list[str]]:

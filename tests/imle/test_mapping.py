@@ -11,7 +11,6 @@ from imle import (
     CodeGenerator,
     load_reference,
     mapped,
-    mapping_std,
     parameter_groups,
     reference_names,
     to_hierarchical,
@@ -27,6 +26,11 @@ SMALL = dict(
 def net(mapping="hierarchical", **change):
     torch.manual_seed(0)
     return CAMNet(**{**SMALL, "mapping": mapping, **change})
+
+
+def mapping_std(model, codes):
+    """Of w of every level: standard deviation over codes, root mean square over entries."""
+    return [float(w.var(0).mean().sqrt()) for w in mapped(model, codes)]
 
 
 def drawn(model, batch=3, seed=1):
