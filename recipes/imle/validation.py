@@ -103,47 +103,14 @@ def conditional(
             ids = torch.tensor([i], device=device)
             x, y = (t.to(device).float() / 255 for t in (x, y))
             task = Task(corruption, x, ids)
-            cx = task.cx
-            drawn = draw_samples(net, z_gen, cx, ids, samples, loop=LOOP).clamp(0, 1)[0]
+            drawn = draw_samples(net, z_gen, task.cx, ids, samples, loop=LOOP).clamp(0, 1)[0]
             if projected:
                 drawn = task.agreeing(drawn)
-            size = drawn.shape[-1]
-            target, made = loss_fn.prepare(y), loss_fn.prepare(drawn)
-            terms = loss_fn.terms(made, target)
-            baseline = bicubic(cx, size)
-            fidelity = psnr(drawn, y.expand_as(drawn)).clamp(max=LARGEST_PSNR)
-            compared = psnr(baseline, y)[0].clamp(max=LARGEST_PSNR)
-            figures = {
-                loss_fn.name: terms.lpips.mean(),
-                "mse": terms.mse.mean(),
-                "combined": terms.combined.mean(),
-                f"best_{loss_fn.name}": terms.lpips.min(),
-                "best_combined": best_of_k(terms.combined[None])[0],
-                "psnr": fidelity.mean(),
-                "best_psnr": fidelity.max(),
-                "bicubic_psnr": compared,
-                f"bicubic_{loss_fn.name}": loss_fn.terms(baseline, target).lpips[0],
-                "consistency": task.disagreement(drawn).mean(),
-                "bicubic_consistency": task.disagreement(baseline)[0],
-                "target_consistency": task.disagreement(y)[0],
-                "border_error": border_error(drawn, y).mean(),
-                "ripple": ripple(drawn, y).mean(),
-            }
-            if samples > 1:
-                figures |= differences(loss_fn, task, drawn, made, terms, target)
-            figures |= task.own_figures(drawn, y)
-            for name, value in figures.items():
+            judged = judge(loss_fn, task, drawn, y)
+            for name, value in judged.figures.items():
                 found.setdefault(name, []).append(value)
-            shown = nn.functional.interpolate(cx, size=size, mode="nearest")
-            order = terms.combined.argsort()
-            row = [y, shown, *([baseline] if enlarges else []), drawn[order]]
-            words = ["", *([""] if enlarges else []), f"{compared:.1f} dB"]
-            words += [f"{value:.1f} dB" for value in fidelity[order].tolist()]
-            if samples > 1:
-                differ = spread(drawn[None])
-                row.append((differ / WHITE).clamp(0, 1).expand(-1, 3, -1, -1))
-                words.append(f"{float(differ.mean()):.3f}")
-            rows.append(torch.cat(row))
+            row, words = row_of(task, drawn, y, judged, enlarges=enlarges)
+            rows.append(row)
             above += words
     found["ripple"] = [value for value in found["ripple"] if not value.isnan()]  # nothing is flat
     means = {name: torch.stack(values).mean() for name, values in found.items() if values}
@@ -199,6 +166,60 @@ class Task:
             figures["input_seam"] = edge_gradient(shown, holes)[0]
             figures["real_seam"] = edge_gradient(y, holes)[0]
         return figures
+
+
+class Judged(NamedTuple):
+    """One picture's samples: their figures, each [], their loss and PSNR, each [K], and what they
+    are compared with, [1, 3, R, R]."""
+
+    figures: dict[str, Tensor]
+    loss: Tensor
+    psnr: Tensor
+    baseline: Tensor
+
+
+def judge(loss_fn: ResolutionLoss, task: Task, drawn: Tensor, y: Tensor) -> Judged:
+    """Figures of samples [K, 3, R, R] of one picture y [1, 3, R, R], all in [0, 1]."""
+    target, made = loss_fn.prepare(y), loss_fn.prepare(drawn)
+    terms = loss_fn.terms(made, target)
+    baseline = bicubic(task.cx, drawn.shape[-1])
+    fidelity = psnr(drawn, y.expand_as(drawn)).clamp(max=LARGEST_PSNR)
+    figures = {
+        loss_fn.name: terms.lpips.mean(),
+        "mse": terms.mse.mean(),
+        "combined": terms.combined.mean(),
+        f"best_{loss_fn.name}": terms.lpips.min(),
+        "best_combined": best_of_k(terms.combined[None])[0],
+        "psnr": fidelity.mean(),
+        "best_psnr": fidelity.max(),
+        "bicubic_psnr": psnr(baseline, y)[0].clamp(max=LARGEST_PSNR),
+        f"bicubic_{loss_fn.name}": loss_fn.terms(baseline, target).lpips[0],
+        "consistency": task.disagreement(drawn).mean(),
+        "bicubic_consistency": task.disagreement(baseline)[0],
+        "target_consistency": task.disagreement(y)[0],
+        "border_error": border_error(drawn, y).mean(),
+        "ripple": ripple(drawn, y).mean(),
+    }
+    if len(drawn) > 1:
+        figures |= differences(loss_fn, task, drawn, made, terms, target)
+    figures |= task.own_figures(drawn, y)
+    return Judged(figures, terms.combined, fidelity, baseline)
+
+
+def row_of(
+    task: Task, drawn: Tensor, y: Tensor, judged: Judged, *, enlarges: bool
+) -> tuple[Tensor, list[str]]:
+    """A row of the sheet [columns, 3, R, R], and what is written above each."""
+    shown = nn.functional.interpolate(task.cx, size=drawn.shape[-1], mode="nearest")
+    order = judged.loss.argsort()
+    row = [y, shown, *([judged.baseline] if enlarges else []), drawn[order]]
+    words = ["", *([""] if enlarges else []), f"{judged.figures['bicubic_psnr']:.1f} dB"]
+    words += [f"{value:.1f} dB" for value in judged.psnr[order].tolist()]
+    if len(drawn) > 1:
+        differ = spread(drawn[None])
+        row.append((differ / WHITE).clamp(0, 1).expand(-1, 3, -1, -1))
+        words.append(f"{float(differ.mean()):.3f}")
+    return torch.cat(row), words
 
 
 def differences(
