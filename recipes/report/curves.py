@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from runtime.curves import panels_of, title_of, unit_of
 Curve = dict[str, Any]  # {s: steps, v: values, n: points there were}
 SHOWN = 6  # figures that are drawn at first
 _DIGITS = 6
+_MEASURES = r"psnr|ssim|lpips|fid|kid|\bfd|acc|knn|probe|top.?\d|distance|diversity"
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
@@ -76,15 +78,26 @@ def order(all_rows: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
     return drawn + [name for name in alone if name not in drawn and name in series]
 
 
-def first_shown(ordered: Sequence[str], known: Mapping[str, int]) -> list[str]:
-    """The figures that a page draws at first: what runs are told by, then losses, validation and
-    others in order. known: {figure: points of the run that has most}."""
-    there = [name for name in ordered if known.get(name, 0) > 1]
+def first_shown(ordered: Sequence[str], found: Iterable[Mapping[str, Curve]]) -> list[str]:
+    """The figures that a page draws at first: losses, what runs are told by, what is judged by a
+    known measure, others; none that never changes, such as that of a reference. found: the curves
+    of each run."""
+    moving = {name for own in found for name, curve in own.items() if len(set(curve["v"])) > 1}
+    there = [name for name in ordered if name in moving]
     results = [name for name in there if figures.is_result(name)]
     main = figures.main_figures({name: 0 for name in results}, 3)
     losses = [name for name in results if unit_of(name) == "loss"][:2]
-    chosen = list(dict.fromkeys([*losses, *main, *results]))[:SHOWN] or there[:SHOWN]
+    known = [name for name in results if re.search(_MEASURES, name.lower())]
+    chosen = list(dict.fromkeys([*losses, *main, *known, *results]))[:SHOWN] or there[:SHOWN]
     return [name for name in ordered if name in chosen]
+
+
+def told_first(ordered: Sequence[str]) -> list[str]:
+    """Results in the order of a table: what runs are told by, known measures, others."""
+    results = [name for name in ordered if figures.is_result(name)]
+    main = figures.main_figures({name: 0 for name in results}, 4)
+    known = [name for name in results if re.search(_MEASURES, name.lower())]
+    return list(dict.fromkeys([*main, *known, *results]))
 
 
 def labels_of(name: str) -> dict[str, str]:

@@ -100,7 +100,7 @@ def _data(
     data = {
         "runs": runs,
         "figures": [{"name": name, **curves.labels_of(name)} for name in ordered],
-        "first": curves.first_shown(ordered, longest),
+        "first": curves.first_shown(ordered, [run["curves"] for run in runs]),
         "groups": [list(group.runs) for group in told.groups_of(reads)],
         "sheets": [[] for _ in reads],
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from evaluation.intervals import Interval
 from recipes.report import times, told
+from recipes.report.curves import told_first
 from recipes.report.html import Markup, el, table
 from recipes.report.reading import Read
 from recipes.runs.figures import Point, main_figures, newest, short
@@ -123,7 +124,8 @@ def differences(reads: Sequence[Read]) -> Markup:
         }
         for kind, title in titles.items():
             if rows := found[kind]:
-                parts.append(table(title, head, [[_code(r.name), *r.values] for r in rows]))
+                named = [[r.name if kind == "origin" else _code(r.name), *r.values] for r in rows]
+                parts.append(table(title, head, named))
         if not found["options"]:
             parts.insert(0, el("p", "No option differs that decides what is computed."))
         if some := found["some"]:
@@ -212,7 +214,7 @@ def figures(
     reads: Sequence[Read], groups: Sequence[told.Group], ordered: Sequence[str]
 ) -> Markup | None:
     """Results side by side, with intervals over seeds."""
-    rows = told.measured(reads, groups, ordered)
+    rows = told.measured(reads, groups, told_first(ordered))
     if not rows:
         return el("section", el("h2", "Figures"), el("p", "No results were logged yet."),
                   id="figures")  # fmt: skip
@@ -321,8 +323,9 @@ def _bar(reads: Sequence[Read], k: int, total: dict[str, float], kinds: Sequence
     for i, kind in enumerate(kinds):
         seconds = total.get(kind, 0.0)
         if seconds:
-            share = f"{100 * seconds / whole:.3g} %"
-            words.append(f"{kind} {times.duration(seconds)} ({share})")
+            share = 100 * seconds / whole
+            told_ = f"{share:.0f} %" if share >= 1 else "less than 1 %"
+            words.append(f"{kind} {times.duration(seconds)} ({told_})")
             cells.append(el("span", class_=f"p{i % 7}", data_share=f"{seconds / whole:.5f}"))
     return el(
         "div", el("div", name_of(reads, k), f", {times.duration(whole)}: "),

@@ -29,6 +29,9 @@ TIMED = {
 }
 START, SAVING, REST = "start", "saving", "steps"
 MEANS = {
+    "search for codes": "IMLE's search, before each outer loop",
+    "making views anew": "views of the generator that training reads",
+    "selection of pictures": "scoring and choosing within a super-batch",
     START: "from the launch to its first step: imports, data, networks, resuming",
     SAVING: "checkpoints, as log.txt has them",
     REST: "training; the logs do not time apart reading data and validation, which are in it",

@@ -174,11 +174,9 @@ def _text(found: Any) -> str:
 
 
 def measured(reads: Sequence[Read], groups: Sequence[Group], order: Sequence[str]) -> list[Measured]:
-    """The results among the figures (no counters, no costs), in this order."""
+    """The figures of this order side by side."""
     found = []
     for name in order:
-        if not figures.is_result(name):
-            continue
         series = [figures.series(read.rows, name) for read in reads]
         better = figures.direction_of(name)
         best = [figures.best(s, better) if s and better else None for s in series]

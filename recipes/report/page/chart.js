@@ -3,7 +3,7 @@
 const EDGE = { left: 58, right: 14, top: 10, bottom: 34 };
 
 class Chart {
-  /** options: what `settings()` returns: {x, xName, log, range}. on: {zoom(range), speak(text)}. */
+  /** options: what `settings()` returns: {x, xName, log, range, full}, the last two [from, to]. on: {zoom(range), speak(text)}. */
   constructor(figure, settings, on) {
     this.figure = figure;
     this.settings = settings;
@@ -28,11 +28,9 @@ class Chart {
     this.width = Math.max(220, box.width || 420);
     this.height = Math.max(140, box.height || 240);
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
-    const { range, log } = this.settings();
-    const across = this.extent(lines.flatMap((l) => [l.xs[0], l.xs[l.xs.length - 1]]));
-    this.full = across;
-    this.low = range ? range[0] : across[0];
-    this.high = range ? range[1] : across[1];
+    const { range, log, full } = this.settings();
+    this.full = full;
+    [this.low, this.high] = range || full;
     if (!(this.high > this.low)) [this.low, this.high] = [this.low - 0.5, this.high + 0.5];
     const seen = [];
     for (const line of lines) {
@@ -44,19 +42,12 @@ class Chart {
         }
       }
     }
-    [this.bottom, this.top] = this.extent(seen);
+    [this.bottom, this.top] = extent(seen);
     this.isLog = log && this.bottom > 0;
     this.note.textContent = log && !this.isLog && seen.length ? "(linear: not all are above 0)" : "";
     this.pad();
     this.paint();
     this.move(this.at);
-  }
-
-  extent(values) {
-    let low = Infinity;
-    let high = -Infinity;
-    for (const v of values) if (Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
-    return low <= high ? [low, high] : [0, 1];
   }
 
   pad() {
@@ -106,7 +97,7 @@ class Chart {
     for (const y of up) {
       const at = this.py(y);
       parts.push(make("svg:line", { class: "grid", x1: EDGE.left, x2: right, y1: at, y2: at }));
-      parts.push(make("svg:text", { x: EDGE.left - 6, y: at + 4, "text-anchor": "end" }, words(y, 3)));
+      parts.push(make("svg:text", { x: EDGE.left - 6, y: at + 4, "text-anchor": "end" }, tickWords(y, up)));
     }
     for (const x of ticks(this.low, this.high, Math.max(2, Math.floor(this.width / 95)))) {
       const at = this.px(x);
@@ -115,7 +106,9 @@ class Chart {
     }
     parts.push(make("svg:line", { class: "axis", x1: EDGE.left, x2: right, y1: floor, y2: floor }));
     parts.push(make("svg:text", { x: right, y: this.height - 3, "text-anchor": "end" }, this.settings().xName));
-    parts.push(make("svg:text", { x: 0, y: this.height - 3 }, this.figure.unit));
+    if (!this.figure.title.endsWith(this.figure.unit)) {
+      parts.push(make("svg:text", { x: 0, y: this.height - 3 }, this.figure.unit));
+    }
     const curves = make("svg:g", { "clip-path": `url(#${clip})` });
     for (const line of this.lines) {
       const own = marks(line.run);

@@ -166,7 +166,11 @@ class Curves {
 
   draw() {
     const { state, data } = this;
-    const settings = () => ({ x: state.x, xName: X_NAMES[state.x], log: state.log, range: state.zoom });
+    const lines = new Map(state.figures.map((name) => [name, this.lines(name)]));
+    const ends = [...lines.values()].flat().flatMap((l) => [l.xs[0], l.xs[l.xs.length - 1]]);
+    const full = extent(ends);
+    this.settings = { x: state.x, xName: X_NAMES[state.x], log: state.log, range: state.zoom, full };
+    const settings = () => this.settings;
     const cards = [];
     for (const figure of data.figures) {
       if (!state.figures.includes(figure.name)) continue;
@@ -176,7 +180,7 @@ class Curves {
     const place = byId("charts");
     const same = cards.length === place.children.length && cards.every((c, i) => place.children[i] === c);
     if (!same) place.replaceChildren(...cards);
-    for (const name of state.figures) this.charts.get(name).draw(this.lines(name));
+    for (const name of state.figures) this.charts.get(name).draw(lines.get(name));
     byId("unzoom").disabled = !state.zoom;
     byId("chosen").textContent = `${cards.length} of ${data.figures.length} are drawn`;
     for (const box of byId("choice").querySelectorAll("input")) {

@@ -30,6 +30,13 @@ function words(value, digits = 4) {
   return size >= 10 ** digits ? String(Math.round(value)) : String(Number(value.toPrecision(digits)));
 }
 
+/** A tick as text, in as many digits as tell it from its neighbours. */
+function tickWords(value, all) {
+  const step = all.length > 1 ? Math.abs(all[1] - all[0]) : 0;
+  const digits = step && value ? Math.ceil(Math.log10(Math.abs(value) / step) + 1) : 3;
+  return words(value, Math.min(9, Math.max(3, digits)));
+}
+
 /** About `count` round numbers between low and high. */
 function ticks(low, high, count) {
   const rough = (high - low) / Math.max(1, count);
@@ -41,6 +48,16 @@ function ticks(low, high, count) {
     found.push(Number((k * step).toPrecision(12)));
   }
   return found;
+}
+
+/** [least, largest] of the finite values; [0, 1] of none. */
+function extent(values) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const v of values) {
+    if (Number.isFinite(v)) [low, high] = [Math.min(low, v), Math.max(high, v)];
+  }
+  return low <= high ? [low, high] : [0, 1];
 }
 
 /** Powers of ten between low and high, with 2 and 5 times them where there are few. */
