@@ -31,7 +31,7 @@ MISSING = (
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-prefers-reduced-motion",
 )  # fmt: skip
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of the WebDriver recommendation
 KEYS = {"left": "\ue012", "right": "\ue014", "escape": "\ue00c", "tab": "\ue004"}
@@ -79,6 +79,7 @@ class Browser:
 
     def click(self, css: str) -> None:
         """Click the middle of an element, which is scrolled into view."""
+        self._show(css)
         self._call("POST", f"{self._session}/element/{self.find(css)[_ELEMENT]}/click", {})
 
     def keys(self, css: str, text: str) -> None:
@@ -89,7 +90,7 @@ class Browser:
     def pointer(self, css: str, moves: Sequence[tuple[float, float]], press: bool) -> None:
         """Move the mouse along points of an element (shares of its sides), with the button pressed
         from the first to the last or not at all."""
-        self.js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", self.find(css))
+        self._show(css)
         box = self.js(
             "const b = arguments[0].getBoundingClientRect(); return [b.x, b.y, b.width, b.height]",
             self.find(css),
@@ -104,6 +105,9 @@ class Browser:
             steps.append({"type": "pointerUp", "button": 0})
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
         self._call("POST", f"{self._session}/actions", {"actions": [{**mouse, "actions": steps}]})
+
+    def _show(self, css: str) -> None:
+        self.js("arguments[0].scrollIntoView({block: 'center'})", self.find(css))
 
     def errors(self) -> list[str]:
         """What the console has said of errors since the last call."""
