@@ -106,16 +106,15 @@ def write(
     return built
 
 
-def watch(
-    args: Namespace, paths: Sequence[Path], file: Path, encoder: pictures.Encoder
-) -> None:
+def watch(args: Namespace, paths: Sequence[Path], file: Path, encoder: pictures.Encoder) -> None:
     """Write the page again and again, and a last time when the runs have ended or at Ctrl-C."""
     said = False
     try:
         while any(map(goes_on, paths)):
             write(args, paths, file, encoder, every=args.every)
             if not said:
-                tell(f"watching {counted(len(paths), 'run', 'runs')} until the end, or Ctrl-C: {file}")
+                runs = counted(len(paths), "run", "runs")
+                tell(f"watching {runs} until the end, or Ctrl-C: {file}")
                 said = True
             time.sleep(args.every)
     except KeyboardInterrupt:

@@ -85,7 +85,7 @@ def _data(
     reads: Sequence[Read], ordered: Sequence[str], most: int
 ) -> tuple[dict[str, Any], list[str]]:
     """What the page's script draws, and what it lacks."""
-    runs = []
+    runs: list[dict[str, Any]] = []
     longest: dict[str, int] = {}
     for read in reads:
         found = curves.curves_of(read.rows, most)

@@ -86,7 +86,7 @@ def _run(path: Path, problems: list[str]) -> RunFolder:
 
 
 def _lines(file: Path, growing: bool, problems: list[str], need: str) -> list[dict[str, Any]]:
-    """The whole lines of a log that have `need`; the last of a `growing` one may be half written."""
+    """The whole lines of a log that have `need`; the last one of a `growing` log may be half."""
     try:
         text = files.read_bytes(file).decode("utf-8", "replace")
     except FileNotFoundError:

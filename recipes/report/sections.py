@@ -52,7 +52,8 @@ def top(reads: Sequence[Read], every: float | None, back: str | None) -> Markup:
         el("p", f"as of {timestamp()}", class_="quiet", id="asof"),
         el("nav", [el("a", "All runs", href=back)] if back else [],
            [el("a", words, href=f"#{to}") for words, to in there], aria_label="parts of this page"),
-        el("div", watch, el("button", "Theme: as the system", type="button", id="theme"), class_="tools"),
+        el("div", watch, el("button", "Theme: as the system", type="button", id="theme"),
+           class_="tools"),
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def runs(reads: Sequence[Read]) -> Markup:
         rows.append([
             box, f"{fact['method']}: {fact['task']}", fact["data"], fact["seed"],
             [state, f" {more}" if more else ""], _number(fact["step"]), _number(fact["nimg"]),
-            ", ".join(best) or "-", fact["updated"] or "-",
+            ", ".join(best) or "-", (fact["updated"] or "-")[:16].replace("T", " "),
         ])  # fmt: skip
     head = ["run (ticked: shown)", "method and task", "data", "seed", "state", "step",
             "images seen", "newest figures", "last wrote"]  # fmt: skip
@@ -133,11 +134,11 @@ def differences(reads: Sequence[Read]) -> Markup:
             words = counted(len(some), "option", "options") + " of only some of these scripts"
             parts.append(el("details", el("summary", words), inner))
     for k, read in enumerate(reads):
-        rows = told.changed(read)
-        summary = el("summary", name_of(reads, k), f": {counted(len(rows), 'option', 'options')} "
+        own = told.changed(read)
+        summary = el("summary", name_of(reads, k), f": {counted(len(own), 'option', 'options')} "
                      "not at the default")  # fmt: skip
-        inner = table("", ["option", "value"], [[_code(name), words] for name, words in rows])
-        parts.append(el("details", summary, inner, open_=len(reads) == 1 and len(rows) <= 40))
+        inner = table("", ["option", "value"], [[_code(name), words] for name, words in own])
+        parts.append(el("details", summary, inner, open_=len(reads) == 1 and len(own) <= 40))
     title = "How they differ" if len(reads) > 1 else "What was asked for"
     return el("section", el("h2", title), parts, id="differences")
 
@@ -220,10 +221,10 @@ def figures(
                   id="figures")  # fmt: skip
     head: list[Any] = ["figure"]
     head += [el("th", name_of(reads, k), scope="col") for k in range(len(reads))]
-    for number, group in enumerate(groups):
+    for group in groups:
         marks = [swatch(k) for k in group.runs]
-        head.append(el("th", marks, f" {len(group.runs)} seeds", scope="col",
-                       title=f"seeds {', '.join(map(str, group.seeds))}", id=f"group{number}"))  # fmt: skip
+        seeds = f"seeds {', '.join(map(str, group.seeds))}"
+        head.append(el("th", marks, f" {len(group.runs)} seeds", scope="col", title=seeds))
     body = []
     for row in rows:
         arrow = {"max": " ↑", "min": " ↓", None: ""}[row.better]
@@ -355,8 +356,8 @@ def launches(reads: Sequence[Read], launched: Sequence[Sequence[times.Launch]]) 
             where = ", ".join(str(w)[:80] for w in (host, launch.record.get("job")) if w)
             steps = f"{launch.first} to {launch.last}"
             steps += f" ({launch.lost} of them done again)" if launch.lost else ""
-            rows.append([name_of(reads, k), number, str(launch.record.get("time")),
-                         times.duration(launch.seconds), steps, where or "-", launch.how])  # fmt: skip
+            began, lasted = str(launch.record.get("time")), times.duration(launch.seconds)
+            rows.append([name_of(reads, k), number, began, lasted, steps, where or "-", launch.how])
     if not rows:
         return el("section", el("h2", "Launches"), el("p", "None is on record."), id="launches")
     head = ["run", "launch", "began", "lasted", "steps", "where", "how it ended"]
@@ -375,9 +376,9 @@ def reproduce(reads: Sequence[Read]) -> Markup:
         if not found:
             parts.append(el("p", "Its command is not on record."))
         for what, command in found:
-            parts.append(el("div", el("div", what, class_="small"),
-                            el("pre", el("code", command), tabindex="0"),
-                            el("button", "Copy", type="button", class_="copy"), class_="command"))  # fmt: skip
+            copy = el("button", "Copy", type="button", class_="copy")
+            typed = el("pre", el("code", command), tabindex="0")
+            parts.append(el("div", el("div", what, class_="small"), typed, copy, class_="command"))
     return el("section", el("h2", "Reproduce"), parts, id="reproduce")
 
 

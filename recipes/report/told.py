@@ -120,8 +120,8 @@ def origin_of(read: Read) -> Mapping[str, Any]:
     return {}
 
 
-def _git(origin: Mapping[str, Any]) -> Mapping[str, Any]:
-    git = origin.get("git")
+def _git(origin: Any) -> Mapping[str, Any]:
+    git = origin.get("git") if isinstance(origin, dict) else None
     return git if isinstance(git, dict) else {}
 
 
@@ -138,11 +138,7 @@ def code_of(read: Read) -> str:
     if git.get("dirty"):
         patch = git.get("diff")
         words += f" with changes ({patch})" if isinstance(patch, str) else " with changes"
-    commits = {
-        _git(r["provenance"]).get("commit")
-        for r in read.launches
-        if isinstance(r.get("provenance"), dict)
-    }
+    commits = {str(_git(r["provenance"]).get("commit")) for r in read.launches if "provenance" in r}
     return words + (", later launches with other commits" if len(commits) > 1 else "")
 
 
@@ -173,7 +169,9 @@ def _text(found: Any) -> str:
 # ---------------------------------------------------------------------------------------- figures
 
 
-def measured(reads: Sequence[Read], groups: Sequence[Group], order: Sequence[str]) -> list[Measured]:
+def measured(
+    reads: Sequence[Read], groups: Sequence[Group], order: Sequence[str]
+) -> list[Measured]:
     """The figures of this order side by side."""
     found = []
     for name in order:
@@ -283,7 +281,7 @@ def commands(read: Read) -> list[tuple[str, str]]:
     origin = origin_of(read)
     typed = origin.get("command")
     if isinstance(typed, str):
-        commit = _git(origin).get("commit")
+        commit = str(_git(origin).get("commit"))
         first = [f"git checkout {commit[:12]}"] if _is_hex(commit) else []
         patch = _git(origin).get("diff")
         if first and isinstance(patch, str):
@@ -296,8 +294,8 @@ def commands(read: Read) -> list[tuple[str, str]]:
     return found
 
 
-def _is_hex(found: Any) -> bool:
-    return isinstance(found, str) and len(found) >= 12 and set(found) <= set("0123456789abcdef")
+def _is_hex(found: str) -> bool:
+    return len(found) >= 12 and set(found) <= set("0123456789abcdef")
 
 
 def changed(read: Read) -> list[tuple[str, str]]:

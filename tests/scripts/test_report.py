@@ -290,7 +290,13 @@ def test_where_the_time_of_two_launches_went(home):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.42, "0.4 s"), (59.6, "60 s"), (200, "3 min 20 s"), (18420, "5 h 7 min"), (90000, "1 d 1 h")],
+    [
+        (0.42, "0.4 s"),
+        (59.6, "60 s"),
+        (200, "3 min 20 s"),
+        (18420, "5 h 7 min"),
+        (90000, "1 d 1 h"),
+    ],
 )
 def test_durations(seconds, words):
     assert times.duration(seconds) == words
@@ -420,8 +426,8 @@ def test_serve_lists_runs_and_shows_those_chosen_to_this_machine_alone(served, h
     code, text = ask(f"{served.address}report?run={names[0]}&run={names[1]}")
     assert code == 200 and len(data_of(text)["runs"]) == 2 and 'href="/"' in text
     assert "data-every" not in text  # they have ended
-    for wrong in ("report", "report?run=", "report?run=../../etc", f"report?run={names[0]}&run=x",
-                  "report?run=/etc", "etc/passwd", f"report?run={names[0]}/checkpoints"):  # fmt: skip
+    outside = ("report", "report?run=", "report?run=../../etc", "report?run=/etc", "etc/passwd")
+    for wrong in (*outside, f"report?run={names[0]}&run=x", f"report?run={names[0]}/checkpoints"):
         assert ask(served.address + wrong)[0] == 404, wrong
     assert ask(served.address, host="evil.example:80")[0] == 403
     assert ask(served.address, host="localhost:1")[0] == 200
