@@ -449,6 +449,18 @@ def test_serve_says_that_a_port_is_taken(served, home):
         script.main(args)
 
 
+def test_serve_says_where_it_is_and_ends_at_ctrl_c(home, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.Server, "serve_forever", interrupted)
+    script = load("report")
+    script.main(script.get_args(None, ["--serve", "--port", "0"]))
+    first, last = capsys.readouterr().out.splitlines()
+    assert re.search(rf"{re.escape(str(home))}: http://127\.0\.0\.1:[1-9]\d*/ \(this", first)
+    assert last == "no longer serving"
+
+
 def test_an_encoder_looks_at_a_file_again_only_when_it_changed(home, monkeypatch):
     run = make_run(home, options=OPTIONS)
     add_sheets(run, [0])
