@@ -143,8 +143,8 @@ def serve(args: Namespace) -> None:
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder")
     with server.Server(root, args.port, limit=int(args.max_mb * 1e6), every=args.every) as served:
-        tell(f"runs of {root}: {served.address} (this machine only; Ctrl-C ends it)")
         try:
+            tell(f"runs of {root}: {served.address} (this machine only; Ctrl-C ends it)")
             served.serve_forever()
         except KeyboardInterrupt:
             tell("no longer serving")
