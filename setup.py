@@ -22,5 +22,6 @@ setup(
     install_requires=REQUIREMENTS,
     # Without tests: a package of that name would hide those of every other project.
     packages=find_packages(exclude=["benchmarks", "benchmarks.*", "tests", "tests.*"]),
+    package_data={"recipes.report": ["page/*"]},
     py_modules=["imle_lab"],
 )

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generate_views": ("generate_views.py",),
     "reconstruct_phema": ("reconstruct_phema.py",),
     **{f"runs.{name}": ("runs.py", name) for name in ("ls", "show", "compare", "best", "rm")},
+    "report": ("report.py",),
     "data.SetupDataset": ("data/SetupDataset.py",),
     "data.SetupDataset.fetch-weights": ("data/SetupDataset.py", "fetch-weights"),
     "data.SetupDataset.fetch-networks": ("data/SetupDataset.py", "fetch-networks"),

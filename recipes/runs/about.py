@@ -94,13 +94,13 @@ def command_to_go_on(run: RunFolder) -> str | None:
     for launch in reversed([*run.launches(), {"provenance": run.provenance}]):
         origin = launch.get("provenance")
         if isinstance(origin, dict) and isinstance(origin.get("command"), str):
-            words = _typed(origin["command"])
+            words = typed(origin["command"])
             folder = origin.get("cwd")
             return f"cd {shlex.quote(folder)} && {words}" if isinstance(folder, str) else words
     return None
 
 
-def _typed(command: str) -> str:
+def typed(command: str) -> str:
     """`/long/way/to/python script.py ..` as one would type it, where it is this very Python."""
     try:
         first, *rest = shlex.split(command)

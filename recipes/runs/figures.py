@@ -47,7 +47,10 @@ def number(value: Any) -> float | None:
     """A finite number of a row, as float; None for what is none (null stands for nan)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def names(rows: Iterable[Row]) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -121,14 +121,22 @@ def read_run(path: Path) -> RunFolder:
         raise Unreadable(path, "no args.json: the launch that made it was cut short")
     if not isinstance(known, dict) or not isinstance(known.get("shaping"), dict):
         raise Unreadable(path, "args.json is not of a run of this toolkit")
+    return run_of(path, known)
+
+
+def run_of(path: Path, known: Mapping[str, Any]) -> RunFolder:
+    """The run in a folder, as far as its files tell. known: what args.json has, {} where that is
+    lost."""
     args, origin = known.get("args"), known.get("provenance")
+    shaping = known.get("shaping")
+    shaping = shaping if isinstance(shaping, dict) else {}
     status = files.read_object(path / "status.json") or {}
     run = RunFolder(
         path=path,
         script=str(known.get("script") or "?"),
         hash=str(known.get("config_hash") or ""),
-        options=args if isinstance(args, dict) else dict(known["shaping"]),
-        shaping=frozenset(known["shaping"]),
+        options=args if isinstance(args, dict) else dict(shaping),
+        shaping=frozenset(shaping),
         provenance=origin if isinstance(origin, dict) else {},
         status=status,
         state="new",
