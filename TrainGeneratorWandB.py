@@ -19,6 +19,7 @@ them: recipes/imle/parts.py; the loss of a batch: recipes/imle/step.py.
 """
 
 import argparse
+from functools import partial
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
@@ -102,7 +103,8 @@ def main(args: argparse.Namespace) -> None:
             look(net)
         batches = loader.forever()
         stop_at = parts.stop_at(args, run.completed)
-        for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at):
+        work = partial(parts.work, args)
+        for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at, work=work):
             # Inputs; for every level the code whose output was nearest to the target; the targets.
             cx, codes, ys = next(batches)
             if step % args.num_iteration == 0:  # the loader has just searched

@@ -114,7 +114,11 @@ def train(args: Namespace) -> None:
                 run.log_now(**{f"in the tree/{title}": share for title, share in shares.items()})
                 run.say(f"validation: {validation.verdict(shares)}")
 
-        for step in run.steps(args.total_iter):
+        def work(step: int) -> tuple[bool, bool]:
+            """What tells steps apart that compute more or less."""
+            return switch.selecting, switch.waiting
+
+        for step in run.steps(args.total_iter, work=work):
             net.normalize_weights()
             watch.start()
             random = generator(run.device, "batch", args.seed, step)

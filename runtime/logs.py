@@ -139,8 +139,11 @@ class Logs:
 
     # ------------------------------------------------------------------------- figures, pictures
 
-    def flush(self, step: int, nimg: int) -> None:
-        """Write the means since the last call, over ranks, as figures of `step`."""
+    def flush(self, step: int, nimg: int, measured: Callable[[float], dict[str, float]]) -> None:
+        """Write the means since the last call, over ranks, as figures of `step`.
+
+        measured: further figures of the seconds that have passed since then.
+        """
         values = self.meters.pop(distributed.gather_object)
         if not values or not self.main:
             return
@@ -149,6 +152,7 @@ class Logs:
         now, steps = time.monotonic(), step - self._window[1]
         if steps:
             values["time/step_s"] = (now - self._window[0]) / steps
+            values |= measured(now - self._window[0])
         if self.device.type == "cuda":
             values["memory/peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
         self._window = (now, step)

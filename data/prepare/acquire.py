@@ -234,7 +234,7 @@ def _write_arrays(sources: dict[str, Callable[[], ArraySource]], staging: Path) 
         present = np.unique(labels_of(source))
         for name in (source.classes[k] for k in present):
             (staging / split / name).mkdir(parents=True)
-        for i in bar(range(len(source)), len(source), split):
+        for i in track(range(len(source)), len(source), split):
             file = staging / split / source.classes[source.label(i)] / f"{i:05d}.png"
             Image.fromarray(source.stored(i)).save(file, compress_level=1)
 

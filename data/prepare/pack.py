@@ -90,7 +90,7 @@ def prepare_lmdb(
                 for p, k in zip(paths, keys, strict=True)
                 if not all(w.has(k) for w in writers.values())
             ]
-            done = bar(
+            done = track(
                 parallel_map(partial(_reduce, tuple(writers), crop), todo, workers),
                 len(todo),
                 out.name,

@@ -136,7 +136,7 @@ def _prepare_split(
             tasks.append((path, missing))
     started = time.perf_counter()
     with files.appending(manifest) as log:
-        for record in bar(parallel_map(partial(_look, job), tasks, workers), len(tasks), what):
+        for record in track(parallel_map(partial(_look, job), tasks, workers), len(tasks), what):
             records[record["path"]] = record
             log.write(json.dumps(record) + "\n")
     seconds = time.perf_counter() - started
