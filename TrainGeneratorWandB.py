@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
             found = validation.look(
                 shown, loss_fn, z_gen, corruption, val_inputs, val_targets, run.device,
                 samples=args.spi, pool_size=args.pool_size,
+                each=run.phase("validation", together=False),
             )  # fmt: skip
             run.log_now(**{f"val/{name}": value for name, value in found.figures.items()})
             run.sample_grid("val", found.pictures, found.columns, found.captions)

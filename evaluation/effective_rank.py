@@ -11,7 +11,7 @@ from evaluation.accuracy import check_features
 MOST = 25600  # rows that are looked at, as in the paper
 _EPS = 1e-7  # of equation 1 there
 _ROWS = 4096  # rows made float64 at a time
-COLLAPSED = 1.5  # a rank below this means that nearly everything lies on one line
+COLLAPSED = 2.0  # a rank below this means that nearly everything lies on one line
 
 
 @torch.no_grad()

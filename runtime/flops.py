@@ -45,16 +45,25 @@ class FlopCounter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", None)
-        compound = packet not in flop_registry and func is not torch.ops.prim.device.default
-        if compound and hasattr(func, "decompose"):
+        if packet not in flop_registry and _made_of_others(func):
             with self:  # without autograd a linear layer comes as one operator, not as its product
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
         return out
+
+
+@functools.cache
+def _made_of_others(func: Any) -> bool:
+    """Whether an operator is nothing but calls of others, on every device.
+
+    One that has code of its own beside, such as the gradient of SiLU, rounds differently in parts.
+    """
+    if not isinstance(func, torch._ops.OpOverload):
+        return False
+    has = functools.partial(torch._C._dispatch_has_kernel_for_dispatch_key, func.name())
+    return has("CompositeImplicitAutograd") and not (has("CPU") or has("CUDA"))
 
 
 class StepFlops:

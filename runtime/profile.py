@@ -10,6 +10,7 @@ Steps are numbered as in the log, from 1. The run computes what it would without
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,11 @@ class StepProfile:
         if self._cuda:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         # One step more than wanted, so that it is `stop` which ends it and not `step`.
-        plan = torch.profiler.schedule(
-            wait=0, warmup=self._own_warm_up, active=self.count + 1, repeat=1
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is no warm-up, in a launch of N steps
+            plan = torch.profiler.schedule(
+                wait=0, warmup=self._own_warm_up, active=self.count + 1, repeat=1
+            )
         self._turns = 0
         # Of its own lines on stderr, which tell of machines without a GPU, no more than errors.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -207,6 +207,26 @@ def track(items: Iterable[T], total: int, desc: str, unit: str = "picture") -> I
             bar.update()
 
 
+class Counted:
+    """A bar for work that reports (done, total): `with Counted(name) as report`."""
+
+    def __init__(self, desc: str, unit: str = "part") -> None:
+        self._bar: Progress | None = None
+        self._desc, self._unit = desc, unit
+
+    def __enter__(self) -> Counted:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = Progress(total, desc=self._desc, unit=self._unit, brief=True)
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 def in_bytes(count: int) -> str:
     """A number of bytes as people say it: 560.1 MB."""
     size = float(count)

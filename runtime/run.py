@@ -118,8 +118,7 @@ class Run:
         self._useless = False  # the directory holds nothing but a wrong command line
         self._flag = PreemptionFlag(self._preempted)
         self._reached = 0  # steps that earlier launches came to, saved or not (rank 0)
-        self._save_timer = Every(60 * args.save_minutes)
-        self._status_timer = Every(_STATUS_S)
+        self._save_timer, self._status_timer = Every(60 * args.save_minutes), Every(_STATUS_S)
 
     # ------------------------------------------------------------------------------ open and close
 
@@ -237,8 +236,8 @@ class Run:
                 raise wrapped from error
 
     def _end_preempted(self, error: BaseException) -> None:
-        # From outside the loop's own check: objects are as the last turn left them, unless this one
-        # updated something.  Ranks reach a KeyboardInterrupt apart, and cannot save together.
+        # Objects are as the last turn left them, unless this one updated something.  Ranks reach a
+        # KeyboardInterrupt apart, and cannot save together.
         together = isinstance(error, Preempted) or self.world_size == 1
         body = self._in_body and not self._updater.applied
         if body and together and self._saver.saved_step != self.completed:
@@ -424,6 +423,7 @@ class Run:
             self._updater.end_turn()
             whole, end = ends()
             self._after_turn(whole, last=self.completed >= end)
+        self._logs.close_bar()
         self.finished = self.completed >= whole
         if self.finished:
             self._saver.finish()
@@ -493,13 +493,15 @@ class Run:
         if not (self._in_body and self._updater.applied):
             self._raise_if_preempted()
 
-    def phase(self, name: str) -> Callable[[int, int], None]:
-        """Callback (done, total) for a long phase inside a turn: it shows, and signals end it."""
+    def phase(self, name: str, together: bool = True) -> Callable[[int, int], None]:
+        """Callback (done, total) for a long phase: it shows, and signals end it, unless not all
+        ranks call it equally often (`together` False)."""
 
         def report(done: int, total: int) -> None:
-            self._logs.note(f"{name} {done}/{total}" if done < total else "")
+            self._logs.phase(name, done, total)
             self._fresh_status()
-            self.check_preempted()
+            if together:
+                self.check_preempted()
 
         return report
 
@@ -579,7 +581,7 @@ class Run:
         its last step: DiskError at its end, and at once outside the loop.
         """
         path = self.dir / "snapshots" / f"{name}.safetensors"
-        origin = self.provenance() | {k: rundir.plain(v) for k, v in extra_provenance.items()}
+        origin = self.provenance() | rundir.plain(extra_provenance)
         weights = getattr(module, "_orig_mod", module).state_dict()
         try:
             return distributed.from_main(lambda: save_snapshot(path, weights, kind, config, origin))
@@ -595,5 +597,4 @@ class Run:
 
         Checkpoints and snapshots have the plain module's names either way.
         """
-        chosen: Any = torch.compile(module) if self.args.compile else module  # types: a function
-        return chosen
+        return torch.compile(module) if self.args.compile else module  # type: ignore[return-value]

@@ -92,7 +92,9 @@ def _receive(address: str, part: Path, name: str, bar: bool, pinned: bool, about
             say(f"fetching {name}, {size}{rest}: {about}")
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
-            raise OSError(errno.ENOSPC, f"No space left: {in_bytes(total)} to fetch, {in_bytes(free)}")
+            raise OSError(
+                errno.ENOSPC, f"No space left: {in_bytes(total)} to fetch, {in_bytes(free)}"
+            )
         files.write_json(_note(part), _version(answer, address, total))
         out = stack.enter_context(open(part, "ab" if start else "wb"))
         shown = stack.enter_context(progress(total, name, bar, start))

@@ -172,7 +172,8 @@ def _embedded(
 
 
 def _features(run: Run, net: SimCLR | Pixels, images: Tensor, recipe: Recipe) -> Tensor:
-    return validation.features(net, images, recipe, run.device, run.precision.autocast)
+    each = run.phase("features")
+    return validation.features(net, images, recipe, run.device, run.precision.autocast, each)
 
 
 def _log_rank(run: Run, h: Tensor) -> None:
@@ -184,8 +185,8 @@ def _log_rank(run: Run, h: Tensor) -> None:
     run.say(f"effective rank of the features: {rank:.1f} of {min(h.shape)}")
     if rank < COLLAPSED:
         run.say(
-            "WARNING: the features have collapsed, nearly all of them lie on one line; a lower --lr, "
-            "a longer warm-up or larger batches may help"
+            "WARNING: the features have collapsed, nearly all of them lie on one line; a lower "
+            "--lr, a longer warm-up (--n_ramp) or a larger --bs may help"
         )
 
 
@@ -201,7 +202,14 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
     if rows.classes > 1:
         methods.append(validation.knn(rows, folds=args.folds))
     if rows.classes > 1 and args.probe:
-        methods.append(validation.linear(rows, seed=args.seed, found=found.sweeps.append))
+        methods.append(
+            validation.linear(
+                rows,
+                seed=args.seed,
+                found=found.sweeps.append,
+                each=run.phase("linear probe", together=False),
+            )
+        )
     if rows.classes > 1 and args.probe and args.probe_epochs:
         own = recipe
         if args.probe_augs != "train":  # crop and flip
@@ -217,7 +225,7 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
                 seed=args.seed,
                 device=run.device,
                 autocast=run.precision.autocast,
-                each_epoch=run.check_preempted,
+                each=run.phase("probe on augmented pictures"),
             )
         )
     for method in methods:
