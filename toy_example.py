@@ -212,6 +212,8 @@ def test(args: Namespace) -> None:
     for name, value in found.items():
         print(f"{name} = {value:.6g}")
         log.say(f"{name} = {value:.6g}")
+    if args.logging:
+        print(f"log: {args.logging}")
 
 
 def plot(args: Namespace) -> None:

@@ -145,6 +145,7 @@ def main(args: Namespace) -> None:
                 steps=args.sample_steps,
                 weight=args.sample_guidance,
                 device=run.device,
+                each=run.phase("samples", together=False),
             )
             for name, pictures in found.items():
                 weight = args.sample_guidance if name == "guided" else None

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from runtime.eta import TimeLeft
 from storage.console import tell
@@ -225,6 +225,23 @@ class Counted:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Watched:
+    """Lets somebody see how far work is that calls a function often: `watched(f)` is f, and every
+    call of one is reported. total: of calls. report: is given (calls done, total)."""
+
+    def __init__(self, total: int, report: Callable[[int, int], object]) -> None:
+        self.done, self.total, self._report = 0, total, report
+
+    def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
+        def watched(*args: Any, **kwargs: Any) -> T:
+            out = function(*args, **kwargs)
+            self.done += 1
+            self._report(self.done, self.total)
+            return out
+
+        return watched
 
 
 def in_bytes(count: int) -> str:

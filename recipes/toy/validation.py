@@ -12,30 +12,13 @@ from diffusion import toy
 from diffusion.guidance import guided
 from diffusion.toy_eval import TRUTH, calls_of, panels
 from runtime.gallery import difference, settings_digest
+from runtime.progress import Watched
 from runtime.rundir import folder_name
 from storage.dirs import results_home
 from storage.errors import UsageError
 from storage.files import expanded
 
-Denoiser = Callable[..., torch.Tensor]
 NOTE = "toy_example"  # the entry in a PNG's metadata
-
-
-class Watched:
-    """Lets somebody see how far samples are: `watched(denoiser)` is the denoiser, and every call
-    of one is reported. total: of calls. report: is given (calls done, total)."""
-
-    def __init__(self, total: int, report: Callable[[int, int], object]) -> None:
-        self.done, self.total, self._report = 0, total, report
-
-    def __call__(self, denoise: Denoiser) -> Denoiser:
-        def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
-            out = denoise(*args, **kwargs)
-            self.done += 1
-            self._report(self.done, self.total)
-            return out
-
-        return watched
 
 
 def examining(

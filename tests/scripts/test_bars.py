@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import models.simclr
+import runtime.tracker
 from data import InvertDirStructure, SetupDataset
 from data.scenes import sheet
 from runtime import logs, progress
@@ -20,8 +21,6 @@ from tests.data.pictures import make_set
 from tests.scripts import simclr_support
 from tests.scripts.made_runs import make_run
 from tests.scripts.support import get_args, load
-
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
 
 BAR = r"\d+/\d+ \[\d\d:\d\d<(\?|\d+:\d\d:\d\d), +(\?|[\d.]+k?)?(s/)?{unit}(/s)?"
 
@@ -66,6 +65,7 @@ def commands(tmp, monkeypatch):
     monkeypatch.setenv("RESULTS_HOME", str(tmp / "results"))
     monkeypatch.setenv("DATA_HOME", str(tmp / "data"))
     monkeypatch.setenv("MODELS_HOME", str(tmp / "models"))
+    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
     monkeypatch.setattr(models.simclr, "build_backbone", simclr_support.small_backbone)
     torch.manual_seed(0)
     pictures = make_set(tmp / "mine", {"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 2}})
