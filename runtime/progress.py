@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from runtime.eta import TimeLeft
 from storage.console import tell
+
+if TYPE_CHECKING:
+    from runtime.eta import TimeLeft
 
 EVERY_S = 30.0
 SOON_S = 1.0  # before this nobody needs a bar
@@ -30,7 +32,8 @@ class Progress:
     `runtime.eta`). `main` None: on rank 0; `stream` None is stderr.
     `every_s`: seconds between lines where there is no terminal. `brief`: what it counts may be over
     in a moment, or be thousands a second: no bar in the first second, and without a terminal no
-    line but those of every `every_s`. unit "B": bytes, shown as 12.3 MB; they are brief.
+    line but those of every `every_s`; its steps count alike. unit "B": bytes, shown as 12.3 MB;
+    they are brief.
     """
 
     def __init__(
@@ -54,7 +57,11 @@ class Progress:
         self._brief, self._held, self._looked = brief or self._bytes, 0, clock()
         self._every, self._clock, self._initial = every_s, clock, initial
         self._start = self._said = clock()
-        self._time_left = TimeLeft(cycle, clock)
+        self._time_left: TimeLeft | None = None
+        if not self._brief:
+            from runtime.eta import TimeLeft  # needs NumPy, which a look at runs does without
+
+            self._time_left = TimeLeft(cycle, clock)
         self._estimated = -EVERY_S
         self._values: dict[str, str] = {}
         self._values_of: int | None = None
@@ -89,7 +96,7 @@ class Progress:
         self._show(n)
 
     def _show(self, n: int) -> None:
-        if not self._bytes:
+        if self._time_left is not None:
             self._time_left.done(self.n, n)
         if self._bar is not None:
             self._estimate()
@@ -153,10 +160,10 @@ class Progress:
         """Seconds to the end, None as long as nobody knows."""
         if self.total is None:
             return None
-        if self._bytes:  # what has come so far tells more than the last piece
-            done, passed = self.n - self._initial, self._clock() - self._start
-            return passed / done * (self.total - self.n) if done else None
-        return self._time_left.seconds(self.n, self.total)
+        if self._time_left is not None:
+            return self._time_left.seconds(self.n, self.total)
+        done, passed = self.n - self._initial, self._clock() - self._start
+        return passed / done * max(0, self.total - self.n) if done else None
 
     def _estimate(self) -> None:
         """Put the time left on the bar; tqdm would take the last few steps for all to come."""
