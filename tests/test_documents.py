@@ -27,17 +27,9 @@ PACKAGES = sorted({file.parent.name for file in ROOT.glob("[a-z]*/*.py")})
 # What a reader's own files are called, or those of a run or a data set.
 NOT_OURS = {
     *("TrainX.py", "train_x.py", "generate_x.py", "generators/KIND.py"),
-    *(
-        "checkpoints/",
-        "provenance/",
-        "samples/",
-        "profile/",
-        "snapshots/",
-        "curves.png",
-        "log.txt",
-        "wandb/",
-    ),
-    *("checkpoints/step-N/", "samples/tree-STEP.png", "features/", "grid.png", "sheet.png"),
+    *("checkpoints/", "provenance/", "samples/", "snapshots/", "curves.png", "log.txt", "wandb/"),
+    *("profile/", "checkpoints/step-N/"),
+    *("samples/tree-STEP.png", "features/", "grid.png", "sheet.png"),
     *("grid-0-99.png", "tensorboard/"),
     *("words.txt", "val_annotations.txt", "00000/img00000000.png", "./"),
 }
