@@ -180,7 +180,7 @@ def _log_rank(run: Run, h: Tensor) -> None:
     """The effective rank of features [N, d] into the logs, and a warning where they collapsed."""
     if not run.is_main:
         return
-    rank = effective_rank(h)
+    rank = float(f"{effective_rank(h):.6g}")  # the last bits depend on where memory lies
     run.log_now(**{"health/effective_rank": rank})
     run.say(f"effective rank of the features: {rank:.1f} of {min(h.shape)}")
     if rank < COLLAPSED:
