@@ -19,6 +19,7 @@ them: recipes/imle/parts.py; the loss of a batch: recipes/imle/step.py.
 """
 
 import argparse
+from functools import partial
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
@@ -84,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
             found = validation.look(
                 shown, loss_fn, z_gen, corruption, val_inputs, val_targets, run.device,
                 samples=args.spi, pool_size=args.pool_size,
+                each=run.phase("validation", together=False),
             )  # fmt: skip
             run.log_now(**{f"val/{name}": value for name, value in found.figures.items()})
             run.sample_grid("val", found.pictures, found.columns, found.captions)
@@ -102,7 +104,8 @@ def main(args: argparse.Namespace) -> None:
             look(net)
         batches, prepared = loader.forever(), parts.targets(args, run, loss_fn)
         stop_at = parts.stop_at(args, run.completed)
-        for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at):
+        work = partial(parts.work, args)
+        for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at, work=work):
             # Inputs; for every level the code whose output was nearest to the target; the targets.
             cx, codes, ys = next(batches)
             targets = prepared(step // args.num_iteration, loader.last_ids, ys)

@@ -99,7 +99,8 @@ def main(args: argparse.Namespace) -> None:
             parts.show(run, trained, source)
         forward = run.compile(net)
         watch = Stopwatch(run.device)
-        for turn in run.steps(turns.total, cycle=turns.cycle or args.eval_iter * steps_per_epoch):
+        cycle = turns.cycle or args.eval_iter * steps_per_epoch
+        for turn in run.steps(turns.total, cycle=cycle, work=turns.work):
             begun = time.process_time()
             step, imle_step = turns.at(turn)
             if step is None:  # the generator's turn

@@ -40,6 +40,7 @@ from recipes.phema.options import get_args
 from recipes.phema.smoke import make_inputs
 from runtime import ema
 from runtime.launch import launch
+from runtime.progress import track
 from storage.dirs import output_folder, results_home
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import SnapshotFile, save_snapshot
@@ -104,26 +105,31 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
     missed = phema.mismatch(weights, *profiles)
     for first in range(0, len(todo), args.batch):
         batch = slice(first, first + args.batch)
-        results = reconstruct(files, weights[:, batch])
+        results = reconstruct(files, weights[:, batch], f"averages to {last.path.stem}")
         for std, result, column, far in zip(
             todo[batch], results, weights[:, batch].T, missed[batch], strict=True
         ):
             origin = describe(vars(args), last, files, column, float(far))
             save_snapshot(paths[std], result, last.kind, {**last.config, "ema_std": std}, origin)
             print(f"{paths[std]}: {100 * far:.2f} % off its profile")
+    print(f"ready: {len(todo)} averages in {outdir}")
     return paths
 
 
-def reconstruct(files: Sequence[Stored], weights: np.ndarray) -> list[dict[str, Tensor]]:
+def reconstruct(
+    files: Sequence[Stored], weights: np.ndarray, what: str = "averages"
+) -> list[dict[str, Tensor]]:
     """Weighted sums of the files' weights; weights float64 [files, results], files in time order.
 
     Sums are float64, results fp32 (float64 of float64). What is the same in all files (buffers)
     or no floating-point number is taken from the last. Every file is read once, tensor by tensor,
-    and its checksum compared. Errors: CheckpointError for a damaged file or non-finite weights.
+    and its checksum compared. what: stands before the bar. Errors: CheckpointError for a damaged
+    file or non-finite weights.
     """
     w = torch.from_numpy(np.ascontiguousarray(weights.T))  # [results, files]
     results: list[dict[str, Tensor]] = [{} for _ in w]
-    for entries in zip(*(file.tensors() for file in files), strict=True):
+    pieces = zip(*(file.tensors() for file in files), strict=True)
+    for entries in track(pieces, len(files[0].layout), what, "tensor"):
         name, last = entries[-1]
         values = [v for _, v in entries]
         kind = torch.float64 if last.dtype == torch.float64 else torch.float32

@@ -25,6 +25,7 @@ from recipes.runs.layout import ago, counted, figure, printable, size, table, te
 from recipes.runs.options import get_args
 from recipes.runs.reading import RunFolder, Scan, find_run, inner_folders, read_run, scan
 from recipes.runs.removal import remove_run, why_not
+from runtime.progress import track
 from storage.console import refused
 from storage.errors import DiskError, RunError, UsageError
 
@@ -215,7 +216,7 @@ def rm(args: Namespace) -> int:
         if answer.strip().lower() not in ("yes", "y"):
             say(["nothing is removed"])
             return 0
-    for path in paths:
+    for path in track(paths, len(paths), "removing", "run"):
         remove_run(path)
         if not args.json:
             say([f"removed {path}"])

@@ -48,6 +48,7 @@ from runtime.memory import keep_freed_memory
 from runtime.meters import Stopwatch
 from runtime.options import LENGTH, tagged
 from runtime.place import choose_device
+from runtime.progress import Counted
 from runtime.run import Run
 from runtime.seeding import generator
 from storage.textlog import TextLog
@@ -98,7 +99,11 @@ def train(args: Namespace) -> None:
                 external=args.external,
                 mandala=args.mandala,
                 generator=generator(run.device, word, args.seed),
-            )
+                watch=validation.examining(
+                    2, count, run.phase(word.lower()), guide=guide is not None,
+                    external=args.external,
+                ),
+            )  # fmt: skip
             journal.metrics(run, run.completed + 1, found, say=word == "Test")
 
         def draw() -> None:
@@ -114,7 +119,11 @@ def train(args: Namespace) -> None:
                 run.log_now(**{f"in the tree/{title}": share for title, share in shares.items()})
                 run.say(f"validation: {validation.verdict(shares)}")
 
-        for step in run.steps(args.total_iter):
+        def work(step: int) -> tuple[bool, bool]:
+            """What tells steps apart that compute more or less."""
+            return switch.selecting, switch.waiting
+
+        for step in run.steps(args.total_iter, work=work):
             net.normalize_weights()
             watch.start()
             random = generator(run.device, "batch", args.seed, step)
@@ -187,22 +196,24 @@ def test(args: Namespace) -> None:
     paths = {"Learner": args.net_path, "EMA": args.ema_path}
     loaded = {name: parts.load_net(path, device) for name, path in paths.items()}
     nets = {name: net for name, net in loaded.items() if net is not None}
-    found = examine(
-        toy.tree(args.cls).to(device),
-        nets or {"Learner": parts.untrained(args.seed, device)},
-        parts.load_net(args.guide_path, device),
-        args.n_samples,
-        word="Test",
-        batch=args.batch_size,
-        weight=GUIDANCE,
-        external=args.external,
-        mandala=args.mandala,
-        generator=generator(device, "Test", args.seed),
-    )
+    nets = nets or {"Learner": parts.untrained(args.seed, device)}
+    guide = parts.load_net(args.guide_path, device)
+    with Counted("test") as counted:
+        found = examine(
+            toy.tree(args.cls).to(device), nets, guide, args.n_samples, word="Test",
+            batch=args.batch_size, weight=GUIDANCE, external=args.external, mandala=args.mandala,
+            generator=generator(device, "Test", args.seed),
+            watch=validation.examining(
+                len(nets), args.n_samples, counted, guide=guide is not None,
+                external=args.external, batch=args.batch_size,
+            ),
+        )  # fmt: skip
     log = TextLog(args.logging)
     for name, value in found.items():
         print(f"{name} = {value:.6g}")
         log.say(f"{name} = {value:.6g}")
+    if args.logging:
+        print(f"log: {args.logging}")
 
 
 def plot(args: Namespace) -> None:
@@ -218,7 +229,10 @@ def plot(args: Namespace) -> None:
     tree = toy.tree(args.cls).to(device)
     random = generator(device, "picture", args.seed)
     weak = None if guide is None else guide.net
-    validation.network_picture(tree, net, weak, args.guidance, path, args.n_samples, random, note)
+    with Counted("samples") as counted:
+        validation.network_picture(
+            tree, net, weak, args.guidance, path, args.n_samples, random, note, counted
+        )
     print(f"picture: {path}")
 
 

@@ -145,6 +145,7 @@ def main(args: Namespace) -> None:
                 steps=args.sample_steps,
                 weight=args.sample_guidance,
                 device=run.device,
+                each=run.phase("samples", together=False),
             )
             for name, pictures in found.items():
                 weight = args.sample_guidance if name == "guided" else None
@@ -159,7 +160,11 @@ def main(args: Namespace) -> None:
             now = mini if args.selection and switch.selecting else args.batch
             return run.completed + -(-left // now)
 
-        for step in run.steps(total, cycle=snapshot_period(args, 1)):
+        def work(step: int) -> tuple[bool, bool]:
+            """What tells steps apart that compute more or less."""
+            return switch.selecting, switch.waiting
+
+        for step in run.steps(total, cycle=snapshot_period(args, 1), work=work):
             normalize_weights(net)
             index, raw, labels = (t.to(run.device, non_blocking=True) for t in next(batches))
             keys = row_keys(args.seed, step, run.rank, run.world_size, share, run.device)

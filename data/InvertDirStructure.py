@@ -25,6 +25,7 @@ from data.readers.layout import list_files
 from data.registry import full_name, missing
 from data.sources import split_of
 from runtime.cli import prepare
+from runtime.progress import track
 from storage.errors import DataDiskError, DataError, UsageError
 
 INVERTED = "camnet_data"
@@ -72,7 +73,7 @@ def invert(folder: Path, out: Path, *, reverse: bool = False) -> tuple[int, int]
         elif not (link.exists() and os.path.samefile(original, link)):
             raise DataError(f"{link} is another file than {original}; nothing done")
     try:
-        for original, link in missing:
+        for original, link in track(missing, len(missing), f"links in {out.name}", "link"):
             link.parent.mkdir(parents=True, exist_ok=True)
             _link(os.path.realpath(original), link)
     except OSError as error:

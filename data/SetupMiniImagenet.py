@@ -85,11 +85,12 @@ def check_splits(root: Path) -> None:
 def setup(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from data.prepare.acquire import acquire
+    from data.prepare.digests import digest_of
     from data.prepare.download import archive_fault, fetch
     from data.prepare.workers import say
     from data.registry import KNOWN
     from storage.dirs import data_home
-    from storage.files import hash_file, locked, make_folder
+    from storage.files import locked, make_folder
 
     data_path = make_folder(args.data_path or data_home()).absolute()
     source = args.source or args.use_existing
@@ -98,7 +99,7 @@ def setup(args: argparse.Namespace) -> None:
         if args.sha256 and source is not None:
             if not source.is_file():
                 raise DataError(f"--sha256 is that of an archive; {source} is none")
-            if not (found := hash_file(source)).startswith(args.sha256):
+            if not (found := digest_of(source)).startswith(args.sha256):
                 raise DataError(f"{source} has sha256 {found}, not {args.sha256}; fetch it again")
         elif args.sha256 and not (root.is_dir() and any(root.iterdir())):
             mirrors, file = KNOWN[NAME].mirrors, data_path / "downloads" / f"{NAME}.zip"

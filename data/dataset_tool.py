@@ -231,7 +231,8 @@ def convert(
     written, for an unreadable picture or if results are not square, of a power of two and of one
     size.
     """
-    from data.prepare.workers import bar, parallel_map
+    from data.prepare.workers import parallel_map
+    from runtime.progress import track
 
     count = len(source) if max_images is None else min(max_images, len(source))
     if channels_of(source) != 3:
@@ -244,7 +245,7 @@ def convert(
     window = max(2 * workers, _IN_FLIGHT // (3 * width * height))
     with writing(dest) as put:
         results = parallel_map(work, range(count), workers, window)
-        for i, result in enumerate(bar(results, count, dest.name)):
+        for i, result in enumerate(track(results, count, dest.name)):
             if result is None:
                 continue
             data, shape = result
@@ -356,11 +357,11 @@ def _in_batches(
     max_images: int | None,
     batch: int,
 ) -> int:
-    from data.prepare.workers import bar
+    from runtime.progress import Progress
 
     count = len(source) if max_images is None else min(max_images, len(source))
     labels, shape = _Labels(source), None
-    with writing(dest) as put, bar(None, count, dest.name) as shown:
+    with writing(dest) as put, Progress(count, desc=dest.name, unit="picture", brief=True) as shown:
         for start in range(0, count, batch):
             chosen = range(start, min(count, start + batch))
             arrays = [read(i) for i in chosen]

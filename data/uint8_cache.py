@@ -22,6 +22,7 @@ from torch import Tensor
 from data.labelled import LabelledImages
 from data.pyramids import free_memory
 from data.sources import Source, channels_of, names_of
+from runtime.progress import Progress
 from runtime.workers import read
 from storage.errors import DataDiskError, DataError
 from storage.files import locked, make_folder, read_object, reserve, write_json, writing
@@ -113,7 +114,6 @@ class UInt8Cache:
     ) -> Iterator[int]:
         """Read pictures from `start` on; yields how many are there, every _CHUNK of them."""
         from torch.utils.data import DataLoader
-        from tqdm import tqdm
 
         total = len(items)
         loader = DataLoader(
@@ -124,9 +124,10 @@ class UInt8Cache:
             multiprocessing_context="fork" if self._workers else None,
             generator=torch.Generator(),  # torch's own is not to depend on what had to be read
         )
-        off = True if self._quiet else None  # None: silent where nobody looks
-        what = f"{self.name} at {self.resolution} px"
-        with tqdm(total=total, initial=start, desc=what, unit="img", disable=off) as bar:
+        what, main = f"{self.name} at {self.resolution} px", False if self._quiet else None
+        with Progress(
+            total, desc=what, unit="picture", initial=start, main=main, brief=True
+        ) as bar:
             done = start
             for _, images, classes in read(loader):
                 part = slice(done, done + len(images))

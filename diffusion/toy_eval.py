@@ -26,6 +26,11 @@ def sample(
                       for p in parts])  # fmt: skip
 
 
+def calls_of(samples: int, n: int, *, batch: int = 65536, steps: int = 32) -> int:
+    """How often denoisers are asked for `samples` times n points by `sample`."""
+    return samples * -(-n // batch) * (2 * steps - 1)
+
+
 @torch.no_grad()
 def examine(
     tree: toy.Mixture,
@@ -39,6 +44,7 @@ def examine(
     external: bool = False,
     mandala: bool = False,
     generator: torch.Generator | None = None,
+    watch: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda denoise: denoise,
 ) -> dict[str, float]:
     """Figures of `nets` (by name, as "Learner", "EMA") over n samples, under the log's names.
 
@@ -46,7 +52,8 @@ def examine(
     samples to those of the exact score from the same noise ("L2 Distance"). With a guide also that
     of samples guided with `weight`. external: the same on the deep branches ("Outer").
     mandala: also the share of cells and of samples inside (`toy.mandala`), guided ones' too.
-    word: "Validation" or "Test". batch: points at once. generator: on the mixture's device.
+    word: "Validation" or "Test". batch: points at once. generator: on the mixture's device. watch:
+    gives the denoiser that is used for each, which may count its calls (`calls_of`).
     """
     found: dict[str, float] = {}
     parts = [("", tree)] + ([("Outer ", toy.outer(tree))] if external else [])
@@ -56,7 +63,7 @@ def examine(
         x = mixture.sample(n, sigma, generator=generator)
         start = mixture.sample(n, toy.SIGMA_MAX, generator=generator)
         target = mixture.score(x, sigma)
-        exact = sample(mixture.denoise, start, batch=batch)
+        exact = sample(watch(mixture.denoise), start, batch=batch)
         judged = dict(nets) | ({} if guide is None else {"Guide": guide})
         for name, net in judged.items():
             scores = [net.score(a, s) for a, s in zip(x.split(batch), sigma.split(batch))]  # noqa: B905
@@ -67,7 +74,7 @@ def examine(
             if guide is not None:
                 ways.append(("Guided ", guided(net.denoise, guide.denoise, weight)))
             for way, denoise in ways:
-                y = sample(denoise, start, batch=batch)
+                y = sample(watch(denoise), start, batch=batch)
                 key = f"Average {region}{word} {way}{name} L2 Distance"
                 found[key] = float(toy.distance(y, exact))
                 if mandala and not region:

@@ -14,7 +14,7 @@ means apart. Both are diagonalised, so applying the inverse is four small produc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -324,6 +324,7 @@ def l2_sweep(
     standardise: bool = False,
     patience: int | None = 2,
     layer: str = "h",
+    each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Sweep:
     """Choose l2 on a slice of train (X, y), stratified and drawn by `seed`, then fit on all of it.
 
@@ -331,7 +332,7 @@ def l2_sweep(
     time goes: the sweep comes from the largest, each fit starts from the one before, and it ends
     when `patience` fits in a row had less than the best accuracy so far and more than the lowest
     cross-entropy (None: never). Test data is no argument: it is for the probe returned, once.
-    Errors: ValueError.
+    each: is given (fits done, of how many at most) after each of them. Errors: ValueError.
     """
     if not grid:
         raise ValueError("grid: no l2 was given")
@@ -362,11 +363,13 @@ def l2_sweep(
         worse = worse + 1 if accuracy < best[1] and loss > lowest else 0
         if (-accuracy, loss) < (-best[1], best[2]):
             best, nearest = table[-1], probe
+        each(len(table), len(set(grid)) + 1)
         if worse == patience:
             break
     chosen = best[0]
     probe = linear_probe(
         X, y, chosen, num_classes, standardise=standardise, layer=layer, start=nearest
     )
+    each(len(set(grid)) + 1, len(set(grid)) + 1)
     edge = len(table) > 1 and chosen in (table[0][0], table[-1][0])
     return Sweep(chosen, tuple(table), edge, probe)

@@ -137,14 +137,18 @@ def linear_method(
     seed: int = 0,
     layer: str = "h",
     found: Callable[[Sweep], None] | None = None,
+    each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Method:
     """The convex probe on standardised features, its l2 chosen on a slice of what it is fitted on.
 
-    found: is given every sweep, fold by fold, for what l2 came out. Errors: ValueError.
+    found: is given every sweep, fold by fold, for what l2 came out. each: of `l2_sweep`, whose
+    counts begin anew in every fold. Errors: ValueError.
     """
 
     def predict(rows: Tensor, query: Tensor) -> dict[str, Tensor]:
-        sweep = l2_sweep(h[rows], y[rows], num_classes, standardise=True, seed=seed, layer=layer)
+        sweep = l2_sweep(
+            h[rows], y[rows], num_classes, standardise=True, seed=seed, layer=layer, each=each
+        )
         if found is not None:
             found(sweep)
         return {f"linear(l2 swept, standardised, {layer})": sweep.probe.logits(query)}

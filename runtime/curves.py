@@ -22,6 +22,7 @@ LETTERS = 38  # of a title's line, so that it is not wider than its panel
 # What the vertical axis measures, by the end of a name; else the name itself.
 UNITS = (
     (r"psnr", "dB"),
+    (r"tflop_per_s", "TFLOP per second"),
     (r"per_s", "per second"),
     (r"_s|\[s\]", "seconds"),
     (r"\[min\]", "minutes"),
@@ -38,7 +39,9 @@ UNITS = (
     (r"mse", "MSE"),
 )
 
-COSTS = ("per second", "seconds", "minutes", "milliseconds", "GB")  # units of what comes last
+COSTS = (
+    "TFLOP per second", "share of peak", "per second", "seconds", "minutes", "milliseconds", "GB",
+)  # fmt: skip  # units of what comes last
 BY_LEVEL = "loss by noise level"  # the panel of all `loss/sigma LOW-HIGH`
 SIGMA = re.compile(r"loss/(sigma (\d[\d.]*(?:e[-+]?\d+)?)-.*)")
 TITLES = (

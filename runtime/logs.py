@@ -37,6 +37,8 @@ class Logs:
         self.wandb_id: str | None = None
         self._tracker: Tracker | None = None
         self._bar: Progress | None = None
+        self._phase: tuple[str, Progress] | None = None  # outside of the loop
+        self._looped = False
         self._window = (0.0, 0)  # time and step of the last line of figures
 
     def describe(
@@ -83,11 +85,12 @@ class Logs:
         self.tracker(step)
         self._window = (time.monotonic(), step)
         self._bar = Progress(total, desc=name, initial=step, cycle=cycle, main=self.main)
+        self._looped = True
 
     @property
     def begun(self) -> bool:
-        """Whether the loop is running, or its end has not been logged yet."""
-        return self._bar is not None
+        """Whether the loop has begun."""
+        return self._looped
 
     def close(self, code: int) -> None:
         """End bar and tracker; curves.png is drawn if the run ends well (`code` 0)."""
@@ -98,9 +101,12 @@ class Logs:
             tracker, self._tracker = self._tracker, None
             with self._aside("W&B did not end well"):
                 tracker.finish(code)
+        if self.begun and code == 0:
+            self.say(f"results {self.folder}")
 
     def close_bar(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was; the loop is over."""
+        self._end_phase()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -119,8 +125,9 @@ class Logs:
         """Print a line (rank 0), beside the bar, and keep it; nothing for ""."""
         if not self.main or not text:
             return
-        if self._bar is not None and sys.stdout is not None and sys.stdout.isatty():
-            self._bar.write(text)  # above the bar
+        bar = self._bar or (self._phase and self._phase[1])
+        if bar and sys.stdout is not None and sys.stdout.isatty():
+            bar.write(text)  # above the bar
         else:
             tell(text)
         if self.keep is not None:
@@ -132,15 +139,34 @@ class Logs:
             self._bar.set_total(total)
             self._bar.update(1)
 
-    def note(self, text: str) -> None:
-        """What the bar says of a long phase inside a step; "" when it is over."""
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Where a long phase stands: beside the bar inside a step, elsewhere on a bar of its own.
+
+        With `done` at `total` it is over.
+        """
         if self._bar is not None:
-            self._bar.note(text)
+            self._bar.note(f"{name} {done}/{total}" if done < total else "")
+            return
+        if self._phase is None or self._phase[0] != name or self._phase[1].n > done:
+            self._end_phase()
+            bar = Progress(total, desc=name, unit="part", main=self.main, brief=True)
+            self._phase = (name, bar)
+        self._phase[1].update(done - self._phase[1].n)
+        if done >= total:
+            self._end_phase()
+
+    def _end_phase(self) -> None:
+        if self._phase is not None:
+            self._phase[1].close()
+            self._phase = None
 
     # ------------------------------------------------------------------------- figures, pictures
 
-    def flush(self, step: int, nimg: int) -> None:
-        """Write the means since the last call, over ranks, as figures of `step`."""
+    def flush(self, step: int, nimg: int, measured: Callable[[float], dict[str, float]]) -> None:
+        """Write the means since the last call, over ranks, as figures of `step`.
+
+        measured: further figures of the seconds that have passed since then.
+        """
         values = self.meters.pop(distributed.gather_object)
         if not values or not self.main:
             return
@@ -149,6 +175,7 @@ class Logs:
         now, steps = time.monotonic(), step - self._window[1]
         if steps:
             values["time/step_s"] = (now - self._window[0]) / steps
+            values |= measured(now - self._window[0])
         if self.device.type == "cuda":
             values["memory/peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
         self._window = (now, step)

@@ -29,6 +29,7 @@ from runtime import distributed, lookup, points, provenance, rundir, saving, see
 from runtime import inputs as known_inputs
 from runtime import length as lengths
 from runtime.clock import Every
+from runtime.gauges import Gauges, Work
 from runtime.logs import Logs
 from runtime.memory import as_out_of_memory, keep_freed_memory
 from runtime.place import choose_device
@@ -117,8 +118,7 @@ class Run:
         self._useless = False  # the directory holds nothing but a wrong command line
         self._flag = PreemptionFlag(self._preempted)
         self._reached = 0  # steps that earlier launches came to, saved or not (rank 0)
-        self._save_timer = Every(60 * args.save_minutes)
-        self._status_timer = Every(_STATUS_S)
+        self._save_timer, self._status_timer = Every(60 * args.save_minutes), Every(_STATUS_S)
 
     # ------------------------------------------------------------------------------ open and close
 
@@ -145,7 +145,7 @@ class Run:
             torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
             torch.backends.cudnn.deterministic = args.deterministic
             torch.backends.cudnn.benchmark = not args.deterministic
-            self._updater = Updater(self.precision.scaler, self.say)
+            self._updater = Updater(self.precision.scaler, self.say, self._logs.meters.add)
             asked = rundir.asked_folder(args, self.script, self.say)
             self.resume = Resume(args.resume, asked, self.milestone_every)
             self.dir, self.inputs = distributed.from_main(self._open_dir)
@@ -153,13 +153,11 @@ class Run:
             self.checkpoints = self.dir / "checkpoints"
             self._saver = saving.Saver(self.checkpoints, self.say, keep=self.args.keep)
             self._logs.describe(
-                self.dir,
-                args.wandb,
-                project=self.project,
-                name=self.display_name or self.dir.name,
-                config=rundir.plain(vars(args)),
-                tensorboard=args.tensorboard,
-            )
+                self.dir, args.wandb, project=self.project, name=self.display_name or self.dir.name,
+                config=rundir.plain(vars(args)), tensorboard=args.tensorboard,
+            )  # fmt: skip
+            where = (self.dir, self.device, self.precision.dtype)
+            self._gauges = Gauges(*where, args.profile, main=self.is_main, say=self.say)
             seeding.seed_all(seeding.hash64("init", args.seed))
         except BaseException as error:
             self._failed(error)
@@ -192,6 +190,7 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         try:
+            self._gauges.close()
             self._end(error)
         except BaseException as other:
             self._failed(other)
@@ -239,8 +238,8 @@ class Run:
                 raise wrapped from error
 
     def _end_preempted(self, error: BaseException) -> None:
-        # From outside the loop's own check: objects are as the last turn left them, unless this one
-        # updated something.  Ranks reach a KeyboardInterrupt apart, and cannot save together.
+        # Objects are as the last turn left them, unless this one updated something.  Ranks reach a
+        # KeyboardInterrupt apart, and cannot save together.
         together = isinstance(error, Preempted) or self.world_size == 1
         body = self._in_body and not self._updater.applied
         if body and together and self._saver.saved_step != self.completed:
@@ -375,6 +374,7 @@ class Run:
         stop_at: int | None = None,
         images_per_step: int = 0,
         cycle: int | None = None,
+        work: Work = lambda step: "step",
     ) -> Iterator[int]:
         """Yield the 0-based index of each step from the restored one to `total`.
 
@@ -386,6 +386,7 @@ class Run:
         came, which then raises Preempted.
         stop_at: end this process in good order after that step, short of `total`.  cycle: steps
         after which searches and evaluations come again, for the time left (default: milestones).
+        work: what tells steps apart that compute more or less; see `runtime.flops.StepFlops`.
         """
         if self._saver.objects is None:
             raise UsageError(
@@ -403,8 +404,8 @@ class Run:
         self.length.check(self.completed, whole, self.say)
         if self.completed >= end:
             word = "finished" if self.finished else "stopped"
-            self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
-            return
+            return self.say(f"{word}: {self.completed} of {whole} steps are done, in {self.dir}")
+        self._gauges.begin(self.completed, end)
         self._logs.begin(self.name, self.completed, whole, cycle or self.milestone_every or 1)
         self._status("running", None)
         self._save_timer.restart()
@@ -413,15 +414,18 @@ class Run:
             index = self.completed
             seeding.seed_step(self.args.seed, index, self.rank)
             self._updater.begin_turn()
+            self._gauges.turn(index, work(index))
             self._unwritten = None
             self._in_body = True
             yield index
             self._in_body = False
+            self._gauges.end()
             self.completed = index + 1
             self.nimg += images_per_step
             self._updater.end_turn()
             whole, end = ends()
             self._after_turn(whole, last=self.completed >= end)
+        self._logs.close_bar()
         self.finished = self.completed >= whole
         if self.finished:
             self._saver.finish()
@@ -430,7 +434,7 @@ class Run:
         every = self.milestone_every
         milestone = every is not None and self.completed % every == 0
         if last or self.completed % self.args.log_every == 0:
-            self._logs.flush(self.completed, self.nimg)
+            self._logs.flush(self.completed, self.nimg, self._gauges.figures)
         self._logs.advance(whole)  # with this step's figures
         self._fresh_status()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
@@ -477,7 +481,9 @@ class Run:
         EMA and schedule be (`if run.step(opt): ema.update(net)`).  Three such turns in a row raise
         NonFiniteError.  In fp16 an overflow also gives False, and counts for nothing.
         """
-        return self._updater.step(optimizer, clip, self.completed, force_finite)
+        done = self._updater.step(optimizer, clip, self.completed, force_finite)
+        self._gauges.updated()
+        return done
 
     def check_preempted(self) -> None:
         """Raise Preempted on every rank if a signal came; for long phases inside a turn.
@@ -489,13 +495,15 @@ class Run:
         if not (self._in_body and self._updater.applied):
             self._raise_if_preempted()
 
-    def phase(self, name: str) -> Callable[[int, int], None]:
-        """Callback (done, total) for a long phase inside a turn: it shows, and signals end it."""
+    def phase(self, name: str, together: bool = True) -> Callable[[int, int], None]:
+        """Callback (done, total) for a long phase: it shows, and signals end it, unless not all
+        ranks call it equally often (`together` False)."""
 
         def report(done: int, total: int) -> None:
-            self._logs.note(f"{name} {done}/{total}" if done < total else "")
+            self._logs.phase(name, done, total)
             self._fresh_status()
-            self.check_preempted()
+            if together:
+                self.check_preempted()
 
         return report
 
@@ -565,13 +573,9 @@ class Run:
         }
 
     def snapshot(
-        self,
-        name: str,
-        module: torch.nn.Module,
-        kind: str,
-        config: dict[str, Any],
+        self, name: str, module: torch.nn.Module, kind: str, config: dict[str, Any],
         **extra_provenance: Any,
-    ) -> Path:
+    ) -> Path:  # fmt: skip
         """Write `snapshots/{name}.safetensors`: weights, constructor arguments, provenance.
 
         Pass the EMA's module or the raw one, as you mean it.  Rank 0 writes, all ranks call it.
@@ -579,7 +583,7 @@ class Run:
         its last step: DiskError at its end, and at once outside the loop.
         """
         path = self.dir / "snapshots" / f"{name}.safetensors"
-        origin = self.provenance() | {k: rundir.plain(v) for k, v in extra_provenance.items()}
+        origin = self.provenance() | rundir.plain(extra_provenance)
         weights = getattr(module, "_orig_mod", module).state_dict()
         try:
             return distributed.from_main(lambda: save_snapshot(path, weights, kind, config, origin))
@@ -595,5 +599,4 @@ class Run:
 
         Checkpoints and snapshots have the plain module's names either way.
         """
-        chosen: Any = torch.compile(module) if self.args.compile else module  # types: a function
-        return chosen
+        return torch.compile(module) if self.args.compile else module  # type: ignore[return-value]

@@ -24,17 +24,21 @@ class Updater:
     """Gradients from `backward` to the optimizer, under the non-finite guard.
 
     `streak` counts turns in a row in which an update was skipped; LIMIT of them are an error.
-    `grad_norm` is that of the last update, before clipping.
+    `grad_norm` is that of the last update, before clipping. `log` gets the figures of each one.
     """
 
-    def __init__(self, scaler: LossScaler | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        scaler: LossScaler | None,
+        say: Callable[[str], None],
+        log: Callable[[dict[str, torch.Tensor | float]], None],
+    ) -> None:
         self.scaler = scaler
         self.streak = 0
-        self.skipped = 0
         self.grad_norm = 0.0
         self.applied = False
         self.attempted = False
-        self._say = say
+        self._say, self._log = say, log
         self._pending: list[tuple[torch.Tensor, Ids]] = []
         self._used = False
         self._complete = True
@@ -92,6 +96,7 @@ class Updater:
         scale = 1.0 if self.scaler is None else self.scaler.scale
         self.grad_norm = (norm + poison.to(norm)).item() / scale
         good = abs(self.grad_norm) < float("inf")  # False for NaN too
+        self._log({"health/skipped": float(not good)})  # their share, as all figures are means
         if good:
             factor = 1.0 / scale
             if clip is not None and self.grad_norm > clip:
@@ -100,6 +105,7 @@ class Updater:
                 torch._foreach_mul_([p.grad for p in params if p.grad is not None], factor)
             optimizer.step()
             self.applied = True
+            self._log({"health/grad_norm": self.grad_norm})
         else:
             self._skip(norm if own_norm is None else own_norm, step)
         optimizer.zero_grad(set_to_none=True)
@@ -141,7 +147,6 @@ class Updater:
             self._overflow = True  # fp16: the scale was too high, which is how it is found
             return
         self._overflow = True
-        self.skipped += 1
         if not self._turn_bad:
             self._turn_bad = True
             self.streak += 1

@@ -26,7 +26,7 @@ import sys
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -390,12 +390,16 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def hash_file(path: Path, kind: str = "sha256") -> str:
-    """SHA-256 of a file, or the digest that `hashlib` calls `kind`, hex."""
+def hash_file(
+    path: Path, kind: str = "sha256", each: Callable[[int], object] = lambda count: None
+) -> str:
+    """SHA-256 of a file, or the digest that `hashlib` calls `kind`, hex. each: is given the numbers
+    of bytes that are read."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with open_plain(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
+            each(len(block))
     return digest.hexdigest()
 
 

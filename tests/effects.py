@@ -48,7 +48,9 @@ def seen(run_dir: Path) -> Seen:
     """
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     rates = {"learning rate", "Learning rate", "lr"}
-    plain = [{k: v for k, v in row.items() if not k.startswith("time")} for row in rows]
+    plain = [
+        {k: v for k, v in row.items() if not k.startswith(("time", "health/"))} for row in rows
+    ]
     looked = [{k: v for k, v in row.items() if is_look(k)} for row in plain]
     losses = [{k: v for k, v in row.items() if not is_look(k) and k not in rates} for row in plain]
     trained = [row for row in losses if row["step"] > 0]

@@ -28,7 +28,8 @@ PACKAGES = sorted({file.parent.name for file in ROOT.glob("[a-z]*/*.py")})
 NOT_OURS = {
     *("TrainX.py", "train_x.py", "generate_x.py", "generators/KIND.py"),
     *("checkpoints/", "provenance/", "samples/", "snapshots/", "curves.png", "log.txt", "wandb/"),
-    *("checkpoints/step-N/", "samples/tree-STEP.png", "features/", "grid.png", "sheet.png"),
+    *("profile/", "checkpoints/step-N/"),
+    *("samples/tree-STEP.png", "features/", "grid.png", "sheet.png"),
     *("grid-0-99.png", "tensorboard/"),
     *("words.txt", "val_annotations.txt", "00000/img00000000.png", "./"),
 }

@@ -19,7 +19,7 @@ FLOORS = (("storage",), ("runtime",), ("data", *METHODS), ("generators",), ("rec
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 # What of runtime has no run in it, so that networks, losses and readers may use it.
 PROCESSLESS = {
-    "data": r"runtime\.(counter_rng|precision|workers)(\.|$)",
+    "data": r"runtime\.(counter_rng|precision|progress|workers)(\.|$)",
     **dict.fromkeys(METHODS, r"runtime\.(distributed|counter_rng|precision|workers)(\.|$)"),
 }
 SKIPPED = {".venv", "venv", "build", "dist", "__pycache__", "results", "runs", "wandb", "datasets"}

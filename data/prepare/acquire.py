@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from data.prepare.download import archive_fault, extract, fetch, is_archive
-from data.prepare.workers import bar, say
+from data.prepare.workers import say
 from data.readers.arrays import MNIST_FILES, ArraySource, array_parts
 from data.readers.edm_zip import is_edm
 from data.readers.folders import FolderSource, splits_in
@@ -29,6 +29,7 @@ from data.readers.tree import FolderTree, has_notes, understand, unwrapped
 from data.registry import KNOWN, fraction_of, one_class
 from data.sources import Source, Subset, labels_of, stratified
 from data.told import not_used
+from runtime.progress import track
 from storage import files
 from storage.errors import DataDiskError, DataError
 from storage.files import make_folder, read_object, write_json
@@ -234,7 +235,7 @@ def _write_arrays(sources: dict[str, Callable[[], ArraySource]], staging: Path) 
         present = np.unique(labels_of(source))
         for name in (source.classes[k] for k in present):
             (staging / split / name).mkdir(parents=True)
-        for i in bar(range(len(source)), len(source), split):
+        for i in track(range(len(source)), len(source), split):
             file = staging / split / source.classes[source.label(i)] / f"{i:05d}.png"
             Image.fromarray(source.stored(i)).save(file, compress_level=1)
 

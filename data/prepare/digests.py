@@ -15,9 +15,17 @@ import urllib.parse
 from pathlib import Path
 
 from data.prepare.workers import say
+from runtime.progress import Progress
 from storage.files import hash_file, write_text
 
 _PIN = re.compile(r"(?:(sha256|md5):)?([0-9a-fA-F]{8,128})")
+
+
+def digest_of(file: Path, kind: str = "sha256") -> str:
+    """As `storage.files.hash_file`, with a bar where it takes its time."""
+    size = file.stat().st_size
+    with Progress(size, desc=f"checking {file.name.strip('.')}", unit="B") as bar:
+        return hash_file(file, kind, bar.update)
 
 
 def split_pin(pin: str) -> tuple[str, str]:
@@ -35,7 +43,7 @@ def pin_fault(file: Path, pin: str, got: str | None = None) -> str | None:
     that is known, for the sentence. Errors: OSError.
     """
     kind, wanted = split_pin(pin)
-    found = hash_file(file, kind)
+    found = digest_of(file, kind)
     if found.startswith(wanted):
         return None
     return f"expected {kind} {wanted[:12]}.., got {got or found[:12] + '..'}"
@@ -54,7 +62,7 @@ def recorded_fault(fetched: Path, file: Path, origin: str | None) -> str | None:
     nothing is recorded of gets its own line, since mirrors may pack the same content differently.
     Returns what is wrong with it, or None. Errors: OSError.
     """
-    record, found = record_of(file), hash_file(fetched)
+    record, found = record_of(file), digest_of(fetched)
     known = read_record(file)
     if not known and record.exists():
         return f"{record} has no digest, or is damaged; remove it if the file is to be trusted"

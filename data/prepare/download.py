@@ -290,7 +290,7 @@ def _unpack_into(
     packed = archive.stat().st_size
     count = total = 0
     cap = min(max_bytes, max(16 << 20, int(packed * max_ratio)))
-    with progress(None, f"unpack {archive.name}", bar) as advance:
+    with progress(None, f"unpack {archive.name}", bar) as shown:
         for name, reader in opened(archive):
             target = folder / _safe_name(name, archive)
             if reader is None:
@@ -308,7 +308,7 @@ def _unpack_into(
                             archive, f"more than {cap} bytes come out of {packed} ({name})"
                         )
                     out.write(block)
-                    advance(len(block))
+                    shown.update(len(block))
 
 
 def _unsafe(archive: Path, what: str) -> DataError:

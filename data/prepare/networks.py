@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from data.prepare.digests import read_record, record_of
+from data.prepare.digests import digest_of, read_record, record_of
 from data.prepare.download import fetch
 from data.prepare.published import (
     LICENCE,
@@ -29,7 +29,6 @@ from data.prepare.published import (
     is_published,
 )
 from storage.errors import DataError, UsageError
-from storage.files import hash_file
 
 ROOTS = "IMLE_LAB_NETWORKS"
 ENDINGS = (".pkl", ".safetensors", ".pt", ".pth")
@@ -153,7 +152,7 @@ def check_record(file: Path) -> None:
     Nothing is written, so that a models directory may be read-only. Errors: DataError.
     """
     known = set(read_record(file).values())
-    if known and hash_file(file) not in known:
+    if known and digest_of(file) not in known:
         raise DataError(
             f"{file} is not what it was when it was fetched ({record_of(file).name} has another "
             "sha256): remove it to fetch it again, or both if it is to be trusted"

@@ -18,11 +18,12 @@ import numpy as np
 
 from data.decode import decode, resize_rgb
 from data.prepare.manifest import read_manifest
-from data.prepare.workers import bar, parallel_map, say
+from data.prepare.workers import parallel_map, say
 from data.readers.folders import FolderSource, splits_in
 from data.readers.lmdb_store import FULL, LmdbWriter, env_name, finished_plan, unique_keys
 from data.registry import fraction_of
 from data.sources import Source, Subset, labels_of, stratified
+from runtime.progress import track
 from storage.errors import DataError
 from storage.files import make_folder
 
@@ -90,13 +91,13 @@ def prepare_lmdb(
                 for p, k in zip(paths, keys, strict=True)
                 if not all(w.has(k) for w in writers.values())
             ]
-            done = bar(
+            reduced = track(
                 parallel_map(partial(_reduce, tuple(writers), crop), todo, workers),
                 len(todo),
                 out.name,
             )
             batch: list[tuple[str, dict[int, np.ndarray]]] = []
-            for key, pictures in done:
+            for key, pictures in reduced:
                 batch.append((key, pictures))
                 if len(batch) == 128:
                     _commit(writers, batch)

@@ -25,7 +25,7 @@ from PIL import Image
 
 from data.decode import open_rgb, resize_rgb
 from data.prepare.manifest import read_index, read_manifest
-from data.prepare.workers import bar, parallel_map, say
+from data.prepare.workers import parallel_map, say
 from data.readers.folders import (
     BUILDING,
     COMPLETE,
@@ -38,6 +38,7 @@ from data.readers.folders import (
 from data.readers.layout import list_files
 from data.sources import SPLITS, allowed_bad, resolution_name
 from data.told import not_read, not_used
+from runtime.progress import track
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
 from storage.files import make_folder, read_bytes, read_object, write_json
@@ -136,7 +137,7 @@ def _prepare_split(
             tasks.append((path, missing))
     started = time.perf_counter()
     with files.appending(manifest) as log:
-        for record in bar(parallel_map(partial(_look, job), tasks, workers), len(tasks), what):
+        for record in track(parallel_map(partial(_look, job), tasks, workers), len(tasks), what):
             records[record["path"]] = record
             log.write(json.dumps(record) + "\n")
     seconds = time.perf_counter() - started

@@ -14,25 +14,25 @@ import errno
 import hashlib
 import re
 import shutil
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from data.prepare.workers import say
+from runtime.progress import EVERY_S, Progress, in_bytes
 from storage import files
 
 T = TypeVar("T")
 TIMEOUT = 30.0  # seconds to connect, and between two pieces
 PATIENCE = 60.0  # seconds over which a transfer must not be slower than
 SLOWEST = 1024  # bytes a second
-EVERY = 30.0  # seconds between lines of progress, where there is no terminal
+EVERY = EVERY_S  # seconds between lines of progress, where there is no terminal
 _CHUNK = 1 << 20
 
 
@@ -87,16 +87,18 @@ def _receive(address: str, part: Path, name: str, bar: bool, pinned: bool, about
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
         if about:
-            size = "size unknown" if total is None else words(total)
-            rest = f" ({words(start)} of it are here)" if start else ""
+            size = "size unknown" if total is None else in_bytes(total)
+            rest = f" ({in_bytes(start)} of it are here)" if start else ""
             say(f"fetching {name}, {size}{rest}: {about}")
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
-            raise OSError(errno.ENOSPC, f"No space left: {words(total)} to fetch, {words(free)}")
+            raise OSError(
+                errno.ENOSPC, f"No space left: {in_bytes(total)} to fetch, {in_bytes(free)}"
+            )
         files.write_json(_note(part), _version(answer, address, total))
         out = stack.enter_context(open(part, "ab" if start else "wb"))
-        advance = stack.enter_context(progress(total, name, bar, start))
-        got = start + _copy(answer, out, advance)
+        shown = stack.enter_context(progress(total, name, bar, start))
+        got = start + _copy(answer, out, shown.update)
         files.flush(out)
     if total is not None and got != total:
         raise OSError(f"ended after {got} of {total} bytes")
@@ -214,42 +216,6 @@ def _begun(part: Path, address: str, pinned: bool) -> dict[str, Any] | None:
     return {"bytes": size, "version": note.get("version"), "total": total}
 
 
-def words(count: int) -> str:
-    """A number of bytes as people say it: 560.1 MB."""
-    size = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-@contextlib.contextmanager
-def progress(
-    total: int | None, name: str, show: bool, start: int = 0
-) -> Iterator[Callable[[int], object]]:
-    """A function to call with numbers of bytes: a bar, or a line every half minute in a log."""
-    if not show:
-        yield lambda n: None
-        return
-    if not sys.stderr.isatty():
-        yield _lines(total, name, start)
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name) as shown:
-        yield shown.update
-
-
-def _lines(total: int | None, name: str, start: int) -> Callable[[int], object]:
-    done, last = start, time.monotonic()
-    of = "" if total is None else f" of {words(total)}"
-
-    def advance(count: int) -> None:
-        nonlocal done, last
-        done += count
-        if time.monotonic() - last >= EVERY:
-            last = time.monotonic()
-            say(f"{name}: {words(done)}{of}")
-
-    return advance
+def progress(total: int | None, name: str, show: bool, start: int = 0) -> Progress:
+    """Bytes that come, to `update`: a bar, or a line every half minute in a log."""
+    return Progress(total, desc=name, unit="B", initial=start, main=show, every_s=EVERY)

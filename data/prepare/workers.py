@@ -1,10 +1,10 @@
-"""Many pictures over several processes, with a bar for who watches."""
+"""Many pictures over several processes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -60,10 +60,3 @@ def parallel_map(
         raise DataError(
             "a worker process was killed (out of memory?); run again with fewer --num_workers"
         ) from None
-
-
-def bar(items: Iterable | None, total: int, what: str):  # -> tqdm
-    """A progress bar, silent where nobody looks; without items, one to `update` by hand."""
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=what, unit="img", disable=None, mininterval=0.5)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.scenes.source import COUNTS, STYLES, Scenes, SceneSample
 from data.scenes.world import FAR, SEGMENTS, TOP
+from runtime.progress import track
 from storage.files import writing
 
 
@@ -89,10 +90,11 @@ def main(
         parser.error(f"--first {args.first} is of --count: it has no effect here")
     scenes = Scenes(args.split, 1 << 40, args.seed, args.style)
     if args.count:
-        pictures = [scenes.image(args.first + k, args.size) for k in range(args.count)]
-        picture = sheet(pictures, 8)
+        numbers = track(range(args.count), args.count, "scenes", "scene")
+        picture = sheet([scenes.image(args.first + k, args.size) for k in numbers], 8)
     else:
-        pictures = [scenes.render(i, args.size, flooded=False).image for i in SHOWN]
+        numbers = track(SHOWN, len(SHOWN), "scenes", "scene")
+        pictures = [scenes.render(i, args.size, flooded=False).image for i in numbers]
         dry, wet = (scenes.render(PAIR, args.size, flooded=f) for f in (False, True))
         sim = scenes.render(PAIR, args.size, style="sim", flooded=False)
         picture = sheet(

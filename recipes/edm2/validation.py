@@ -1,6 +1,6 @@
 """What train_edm2.py looks at: samples, and the loss by noise level."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from diffusion.encoders import Encoder
 from diffusion.guidance import bind, guided
 from diffusion.samplers import heun
 from runtime.counter_rng import mix, normal
+from runtime.progress import Watched
 from storage.pictures import Captions
 
 SAMPLES = 0x73616D706C65  # "sample", apart from the keys of training noise
@@ -27,10 +28,12 @@ def samples(
     steps: int,
     weight: float,
     device: torch.device,
+    each: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Tensor]:
     """Images in [0, 1], [count, C, H, W], from the same noise every time, class by class.
 
     "samples" of the network alone, and "guided" with `weight` if there is a guide. steps: of Heun.
+    each: is given (evaluations done, of how many).
     """
     keys = mix(torch.arange(count, device=device), SAMPLES)
     shape = (net.img_channels, net.img_resolution, net.img_resolution)
@@ -42,10 +45,11 @@ def samples(
     ways = {"samples": bind(net, labels)}
     if guide is not None:
         ways["guided"] = guided(bind(net, labels), bind(guide, labels), weight)
-    found = {}
+    found, watched = {}, Watched(len(ways) * (2 * steps - 1), each)
     for name, denoise in ways.items():
         with frozen_weights(net):
-            found[name] = encoder.decode(heun(denoise, noise, steps=steps)).float() / 255
+            drawn = heun(watched(denoise), noise, steps=steps)
+            found[name] = encoder.decode(drawn).float() / 255
     return found
 
 

@@ -345,6 +345,12 @@ def search_precision(asked: str, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
+def work(args: Namespace, step: int) -> str | None:
+    """What tells steps apart that compute more or less (`runtime.flops`): the first of an outer
+    loop has a search in it."""
+    return "step" if step % args.num_iteration else None
+
+
 def stop_at(args: Namespace, completed: int) -> int | None:
     """--chunk_epochs: the step that ends the loop which --resume N names, else the one we are in.
 

@@ -6,7 +6,7 @@ run differ by its weights alone.
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -66,12 +66,18 @@ def look(
     *,
     samples: int,
     pool_size: int,
+    each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Look:
-    """`unconditional` of a generator without input, `conditional` of any other."""
+    """`unconditional` of a generator without input, `conditional` of any other.
+
+    each: is given (pictures done, of how many) by the latter.
+    """
     if isinstance(net, UnconditionalGenerator):
         return unconditional(net, z_gen, targets, device, samples=samples, pool_size=pool_size)
     assert isinstance(loss_fn, ResolutionLoss), "a CAM-Net is not trained by pixels alone"
-    return conditional(net, loss_fn, z_gen, corruption, inputs, targets, device, samples=samples)
+    return conditional(
+        net, loss_fn, z_gen, corruption, inputs, targets, device, samples=samples, each=each
+    )
 
 
 @torch.no_grad()
@@ -86,6 +92,7 @@ def conditional(
     *,
     samples: int,
     projected: bool = False,
+    each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Look:
     """Rows target | input | its bicubic enlargement, if the target is larger | samples, nearest
     first | where they differ; figures of the last level, means of pictures.
@@ -112,6 +119,7 @@ def conditional(
             row, words = row_of(task, drawn, y, judged, enlarges=enlarges)
             rows.append(row)
             above += words
+            each(i + 1, len(inputs))
     found["ripple"] = [value for value in found["ripple"] if not value.isnan()]  # nothing is flat
     means = {name: torch.stack(values).mean() for name, values in found.items() if values}
     means = shares(means, loss_fn.name) | style_figures(styles)

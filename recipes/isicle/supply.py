@@ -91,6 +91,14 @@ class Turns(NamedTuple):
             return None, cycle * self.phase + position
         return cycle * between + position - self.phase, -1
 
+    def work(self, turn: int) -> str | None:
+        """What tells turns apart that compute more or less (`runtime.flops`): the first of a phase
+        of the generator has a search in it."""
+        step, number = self.at(turn)
+        if step is not None:
+            return "encoder"
+        return "generator" if number % self.phase else None
+
 
 class Batch(NamedTuple):
     """The pictures of a step before augmentation.

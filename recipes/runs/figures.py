@@ -11,9 +11,9 @@ from storage.errors import UsageError
 
 Row = Mapping[str, Any]  # a line of metrics.jsonl
 
-# Not results: what counts, and what only says how fast.
+# Not results: what counts, and what only says how fast or how sound.
 _COUNTERS = {"step", "time", "nimg", "epoch", "lr", "learning rate", "imle/learning rate"}
-_SPEED = ("time/", "memory/")
+_SPEED = ("time/", "memory/", "health/")
 # Words in names, those of greater weight first: diversity of LPIPS is better large.
 _DIRECTIONS = (
     ("max", r"diversity|psnr|ssim|acc|top.?\d|precision|recall|coverage|density|per_s\b|gain"),

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runtime.progress import track
 from storage import files
 from storage.errors import UsageError
 
@@ -340,7 +341,7 @@ def scan(roots: Sequence[Path]) -> Scan:
         if not root.is_dir():
             raise UsageError(f"{root}: no such folder")
         found = list(folders(root))
-        for path, is_run in found:
+        for path, is_run in track(found, len(found), f"reading {root.name}", "folder"):
             if not is_run:
                 others[path] = None
                 continue

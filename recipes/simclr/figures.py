@@ -11,6 +11,7 @@ from data.registry import open_source
 from data.sources import Source, labels_of, split_of
 from data.views.recipes import Recipe
 from data.views.splits import get_data_splits
+from evaluation.effective_rank import COLLAPSED, effective_rank
 from evaluation.features import Pixels, fingerprint, frozen, save_features
 from evaluation.linear_probe import Sweep
 from evaluation.probes import METHODS, draw_episodes
@@ -32,6 +33,7 @@ from storage.torchfile import write_torch
 
 # What the figures of `final_probes` depend on, besides the network and its recipe.
 FOLDS = 5  # where --folds is not given and no class is smaller
+RANKED = 4096  # pictures whose features are looked at where there is nothing else to evaluate
 NEIGHBOURS = (8, 8)  # pictures of a sheet, and how many stand in a row of it
 ASKED = (*tagged(OPTIONS, PROBE), "precision", "seed")
 
@@ -102,14 +104,20 @@ def novel_source(args: Namespace) -> Source:
 def evaluate(
     run: Run, net: SimCLR, trained: Pictures, tested: Pictures | None, recipe: Recipe
 ) -> dict[str, float]:
-    """Figures of kNN, logged as eval/..., of held-out pictures or by cross-validation of train.
+    """Figures of kNN, logged as eval/..., of held-out pictures or by cross-validation of train,
+    and the effective rank of train's features.
 
-    Nothing for a set without classes. All ranks call it.
+    Of a set without classes the rank alone, of RANKED pictures. All ranks call it.
     """
     if len(trained.classes) < 2:
+        count = min(RANKED, len(trained.images))
+        some = trained.images[torch.arange(count) * len(trained.images) // count]
+        with frozen(net):
+            _log_rank(run, _features(run, net, some, recipe))
         return {}
     with frozen(net):
         rows = _embedded(run, net, trained, tested, recipe)
+    _log_rank(run, rows.features)
     figures = _judged(run, rows, validation.knn(rows, folds=run.args.folds)).figures
     top = _top(figures)
     share = validation.majority(rows)
@@ -140,6 +148,7 @@ def final_probes(
         rows = _embedded(run, net, trained, tested, recipe)
         found = _probed(run, net, trained, rows, recipe)
     _show_neighbours(run, trained, rows)
+    _log_rank(run, rows.features)
     _log(run, found, share=validation.majority(rows) if rows.classes > 1 else None)
     record = {"figures": found.figures, "asked": asked, "step": run.completed, "network": network}
     record["l2"] = [sweep.l2 for sweep in found.sweeps]
@@ -163,7 +172,22 @@ def _embedded(
 
 
 def _features(run: Run, net: SimCLR | Pixels, images: Tensor, recipe: Recipe) -> Tensor:
-    return validation.features(net, images, recipe, run.device, run.precision.autocast)
+    each = run.phase("features")
+    return validation.features(net, images, recipe, run.device, run.precision.autocast, each)
+
+
+def _log_rank(run: Run, h: Tensor) -> None:
+    """The effective rank of features [N, d] into the logs, and a warning where they collapsed."""
+    if not run.is_main:
+        return
+    rank = float(f"{effective_rank(h):.6g}")  # the last bits depend on where memory lies
+    run.log_now(**{"health/effective_rank": rank})
+    run.say(f"effective rank of the features: {rank:.1f} of {min(h.shape)}")
+    if rank < COLLAPSED:
+        run.say(
+            "WARNING: the features have collapsed, nearly all of them lie on one line; a lower "
+            "--lr, a longer warm-up (--n_ramp) or a larger --bs may help"
+        )
 
 
 def _judged(run: Run, rows: Rows, method: Method) -> Judged:
@@ -178,7 +202,14 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
     if rows.classes > 1:
         methods.append(validation.knn(rows, folds=args.folds))
     if rows.classes > 1 and args.probe:
-        methods.append(validation.linear(rows, seed=args.seed, found=found.sweeps.append))
+        methods.append(
+            validation.linear(
+                rows,
+                seed=args.seed,
+                found=found.sweeps.append,
+                each=run.phase("linear probe", together=False),
+            )
+        )
     if rows.classes > 1 and args.probe and args.probe_epochs:
         own = recipe
         if args.probe_augs != "train":  # crop and flip
@@ -194,7 +225,7 @@ def _probed(run: Run, net: SimCLR | Pixels, trained: Pictures, rows: Rows, recip
                 seed=args.seed,
                 device=run.device,
                 autocast=run.precision.autocast,
-                each_epoch=run.check_preempted,
+                each=run.phase("probe on augmented pictures"),
             )
         )
     for method in methods:

@@ -207,6 +207,8 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
             raise ValueError("--probe_only pixels has no backbone for --export_backbone")
         if args.probe_only and args.init_from:
             raise ValueError("--probe_only trains nothing, so it takes no --init_from")
+        if args.probe_only and args.profile:
+            raise ValueError("--probe_only trains nothing, so there is no step to --profile")
 
     return read_options(doc, {**OPTIONS, **ANOTHER_USE}, presets, check_all, argv)
 

@@ -29,6 +29,11 @@ PROBES = {"knn": "kNN", "linear": "linear probe", "augmented": "probe on augment
 EPISODE = (5, 5, 15)  # ways, most shots, queries
 
 Autocast = Callable[[], AbstractContextManager[None]]
+Report = Callable[[int, int], object]  # is told (how much is done, of how much)
+
+
+def unheard(done: int, total: int) -> None:
+    """A `Report` that nobody wants."""
 
 
 class Encoder(Protocol):
@@ -52,20 +57,28 @@ class Rows(NamedTuple):
 
 
 def features(
-    net: Encoder, images: Tensor, recipe: Recipe, device: torch.device, autocast: Autocast
+    net: Encoder,
+    images: Tensor,
+    recipe: Recipe,
+    device: torch.device,
+    autocast: Autocast,
+    each: Report = unheard,
 ) -> Tensor:
     """h float32 [N, d] of pictures uint8 [N, 3, s, s] without augmentation, on the device.
 
-    Ranks share the work. Call it inside `frozen(net)`. NonFiniteError for a diverged network.
+    Ranks share the work. each: is given (pictures done, of how many). Call it inside `frozen(net)`.
+    NonFiniteError for a diverged network.
     """
     plain = Plain(recipe.size, recipe.mean, recipe.std)
     rank, ranks = distributed.rank(), distributed.world_size()
     share = -(-len(images) // ranks)  # the last ranks repeat a picture or so
     own = (torch.arange(share) * ranks + rank).clamp(max=len(images) - 1)
-    found = []
+    found, done = [], 0
     for rows in own.split(FEATURES_AT_ONCE):
         with autocast():
             found.append(net.features(plain(images_at(images, rows, device))).float())
+        done += len(rows)
+        each(done, share)
     h = distributed.interleave(torch.cat(found))[: len(images)]
     if not h.isfinite().all():
         raise NonFiniteError(
@@ -121,11 +134,15 @@ def knn(rows: Rows, *, folds: int) -> Method:
     )
 
 
-def linear(rows: Rows, *, seed: int, found: Callable[[Sweep], None]) -> Method:
-    """The convex probe; found: is given what came out as its l2, fold by fold."""
+def linear(
+    rows: Rows, *, seed: int, found: Callable[[Sweep], None], each: Report = unheard
+) -> Method:
+    """The convex probe; found: is given what came out as its l2, fold by fold, and each, which
+    fits of a fold are done."""
     return linear_method(
-        rows.features, rows.labels, rows.classes, seed=seed, layer=rows.layer, found=found
-    )
+        rows.features, rows.labels, rows.classes, seed=seed, layer=rows.layer, found=found,
+        each=each,
+    )  # fmt: skip
 
 
 def augmented(
@@ -139,14 +156,14 @@ def augmented(
     seed: int,
     device: torch.device,
     autocast: Autocast,
-    each_epoch: Callable[[], None] = lambda: None,
+    each: Report = unheard,
 ) -> Method:
     """A linear head trained by SGD on views of train that are drawn anew in every epoch.
 
     Features are standardised by the plain ones, and the rate is the largest that is surely stable
     for them: an under-trained head is what once made augmented probes look necessary.
-    images: uint8 [N, 3, s, s], those of `rows`. name: of the augmentations. each_epoch: is called
-    when one begins, and may raise.
+    images: uint8 [N, 3, s, s], those of `rows`. name: of the augmentations. each: is given (epochs
+    done, of how many) in every fold when one begins, and may raise.
     """
 
     def function(x: Tensor) -> Tensor:
@@ -158,7 +175,7 @@ def augmented(
         mean, std = moments(rows.features[fitted_on])
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            each_epoch()
+            each(epoch, epochs)
             order = chosen[permutation(len(chosen), seed, PROBE_DRAWS, epoch)]
             for ids in order.split(batch):
                 part, ids = images_at(images, ids, device), ids.to(device)
@@ -174,6 +191,7 @@ def augmented(
             lr=stable_lr((rows.features[fitted_on].double() - mean) / std),
             standardise=(mean, std),
         )
+        each(epochs, epochs)
         full = f"augmented({name}, {epochs} epochs, standardised, {rows.layer})"
         return {full: head.logits(query)}
 

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,24 @@ import torch
 
 from diffusion import toy
 from diffusion.guidance import guided
-from diffusion.toy_eval import TRUTH, panels
+from diffusion.toy_eval import TRUTH, calls_of, panels
 from runtime.gallery import difference, settings_digest
+from runtime.progress import Watched
 from runtime.rundir import folder_name
 from storage.dirs import results_home
 from storage.errors import UsageError
 from storage.files import expanded
 
 NOTE = "toy_example"  # the entry in a PNG's metadata
+
+
+def examining(
+    nets: int, n: int, report: Callable[[int, int], object], *, guide: bool, external: bool,
+    batch: int = 1024,
+) -> Watched:  # fmt: skip
+    """The `watch` of `diffusion.toy_eval.examine` with so many nets and these options of it."""
+    times = (1 + external) * (1 + nets * (1 + guide))
+    return Watched(calls_of(times, n, batch=batch), report)
 
 
 def training_picture(
@@ -56,16 +66,19 @@ def network_picture(
     count: int,
     generator: torch.Generator,
     note: Mapping[str, Any],
+    report: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """`count` samples of a network, of its guide, and guided ones, into a PNG.
 
-    note: what it shows, JSON values, kept in its metadata for `there_already`. Errors: UsageError
-    if it cannot be written.
+    note: what it shows, JSON values, kept in its metadata for `there_already`. report: of
+    `Watched`. Errors: UsageError if it cannot be written.
     """
     columns = [("network", net.denoise)]
     if guide is not None:
         steered = guided(net.denoise, guide.denoise, weight)
         columns += [("guide", guide.denoise), (f"guided by {weight:g}", steered)]
+    watched = Watched(calls_of(len(columns), count), report)
+    columns = [(title, watched(denoise)) for title, denoise in columns]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = {NOTE: json.dumps(note)}

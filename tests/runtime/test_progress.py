@@ -2,7 +2,8 @@
 
 import io
 
-from runtime.progress import Progress
+from runtime import progress
+from runtime.progress import Counted, Progress, track
 
 
 class Clock:
@@ -109,3 +110,42 @@ def test_a_note_on_a_terminal():
         clock.now += 1
         bar.note("codes 3/40")
         assert "codes 3/40" in out.getvalue()
+
+
+def test_what_is_brief_is_silent_unless_it_lasts():
+    out, clock = io.StringIO(), Clock()
+    with Progress(9, main=True, stream=out, clock=clock, brief=True) as bar:
+        for _ in range(9):
+            clock.now += 1
+            bar.update()
+    assert out.getvalue() == "" and bar.n == 9
+    with Progress(400, desc="x", main=True, stream=out, clock=clock, brief=True) as bar:
+        for _ in range(400):
+            clock.now += 0.1
+            bar.update()
+    said = out.getvalue().splitlines()
+    assert len(said) == 2 and said[0].startswith("x: step 30")
+    assert said[0].endswith("/400, 10 step/s, 0:00:09 left")
+    assert said[1] == "x: step 400/400, 10 step/s, 0:00:00 left"
+
+
+def test_bytes_are_written_as_people_say_them():
+    out, clock = io.StringIO(), Clock()
+    bar = Progress(3_000_000, desc="f", unit="B", main=True, stream=out, clock=clock, every_s=0)
+    clock.now += 2
+    bar.update(1_000_000)
+    assert out.getvalue() == "f: 1.0 MB of 3.0 MB, 500.0 kB/s, 0:00:04 left\n"
+
+
+def test_a_brief_bar_counts_all_and_comes_late(monkeypatch):
+    out = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", out)
+    assert list(track(iter("abc"), 3, "letters", "letter")) == ["a", "b", "c"]
+    assert out.getvalue() == ""  # it was over in a moment
+    monkeypatch.setattr(progress, "SOON_S", 0)
+    list(track(range(5000), 5000, "numbers", "number"))
+    with Counted("parts") as report:
+        report(1, 2)
+        report(2, 2)
+    assert "5000/5000" in out.getvalue() and "number/s" in out.getvalue()
+    assert "parts: 100%" in out.getvalue() and "2/2" in out.getvalue()

@@ -77,10 +77,12 @@ def test_where_a_run_lies(name, train, tmp_path):
 
 @pytest.mark.parametrize("name", TINY)
 def test_what_a_run_leaves(name, train):
-    """--tensorboard, --save_every, --keep: event files, checkpoints."""
+    """--tensorboard, --save_every, --keep, --profile: event files, checkpoints, a trace."""
     plain = train(name)
-    assert not list(plain.rglob("*tfevents*"))
+    assert not list(plain.rglob("*tfevents*")) and not (plain / "profile").exists()
     assert len(list((plain / "checkpoints").iterdir())) == 1
-    more = train(name, "--tensorboard", "--save_every", "1", "--keep", "0")
+    more = train(name, "--tensorboard", "--save_every", "1", "--keep", "0", "--profile", "1")
     assert list(more.rglob("*tfevents*"))
     assert len(list((more / "checkpoints").iterdir())) > 1
+    assert len(list((more / "profile").glob("steps-*.json.gz"))) == 1
+    assert more.name == plain.name  # it is the same run

@@ -7,7 +7,8 @@ import pytest
 
 from data.prepare import download, transfer
 from data.prepare.download import fetch, lock_of
-from data.prepare.transfer import part_of, words
+from data.prepare.transfer import part_of
+from runtime.progress import in_bytes
 from storage.errors import DataDiskError, DataError
 from storage.files import Lock
 from tests.server import serving
@@ -123,6 +124,6 @@ def test_what_is_no_address(tmp_path):
 
 
 def test_sizes_in_words():
-    assert [words(n) for n in (12, 1234, 560_100_000, 3 * 10**9)] == [
+    assert [in_bytes(n) for n in (12, 1234, 560_100_000, 3 * 10**9)] == [
         "12 bytes", "1.2 kB", "560.1 MB", "3.0 GB",
     ]  # fmt: skip
