@@ -2,7 +2,7 @@
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -106,6 +106,12 @@ class Precision:
     def apply_tf32_policy(self) -> None:
         """Let what is left in fp32 use TF32, except where fp32 was asked for by name."""
         _set_tf32(self.requested != "fp32")
+
+    def apply(self, say: Callable[[str], object]) -> None:
+        """The policy of TF32 for this process, and what there is to warn of."""
+        self.apply_tf32_policy()
+        if self.warning:
+            say(self.warning)
 
 
 @contextlib.contextmanager

@@ -139,9 +139,7 @@ class Run:
             self.precision = Precision(args.precision, self.device)
             if not self.scale_loss:
                 self.precision.scaler = None
-            self.precision.apply_tf32_policy()
-            if self.precision.warning:
-                self.say(self.precision.warning)
+            self.precision.apply(self.say)
             torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
             torch.backends.cudnn.deterministic = args.deterministic
             torch.backends.cudnn.benchmark = not args.deterministic
