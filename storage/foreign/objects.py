@@ -122,8 +122,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
 
 
 def module_state(module: Any) -> dict[str, Any]:
-    """A pickled network's parameters and buffers by the names of its state dict, not copied: tensors
-    or, of a file whose numbers are unread, `StoredTensor`.
+    """A pickled network's parameters and buffers by the names of its state dict, not copied:
+    tensors or, of a file whose numbers are unread, `StoredTensor`.
 
     Raises CheckpointError if it is no network.
     """
