@@ -100,7 +100,7 @@ def open_contents(path: Path) -> Contents:
         return Contents(path, read_objects(path, unread=True))
     if path.suffix.lower() == ".safetensors":
         return Contents(path, load_foreign(path))
-    if start.startswith(b"\x80"):
+    if start.startswith(b"\x80") or path.suffix.lower() == ".pkl":
         return Contents(path, None)
     raise CheckpointError(
         f"{path}: holds no weights in a form that is known here (a file of torch.save, a pickle of "
