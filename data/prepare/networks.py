@@ -31,7 +31,7 @@ from data.prepare.published import (
 from storage.errors import DataError, UsageError
 
 ROOTS = "IMLE_LAB_NETWORKS"
-ENDINGS = (".pkl", ".safetensors", ".pt", ".pth")
+ENDINGS = (".pkl", ".safetensors", ".pt", ".pth", ".ckpt", ".tar")
 
 
 def is_url(word: str | Path) -> bool:

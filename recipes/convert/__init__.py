@@ -1,0 +1,1 @@
+"""Networks in files of other programs, in and out: `options` says what may be asked."""
