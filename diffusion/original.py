@@ -1,8 +1,10 @@
-"""NVIDIA's EDM2 files and those of its toy -> the arguments and weights of our networks.
+"""NVIDIA's EDM2 files, those of its toy and of EDM -> the arguments and weights of networks.
 
 Their `.pkl` are pickles of whole modules with Python source inside; they are read as data
 (`storage.foreign.modules`) and become a snapshot: kind "edm2" or "edm2-toy", float32 weights under
-the reference's names. What arguments may be is what `Precond` and `ToyModel` say themselves.
+the reference's names. What arguments may be is what `Precond` and `ToyModel` say themselves. Of EDM
+(arXiv:2206.00364), whose networks are of other classes, weights and arguments come in as they are,
+of kind "edm": there is no network here that takes them.
 
     python -m diffusion.original edm2-img512-xs-2147483-0.135.pkl  # writes a .safetensors beside it
 """
@@ -35,7 +37,7 @@ class _Network(NamedTuple):
     make: type[nn.Module]
 
 
-class _Parsed(NamedTuple):
+class Parsed(NamedTuple):
     """What is in a file: tensors still to be made, and the facts of a snapshot."""
 
     entries: dict[str, StoredTensor]
@@ -45,6 +47,7 @@ class _Parsed(NamedTuple):
 
 
 _NETWORKS = {"Precond": _Network("edm2", Precond), "ToyModel": _Network("edm2-toy", ToyModel)}
+_EDM = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")  # of EDM, which is not here
 # The toy's classes lie in a script, NVIDIA's others are persistent objects of any module.
 _CLASSES = re.compile(r"(__main__|(\w+\.)*toy_example)\.(ToyModel|MPLinear|MPSiLU)")
 _WHAT = "EDM2 pickle"
@@ -63,13 +66,13 @@ class PickleFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        entries, self.kind, self.config, self.provenance = _read(self.path)
+        entries, self.kind, self.config, self.provenance = parse_pickle(self.path)
         self.sha256: str = self.provenance["sha256"]
         self.layout = {name: (entry.size, "F32") for name, entry in entries.items()}
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) in order of names, on the CPU."""
-        entries = _read(self.path).entries
+        entries = parse_pickle(self.path).entries
         for name in sorted(entries):
             with reading(self.path, _WHAT):
                 tensor = entries.pop(name).make()
@@ -82,13 +85,14 @@ def import_pickle(path: str | Path) -> Snapshot:
     Raises CheckpointError: "refused: global X in FILE" for what such a file has no use for, and
     for damage, tensors that claim more than the file holds, or arguments that do not go with them.
     """
-    entries, kind, config, provenance = _read(Path(path))
+    entries, kind, config, provenance = parse_pickle(Path(path))
     with reading(Path(path), _WHAT):
         state = {name: entries.pop(name).make() for name in list(entries)}
     return Snapshot(state, kind, config, provenance)
 
 
-def _read(path: Path) -> _Parsed:
+def parse_pickle(path: Path) -> Parsed:
+    """What is in a `.pkl`, its tensors not made yet. Raises CheckpointError as `import_pickle`."""
     if not path.is_file():
         other = path.with_suffix(".safetensors").name
         raise CheckpointError(f"network {path}: no such file (and no {other} beside it)")
@@ -111,31 +115,37 @@ def convert(
     return out
 
 
-def _parsed(root: Any, path: Path, names: Set[str]) -> _Parsed:
+def _parsed(root: Any, path: Path, names: Set[str]) -> Parsed:
     whole = root if isinstance(root, dict) else {"ema": root}
     net = next((whole[key] for key in ("ema", "net") if whole.get(key) is not None), None)
     if not isinstance(net, Inert):
         raise PickleError("holds no network (no 'ema')")
     name = net.cls.rsplit(".", 1)[-1]
-    if name not in _NETWORKS:
-        raise PickleError(f"holds a {name[:80]}, neither of {', '.join(_NETWORKS)}")
-    kind, make = _NETWORKS[name]
-    config = _arguments(net, make)
     entries, size = tensors_of(net), path.stat().st_size
+    if name in _EDM:
+        kind, config = "edm", {"class": name, **_plain(keywords(net))}
+    elif name in _NETWORKS:
+        kind, make = _NETWORKS[name]
+        config = _arguments(net, make)
+    else:
+        known = ", ".join((*_NETWORKS, *_EDM))
+        raise PickleError(f"holds a {name[:80]}, neither of {known}")
     claimed = sum(t.numel() for t in entries.values())
     if claimed > size:  # a number takes two bytes in these files; one at the very least
         raise PickleError(f"claims {claimed} weights in a file of {size} bytes")
-    _check_shapes(kind, config, {k: t.size for k, t in entries.items()})
-    facts: dict[str, Any] = {"net": config, "sigma_data": config["sigma_data"]}
+    facts: dict[str, Any] = {"net": config, "sigma_data": config.get("sigma_data")}
+    if kind != "edm":
+        _check_shapes(kind, config, {k: t.size for k, t in entries.items()})
     if kind == "edm2":
         facts.update(_facts(whole, config, path, names))
+    code = "EDM" if kind == "edm" else "EDM2"
     provenance = {
-        "imported": "a pickle of NVIDIA's EDM2 code; the code in it was ignored",
+        "imported": f"a pickle of NVIDIA's {code} code; the code in it was ignored",
         "file": path.name,
         "sha256": hash_file(path),
         "dataset": _plain(whole.get("dataset_kwargs")),
     }
-    return _Parsed(entries, kind, facts, provenance)
+    return Parsed(entries, kind, facts, provenance)
 
 
 def _facts(whole: dict, config: dict[str, Any], path: Path, names: Set[str]) -> dict[str, Any]:
@@ -261,6 +271,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
     """A dict of plain values as JSON can hold it; whatever else there is, left out."""
     if isinstance(value, dict) and depth < 2 and len(value) < 100:
         return {str(k)[:200]: _plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and depth and len(value) < 100:
+        return [_plain(v, 2) for v in value]
     if isinstance(value, str):
         return value[:1000].encode("utf-8", "replace").decode()
     return value if value is None or isinstance(value, bool) or is_number(value) else None

@@ -117,6 +117,10 @@ WORDS = {
     "edm2": "an EDM2 network",
     "edm2-toy": "a network of the toy",
     "simclr": "a SimCLR encoder",
+    "ddpm": "a diffusion UNet",
+    "edm": "a network of EDM",
+    "omnigan": "an omnigan generator",
+    "climategan": "a ClimateGAN generator",
 }
 
 

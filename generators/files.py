@@ -5,33 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusion.original import import_pickle
+from generators.foreign.contents import Asked
+from generators.foreign.formats import FORMATS, import_network
 from storage.errors import CheckpointError
 from storage.find import opened, refuse_url
-from storage.snapshot import Snapshot, load_snapshot
-
-# Files of others by their endings; each is read as data, nothing of it runs.
-IMPORTERS: dict[str, Callable[[Path], Snapshot]] = {".pkl": import_pickle}
+from storage.snapshot import Snapshot, is_snapshot, load_snapshot
 
 
-def open_network(path: str | Path, say: Callable[[str], object] = print) -> Snapshot:
-    """The network in a file: a snapshot of ours, or an EDM2 pickle (`diffusion.original`).
+def is_ours(path: Path) -> bool:
+    """Whether a file is a snapshot of this toolkit, or is called as one and missing. Errors:
+    CheckpointError for a .safetensors that is damaged."""
+    named = path.suffix.lower() == ".safetensors"
+    return named and (not path.is_file() or is_snapshot(path))
+
+
+def open_network(
+    path: str | Path, say: Callable[[str], object] = print, asked: Asked | None = None
+) -> Snapshot:
+    """The network in a file: a snapshot of ours, or a file of others in any of the formats of
+    `generators.foreign.formats`, which is read as data.
 
     A `.pkl` with a `.safetensors` of the same name beside it means that one (also when the `.pkl`
-    itself is not there), and `say` is told so in one line, as of an import.
+    itself is not there), and `say` is told so in one line, as of an import, and of what the file
+    did not say. asked: what a file of others does not say.
     Raises UsageError for a URL, CheckpointError for what is missing, damaged, foreign or refused.
     """
     refuse_url(path)
     path = Path(path)
-    ending = path.suffix.lower()
-    if ending in IMPORTERS:
-        if (ours := opened(path)) != path:
-            say(f"{path.name}: taking {ours} instead")
-            return load_snapshot(ours)
-        snapshot = IMPORTERS[ending](path)
-        count = len(snapshot.state_dict)
-        say(f"imported {path.name}: {count} tensors; the code in the file was ignored")
-        return snapshot
-    if ending != ".safetensors":
-        raise CheckpointError(f"network {path}: neither a .safetensors nor a .pkl file")
-    return load_snapshot(path)
+    if (ours := opened(path)) != path and asked is None:
+        say(f"{path.name}: taking {ours} instead")
+        return load_snapshot(ours)
+    if is_ours(path):
+        return load_snapshot(path)
+    if path.suffix == ".pkl" and not path.is_file():
+        other = path.with_suffix(".safetensors").name
+        raise CheckpointError(f"network {path}: no such file (and no {other} beside it)")
+    snapshot, found = import_network(path, asked or Asked())
+    count = len(snapshot.state_dict)
+    said = "the code in the file was ignored" if path.suffix == ".pkl" else "read as data"
+    say(f"imported {path.name}, {FORMATS[found.format].what}: {count} tensors; {said}")
+    for note in found.notes:
+        say(f"  {note}")
+    return snapshot

@@ -12,7 +12,8 @@ from pathlib import Path
 from data.prepare.download import lock_of, turn
 from data.prepare.networks import check_record, fetch_network, is_url, place
 from data.prepare.published import is_published
-from generators.files import IMPORTERS
+from generators.foreign.contents import open_contents
+from generators.foreign.formats import identify
 from runtime import distributed
 from storage.dirs import models_home
 from storage.errors import CheckpointError, DataError, UsageError
@@ -71,7 +72,7 @@ def _imported(file: Path) -> Path | None:
     Errors: UsageError for a snapshot of its name that is another network.
     """
     ours = file.with_suffix(SUFFIXES[0])
-    if file.suffix in IMPORTERS and ours.is_file():
+    if file.suffix == SUFFIXES[1] and ours.is_file():
         origin = SnapshotFile(ours).provenance
         if "imported" not in origin or origin.get("file") != file.name:
             raise UsageError(
@@ -117,10 +118,12 @@ def _fault(file: Path) -> str | None:
     """What is wrong with a file that was fetched, as a network; a `check` of `fetch`."""
     ending = Path(file.name.removesuffix(".part")).suffix
     try:
-        if ending in IMPORTERS:
-            IMPORTERS[ending](file)
-        elif ending == SUFFIXES[0]:
+        if ending == SUFFIXES[0]:
             is_snapshot(file)
+        elif ending == SUFFIXES[1]:
+            identify(file)
+        else:  # --init_from takes weights of any program
+            open_contents(file)
     except CheckpointError as error:
         return str(error).replace(str(file), "it")
     return None

@@ -14,6 +14,8 @@ from models.norm import convert_sync_bn
 
 FEATURE_DIMS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 STEMS = ("small", "standard")
+# Of encoders that solo-learn trained on CIFAR: "small" with a border of 2 instead of 1.
+SOLO_STEM = "solo"
 SMALL_UP_TO = 64  # px; above it the small stem costs 9 to 16 times the arithmetic for little
 
 # ------------------------------------------------------------------------------------------- heads
@@ -109,19 +111,21 @@ def build_backbone(backbone: str = "resnet18", stem: str = "standard") -> nn.Mod
     """torchvision's ResNet without its classifier, random weights: [N, 3, r, r] -> [N, d].
 
     d is 512 (18, 34) or 2048 (50). stem "standard": 7x7 stride 2 and max-pool; "small": conv1 is
-    3x3 stride 1 ([64, 3, 3, 3]) and there is no max-pool (2002.05709, B.9). Names are torchvision's
-    in both. Errors: ValueError.
+    3x3 stride 1 ([64, 3, 3, 3]) and there is no max-pool (2002.05709, B.9); "solo" (SOLO_STEM) is
+    "small" on pictures with a border of 2 pixels. Names are torchvision's in all. Errors:
+    ValueError.
     """
     if backbone not in tuple(FEATURE_DIMS):
         raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(FEATURE_DIMS)}")
-    if stem not in STEMS:
+    if stem not in (*STEMS, SOLO_STEM):
         raise ValueError(f"stem is {stem!r}; use one of {', '.join(STEMS)}")
     import torchvision  # about a second: only those who build a network wait for it
 
     net = getattr(torchvision.models, backbone)(weights=None)
     net.fc = nn.Identity()
-    if stem == "small":
-        net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    if stem in ("small", SOLO_STEM):
+        border = 2 if stem == SOLO_STEM else 1
+        net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=border, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         net.maxpool = nn.Identity()
     return net
@@ -133,8 +137,8 @@ class SimCLR(nn.Module):
     x: normalised floats. z is not normalised in length: the loss does that. h = f(x), which probes
     use, is `features(x)`.
 
-    `stem`: "small", "standard", or "auto" = `stem_for(resolution)`; `stem_said` says what came of
-    it. `proj_dim`, `proj_hidden`: None = the head's own. `head`, for d features:
+    `stem`: "small", "standard", "solo", or "auto" = `stem_for(resolution)`; `stem_said` says what
+    came of it. `proj_dim`, `proj_hidden`: None = the head's own. `head`, for d features:
       original    d -> 2048 -> 128, BN after both, no linear bias, last BN's bias frozen at 0: as in
                   the original SimCLR code (`models.original`)
       paper       the same with hidden width d (2002.05709)
@@ -161,7 +165,7 @@ class SimCLR(nn.Module):
         sync_bn: bool = False,
     ) -> None:
         super().__init__()
-        if stem not in ("auto", *STEMS):
+        if stem not in ("auto", *STEMS, SOLO_STEM):
             raise ValueError(f"stem is {stem!r}; use auto, {' or '.join(STEMS)}")
         if head not in ("none", *HEADS, *FORMER_HEADS):
             raise ValueError(f"head is {head!r}; use one of {', '.join(HEADS)}, none")
@@ -172,7 +176,8 @@ class SimCLR(nn.Module):
         self.backbone = build_backbone(backbone, stem)
         self.feature_dim = d = FEATURE_DIMS[backbone]
         self.projector, proj_dim, proj_hidden = _head(head, d, proj_dim, proj_hidden)
-        shape = "3x3 stride 1, no max-pool" if stem == "small" else "7x7 stride 2, max-pool"
+        small = stem in ("small", SOLO_STEM)
+        shape = "3x3 stride 1, no max-pool" if small else "7x7 stride 2, max-pool"
         self.stem_said = f"stem {stem} ({shape}){why}"
         # The stem that came out, not "auto": a checkpoint must not depend on a later threshold.
         self.config: dict[str, Any] = {

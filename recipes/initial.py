@@ -7,6 +7,7 @@ and needs it no more.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from generators.base import in_words
-from generators.files import IMPORTERS, open_network
+from generators.files import is_ours, open_network
+from generators.foreign.contents import made, weights_in
+from generators.foreign.formats import import_network
 from generators.published import named
 from runtime import distributed
 from runtime.ema import EMA
@@ -23,14 +26,10 @@ from runtime.run import Run
 from storage.errors import CheckpointError, UsageError
 from storage.files import read_object, write_json
 from storage.find import find_network, identity, say_found
-from storage.snapshot import is_snapshot
 from storage.torchfile import load_foreign
 
 RECORD = "init_from.json"
 SHOWN = 8  # names in a line of the log
-# Under what other programs keep a network's state_dict in a file.
-_WRAPPERS = "state_dict model_state_dict model net network ema params_ema params module".split()
-
 Say = Callable[[str], object]
 
 
@@ -59,29 +58,24 @@ class Fit(NamedTuple):
 
 
 def read_weights(file: Path, say: Say = print) -> Weights:
-    """A snapshot, a .pkl of NVIDIA's EDM2, or a state_dict that any program has written as a .pt,
-    .pth or .safetensors; nothing in it runs. Errors: CheckpointError.
+    """A snapshot, a file of another program in a format that is known (`generators.foreign`), or a
+    state_dict that any program has written as a .pt, .pth or .safetensors; nothing in it runs.
+
+    Of CAM-Nets of others the kind is left open: which task they were trained for does not matter
+    here, and their weights go by their names. Errors: CheckpointError.
     """
-    ours = file.suffix == ".safetensors" and file.is_file() and is_snapshot(file)
-    if ours or file.suffix.lower() in IMPORTERS:
+    if is_ours(file) or file.suffix.lower() == ".pkl":
         snapshot = open_network(file, say)
         return Weights(snapshot.kind, snapshot.state_dict, snapshot.config.get("net") or {})
-    found = load_foreign(file)
-    simclr = str(found.get("format", "")).startswith("imle-lab-simclr")
-    return Weights("simclr" if simclr else None, _state_dict(found, file))
-
-
-def _state_dict(found: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, without the boxes and the `module.` that they may be in."""
-    inner = next((found[k] for k in _WRAPPERS if isinstance(found.get(k), Mapping)), None)
-    if inner is not None:
-        return _state_dict(inner, file)
-    state = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    with contextlib.suppress(CheckpointError):  # of no known format: weights all the same
+        snapshot, _ = import_network(file)
+        if snapshot.kind == "camnet":
+            return Weights(None, snapshot.state_dict)
+        return Weights(snapshot.kind, snapshot.state_dict, snapshot.config.get("net") or {})
+    state = {name: made(value) for name, value in weights_in(load_foreign(file)).items()}
     if not state:
         raise CheckpointError(f"{file}: no weights in it (a state_dict, or a dict with one)")
-    while all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+    return Weights(None, state)
 
 
 def compare(state: Mapping[str, Tensor], net: nn.Module) -> Fit:

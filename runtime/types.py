@@ -250,6 +250,17 @@ IntList = list_of(positive_int)
 GpuList = list_of(gpu_number, unique=True, empty_word="cpu")  # `--gpus 0 1`, `--gpus cpu`
 
 
+class Switch(argparse.Action):
+    """An option without a value, of commands that take a file or a run beside their options: one of
+    kind bool would take that for its value."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, **settings)
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, True)
+
+
 class BoolAction(argparse.Action):
     """`--cond`, `--no-cond`, `--cond False`, `--cond=1`."""
 

@@ -32,7 +32,7 @@ from storage.errors import DataError, UsageError
 from storage.files import hash_file
 
 ROOTS = "IMLE_LAB_NETWORKS"
-ENDINGS = (".pkl", ".safetensors", ".pt", ".pth")
+ENDINGS = (".pkl", ".safetensors", ".pt", ".pth", ".ckpt", ".tar")
 
 
 def is_url(word: str | Path) -> bool:

@@ -74,6 +74,12 @@ class Recipe(NamedTuple):
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Normalisation = tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]
+NORMALISATIONS: dict[str, Normalisation] = {
+    "none": (None, None),
+    "cifar": (CIFAR_MEAN, CIFAR_STD),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+}
 
 
 class _Named(NamedTuple):

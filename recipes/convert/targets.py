@@ -18,8 +18,8 @@ from storage.snapshot import Snapshot, save_snapshot
 class Given(NamedTuple):
     """The network that is to be written.
 
-    file: where it was read from, a snapshot of ours or a file of others. snapshot: its weights under
-    our names, its kind, its constructor's arguments, its provenance.
+    file: where it was read from, a snapshot of ours or a file of others. snapshot: its weights
+    under our names, its kind, its constructor's arguments, its provenance.
     """
 
     file: Path

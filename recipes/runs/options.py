@@ -10,12 +10,11 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from recipes.runs.reading import STATES
 from runtime.cli import parse
 from runtime.options import Table, add_options
-from runtime.types import called, dir_path, nonnegative_int, short_name, text
+from runtime.types import Switch, called, dir_path, nonnegative_int, short_name, text
 from storage.dirs import results_home
 
 _UNITS = {"min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
@@ -32,16 +31,6 @@ def moment(word: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{word!r} is no time: 30min, 12h, 2d, 3w, or a day as 2026-11-05"
         ) from None
-
-
-class Switch(argparse.Action):
-    """An option without a value. (One of kind bool would take the run's name after it for one.)"""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(nargs=0, **settings)
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        setattr(namespace, self.dest, True)
 
 
 COMMON: Table = {

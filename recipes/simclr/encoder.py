@@ -12,12 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from data.decode import decode, resize_rgb, to_rgb
+from data.views.recipes import Recipe
 from data.views.splits import Plain
 from models import SimCLR
-from recipes.simclr.files import open_encoder
+from recipes.simclr.files import encoder_of, open_encoder
 from storage.errors import CheckpointError, DataError
 from storage.files import expanded
 from storage.find import newest_epoch
+from storage.snapshot import Snapshot
 
 # A picture: a file, uint8 [3, H, W] (torch), uint8 [H, W, 3] (numpy), or Pillow's.
 Picture = str | Path | Tensor | np.ndarray | Image.Image
@@ -45,7 +47,8 @@ class Encoder:
 
     @classmethod
     def open(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Encoder:
-        """The encoder of a snapshot, an <epoch>.pt, or a run's folder: of its last epoch.
+        """The encoder of a snapshot, an <epoch>.pt, a file of lightly's, solo-learn's or the
+        original SimCLR code's, or a run's folder: of its last epoch.
 
         Errors: CheckpointError.
         """
@@ -56,7 +59,21 @@ class Encoder:
             raise CheckpointError(f"encoder {path}: no such file, and no run of that name")
         if path.is_dir() and not (path / "latest.pt").exists():
             raise CheckpointError(f"{path} has no snapshot of an encoder (yet)")
-        net, recipe, picture_size = open_encoder(path)
+        return cls._made(*open_encoder(path), device)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, *, device: torch.device | str = "cpu") -> Encoder:
+        """The encoder of a snapshot that is open already. Errors: CheckpointError."""
+        return cls._made(*encoder_of(snapshot), device)
+
+    @classmethod
+    def _made(
+        cls,
+        net: SimCLR,
+        recipe: Recipe | None,
+        picture_size: int | None,
+        device: torch.device | str,
+    ) -> Encoder:
         if recipe is None:  # the original's files do not tell
             return cls(net, Plain(net.config["resolution"]), None, device)
         return cls(net, Plain(recipe.size, recipe.mean, recipe.std), picture_size, device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.views.recipes import Recipe
+from generators.files import open_network
 from models import SimCLR, load_original, original_config, original_optimizer
 from recipes import initial
 from recipes.simclr import parts
@@ -20,11 +21,10 @@ from storage.errors import CheckpointError, first_line
 from storage.files import read_lines, remove, write_link
 from storage.find import find_file, newest_epoch
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import SnapshotFile, load_snapshot
+from storage.snapshot import Snapshot, SnapshotFile
 from storage.torchfile import load_torch, reading, write_torch
 
 FORMAT = "imle-lab-simclr-1"
-ORIGINALS = ("model.backbone.model.", "backbone.model.")  # names of the original SimCLR code
 
 
 def save_epoch(
@@ -137,50 +137,43 @@ def find_encoder(word: str | Path, results: str | Path | None = None) -> Path:
 
 
 def open_encoder(path: str | Path) -> tuple[SimCLR, Recipe | None, int | None]:
-    """The network of a snapshot, an <epoch>.pt or a run's folder (its last epoch), the recipe of
-    its training and the side of its pictures, if the file says so (the original's do not).
+    """The network of a snapshot, an <epoch>.pt, a file of others (`generators.foreign`) or a run's
+    folder (its last epoch), the recipe of its training and the side of its pictures, if the file
+    says so (the original SimCLR code's do not).
     """
     path = Path(path)
     if path.is_dir():
         path = newest_epoch(path) or path / "latest.pt"
-    if path.suffix != ".safetensors":
-        net, _, _, args, _ = load_(path)
-        with reading(path):
-            if not hasattr(args, "picture_size"):
-                return net, None, None
-            return net, parts.view_recipe(args), int(args.picture_size)
-    snapshot = load_snapshot(path)
+    return encoder_of(open_network(path, lambda line: None), path)
+
+
+def encoder_of(
+    snapshot: Snapshot, path: Path | None = None
+) -> tuple[SimCLR, Recipe | None, int | None]:
+    """`open_encoder` of a snapshot; path: where it was read from, for errors."""
     config = snapshot.config
-    if not {"net", "recipe", "picture_size"} <= config.keys():
-        raise CheckpointError(f"{path} is a snapshot of {snapshot.kind}, not of SimCLR")
-    with reading(path):
+    where = path or "this"
+    if snapshot.kind != "simclr" or not {"net", "recipe", "picture_size"} <= config.keys():
+        raise CheckpointError(f"{where} is a snapshot of {snapshot.kind}, not of SimCLR")
+    with reading(Path(where)):
+        net = network_of(config["net"], snapshot.state_dict)
+        if config["recipe"] is None:
+            return net, None, None
         recipe: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in config["recipe"].items()
         }
-        net = network_of(config["net"], snapshot.state_dict)
         return net, Recipe(**recipe), int(config["picture_size"])
 
 
 def read_encoder(file: Path, say: initial.Say = print) -> initial.Weights:
-    """The weights of an encoder, for --init_from: a snapshot, an <epoch>.pt, the original SimCLR
-    code's, or a ResNet under torchvision's names. Errors: CheckpointError.
+    """The weights of an encoder, for --init_from: a snapshot, an <epoch>.pt, an encoder of others,
+    or a ResNet under torchvision's names. Errors: CheckpointError.
     """
-    try:
-        found = initial.read_weights(file, say)
-    except CheckpointError as error:
-        if not zipfile.is_zipfile(file) or "refused: global" not in str(error):
-            raise
-        return initial.Weights("simclr", load_(file)[0].state_dict())  # pickled objects
-    if found.kind is not None:
-        return found
-    state = found.state
-    if any(name.startswith(ORIGINALS) for name in state):
-        with reading(file):
-            state = load_original(state)
-    elif "conv1.weight" in state:
-        state = {f"backbone.{name}": value for name, value in state.items()}
-    return initial.Weights(None, state)
+    found = initial.read_weights(file, say)
+    if found.kind is None and "conv1.weight" in found.state:
+        return initial.Weights(None, {f"backbone.{n}": v for n, v in found.state.items()})
+    return found
 
 
 def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from data.sources import split_of
-from data.views.recipes import RECIPES, own_options
+from data.views.recipes import NORMALISATIONS, RECIPES, own_options
 from data.views.splits import own_view_size
 from models.optim import SEMANTICS
 from models.simclr import FORMER_HEADS, HEADS
 from recipes.command import INIT_FROM, read_options
-from recipes.simclr.parts import LOSSES, NORMALISATIONS, view_recipe
+from recipes.simclr.parts import LOSSES, view_recipe
 from recipes.words import former
 from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, default_of, was
 from runtime.precision import LOWEST_TEMPERATURE

@@ -14,10 +14,7 @@ from data.sources import Source, evenly
 from data.told import told
 from data.uint8_cache import UInt8Cache
 from data.views.recipes import (
-    CIFAR_MEAN,
-    CIFAR_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    NORMALISATIONS,
     ExactViews,
     FoldedViews,
     Recipe,
@@ -35,12 +32,6 @@ from storage.dirs import data_home
 from storage.errors import DataError, UsageError
 
 Say = Callable[[str], None]
-Normalisation = tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]
-NORMALISATIONS: dict[str, Normalisation] = {
-    "none": (None, None),
-    "cifar": (CIFAR_MEAN, CIFAR_STD),
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-}
 LOSSES: dict[str, Callable[..., NTXent | DCL]] = {
     "ntxent": NTXent,
     "dcl": DCL,

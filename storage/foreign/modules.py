@@ -53,7 +53,7 @@ STORAGES = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zips
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zips
 _MAX_ENTRIES = 100_000
 _STORAGE_OPS = 1000
 _UNREAD = 1 << 16  # bytes from which numbers stay in the file until they are wanted
@@ -123,7 +123,8 @@ class Storage:
 class StoredTensor(NamedTuple):
     """A view of a storage, checked to lie inside it; made only when it is wanted.
 
-    size, stride and offset in numbers; `make` gives float32, contiguous, of its own memory.
+    size, stride and offset in numbers; `make` gives float32 and `load` its own type, contiguous, of
+    its own memory.
     """
 
     storage: Storage
@@ -135,16 +136,32 @@ class StoredTensor(NamedTuple):
         """How many numbers it has."""
         return math.prod(self.size)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size, by the name that tensors have for it."""
+        return self.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its numbers in the file."""
+        return self.storage.dtype
+
     def make(self) -> torch.Tensor:
         """float32, contiguous, of its own memory; only its own numbers are read from a file."""
+        return self.load(torch.float32)
+
+    def load(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """As `make`, of this type; None: of its own."""
+        dtype = self.dtype if dtype is None else dtype
         steps = zip(self.size, self.stride, strict=True)
         count = self.numel() and 1 + sum((n - 1) * step for n, step in steps)
         # A view with gaps, or of numbers that others have too, may be one of many of them.
         keep = count != self.numel()
         flat = self.storage.part(self.offset, count, keep=keep)
         if not count:
-            return torch.empty(self.size)
-        return torch.empty(self.size).copy_(torch.as_strided(flat, self.size, self.stride))
+            return torch.empty(self.size, dtype=dtype)
+        made = torch.empty(self.size, dtype=dtype)
+        return made.copy_(torch.as_strided(flat, self.size, self.stride))
 
 
 def read_modules(path: Path, classes: re.Pattern[str], names: set[str] | None = None) -> Any:
@@ -205,7 +222,7 @@ def _call(name: str, args: tuple, whole: Whole) -> Any:
             raise PickleError("encodes a string in an unknown way")
         return text.encode("latin-1")
     if last in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-        return _tensor(*_first(args, 4, name))
+        return stored_tensor(*_first(args, 4, name))
     if last in ("_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter"):
         return _first(args, 1, name)[0]
     if last == "_load_from_bytes":
@@ -273,7 +290,7 @@ def _storage(given: Any, whole: Whole) -> Storage:
     def part(allowed: Callable[[str], bool] = lambda name: False, **options: Any) -> Any:
         return read_pickle(file, allowed=allowed, call=Inert, max_ops=_STORAGE_OPS, **options)
 
-    if part() != _LEGACY_MAGIC:
+    if part() != LEGACY_MAGIC:
         raise PickleError("has a tensor storage in a format that is not torch.save's old one")
     part()  # the version of the protocol
     system = part()
@@ -294,7 +311,8 @@ def _storage(given: Any, whole: Whole) -> Storage:
     return Storage(dtype, file=whole, span=Span(span.offset + begin, there))
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> StoredTensor:
+def stored_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> StoredTensor:
+    """A view of a storage, as a file says it. Errors: PickleError for one that cannot be."""
     if not isinstance(storage, Storage):
         raise PickleError("has a tensor without a storage")
     numbers = (

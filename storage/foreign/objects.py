@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,14 +19,21 @@ import torch
 from torch import Tensor
 
 from storage.errors import CheckpointError
-from storage.foreign.modules import STORAGES
-from storage.foreign.pickles import Global, Inert, PickleError, Refused, read_pickle
+from storage.foreign.modules import StoredTensor, stored_tensor
+from storage.foreign.pickles import Global, Inert, PickleError, Refused
+from storage.foreign.saved import read_saved
 
+# What may occur of Python's own modules: nothing of it is called, and none of it could do harm.
 _OWN = frozenset(
-    "collections.OrderedDict collections.defaultdict argparse.Namespace builtins.dict "
-    "builtins.list builtins.set builtins.tuple builtins.int builtins.float builtins.str "
-    "builtins.object __builtin__.dict __builtin__.set __builtin__.object copyreg._reconstructor "
-    "_codecs.encode pathlib.PosixPath pathlib.Path".split()
+    "collections.OrderedDict collections.defaultdict collections.Counter collections.deque "
+    "argparse.Namespace builtins.dict builtins.list builtins.set builtins.frozenset builtins.tuple "
+    "builtins.int builtins.float builtins.bool builtins.str builtins.bytearray builtins.complex "
+    "builtins.range builtins.slice builtins.object __builtin__.dict __builtin__.list "
+    "__builtin__.set __builtin__.frozenset __builtin__.tuple __builtin__.int __builtin__.float "
+    "__builtin__.bool __builtin__.str __builtin__.bytearray __builtin__.complex __builtin__.xrange "
+    "__builtin__.range __builtin__.slice __builtin__.object __builtin__.unicode "
+    "__builtin__.long copyreg._reconstructor copy_reg._reconstructor "
+    "_codecs.encode pathlib.PosixPath pathlib.Path typing.Any".split()
 )
 _MAX_MODULES = 100_000
 _MAX_VALUES = 1_000_000  # of arguments and results
@@ -43,32 +50,29 @@ class Optimizer(NamedTuple):
     wrapped: bool
 
 
-def read_objects(path: str | Path) -> Any:
-    """The value in a file of torch.save (its zip format, torch 1.6 and later).
+def read_objects(path: str | Path, *, unread: bool = False, names: set[str] | None = None) -> Any:
+    """The value in a file of torch.save, of either of its formats (`storage.foreign.saved`).
 
-    Tensors lie on the CPU; those that are one object in the file are one object here. Argument
-    namespaces become Namespace. Raises CheckpointError, for what is refused or damaged too.
+    Tensors lie on the CPU; those that are one object in the file are one object here. unread: they
+    come as `StoredTensor`, and their numbers stay in the file until they are made. Argument
+    namespaces become Namespace. names: gets the globals that occur, which tell whose code wrote the
+    file. Raises CheckpointError, for what is refused or damaged too.
     """
     path = Path(path)
+
+    def allowed(name: str) -> bool:
+        if names is not None:
+            names.add(name)
+        return _allowed(name)
+
+    def call(name: str, args: tuple) -> Any:
+        return _call(name, args, stored_tensor if unread else _tensor)
+
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = {info.filename: info for info in archive.infolist()}
-            found = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
-            if len(found) != 1:
-                raise PickleError("has no data.pkl: not a file of torch.save")
-            if any(i.compress_type != zipfile.ZIP_STORED for i in names.values()):
-                raise PickleError("is compressed, which torch.save does not do")
-            stem = found[0].removesuffix("data.pkl")
-            with archive.open(found[0]) as file:
-                return read_pickle(
-                    file,
-                    allowed=_allowed,
-                    call=_call,
-                    persistent=_Storages(archive, names, stem, path.stat().st_size),
-                )
+        return read_saved(path, allowed=allowed, call=call)
     except Refused as error:
         raise CheckpointError(f"refused: global {error.name} in {path}") from None
-    except (PickleError, zipfile.BadZipFile, OSError, ValueError) as error:
+    except (PickleError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         said = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: {said}") from None
 
@@ -77,37 +81,12 @@ def _allowed(name: str) -> bool:
     return name in _OWN or name.split(".")[0] not in sys.stdlib_module_names | {"__builtin__"}
 
 
-class _Storages:
-    """Persistent ids -> flat tensors over the file's bytes, one for each storage."""
-
-    def __init__(
-        self, archive: zipfile.ZipFile, names: dict[str, zipfile.ZipInfo], stem: str, size: int
-    ) -> None:
-        self.archive, self.names, self.stem, self.left = archive, names, stem, size
-        self.made: dict[str, Tensor] = {}
-
-    def __call__(self, key: Any) -> Tensor:
-        kind = key[1] if isinstance(key, tuple) and len(key) == 5 and key[0] == "storage" else None
-        if not isinstance(kind, Global) or kind.name not in STORAGES:
-            raise PickleError("has a tensor storage of an unknown form")
-        name = f"{self.stem}data/{key[2]}"
-        if name not in self.made:
-            dtype, info = STORAGES[kind.name], self.names.get(name)
-            if info is None or info.file_size != key[4] * dtype.itemsize:
-                raise PickleError(f"has not the {key[4]} numbers of its storage {key[2]}")
-            data = bytearray(self.archive.read(info))
-            self.made[name] = (
-                torch.frombuffer(data, dtype=dtype) if data else torch.empty(0).to(dtype)
-            )
-        return self.made[name]
-
-
-def _call(name: str, args: tuple) -> Any:
+def _call(name: str, args: tuple, tensor: Callable[[Any, Any, Any, Any], Any]) -> Any:
     last = name.rsplit(".", 1)[-1]
     if name in ("collections.OrderedDict", "builtins.dict", "__builtin__.dict"):
         return _pairs(args)
     if last in ("_rebuild_tensor", "_rebuild_tensor_v2") and name.startswith("torch."):
-        return _tensor(*args[:4])
+        return tensor(*(*args, None, None, None, None)[:4])
     if last in ("_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter") and args:
         return args[0]
     if name == "torch.Size":
@@ -132,28 +111,23 @@ def _pairs(args: tuple) -> dict[Any, Any]:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    shaped = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 8
-    numbers = (offset, *size, *stride) if shaped else (None,)
-    if not isinstance(storage, Tensor) or not all(type(v) is int and v >= 0 for v in numbers):
-        raise PickleError("has a tensor of an unknown form")
-    count = 1
-    for n in size:
-        count *= n
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if count and (last >= len(storage) or count > len(storage)):
-        raise PickleError(f"has a tensor of shape {list(size)} in {len(storage)} numbers")
-    return torch.as_strided(storage, size, stride, offset) if count else storage.new_empty(size)
+    stored = stored_tensor(storage, offset, size, stride)
+    flat = stored.storage.part(0, stored.storage.numel, keep=True)
+    if not stored.numel():
+        return flat.new_empty(stored.size)
+    return torch.as_strided(flat, stored.size, stored.stride, stored.offset)
 
 
 # --------------------------------------------------------------------------- what objects stand for
 
 
-def module_state(module: Any) -> dict[str, Tensor]:
-    """A pickled network's parameters and buffers by the names of its state dict, not copied.
+def module_state(module: Any) -> dict[str, Any]:
+    """A pickled network's parameters and buffers by the names of its state dict, not copied:
+    tensors or, of a file whose numbers are unread, `StoredTensor`.
 
     Raises CheckpointError if it is no network.
     """
-    out: dict[str, Tensor] = {}
+    out: dict[str, Any] = {}
     pending, visited = [(module, "")], 0
     while pending:
         module, prefix = pending.pop()
@@ -163,10 +137,12 @@ def module_state(module: Any) -> dict[str, Tensor]:
             raise CheckpointError(f"no network at {prefix[:80] or 'the top'!r} of this file")
         if visited > _MAX_MODULES or len(prefix) > 1000:
             raise CheckpointError("a network in this file holds itself, or too many others")
+        passing = state.get("_non_persistent_buffers_set")
+        skipped = [n for n in passing if isinstance(n, str)] if isinstance(passing, list) else []
         for table in ("_parameters", "_buffers"):
             entries = state.get(table)
             for name, value in entries.items() if isinstance(entries, dict) else ():
-                if isinstance(value, Tensor):
+                if isinstance(value, (Tensor, StoredTensor)) and name not in skipped:
                     out[f"{prefix}{name}"] = value
         inner = [(m, f"{prefix}{name}.") for name, m in state["_modules"].items() if m is not None]
         pending += reversed(inner)
@@ -210,12 +186,15 @@ def plain_value(value: Any) -> Any:
         left -= 1
         if left < 0 or depth > 100:
             raise CheckpointError("a value in this file holds itself, or too many others")
-        if isinstance(value, dict):
-            return {k: plain(v, depth + 1) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)([plain(v, depth + 1) for v in value])
         if isinstance(value, Global):
             return value.name
+        if isinstance(value, StoredTensor):
+            return value.load() if value.numel() <= _MAX_VALUES else "a tensor"
+        if isinstance(value, dict):
+            pairs = ((plain(k, depth + 1), plain(v, depth + 1)) for k, v in value.items())
+            return dict(pairs)
+        if isinstance(value, (list, tuple)):
+            return type(value)([plain(v, depth + 1) for v in value])
         if not isinstance(value, Inert):
             return value
         if value.cls == "argparse.Namespace":

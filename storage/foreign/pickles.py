@@ -309,6 +309,8 @@ class _Machine:
             raise PickleError("sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # a tuple that holds itself twice, and so on, takes for ever to hash
-            if not isinstance(key, _PLAIN) or (isinstance(key, int) and abs(key) > _MAX_KEY):
+            # names of classes are keys in Lightning's checkpoints
+            plain = isinstance(key, (*_PLAIN, Global))
+            if not plain or (isinstance(key, int) and abs(key) > _MAX_KEY):
                 raise PickleError("has a key that is no plain value")
             target[key] = value

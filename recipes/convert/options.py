@@ -1,0 +1,85 @@
+"""What may be asked of convert.py: what a file does not say, and what is to be written."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from data.views.recipes import NORMALISATIONS
+from generators.foreign.contents import Asked
+from imle.original import TASKS
+from recipes.convert.targets import TARGETS
+from runtime.cli import parse
+from runtime.options import USUAL, Rules, Table, add_options
+from runtime.types import IntList, Switch, file_path, text
+from storage.errors import UsageError
+from storage.files import expanded, read_object
+
+OUTPUT: Table = {
+    "output": [
+        ("--to", tuple(TARGETS), None, "write the network in this format (default: say what the "
+         "file is, write nothing)", USUAL),
+        ("--out", file_path, None, "the file or folder to write (default: beside FILE, or of a run "
+         "below RESULTS/convert, by its name)", USUAL),
+        ("--overwrite", Switch, False, "replace what is there", USUAL),
+    ],
+}  # fmt: skip
+SAID: Table = {
+    "what a file of others does not say": [
+        ("--task", TASKS, None, "of a CAM-Net of the code release or CHIMLE (default: as its "
+         "weights show)", USUAL),
+        ("--res", IntList, None, "resolutions: r_0 .. r_L of a CAM-Net, the side of other pictures "
+         "(default: as the file says, or the published)", USUAL),
+        ("--config", file_path, None, "a JSON file with arguments of the original network, for "
+         "what its weights do not show, as num_heads (default: none)"),
+        ("--weights", ("ema", "last"), "ema", "of latent diffusion the averages of the weights, or "
+         "the last ones"),
+        ("--normalise", tuple(NORMALISATIONS), None, "how an encoder's pictures were normalised "
+         "(default: as its code does, which is said)"),
+    ],
+}  # fmt: skip
+OPTIONS: Table = {**OUTPUT, **SAID}
+
+
+def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
+    """The options of convert.py; `asked` is what was said of the file. A wrong one exits with
+    code 2. doc: what --help begins with."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument(
+        "file",
+        type=text,
+        metavar="FILE",
+        help="a file of ours or of others, a run's folder, a published name or an address",
+    )
+    add_options(parser, OPTIONS)
+    args = parse(parser, None, argv)
+    args.gpus = []  # for `launch`: one process whatever the machine has
+    try:
+        check(args)
+    except (ValueError, UsageError) as error:
+        parser.error(str(error))
+    return args
+
+
+def check(args: Namespace) -> None:
+    """Rules between options; `asked` is added. Errors: ValueError, UsageError."""
+    rules = Rules(args, OPTIONS)
+    rules.needs("out", "to", why="the format to write")
+    rules.belongs("overwrite", "--to", args.to is not None)
+    config: dict[str, Any] = {}
+    if args.config is not None:
+        found = read_object(expanded(args.config))
+        if found is None:
+            raise UsageError(f"--config {args.config}: no JSON object with arguments can be read")
+        config = found
+    if args.res is not None and any(r < 1 for r in args.res):
+        raise UsageError(f"--res {' '.join(map(str, args.res))}: resolutions are above 0")
+    args.asked = Asked(
+        args.task,
+        tuple(args.res) if args.res else None,
+        config,
+        args.weights == "ema",
+        args.normalise,
+    )
