@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from data.views.generated import to_size, to_uint8
 from generators.base import Loaded, Setup, build, check_asked
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
+from imle.conditions import input_shape, of_pictures, without_colour
 from runtime.precision import Precision
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import Snapshot
@@ -54,7 +55,7 @@ class _IMLE(Loaded):
         ids: Tensor,
         first: int,
         batch: int,
-        net: CAMNet | None = None,
+        net: nn.Module | None = None,
     ) -> Tensor:
         """n images of each input as the network sees it, [B, ...]; one input at a time. net: in
         place of its own."""
@@ -112,12 +113,14 @@ class ConditionalIMLE(_IMLE):
     ) -> None:
         net = build(CAMNet, snapshot)
         super().__init__(net, snapshot, setup, file)
-        self.input_size, self.resolution = net.res[0], net.res[-1]
+        self.input_channels, self.input_size, _ = input_shape(net)
+        self.resolution = net.res[-1]
 
     def corrupt(self, inputs: Tensor, *, seed: int = 0, ids: Tensor | None = None) -> Tensor:
-        """Inputs float [B, 3, r0, r0] in [0, 1] as the network was trained to see them, which
-        `draw` does by itself. Errors: UsageError for inputs that are none."""
-        shape = (self.net.config["in_nc"], self.input_size, self.input_size)
+        """Inputs float [B, 3, r, r] in [0, 1], r = `input_size`, as the network was trained to see
+        them, which `draw` does by itself. (Of image synthesis: maps of `input_channels` classes.)
+        Errors: UsageError for inputs that are none."""
+        shape = (self.input_channels, self.input_size, self.input_size)
         if len(inputs) < 1 or inputs.shape[1:] != shape or not inputs.is_floating_point():
             kind = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
             raise UsageError(f"inputs {kind}: float {['B', *shape]} in [0, 1] are needed")
@@ -127,7 +130,8 @@ class ConditionalIMLE(_IMLE):
                 f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]"
             )
         corruption = Corruption(**self.snapshot.config["corruption"], seed=seed)
-        return corruption.keyed(inputs, SAMPLING_LOOP, _numbered(inputs, ids))
+        shown = corruption.keyed(inputs, SAMPLING_LOOP, _numbered(inputs, ids))
+        return without_colour(shown).clamp(0, 1) if self.net.head == "ab" else shown
 
     def draw(
         self,
@@ -153,7 +157,7 @@ class ConditionalIMLE(_IMLE):
             raise UsageError("this network draws images of images: inputs are missing")
         shown = self.corrupt(inputs, seed=seed, ids=ids)
         corruption = Corruption(**self.snapshot.config["corruption"])
-        net = asked(self.net, consistency, corruption)
+        net = of_pictures(asked(self.net, consistency, corruption))
         return self._samples(shown, n, seed, _numbered(inputs, ids), first, batch, net)
 
     def view_sampler(
@@ -225,7 +229,7 @@ class CAMNetSampler:
         channels_last: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not net.is_picture_to_picture:
+        if input_shape(net)[0] != 3 or net.config["out_nc"] != 3 and net.head != "ab":
             raise UsageError("this CAM-Net does not take RGB pictures and give RGB pictures")
         if code not in CODES:
             raise UsageError(f"code {code!r} is none of {', '.join(CODES)}")
@@ -234,10 +238,11 @@ class CAMNetSampler:
                 f"temperature {temperature}, truncation {truncation}: positive, finite"
             )
         size = net.res[-1] if size is None else int(size)
-        self.size, self.input_size = size, net.res[0]
+        self.levels = next((i + 1 for i, r in enumerate(net.res[1:]) if r >= size), net.levels)
+        side = net.res[self.levels - 1] if net.feedback == "none" else net.res[0]
+        self.size, self.input_size = size, side
         if self.input_size % lr_factor:
             raise UsageError(f"lr_factor {lr_factor} does not divide inputs of {self.input_size}")
-        self.levels = next((i + 1 for i, r in enumerate(net.res[1:]) if r >= size), net.levels)
         self.image_size = net.res[self.levels]
         self.temperature, self.truncation, self.code = temperature, truncation, code
         self.consistency = consistency
@@ -264,7 +269,7 @@ class CAMNetSampler:
             raise TypeError(f"views of a CAM-Net cannot be drawn from a {type(net).__name__}")
         frozen = net.frozen_copy(dtype=self.dtype, channels_last=self.channels_last).to(self.device)
         frozen._modules["levels"] = nn.ModuleList(list(frozen.stages)[: self.levels])
-        self._net = asked(frozen, self.consistency, self._corruption)
+        self._net = of_pictures(asked(frozen, self.consistency, self._corruption))
 
     def corrupt(self, inputs: Tensor, ids: Tensor) -> Tensor:
         """Inputs float [B, 3, r0, r0] as the generator is shown them, whatever the draw."""

@@ -171,8 +171,11 @@ def _original(
         "generic": "trunk",
         "colorization": "trunk_but_last",
     }
+    res = list(res or cfg.get("res") or _resolutions(_FIRST_RES.get(task, 16), doubles))
+    if len(res) != levels + 1:
+        raise ValueError(f"res {res}: the weights have {levels} levels, so {levels + 1} numbers")
     return CAMNet(
-        res or cfg.get("res") or _resolutions(_FIRST_RES.get(task, 16), doubles),
+        res,
         **shape,
         act_type=cfg.get("act_type") or "leakyrelu",
         feat_scales=_original_scales(cfg.get("feat_scales", published), levels),
@@ -249,6 +252,8 @@ def _read_shapes(
         for key in state
         if (found := re.search(r"style(?:_block)?\.sub\.transform_(\d+)\.weight", key))
     }
+    if len(blocks) != max(blocks, default=-1) + 1:
+        raise ValueError(f"its {len(blocks)} blocks of a level are numbered up to {max(blocks)}")
     shape = dict(
         in_nc=in_nc,
         out_nc=out_nc,

@@ -133,6 +133,11 @@ def inputs(
     """
     if args.data is None:
         raise UsageError("--data is missing: this network needs input images")
+    if net.input_channels != 3:
+        raise UsageError(
+            f"--net {net.file} draws of maps of {net.input_channels} classes, which no --data has: "
+            "imle_lab.load_generator(FILE).draw(inputs=...) takes them"
+        )
     home = Path(args.data_path or data_home())
     splits = find(str(args.data), home).splits or ()
     split = next((name for name in ("val", "test", "train") if name in splits), "val")

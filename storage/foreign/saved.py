@@ -118,7 +118,9 @@ def _in_a_row(
     system = part()
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise PickleError("was written on a big-endian machine")
-    value = read_pickle(file, allowed=allowed, call=call, persistent=storage)
+    begin = file.tell()
+    # Where numbers lie is known only behind the value: first for its storages, then in earnest.
+    read_pickle(file, allowed=allowed, call=Inert, persistent=storage)
     order, end = part(), file_end(file)
     for name in order if isinstance(order, list) else ():
         said = int.from_bytes(file.read(8), "little", signed=True)
@@ -129,7 +131,8 @@ def _in_a_row(
         file.seek(len(span), 1)
     if not isinstance(order, list) or any(span.offset == 0 for _, _, span in made.values()):
         raise PickleError("has not the numbers of its storages")
-    return value
+    file.seek(begin)
+    return read_pickle(file, allowed=allowed, call=call, persistent=storage)
 
 
 def _persistent(key: Any) -> tuple[torch.dtype, str, int]:
