@@ -65,9 +65,8 @@ def to_diffusers(state: Mapping[str, Tensor], net: Mapping[str, Any]) -> Mapped:
     new_order = net.get("use_new_attention_order")
     if new_order is None and heads != 1:
         notes.append(
-            "the order of q, k and v is not known: taken for the older one (by head), "
-            'guided-diffusion\'s default; --config FILE.json with {"use_new_attention_order": true} '
-            "says otherwise"
+            "the order of q, k and v is not in the file: taken for the older one, head by head; "
+            '--config FILE.json with {"use_new_attention_order": true} says otherwise'
         )
     rest, out = dict(state), {}
     for old, new in _SINGLE.items():
@@ -170,7 +169,9 @@ def _places(net: Mapping[str, Any]) -> list[tuple[str, str]]:
                 if attended:
                     found.append((f"{at}.1", f"{block}.attentions.{i}"))
         if level < levels - 1:
-            found.append((f"input_blocks.{(level + 1) * (n + 1)}.0", f"down_blocks.{level}.downsamplers.0"))
+            found.append(
+                (f"input_blocks.{(level + 1) * (n + 1)}.0", f"down_blocks.{level}.downsamplers.0")
+            )
         if level > 0:
             at = f"output_blocks.{(levels - level) * (n + 1) - 1}.{1 + attended}"
             found.append((at, f"up_blocks.{levels - 1 - level}.upsamplers.0"))

@@ -365,7 +365,8 @@ class CAMNet(nn.Module):
         w = stage.style_of(code, styles)
         tanh, feature = stage(image, feature, code, w)
         if self.base == "input":
-            base = self._base(state, level).repeat_interleave(image.shape[0] // state.image.shape[0], 0)
+            times = image.shape[0] // state.image.shape[0]  # len() is not for torch.export
+            base = self._base(state, level).repeat_interleave(times, 0)
             rgb, internal = self._on_base(tanh, base, cast(Tensor, origin))
         else:
             rgb, internal = self._output(tanh, image)

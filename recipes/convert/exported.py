@@ -86,7 +86,9 @@ def difference(program: Program, run: Callable[..., Tensor]) -> str:
                 f"the written program is {float(apart.max()):.2g} off the network on {rows} rows"
             )
         worst = max(worst, float(apart.max()))
-    return f"tried on batches of {' and '.join(map(str, ROWS))}: at most {worst:.2g} off the network"
+    return (
+        f"tried on batches of {' and '.join(map(str, ROWS))}: at most {worst:.2g} off the network"
+    )
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,15 @@ from torch import Tensor, nn
 
 FORMAT = "imle-lab-program"
 ABOUT = "imle_lab.json"  # under which name a file keeps its `Program.about`
+# Kind -> what can be made of it, the first unless something else is asked for.
+PROGRAMS = {
+    "camnet": ("images",),
+    "imle-unconditional": ("images",),
+    "edm2": ("images", "denoiser"),
+    "edm2-toy": ("images", "denoiser"),
+    "simclr": ("features", "projection"),
+}
+WORDS = tuple(dict.fromkeys(word for words in PROGRAMS.values() for word in words))
 _TYPES = {
     "picture": torch.uint8,
     "normal": torch.float32,
@@ -76,22 +84,21 @@ class Program(NamedTuple):
             **self.about,
             "inputs": {name: value.told() for name, value in self.inputs.items()},
             "output": self.output.told(),
-            "usage": usage(file, list(self.inputs)),
+            "usage": self.usage(file),
             "torch": torch.__version__,
         }
         return json.dumps(told, indent=1)
 
-
-def usage(file: str, inputs: Sequence[str]) -> str:
-    """How a file of this name is run without the toolkit."""
-    names = ", ".join(inputs)
-    if file.endswith(".onnx"):
-        feed = ", ".join(f'"{name}": {name}' for name in inputs)
+    def usage(self, file: str) -> str:
+        """How a file of this name is run without the toolkit."""
+        names = ", ".join(self.inputs)
+        if file.endswith(".onnx"):
+            feed = ", ".join(f'"{name}": {name}' for name in self.inputs)
+            return (
+                f'import onnxruntime; run = onnxruntime.InferenceSession("{file}"); '
+                f"output = run.run(None, {{{feed}}})[0]  # numpy arrays"
+            )
         return (
-            f'import onnxruntime; run = onnxruntime.InferenceSession("{file}"); '
-            f"output = run.run(None, {{{feed}}})[0]  # numpy arrays"
+            f'import torch; program = torch.export.load("{file}").module(); '
+            f"output = program({names})  # tensors on the CPU"
         )
-    return (
-        f'import torch; program = torch.export.load("{file}").module(); '
-        f"output = program({names})  # tensors on the CPU"
-    )

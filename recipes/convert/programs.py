@@ -26,21 +26,10 @@ from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from generators.toy import Toy
 from recipes.convert import programs_edm2, programs_imle, programs_simclr
-from recipes.convert.program import Program
-from recipes.convert.targets import Given
+from recipes.convert.program import PROGRAMS, Program
+from recipes.convert.targets import Given, source_of
 from recipes.simclr.encoder import Encoder
 from storage.errors import UsageError
-from storage.find import identity
-
-# Kind -> what can be made of it, the first unless something else is asked for.
-PROGRAMS = {
-    "camnet": ("images",),
-    "imle-unconditional": ("images",),
-    "edm2": ("images", "denoiser"),
-    "edm2-toy": ("images", "denoiser"),
-    "simclr": ("features", "projection"),
-}
-WORDS = tuple(dict.fromkeys(word for words in PROGRAMS.values() for word in words))
 
 
 def make_program(given: Given, args: Namespace) -> Program:
@@ -59,7 +48,7 @@ def make_program(given: Given, args: Namespace) -> Program:
     word = args.program or words[0]
     if word not in words:
         raise UsageError(
-            f"--program {word} is none of {in_words(snapshot.kind)}, which has {' and '.join(words)}"
+            f"--program {word} is none of {in_words(snapshot.kind)}, which has: {', '.join(words)}"
         )
     diffusion = snapshot.kind in ("edm2", "edm2-toy")
     if args.steps is not None and not (diffusion and word == "images"):
@@ -86,9 +75,5 @@ def make_program(given: Given, args: Namespace) -> Program:
                 guide = found
             weight = 1.0 if args.guidance is None else args.guidance
             made = programs_edm2.program(generator, word, args.steps or 32, guide, weight)
-    source = {"file": given.file.name, "content": identity(given.file)}
-    for key in ("step", "nimg", "ema_std"):
-        if key in snapshot.config or key in snapshot.provenance:
-            source[key] = snapshot.config.get(key, snapshot.provenance.get(key))
-    about = {"kind": snapshot.kind, "program": word, **made.about, "source": source}
+    about = {"kind": snapshot.kind, "program": word, **made.about, "source": source_of(given)}
     return made._replace(module=made.module.eval().requires_grad_(False), about=about)

@@ -1,4 +1,4 @@
-"""EDM2's networks and the toy's as programs: a denoiser, guided or not, and Heun's method with it."""
+"""EDM2's networks and the toy's as programs: a denoiser, guided or not, and Heun's method."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Points(nn.Module):
             slopes.append((p + F.silu(a) * (1 - p)) / SILU_MAGNITUDE)
             h = F.silu(a) / SILU_MAGNITUDE
         y = h @ weights[-1].T
-        e = y * (2 / (y.shape[1] * sigma))[:, None] * getattr(self, "gain")
+        e = y * (2 / (y.shape[1] * sigma))[:, None] * self.gain
         for weight, slope in zip(weights[:0:-1], slopes[::-1], strict=True):
             e = (e @ weight) * slope
         score = factor * (e @ weights[0][:, :2] - scaled)
@@ -81,8 +81,8 @@ class Denoiser(nn.Module):
 class Heun(nn.Module):
     """`diffusion.samplers.heun` without churn: noise [N, ...], classes [N] -> samples, decoded.
 
-    A step is traced once and looped over: torch.export would unroll Python's own loop to 2 steps - 1
-    copies of the network. Rounded as there: levels and their differences are made in float64.
+    A step is traced once and looped over: torch.export would unroll Python's own loop, to
+    2 steps - 1 copies of the network. Rounded as there: levels and strides are made in float64.
     """
 
     levels: Tensor

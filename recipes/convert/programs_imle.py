@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data.views.generated import to_uint8
 from generators.imle import ConditionalIMLE, UnconditionalIMLE, asked
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator
+from imle.conditions import of_pictures, without_colour
 from imle.corruption import keep_channel, luma, mask_image
 from recipes.convert.program import Program, Value
 from storage.snapshot import Snapshot
@@ -54,22 +55,26 @@ class Cascade(CAMNet):
 
 
 class FromPictures(nn.Module):
-    """pictures uint8 [N, 3, r, r], a normal code a level [N, d_i]; then, where the network has
-    them, component [N], channel [N], holes bool [N, S, S], colors [N, 3, S, S] -> uint8
-    [N, 3, R, R]."""
+    """pictures uint8 [N, 3, r, r] (maps of classes: float32 [N, C, r, r]), a normal code a level
+    [N, d_i]; then, where the network has them, component [N], channel [N], holes bool [N, S, S],
+    colors [N, 3, S, S] -> uint8 [N, 3, R, R]."""
 
     def __init__(self, net: CAMNet, codes: Codes, task: Corruption) -> None:
         super().__init__()
-        self.net, self.codes, self.task = Cascade.of(net), codes, task
+        self.net, self.codes, self.task = of_pictures(Cascade.of(net)), codes, task
+        self.grey = net.head == "ab"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         pictures, *rest = inputs
         levels = self.codes.levels
         normals, rest = rest[:levels], rest[levels:]
         component = rest.pop(0) if self.codes.mixed else None
-        x = self._taken(pictures.to(torch.float32) / 255, rest)
+        if pictures.dtype == torch.uint8:
+            pictures = pictures.to(torch.float32) / 255
+        x = self._taken(pictures, rest)
         image = self.net(x, self.codes(normals, component), loi=-1)
-        return to_uint8(self.net.shown(image, x).float().nan_to_num(0.0))
+        image = self.net.shown(image, x).float().nan_to_num(0.0)
+        return to_uint8(image).expand(-1, 3, -1, -1).contiguous()
 
     def _taken(self, x: Tensor, rest: list[Tensor]) -> Tensor:
         """Inputs as the network is shown them: `Corruption`, its random numbers given."""
@@ -81,21 +86,7 @@ class FromPictures(nn.Module):
             holes = rest.pop(0).flatten(1)
             ranks = torch.where(holes, 0, holes.shape[1])  # those below the number of cells hide
             x, _ = mask_image(x, ranks, self.task.mask_frac, rest.pop(0) if rest else None)
-        return x
-
-
-class FromNumbers(nn.Module):
-    """The networks of the CAM-Net code release that are not fed RGB pictures: numbers as they are,
-    an input [N, C, r_i, r_i] (one a level where each level has its own), then codes -> float32."""
-
-    def __init__(self, net: CAMNet, codes: Codes, images: int) -> None:
-        super().__init__()
-        self.net, self.codes, self.images = Cascade.of(net), codes, images
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        cx, rest = list(inputs[: self.images]), list(inputs[self.images :])
-        component = rest.pop() if self.codes.mixed else None
-        return self.net(cx, self.codes(rest, component), loi=-1).float()
+        return without_colour(x).clamp(0, 1) if self.grey else x
 
 
 class FromCodes(nn.Module):
@@ -114,28 +105,19 @@ class FromCodes(nn.Module):
 def conditional(generator: ConditionalIMLE) -> Program:
     """A CAM-Net, with the corruption, base and consistency that it was trained with."""
     codes, drawn = _codes(generator.snapshot, generator.code_sizes)
-    net, res = generator.net, generator.net.res
+    net, side = generator.net, generator.input_size
     frozen = net.frozen_copy(channels_last=False)
-    rows = f"[N, {res[-1]}, {res[-1]}]"
-    if not net.is_picture_to_picture:
-        fed = net.config["feedback"] == "none"
-        sides = [res[i + (net.head == "ab")] for i in range(net.levels)] if fed else res[:1]
-        inputs = {
-            f"input_{i}": Value("unit", (net.in_nc, side, side), "as the network was trained on")
-            for i, side in enumerate(sides)
-        }
-        out = 3 if net.head == "ab" else net.config["out_nc"]
-        says = "lightness / 100, a and b as trained" if net.head == "ab" else "nominally in [0, 1]"
-        output = Value("normal", (out, res[-1], res[-1]), f"{says}, as the network gives them")
-        return Program(
-            FromNumbers(frozen, codes, len(sides)), {**inputs, **drawn}, output,
-            {"preprocessing": "none", "postprocessing": "none"},
-        )  # fmt: skip
     task = Corruption(**generator.snapshot.config.get("corruption", {}))
-    side, cells = res[0], (task.mask_res, task.mask_res)
-    pictures = Value("picture", (3, side, side), f"RGB, reduced to {side} pixels (Pillow, bicubic)")
+    cells, shape = (task.mask_res, task.mask_res), (generator.input_channels, side, side)
+    if generator.input_channels == 3:
+        pictures = Value("picture", shape, f"RGB, reduced to {side} pixels (Pillow, bicubic)")
+        before = ["divided by 255"]
+    else:
+        pictures = Value("unit", shape, "maps of classes, 1 where a pixel is of the class")
+        before = ["none"]
+    if net.head == "ab":
+        before.append("made grey of the same lightness")
     inputs = {"pictures": pictures, **drawn}
-    before = ["divided by 255"]
     if task.grayscale == 1:
         before.append("made grey (0.299 R + 0.587 G + 0.114 B)")
     elif task.grayscale == 0.5:
@@ -148,12 +130,13 @@ def conditional(generator: ConditionalIMLE) -> Program:
             inputs["colors"] = Value("unit", (3, *cells), "what hidden cells show, uniform")
     about = {
         "preprocessing": ", ".join(before),
-        "postprocessing": f"to uint8 {rows} of three channels, rounded",
+        "postprocessing": "in [0, 1] to uint8, rounded",
         "base": net.base,
         "consistency": net.shows,
     }
     module = FromPictures(asked(frozen, None, task), codes, task)
-    return Program(module, inputs, Value("picture", (3, res[-1], res[-1]), "RGB"), about)
+    last = generator.resolution
+    return Program(module, inputs, Value("picture", (3, last, last), "RGB"), about)
 
 
 def unconditional(generator: UnconditionalIMLE) -> Program:

@@ -38,7 +38,7 @@ def write_pt2(given: Given, path: Path, args: Namespace) -> list[str]:
             said = difference(program, run)
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error}") from error
-    return [said, f"without this toolkit: {json.loads(text)['usage']}"]
+    return [said, f"without this toolkit: {program.usage(path.name)}"]
 
 
 def about_pt2(path: Path) -> str | None:
