@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ class Classes(nn.Module):
     """D(x; sigma, class): x [N, C, R, R], sigma [N], classes int64 [N] where there are any (one
     that is none, as -1, is "no class") -> [N, C, R, R]."""
 
+    numbers: Tensor
+
     def __init__(self, net: Precond) -> None:
         super().__init__()
         self.net = net
@@ -30,9 +32,10 @@ class Classes(nn.Module):
         self.register_buffer("numbers", torch.arange(net.label_dim))
 
     def forward(self, x: Tensor, sigma: Tensor, classes: Tensor | None) -> Tensor:
-        if classes is None or not self.net.label_dim:
-            return self.net(x, sigma)  # type: ignore[return-value]
-        return self.net(x, sigma, (classes[:, None] == self.numbers).float())  # type: ignore[return-value]
+        labels = None
+        if classes is not None and self.net.label_dim:
+            labels = torch.eq(classes[:, None], self.numbers).float()
+        return cast(Tensor, self.net(x, sigma, labels))
 
 
 class Points(nn.Module):
@@ -147,6 +150,7 @@ def program(
 ) -> Program:
     """`images` in so many steps of Heun's method, or the `denoiser`. Errors: UsageError for a guide
     that works on other images."""
+    shape: tuple[int, ...]
     if isinstance(generator, EDM2):
         if guide is not None:
             assert isinstance(guide, EDM2)
@@ -156,7 +160,7 @@ def program(
                 raise UsageError(f"--guide: {error}") from None
         net, size = generator.net, generator.net.img_resolution
         main: nn.Module = Classes(net)
-        weak: nn.Module | None = None if guide is None else Classes(guide.net)  # type: ignore[arg-type]
+        weak: nn.Module | None = None if guide is None else Classes(guide.net)
         shape, levels, count = (net.img_channels, size, size), sigma_levels(steps), net.label_dim
     else:
         main = Points(generator.net)

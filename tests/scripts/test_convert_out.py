@@ -68,7 +68,7 @@ def edm2(seed=0) -> Snapshot:
 def points() -> Snapshot:
     torch.manual_seed(0)
     net = toy.ToyModel(hidden_dim=8, num_layers=2)
-    nn.init.ones_(net.gain)
+    nn.init.constant_(net.gain, 0.1)  # more, and points run away, which enlarges rounding
     return Snapshot(net.state_dict(), "edm2-toy", {"net": net.config}, {})
 
 
@@ -124,12 +124,12 @@ def normals(snapshot, sizes, n, seed):
     return [z.draw(i, SAMPLING_LOOP, ids, torch.arange(n)) for i in range(len(sizes))]
 
 
-@pytest.mark.parametrize("other", [False, True])
-def test_programs_run_where_the_toolkit_cannot_be_imported(tmp_path, other):
+@pytest.mark.parametrize("which", ["imle", "edm2", pytest.param("guided", marks=pytest.mark.slow)])
+def test_programs_run_where_the_toolkit_cannot_be_imported(tmp_path, which):
     """Against what the toolkit itself draws or encodes."""
     cases = {}
     n, shown = 3, pictures(1, 8)
-    if not other:
+    if which == "imle":
         made = camnet(base="input", consistency="project", padding="reflect")
         written(tmp_path, "camnet", made, "pt2")
         drawn = make_generator(made).draw(n, seed=4, inputs=shown.float() / 255)
@@ -142,23 +142,23 @@ def test_programs_run_where_the_toolkit_cannot_be_imported(tmp_path, other):
         written(tmp_path, "encoder", encoder(), "pt2")
         rows = pictures(n, 24)
         cases["encoder"] = [rows], Encoder.of(encoder())(rows)
-    else:
+    elif which == "guided":
         guide = save_snapshot(tmp_path / "guide.safetensors", *edm2(1))
         written(tmp_path, "edm2", edm2(), "pt2", "--steps", 3, "--guide", guide, "--guidance", 2)
-        labels = [1, 3, 0]
-        noise = SeedStack([4, 5, 6]).randn(3, 8, 8)
-        net = make_generator(edm2())
-        drawn = net.draw(
-            n, seed=4, labels=labels, guide=open_generator(guide), guidance=2.0,
+        drawn = make_generator(edm2()).draw(
+            n, seed=4, labels=[1, 3, 0], guide=open_generator(guide), guidance=2.0,
             sampler=partial(heun, steps=3),
         )  # fmt: skip
-        cases["edm2"] = [noise, torch.tensor(labels)], drawn
+        cases["edm2"] = [SeedStack([4, 5, 6]).randn(3, 8, 8), torch.tensor([1, 3, 0])], drawn
+    else:
+        labels, noise, net = [1, 3, 0], torch.randn(n, 3, 8, 8), make_generator(edm2())
         written(tmp_path, "denoiser", edm2(), "pt2", "--program", "denoiser")
         sigma = torch.tensor([0.1, 1.0, 30.0])
         onehot = nn.functional.one_hot(torch.tensor(labels), 4).float()
         onehot[2] = 0  # "no class"
-        wanted = net.net(noise, sigma, onehot)
-        cases["denoiser"] = [noise, sigma, torch.tensor([1, 3, -1])], wanted
+        wanted = net.net(noise * sigma.view(-1, 1, 1, 1), sigma, onehot)
+        noisy = noise * sigma.view(-1, 1, 1, 1)
+        cases["denoiser"] = [noisy, sigma, torch.tensor([1, 3, -1])], wanted
         written(tmp_path, "toy", points(), "pt2")
         start = torch.randn(n, 2, generator=torch.Generator().manual_seed(4))
         cases["toy"] = [start], make_generator(points()).points(n, seed=4)
@@ -186,7 +186,7 @@ def test_what_is_taken_away_is_an_input(tmp_path):
     drawn = generator.draw(1, seed=seed, inputs=shown.float() / 255)
     ids = torch.arange(2)
     keys = mix(seed, 0x636F7272, SAMPLING_LOOP, ids)
-    ranks = uniform(keys, 16, stream=0).argsort(1, stable=True).argsort(1, stable=True)
+    ranks = uniform(keys, 16, stream=0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     z = CodeGenerator(generator.code_sizes, seed=seed, **made.config["codes"])
     component = torch.zeros(2, dtype=torch.int64)  # `draw_samples` shows them in turn
     (code,) = [
@@ -204,13 +204,13 @@ def test_what_is_taken_away_is_an_input(tmp_path):
 
 def test_colour_of_the_code_release_is_a_program_too(tmp_path):
     """feedback none, head ab: a picture in, RGB out."""
-    made = camnet(in_nc=1, out_nc=2, head="ab", feedback="none", rgb_from="trunk_but_last")
+    made = camnet(in_nc=1, out_nc=2, head="ab", feedback="none", res=[8, 8])
     program = torch.export.load(written(tmp_path, "camnet", made, "pt2")).module()
     generator, shown = make_generator(made), pictures(1, 8)
     drawn = generator.draw(2, seed=4, inputs=shown.float() / 255)
     codes = normals(made, generator.code_sizes, 2, 4)
     found = program(shown.expand(2, -1, -1, -1).contiguous(), *codes)
-    assert found.shape == (2, 3, 16, 16) and (found.int() - drawn.int()).abs().max() <= 1
+    assert found.shape == (2, 3, 8, 8) and (found.int() - drawn.int()).abs().max() <= 1
 
 
 def test_a_program_tells_of_itself_and_not_of_the_machine(tmp_path, capsys):
