@@ -41,9 +41,11 @@ def open_network(
         other = path.with_suffix(".safetensors").name
         raise CheckpointError(f"network {path}: no such file (and no {other} beside it)")
     snapshot, found = import_network(path, asked or Asked())
-    count = len(snapshot.state_dict)
-    said = "the code in the file was ignored" if path.suffix == ".pkl" else "read as data"
-    say(f"imported {path.name}, {FORMATS[found.format].what}: {count} tensors; {said}")
+    count, what = len(snapshot.state_dict), FORMATS[found.format].what
+    if path.suffix == ".pkl":
+        say(f"imported {path.name}: {count} tensors; the code in the file was ignored")
+    else:
+        say(f"imported {path.name}, {what}: {count} tensors, read as data")
     for note in found.notes:
         say(f"  {note}")
     return snapshot

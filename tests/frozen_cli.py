@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generate_images": ("generate_images.py",),
     "generate_views": ("generate_views.py",),
     "reconstruct_phema": ("reconstruct_phema.py",),
+    "convert": ("convert.py",),
     **{f"runs.{name}": ("runs.py", name) for name in ("ls", "show", "compare", "best", "rm")},
     "data.SetupDataset": ("data/SetupDataset.py",),
     "data.SetupDataset.fetch-weights": ("data/SetupDataset.py", "fetch-weights"),

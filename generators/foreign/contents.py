@@ -98,9 +98,10 @@ def open_contents(path: Path) -> Contents:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     if start.startswith(b"PK") or start == LEGACY_START:
         return Contents(path, read_objects(path, unread=True))
-    if path.suffix.lower() == ".safetensors":
+    ending = Path(path.name.removesuffix(".part")).suffix.lower()  # of a download
+    if ending == ".safetensors":
         return Contents(path, load_foreign(path))
-    if start.startswith(b"\x80"):
+    if start.startswith(b"\x80") or ending == ".pkl":
         return Contents(path, None)
     raise CheckpointError(
         f"{path}: holds no weights in a form that is known here (a file of torch.save, a pickle of "

@@ -97,7 +97,7 @@ def _averages(
         if tuple(average.shape) != tuple(entry.shape):
             raise ValueError(f"the average {kept} has another shape than {prefix}{name}")
         out[name] = average
-    return out, round(float(made(state[f"{_AVERAGES}decay"])), 8)
+    return out, round(float(made(state[f"{_AVERAGES}decay"])), 6)  # it is a float32
 
 
 def _schedule(state: Mapping[str, Entry]) -> dict[str, Any]:

@@ -153,8 +153,10 @@ def encoder_of(
     """`open_encoder` of a snapshot; path: where it was read from, for errors."""
     config = snapshot.config
     where = path or "this"
-    if snapshot.kind != "simclr" or not {"net", "recipe", "picture_size"} <= config.keys():
+    if snapshot.kind != "simclr":
         raise CheckpointError(f"{where} is a snapshot of {snapshot.kind}, not of SimCLR")
+    if missing := {"net", "recipe", "picture_size"} - config.keys():
+        raise CheckpointError(f"{where}: an encoder without its {', '.join(sorted(missing))}")
     with reading(Path(where)):
         net = network_of(config["net"], snapshot.state_dict)
         if config["recipe"] is None:

@@ -207,7 +207,7 @@ def test_snapshots_that_cannot_serve(tmp_path):
     broken.state_dict[name].view(-1)[0] = math.nan
     with pytest.raises(CheckpointError, match="no finite weights"):
         view_sampler(broken, size=16)
-    other = snapshot(feedback="none")
+    other = snapshot(feedback="none", in_nc=20)
     with pytest.raises(UsageError, match="RGB"):
         view_sampler(other, size=16)
     missing = snapshot()
