@@ -16,7 +16,9 @@ from torch import nn
 
 from data.views.recipes import Recipe
 from diffusion import Precond, toy
+from diffusion.guidance import guided
 from diffusion.samplers import SeedStack, heun
+from diffusion.toy_eval import sample
 from generators.door import make_generator, open_generator
 from generators.files import open_network
 from generators.imle import SAMPLING_LOOP
@@ -65,8 +67,8 @@ def edm2(seed=0) -> Snapshot:
     return Snapshot(net.state_dict(), "edm2", config, {})
 
 
-def points() -> Snapshot:
-    torch.manual_seed(0)
+def points(seed=0) -> Snapshot:
+    torch.manual_seed(seed)
     net = toy.ToyModel(hidden_dim=8, num_layers=2)
     nn.init.constant_(net.gain, 0.1)  # more, and points run away, which enlarges rounding
     return Snapshot(net.state_dict(), "edm2-toy", {"net": net.config}, {})
@@ -159,9 +161,12 @@ def test_programs_run_where_the_toolkit_cannot_be_imported(tmp_path, which):
         wanted = net.net(noise * sigma.view(-1, 1, 1, 1), sigma, onehot)
         noisy = noise * sigma.view(-1, 1, 1, 1)
         cases["denoiser"] = [noisy, sigma, torch.tensor([1, 3, -1])], wanted
-        written(tmp_path, "toy", points(), "pt2")
+        weak = save_snapshot(tmp_path / "weak.safetensors", *points(1))
+        written(tmp_path, "toy", points(), "pt2", "--steps", 4, "--guide", weak, "--guidance", 2)
         start = torch.randn(n, 2, generator=torch.Generator().manual_seed(4))
-        cases["toy"] = [start], make_generator(points()).points(n, seed=4)
+        nets = [make_generator(points(seed)).net.denoise for seed in (0, 1)]
+        denoise = guided(*nets, 2.0)
+        cases["toy"] = [start], sample(denoise, start * toy.SIGMA_MAX, steps=4)
     torch.save(cases, tmp_path / "cases.pt")
     ran = subprocess.run(
         [sys.executable, "-I", "-S", "-c", ALONE, Path(torch.__file__).parent.parent],
@@ -202,6 +207,7 @@ def test_what_is_taken_away_is_an_input(tmp_path):
     assert apart.max() <= 1 and (apart > 0).float().mean() <= 1e-2
 
 
+@pytest.mark.slow
 def test_colour_of_the_code_release_is_a_program_too(tmp_path):
     """feedback none, head ab: a picture in, RGB out."""
     made = camnet(in_nc=1, out_nc=2, head="ab", feedback="none", res=[8, 8])
@@ -301,8 +307,8 @@ def test_options_without_effect_are_refused(words, why, capsys):
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (unconditional, []),
         (points, ["--program", "denoiser"]),
+        pytest.param(unconditional, [], marks=pytest.mark.slow),
         pytest.param(lambda: camnet(base="input"), [], marks=pytest.mark.slow),
         pytest.param(encoder, [], marks=pytest.mark.slow),
         pytest.param(edm2, ["--steps", "3"], marks=pytest.mark.slow),
