@@ -23,7 +23,7 @@ from generators.files import open_network
 from generators.published import locate
 from recipes.convert.about import about, lines, takers
 from recipes.convert.options import get_args
-from recipes.convert.targets import Given, target
+from recipes.convert.targets import TARGETS, Given, target
 from recipes.runs.layout import printable, size
 from runtime.launch import launch
 from storage.dirs import results_home
@@ -33,11 +33,12 @@ from storage.find import say_found
 
 
 def main(args: Namespace) -> None:
-    file = find(args.file)
     if args.to is None:
+        file = given_out(args.file) or find(args.file)
         for line in lines(file, about(file, args.asked), printable):
             print(line)
         return
+    file = find(args.file)
     snapshot = open_network(file, print, args.asked)
     form = target(args.to, snapshot.kind)
     path = place(args, file, form.ending)
@@ -50,6 +51,13 @@ def main(args: Namespace) -> None:
     print(f"wrote {path} ({size(weight_of(path))}): {args.to} of a {snapshot.kind!r} network")
     if args.to == "snapshot":
         print(f"taken by: {takers(snapshot.kind)}")
+
+
+def given_out(word: str) -> Path | None:
+    """A folder that was written here, in a format of others; None for any other."""
+    here = expanded(word)
+    known = here.is_dir() and any(t.about and t.about(here) for t in TARGETS.values())
+    return here if known else None
 
 
 def find(word: str) -> Path:

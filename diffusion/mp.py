@@ -37,7 +37,10 @@ def normalize(x: Tensor, dim: int | Sequence[int] | None = None, eps: float = EP
 def _norm_and_divisor(x: Tensor, dim: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, float]:
     """L2 norm n over `dim` (kept, fp32), eps + n / root, and root = sqrt(elements of a norm)."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
-    root = math.sqrt(x.numel() / max(norm.numel(), 1)) or 1.0
+    count = 1  # as x.numel() / norm.numel(), which torch.export cannot tell for batches of any size
+    for d in dim:
+        count *= x.shape[d]
+    root = math.sqrt(count) or 1.0
     return norm, norm * (1 / root) + eps, root
 
 

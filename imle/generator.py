@@ -127,7 +127,7 @@ class Level(nn.Module):
         self, image: Tensor, feature: Tensor | None, code: Tensor, w: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(tanh image `[B, out_nc, ..]` in float32, feature `[B, nc, ..]`) of equal batches."""
-        noise = code[:, self.map_nc :].reshape(len(code), self.code_nc, *image.shape[2:])
+        noise = code[:, self.map_nc :].reshape(code.shape[0], self.code_nc, *image.shape[2:])
         parts = [image, noise] if feature is None else [image, noise, self.feat_scale * feature]
         h = self.feat_net(torch.cat(parts, 1))
         h = self.style_block(h, w)
@@ -365,7 +365,8 @@ class CAMNet(nn.Module):
         w = stage.style_of(code, styles)
         tanh, feature = stage(image, feature, code, w)
         if self.base == "input":
-            base = self._base(state, level).repeat_interleave(len(image) // len(state.image), 0)
+            times = image.shape[0] // state.image.shape[0]  # len() is not for torch.export
+            base = self._base(state, level).repeat_interleave(times, 0)
             rgb, internal = self._on_base(tanh, base, cast(Tensor, origin))
         else:
             rgb, internal = self._output(tanh, image)

@@ -1,4 +1,4 @@
-"""Encoders that lightly and solo-learn have trained by SimCLR -> ours.
+"""Encoders that lightly and solo-learn have trained by SimCLR, and bare ResNets -> ours.
 
 | theirs | ours |
 |---|---|
@@ -9,6 +9,7 @@
 | lightly `projection_head.layers.{0,2}`, with biases: linear, linear (its first versions) | `projector.{fc1,fc2}`, head solo |
 | solo-learn `backbone.conv1...`, `encoder.conv1...` in its first versions | `backbone.conv1...`, stem solo if it is 3x3 |
 | solo-learn `projector.{0,2}`: linear, linear | `projector.{fc1,fc2}` |
+| torchvision `conv1...`, as timm's | `backbone.conv1...`, no head |
 
 Classifiers trained beside the encoder (`classifier`, `online_classifier`), and `fc`, are left out.
 """  # noqa: E501  (a table)
@@ -43,6 +44,21 @@ def is_solo(names: Iterable[str]) -> bool:
     names = list(names)
     body = "backbone.conv1.weight" in names or "encoder.conv1.weight" in names
     return body and {f"{_SOLO}0.weight", f"{_SOLO}2.weight"} <= set(names)
+
+
+def is_torchvision(names: Iterable[str]) -> bool:
+    """Whether a state_dict's names are a bare ResNet's of torchvision, or timm."""
+    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(names)
+
+
+def torchvision_names(
+    state: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """(state_dict, arguments of SimCLR but resolution, names left out) of a ResNet without a head.
+
+    Errors: ValueError for what is none of ours.
+    """
+    return _ours(state, dict(state), {}, "none", "small", ("conv1.", "bn1.", "layer", "fc."))
 
 
 def lightly_names(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -107,9 +123,10 @@ def _ours(
         "backbone": _BLOCKS[depth],
         "stem": stems[kernel],
         "head": kind,
-        "proj_hidden": head["fc1.weight"].shape[0],
-        "proj_dim": head["fc2.weight"].shape[0],
     }
+    if head:
+        config["proj_hidden"] = head["fc1.weight"].shape[0]
+        config["proj_dim"] = head["fc2.weight"].shape[0]
     return out, config, left
 
 

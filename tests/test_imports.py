@@ -33,6 +33,9 @@ HOMES = {
     "gdown": r"data/prepare/download\.py",
     "matplotlib": r".*",
     "diffusers": r"diffusion/encoders\.py",
+    "onnx": r"recipes/convert/to_onnx\.py",
+    "onnxscript": r"recipes/convert/to_onnx\.py",
+    "onnxruntime": r"recipes/convert/to_onnx\.py",
 }
 
 # The only files that may read what could carry code. Every other one calls their functions.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from generators.foreign import camnet, omnigan, pickled, simclr, unet
+from generators.foreign import camnet, omnigan, pickled, plain, simclr, unet
 from generators.foreign.contents import Asked, Contents, Found, open_contents
 from storage.errors import CheckpointError
 from storage.foreign.modules import reading
@@ -36,6 +36,8 @@ FORMATS: dict[str, Format] = {
     "chimle": Format("a network of CHIMLE", ("camnet",), ("task", "res", "config")),
     "edm2": Format("a pickle of NVIDIA's EDM2, or of Autoguided", ("edm2", "edm2-toy")),
     "edm": Format("a pickle of NVIDIA's EDM", ("edm",)),
+    "safetensors": Format("plain weights of this toolkit (convert.py --to safetensors)", ()),
+    "torchvision": Format("a ResNet of torchvision", ("simclr",), ("res", "normalise")),
     "epoch": Format("an <epoch>.pt of TrainSimCLR.py or TrainISICLE.py", ("simclr",)),
     "simclr": Format("a checkpoint of the original SimCLR code", ("simclr",), ("res", "normalise")),
     "lightly": Format("a checkpoint of lightly's SimCLR", ("simclr",), ("res", "normalise")),
@@ -48,7 +50,7 @@ FORMATS: dict[str, Format] = {
     "climategan": Format("a checkpoint of ClimateGAN", ("climategan",), ("config",)),
 }
 _FINDERS: tuple[Callable[[Contents, Asked], Found | None], ...] = (
-    pickled.find, camnet.find, simclr.find, unet.find, omnigan.find,
+    pickled.find, plain.find, camnet.find, simclr.find, unet.find, omnigan.find,
 )  # fmt: skip
 _WHAT = "network of others"
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from data.views.recipes import NORMALISATIONS, Recipe
 from generators.foreign.contents import Asked, Contents, Entry, Found, made, weights_in, whole
 from models import load_original, original_config
-from models.foreign import is_lightly, is_solo, lightly_names, solo_names
+from models.foreign import (
+    is_lightly,
+    is_solo,
+    is_torchvision,
+    lightly_names,
+    solo_names,
+    torchvision_names,
+)
 from storage.foreign.objects import plain_value
 from storage.foreign.pickles import Inert
 
@@ -32,6 +39,8 @@ def find(contents: Contents, asked: Asked) -> Found | None:
         return _others(contents, "lightly", "lightly's SimCLR", lightly_names(state), asked)
     if is_solo(state):
         return _others(contents, "solo-learn", "solo-learn's SimCLR", solo_names(state), asked)
+    if is_torchvision(state):
+        return _others(contents, "torchvision", "torchvision", torchvision_names(state), asked)
     return None
 
 

@@ -10,10 +10,19 @@ from typing import Any
 from data.views.recipes import NORMALISATIONS
 from generators.foreign.contents import Asked
 from imle.original import TASKS
+from recipes.convert.program import WORDS
 from recipes.convert.targets import TARGETS
 from runtime.cli import parse
 from runtime.options import USUAL, Rules, Table, add_options
-from runtime.types import IntList, Switch, file_path, text
+from runtime.types import (
+    IntList,
+    Switch,
+    file_path,
+    finite_float,
+    positive_int,
+    text,
+    text_called,
+)
 from storage.errors import UsageError
 from storage.files import expanded, read_object
 
@@ -40,7 +49,18 @@ SAID: Table = {
          "(default: as its code does, which is said)"),
     ],
 }  # fmt: skip
-OPTIONS: Table = {**OUTPUT, **SAID}
+PROGRAM: Table = {
+    "of --to pt2 and onnx": [
+        ("--program", WORDS, None, "what to give out: images or the denoiser of EDM2, features or "
+         "the projection of an encoder (default: images or features)", USUAL),
+        ("--steps", positive_int, None, "EDM2: of Heun's method (default: 32)", USUAL),
+        ("--guide", text_called("FILE|DIR|NAME"), None, "EDM2: the guide, a weaker or an "
+         "unconditional network, which the program has in it (default: none)"),
+        ("--guidance", finite_float, None, "EDM2: weight of the guidance, GUIDE + W * (NET - "
+         "GUIDE) (required with --guide)"),
+    ],
+}  # fmt: skip
+OPTIONS: Table = {**OUTPUT, **SAID, **PROGRAM}
 
 
 def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
@@ -68,6 +88,11 @@ def check(args: Namespace) -> None:
     rules = Rules(args, OPTIONS)
     rules.needs("out", "to", why="the format to write")
     rules.belongs("overwrite", "--to", args.to is not None)
+    program = args.to in ("pt2", "onnx")
+    for name in ("program", "steps", "guide", "guidance"):
+        rules.belongs(name, "--to pt2 or onnx", program)
+    rules.needs("guide", "guidance", why="its weight")
+    rules.needs("guidance", "guide", why="the network that guides")
     config: dict[str, Any] = {}
     if args.config is not None:
         found = read_object(expanded(args.config))

@@ -6,12 +6,14 @@ imported where it is used, so that `--help` is quick.
 
 from __future__ import annotations
 
+import importlib
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from storage.errors import UsageError
+from storage.find import identity
 from storage.snapshot import Snapshot, save_snapshot
 
 
@@ -43,10 +45,42 @@ class Target(NamedTuple):
     about: Callable[[Path], str | None] | None = None
 
 
+def source_of(given: Given) -> dict[str, Any]:
+    """Where a network comes from, without what is of the machine."""
+    snapshot, source = given.snapshot, {"file": given.file.name, "content": identity(given.file)}
+    for key in ("step", "nimg", "ema_std"):
+        value = snapshot.config.get(key, snapshot.provenance.get(key))
+        if value is not None:
+            source[key] = value
+    return source
+
+
 def write_snapshot(given: Given, path: Path, args: Namespace) -> list[str]:
     """A snapshot of ours, which every command here takes. Errors: DiskError."""
     save_snapshot(path, *given.snapshot)
     return []
+
+
+def _late(module: str, name: str) -> Callable[[Given, Path, Namespace], list[str]]:
+    """A `write` of a module here, imported when it is called."""
+
+    def write(given: Given, path: Path, args: Namespace) -> list[str]:
+        return _function(module, name)(given, path, args)
+
+    return write
+
+
+def _late_about(module: str, name: str) -> Callable[[Path], str | None]:
+    """An `about` of a module here, imported when it is called."""
+
+    def about(path: Path) -> str | None:
+        return _function(module, name)(path)
+
+    return about
+
+
+def _function(module: str, name: str) -> Callable[..., Any]:
+    return getattr(importlib.import_module(f"recipes.convert.{module}"), name)
 
 
 # --to NAME -> what is written.
@@ -54,6 +88,28 @@ TARGETS: dict[str, Target] = {
     "snapshot": Target(
         "a snapshot of this toolkit, which all its commands take",
         ".safetensors", None, write_snapshot,
+    ),
+    "safetensors": Target(
+        "plain weights under our names, as transformers and diffusers read .safetensors",
+        ".plain.safetensors", None, _late("to_plain", "write_safetensors"),
+        _late_about("to_plain", "about_safetensors"),
+    ),
+    "torchvision": Target(
+        "an encoder's backbone, under torchvision's names of a ResNet",
+        ".pth", ("simclr",), _late("to_plain", "write_torchvision"),
+    ),
+    "diffusers": Target(
+        "a folder for diffusers' UNet2DModel, of an ADM UNet",
+        "", None, _late("to_diffusers", "write_diffusers"),
+        _late_about("to_diffusers", "about_diffusers"),
+    ),
+    "pt2": Target(
+        "a program of torch.export with its pre- and postprocessing, which torch alone runs",
+        ".pt2", None, _late("to_pt2", "write_pt2"), _late_about("to_pt2", "about_pt2"),
+    ),
+    "onnx": Target(
+        "the same program for ONNX runtimes (packages onnx and onnxscript)",
+        ".onnx", None, _late("to_onnx", "write_onnx"),
     ),
 }  # fmt: skip
 
