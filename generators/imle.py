@@ -60,7 +60,7 @@ class _IMLE(Loaded):
         """n images of each input as the network sees it, [B, ...]; one input at a time. net: in
         place of its own."""
         check_asked(n, seed)
-        settings = {**self.snapshot.config["codes"], "seed": seed}
+        settings = {**codes_of(self.snapshot), "seed": seed}
         z = CodeGenerator(self.net.code_sizes, **settings)
         images = []
         for one, i in zip(shown.split(1), ids.split(1), strict=True):
@@ -172,8 +172,20 @@ class ConditionalIMLE(_IMLE):
         config = self.snapshot.config
         corruption = {**config.get("corruption", {}), **(corruption or {})}
         return CAMNetSampler(
-            self.net, size, codes=config.get("codes"), corruption=corruption, **options
+            self.net, size, codes=codes_of(self.snapshot), corruption=corruption, **options
         )
+
+
+def codes_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Settings of the CodeGenerator that a snapshot was trained with, but for its seed.
+
+    Snapshots did not always keep the seed of a mixture's means: those have it in their provenance.
+    """
+    settings = dict(snapshot.config.get("codes", {}))
+    trained = snapshot.provenance.get("args")
+    if settings.get("method") == "mixture" and isinstance(trained, dict) and "seed" in trained:
+        settings.setdefault("means_seed", trained["seed"])
+    return settings
 
 
 def _numbered(inputs: Tensor, ids: Tensor | None) -> Tensor:

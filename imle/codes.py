@@ -33,6 +33,8 @@ class CodeGenerator:
 
     code_sizes: length d_l of each level's code.
     mixture_scale: s in (0, 1).
+    means_seed: of the component means (default: seed). A network knows the mixture it was trained
+        with: whoever draws from it by another seed gives this one that of the training.
     device: where plain calls draw; `draw` follows its ids.
     """
 
@@ -44,6 +46,7 @@ class CodeGenerator:
         method: Literal["normal", "mixture"] = "normal",
         num_components: int = 5,
         mixture_scale: float = 0.5,
+        means_seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         self.code_sizes = [int(d) for d in code_sizes]
@@ -58,6 +61,7 @@ class CodeGenerator:
         self.seed, self.method = int(seed), method
         self.num_components = int(num_components) if method == "mixture" else 0
         self.mixture_scale = float(mixture_scale) if method == "mixture" else 0.0
+        self.means_seed = self.seed if means_seed is None else int(means_seed)
         self.device = torch.device(device) if device is not None else torch.device("cpu")
         self.calls = 0
         self._means = [
@@ -75,7 +79,7 @@ class CodeGenerator:
         return self.method == "mixture"
 
     def _make_means(self, level: int) -> Tensor:
-        keys = mix(_TAG_MEANS, self.seed, level, torch.arange(self.num_components))
+        keys = mix(_TAG_MEANS, self.means_seed, level, torch.arange(self.num_components))
         raw = normal(keys, self.code_sizes[level]).double()
         raw = (raw - raw.mean(0)) / raw.std(0, correction=0).clamp_min(1e-3)
         return (self.mixture_scale * raw).float()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from data.views.generated import to_uint8
-from generators.imle import ConditionalIMLE, UnconditionalIMLE, asked
+from generators.imle import ConditionalIMLE, UnconditionalIMLE, asked, codes_of
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator
 from imle.conditions import of_pictures, without_colour
 from imle.corruption import keep_channel, luma, mask_image
@@ -150,10 +149,7 @@ def unconditional(generator: UnconditionalIMLE) -> Program:
 
 def _codes(snapshot: Snapshot, sizes: list[int]) -> tuple[Codes, dict[str, Value]]:
     """What makes codes, and its inputs. The means of a mixture are those of the training's seed."""
-    settings: dict[str, Any] = dict(snapshot.config.get("codes", {}))
-    trained = snapshot.provenance.get("args", {})
-    seed = settings.pop("seed", trained.get("seed", 0) if isinstance(trained, dict) else 0)
-    z = CodeGenerator(sizes, seed=seed, **settings)
+    z = CodeGenerator(sizes, **codes_of(snapshot))
     inputs = {
         f"code_{i}": Value("normal", (size,), "standard normal numbers (torch.randn)")
         for i, size in enumerate(sizes)

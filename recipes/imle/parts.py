@@ -261,6 +261,10 @@ def corruption(args: Namespace) -> tuple[Corruption, dict[str, Any]]:
 def codes(args: Namespace, net: Generator) -> tuple[CodeGenerator, dict[str, Any]]:
     """What draws latent codes, and its settings as snapshots keep them."""
     settings = {"method": args.sample_method, "num_components": args.num_components}
+    if args.sample_method == "mixture":
+        settings["means_seed"] = (
+            args.seed
+        )  # who draws with another seed draws from the same mixture
     return CodeGenerator(net.code_sizes, seed=args.seed, **settings), settings
 
 

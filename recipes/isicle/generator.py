@@ -9,7 +9,7 @@ from data.sources import Source
 from data.views.generated import Sampler
 from generators.base import WrongKind, in_words
 from generators.door import open_generator
-from generators.imle import ConditionalIMLE
+from generators.imle import ConditionalIMLE, codes_of
 from imle import CAMNet, CodeGenerator, Corruption
 from recipes.imle import parts
 from recipes.imle.step import imle_gradients
@@ -45,8 +45,7 @@ class Joint:
         else:
             net = trained.net.train().requires_grad_(True)
             net = net.to(run.device).to(memory_format=parts.layout(own))
-            config = trained.snapshot.config
-            noise, mixing = config["corruption"], config["codes"]
+            noise, mixing = trained.snapshot.config["corruption"], codes_of(trained.snapshot)
             corruption = Corruption(**noise, seed=own.seed)
             z_gen = CodeGenerator(net.code_sizes, seed=own.seed, **mixing)
         self.own, self.phase, self.net = own, own.num_iteration, net

@@ -7,12 +7,12 @@ import torch
 
 from data.views.generated import GeneratedViews
 from generators.door import make_generator
-from generators.imle import CAMNetSampler, truncated
+from generators.imle import CAMNetSampler, codes_of, truncated
 from imle import CodeGenerator, Corruption
 from imle.consistency import consistency
 from recipes.views.parts import opened
 from storage.errors import CheckpointError, UsageError
-from storage.snapshot import save_snapshot
+from storage.snapshot import Snapshot, save_snapshot
 from tests.generators.tiny import LAST, RES, network, snapshot, view_sampler
 from tests.imle.test_consistency import picture
 
@@ -214,3 +214,22 @@ def test_snapshots_that_cannot_serve(tmp_path):
     missing.state_dict.popitem()
     with pytest.raises(CheckpointError, match="does not fit"):
         view_sampler(missing, size=16)
+
+
+@pytest.mark.parametrize("kept", ["config", "provenance"])
+def test_a_mixture_is_that_of_the_training_whatever_seed_draws(kept):
+    """The code of a network that gives its code back lies about the means of the training's seed,
+    also where only the provenance of a snapshot knows it."""
+    settings = {"method": "mixture", "num_components": 2, "mixture_scale": 0.999}
+    provenance = {}
+    if kept == "config":
+        settings["means_seed"] = 5
+    else:
+        provenance = {"args": {"seed": 5}}
+    snapshot = Snapshot({}, "imle-unconditional", {"codes": settings}, provenance)
+    z = CodeGenerator([40], seed=9, **codes_of(snapshot))
+    means = CodeGenerator([40], seed=5, **{**settings, "means_seed": None}).means(0)
+    others = CodeGenerator([40], seed=9, **{**settings, "means_seed": None}).means(0)
+    drawn = z.draw(0, 0, torch.arange(20), torch.zeros(1, dtype=torch.int64))
+    assert torch.cdist(drawn, means).amin(1).max() < 1
+    assert torch.cdist(drawn, others).amin(1).min() > 3
