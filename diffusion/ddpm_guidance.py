@@ -90,7 +90,8 @@ def classifier_free(
     """uncond + weight * (cond - uncond), both in one doubled batch of `model`.
 
     Ho and Salimans 2022 (arXiv:2207.12598). The condition comes with the call, `uncond` replaces
-    entries of it: tensors [B, ...] or [1, ...], mappings of such, or what is the same in both.
+    entries of it: tensors [B, ...] or [1, ...], mappings of such, what is the same in both, or
+    tuples of tensors that know to `take(rows)` and `cat([one, other])`, as layouts do.
     weight 1 is `model` itself, evaluated once. interval: guide only at steps (lo, hi] (Kynkaanniemi
     et al. 2024, arXiv:2404.07724), see `Gaussian.interval`; rescale: see `rescaled`.
     Errors: ValueError, when called too, for entries that do not fit.
@@ -148,6 +149,9 @@ def _doubled(given: Any, without: Any, n: int, name: str) -> Any:
                 f"fit {n} images"
             )
         return torch.cat([given, without])
+    if type(given) is type(without) and hasattr(given, "cat") and hasattr(given, "take"):
+        first = torch.zeros(n, dtype=torch.int64, device=given[0].device)
+        return type(given).cat([x if len(x[0]) == n else x.take(first) for x in (given, without)])
     same = type(given) is type(without) and not isinstance(given, Mapping | Tensor)
     if not same or given != without:
         raise ValueError(

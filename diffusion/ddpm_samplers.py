@@ -43,6 +43,7 @@ __all__ = [
     "unipc",
 ]
 
+
 @torch.no_grad()
 def ancestral(
     model: Model,
@@ -93,8 +94,9 @@ def ddim(
     cond_fn: Model | None = None,
     randn: Randn = torch.randn_like,
 ) -> Iterator[State]:
-    """DDIM: eta 0 is deterministic, 1 as noisy as DDPM. Song et al. 2020 (arXiv:2010.02502), eq. 12.
+    """DDIM: eta 0 is deterministic, 1 as noisy as DDPM.
 
+    Song et al. 2020 (arXiv:2010.02502), equation 12.
     last_alpha: alphas_cumprod of the result; 1, or, as latent-diffusion has it, that of the
     network's step 0, whose noise the result then keeps. `randn` is called at steps that add noise.
     Errors: ValueError.

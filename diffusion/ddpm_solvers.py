@@ -1,9 +1,9 @@
 """Multi-step solvers of the probability flow in log SNR: DPM-Solver++(2M) and UniPC.
 
-With lambda = log(alpha / sigma), alpha = sqrt(A), sigma = sqrt(1 - A), a step over h = the change of
-lambda is exactly x' = (sigma' / sigma) x + alpha' times the integral of e^(u - h) x0(lambda + u)
-over u = 0 .. h; the solvers differ in what they take x0 to be in between. Noise levels are host
-floats; their ends, the clean image and pure noise, have infinite lambda.
+With alpha = sqrt(A), sigma = sqrt(1 - A) and lambda = log(alpha / sigma), a step that changes
+lambda by h is exactly x' = (sigma' / sigma) x + alpha' I, where I is the integral over u = 0 .. h
+of e^(u - h) x0(lambda + u); the solvers differ in what they take x0 to be in between. Noise levels
+are host floats; their ends, the clean image and pure noise, have infinite lambda.
 """
 
 from __future__ import annotations

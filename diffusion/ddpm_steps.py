@@ -1,4 +1,4 @@
-"""What all samplers of DDPM share: a network asked at steps of a `Gaussian`, and a step's result."""
+"""What samplers of DDPM share: a network asked at steps of a `Gaussian`, and a step's result."""
 
 from __future__ import annotations
 

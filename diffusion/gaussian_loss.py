@@ -116,18 +116,19 @@ def training_losses(
     x0: Tensor,
     x_t: Tensor,
     t: Step,
-    eps: Tensor,
+    target: Tensor,
     *,
     loss_type: str = "mse",
     snr_gamma: float | None = None,
 ) -> dict[str, Tensor]:
     """Losses of a network's output at x_t = q_sample(x0, t, eps): {"loss", "mse", "vb"}, each [B].
 
-    "mse": L_simple, and where the variance is learned the bound on top, in which the prediction is
-    a constant, so that the bound teaches the variance alone. "rescaled_mse": the bound times
-    T / 1000, the hybrid loss of improved DDPM. "kl": the bound alone, "rescaled_kl": times T. What
-    a loss does not use is left out of the result. snr_gamma: weight of the squared error, see
-    `snr_weight`; "mse" in the result is without it. Errors: ValueError.
+    target: `gaussian.target(x0, x_t, t, eps)`. "mse": L_simple, and where the variance is learned
+    the bound on top, in which the prediction is a constant, so that the bound teaches the variance
+    alone. "rescaled_mse": the bound times T / 1000, the hybrid loss of improved DDPM. "kl": the
+    bound alone, "rescaled_kl": times T. What a loss does not use is left out of the result.
+    snr_gamma: weight of the squared error, see `snr_weight`; "mse" is without it.
+    Errors: ValueError.
     """
     if loss_type not in LOSSES:
         raise ValueError(f"loss {loss_type!r} is none of {', '.join(LOSSES)}")
@@ -139,7 +140,7 @@ def training_losses(
         return {"loss": vb * T if loss_type == "rescaled_kl" else vb, "vb": vb}
 
     prediction, said = gaussian.split(output, x0.shape[1])
-    mse = rows_mean((gaussian.target(x0, x_t, t, eps) - prediction).square())
+    mse = rows_mean((target - prediction).square())
     loss = mse
     if snr_gamma is not None:
         weight = gaussian.at(snr_weight(gaussian, snr_gamma), t, mse)
@@ -174,11 +175,9 @@ def elbo_weight(gaussian: Gaussian) -> Tensor:
 
 def ldm_losses(
     gaussian: Gaussian,
-    output: Tensor,
-    x0: Tensor,
-    x_t: Tensor,
-    t: Step,
-    eps: Tensor,
+    prediction: Tensor,
+    t: Tensor,
+    target: Tensor,
     *,
     simple_weight: float = 1.0,
     vlb_weight: float = 0.0,
@@ -188,12 +187,10 @@ def ldm_losses(
     """latent-diffusion's loss: {"loss", "simple", "vlb"}, each [B].
 
     simple = m / e^u + u, vlb = w m, loss their weighted sum, with m the error of the prediction
-    (`error(target, prediction)` elementwise, by default squared), u = logvar[t] (a learned [T], or
+    (`error(prediction, target)` elementwise, by default squared), u = logvar[t] (a learned [T], or
     0) and w = `elbo_weight`. Rombach et al. 2021 (arXiv:2112.10752). Errors: ValueError.
     """
-    target = gaussian.target(x0, x_t, t, eps)
-    prediction, _ = gaussian.split(output, x0.shape[1])
-    m = rows_mean((target - prediction).square() if error is None else error(target, prediction))
+    m = rows_mean((prediction - target).square() if error is None else error(prediction, target))
     simple = m
     if logvar is not None:
         u = logvar[t]

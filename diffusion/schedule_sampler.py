@@ -142,7 +142,7 @@ class LossSecondMoment(UniformSampler):
 
 
 def schedule_sampler(name: str, T: int) -> UniformSampler:
-    """"uniform" or "loss-second-moment", for T steps. Errors: ValueError."""
+    """The one of that name, uniform or loss-second-moment, for T steps. Errors: ValueError."""
     if name not in NAMES:
         raise ValueError(f"schedule sampler {name!r} is none of {', '.join(NAMES)}")
     return UniformSampler(T) if name == "uniform" else LossSecondMoment(T)
