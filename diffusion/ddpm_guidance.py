@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusion.ddpm_steps import Model
+from diffusion.guidance import Guided
 
 
 class GuidedModel:
@@ -33,7 +34,7 @@ class GuidedModel:
     def __init__(
         self,
         strong: Model,
-        pair: Callable[[Tensor, Tensor, Mapping[str, Any]], tuple[Tensor, Tensor]],
+        pair: Callable[[Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor]],
         weight: float,
         interval: tuple[float, float] | None,
         rescale: float,
@@ -117,17 +118,16 @@ def autoguided(
     *,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
+    two_streams: bool = False,
 ) -> Model:
     """guide + weight * (model - guide), with a weaker network of the same prediction as guide.
 
     Karras et al. 2024 (arXiv:2406.02507). Both get the same condition. weight 1 is `model` itself;
-    interval and rescale as `classifier_free`. Errors: ValueError.
+    interval and rescale as `classifier_free`, two_streams as `diffusion.guidance.guided`.
+    Errors: ValueError.
     """
-
-    def pair(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        return model(x, t, **cond), guide(x, t, **cond)
-
-    guided = GuidedModel(model, pair, weight, interval, rescale)
+    both = Guided(model, guide, weight, 0.0, math.inf, two_streams)
+    guided = GuidedModel(model, both.evaluate, weight, interval, rescale)
     return model if weight == 1 else guided
 
 
