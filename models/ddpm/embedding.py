@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-# A noise level sqrt(alpha_bar) in (0, 1] is embedded as the time 1000 times it would be, so that the
-# frequencies, which are made for times up to 1000 or so, tell levels apart.
+# A noise level sqrt(alpha_bar) in (0, 1] is embedded as the time 1000 times it would be, so that
+# the frequencies, which are made for times up to 1000 or so, tell levels apart.
 NOISE_LEVEL_SCALE = 1000.0
 
 
