@@ -56,12 +56,13 @@ def _original(contents: Contents, state: dict[str, Entry], asked: Asked) -> Foun
     notes = []
     if _side(asked) is None and whole(args.get("crop_size")) is None:
         notes.append(f"the side of its pictures is not in the file: taken for {size}, --res says")
+    epoch = whole(value.get("last_epoch"))
     provenance = {
         "imported": "a checkpoint of the original SimCLR code",
         "file": contents.path.name,
-        "epoch": whole(value.get("last_epoch")),
+        "epoch": epoch,
     }
-    facts = _facts({**config, "resolution": size}, asked.normalise, size, provenance["epoch"])
+    facts = _facts({**config, "resolution": size}, asked.normalise, size, epoch)
     return Found("simclr", "simclr", load_original(tensors), facts, provenance, tuple(notes))
 
 
@@ -91,14 +92,15 @@ def _others(
         )
     if left:
         notes.append(f"left out: {', '.join(left[:4])}{', ...' if len(left) > 4 else ''}")
+    epoch = whole(value.get("epoch"))
     provenance = {
         "imported": f"a checkpoint of {whose}",
         "file": contents.path.name,
-        "epoch": whole(value.get("epoch")),
+        "epoch": epoch,
         "step": whole(value.get("global_step")),
         "dataset": dataset,
     }
-    facts = _facts({**config, "resolution": size}, normalise, size, provenance["epoch"])
+    facts = _facts({**config, "resolution": size}, normalise, size, epoch)
     return Found(form, "simclr", state, facts, provenance, tuple(notes))
 
 

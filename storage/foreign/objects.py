@@ -191,8 +191,7 @@ def plain_value(value: Any) -> Any:
         if isinstance(value, StoredTensor):
             return value.load() if value.numel() <= _MAX_VALUES else "a tensor"
         if isinstance(value, dict):
-            pairs = ((plain(k, depth + 1), plain(v, depth + 1)) for k, v in value.items())
-            return dict(pairs)
+            return {plain(k, depth + 1): plain(v, depth + 1) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)([plain(v, depth + 1) for v in value])
         if not isinstance(value, Inert):
