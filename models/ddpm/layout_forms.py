@@ -246,7 +246,7 @@ def _packing(regions: Regions) -> Packing:
         chosen = masks[image[first:last], n[first:last]]  # [R, L]
         ragged = lengths[last - 1] < length
         # The places of a region's pixels, in order, and then those of others.
-        place = chosen.byte().argsort(1, descending=True, stable=True)[:, :length]
+        place = chosen.byte().argsort(dim=1, descending=True, stable=True)[:, :length]
         valid = chosen.gather(1, place)
         index = place + image[first:last, None] * pixels
         share = regions.share[image[first:last], n[first:last]].gather(1, place)
@@ -278,7 +278,7 @@ def _background(rest: Tensor) -> Tensor | None:
     most = int(outside.sum(1).max()) if batch else 0
     if most > _MOST_BACKGROUND * pixels:
         return None
-    place = outside.byte().argsort(1, descending=True, stable=True)[:, :most]
+    place = outside.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
     index = place + torch.arange(batch, device=rest.device)[:, None] * pixels
     return index.where(outside.gather(1, place), batch * pixels)
 
