@@ -95,7 +95,7 @@ def _public(module: ModuleType) -> list[str]:
 
 
 def _line(error: Exception, path: Path) -> str:
-    """", line 7" of the file, the last that was at work when it failed."""
+    """The line of the file that was at work when it failed, as ", line 7"."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]

@@ -48,7 +48,8 @@ def attend(
     """
     if fused is None or fused:
         # Its fast kernels want the channels of a head side by side.
-        return F.scaled_dot_product_attention(*(t.contiguous() for t in (q, k, v)), attn_mask=mask)
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scale = q.shape[-1] ** -0.25  # on both sides, so that no product leaves the range of fp16
     logits = ((q * scale) @ (k * scale).transpose(-2, -1)).float()
     if mask is not None:

@@ -1,8 +1,7 @@
 """The two kinds of blocks that one may write oneself, and the sequence that runs them.
 
-`EmbedBlock` gets the embedding of the time (or of the continuous noise level sqrt(alpha_bar)) beside
-the image, `ConditionBlock` gets an extra input z. Whatever is neither gets the image alone. How a
-block of one's own is made and named on the command line: docs/ddpm.md.
+`EmbedBlock` gets the embedding of the time, or of the continuous noise level sqrt(alpha_bar),
+beside the image; `ConditionBlock` gets an extra input z. Whatever is neither gets the image alone.
 """
 
 from __future__ import annotations

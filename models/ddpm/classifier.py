@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.ddpm.attention import GroupNorm, attend, linear, merge_heads, split_qkv, tokens
 from models.ddpm.base import BlockSequence, EmbedBlock, Given
 from models.ddpm.blocks import AttentionBlock, Downsample, ResBlock
-from models.ddpm.embedding import timestep_embedding
+from models.ddpm.embedding import TimeEmbedding
 
 
 class AttentionPool(nn.Module):
@@ -75,11 +75,8 @@ class Classifier(nn.Module):
             resblock_updown=resblock_updown,
             use_checkpoint=use_checkpoint,
         )
-        self.model_channels = model_channels
         emb = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb), nn.SiLU(), nn.Linear(emb, emb)
-        )
+        self.time_embed = TimeEmbedding(model_channels)
 
         def res(cin: int, cout: int, down: bool = False) -> ResBlock:
             return ResBlock(
@@ -119,10 +116,7 @@ class Classifier(nn.Module):
                 module.use_checkpoint = use_checkpoint
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        t = t.reshape(-1).expand(len(x))
-        first = self.time_embed[0].weight
-        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(first.dtype))
-        given = Given(emb)
+        given = Given(self.time_embed(t, len(x)))
         for block in self.input_blocks:
             x = block(x, given)
         return self.out(self.middle_block(x, given))

@@ -30,23 +30,22 @@ _TOP, _LEAST = 40.0, math.exp(-80.0)
 
 
 class Pack(NamedTuple):
-    """Regions of alike size: `index` int64 [R * length], rows of [B * L, ...] to gather.
+    """Regions of alike size: `rows` int64 [R * length], those of [B * L, ...] to gather.
 
     valid bool [R, 1, 1, length]: which of them belong to the region; None: all.
     """
 
-    index: Tensor
+    rows: Tensor
     regions: int
     valid: Tensor | None
 
 
 class Packing(NamedTuple):
-    """Everything that is gathered: `packs`, then the pixels of the background."""
+    """Everything that the form "packed" gathers, and where it goes."""
 
     packs: list[Pack]
     target: Tensor  # int64 [T]: the pixel in [0, B * L] of every gathered row, in that order
     weight: Tensor  # [T, 1]: what it counts there
-    background: Tensor | None  # int64 [B, Lb], rows of [B * L, ...]; None: all pixels, ungathered
 
 
 class Regions(NamedTuple):
@@ -57,7 +56,8 @@ class Regions(NamedTuple):
     share: Tensor  # [B, N, L]: what each region's attention counts at a pixel
     rest: Tensor  # [B, L]: what the background's attention counts there
     form: str
-    packing: Packing | None
+    packing: Packing | None  # of the form "packed"
+    outside: Tensor | None  # int64 [B, Lb]: pixels with `rest`, L to fill up; None: take all
 
 
 Form = Callable[[Tensor, int, Regions, bool | None], Tensor]
@@ -70,31 +70,32 @@ def make_regions(masks: Tensor, *, with_background: bool, form: str | None = Non
     number = masks.sum(1, keepdim=True).float()
     mean = masks / number.clamp_min(1)
     share = masks / (number + 1) if with_background else mean
-    rest = 1 / (number + 1) if with_background else (number == 0).float()
-    regions = Regions(masks, mean, share, rest[:, 0], "closed", None)
+    rest = (1 / (number + 1) if with_background else (number == 0).float())[:, 0]
     if form is None:
         form = choose(masks)
     if form not in FORMS:
         raise ValueError(f"form {form!r} of layout attention is not {', '.join(FORMS)}")
-    return regions._replace(form=form, packing=_packing(regions) if form == "packed" else None)
+    packing = _packing(masks, share) if form == "packed" else None
+    look = masks.device.type == "cpu" and not torch.compiler.is_compiling()
+    return Regions(masks, mean, share, rest, form, packing, _outside(rest) if look else None)
 
 
 def choose(masks: Tensor) -> str:
     """The form that costs least for masks [B, N, L], by the rule of docs/ddpm.md.
 
-    On a CPU packed, unless the regions are so large and so many that one matrix of all pixels is
-    less. Elsewhere, and while a graph is recorded, closed: it alone needs no look at the values.
+    On a CPU packed while the regions' areas are small enough, otherwise closed. Elsewhere, and
+    while a graph is recorded, closed: it alone needs no look at the values.
     """
     if masks.device.type != "cpu" or torch.compiler.is_compiling():
         return "closed"
-    areas = masks.sum(2).double()
-    images, pixels = masks.shape[0], masks.shape[2]
-    packed = float(areas.square().sum())
-    return "packed" if packed <= CLOSED_COST * images * pixels**2 else "closed"
+    areas, (images, _, pixels) = masks.sum(2).double(), masks.shape
+    packed = float((areas * (areas + _ROW_COST)).sum())
+    return "packed" if packed <= _CLOSED_COST * images * pixels**2 else "closed"
 
 
-# Of a closed form's operation on the [L, L] matrix, in units of one of packed attention's.
-CLOSED_COST = 1.5
+# Measured in one thread: what a gathered pixel costs beside its scores, and the closed form's cost
+# of a score, both in units of a score of the packed form.
+_ROW_COST, _CLOSED_COST = 100, 0.9
 
 
 def loop(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -> Tensor:
@@ -105,7 +106,9 @@ def loop(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -
         for n, mask in enumerate(masks):
             inside = mask.nonzero()[:, 0]
             if len(inside):
-                part = attend(*(t[image, :, inside] for t in (q, k, v)), fused=fused)
+                part = attend(
+                    q[image, :, inside], k[image, :, inside], v[image, :, inside], fused=fused
+                )
                 share = regions.share[image, n, inside]
                 out[image, :, inside] += part * share[:, None].to(part.dtype)
     return merge_heads(out)
@@ -162,30 +165,23 @@ def expanded(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = Non
     batch, n = regions.masks.shape[:2]
     if not n:
         return torch.zeros_like(merge_heads(q))
-    each = (t[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1) for t in (q, k, v))
+    q, k, v = (t[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1) for t in (q, k, v))
     # A filling row has no pixel; its attention counts nothing, but must be a number.
     keys = regions.masks | ~regions.masks.any(2, keepdim=True)
-    out = attend(*each, mask=keys.flatten(0, 1)[:, None, None], fused=fused)
+    out = attend(q, k, v, keys.flatten(0, 1)[:, None, None], fused=fused)
     share = regions.share.to(out.dtype)
     return merge_heads(torch.einsum("bnhld,bnl->bhld", out.unflatten(0, (batch, n)), share))
 
 
 def packed(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -> Tensor:
     """Attention over gathered pixels: shapes as `loop`. Looks at values when it is planned."""
-    packing = regions.packing or _packing(regions)
-    rows = _attend_packs(qkv, heads, packing, fused)
-    count = sum(len(pack.index) for pack in packing.packs)
-    return _placed(qkv, rows, packing.target[:count], packing.weight[:count])
-
-
-def _attend_packs(qkv: Tensor, heads: int, packing: Packing, fused: bool | None) -> list[Tensor]:
-    """Rows [R * length, C] of each pack."""
+    packing = regions.packing or _packing(regions.masks, regions.share)
     flat, rows = qkv.flatten(0, 1), []
     for pack in packing.packs:
-        gathered = flat.index_select(0, pack.index).unflatten(0, (pack.regions, -1))
+        gathered = flat.index_select(0, pack.rows).unflatten(0, (pack.regions, -1))
         q, k, v = split_qkv(gathered, heads)
         rows.append(merge_heads(attend(q, k, v, pack.valid, fused=fused)).flatten(0, 1))
-    return rows
+    return _placed(qkv, rows, packing.target, packing.weight)
 
 
 def _placed(like: Tensor, rows: list[Tensor], target: Tensor, weight: Tensor) -> Tensor:
@@ -213,28 +209,30 @@ def region_attention(
     qkv [B, L, 3 C] with the prompts of the regions; background the same with the background's,
     whose pixels attend to all pixels. Former channel order.
     """
-    packing = regions.packing
-    if packing is not None and packing.background is not None:
-        rows = _attend_packs(qkv, heads, packing, fused)
-        q, k, v = split_qkv(background, heads)
-        if packing.background.shape[1]:
-            few = background.flatten(0, 1).index_select(0, packing.background.flatten())
-            few = few.unflatten(0, packing.background.shape)
-            q = split_qkv(few, heads)[0]
-            rows.append(merge_heads(attend(q, k, v, fused=fused)).flatten(0, 1))
-        return _placed(qkv, rows, packing.target, packing.weight)
-    everywhere = merge_heads(attend(*split_qkv(background, heads), fused=fused))
-    out = everywhere * regions.rest[..., None].to(everywhere.dtype)
+    out = _background_attention(background, heads, regions, fused)
     if regions.masks.shape[1]:
         out = out + FORMS[regions.form](qkv, heads, regions, fused)
     return out
 
 
-def _packing(regions: Regions) -> Packing:
-    """Where everything is gathered from and goes to."""
-    masks = regions.masks
+def _background_attention(qkv: Tensor, heads: int, regions: Regions, fused: bool | None) -> Tensor:
+    """Attention to all pixels, times `rest`: [B, L, C]."""
+    q, k, v = split_qkv(qkv, heads)
+    rest, place = regions.rest[..., None].to(qkv.dtype), regions.outside
+    if place is None:
+        return merge_heads(attend(q, k, v, fused=fused)) * rest
+    out = qkv.new_zeros(len(qkv), qkv.shape[1] + 1, qkv.shape[2] // 3)
+    if place.shape[1]:
+        chosen = place.clamp_max(q.shape[2] - 1)[:, None, :, None]
+        few = q.gather(2, chosen.expand(-1, heads, -1, q.shape[3]))
+        rows = merge_heads(attend(few, k, v, fused=fused))
+        out = out.scatter(1, place[..., None].expand_as(rows), rows)
+    return out[:, :-1] * rest
+
+
+def _packing(masks: Tensor, share: Tensor) -> Packing:
+    """Where the regions' pixels are gathered from and go to."""
     batch, _, pixels = masks.shape
-    device, nowhere = masks.device, batch * pixels
     areas = masks.sum(2)
     image, n = areas.nonzero(as_tuple=True)
     order = areas[image, n].argsort(descending=True, stable=True)
@@ -242,45 +240,39 @@ def _packing(regions: Regions) -> Packing:
     lengths = areas[image, n].tolist()
     packs, targets, weights = [], [], []
     for first, last in _alike(lengths):
-        length = lengths[first]
-        chosen = masks[image[first:last], n[first:last]]  # [R, L]
+        length, which = lengths[first], (image[first:last], n[first:last])
+        place, valid = _places(masks[which], length)
+        rows = place + which[0][:, None] * pixels
         ragged = lengths[last - 1] < length
-        # The places of a region's pixels, in order, and then those of others.
-        place = chosen.byte().argsort(dim=1, descending=True, stable=True)[:, :length]
-        valid = chosen.gather(1, place)
-        index = place + image[first:last, None] * pixels
-        share = regions.share[image[first:last], n[first:last]].gather(1, place)
-        mask = valid[:, None, None] if ragged else None
-        packs.append(Pack(index.flatten(), last - first, mask))
-        targets.append(index.where(valid, nowhere).flatten())
-        weights.append(share.where(valid, 0).flatten())
-    background = _background(regions.rest)
-    if background is not None and background.shape[1]:
-        inside = background < nowhere
-        targets.append(background.flatten())
-        background = background.where(inside, 0)
-        weights.append(regions.rest.flatten()[background.flatten()])
-    target = torch.cat(targets) if targets else torch.zeros(0, dtype=torch.int64, device=device)
-    weight = torch.cat(weights) if weights else torch.zeros(0, device=device)
-    return Packing(packs, target, weight[:, None], background)
+        packs.append(Pack(rows.flatten(), last - first, valid[:, None, None] if ragged else None))
+        targets.append(rows.where(valid, batch * pixels).flatten())
+        weights.append(share[which].gather(1, place).flatten())
+    target = torch.cat(targets) if targets else areas.new_zeros(0)
+    weight = torch.cat(weights) if weights else share.new_zeros(0)
+    return Packing(packs, target, weight[:, None])
+
+
+def _places(masks: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The places of the first `most` True of each row [R, L], in order, others where it has fewer;
+    and which are True: [R, most]."""
+    place = masks.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return place, masks.gather(1, place)
 
 
 # Gathering the background's queries pays when it leaves out a good part of them.
-_MOST_BACKGROUND = 0.85
+_MOST_OUTSIDE = 0.85
 # Regions share a pack while the smallest has this share of the largest's length.
 _ALIKE = 0.7
 
 
-def _background(rest: Tensor) -> Tensor | None:
-    """Pixels [B, Lb] for the background's attention, B * L to fill up; None if they are most."""
-    batch, pixels = rest.shape
-    outside = rest > 0
-    most = int(outside.sum(1).max()) if batch else 0
-    if most > _MOST_BACKGROUND * pixels:
+def _outside(rest: Tensor) -> Tensor | None:
+    """Pixels [B, Lb] for the background's attention, L to fill up; None if they are most."""
+    masks = rest > 0
+    most = int(masks.sum(1).max()) if len(rest) else 0
+    if most > _MOST_OUTSIDE * rest.shape[1]:
         return None
-    place = outside.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-    index = place + torch.arange(batch, device=rest.device)[:, None] * pixels
-    return index.where(outside.gather(1, place), batch * pixels)
+    place, valid = _places(masks, most)
+    return place.where(valid, rest.shape[1])
 
 
 def _alike(lengths: list[int]) -> list[tuple[int, int]]:

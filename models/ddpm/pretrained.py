@@ -76,8 +76,8 @@ def load_pretrained(net: nn.Module, state_dict: Mapping[str, Tensor]) -> list[st
         )
     if missing := sorted(set(named) - set(given) - added):
         raise ValueError(
-            f"{len(missing)} of the network's {len(named)} weights are missing in the file, such as "
-            f"{missing[0]}: another network, or other arguments of it"
+            f"{len(missing)} of the network's {len(named)} weights are missing in the file, such "
+            f"as {missing[0]}: another network, or other arguments of it"
         )
     for name, value in given.items():
         if own[named[name]].shape != value.shape:

@@ -6,7 +6,7 @@ here waits for a GPU; only on a CPU, where that costs nothing, values are looked
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,9 +21,10 @@ RULES = ("released", "covering")
 class Layout(NamedTuple):
     """Instances of B images, at most N each; or the class of every pixel.
 
-    boxes float [B, N, 4]: x_min, y_min, width, height as shares of the image's sides. classes int64
-    [B, N] from 0; -1 marks a row that only fills up. masks bool [B, N, h, w]: the instances' pixels,
-    which then count instead of their boxes. segmentation int [B, h, w]: classes, 255 is background.
+    boxes float [B, N, 4]: x_min, y_min, width, height as shares of the image's sides. classes
+    int64 [B, N] from 0; -1 marks a row that only fills up. masks bool [B, N, h, w]: the instances'
+    pixels, which then count instead of their boxes. segmentation int [B, h, w]: classes, 255 is
+    background.
     """
 
     boxes: Tensor
@@ -101,16 +102,21 @@ class Layout(NamedTuple):
         if not more:
             return self
         masks = None if self.masks is None else F.pad(self.masks, (0, 0, 0, 0, 0, more))
-        boxes, classes = F.pad(self.boxes, (0, 0, 0, more)), F.pad(self.classes, (0, more), value=-1)
-        return self._replace(boxes=boxes, classes=classes, masks=masks)
+        classes = F.pad(self.classes, (0, more), value=PADDING)
+        return self._replace(boxes=F.pad(self.boxes, (0, 0, 0, more)), classes=classes, masks=masks)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Layout:
         """The same on a device."""
-        return Layout(*(t if t is None else t.to(device, non_blocking=non_blocking) for t in self))
+        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
 
     def take(self, rows: Tensor | slice) -> Layout:
         """Some of the images, in the order asked for."""
-        return Layout(*(t if t is None else t[rows] for t in self))
+        return self._each(lambda t: t[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Layout:
+        masks = None if self.masks is None else change(self.masks)
+        segmentation = None if self.segmentation is None else change(self.segmentation)
+        return Layout(change(self.boxes), change(self.classes), masks, segmentation)
 
     def drop(self, keep: Tensor) -> Layout:
         """The images with keep False [B] lose their instances: for classifier-free guidance."""
@@ -134,9 +140,9 @@ def box_regions(boxes: Tensor, height: int, width: int, rule: str = "released") 
     """Rows and columns of boxes [..., 4] on a grid: int64 [..., 4], i0, i1, j0, j1 (half-open).
 
     released: i0 = min(H - 1, floor(y H)), i1 = i0 + max(1, ceil(h H)), and so the columns; a
-    box between grid lines may miss its last row. covering: every cell that the box touches, floor of
-    its beginning to ceil of its end. i1 and j1 may lie outside: clip. A box that begins left of or
-    above the image is cut off there.
+    box between grid lines may miss its last row. covering: every cell that the box touches, floor
+    of its beginning to ceil of its end. i1 and j1 may lie outside: clip. A box that begins left of
+    or above the image is cut off there.
     """
     if rule not in RULES:
         raise ValueError(f"region rule {rule!r} is not {' or '.join(RULES)}")

@@ -112,7 +112,7 @@ class PromptAttention(CrossAttention):
             found.append(self.image_to_context_dim(x))
         return found
 
-    def forward(self, x: Tensor, text: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, text: Tensor | None = None) -> Tensor:
         """x [B, L, dim], text [B, T, text_dim] -> [B, L, dim]. Errors: ValueError."""
         if text is not None and (
             self.text_dim is None or text.shape[0] != len(x) or text.shape[-1] != self.text_dim

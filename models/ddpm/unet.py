@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.ddpm.attention import GroupNorm, zeroed
 from models.ddpm.base import BlockSequence, EmbedBlock, Given
 from models.ddpm.blocks import Downsample, Upsample
-from models.ddpm.embedding import NOISE_LEVEL_SCALE, timestep_embedding
+from models.ddpm.embedding import NOISE_LEVEL_SCALE, TimeEmbedding
 from models.ddpm.layout import ClassEmbedder, LayoutAttention, Prompts, check_rule
 from models.ddpm.regions import Layout
 from models.ddpm.registry import ATTN_BLOCKS, RES_BLOCKS, block_class, make_block
@@ -32,8 +32,8 @@ class UNet(nn.Module):
     each of channel_mult are the levels' widths; num_res_blocks blocks a level (one more in the
     decoder); attention at the down-sampling factors of attention_resolutions (1 is full size) and
     in the middle. num_heads heads, or heads of num_head_channels channels; num_heads_upsample: of
-    the decoder, None as the encoder. num_classes: y is a class. embed: t is a time, or "noise_level"
-    sqrt(alpha_bar) in (0, 1].
+    the decoder, None as the encoder. num_classes: y is a class. embed: t is a time, or, with
+    "noise_level", sqrt(alpha_bar) in (0, 1].
 
     res_block_type, attn_block_type: a class by its name, of `registry` or of `blocks` (a user's,
     name -> class); attn_block_type "none" leaves attention out. res_block_args, attn_block_args:
@@ -89,8 +89,7 @@ class UNet(nn.Module):
         self.config = {k: _plain(v) for k, v in asked.items() if k not in _NOT_CONFIG}
         self._check(asked)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.concat_channels, self.embed = concat_channels, embed
-        self.model_channels, self.num_classes = model_channels, num_classes
+        self.concat_channels, self.num_classes = concat_channels, num_classes
         self.image_size, self.levels = image_size, len(channel_mult)
         self.layout_attn_type, self.layout_region_rule = layout_attn_type, layout_region_rule
         self.layout_form: str | None = None  # a form of layout attention; None: the fastest
@@ -132,11 +131,8 @@ class UNet(nn.Module):
                 num_head_channels, fused=fused_attention,
             )  # fmt: skip
 
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels),
-            nn.SiLU(),
-            nn.Linear(emb_channels, emb_channels),
-        )
+        scale = NOISE_LEVEL_SCALE if embed == "noise_level" else 1.0
+        self.time_embed = TimeEmbedding(model_channels, scale)
         self.label_emb = nn.Embedding(num_classes, emb_channels) if num_classes else None
         self.cls_embedder: ClassEmbedder | None = None
         if layout_attn_type and layout_classes:
@@ -224,11 +220,7 @@ class UNet(nn.Module):
 
     def embedding(self, t: Tensor, y: Tensor | None, rows: int) -> Tensor:
         """The embedding of time and class: [rows, 4 model_channels]. t [], [1] or [rows]."""
-        t = t.reshape(-1).expand(rows)
-        if self.embed == "noise_level":
-            t = t.float() * NOISE_LEVEL_SCALE
-        first = self.time_embed[0]
-        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(first.weight.dtype))
+        emb = self.time_embed(t, rows)
         if self.label_emb is not None and y is not None:
             named = (y >= 0)[:, None].to(emb.dtype)
             emb = emb + self.label_emb(y.clamp_min(0)) * named

@@ -235,7 +235,8 @@ def check_timestep_embedding(v: Vectors) -> None:
             float(period[1]) if period else 10000.0,
         )
         # An angle of a thousand has 6e-5 between two of its float32 neighbours.
-        assert_close(found, v[key], key, rtol=0, atol=1e-7 * max(100, float(v["temb_t"].abs().max())))
+        atol = 1e-7 * max(100, float(v["temb_t"].abs().max()))
+        assert_close(found, v[key], key, rtol=0, atol=atol)
 
 
 FAMILIES: dict[str, Check] = {
