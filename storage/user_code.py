@@ -90,7 +90,7 @@ def _public(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", None) == module.__name__
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
 
 

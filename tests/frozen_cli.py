@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "edm2_step",
             "gradient_average",
             "isicle_arms",
+            "layout_attention",
             "ntxent",
             "pictures",
             "scenes",
@@ -73,6 +74,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "simclr_step",
             "toy_selection",
             "train_step",
+            "unet",
         )
     },
 }

@@ -76,7 +76,7 @@ class ClassEmbedder(nn.Module):
                     wanted = (len(layout.classes), *size)
                     found = torch.full(wanted, NO_CLASS, device=table.device).flatten(1)
                 else:
-                    found = grid_classes(layout.segmentation, *size)
+                    found = grid_classes(layout.segmentation, *size).long()
                 classes[size] = self._checked(found.where(found != NO_CLASS, -1)).where(
                     found != NO_CLASS, K
                 )

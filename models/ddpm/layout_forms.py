@@ -9,7 +9,7 @@ closed    regions of an image share one score matrix. With E = exp(S), Z = E M^T
 expanded  N masked attentions an image over all pixels: N L^2 d.
 packed    every region's pixels gathered, regions of alike size together: the sum of their areas^2.
 
-Which is fastest depends on the regions: `docs/ddpm.md` has the figures, `choose` the rule.
+Which is fastest depends on the regions: benchmarks/README.md has the figures, `choose` the rule.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def make_regions(masks: Tensor, *, with_background: bool, form: str | None = Non
 
 
 def choose(masks: Tensor) -> str:
-    """The form that costs least for masks [B, N, L], by the rule of docs/ddpm.md.
+    """The form that costs least for masks [B, N, L].
 
     On a CPU packed while the regions' areas are small enough, otherwise closed. Elsewhere, and
     while a graph is recorded, closed: it alone needs no look at the values.

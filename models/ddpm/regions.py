@@ -23,8 +23,8 @@ class Layout(NamedTuple):
 
     boxes float [B, N, 4]: x_min, y_min, width, height as shares of the image's sides. classes
     int64 [B, N] from 0; -1 marks a row that only fills up. masks bool [B, N, h, w]: the instances'
-    pixels, which then count instead of their boxes. segmentation int [B, h, w]: classes, 255 is
-    background.
+    pixels, which then count instead of their boxes. segmentation int or uint8 [B, h, w]: classes,
+    255 is background.
     """
 
     boxes: Tensor

@@ -146,6 +146,17 @@ def test_masks_of_instances_and_segmentations():
     assert grid_classes(segmentation, 4, 4)[0].tolist() == [
         8 * i + j for i in (1, 3, 5, 7) for j in (1, 3, 5, 7)
     ]
+    bytes_, numbers = (
+        ClassEmbedder(64, 4).prompts(
+            Layout.empty(1)._replace(segmentation=kind), [(4, 4)], "segmentation"
+        )
+        for kind in (
+            segmentation.where(segmentation != 9, 255).byte(),
+            segmentation.where(segmentation != 9, 255),
+        )
+    )
+    assert torch.equal(bytes_.classes[4, 4], numbers.classes[4, 4])
+    assert bytes_.classes[4, 4][0, 0] == 64  # 255 is the background
     with pytest.raises(ValueError, match="a segmentation of 8 x 8 on features of 3 x 3"):
         grid_classes(segmentation, 3, 3)
 
