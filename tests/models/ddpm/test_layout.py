@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.ddpm import Layout
+from models.ddpm import LAYOUT_ATTENTION, Layout
 from models.ddpm.layout import ClassEmbedder, LayoutAttention
 from models.ddpm.layout_forms import FORMS, choose, make_regions, region_attention
 from models.ddpm.regions import box_regions, grid_classes, region_masks
@@ -262,3 +262,20 @@ def test_prompts_without_text_and_rows_of_a_batch():
         alone = net(given["x"][row], given["t"][row], text=text[row], layout=layouts().take(row))
         torch.testing.assert_close(alone[0], whole[b], rtol=1e-4, atol=1e-5)
     assert net(**given).isfinite().all()  # neither text nor layout
+
+
+@pytest.mark.parametrize("kind", LAYOUT_ATTENTION)
+def test_half_precision(kind):
+    """Under autocast, forward and backward, in every form: close to fp32, of no mixed types."""
+    net, given = tiny(**{**LAYOUT, **TRANSFORMER, "layout_attn_type": kind}), inputs()
+    layout = layouts()._replace(segmentation=(torch.arange(192) % 7).view(3, 8, 8))
+    text = torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(2))
+    wanted = net(**given, text=text, layout=layout)
+    for form in FORMS if "partial_v" in kind else ("closed",):
+        net.layout_form = form
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(**given, text=text, layout=layout)
+        assert (out - wanted).norm() < 0.05 * wanted.norm(), form
+        out.float().square().mean().backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
