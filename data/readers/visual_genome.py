@@ -80,9 +80,7 @@ class VisualGenome:
             mine = [(klass, o) for klass, o in mine if klass is not None]
             names = [f"{image['file']} #{o.get('object_id', '?')}" for _, o in mine]
             raw = np.array([_box(o, image["file"]) for _, o in mine], np.float64).reshape(-1, 4)
-            kept, clean = clean_boxes(
-                raw, image["width"], image["height"], names, self.faults
-            )
+            kept, clean = clean_boxes(raw, image["width"], image["height"], names, self.faults)
             large = _large(raw[kept], rule.side)
             kept, clean = kept[large], clean[large]
             if not rule.counts(len(kept)):
@@ -93,7 +91,9 @@ class VisualGenome:
             classes += [mine[k][0] for k in kept[good]]
             ends.append(len(classes))
         if not files:
-            raise DataError(f"{root}: no picture of {split} has {rule.least} to {rule.most} objects")
+            raise DataError(
+                f"{root}: no picture of {split} has {rule.least} to {rule.most} objects"
+            )
         self._folder = root / "images" if (root / "images").is_dir() else root
         self._files, self._ends = PathTable(files), np.array(ends, np.int64)
         self._boxes = np.concatenate(boxes).astype(np.float32)
