@@ -161,7 +161,8 @@ def open_source(
     zip of one (`set.zip`, `set.zip/val`); a picture; a folder or zip as dataset_tool writes them;
     an LMDB environment or a folder of them; CIFAR-10's or MNIST's own files; "scenes"
     (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`); any data set of
-    torchvision's (`torchvision:MNIST`). `split` counts when spec names none. sizes: the sides that its pictures will be asked for at, for that line only.
+    torchvision's (`torchvision:MNIST`). `split` counts when spec names none. sizes: the sides that
+    its pictures will be asked for at, for that line only.
     DataError: one line with what is there and how to get what is not.
     """
     with asking_for(sizes):

@@ -193,7 +193,7 @@ def _have(
     pins = dict.fromkeys(addresses, part.pin) if part.pin else {}
     check = archive_fault if is_archive(file) else None
     try:
-        return fetch(addresses, file, pins=pins, check=check)  # type: ignore[arg-type]
+        return fetch(addresses, file, pins=pins, check=check)
     except DataDiskError:
         raise
     except DataError as error:

@@ -229,16 +229,16 @@ def _targets(dataset: Any) -> np.ndarray | None:
         except ValueError:
             continue
         return found.astype(np.int64) if found.ndim == 1 and found.dtype.kind in "iu" else None
-    found = []
+    numbers = []
     for i in range(len(dataset)):  # drawn or decoded one by one
         item = dataset[i]
         target = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
-        if hasattr(target, "item") and getattr(target, "ndim", 1) == 0:
-            target = target.item()
+        if getattr(target, "ndim", 1) == 0 and hasattr(target, "item"):
+            target = target.item()  # type: ignore[union-attr]
         if not isinstance(target, (int, np.integer)) or isinstance(target, bool):
             return None
-        found.append(int(target))
-    return np.array(found, np.int64)
+        numbers.append(int(target))
+    return np.array(numbers, np.int64)
 
 
 def _class(name: str) -> Callable[..., Any]:
@@ -264,7 +264,7 @@ def _parameters(make: Callable[..., Any]) -> set[str]:
     for base in inspect.getmro(make):  # type: ignore[arg-type]
         if "__init__" not in vars(base) or base is object:
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

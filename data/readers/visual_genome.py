@@ -3,7 +3,7 @@
     image_data.json     pictures: number, size, address
     objects.json        their objects: names, boxes
     object_alias.txt    `name,other name,...` a line: what is one thing (may lack)
-    vg_splits.json      {"train": [numbers], "val": .., "test": ..}, sg2im's (may lack: see `splits`)
+    vg_splits.json      {"train": [numbers], "val": .., "test": ..}, sg2im's (may lack)
     images/VG_100K/, images/VG_100K_2/      or without images/
 
 Johnson, Gupta and Fei-Fei 2018, "Image Generation from Scene Graphs" (arXiv:1804.01622), whose
@@ -69,7 +69,8 @@ class VisualGenome:
         parts = splits(root, sorted(images))
         if split not in parts:
             raise DataError(f"{root} has no split {split}; it has {', '.join(parts)}")
-        self.object_classes = vocabulary(objects, parts["train"], alias, least_count)
+        train = [key for key in parts["train"] if key in images]
+        self.object_classes = vocabulary(objects, train, alias, least_count)
         numbers = {name: k for k, name in enumerate(self.object_classes)}
         files, boxes, classes, ends = [], [], [], [0]
         for key in parts[split]:
