@@ -61,7 +61,15 @@ def offline(monkeypatch):
 
 def coco_files(root):
     make_coco(root)
-    stuff = ("annotations/stuff_train2017.json", "annotations/stuff_val2017.json")
+    folder = root / "annotations"
+    for split, inside in (("train", "{}/"), ("val", "")):  # with a folder inside, and without
+        name = f"stuff_{split}2017_pixelmaps"
+        picture = io.BytesIO()
+        Image.fromarray(np.full((24, 40), 182, np.uint8)).save(picture, "PNG")
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            for k in (1, 2):
+                archive.writestr(f"{inside.format(name)}{k:012d}.png", picture.getvalue())
+    stuff = tuple(f"annotations/{p.name}" for p in folder.glob("stuff_*"))
     return {
         "annotations_trainval2017.zip": packed(
             root, "", lambda n: n.startswith("annotations") and n not in stuff
@@ -92,7 +100,10 @@ def test_coco(tmp_path, offline, capsys):
     for name, value in files.items():
         (folder / name).write_bytes(value)
     assert run("--data", "coco", "--data_path", whole, "--source", folder) == 0
-    assert len(open_layouts("coco", whole, rule=ObjectRule())) == 2
+    for split in ("train", "val"):
+        opened = open_layouts("coco", whole, split=split, rule=ObjectRule(), segmentation=True)
+        assert len(opened) == 2 and (opened.annotated(1).segmentation == 181).all()
+    assert not list(whole.rglob("*.zip"))
     (folder / "train2017.zip").unlink()
     other = tmp_path / "other"
     assert run("--data", "coco", "--data_path", other, "--source", folder) == 6
