@@ -154,6 +154,7 @@ def prepare_layouts(
         return root
     if source is not None and not source.is_dir():
         raise DataError(f"{source} is no folder; give the one in which the files of {name} lie")
+    say(f"{name}: {known.about}")
     unpacked = name == "celebamask" and source is not None and _celeba_root(source) is not None
     have: dict[Part, Path] = {}
     for part in known.parts if not unpacked else ():
