@@ -156,7 +156,7 @@ def test_the_quota_page_says_what_to_do_by_hand(tmp_path, offline, capsys):
         words = ("--data", "celebamask", "--data_path", tmp_path, "--mirror", server.url)
         assert run(*words) == 6
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "Google Drive quota" in said
+    assert said.count("\n") == 2 and "Google Drive quota" in said  # what it is, what is wrong
     assert "open https://github.com/switchablenorms/CelebAMask-HQ in a browser" in said
     place = tmp_path / "downloads" / "layouts" / "celebamask" / "CelebAMask-HQ.zip"
     assert f"Place the file at {place}" in said and not (tmp_path / "celebamask").exists()
