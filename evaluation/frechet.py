@@ -102,7 +102,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), as in Heusel et al. 2017 (arXiv:1706.08500).
     The trace of that root is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which
     is the sum of the singular values of F^T G with A = F F^T, B = G G^T: no root of a matrix that
-    is not symmetric, and exact for covariances of low rank. Errors: ValueError for other shapes or values that are not finite.
+    is not symmetric, and exact for covariances of low rank. Errors: ValueError for other shapes or
+    values that are not finite.
     """
     for m in (a, b):
         dim = len(m.mean) if m.mean.ndim == 1 else -1

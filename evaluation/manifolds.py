@@ -58,9 +58,9 @@ def prdc(samples: Tensor, reference: Tensor, *, k: int = 5) -> PRDC:
         near = near + hits.sum()
         covered |= hits.any(0)
         recalled |= (d <= x_edge[rows, None]).any(0)
-    n = len(x)
-    shares = (inside / n, recalled.double().mean(), near / (k * n), covered.double().mean())
-    return PRDC(*map(float, shares), k)
+    n, m = len(x), len(y)
+    found = (int(inside) / n, int(recalled.sum()) / m, int(near) / (k * n), int(covered.sum()) / m)
+    return PRDC(*found, k)
 
 
 def _radii(x: Tensor, k: int) -> Tensor:

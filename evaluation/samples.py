@@ -27,18 +27,32 @@ def psnr(a: Tensor, b: Tensor, *, peak: float = 1.0) -> Tensor:
     return 10.0 * torch.log10(peak**2 / mse)
 
 
-def ssim(a: Tensor, b: Tensor, *, peak: float = 1.0, sigma: float = 1.5, size: int = 11) -> Tensor:
+def ssim(
+    a: Tensor,
+    b: Tensor,
+    *,
+    peak: float = 1.0,
+    sigma: float = 1.5,
+    size: int = 11,
+    border: Literal["reflect", "inside"] = "reflect",
+) -> Tensor:
     """Structural similarity of each image, [N, C, H, W] of one shape -> float64 [N].
 
-    Wang et al. 2004 (doi:10.1109/TIP.2003.819861): a Gaussian window of `size` pixels, K1 = 0.01,
-    K2 = 0.03, mean over channels and over places where the whole window is inside; nothing is
-    padded or made grey. Errors: ValueError for images smaller than the window.
+    Wang et al. 2004 (doi:10.1109/TIP.2003.819861): a Gaussian window of `size` pixels (odd), K1 =
+    0.01, K2 = 0.03, mean over channels and places. border: "reflect", windows at every pixel of the
+    image continued by reflection, as torchmetrics has it; "inside", only windows that are whole, as
+    the paper has it. Errors: ValueError for images too small for the window.
     """
     _same_shape(a, b)
-    if a.ndim != 4 or min(a.shape[-2:]) < size or size < 1 or sigma <= 0:
-        raise ValueError(f"images {list(a.shape)}: [N, C, H, W] of at least {size} pixels a side")
+    if border not in ("reflect", "inside") or size < 1 or size % 2 == 0 or sigma <= 0:
+        raise ValueError(f"border {border!r}, window of {size} pixels, sigma {sigma:g}")
+    least = size if border == "inside" else size // 2 + 1
+    if a.ndim != 4 or min(a.shape[-2:]) < least:
+        raise ValueError(f"images {list(a.shape)}: [N, C, H, W] of at least {least} pixels a side")
     x, y = a.double(), b.double()
-    at = torch.arange(size, dtype=torch.float64, device=x.device) - (size - 1) / 2
+    if border == "reflect":
+        x, y = (F.pad(t, [size // 2] * 4, mode="reflect") for t in (x, y))
+    at = torch.arange(size, dtype=torch.float64, device=x.device) - size // 2
     window = torch.exp(-at.square() / (2 * sigma**2))
     window = (window / window.sum()).expand(x.shape[1], 1, 1, size)
 

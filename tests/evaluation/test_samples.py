@@ -63,10 +63,13 @@ def test_ssim_at_one_place_is_its_definition():
     cov = (w * (x - mx) * (y - my)).sum()
     wanted = (2 * mx * my + 1e-4) * (2 * cov + 9e-4)
     wanted /= (mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4)
-    assert ssim(a, b).item() == pytest.approx(wanted, rel=1e-9)
+    assert ssim(a, b, border="inside").item() == pytest.approx(wanted, rel=1e-9)
     assert ssim(a, a).item() == pytest.approx(1)
-    with pytest.raises(ValueError, match="11 pixels"):
-        ssim(a[..., 1:], b[..., 1:])
+    for options, says in (({"border": "inside"}, "11 pixels"), ({"size": 25}, "13 pixels")):
+        with pytest.raises(ValueError, match=says):
+            ssim(a[..., 1:], b[..., 1:], **options)
+    with pytest.raises(ValueError, match="10 pixels"):
+        ssim(a, b, size=10)
 
 
 def test_the_form_is_said():
