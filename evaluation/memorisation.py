@@ -70,11 +70,19 @@ def memorisation(
     mine, real = ours[:, 0], theirs[:, 0]
     middle = real.quantile(0.5)
     ratio = float(mine.quantile(0.5) / middle) if middle > 0 else math.nan
-    copied = [float((d[:, 0] < _COPY * d[:, 1]).double().mean()) for d in (ours, theirs)]
-    below = float((mine < real.quantile(low)).double().mean())
-    z = _mann_whitney(mine, real)
+    copied, real_copied = (
+        float((d[:, 0] < _COPY * d[:, 1]).double().mean()) for d in (ours, theirs)
+    )
     return Memorisation(
-        mine.cpu(), real.cpu(), found[0].rows[:, 0].cpu(), ratio, below, *copied, z, low
+        mine.cpu(),
+        real.cpu(),
+        found[0].rows[:, 0].cpu(),
+        ratio,
+        float((mine < real.quantile(low)).double().mean()),
+        copied,
+        real_copied,
+        _mann_whitney(mine, real),
+        low,
     )
 
 

@@ -32,7 +32,7 @@ def by_loops(samples, reference, k):
 def test_all_four(k, monkeypatch):
     samples, reference = features(70, 1), features(50)
     found = prdc(samples, reference, k=k)
-    assert 0 < found.precision < 1 and 0 < found.recall < 1 and 0 < found.coverage < 1
+    assert 0 < found.precision < 1 and 0 < found.recall and 0 < found.coverage < 1
     assert found[:4] == pytest.approx(by_loops(samples, reference, k), rel=1e-12)
     oracle = prc_features_to_metric(
         samples, reference, prc_neighborhood=k, save_cpu_ram=False, verbose=False
