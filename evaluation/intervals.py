@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 _POINTS = 400  # of Simpson's rule
@@ -20,6 +21,14 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+    n: int
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation (divided by n) of n values: how they lie, no interval."""
+
+    mean: float
+    std: float
     n: int
 
 
@@ -92,6 +101,14 @@ def _values(values: Sequence[float] | Tensor, what: str) -> list[float]:
     if not all(map(math.isfinite, out)):
         raise ValueError(f"{what}: not all values are finite")
     return out
+
+
+def spread(values: Sequence[float] | Tensor) -> Spread:
+    """Mean and standard deviation of at least one value. Errors: ValueError (none, not finite)."""
+    x = torch.as_tensor(values, dtype=torch.float64)
+    if x.dim() != 1 or not len(x) or not x.isfinite().all():
+        raise ValueError(f"values {list(x.shape)}: a spread needs finite ones, at least 1")
+    return Spread(float(x.mean()), float(x.std(correction=0)), len(x))
 
 
 def mean_interval(values: Sequence[float] | Tensor) -> Interval:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import edm2_arms, isicle_arms, pictures, scenes
+from benchmarks import edm2_arms, isicle_arms, metrics, pictures, scenes
 from recipes.simclr.options import PRESETS
 
 
@@ -10,6 +10,13 @@ def test_scenes(capsys):
     scenes.main(["--quick"])
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 5 and all(line.split()[0] == "16" for line in said[1:])
+
+
+def test_metrics(capsys):
+    metrics.main(["--quick", "--parts", "frechet"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1] for line in said[4:]] == ["ours", "numpy", "ours", "eig", "sqrtm"]
+    assert all(float(line.split(" | ")[-1].rstrip(" |")) < 1e-6 for line in said[-2:])
 
 
 def test_edm2_arms(tmp_path, capsys, monkeypatch):
