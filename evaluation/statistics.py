@@ -26,7 +26,9 @@ from storage.files import open_plain, writing
 from storage.foreign.arrays import read_arrays
 
 FORMAT = "imle-lab-statistics"
-_SPECIAL = {"inception": "fid"}  # extractor -> the name of its distance, where it has one of its own
+_SPECIAL = {
+    "inception": "fid"
+}  # extractor -> the name of its distance, where it has one of its own
 # How NVIDIA's pickled statistics were made: by the code of EDM2.
 NVIDIA_RESIZE = {"inception": "tf1", "dinov2": "bicubic"}
 

@@ -110,7 +110,13 @@ class DINOv2(nn.Module):
     """Normalised pictures [N, 3, H, W], H and W multiples of `patch` -> class token [N, width]."""
 
     def __init__(
-        self, width: int, depth: int, heads: int, *, patch: int = PATCH, trained_at: int = TRAINED_AT
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        patch: int = PATCH,
+        trained_at: int = TRAINED_AT,
     ) -> None:
         super().__init__()
         self.patch, self.grid = patch, trained_at // patch

@@ -159,7 +159,7 @@ def _to8(inner: int) -> Mixed:
 
 
 def _block8(inner: int, pooling: str) -> Mixed:
-    """Figure 7: branches that split in two; at 8 x 8. pooling: "=mean", in the last block "=max"."""
+    """Figure 7: branches that split in two; at 8 x 8. pooling: "=mean", at last "=max"."""
     flat: dict[str, int | tuple[int, int]] = {"kernel_size": (1, 3), "padding": (0, 1)}
     high: dict[str, int | tuple[int, int]] = {"kernel_size": (3, 1), "padding": (1, 0)}
     return Mixed(

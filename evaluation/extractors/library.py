@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from evaluation.extractors.base import (
@@ -111,9 +110,7 @@ def open_timm(request: Request) -> Extractor:
     )
 
 
-def _open(
-    request: Request, library: str, look: Look, make: Callable[..., nn.Module]
-) -> Extractor:
+def _open(request: Request, library: str, look: Look, make: Callable[..., nn.Module]) -> Extractor:
     word = f"{library}:{request.name}"
     side = request.settings.get("side", str(look.side))
     if not side.isdigit() or not int(side):

@@ -51,7 +51,9 @@ def open_program(request: Request) -> Extractor:
     """
     path = Path(request.name).expanduser()
     if request.random is not None:
-        raise UsageError(f"file:{request.name}: a program has its weights; there are no random ones")
+        raise UsageError(
+            f"file:{request.name}: a program has its weights; there are no random ones"
+        )
     unknown = set(request.settings) - {"side", "input"}
     if unknown:
         raise UsageError(f"file:{request.name},{unknown.pop()}=: settings are side and input")

@@ -88,7 +88,9 @@ def open_one(
     own = resize or (known or {}).get(kind)
     if kind == "simclr":
         if own not in (None, "own"):
-            raise UsageError(f"--resize {own}: {word} is shown pictures as it was trained, no other")
+            raise UsageError(
+                f"--resize {own}: {word} is shown pictures as it was trained, no other"
+            )
         return encoder(name, device)
     net = _SAME.get(kind, kind)
     if file is None and random is None and net in EXTRACTORS:

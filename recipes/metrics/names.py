@@ -46,8 +46,8 @@ def _split(name: str) -> tuple[str, str | None]:
     measure, _, word = name.partition("_")
     if measure not in MEASURES or (word and word not in _KINDS):
         raise ValueError(
-            f"--metrics {name}: fid, or one of {', '.join(MEASURES)}, and after it, if it is of one "
-            f"extractor alone, _ and {', '.join(_KINDS)} (others: --extractor)"
+            f"--metrics {name}: fid, or one of {', '.join(MEASURES)}, and after it, if it is of "
+            f"one extractor alone, _ and {', '.join(_KINDS)} (others: --extractor)"
         )
     if word and measure in (*CONDITIONAL, "top"):
         raise ValueError(f"--metrics {name}: {measure} is of no extractor")

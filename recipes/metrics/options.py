@@ -1,4 +1,4 @@
-"""What may be asked of calculate_metrics.py: a table of options for each command, presets, rules."""
+"""What may be asked of calculate_metrics.py: options for each command, presets, rules."""
 
 from __future__ import annotations
 
@@ -77,16 +77,17 @@ def generating(*names: str, tag: str | None = None) -> list[Row]:
 WHAT: Table = {
     "what to measure": [
         ("--metrics", list_of(text_called("NAME")), ["fid", "fd_dinov2"], "fid, and of any "
-         "extractor fd, kid, prdc, is, fld, memorisation, modes, fdr; top (accuracy of --classifier); "
-         "of CAM-Nets lpips, fwv, psnr, ssim; kid_dinov2: of that extractor alone", USUAL),
+         "extractor fd, kid, prdc, is, fld, memorisation, modes, fdr; top (accuracy of "
+         "--classifier); of CAM-Nets lpips, fwv, psnr, ssim; kid_dinov2: of that extractor alone",
+         USUAL),
         ("--extractor", list_of(text_called("WORD")), ["inception"], "networks for metrics that "
          "name none: inception, dinov2 (ViT-L/14), dinov2_vitb14, simclr:RUN, torchvision:NAME, "
          "timm:NAME, file:PROGRAM, pixels", USUAL),
-        ("--weights", list_of(text_called("WORD=FILE|random")), None, "weights files of extractors, "
-         "inception=FILE; random: from seed 0, and the names of metrics say so (default: where "
+        ("--weights", list_of(text_called("WORD=FILE|random")), None, "weights files of extractors "
+         "as inception=FILE; random: from seed 0, and the names of metrics say so (default: where "
          "SetupDataset.py fetch-weights puts them)", USUAL),
-        ("--resize", ("auto", *POLICIES), "auto", "how pictures come to the extractor's side: clean "
-         "(as clean-fid), bicubic, tf1 (as the original FID); auto: as the reference's were, else "
+        ("--resize", ("auto", *POLICIES), "auto", "how pictures come to an extractor's side: "
+         "clean (as clean-fid), bicubic, tf1 (as the original FID); auto: as the reference's were, else "
          "clean"),
     ],
 }
@@ -96,8 +97,8 @@ REFERENCE: Table = {
          "a data set (required)", USUAL),
         ("--held", data_set, None, "real pictures held out, for fdr, fld and memorisation: NAME, "
          "NAME/SPLIT, a folder, a zip or an LMDB (default: none)", USUAL),
-        ("--classifier", text_called("WORD"), None, "for top and modes: torchvision:NAME, timm:NAME "
-         "or file:PROGRAM, with --weights WORD=FILE (default: modes are clusters)"),
+        ("--classifier", text_called("WORD"), None, "of top and modes: torchvision:NAME, "
+         "timm:NAME, file:PROGRAM, with --weights WORD=FILE (default: modes are clusters)"),
         ("--label_order", file_path, None, "a text file with the classifier's class for each class "
          "of the data, in order (default: the same order)"),
         ("--clusters", positive_int, 100, "of the reference's features, for modes"),
@@ -144,7 +145,7 @@ OUTPUT: Table = {
 }
 REF: Table = {
     "data": [
-        ("--data", data_set, None, "the real pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
+        ("--data", data_set, None, "real pictures: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
          "(required)", USUAL, also("--dataset", "--images")),
         ("--dest", file_path, None, "the file to write, an .npz whatever its name (required)",
          USUAL),
@@ -183,7 +184,8 @@ COMPARE: Table = {
          "count, for the spread between trainings"),
         ("--resamples", integer(20), 100, "of pairs of samples, where each has one range of seeds "
          "and kept its features"),
-        ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)", also("--device")),
+        ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)",
+         also("--device")),
     ],
 }
 # fmt: on
@@ -231,7 +233,9 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
             prog=f"{parser.prog} {command}", description=about, formatter_class=form
         )
         if command == "compare":
-            parser.add_argument("runs", nargs=2, metavar="RUN", help="a metrics.json, or its folder")
+            parser.add_argument(
+                "runs", nargs=2, metavar="RUN", help="a metrics.json, or its folder"
+            )
         else:
             add_preset(parser)
         add_options(parser, table)
@@ -271,9 +275,11 @@ def check(args: Namespace, table: Table) -> None:
         raise ValueError(f"--metrics {needs[0]} needs --held DATA: real pictures held out")
     if "top" in measures and args.classifier is None:
         raise ValueError("--metrics top needs --classifier WORD")
-    rules.belongs("held", "--metrics fdr, fld and memorisation", bool(
-        measures & {"fdr", "fld", "memorisation"}
-    ))
+    rules.belongs(
+        "held",
+        "--metrics fdr, fld and memorisation",
+        bool(measures & {"fdr", "fld", "memorisation"}),
+    )
     rules.belongs("classifier", "--metrics top and modes", bool(measures & {"top", "modes"}))
     rules.belongs("label_order", "--classifier", args.classifier is not None)
     rules.belongs("clusters", "--metrics modes", "modes" in measures and not args.classifier)

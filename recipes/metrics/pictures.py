@@ -56,10 +56,15 @@ class Batch(NamedTuple):
 
 
 class Pictures(Protocol):
-    """Numbered pictures. about: what they are, JSON values, which decide them. classes: names."""
+    """Numbered pictures.
+
+    about: what they are, JSON values, which decide them. classes: names. block: so many numbers
+    beside one another are of one input, and are made by one rank.
+    """
 
     about: dict[str, Any]
     classes: list[str]
+    block: int
 
     def __len__(self) -> int: ...
 
@@ -72,7 +77,7 @@ class Pictures(Protocol):
 
 
 class Stored:
-    """Pictures of a data set: `num` of them, drawn by `seed`, all for None.
+    """Pictures of a data set: `num` of them, drawn by `seed`, all for None. `Pictures`.
 
     res, crop: squares of that side; None: as they are. A picture that cannot be read is an error: a
     stand-in would be measured twice. Errors: DataError, UsageError for fewer pictures than num.
@@ -92,13 +97,16 @@ class Stored:
         if channels_of(source) != 3:
             raise DataError(f"{source.name} holds latents, which are no pictures")
         if num is not None and num > len(source):
-            raise UsageError(f"{option} {source.name} has {len(source)} pictures: --num {num} is more")
+            raise UsageError(
+                f"{option} {source.name} has {len(source)} pictures: --num {num} is more"
+            )
         if res is None and is_drawn(source):
             raise UsageError(f"{option} {source.name} are drawn at any size: give --res")
         self.source: Source = source
         if num is not None and num < len(source):
             self.source = Subset(source, np.sort(keyed_order(len(source), seed)[:num]))
         self.classes = names_of(source) if is_labelled(source) else []
+        self.block = 1
         self.workers = workers
         self._read = _Read(self.source, res, crop)
         self._labels = labels_of(self.source) if self.classes else None
@@ -113,6 +121,7 @@ class Stored:
             "res": res or "as they are",
             "crop": crop if res else None,
             "per_class": None if counts is None else [int(counts.min()), int(counts.max())],
+            "file_format": _formats(self.source),
             "content": fingerprint(self.source) or {"name": source.name},
         }
 
@@ -129,6 +138,13 @@ class Stored:
             found = [i for i, _ in rows]
             labels = None if self._labels is None else [int(self._labels[i]) for i in found]
             yield Batch(found, [image for _, image in rows], labels)
+
+
+def _formats(source: Source) -> str:
+    """The endings of files, as far as paths tell: what JPEG takes away moves a FID too."""
+    shown = range(0, len(source), max(1, len(source) // 1000))
+    found = {Path(source.path(i)).suffix.lower().lstrip(".") for i in shown}
+    return "drawn" if is_drawn(source) else ", ".join(sorted(found - {""})) or "not told"
 
 
 class _Read(Dataset):
@@ -178,7 +194,7 @@ def stored(
 
 
 class Drawn:
-    """Pictures of a range of seeds of a network: number k is that of seed seeds[k].
+    """Pictures of a range of seeds of a network: number k is that of seed seeds[k]. `Pictures`.
 
     labels: the class of each, drawn or asked for. draw(seeds, labels): uint8 [n, 3, H, W].
     """
@@ -192,6 +208,7 @@ class Drawn:
         classes: Sequence[str] = (),
     ) -> None:
         self.seeds, self._draw, self.classes = seeds, draw, list(classes)
+        self.block = 1
         self._labels = None if labels is None else list(labels)
         counts = None if labels is None else np.bincount(labels, minlength=len(classes))
         self.about = {
@@ -298,7 +315,7 @@ class Inputs(NamedTuple):
 
 
 def inputs_of(args: Namespace, net: ConditionalIMLE) -> Inputs:
-    """Inputs of --data with their targets, evenly over the classes. Errors: UsageError, DataError."""
+    """Inputs of --data with their targets, evenly over classes. Errors: UsageError, DataError."""
     if args.data is None:
         raise UsageError("--data is missing: this network needs input images")
     home = Path(args.data_path or data_home())
@@ -321,24 +338,33 @@ def inputs_of(args: Namespace, net: ConditionalIMLE) -> Inputs:
 
 
 def drawn_conditional(
-    args: Namespace, net: ConditionalIMLE, inputs: Inputs, seeds: Sequence[int]
+    args: Namespace, net: ConditionalIMLE, inputs: Inputs, samples: Sequence[int]
 ) -> Drawn:
-    """Samples of a CAM-Net: seed s is sample s div N of input s mod N, codes of seed 0."""
-    count = len(inputs.x)
+    """Samples of a CAM-Net: number k is sample samples[k mod K] of input k div K, codes of seed 0.
+
+    samples: K numbers of samples, a range, each drawn of every input.
+    """
+    count, each = len(inputs.x), len(samples)
 
     def draw(numbers: list[int]) -> Tensor:
-        rows = [divmod(seeds[i], count) for i in numbers]
-        made = [
-            net.draw(
-                1, inputs=inputs.x[i : i + 1], ids=inputs.ids[i : i + 1], first=sample,
-                consistency=args.consistency,
-            )
-            for sample, i in rows
-        ]  # fmt: skip
+        made = []
+        while numbers:
+            i, first = divmod(numbers[0], each)
+            same = [k for k in numbers if k // each == i]
+            numbers = numbers[len(same) :]
+            made.append(
+                net.draw(
+                    len(same), inputs=inputs.x[i : i + 1], ids=inputs.ids[i : i + 1],
+                    first=samples[first], consistency=args.consistency, batch=len(same),
+                )
+            )  # fmt: skip
         return torch.cat(made)
 
     about = {
         **about_net(args, net), "inputs": inputs.about, "consistency": args.consistency,
-        "samples_per_input": [len(seeds) // count, -(-len(seeds) // count)],
+        "samples_per_input": each,
     }  # fmt: skip
-    return Drawn(about, seeds, draw)
+    found = Drawn(about, range(count * each), draw)
+    found.about["seeds"] = f"0, samples {compact_seeds(samples)} of each input"
+    found.block = each
+    return found

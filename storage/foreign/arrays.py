@@ -1,4 +1,4 @@
-"""Pickles of NumPy arrays in dicts and lists, read as data: nothing of a file is imported or called.
+"""Pickles of NumPy arrays in dicts and lists, read as data: nothing is imported or called.
 
 So are NVIDIA's reference statistics: dict(num_images=..., fid=dict(mu=..., sigma=...), ...).
 """

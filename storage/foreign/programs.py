@@ -24,10 +24,11 @@ _OPERATORS = re.compile(
 )
 # Sizes as sympy prints them: Mul(Integer(2), Symbol('s77', positive=True, integer=True)).
 _NAMES = frozenset(
-    "Symbol Integer Float Rational Add Mul Pow Mod Max Min Eq Ne Lt Le Gt Ge And Or Not True False "
-    "positive integer nonnegative zero negative FloorDiv CleanDiv CeilDiv ModularIndexing PythonMod "
-    "Where Relational Unequality Equality StrictLessThan LessThan StrictGreaterThan GreaterThan "
-    "evaluate true false oo int_oo NegativeInfinity Infinity IntInfinity NegativeIntInfinity".split()
+    "Symbol Integer Float Rational Add Mul Pow Mod Max Min Eq Ne Lt Le Gt Ge And Or Not True "
+    "False positive integer nonnegative zero negative FloorDiv CleanDiv CeilDiv PythonMod Where "
+    "ModularIndexing Relational Unequality Equality StrictLessThan LessThan StrictGreaterThan "
+    "GreaterThan evaluate true false oo int_oo Infinity NegativeInfinity IntInfinity "
+    "NegativeIntInfinity".split()
 )
 _MAX_JSON = 1 << 28
 _STAGES = "data/aotinductor/"
