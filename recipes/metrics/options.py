@@ -87,8 +87,8 @@ WHAT: Table = {
          "as inception=FILE; random: from seed 0, and the names of metrics say so (default: where "
          "SetupDataset.py fetch-weights puts them)", USUAL),
         ("--resize", ("auto", *POLICIES), "auto", "how pictures come to an extractor's side: "
-         "clean (as clean-fid), bicubic, tf1 (as the original FID); auto: as the reference's were, else "
-         "clean"),
+         "clean (as clean-fid), bicubic, tf1 (as the original FID); auto: as the reference's were, "
+         "else clean, of DINOv2 and classifiers bicubic"),
     ],
 }
 REFERENCE: Table = {

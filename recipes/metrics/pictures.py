@@ -323,18 +323,26 @@ def inputs_of(args: Namespace, net: ConditionalIMLE) -> Inputs:
     split = next((name for name in ("val", "test", "train") if name in splits), "val")
     sizes = [net.input_size or net.resolution, net.resolution]
     whole = open_source(args.data, home, split=split, sizes=sizes)
-    source = evenly(whole, args.num_images)
+    return inputs_from(evenly(whole, args.num_images), net)
+
+
+def inputs_from(source: Source, net: ConditionalIMLE) -> Inputs:
+    """All pictures of a source as inputs, with their targets. Errors: DataError for a bad one."""
+    sizes = [net.input_size or net.resolution, net.resolution]
     pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=0)
     rows = [pyramid[i] for i in range(len(source))]
     about = {
-        "data": set_name(source), "split": source.name.rpartition("/")[2],
-        "inputs": len(source), "content": fingerprint(source) or {"name": source.name},
-    }  # fmt: skip
-    ids = torch.arange(len(source))
+        "data": set_name(source),
+        "split": source.name.rpartition("/")[2],
+        "inputs": len(source),
+        "content": fingerprint(source) or {"name": source.name},
+    }
     return Inputs(
-        torch.stack([x for x, _ in rows]).float() / 255, torch.stack([y for _, (y,) in rows]), ids,
+        torch.stack([x for x, _ in rows]).float() / 255,
+        torch.stack([y for _, (y,) in rows]),
+        torch.arange(len(source)),
         about,
-    )  # fmt: skip
+    )
 
 
 def drawn_conditional(
