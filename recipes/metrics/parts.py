@@ -17,6 +17,7 @@ from generators.base import Generator, Setup
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from recipes.generate.options import OPTIONS, SEEDS
 from recipes.generate.options import check_unused as check_kind
 from recipes.generate.parts import guide as open_guide
 from recipes.metrics.conditional import Conditional
@@ -37,6 +38,7 @@ from recipes.metrics.pictures import (
 )
 from recipes.take import take
 from runtime.distributed import say
+from runtime.options import kept_name, rows_of
 from storage.errors import UsageError
 from storage.files import expanded, hash_file
 
@@ -177,7 +179,7 @@ def network(args: Namespace, device: torch.device) -> Network:
 def _check_kind(args: Namespace, net: Generator) -> None:
     """An option or a metric of another kind of network does not pass silently. UsageError."""
     asked = Namespace(**vars(args))
-    asked.seeds = None
+    asked.seeds = SEEDS  # generate_images.py's own, as good as not given
     for name, value in _ABSENT.items():
         if not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
             setattr(asked, name, value)
@@ -187,14 +189,7 @@ def _check_kind(args: Namespace, net: Generator) -> None:
         raise UsageError(f"--metrics {odd[0]} is of networks with inputs, not of {net.kind}")
 
 
-def _absent() -> dict[str, Any]:
-    from recipes.generate.options import OPTIONS
-    from runtime.options import kept_name, rows_of
-
-    return {kept_name(row): row[2] for row in rows_of(OPTIONS)}
-
-
-_ABSENT = _absent()
+_ABSENT = {kept_name(row): row[2] for row in rows_of(OPTIONS)}
 
 
 def ranges(args: Namespace, found: Network) -> Iterator[tuple[Drawn, Conditional | None]]:

@@ -98,7 +98,7 @@ class Stored:
             raise DataError(f"{source.name} holds latents, which are no pictures")
         if num is not None and num > len(source):
             raise UsageError(
-                f"{option} {source.name} has {len(source)} pictures: --num {num} is more"
+                f"{option} {source.name} has {len(source)} pictures, --num is {num}"
             )
         if res is None and is_drawn(source):
             raise UsageError(f"{option} {source.name} are drawn at any size: give --res")
