@@ -14,8 +14,8 @@ from torch import Tensor
 
 from evaluation.accuracy import check_features, check_labels
 from evaluation.distances import blocks, checked_pair, squared_distances
+from evaluation.intervals import NORMAL_95
 
-_NORMAL = 1.959963984540054  # inside of which 95 % of a normal distribution lie
 _ROUNDS = 300
 
 
@@ -83,7 +83,7 @@ def mode_proportions(counts: Tensor, data_counts: Tensor) -> Modes:
         df,
         p,
         int(((counts == 0) & (data_counts > 0)).sum()),
-        int((difference > _NORMAL * error).sum()),
+        int((difference > NORMAL_95 * error).sum()),
     )
 
 
