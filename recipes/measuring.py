@@ -4,11 +4,22 @@ default, and no part of a run's name. What they ask for: `recipes.metrics.during
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from runtime.options import ADDED, EXECUTION, Row, Rules
-from runtime.types import list_of, positive_int, text_called
+from runtime.types import ListAction, list_of, positive_int, text_called
 
 NAMES = ("metrics", "metrics_num", "metrics_ref", "metrics_weights")
+
+
+class WeightsList(ListAction):
+    """WORD=FILE, each a word of the shell: a path may have spaces and commas in it."""
+
+    item = staticmethod(text_called("WORD=FILE|random"))
+
+    def convert(self, words: Sequence[str]) -> list[str]:
+        """The words as they are."""
+        return list(words)
 
 
 def rows(*tags: str) -> list[Row]:
@@ -23,7 +34,7 @@ def rows(*tags: str) -> list[Row]:
          EXECUTION, ADDED, *tags),
         ("--metrics_ref", text_called("FILE|DATA"), None, "statistics or a data set to measure "
          "against (default: the training pictures)", EXECUTION, ADDED, *tags),
-        ("--metrics_weights", list_of(text_called("WORD=FILE|random")), None, "weights of "
+        ("--metrics_weights", WeightsList, None, "weights of "
          "extractors, as --weights there (default: those that were fetched)",
          EXECUTION, ADDED, *tags),
     ]

@@ -48,6 +48,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generate_images": ("generate_images.py",),
     "generate_views": ("generate_views.py",),
     "reconstruct_phema": ("reconstruct_phema.py",),
+    **{
+        f"calculate_metrics.{name}": ("calculate_metrics.py", name)
+        for name in ("ref", "calc", "gen", "compare")
+    },
     **{f"runs.{name}": ("runs.py", name) for name in ("ls", "show", "compare", "best", "rm")},
     "data.SetupDataset": ("data/SetupDataset.py",),
     "data.SetupDataset.fetch-weights": ("data/SetupDataset.py", "fetch-weights"),
@@ -66,6 +70,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "edm2_step",
             "gradient_average",
             "isicle_arms",
+            "metrics",
             "ntxent",
             "pictures",
             "scenes",

@@ -33,6 +33,7 @@ HOMES = {
     "gdown": r"data/prepare/download\.py",
     "matplotlib": r".*",
     "diffusers": r"diffusion/encoders\.py",
+    "timm": r"evaluation/extractors/library\.py",
 }
 
 # The only files that may read what could carry code. Every other one calls their functions.

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.extractors.resizing import POLICIES
-from recipes.generate.options import EDM2, SAMPLER
 from recipes.generate.options import OPTIONS as GENERATE
-from recipes.metrics.names import CONDITIONAL, Metric, metrics_of
+from recipes.generate.options import SAMPLER
+from recipes.measuring import WeightsList
+from recipes.metrics.names import CONDITIONAL, metrics_of
 from recipes.words import seed_range
 from runtime.cli import parse
 from runtime.options import (
@@ -23,10 +24,12 @@ from runtime.options import (
     add_preset,
     also,
     kept_name,
+    merged,
     rows_of,
 )
 from runtime.types import (
     GpuList,
+    ListAction,
     data_set,
     dir_path,
     file_path,
@@ -64,6 +67,25 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+class ExtractorList(ListAction):
+    """Words of extractors, after some of which settings stand: inception,file:NET.pt,side=64."""
+
+    item = staticmethod(text_called("WORD"))
+
+    def convert(self, words: Sequence[str]) -> list[str]:
+        """Each word with its settings. Errors: argparse.ArgumentError."""
+        found: list[str] = []
+        for word in words:
+            for part in word.split(","):
+                if found and "=" in part and ":" not in part:
+                    found[-1] += f",{part}"
+                elif part.strip():
+                    found.append(part.strip())
+        if not found:
+            raise argparse.ArgumentError(self, "names no extractor")
+        return found
+
+
 def generating(*names: str, tag: str | None = None) -> list[Row]:
     """Rows of generate_images.py's table: by the names of their values, or of a tag."""
     return [
@@ -80,10 +102,10 @@ WHAT: Table = {
          "extractor fd, kid, prdc, is, fld, memorisation, modes, fdr; top (accuracy of "
          "--classifier); of CAM-Nets lpips, fwv, psnr, ssim; kid_dinov2: of that extractor alone",
          USUAL),
-        ("--extractor", list_of(text_called("WORD")), ["inception"], "networks for metrics that "
+        ("--extractor", ExtractorList, ["inception"], "networks for metrics that "
          "name none: inception, dinov2 (ViT-L/14), dinov2_vitb14, simclr:RUN, torchvision:NAME, "
          "timm:NAME, file:PROGRAM, pixels", USUAL),
-        ("--weights", list_of(text_called("WORD=FILE|random")), None, "weights files of extractors "
+        ("--weights", WeightsList, None, "weights files of extractors "
          "as inception=FILE; random: from seed 0, and the names of metrics say so (default: where "
          "SetupDataset.py fetch-weights puts them)", USUAL),
         ("--resize", ("auto", *POLICIES), "auto", "how pictures come to an extractor's side: "
@@ -106,10 +128,6 @@ REFERENCE: Table = {
          "Kynkaanniemi et al. 2019"),
         ("--bootstrap", integer(0), None, "resamples for intervals of Frechet distances; 0: none "
          "(default: 100 where that is quick)"),
-        ("--lpips", ("pretrained", "random"), "pretrained", "weights of LPIPS; random: not "
-         "comparable with anything"),
-        ("--lpips_path", file_path, None, "VGG16 of torchvision (default: where SetupDataset.py "
-         "puts it)"),
     ],
 }
 READING: Table = {
@@ -173,6 +191,12 @@ GEN: Table = {
         ("--samples", positive_int, 10, "IMLE: samples of each input, unless --seeds says", USUAL),
         *generating("consistency"),
     ],
+    "against what": [
+        ("--lpips", ("pretrained", "random"), "pretrained", "weights of LPIPS; random: not "
+         "comparable with anything"),
+        ("--lpips_path", file_path, None, "VGG16 of torchvision (default: where SetupDataset.py "
+         "puts it)"),
+    ],
     "what it runs on": generating("precision", "compile", "noise_device"),
     "sampler of EDM2": [
         *generating("guidance_interval", "vae", tag=SAMPLER),
@@ -189,28 +213,20 @@ COMPARE: Table = {
     ],
 }
 # fmt: on
-assert EDM2  # the tag of rows taken over
-
-
-def _merged(*tables: Table) -> Table:
-    """Groups of the same title one after the other; of rows of one name the first counts."""
-    from runtime.options import merged
-
-    return merged(*tables)
 
 
 # command -> (its table, what it does)
 COMMANDS: dict[str, tuple[Table, str]] = {
     "ref": (
-        _merged(REF, WHAT, READING, RUNNING, {"output": [OUTPUT["output"][2]]}),
+        merged(REF, WHAT, READING, RUNNING, {"output": [OUTPUT["output"][2]]}),
         "Write statistics of real pictures, to measure against.",
     ),
     "calc": (
-        _merged(CALC, WHAT, REFERENCE, READING, RUNNING, OUTPUT),
+        merged(CALC, WHAT, REFERENCE, READING, RUNNING, OUTPUT),
         "Measure pictures that are there: a folder, a zip, an LMDB, a data set.",
     ),
     "gen": (
-        _merged(GEN, WHAT, REFERENCE, READING, RUNNING, OUTPUT),
+        merged(GEN, WHAT, REFERENCE, READING, RUNNING, OUTPUT),
         "Draw pictures from a network and measure them; no picture is written.",
     ),
     "compare": (COMPARE, "Say which of two networks is better, or that nothing tells."),
@@ -266,9 +282,14 @@ def check(args: Namespace, table: Table) -> None:
     rules = Rules(args, table, PRESETS[args.command])
     if args.command == "calc" and args.images is None:
         raise ValueError("--images is missing: a folder, a zip, an LMDB or a data set")
+    measures = {m.measure for m in args.wanted}
     if args.command == "gen":
         _check_gen(args, rules)
-    measures = {m.measure for m in args.wanted}
+        for name in ("lpips", "lpips_path"):
+            rules.belongs(name, "--metrics lpips and fwv", bool(measures & {"lpips", "fwv"}))
+        rules.belongs("lpips_path", "--lpips pretrained", args.lpips == "pretrained")
+    elif odd := [m.name for m in args.wanted if m.measure in CONDITIONAL]:
+        raise ValueError(f"--metrics {odd[0]} is of gen, with a network that has inputs")
     if args.ref is None and measures - CONDITIONAL - {"is", "top"}:
         raise ValueError("--ref is missing: statistics of `ref`, or a data set of real pictures")
     if not args.held and (needs := sorted(measures & {"fdr", "fld", "memorisation"})):
@@ -284,10 +305,6 @@ def check(args: Namespace, table: Table) -> None:
     rules.belongs("label_order", "--classifier", args.classifier is not None)
     rules.belongs("clusters", "--metrics modes", "modes" in measures and not args.classifier)
     rules.belongs("nearest", "--metrics prdc", "prdc" in measures)
-    rules.belongs("lpips", "--metrics lpips and fwv", bool(measures & {"lpips", "fwv"}))
-    rules.belongs("lpips_path", "--metrics lpips and fwv", bool(measures & {"lpips", "fwv"}))
-    if args.lpips == "random" and args.lpips_path:
-        raise ValueError("--lpips_path is of --lpips pretrained")
     if args.bootstrap and args.bootstrap < 20:
         raise ValueError(f"--bootstrap {args.bootstrap}: at least 20 resamples, or 0")
 
@@ -310,8 +327,3 @@ def _check_gen(args: Namespace, rules: Rules) -> None:
         for name in ("num", "seed"):
             if rules.typed(name):
                 raise ValueError(f"{rules.shown(name)} and --seeds: give one")
-
-
-def names_wanted(wanted: Sequence[Metric]) -> list[str]:
-    """Names of metrics, for messages."""
-    return [m.name for m in wanted]

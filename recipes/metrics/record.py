@@ -35,9 +35,7 @@ def settings_of(
     extractors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What decides the figures, as JSON values."""
-    names = (
-        "clusters", "nearest", "bootstrap", "lpips", "classifier", "label_order",
-    )  # fmt: skip
+    names = ("clusters", "nearest", "bootstrap", "lpips", "classifier", "label_order")
     return json.loads(
         json.dumps(
             {
@@ -46,7 +44,7 @@ def settings_of(
                 "reference": reference,
                 "held": held,
                 "extractors": extractors,
-                **{name: getattr(args, name) for name in names},
+                **{name: getattr(args, name, None) for name in names},
             }
         )
     )

@@ -65,7 +65,7 @@ def test_smoke_needs_nothing(tmp_path, capsys):
         assert "done already" in capsys.readouterr().out
 
 
-def test_the_founding_command(tmp_path, places, monkeypatch):
+def test_statistics_have_any_name(tmp_path, places, monkeypatch):
     """`ref --dataset tiny --dest tiny.pkl`: an .npz under any name."""
     monkeypatch.setenv("DATA_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
