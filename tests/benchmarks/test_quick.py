@@ -19,6 +19,14 @@ def test_metrics(capsys):
     assert all(float(line.split(" | ")[-1].rstrip(" |")) < 1e-6 for line in said[-2:])
 
 
+def test_features_a_second(capsys):
+    metrics.main(["--quick", "--parts", "features"])
+    said = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ") for line in said if line.startswith("| 4 PNGs")]
+    assert [row[1] for row in rows] == ["ours", "torch-fidelity"]
+    assert float(rows[1][-1].rstrip(" |")) < 1e-5 and "pictures a second" in said[-1]
+
+
 def test_edm2_arms(tmp_path, capsys, monkeypatch):
     args = edm2_arms.get_args(["--quick", "--out", str(tmp_path)])
     assert list(edm2_arms.arms(args)) == ["none", "jest"] and args.duration <= 100
