@@ -1,7 +1,7 @@
 """How good pictures are: those of a folder or data set, or those that a network draws, against real
 ones; any generator of the toolkit, by the same command.
 
-    python calculate_metrics.py ref --dataset tiny --dest tiny.pkl
+    python calculate_metrics.py ref --data tiny --dest tiny.pkl
     python calculate_metrics.py gen --net RUN --ref tiny.pkl --seeds 0-49999
     python calculate_metrics.py gen --net NET --guide GUIDE --guidance 1.7 --ref tiny.pkl
     python calculate_metrics.py gen --net CAMNET --data photos/val --samples 10 --metrics lpips psnr
@@ -22,6 +22,7 @@ the mathematics: evaluation/; the networks: evaluation/extractors/.
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
@@ -102,8 +103,9 @@ def measure(
     if statistics is not None:
         parts.check_policies(statistics, tools.extractors, "--ref")
     settings = record.settings_of(
-        args, [pictures.about for pictures, _ in judged], reference and reference.about,
-        held and held.about, tools.about(),
+        args, [pictures.about for pictures, _ in judged],
+        None if reference is None else reference.about, None if held is None else held.about,
+        tools.about(),
     )  # fmt: skip
     folder = record.folder_of(args, settings, stem)
     if old := distributed.from_main(lambda: record.there_already(folder, settings, args)):
@@ -112,13 +114,13 @@ def measure(
         return
 
     batch = parts.batch_of(args, device)
-    real = reference and reference.seen(tools, batch, keep=True)
-    kept = held and look(held, tools.all(), batch=batch, desc="held out")
+    real = reference.seen(tools, batch, keep=True) if reference is not None else None
+    kept = look(held, tools.all(), batch=batch, desc="held out") if held is not None else None
     ranges: list[tuple[str | None, Mapping[str, Figure]]] = []
     features: list[dict[str, Any]] = []
     for pictures, watch in judged:
         seen = look(pictures, tools.all(), batch=batch, desc="pictures", watch=watch)
-        found = distributed.from_main(lambda s=seen: judge(args, tools, s, real, kept, device))
+        found = distributed.from_main(partial(judge, args, tools, seen, real, kept, device))
         ranges.append((seen.about.get("seeds"), {**found, **(watch.figures() if watch else {})}))
         features.append(seen.features)
     if distributed.is_main():

@@ -15,7 +15,7 @@ NAMES = ("metrics", "metrics_num", "metrics_ref", "metrics_weights")
 class WeightsList(ListAction):
     """WORD=FILE, each a word of the shell: a path may have spaces and commas in it."""
 
-    item = staticmethod(text_called("WORD=FILE|random"))
+    item = staticmethod(text_called("FILE|random"))
 
     def convert(self, words: Sequence[str]) -> list[str]:
         """The words as they are."""
@@ -32,7 +32,7 @@ def rows(*tags: str) -> list[Row]:
          EXECUTION, ADDED, *tags),
         ("--metrics_num", positive_int, 5000, "pictures drawn for it, on which figures depend",
          EXECUTION, ADDED, *tags),
-        ("--metrics_ref", text_called("FILE|DATA"), None, "statistics or a data set to measure "
+        ("--metrics_ref", text_called("FILE|NAME"), None, "statistics or a data set to measure "
          "against (default: the training pictures)", EXECUTION, ADDED, *tags),
         ("--metrics_weights", WeightsList, None, "weights of "
          "extractors, as --weights there (default: those that were fetched)",

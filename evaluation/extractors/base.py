@@ -97,10 +97,8 @@ class Extractor:
             parts.append(
                 Outputs(features[:n].float(), None if logits is None else logits[:n].float())
             )
-        logits = [p.logits for p in parts if p.logits is not None]
-        return Outputs(
-            torch.cat([p.features for p in parts]), torch.cat(logits) if logits else None
-        )
+        given = [p.logits for p in parts if p.logits is not None]
+        return Outputs(torch.cat([p.features for p in parts]), torch.cat(given) if given else None)
 
     def _prepared(self, images: Sequence[Tensor]) -> Tensor:
         """All pictures as the net takes them; those of one size are resized together."""

@@ -231,7 +231,7 @@ def open_inception(request: Request) -> Extractor:
         own = {k: v for k, v in net.state_dict().items() if k.endswith(_COUNTERS)}
         load_into(net, state | own, file, "the InceptionV3 of FID (pt_inception-2015-12-05)")
     resize, name = policy(request.resize, "clean")
-    net = net.to(request.device, memory_format=torch.channels_last)
+    net = net.to(request.device).to(memory_format=torch.channels_last)
     prepare = partial(_prepare, resize=resize)
     about = facts(request, net, SIDE, name)
     own_name = metric_name("inception", request)

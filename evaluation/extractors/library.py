@@ -77,7 +77,7 @@ def open_torchvision(request: Request) -> Extractor:
 
     name = request.name
     try:
-        listed = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        listed = models.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError):
         raise UsageError(
             f"torchvision:{name}: torchvision has no classifier of that name; "

@@ -72,7 +72,7 @@ class Conditional:
 
     @torch.no_grad()
     def _one(self, samples: Tensor, target: Tensor) -> None:
-        rows = {}
+        rows: dict[str, Tensor] = {}
         y = target.expand_as(samples)
         if "psnr" in self.wanted:
             found = psnr(samples, y).clamp(max=LARGEST_PSNR)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,7 +145,8 @@ class During:
         for pictures, watch in parts.ranges(args, network):
             seen = look(pictures, self.tools.all(), batch=batch, desc="metrics", watch=watch)
             sides = Sides(seen, self.real, None, args, device)
-            found = distributed.from_main(lambda s=sides: figures(args.wanted, self.tools.names, s))
+            judge = partial(figures, args.wanted, self.tools.names, sides)
+            found = distributed.from_main(judge)
             found |= watch.figures() if watch else {}
             for name, figure in found.items():
                 values.setdefault(name, []).append(figure.value)

@@ -117,7 +117,7 @@ def _torchvision_file(name: str) -> Path | None:
     from torchvision import models
 
     try:
-        address = models.get_model_weights(name).DEFAULT.url  # type: ignore[attr-defined]
+        address = models.get_model_weights(name).DEFAULT.url
     except (ValueError, AttributeError):
         return None  # whoever opens it says so
     file = models_home() / "hub" / "checkpoints" / address.rsplit("/", 1)[-1]

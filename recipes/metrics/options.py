@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.extractors.resizing import POLICIES
@@ -42,35 +42,34 @@ from runtime.types import (
 )
 
 MAX_SEEDS = 10_000_000
-_SMOKE = {"metrics": ["fd_pixels"], "gpus": [], "num_workers": 0, "res": 16, "batch": 16}
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "ref": {
-        "smoke": {
-            "_help": "embedded scenes at 16 px, features of 8 x 8 pixels, CPU, seconds",
-            **_SMOKE, "data": "scenes/val", "num": 64, "dest": "./smoke.npz", "features": True,
-        },
+_SMOKE: dict[str, Any] = {
+    "metrics": ["fd_pixels"], "gpus": [], "num_workers": 0, "res": 16, "batch": 16,
+}  # fmt: skip
+REF_PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "_help": "embedded scenes at 16 px, features of 8 x 8 pixels, CPU, seconds",
+        **_SMOKE, "data": "scenes/val", "num": 64, "dest": "./smoke.npz", "features": True,
     },
-    "calc": {
-        "smoke": {
-            "_help": "embedded scenes against others of them, features of 8 x 8 pixels, CPU",
-            **_SMOKE, "images": "scenes/train", "ref": "scenes/val", "num": 64,
-            "metrics": ["fd_pixels", "kid_pixels", "prdc_pixels"], "bootstrap": 20,
-        },
+}  # fmt: skip
+CALC_PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "_help": "embedded scenes against others of them, features of 8 x 8 pixels, CPU",
+        **_SMOKE, "images": "scenes/train", "ref": "scenes/val", "num": 64,
+        "metrics": ["fd_pixels", "kid_pixels", "prdc_pixels"], "bootstrap": 20,
     },
-    "gen": {
-        "smoke": {
-            "_help": "an untrained EDM2 network against embedded scenes, CPU, seconds",
-            **_SMOKE, "ref": "scenes/val", "num": 16, "steps": 2, "bootstrap": 20,
-        },
+}  # fmt: skip
+GEN_PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "_help": "an untrained EDM2 network against embedded scenes, CPU, seconds",
+        **_SMOKE, "ref": "scenes/val", "num": 16, "steps": 2, "bootstrap": 20,
     },
-    "compare": {},
 }  # fmt: skip
 
 
 class ExtractorList(ListAction):
     """Words of extractors, after some of which settings stand: inception,file:NET.pt,side=64."""
 
-    item = staticmethod(text_called("WORD"))
+    item = staticmethod(text_called("NAME"))
 
     def convert(self, words: Sequence[str]) -> list[str]:
         """Each word with its settings. Errors: argparse.ArgumentError."""
@@ -115,11 +114,11 @@ WHAT: Table = {
 }
 REFERENCE: Table = {
     "against what": [
-        ("--ref", text_called("FILE|DATA"), None, "statistics of `ref`, NVIDIA's .pkl, an .npz; or "
+        ("--ref", text_called("FILE|NAME"), None, "statistics of `ref`, NVIDIA's .pkl, an .npz; or "
          "a data set (required)", USUAL),
         ("--held", data_set, None, "real pictures held out, for fdr, fld and memorisation: NAME, "
          "NAME/SPLIT, a folder, a zip or an LMDB (default: none)", USUAL),
-        ("--classifier", text_called("WORD"), None, "of top and modes: torchvision:NAME, "
+        ("--classifier", text_called("NAME"), None, "of top and modes: torchvision:NAME, "
          "timm:NAME, file:PROGRAM, with --weights WORD=FILE (default: modes are clusters)"),
         ("--label_order", file_path, None, "a text file with the classifier's class for each class "
          "of the data, in order (default: the same order)"),
@@ -215,28 +214,31 @@ COMPARE: Table = {
 # fmt: on
 
 
-# command -> (its table, what it does)
-COMMANDS: dict[str, tuple[Table, str]] = {
+# command -> (its table, its presets, what it does)
+COMMANDS: dict[str, tuple[Table, dict[str, dict[str, Any]], str]] = {
     "ref": (
         merged(REF, WHAT, READING, RUNNING, {"output": [OUTPUT["output"][2]]}),
+        REF_PRESETS,
         "Write statistics of real pictures, to measure against.",
     ),
     "calc": (
         merged(CALC, WHAT, REFERENCE, READING, RUNNING, OUTPUT),
+        CALC_PRESETS,
         "Measure pictures that are there: a folder, a zip, an LMDB, a data set.",
     ),
     "gen": (
         merged(GEN, WHAT, REFERENCE, READING, RUNNING, OUTPUT),
+        GEN_PRESETS,
         "Draw pictures from a network and measure them; no picture is written.",
     ),
-    "compare": (COMPARE, "Say which of two networks is better, or that nothing tells."),
+    "compare": (COMPARE, {}, "Say which of two networks is better, or that nothing tells."),
 }
 
 
 def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     """Options of calculate_metrics.py, the command among them; wrong ones exit with code 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    listed = "\n".join(f"  {name:8} {about}" for name, (_, about) in COMMANDS.items())
+    listed = "\n".join(f"  {name:8} {about}" for name, (*_, about) in COMMANDS.items())
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=form, epilog=f"commands:\n{listed}",
@@ -244,7 +246,7 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     )  # fmt: skip
     if argv[:1] and argv[0] in COMMANDS:
         command, rest = argv[0], argv[1:]
-        table, about = COMMANDS[command]
+        table, presets, about = COMMANDS[command]
         parser = argparse.ArgumentParser(
             prog=f"{parser.prog} {command}", description=about, formatter_class=form
         )
@@ -255,10 +257,10 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
         else:
             add_preset(parser)
         add_options(parser, table)
-        args = parse(parser, PRESETS[command], rest)
+        args = parse(parser, presets, rest)
         args.command = command
         try:
-            check(args, table)
+            check(args, table, presets)
         except ValueError as error:
             parser.error(str(error))
         return args
@@ -267,7 +269,7 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
     raise AssertionError("a command would have been told apart above")
 
 
-def check(args: Namespace, table: Table) -> None:
+def check(args: Namespace, table: Table, presets: Mapping[str, Mapping[str, Any]]) -> None:
     """Rules between options; --metrics becomes `args.wanted`. Errors: ValueError."""
     if args.command == "compare":
         return
@@ -279,7 +281,7 @@ def check(args: Namespace, table: Table) -> None:
         if bad := [m.name for m in args.wanted if m.measure != "fd"]:
             raise ValueError(f"--metrics {bad[0]}: statistics are of Frechet distances, fid or fd")
         return
-    rules = Rules(args, table, PRESETS[args.command])
+    rules = Rules(args, table, presets)
     if args.command == "calc" and args.images is None:
         raise ValueError("--images is missing: a folder, a zip, an LMDB or a data set")
     measures = {m.measure for m in args.wanted}

@@ -129,7 +129,7 @@ class Stored:
     def batches(self, numbers: Sequence[int], size: int) -> Iterator[Batch]:
         """Batches in the order of `numbers`. Errors: DataError for a picture that is bad."""
         loader = DataLoader(
-            self._read, batch_size=size, sampler=list(numbers),  # type: ignore[arg-type]
+            self._read, batch_size=size, sampler=list(numbers),
             num_workers=min(self.workers, -(-len(numbers) // size)), collate_fn=list,
         )  # fmt: skip
         for rows in read(loader):

@@ -89,4 +89,4 @@ def _dtype(kind: Any) -> np.dtype:
     if not isinstance(word, str) or len(word) > 3 or word[:1] not in _KINDS:
         raise PickleError(f"has an array of type {str(word)[:20]!r}, not of numbers")
     order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "="
-    return np.dtype(word).newbyteorder(order if order in ("<", ">") else "=")
+    return np.dtype(f"{order if order in ('<', '>') else '='}{word}")
