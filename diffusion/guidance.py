@@ -78,16 +78,17 @@ class Guided:
             return self.both(x, sigma, **cond)
         if sigma.numel() == 1:
             return self.at(float(sigma))(x, sigma, **cond)
-        main, guide = self._evaluate(x, sigma, cond)
+        main, guide = self.evaluate(x, sigma, cond)
         inside = ((sigma > self.lo) & (sigma <= self.hi)).reshape(-1, *[1] * (x.ndim - 1))
         return torch.where(inside, guide.lerp(main, self.weight), main)
 
     def both(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         """Guided, whatever the level."""
-        main, guide = self._evaluate(x, sigma, cond)
+        main, guide = self.evaluate(x, sigma, cond)
         return guide.lerp(main, self.weight)
 
-    def _evaluate(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def evaluate(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What the two networks say, in two streams where that was asked for."""
         if not (self.two_streams and x.is_cuda):
             return self.denoise(x, sigma, **cond), self.guide(x, sigma, **cond)
         here = torch.cuda.current_stream(x.device)

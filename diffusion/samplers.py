@@ -9,8 +9,8 @@ known on the host, so the choice costs no wait for the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,14 @@ def sigma_levels(
     return [*levels, 0.0]
 
 
+class HeunState(NamedTuple):
+    """After a step: the noise level, x [N, ...] there, and what was denoised at its beginning."""
+
+    sigma: float
+    x: Tensor
+    denoised: Tensor
+
+
 @torch.no_grad()
 def heun(
     denoise: Denoise,
@@ -74,11 +82,39 @@ def heun(
     the samples. No gradients. Errors: ValueError for settings, or a denoiser that changes shapes.
     Algorithm 2 of Karras et al. 2022 (arXiv:2206.00364), in its deterministic form for S_churn 0.
     """
+    levels = sigma_levels(steps, sigma_min, sigma_max, rho)
+    states = heun_states(
+        denoise, noise, levels, cond=cond, S_churn=S_churn, S_min=S_min, S_max=S_max,
+        S_noise=S_noise, randn=randn, dtype=dtype,
+    )  # fmt: skip
+    if not trajectory:
+        for state in states:
+            x = state.x
+        return x
+    first = noise.to(dtype or torch.promote_types(noise.dtype, torch.float32)) * levels[0]
+    return torch.stack([first, *(state.x for state in states)])
+
+
+@torch.no_grad()
+def heun_states(
+    denoise: Denoise,
+    noise: Tensor,
+    levels: Sequence[float],
+    *,
+    cond: Mapping[str, Any] | None = None,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = math.inf,
+    S_noise: float = 1.0,
+    randn: Callable[[Tensor], Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[HeunState]:
+    """`heun` step by step, down the noise levels given: falling, the last one 0."""
     if not noise.is_floating_point():
         raise ValueError(f"noise must be floating-point, not {noise.dtype}")
     if not 0 <= S_churn < math.inf or not 0 <= S_noise < math.inf:
         raise ValueError(f"S_churn {S_churn} and S_noise {S_noise} must be finite and not negative")
-    levels = sigma_levels(steps, sigma_min, sigma_max, rho)
+    steps = len(levels) - 1
     gammas = [
         min(S_churn / steps, math.sqrt(2) - 1) if S_min <= t <= S_max else 0.0 for t in levels[:-1]
     ]
@@ -96,20 +132,18 @@ def heun(
         return d.to(state_type)
 
     x = noise.to(state_type) * levels[0]
-    states = [x]
     for i, (t, t_hat, t_next) in enumerate(zip(levels, raised, levels[1:], strict=False)):
         if t_hat > t:  # raise the noise level before the step
             eps = (randn or torch.randn_like)(x.to(noise.dtype)).to(state_type)
             x = x + (math.sqrt(t_hat**2 - t**2) * S_noise) * eps
-        slope = (x - denoised(x, t_hat, sigmas[0, i])) / t_hat  # dx/dsigma
+        found = denoised(x, t_hat, sigmas[0, i])
+        slope = (x - found) / t_hat  # dx/dsigma
         x_next = x + (t_next - t_hat) * slope
         if t_next > 0:  # trapezoidal rule; at sigma 0 the slope is undefined
             slope_next = (x_next - denoised(x_next, t_next, sigmas[1, i + 1])) / t_next
             x_next = x + (t_next - t_hat) * 0.5 * (slope + slope_next)
         x = x_next
-        if trajectory:
-            states.append(x)
-    return torch.stack(states) if trajectory else x
+        yield HeunState(t_next, x, found)
 
 
 class SeedStack:
