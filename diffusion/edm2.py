@@ -25,10 +25,10 @@ from diffusion.mp import (
     mp_sum,
     normalize,
     resample,
-    row_dropout,
     set_forced_weight_norm,
     sum_weights,
 )
+from runtime.counter_rng import row_dropout
 
 Width = Annotated[int, Between(1, 1 << 16)]  # channels
 Multiple = Annotated[int, Between(1, 1024)]  # of the base width
@@ -389,8 +389,8 @@ class Precond(nn.Module):
 
         sigma [], [N] or [N, 1, 1, 1]. class_labels [N or 1, label_dim], one-hot; None is "no class"
         for a conditional network, and an unconditional one ignores them. `dropout_keys` int64 [N]:
-        see `diffusion.mp.row_dropout`; None: torch's own dropout. `return_logvar`: also u(sigma)
-        [N, 1, 1, 1]. Errors: ValueError for shapes that do not fit.
+        see `runtime.counter_rng.row_dropout`; None: torch's own dropout. `return_logvar`: also
+        u(sigma) [N, 1, 1, 1]. Errors: ValueError for shapes that do not fit.
         """
         sigma = torch.as_tensor(sigma, device=x.device)
         self._check(x, sigma, class_labels, dropout_keys)

@@ -1,4 +1,4 @@
-"""Magnitude-preserving primitives of EDM2 and row-keyed dropout.
+"""Magnitude-preserving primitives of EDM2.
 
 Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024
 (arXiv:2312.02696): every operation keeps the expected magnitude sqrt(E[x^2]) of its input at 1, and
@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-
-from runtime import counter_rng
 
 EPS = 1e-4
 # E[silu(x)^2]^0.5 for x ~ N(0, 1), equation 81
@@ -279,22 +277,3 @@ def frozen_weights(*nets: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.frozen = None
-
-
-def row_dropout(x: Tensor, p: float, keys: Tensor, layer: int) -> Tensor:
-    """Dropout whose mask of row i is a function of (keys[i], layer, element) alone.
-
-    x [N, ...], 0 <= p <= 1, keys int64 [N]. p is rounded to a multiple of 2^-16; kept elements are
-    divided by the (rounded) 1 - p.
-    """
-    drop = round(p * 65536)
-    if drop == 0:
-        return x
-    if drop >= 65536:
-        return x * 0
-    count = x[0].numel()
-    index = torch.arange((count + 3) // 4, device=x.device)
-    # four 16-bit numbers in each 64-bit hash
-    bits = counter_rng.mix(keys[:, None], layer, index).view(torch.int16)
-    keep = (bits[:, :count] >= drop - 32768).view(x.shape)
-    return torch.where(keep, x * (65536 / (65536 - drop)), 0.0)

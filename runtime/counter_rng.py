@@ -235,6 +235,25 @@ def normal_mosaic(seed_words: Tensor, pattern: Mosaic, *, stream: int = 0) -> Te
     return out
 
 
+def row_dropout(x: Tensor, p: float, keys: Tensor, layer: int) -> Tensor:
+    """Dropout whose mask of row i is a function of (keys[i], layer, element) alone.
+
+    x [N, ...], 0 <= p <= 1, keys int64 [N]. p is rounded to a multiple of 2^-16; kept elements are
+    divided by the (rounded) 1 - p.
+    """
+    drop = round(p * 65536)
+    if drop == 0:
+        return x
+    if drop >= 65536:
+        return x * 0
+    count = x[0].numel()
+    index = torch.arange((count + 3) // 4, device=x.device)
+    # four 16-bit numbers in each 64-bit hash
+    bits = mix(keys[:, None], layer, index).view(torch.int16)
+    keep = (bits[:, :count] >= drop - 32768).view(x.shape)
+    return torch.where(keep, x * (65536 / (65536 - drop)), 0.0)
+
+
 def permutation(n: int, *keys: int) -> Tensor:
     """A permutation of range(n), int64 [n] on the CPU, that is a function of the integer keys."""
     seed = mix(*keys, n).reshape(1)

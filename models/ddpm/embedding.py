@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# A noise level sqrt(alpha_bar) in (0, 1] is embedded as the time 1000 times it would be, so that the
-# frequencies, which are made for times up to 1000 or so, tell levels apart.
+# A noise level sqrt(alpha_bar) in (0, 1] is embedded as the time 1000 times it would be: the
+# frequencies are made for times up to 1000 or so and would not tell levels apart.
 NOISE_LEVEL_SCALE = 1000.0
 
 
@@ -25,3 +25,17 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     if dim % 2:
         parts.append(torch.zeros_like(angle[:, :1]))
     return torch.cat(parts, 1)
+
+
+class TimeEmbedding(nn.Sequential):
+    """t [], [1] or [rows], times `scale` -> [rows, 4 channels]: the embedding and two layers."""
+
+    def __init__(self, channels: int, scale: float = 1.0) -> None:
+        first, last = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, 4 * channels)
+        super().__init__(first, nn.SiLU(), last)
+        self.channels, self.scale = channels, scale
+
+    def forward(self, t: Tensor, rows: int) -> Tensor:  # type: ignore[override]
+        t = t.reshape(-1).expand(rows).float() * self.scale
+        weight = next(self.parameters())
+        return super().forward(timestep_embedding(t, self.channels).to(weight.dtype))

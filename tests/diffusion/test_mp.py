@@ -22,9 +22,9 @@ from diffusion.mp import (
     normalize,
     normalize_weights,
     resample,
-    row_dropout,
     set_forced_weight_norm,
 )
+from runtime.counter_rng import row_dropout
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Golden vectors of DDPM, DDIM and layout-conditioned diffusion: `<golden-dir>/ddpm`."""
+"""Golden vectors of DDPM, DDIM, their U-Net and layout attention: `<golden-dir>/ddpm`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import ddpm_math_checks
+from tests.golden import ddpm_math_checks, ddpm_net_checks
 from tests.golden.support import check_file, files_of, vectors_of
 
 pytestmark = pytest.mark.golden
 SYSTEM = "ddpm"
 FAMILIES = {
     **ddpm_math_checks.FAMILIES,
+    **ddpm_net_checks.FAMILIES,
 }
 
 

@@ -1,0 +1,107 @@
+"""Classes and functions out of a user's own Python file, which the command line names.
+
+Such a file is run: it may do whatever a script may. So a file is only ever taken from what the user
+typed, never from a checkpoint, a snapshot or any other file; those keep the bare name of a class,
+and whoever loads one names its file again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from storage.errors import UsageError, one_line
+
+
+def load_object(place: str, what: str = "object") -> Any:
+    """What is called NAME in FILE, of a place "FILE.py:NAME". what: in words, for messages.
+
+    Errors: UsageError for a place of another form, and as `load_file`.
+    """
+    file, colon, name = place.rpartition(":")
+    if not colon or not file.endswith(".py") or not name.isidentifier():
+        raise UsageError(f"{what} {place!r}: give FILE.py:NAME, a Python file and a name in it")
+    module = load_file(file, what)
+    if name not in vars(module):
+        own = ", ".join(_public(module)) or "nothing"
+        raise UsageError(f"{what} {place!r}: {file} has no {name}; it has {own}")
+    return vars(module)[name]
+
+
+def load_classes(
+    file: str | Path, kinds: type | tuple[type, ...], what: str = "blocks"
+) -> dict[str, type]:
+    """The classes that FILE itself defines and that are of one of these kinds, by name.
+
+    Errors: UsageError where there is none, and as `load_file`.
+    """
+    module = load_file(file, what)
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__
+        if issubclass(value, kinds) and not name.startswith("_")
+    }
+    if not found:
+        names = [k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,))]
+        raise UsageError(f"{what} {file}: no class in it is a {' or a '.join(names)}")
+    return found
+
+
+def load_file(file: str | Path, what: str = "file") -> ModuleType:
+    """A Python file, run once a process however often it is asked for.
+
+    Files beside it can be imported by it. Errors: UsageError for a file that is missing, or whose
+    code fails: where, and with what.
+    """
+    path = Path(file).expanduser().resolve()
+    if path.suffix != ".py":
+        raise UsageError(f"{what} {file}: not a Python file (.py)")
+    if not path.is_file():
+        raise UsageError(f"{what} {file}: no such file")
+    name = f"user_code.{path.stem}_{abs(hash(str(path))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # of a .py file there is one
+    module = importlib.util.module_from_spec(spec)
+    # Known by its name while it runs: dataclasses and pickles of data workers look there.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"{what} {file}{_line(error, path)}: {_said(error)}") from error
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _public(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def _line(error: Exception, path: Path) -> str:
+    """The line of the file that was at work when it failed, as ", line 7"."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f", line {error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _said(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else one_line(error, 200)
+    return text if text == type(error).__name__ else f"{type(error).__name__}: {text}"
