@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
@@ -12,7 +13,7 @@ from runtime.workers import read
 from storage.errors import DataError, data_changed
 
 
-class StepSampler(Sampler[list[int]]):
+class StepSampler(Sampler[list[Any]]):
     """Endless batches for a DataLoader (as `batch_sampler`), passes joined end to end.
 
     Draw number d is element d % n of the permutation of pass d // n, which depends on (seed, pass)
@@ -22,6 +23,9 @@ class StepSampler(Sampler[list[int]]):
 
     A DataLoader asks ahead of use, so the position is not what was asked for: `batches(loader)`
     counts a batch when it hands it over, and that count is all `state_dict` holds.
+
+    with_draws: elements are (image, number of the draw) instead, for data sets that make a random
+    view a function of both.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class StepSampler(Sampler[list[int]]):
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        with_draws: bool = False,
     ) -> None:
         if n < 1:
             raise DataError("an empty data set has nothing to draw")
@@ -48,6 +53,7 @@ class StepSampler(Sampler[list[int]]):
         self.shuffle = shuffle
         self.rank = rank
         self.world_size = world_size
+        self.with_draws = with_draws
         self.drawn = 0
         self._pass = -1
         self._order = np.zeros(0, np.int64)
@@ -61,11 +67,11 @@ class StepSampler(Sampler[list[int]]):
             self._pass, self._order = number, keyed_order(self.n, self.seed, number)
         return int(self._order[position])
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         start = self.drawn
         while True:
             draws = range(start + self.rank, start + self.batch_size, self.world_size)
-            yield [self.index(d) for d in draws]
+            yield [(self.index(d), d) if self.with_draws else self.index(d) for d in draws]
             start += self.batch_size
 
     def batches(self, loader: DataLoader) -> Iterator:

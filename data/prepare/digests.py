@@ -18,7 +18,7 @@ from data.prepare.workers import say
 from runtime.progress import Progress
 from storage.files import hash_file, write_text
 
-_PIN = re.compile(r"(?:(sha256|md5):)?([0-9a-fA-F]{8,128})")
+_PIN = re.compile(r"(?:(sha256|sha1|md5):)?([0-9a-fA-F]{8,128})")
 
 
 def digest_of(file: Path, kind: str = "sha256") -> str:
@@ -29,17 +29,20 @@ def digest_of(file: Path, kind: str = "sha256") -> str:
 
 
 def split_pin(pin: str) -> tuple[str, str]:
-    """`md5:HEX` or `sha256:HEX` (also HEX alone) -> (kind, hex in lower case). ValueError."""
+    """`md5:HEX`, `sha1:HEX` or `sha256:HEX` (also HEX alone) -> (kind, hex in lower case).
+
+    Errors: ValueError.
+    """
     match = _PIN.fullmatch(pin)
     if match is None:
-        raise ValueError(f"{pin!r} is neither sha256:HEX nor md5:HEX")
+        raise ValueError(f"{pin!r} is none of sha256:HEX, sha1:HEX, md5:HEX")
     return match[1] or "sha256", match[2].lower()
 
 
 def pin_fault(file: Path, pin: str, got: str | None = None) -> str | None:
     """What is wrong with a file whose digest is known, or None.
 
-    pin: `sha256:HEX` or `md5:HEX`, whole or its first digits. got: what the file is instead, if
+    pin: `sha256:HEX`, `sha1:HEX` or `md5:HEX`, whole or its first digits. got: what the file is instead, if
     that is known, for the sentence. Errors: OSError.
     """
     kind, wanted = split_pin(pin)
