@@ -3,13 +3,15 @@
     python data/SetupDataset.py --data camnet3 --sizes 16 32 64 128 256
     python data/SetupDataset.py --data mine --source ~/pictures.zip --sizes 16 32 64
     python data/SetupDataset.py --data camnet3_deci_lmdb --sizes 64 128
+    python data/SetupDataset.py --data torchvision:MNIST
     python data/SetupDataset.py fetch-weights
     python data/SetupDataset.py fetch-networks edm2-img512-s-autog-dino
 
 Afterwards `--data NAME` works. Running it again goes on or does nothing; sizes can be added.
 --source takes a folder (split/class/picture, class/picture or pictures; it is linked, not copied,
 so keep it), a .zip or .tar of one, CIFAR-10, CIFAR-100 or STL-10 as they are distributed, or
-MNIST's four idx files; NAME is then free.
+MNIST's four idx files; NAME is then free. A torchvision data set is fetched by torchvision and read
+as it is: no other option but --data_path has a meaning there.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
 from data.InvertDirStructure import CLASS_FIRST, INVERTED, default_out, invert
 from data.prepare.published import LICENCE, PUBLISHED, TOY_GUIDE, TOY_NET
 from data.prepare.weights import LPIPS_BACKBONES
+from data.readers.torchvision_sets import Torchvision, is_torchvision
 from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
 from runtime.cli import prepare
@@ -62,6 +65,8 @@ def _name(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text} are rendered as they are asked for; nothing to prepare: --data {text}"
         )
+    if is_torchvision(text):
+        return text
     if text in _TAKEN:
         raise argparse.ArgumentTypeError(f"{text!r} means something else here; take another name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", text) or split_of(text):
@@ -191,6 +196,17 @@ def setup(args: argparse.Namespace) -> None:
     _offer_weights(say)
 
 
+def setup_torchvision(args: argparse.Namespace) -> None:
+    """Have torchvision fetch one of its data sets. Errors: DataError."""
+    from data.prepare.workers import say
+    from storage.files import expanded, make_folder
+
+    data_path = make_folder(expanded(args.data_path or _home("data"))).absolute()
+    splits = Torchvision(args.data, data_path).fetch()
+    place = f" --data_path {data_path}" if args.data_path else ""
+    say(f"ready: {', '.join(splits)} of {args.data}; train with --data {args.data}{place}")
+
+
 def _offer_weights(say: Callable[[str], object]) -> None:
     """A last line that says how to get the weights of LPIPS, unless they are there."""
     from data.prepare.weights import vgg_file
@@ -304,7 +320,12 @@ def _main(argv: Sequence[str]) -> None:
         parser.error("--data NAME is needed (or: fetch-weights, fetch-networks)")
     if args.fetch_weights:
         _fetch_weights(["vgg"], None, [])
-    if args.data:
+    if args.data and is_torchvision(args.data):
+        for name in ("source", "use_existing", "lmdb", "also_cls_first"):
+            if getattr(args, name):
+                parser.error(f"--{name}: {args.data} is fetched by torchvision and read as it is")
+        setup_torchvision(args)
+    elif args.data:
         setup(args)
 
 

@@ -27,12 +27,12 @@ _ATTEMPTS = 64
 class Item(NamedTuple):
     """A picture and its layout, as tensors.
 
-    index: its number. image: uint8 [3, r, r]. boxes: float32 [n, 4], x_min y_min width height in
+    id: its number. image: uint8 [3, r, r]. boxes: float32 [n, 4], x_min y_min width height in
     [0, 1]. classes: int64 [n]. masks: bool [n, m, m] or None. segmentation: uint8 [m, m] (255: no
     class) or None. text: a sentence.
     """
 
-    index: int
+    id: int
     image: Tensor
     boxes: Tensor
     classes: Tensor
@@ -44,16 +44,16 @@ class Item(NamedTuple):
 class LayoutBatch(NamedTuple):
     """B items; rows of boxes, classes and masks are filled up to one N.
 
-    index int64 [B]; image uint8 [B, 3, r, r]; boxes float32 [B, N, 4]; classes int64 [B, N], -1 in
-    rows that only fill up; count int64 [B], the objects of each; masks bool [B, N, m, m] or None;
+    ids int64 [B]; image uint8 [B, 3, r, r]; boxes float32 [B, N, 4]; classes int64 [B, N], -1 in
+    rows that only fill up; objects int64 [B], how many each has; masks bool [B, N, m, m] or None;
     segmentation uint8 [B, m, m] or None; text: B sentences.
     """
 
-    index: Tensor
+    ids: Tensor
     image: Tensor
     boxes: Tensor
     classes: Tensor
-    count: Tensor
+    objects: Tensor
     masks: Tensor | None
     segmentation: Tensor | None
     text: list[str]
@@ -117,7 +117,7 @@ class LayoutImages(Dataset):
             raise IndexError(f"image {i} of {len(self)}")
         i %= len(self)
         keys = () if draw is None else (self.seed, i, int(draw))
-        one = self._framed(self._read(i), keys)
+        one = self._framed(self._read(i, bool(keys)), keys)
         if self.max_objects is not None and len(one.classes) > self.max_objects:
             area = one.boxes[:, 2] * one.boxes[:, 3]
             one = one.take(np.sort(np.argsort(-area, kind="stable")[: self.max_objects]))
@@ -146,11 +146,11 @@ class LayoutImages(Dataset):
             one = crop(one, window)
         return flip(one, self.source.flip_pairs) if mirrored else one
 
-    def _read(self, i: int) -> Annotated:
+    def _read(self, i: int, random: bool) -> Annotated:
         size = None
         if is_drawn(self.source):
             # a part of a drawing is enlarged otherwise; the smallest window has 0.8 of the area
-            cropped = self.augment is not None and self.augment.crop
+            cropped = random and self.augment is not None and self.augment.crop
             size = -(-self.resolution * 5 // 4) if cropped else self.resolution
         fault = ""
         for attempt in range(_ATTEMPTS):
@@ -190,7 +190,7 @@ def collate(items: Sequence[Item], *, least: int = 0) -> LayoutBatch:
             masks[row, :n] = item.masks
     maps = [item.segmentation for item in items if item.segmentation is not None]
     return LayoutBatch(
-        torch.tensor([item.index for item in items]),
+        torch.tensor([item.id for item in items]),
         torch.stack([item.image for item in items]),
         boxes,
         classes,

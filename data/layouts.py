@@ -160,7 +160,7 @@ def clean_boxes(
     names: Sequence[str],
     faults: BoxFaults,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes float [n, 4] x y w h in pixels -> (rows that are kept int64 [m], shares float32 [m, 4]).
+    """Boxes float [n, 4] x y w h in pixels -> (rows kept int64 [m], their shares float32 [m, 4]).
 
     What reaches over an edge is cut at it; what is bad (`BAD`) is left out, and told to `faults`
     under its name.
@@ -186,7 +186,7 @@ def shares(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
 
 
 def wanted(boxes: np.ndarray, width: float, height: float, rule: ObjectRule) -> np.ndarray:
-    """Rows of boxes (shares, [n, 4]) that a rule counts, in their order; of too many the largest."""
+    """Rows of boxes (shares, [n, 4]) that a rule counts, in order; of too many the largest."""
     area = boxes[:, 2].astype(np.float64) * boxes[:, 3]
     keep = area > rule.share
     if rule.side:

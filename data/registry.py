@@ -18,6 +18,8 @@ import numpy as np
 from data.readers import recognise
 from data.readers.base import Found, refused
 from data.readers.folders import resolutions_of
+from data.readers.torchvision_sets import is_torchvision
+from data.readers.torchvision_sets import recognise as recognise_torchvision
 from data.sources import (
     Source,
     Subset,
@@ -158,8 +160,9 @@ def open_source(
     spec: NAME or NAME/split under `data_path`; a folder (of splits, of classes, or of images); a
     zip of one (`set.zip`, `set.zip/val`); a picture; a folder or zip as dataset_tool writes them;
     an LMDB environment or a folder of them; CIFAR-10's or MNIST's own files; "scenes"
-    (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`). `split` counts when
-    spec names none. sizes: the sides that its pictures will be asked for at, for that line only.
+    (rendered, nothing on disk); a part of a known set (`bird`, `camnet3_deci`); any data set of
+    torchvision's (`torchvision:MNIST`). `split` counts when spec names none. sizes: the sides that
+    its pictures will be asked for at, for that line only.
     DataError: one line with what is there and how to get what is not.
     """
     with asking_for(sizes):
@@ -179,6 +182,8 @@ def find(spec: str, data_path: Path) -> Found:
     if spec.split("/")[0] == SYNTHETIC and len(spec.split("/")) <= 2:
         splits = None if own else ("train", "val") if spec == SYNTHETIC else ()
         return Found(splits, lambda split: _scenes(spec, split))
+    if is_torchvision(spec) and fraction_of(spec)[1] is None:
+        return recognise_torchvision(spec, data_path)
     if found := _at_path(spec, data_path):
         return Found(None, found.open) if own else found
     if own:
@@ -229,7 +234,8 @@ def _part(name: str, data_path: Path) -> Found:
     elif fraction is None:
         return Found((), absent)
     whole = find(base, data_path)
-    if not _is_there(base, data_path) and _at_path(base, data_path) is None:
+    there = _is_there(base, data_path) or is_torchvision(base)
+    if not there and _at_path(base, data_path) is None:
         return Found(whole.splits, absent)
 
     def open_part(split: str) -> Source:

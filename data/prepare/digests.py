@@ -42,8 +42,8 @@ def split_pin(pin: str) -> tuple[str, str]:
 def pin_fault(file: Path, pin: str, got: str | None = None) -> str | None:
     """What is wrong with a file whose digest is known, or None.
 
-    pin: `sha256:HEX`, `sha1:HEX` or `md5:HEX`, whole or its first digits. got: what the file is instead, if
-    that is known, for the sentence. Errors: OSError.
+    pin: `sha256:HEX`, `sha1:HEX` or `md5:HEX`, whole or its first digits. got: what the file is
+    instead, if that is known, for the sentence. Errors: OSError.
     """
     kind, wanted = split_pin(pin)
     found = digest_of(file, kind)

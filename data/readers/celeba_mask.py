@@ -30,7 +30,7 @@ PARTS = (
     *("u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth"),
 )
 CLASSES = ("background", *PARTS)
-FLIP_PAIRS = ((4, 5), (6, 7), (8, 9))
+FLIP_PAIRS: tuple[tuple[int, int], ...] = ((4, 5), (6, 7), (8, 9))
 PICTURES, MASKS, PART_MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask", "CelebAMask-HQ-mask-anno"
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
 SIDE = 512

@@ -151,7 +151,9 @@ class CocoLayouts:
             width, height = image["width"], image["height"]
             kept, clean = clean_boxes(raw, width, height, names, self.faults)
             # as published the share is that of the box as written, before it is cut
-            areas = np.concatenate([clean[:, :2], (raw / [width, height, width, height])[kept, 2:]], 1)
+            areas = np.concatenate(
+                [clean[:, :2], (raw / [width, height, width, height])[kept, 2:]], 1
+            )
             good = wanted(areas, width, height, self.rule)
             if not self.rule.counts(len(good)):
                 continue

@@ -6,7 +6,6 @@ arXiv:1405.0312, and the data format's page of COCO).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -43,16 +42,25 @@ def from_polygons(polygons: list[Any], width: int, height: int) -> np.ndarray:
 
 def _filled(points: np.ndarray, width: int, height: int) -> np.ndarray:
     """Each edge turns inside to outside from where it crosses a row of centres on."""
-    turns = np.zeros((height, width + 1), np.int32)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        # rows whose centre is at or below the upper end and above the lower
-        first, last = sorted((y0, y1))
-        rows = np.arange(max(0, math.ceil(first - 0.5)), min(height, math.ceil(last - 0.5)))
-        if len(rows):
-            x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-            columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-            turns[rows, columns] += 1
-    return turns.cumsum(1)[:, :width] % 2 == 1
+    (x0, y0), (x1, y1) = points.T, np.roll(points, -1, axis=0).T
+    # rows whose centre is at or below the upper end and above the lower
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    count = last - first
+    edge = np.repeat(np.arange(len(points)), count)
+    rows = np.arange(len(edge)) + np.repeat(first - np.cumsum(count) + count, count)
+    slope = (x1 - x0) / np.where(y1 == y0, 1, y1 - y0)
+    x = x0[edge] + (rows + 0.5 - y0[edge]) * slope[edge]
+    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    out = np.zeros((height, width), bool)
+    if not len(edge):
+        return out
+    top, left = int(rows.min()), int(columns.min())
+    high, wide = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
+    turns = np.bincount((rows - top) * wide + columns - left, minlength=high * wide)
+    filled = turns.reshape(high, wide).cumsum(1) % 2 == 1
+    out[top : top + high, left : left + wide] = filled[:, : width - left]
+    return out
 
 
 def from_runs(runs: Any, width: int, height: int) -> np.ndarray:

@@ -3,7 +3,7 @@
     image_data.json     pictures: number, size, address
     objects.json        their objects: names, boxes
     object_alias.txt    `name,other name,...` a line: what is one thing (may lack)
-    vg_splits.json      {"train": [numbers], "val": .., "test": ..}, sg2im's (may lack: see `splits`)
+    vg_splits.json      {"train": [numbers], "val": .., "test": ..}, sg2im's (may lack)
     images/VG_100K/, images/VG_100K_2/      or without images/
 
 Johnson, Gupta and Fei-Fei 2018, "Image Generation from Scene Graphs" (arXiv:1804.01622), whose
@@ -69,7 +69,8 @@ class VisualGenome:
         parts = splits(root, sorted(images))
         if split not in parts:
             raise DataError(f"{root} has no split {split}; it has {', '.join(parts)}")
-        self.object_classes = vocabulary(objects, parts["train"], alias, least_count)
+        train = [key for key in parts["train"] if key in images]
+        self.object_classes = vocabulary(objects, train, alias, least_count)
         numbers = {name: k for k, name in enumerate(self.object_classes)}
         files, boxes, classes, ends = [], [], [], [0]
         for key in parts[split]:
@@ -80,9 +81,7 @@ class VisualGenome:
             mine = [(klass, o) for klass, o in mine if klass is not None]
             names = [f"{image['file']} #{o.get('object_id', '?')}" for _, o in mine]
             raw = np.array([_box(o, image["file"]) for _, o in mine], np.float64).reshape(-1, 4)
-            kept, clean = clean_boxes(
-                raw, image["width"], image["height"], names, self.faults
-            )
+            kept, clean = clean_boxes(raw, image["width"], image["height"], names, self.faults)
             large = _large(raw[kept], rule.side)
             kept, clean = kept[large], clean[large]
             if not rule.counts(len(kept)):
@@ -93,7 +92,9 @@ class VisualGenome:
             classes += [mine[k][0] for k in kept[good]]
             ends.append(len(classes))
         if not files:
-            raise DataError(f"{root}: no picture of {split} has {rule.least} to {rule.most} objects")
+            raise DataError(
+                f"{root}: no picture of {split} has {rule.least} to {rule.most} objects"
+            )
         self._folder = root / "images" if (root / "images").is_dir() else root
         self._files, self._ends = PathTable(files), np.array(ends, np.int64)
         self._boxes = np.concatenate(boxes).astype(np.float32)

@@ -106,7 +106,7 @@ def crop(one: Annotated, window: Window) -> Annotated:
         raise ValueError(f"a window {tuple(window)} of a picture of {width}x{height}")
     boxes, rows = crop_boxes(one.boxes, window, width, height)
     inside = (slice(top, top + h), slice(left, left + w))
-    masks = None if one.masks is None else one.masks[(slice(None), *inside)]
+    masks = None if one.masks is None else one.masks[:, inside[0], inside[1]]
     if masks is not None and len(rows):
         # what shows of an object may lie outside though its box reaches in
         shows = masks[rows].any((1, 2)) | ~one.masks[rows].any((1, 2))  # type: ignore[index]
@@ -124,7 +124,7 @@ def crop(one: Annotated, window: Window) -> Annotated:
 def crop_boxes(
     boxes: np.ndarray, window: Window, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (shares of width x height) in a window of it: (shares of that [m, 4], rows int64 [m])."""
+    """Boxes (shares of width x height) in a window: (shares of that [m, 4], rows int64 [m])."""
     size, inner = np.array([width, height], np.float64), np.array(window[2:], np.float64)
     start = np.array(window[:2], np.float64)
     first = (boxes[:, :2].astype(np.float64) * size - start) / inner
