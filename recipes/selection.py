@@ -199,5 +199,6 @@ def choose(
     # The same on every rank, unless their devices round differently: then rank 0 decides.
     positions = distributed.gather(found.rows)[: len(found.rows)].sort().values
     chosen = torch.stack([positions, distributed.interleave(rows.index)[positions]])
-    mine_of_all = Rows(*distributed.take_interleaved(rows, positions))
+    # Any tuple of tensors like Rows, with more fields perhaps.
+    mine_of_all = type(rows)(*distributed.take_interleaved(rows, positions))
     return Choice(mine_of_all, chosen, [] if found.spread is None else [found.spread])
