@@ -156,7 +156,7 @@ def rows(batch: Any, keys: Tensor, device: torch.device) -> Rows:
         return Rows(index, raw, labels, keys, moved(boxes), moved(no), moved(none))
     labels = torch.zeros(n, dtype=torch.int64)
     pixels = none if batch.segmentation is None else batch.segmentation
-    tensors = (batch.index, batch.image, labels), (batch.boxes, batch.classes, pixels)
+    tensors = (batch.ids, batch.image, labels), (batch.boxes, batch.classes, pixels)
     first, last = ([moved(t) for t in part] for part in tensors)
     return Rows(*first, keys, *last)
 
