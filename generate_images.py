@@ -18,8 +18,8 @@ Any other kind, one image per seed:
 --net is a snapshot or a run's folder, which means its newest snapshot; --data a data set's name, a
 folder, a zip or a single picture.
 
-EDM2, DDPM and any other kind write OUT/<seed>.png (with several classes OUT/<seed>_<class>.png), IMLE
-OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and files.jsonl,
+EDM2, DDPM and any other kind write OUT/<seed>.png (with several classes OUT/<seed>_<class>.png),
+IMLE OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and files.jsonl,
 the list of what was written. A sweep has a folder of these for each of its points, beside sheet.png
 and sweep.json. A row of IMLE's grid: target, where it is known, input, bicubic, samples.
 An image depends on its seed, class or input, and the settings, not on what else is drawn or on the
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     if isinstance(net, EDM2):
         edm2_images(args, net, device)
     elif isinstance(net, DDPM):
-        ddpm_images(args, net)
+        ddpm.images(args, net)
     elif isinstance(net, ConditionalIMLE | UnconditionalIMLE):
         imle_images(args, net)
     else:
@@ -159,55 +159,6 @@ def draw(
     )
     filling.end(lambda grid: grid_of_files(grid, files, ncol, captions))
     return True
-
-
-# ------------------------------------------------------------------------------------------- DDPM
-
-
-def ddpm_images(args: argparse.Namespace, net: DDPM) -> None:
-    """Images of all seeds, each of its class and layout, as far as they are missing."""
-    net.check_pictures()
-    how, weaker = ddpm.drawing(args, net), ddpm.guide(args, net, say)
-    asked = ddpm.layouts(args, net, say)
-    names, shown, ncol = folders.choose_images(args, net)
-    ways = {i: n.replace(".png", "_trajectory.png") for i, n in names.items() if args.trajectory}
-    maps = {i: n.replace(".png", "_layout.png") for i, n in names.items() if asked}
-    settings = ddpm.settings(args, net, how, weaker, asked)
-    folder = folders.asked_outdir(args, say) or folders.default_outdir(args, net.file, settings)
-    pictured = maps or names
-    filling = folders.Filling(
-        args, net, folder, settings, [*names.values(), *ways.values(), *maps.values()],
-        shown=[pictured[item] for item in shown], words=folders.sheet_words(args),
-        what=f"{len(args.seeds)} seeds",
-        facts={"guide": weaker.snapshot.provenance if weaker else None},
-    )  # fmt: skip
-    if filling.finished:
-        return
-    rank, world = distributed.rank(), distributed.world_size()
-    batches = [
-        batch for batch in split_batches(list(names), args.batch, rank=rank, world=world)
-        if filling.lacks(n for i in batch for kind in (names, ways, maps) for n in [kind.get(i)] if n)
-    ]  # fmt: skip
-    drawing = net.pictures(
-        batches, drawing=how, guide=weaker, keep_every=max(1, args.steps // 8) * args.trajectory,
-        layouts=ddpm.rows_of(net, asked, list(names)) if asked else None,
-    )  # fmt: skip
-    with Progress(sum(map(len, batches)), desc=folder.name, unit="image") as bar:
-        for batch, drawn in zip(batches, drawing, strict=True):
-            if not drawn.finite:
-                seeds = compact_seeds([item.seed for item in batch])
-                raise NonFiniteError(f"seeds {seeds}: {NOT_FINITE}")
-            for n, item in enumerate(batch):
-                if args.trajectory and filling.lacks([ways[item]]):
-                    save_sheet(folder / ways[item], drawn.steps[n].float() / 255, 8)
-                if asked:
-                    pair = ddpm.beside(drawn.images[n], asked.of(item), net.objects)
-                    filling.add(maps[item], pair)
-                filling.add(names[item], drawn.images[n])
-            bar.update(len(batch))
-    files = [folder / pictured[i] for i in shown]
-    captions = folders.captions_of(shown, ncol, net.classes)
-    filling.end(lambda grid: grid_of_files(grid, files, ncol, captions))
 
 
 # ------------------------------------------------------------------------------------------- IMLE

@@ -2,12 +2,12 @@ r"""Train DDPM, a denoising diffusion network (Ho et al. 2020, arXiv:2006.11239)
 (Nichol and Dhariwal 2021, arXiv:2102.09672), or LayoutDiffuse (Cheng et al. 2023,
 arXiv:2302.08908), which is told what stands where.
 
-    python train_ddpm.py --preset smoke                                # embedded data, CPU, seconds
-    python train_ddpm.py --preset cpu-small --data DIR                 # half an hour of two cores
-    python train_ddpm.py --preset mnist                                # by digit; mnist-ddim: improved
+    python train_ddpm.py --preset smoke                       # embedded data, CPU, seconds
+    python train_ddpm.py --preset cpu-small --data DIR        # half an hour of two cores
+    python train_ddpm.py --preset mnist                       # by digit; mnist-ddim: improved
     torchrun --standalone --nproc-per-node 2 train_ddpm.py --preset cifar10
-    python train_ddpm.py --preset scenes-layout                        # from boxes; coco-layout, ...
-    python train_ddpm.py --config configs/MNIST.json                   # a file of LayoutDiffuse's code
+    python train_ddpm.py --preset scenes-layout               # from boxes; coco-layout, ...
+    python train_ddpm.py --config configs/MNIST.json          # a file of LayoutDiffuse's code
 
 Conditions:
     none       --no-cond, or data without classes

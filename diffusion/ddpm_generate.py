@@ -109,7 +109,9 @@ def draw_states(
     how.check()
     if how.guidance != 1:
         if not uncond:
-            raise ValueError(f"guidance {how.guidance:g}: the network has no condition to leave out")
+            raise ValueError(
+                f"guidance {how.guidance:g}: the network has no condition to leave out"
+            )
         interval = gaussian.interval(*how.interval) if how.interval else None
         net = classifier_free(net, uncond, how.guidance, interval=interval, rescale=how.rescale)
     given: dict[str, Any] = {"cond": cond, "x0_fn": x0_function(how.clip)}

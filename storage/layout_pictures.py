@@ -20,9 +20,7 @@ def class_colour(number: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def with_boxes(
-    images: Tensor, boxes: Tensor, classes: Tensor, names: Sequence[str] = ()
-) -> Tensor:
+def with_boxes(images: Tensor, boxes: Tensor, classes: Tensor, names: Sequence[str] = ()) -> Tensor:
     """Images [n, C, H, W] in [0, 1] with their boxes drawn: [n, 3, k H, k W], each pixel a square.
 
     boxes [n, N, 4] x_min, y_min, width, height as shares of the sides; classes [n, N], -1 for no

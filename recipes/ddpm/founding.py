@@ -16,9 +16,10 @@ from models.ddpm.configs import unet_config
 
 FLAG = "--config"
 TARGETS = {"noise": "eps", "eps": "eps", "y0": "x0", "x0": "x0", "v": "v"}
-SETS = {"mnist": "mnist", "cifar10": "cifar10", "cifar": "cifar10", "cocostuff": "coco",
-        "coco": "coco", "vg": "vg", "celeb_mask": "celebamask", "celebamask": "celebamask"}  # fmt: skip
-LAYOUT_SETS = ("coco", "vg", "celebamask")
+SETS = {
+    "mnist": "mnist", "cifar10": "cifar10", "cifar": "cifar10", "cocostuff": "coco",
+    "coco": "coco", "vg": "vg", "celeb_mask": "celebamask", "celebamask": "celebamask",
+}  # fmt: skip
 
 # Keys that are known and change nothing here, by the section they stand in.
 IDLE: dict[str, tuple[str, ...]] = {
@@ -58,9 +59,7 @@ class WithConfig(NamedTuple):
     error: str
 
 
-def with_config(
-    presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None
-) -> WithConfig:
+def with_config(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None) -> WithConfig:
     """The presets and the command line, with the file of --config, if there is one, as a preset."""
     words = list(sys.argv[1:] if argv is None else argv)
     file = _value_of(FLAG, words)
@@ -129,7 +128,9 @@ class _Section:
 
     def take(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         value = self.left.pop(key, default)
-        number = isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))
+        number = isinstance(value, bool) and bool not in (
+            kind if isinstance(kind, tuple) else (kind,)
+        )
         if value is not None and (number or not isinstance(value, kind)):
             raise ValueError(f"{self.path(key)} {value!r} is of another kind than it should be")
         return value
@@ -146,9 +147,7 @@ class _Section:
     def end(self) -> None:
         """Errors: ValueError for a key that nobody took."""
         for key, why in NOT_HERE.items():
-            if key in self.left and not self.left.pop(key):
-                continue
-            if key in self.left:
+            if self.left.pop(key, None):
                 raise ValueError(f"{self.path(key)}: {why}")
         if self.left:
             raise ValueError(f"unknown key {self.path(sorted(self.left)[0])}")
@@ -249,7 +248,9 @@ def _network(top: _Section, found: dict[str, Any]) -> None:
         if value is None:
             continue
         if key not in NETWORK:
-            raise ValueError(f"denoising_model.model_args: {key} is not for networks of pixels here")
+            raise ValueError(
+                f"denoising_model.model_args: {key} is not for networks of pixels here"
+            )
         found[NETWORK[key]] = list(value) if isinstance(value, tuple) else value
     if "num_head_channels" in net and net["num_head_channels"] is not None:
         found.pop("num_heads", None)

@@ -233,8 +233,12 @@ def check(args: Namespace) -> None:
 
 def _check_own_code(args: Namespace, rules: Rules) -> None:
     if args.model:
-        for name in ("selection", "acid", "best_of_k", "snr_gamma"):
-            if getattr(args, name) not in (None, False, 1):
+        elsewhere = {
+            "selection": bool(args.selection), "acid": args.acid,
+            "best_of_k": args.best_of_k > 1, "snr_gamma": args.snr_gamma is not None,
+        }  # fmt: skip
+        for name, asked in elsewhere.items():
+            if asked:
                 raise ValueError(f"{rules.shown(name)}: --model says itself how a batch is trained")
         if args.loss not in (LDM, "mse", "rescaled_mse"):
             raise ValueError(f"--loss {args.loss}: --model's classes have mse, ldm, rescaled_mse")

@@ -326,6 +326,7 @@ def average(args: Namespace, net: nn.Module) -> emas.EMA[nn.Module]:
 def read_base(net: nn.Module) -> Callable[[Path, Any], initial.Weights]:
     """Reads a file for --init_from: of a network without layout attention by the names that its
     weights have in `net`, whose stages are longer."""
+
     def read(file: Path, say: Any) -> initial.Weights:
         found = initial.read_weights(file, say)
         added = set(adapters(net))

@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 2e-4, "warmup": 5000, "duration": 102_400_000,
     },
     "cifar10-iddpm": {
-        "_help": "CIFAR-10 as improved DDPM: L_hybrid, cosine, 4000 steps (500 k steps of training)",
+        "_help": "CIFAR-10 as improved DDPM: L_hybrid, cosine, T = 4000 (500 k steps)",
         **_CIFAR10, **_LEARNED, "num_blocks": 3, "attn_factors": [2, 4], "num_heads": 4,
         "scale_shift": True, "dropout": 0.3, "timesteps": 4000, "time_input": "step1000",
         "lr": 1e-4, "warmup": 0, "grad_clip": 0.0, "duration": 64_000_000,

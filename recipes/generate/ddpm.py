@@ -1,4 +1,4 @@
-"""What generate_images.py asks of networks of DDPM: the sampler, layouts, and their pictures."""
+"""generate_images.py with networks of DDPM: the sampler, layouts, and the pictures of both."""
 
 from __future__ import annotations
 
@@ -13,14 +13,30 @@ from torch import Tensor
 
 from data.readers.box_list import read_layouts
 from diffusion.ddpm_generate import Drawing
-from diffusion.generate import Item
+from diffusion.generate import Item, split_batches
 from generators.ddpm import DDPM
 from generators.door import open_generator
+from generators.edm2 import NOT_FINITE
 from models.ddpm import Layout
-from recipes.generate.folders import has_class, plain
+from recipes.generate.folders import (
+    Filling,
+    asked_outdir,
+    captions_of,
+    choose_images,
+    default_outdir,
+    has_class,
+    plain,
+    sheet_words,
+)
 from recipes.take import take
-from storage.errors import UsageError
+from recipes.words import compact_seeds
+from runtime import distributed
+from runtime.distributed import say
+from runtime.gallery import grid_of_files
+from runtime.progress import Progress
+from storage.errors import NonFiniteError, UsageError
 from storage.layout_pictures import layout_maps, with_boxes
+from storage.pictures import save_sheet
 
 
 class Layouts(NamedTuple):
@@ -124,3 +140,49 @@ def settings(
         "class": "in the names" if has_class(args, net) else rule,
         "precision": args.precision,
     }
+
+
+def images(args: Namespace, net: DDPM) -> None:
+    """Images of all seeds, each of its class and layout, as far as they are missing."""
+    net.check_pictures()
+    how, weaker = drawing(args, net), guide(args, net, say)
+    asked = layouts(args, net, say)
+    names, shown, ncol = choose_images(args, net)
+    ways = {i: n.replace(".png", "_trajectory.png") for i, n in names.items() if args.trajectory}
+    maps = {i: n.replace(".png", "_layout.png") for i, n in names.items() if asked}
+    told = settings(args, net, how, weaker, asked)
+    folder = asked_outdir(args, say) or default_outdir(args, net.file, told)
+    pictured = maps or names
+    filling = Filling(
+        args, net, folder, told, [*names.values(), *ways.values(), *maps.values()],
+        shown=[pictured[item] for item in shown], words=sheet_words(args),
+        what=f"{len(args.seeds)} seeds",
+        facts={"guide": weaker.snapshot.provenance if weaker else None},
+    )  # fmt: skip
+    if filling.finished:
+        return
+    rank, world = distributed.rank(), distributed.world_size()
+    batches = [
+        batch for batch in split_batches(list(names), args.batch, rank=rank, world=world)
+        if filling.lacks(kind[i] for kind in (names, ways, maps) if kind for i in batch)
+    ]  # fmt: skip
+    drawn_batches = net.pictures(
+        batches, drawing=how, guide=weaker, keep_every=max(1, args.steps // 8) * args.trajectory,
+        layouts=rows_of(net, asked, list(names)) if asked else None,
+    )  # fmt: skip
+    with Progress(sum(map(len, batches)), desc=folder.name, unit="image") as bar:
+        for batch, drawn in zip(batches, drawn_batches, strict=True):
+            if not drawn.finite:
+                seeds = compact_seeds([item.seed for item in batch])
+                raise NonFiniteError(f"seeds {seeds}: {NOT_FINITE}")
+            for n, item in enumerate(batch):
+                if args.trajectory and filling.lacks([ways[item]]):
+                    save_sheet(folder / ways[item], drawn.steps[n].float() / 255, 8)
+                if asked:
+                    pair = beside(drawn.images[n], asked.of(item), net.objects)
+                    filling.add(maps[item], pair)
+                filling.add(names[item], drawn.images[n])
+            bar.update(len(batch))
+    files = [folder / pictured[i] for i in shown]
+    captions = captions_of(shown, ncol, net.classes)
+    filling.end(lambda grid: grid_of_files(grid, files, ncol, captions))

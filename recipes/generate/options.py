@@ -113,18 +113,20 @@ OPTIONS: Table = {
          "snapshots folder, the run's folder, NVIDIA's .pkl, or the name of a published one or a "
          "URL, which are fetched into the models directory (required)", USUAL, also("--snapshot")),
         ("--guide", text_called("FILE|DIR|NAME|URL"), None, "EDM2, DDPM: the guide, a weaker or an "
-         "unconditional network (default: none)", EDM2, DDPM, USUAL, was("--gnet"), also("--guide-path")),
+         "unconditional network (default: none)", EDM2, DDPM, USUAL, was("--gnet"),
+         also("--guide-path")),
         ("--guidance", GuidanceAction, None, "EDM2, DDPM: weight of the guidance: GUIDE + W * "
-         "(NET - GUIDE); 1: none (default: 1). DDPM without --guide: away from NET without class or "
-         "layout", USUAL, also("--guide-weight", "--no-guidance")),
+         "(NET - GUIDE), of DDPM without --guide away from NET without its class or layout; 1: "
+         "none (default: 1)", USUAL, also("--guide-weight", "--no-guidance")),
     ],
     "which images": [
         ("--seeds", list_of(seed_range), None, "an image a seed, e.g. 0-63,100 (default: 16-19, as "
          "EDM2's own script)", EDM2, DDPM, ANY, USUAL),
-        ("--class", list_of(text_called("N|NAME")), None, "EDM2, DDPM: classes by number or name, or "
-         "all; with several, each seed is drawn in each of them (default: random)", EDM2, DDPM, USUAL),
-        ("--random", bool, True, "EDM2, DDPM: classes drawn from the seeds; --no-random: seed modulo "
-         "classes", EDM2, DDPM),
+        ("--class", list_of(text_called("N|NAME")), None, "EDM2, DDPM: classes by number or name, "
+         "or all; with several, each seed is drawn in each of them (default: random)", EDM2, DDPM,
+         USUAL),
+        ("--random", bool, True, "EDM2, DDPM: classes drawn from the seeds; --no-random: seed "
+         "modulo classes", EDM2, DDPM),
         ("--layout", file_path, None, "DDPM: what stands where: a text of x,y,w,h,class a line, in "
          "shares of the sides, or JSON, several layouts of which take turns by seed; each is drawn "
          "beside its sample, <seed>_layout.png (default: none)", DDPM, USUAL),
@@ -152,8 +154,8 @@ OPTIONS: Table = {
         ("--subdirs", bool, False, "EDM2, DDPM: a folder for each 1000 seeds", EDM2, DDPM),
         ("--name_class", bool, False, "EDM2, DDPM: files are <seed>_<class>.png; so they are with "
          "several classes", EDM2, DDPM),
-        ("--trajectory", bool, False, "EDM2, DDPM: also <seed>_trajectory.png: what is denoised at each "
-         "step", EDM2, DDPM),
+        ("--trajectory", bool, False, "EDM2, DDPM: also <seed>_trajectory.png: what is denoised at "
+         "each step", EDM2, DDPM),
         ("--sweep_guidance", list_of(finite_float, unique=True), None, "EDM2: a folder for each "
          "weight, and a sheet that compares them (default: none)", EDM2),
         ("--sweep_ema", list_of(positive_float, unique=True), None, "EDM2: the same for EMA "
@@ -184,7 +186,8 @@ OPTIONS: Table = {
          "that the network was made of; it is run (default: none)", DDPM),
     ],
     "sampler of EDM2": [
-        ("--steps", positive_int, 32, "of Heun's method, or of DDPM's sampler", EDM2, DDPM, SAMPLER, USUAL),
+        ("--steps", positive_int, 32, "of Heun's method, or of DDPM's sampler", EDM2, DDPM,
+         SAMPLER, USUAL),
         ("--guidance_interval", list_of(level), None, "LO HI: guide where LO < sigma <= HI only "
          "(default: everywhere)", EDM2, DDPM),
         ("--sigma_min", positive_float, 0.002, "lowest noise level", EDM2, SAMPLER),

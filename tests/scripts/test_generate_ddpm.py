@@ -1,9 +1,10 @@
-"""generate_images.py and load_generator with networks of train_ddpm.py: by class, by layout, guided,
-by every sampler, and with blocks of one's own."""
+"""generate_images.py with networks of train_ddpm.py: by class, by layout, guided, by every sampler,
+and with blocks of one's own."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from storage.errors import UsageError
 from storage.snapshot import Snapshot, load_snapshot, save_snapshot
 from tests.scripts.support import get_args, load
 
-PLAIN = {"T": 20, "schedule": "cosine", "prediction_type": "eps", "variance_type": "learned_range",
+PLAIN = {"T": 20, "schedule": "cosine", "prediction_type": "v", "variance_type": "learned_range",
          "time_input": "step"}  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def network(folder, **config):
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.1)
     made = {"net": net.config, "gaussian": PLAIN, "encoder": {"name": "rgb"}, "resolution": 8,
-            "classes": [], "layout": "boxes", "objects": ["sea", "tree", "hut"], **config}  # fmt: skip
+            "classes": [], "layout": "boxes", "objects": ["sea", "tree", "hut"],
+            **config}  # fmt: skip
     file = Path(folder) / "network-snapshot-0000001.safetensors"
     return save_snapshot(file, net.state_dict(), "ddpm", made, {})
 
@@ -44,7 +46,7 @@ def generate(*words):
 
 
 def pixels(file):
-    return torch.tensor(list(Image.open(file).convert("RGB").getdata()))
+    return torch.from_numpy(np.array(Image.open(file).convert("RGB")))
 
 
 @pytest.fixture(scope="module")
@@ -159,5 +161,7 @@ def test_a_block_and_a_network_of_ones_own(words, tmp_path):
         open_generator(made, say=lambda line: None)
     net = open_generator(made, say=lambda line: None, code=str(file))
     assert net.draw(2, drawing=Drawing(steps=2)).shape == (2, 3, 8, 8)
-    generate("--net", str(made), "--code", str(file), "--seeds", "0", "--outdir", str(tmp_path / "o"))
+    generate(
+        "--net", str(made), "--code", str(file), "--seeds", "0", "--outdir", str(tmp_path / "o")
+    )
     assert (tmp_path / "o" / "000000.png").is_file()
