@@ -19,9 +19,10 @@ Any other kind, one image per seed:
 folder, a zip or a single picture.
 
 EDM2, DDPM and any other kind write OUT/<seed>.png (with several classes OUT/<seed>_<class>.png),
-IMLE OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and files.jsonl,
-the list of what was written. A sweep has a folder of these for each of its points, beside sheet.png
-and sweep.json. A row of IMLE's grid: target, where it is known, input, bicubic, samples.
+IMLE OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and
+files.jsonl, the list of what was written. A sweep has a folder of these for each of its points,
+beside sheet.png and sweep.json. A row of IMLE's grid: target, where it is known, input, bicubic,
+samples.
 An image depends on its seed, class or input, and the settings, not on what else is drawn or on the
 number of GPUs (another --batch may change last bits). OUT is by default a folder for each setting.
 The same command goes on where it stopped, or says that it is done; more seeds or samples may join,

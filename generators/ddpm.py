@@ -282,9 +282,13 @@ def _imported(config: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
 def untrained() -> Snapshot:
     """A tiny network with random weights, so that smoke presets need no earlier run."""
     torch.manual_seed(0)
-    net = UNet(3, 3, model_channels=16, channel_mult=(1, 2), num_res_blocks=1, num_classes=4)
+    net = UNet(
+        3, 3, model_channels=16, channel_mult=(1, 2), num_res_blocks=1, num_classes=4,
+        use_scale_shift_norm=True,
+    )  # fmt: skip
     for parameter in net.parameters():  # a new network is 0 everywhere
-        nn.init.normal_(parameter, std=0.1)
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
     config = {
         "net": net.config, "gaussian": {"schedule": "cosine", "T": 50, "prediction_type": "v",
         "variance_type": "fixed_large", "time_input": "step"}, "encoder": {"name": "rgb"},

@@ -49,7 +49,7 @@ def load_classes(
     }
     if not found:
         names = [k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,))]
-        raise UsageError(f"{what} {file}: no class in it is a {' or a '.join(names)}")
+        raise UsageError(f"{what} {file}: it defines no {' or '.join(names)}")
     return found
 
 
@@ -90,7 +90,7 @@ def _public(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", None) == module.__name__
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
 
 

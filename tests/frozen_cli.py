@@ -68,6 +68,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "edm2_step",
             "gradient_average",
             "isicle_arms",
+            "layout_attention",
             "ntxent",
             "pictures",
             "scenes",
@@ -75,6 +76,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "simclr_step",
             "toy_selection",
             "train_step",
+            "unet",
         )
     },
 }

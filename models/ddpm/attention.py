@@ -37,16 +37,16 @@ def zeroed(layer: Layer) -> Layer:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, fused: bool | None = None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, fused: bool = True
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v: q [..., L, d], k and v [..., S, d] -> [..., L, d].
 
     mask: bool, broadcasts to [..., L, S]; False keys do not count (a row without any gives nan in
     the eager form and 0 or nan in the fused one: leave one). fused: torch's
     scaled_dot_product_attention, whose kernels need no [L, S] matrix in memory; the eager form is
-    the reference's formula, with the softmax in fp32. None: fused.
+    the reference's formula, with the softmax in fp32.
     """
-    if fused is None or fused:
+    if fused:
         # Its fast kernels want the channels of a head side by side.
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

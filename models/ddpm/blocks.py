@@ -129,7 +129,7 @@ class AttentionBlock(nn.Module):
         num_head_channels: int | None = None,
         *,
         new_order: bool = False,
-        fused: bool | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.heads = head_count(channels, num_heads, num_head_channels)

@@ -20,6 +20,7 @@ from models.ddpm.regions import (
     NO_CLASS,
     RULES,
     Layout,
+    check_classes,
     grid_classes,
     region_masks,
 )
@@ -75,7 +76,7 @@ class ClassEmbedder(nn.Module):
                     wanted = (len(layout.classes), *size)
                     found = torch.full(wanted, NO_CLASS, device=table.device).flatten(1)
                 else:
-                    found = grid_classes(layout.segmentation, *size)
+                    found = grid_classes(layout.segmentation, *size).long()
                 classes[size] = self._checked(found.where(found != NO_CLASS, -1)).where(
                     found != NO_CLASS, K
                 )
@@ -89,14 +90,10 @@ class ClassEmbedder(nn.Module):
 
     def _checked(self, classes: Tensor) -> Tensor:
         K = self.num_classes
-        if classes.is_cuda or torch.compiler.is_compiling():
+        if classes.device.type != "cpu" or torch.compiler.is_compiling():
             # The background's own number is no class: an index that the device refuses.
             return classes.where(classes != K, K + 1)
-        if classes.numel() and int(classes.max()) >= K:
-            raise ValueError(
-                f"a layout has class {int(classes.max())}; the network has classes 0 to {K - 1} "
-                "(layout_classes)"
-            )
+        check_classes(classes[classes >= 0], K)
         return classes
 
 
@@ -134,7 +131,7 @@ class LayoutAttention(AttentionBlock, ConditionBlock):
         kind: str = "layout_partial_v2",
         num_heads: int = 1,
         *,
-        fused: bool | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__(channels, num_heads, fused=fused)
         if kind not in LAYOUT_ATTENTION:

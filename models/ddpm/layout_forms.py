@@ -9,13 +9,14 @@ closed    regions of an image share one score matrix. With E = exp(S), Z = E M^T
 expanded  N masked attentions an image over all pixels: N L^2 d.
 packed    every region's pixels gathered, regions of alike size together: the sum of their areas^2.
 
-Which is fastest depends on the regions: `docs/ddpm.md` has the figures, `choose` the rule.
+Which is fastest depends on the regions: benchmarks/README.md has the figures, `choose` the rule.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ class Regions(NamedTuple):
     outside: Tensor | None  # int64 [B, Lb]: pixels with `rest`, L to fill up; None: take all
 
 
-Form = Callable[[Tensor, int, Regions, bool | None], Tensor]
+Form = Callable[[Tensor, int, Regions, bool], Tensor]
 
 
 def make_regions(masks: Tensor, *, with_background: bool, form: str | None = None) -> Regions:
@@ -81,7 +82,7 @@ def make_regions(masks: Tensor, *, with_background: bool, form: str | None = Non
 
 
 def choose(masks: Tensor) -> str:
-    """The form that costs least for masks [B, N, L], by the rule of docs/ddpm.md.
+    """The form that costs least for masks [B, N, L].
 
     On a CPU packed while the regions' areas are small enough, otherwise closed. Elsewhere, and
     while a graph is recorded, closed: it alone needs no look at the values.
@@ -98,7 +99,7 @@ def choose(masks: Tensor) -> str:
 _ROW_COST, _CLOSED_COST = 100, 0.9
 
 
-def loop(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -> Tensor:
+def loop(qkv: Tensor, heads: int, regions: Regions, fused: bool = True) -> Tensor:
     """Region by region: qkv [B, L, 3 C] -> [B, L, C], 0 where no region is."""
     q, k, v = split_qkv(qkv, heads)
     out = torch.zeros_like(q)
@@ -114,7 +115,7 @@ def loop(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -
     return merge_heads(out)
 
 
-def closed(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -> Tensor:
+def closed(qkv: Tensor, heads: int, regions: Regions, fused: bool = True) -> Tensor:
     """One score matrix for all regions of an image: shapes as `loop`. Computes in fp32 or 64.
 
     Exact while a pixel's scores in each of its regions reach to within 120 of its largest score
@@ -127,13 +128,20 @@ def closed(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None)
     return merge_heads(out.to(qkv.dtype))
 
 
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Products in the dtype of what is multiplied."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 class _Closed(torch.autograd.Function):
     """W v of the form "closed", with its gradient: autograd would keep three [L, L] matrices for
     one, and square 1 / Z, which may be as large as exp(80)."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, masks: Tensor, share: Tensor):
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q.device.type):
             ctx.scale = q.shape[-1] ** -0.5
             scores = (q * ctx.scale) @ k.transpose(-2, -1)
             E = scores.sub_(scores.amax(-1, keepdim=True) - _TOP).exp_()
@@ -146,7 +154,7 @@ class _Closed(torch.autograd.Function):
     @once_differentiable  # a second derivative would be wrong, silently
     def backward(ctx, grad: Tensor):
         q, k, v, masks, share, E, inverse = ctx.saved_tensors
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q.device.type):
             weights = share.transpose(-2, -1) * inverse  # [B, heads, L, N]
             spread = weights @ masks
             grad_v = (E * spread).transpose(-2, -1) @ grad
@@ -159,7 +167,7 @@ class _Closed(torch.autograd.Function):
             return dS @ k, dS.transpose(-2, -1) @ q, grad_v, None, None
 
 
-def expanded(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -> Tensor:
+def expanded(qkv: Tensor, heads: int, regions: Regions, fused: bool = True) -> Tensor:
     """N masked attentions an image: shapes as `loop`."""
     q, k, v = split_qkv(qkv, heads)
     batch, n = regions.masks.shape[:2]
@@ -173,7 +181,7 @@ def expanded(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = Non
     return merge_heads(torch.einsum("bnhld,bnl->bhld", out.unflatten(0, (batch, n)), share))
 
 
-def packed(qkv: Tensor, heads: int, regions: Regions, fused: bool | None = None) -> Tensor:
+def packed(qkv: Tensor, heads: int, regions: Regions, fused: bool = True) -> Tensor:
     """Attention over gathered pixels: shapes as `loop`. Looks at values when it is planned."""
     packing = regions.packing or _packing(regions.masks, regions.share)
     flat, rows = qkv.flatten(0, 1), []
@@ -202,7 +210,7 @@ FORMS: dict[str, Form] = {
 
 
 def region_attention(
-    qkv: Tensor, background: Tensor, heads: int, regions: Regions, fused: bool | None = None
+    qkv: Tensor, background: Tensor, heads: int, regions: Regions, fused: bool = True
 ) -> Tensor:
     """Attention of regions and of what is in none: [B, L, C].
 
@@ -215,7 +223,7 @@ def region_attention(
     return out
 
 
-def _background_attention(qkv: Tensor, heads: int, regions: Regions, fused: bool | None) -> Tensor:
+def _background_attention(qkv: Tensor, heads: int, regions: Regions, fused: bool) -> Tensor:
     """Attention to all pixels, times `rest`: [B, L, C]."""
     q, k, v = split_qkv(qkv, heads)
     rest, place = regions.rest[..., None].to(qkv.dtype), regions.outside

@@ -23,8 +23,8 @@ class Layout(NamedTuple):
 
     boxes float [B, N, 4]: x_min, y_min, width, height as shares of the image's sides. classes
     int64 [B, N] from 0; -1 marks a row that only fills up. masks bool [B, N, h, w]: the instances'
-    pixels, which then count instead of their boxes. segmentation int [B, h, w]: classes, 255 is
-    background.
+    pixels, which then count instead of their boxes. segmentation int or uint8 [B, h, w]: classes,
+    255 is background.
     """
 
     boxes: Tensor
@@ -53,9 +53,9 @@ class Layout(NamedTuple):
         for i, r in enumerate(rows):
             if r.ndim != 2 or r.shape[1] != 5:
                 raise ValueError(f"a layout of shape {list(r.shape)} instead of [n, 5]")
+            check_classes(r[:, 4], num_classes)
             boxes[i, : len(r)] = r[:, :4]
             classes[i, : len(r)] = r[:, 4].long()
-            _check_classes(r[:, 4], num_classes)
         filled = None
         if masks is not None:
             if [len(m) for m in masks] != [len(r) for r in rows]:
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
     @staticmethod
     def of_segmentation(classes: Tensor, *, num_classes: int) -> Layout:
         """Per-pixel classes int [B, h, w], 255 background. Errors: ValueError."""
-        _check_classes(classes[classes != NO_CLASS], num_classes)
+        check_classes(classes[classes != NO_CLASS], num_classes)
         return Layout.empty(len(classes), device=classes.device)._replace(
             segmentation=classes.long()
         )
@@ -127,12 +127,13 @@ class Layout(NamedTuple):
         return self._replace(classes=classes, segmentation=segmentation)
 
 
-def _check_classes(classes: Tensor, num_classes: int) -> None:
-    low, high = (classes.min(), classes.max()) if classes.numel() else (0, 0)
-    if not (low >= 0 and high < num_classes):
+def check_classes(classes: Tensor, num_classes: int) -> None:
+    """Errors: ValueError for a class that is not in [0, num_classes)."""
+    wrong = classes[~((classes >= 0) & (classes < num_classes))]
+    if len(wrong):
         raise ValueError(
-            f"a layout has class {int(low if low < 0 else high)}; the network has classes 0 to "
-            f"{num_classes - 1} (its layout_classes)"
+            f"a layout has class {float(wrong[0]):g}; the network has classes 0 to "
+            f"{num_classes - 1} (layout_classes)"
         )
 
 

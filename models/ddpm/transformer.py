@@ -33,7 +33,7 @@ class CrossAttention(nn.Module):
         heads: int = 8,
         dim_head: int = 64,
         *,
-        fused: bool | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         inner, source = heads * dim_head, dim if context_dim is None else context_dim
@@ -80,7 +80,7 @@ class PromptAttention(CrossAttention):
         prompt_dim: int = 128,
         image_in_kv: bool = False,
         gated: bool = False,
-        fused: bool | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__(dim, text_dim, heads, dim_head, fused=fused)
         self.text_dim = text_dim
@@ -194,7 +194,7 @@ class SpatialTransformer(ConditionBlock):
         image_in_kv: bool = False,
         gated: bool = False,
         use_linear: bool = False,
-        fused: bool | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         heads = head_count(channels, num_heads, num_head_channels)

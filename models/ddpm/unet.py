@@ -81,7 +81,7 @@ class UNet(nn.Module):
         layout_region_rule: str = "released",
         image_size: int | None = None,
         use_checkpoint: bool = False,
-        fused_attention: bool | None = None,
+        fused_attention: bool = True,
         blocks: Mapping[str, type[nn.Module]] | None = None,
     ) -> None:
         super().__init__()

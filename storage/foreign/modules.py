@@ -12,6 +12,7 @@ import math
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,8 @@ class Whole:
 
 
 class Storage:
-    """The numbers under tensors: the bytes `data`, or `span` of them still in a file."""
+    """The numbers under tensors: the bytes `data`, or `span` of them still in a file, whose
+    checksum is `crc` if one is known: it is compared where all of them are read."""
 
     def __init__(
         self,
@@ -94,8 +96,10 @@ class Storage:
         data: memoryview | None = None,
         file: Whole | None = None,
         span: Span | None = None,
+        crc: int | None = None,
     ) -> None:
         self.dtype, self._data, self._file, self._span = dtype, data, file, span
+        self._crc = crc
         held = len(data) if data is not None else span.length if span is not None else 0
         self.numel = held // dtype.itemsize
 
@@ -107,14 +111,21 @@ class Storage:
         if self._data is None and self._file is not None and self._span is not None:
             step = self.dtype.itemsize
             if not keep:
-                data = self._file.read(self._span.offset + first * step, count * step)
+                data = self._read(self._file, first * step, count * step)
                 return torch.frombuffer(data, dtype=self.dtype) if data else self._none()
-            self._data = memoryview(self._file.read(self._span.offset, self._span.length))
+            self._data = memoryview(self._read(self._file, 0, self._span.length))
         if self._data is None or not count:
             return self._none()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that bytes are read-only: nobody writes
             return torch.frombuffer(self._data, dtype=self.dtype)[first : first + count]
+
+    def _read(self, file: Whole, begin: int, count: int) -> bytearray:
+        assert self._span is not None, "what is not in memory is in a file"
+        data = file.read(self._span.offset + begin, count)
+        if self._crc is not None and count == self._span.length and zlib.crc32(data) != self._crc:
+            raise PickleError("is damaged: numbers of it are not those of their checksum")
+        return data
 
     def _none(self) -> torch.Tensor:
         return torch.empty(0, dtype=self.dtype)

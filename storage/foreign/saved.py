@@ -77,7 +77,7 @@ def _zipped(
             begin = info.header_offset + _LOCAL_HEADER.size + sum(lengths)
             if sign != b"PK\3\4" or begin + info.file_size > end:
                 raise PickleError("ends before its numbers")
-            made[name] = Storage(dtype, file=whole, span=Span(begin, info.file_size))
+            made[name] = Storage(dtype, file=whole, span=Span(begin, info.file_size), crc=info.CRC)
         return made[name]
 
     with archive.open(found[0]) as inner:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import edm2_arms, isicle_arms, pictures, scenes
+from benchmarks import edm2_arms, isicle_arms, layout_attention, pictures, scenes, unet
 from recipes.simclr.options import PRESETS
 
 
@@ -38,3 +38,22 @@ def test_pictures(tmp_path):
 
 def test_the_preset_of_the_original_simclr_judges_as_the_original_did():
     assert PRESETS["cifar10-r50-original"]["probe_augs"] == "train"
+
+
+def test_layout_attention(capsys):
+    layout_attention.main(["--quick"])
+    said = capsys.readouterr().out.splitlines()
+    far = float(said[1].rsplit(" ", 1)[1])
+    assert far < 1e-5 and [line.split(" | ")[:2] for line in said[-2:]] == [
+        ["| 1", "2"],
+        ["| 2", "2"],
+    ]
+
+
+def test_unet(capsys):
+    unet.main(["--quick", "--checkpoint"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[-6:]]
+    assert [row[0] for row in rows] == [
+        "plain", "no checkpoint", "SDPA", "channels_last", "ours", "recomputed"
+    ]  # fmt: skip
+    assert all(float(row[3]) < 1e-4 for row in rows)

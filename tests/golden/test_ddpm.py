@@ -1,4 +1,4 @@
-"""Golden vectors of DDPM, DDIM, their U-Net and layout attention: `<golden-dir>/ddpm`."""
+"""Golden vectors of DDPM, DDIM and layout-conditioned diffusion: `<golden-dir>/ddpm`."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ def test_the_names_of_the_original_simclr_code_become_ours(tmp_path):
     net = original(hidden=8, out=4)
     torch.save({"model": net.state_dict(), "last_epoch": 3}, tmp_path / "3.pt")
     kind, state, *_ = read_encoder(tmp_path / "3.pt")
-    assert kind is None and "backbone.layer4.1.bn2.weight" in state
+    assert kind == "simclr" and "backbone.layer4.1.bn2.weight" in state
     assert "projector.fc1.weight" in state
 
 
