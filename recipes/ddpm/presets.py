@@ -37,10 +37,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "_help": "embedded scenes, CPU, seconds; takes the options of every mode",
         "data": "scenes", "res": 8, "channels": 16, "channel_mult": [1, 2], "num_blocks": 1,
-        "attn_factors": [2], "scale_shift": True, "timesteps": 20, "schedule": "cosine", "bs": 16, "duration": 160,
-        "warmup": 2, "ema": 0.9, "dropout": 0.1, "class_dropout": 0.1, "layout_factors": [1],
-        "sample_images": 4, "sample_steps": 4, "snapshot_every": 5, "save_every": 5,
-        "log_every": 2, "n": 4, "wandb": "disabled", "num_workers": 0, "gpus": [],
+        "attn_factors": [2], "scale_shift": True, "timesteps": 20, "schedule": "cosine",
+        "bs": 16, "duration": 160, "warmup": 2, "ema": 0.9, "dropout": 0.1, "class_dropout": 0.1,
+        "layout_factors": [1], "sample_images": 4, "sample_steps": 4, "snapshot_every": 5,
+        "save_every": 5, "log_every": 2, "n": 4, "wandb": "disabled", "num_workers": 0, "gpus": [],
     },
     "cpu-small": {
         "_help": "32 px, 1.5 M parameters, one's own pictures with or without classes: half an "
