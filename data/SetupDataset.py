@@ -93,7 +93,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=_name,
         metavar="NAME",
         help=f"what to prepare: {', '.join(KNOWN)}; these with _deci, _centi, _milli "
-        "(a tenth, ...); or any name, with --source (required)",
+        "(a tenth, ...); torchvision:NAME; or any name, with --source (required)",
     )
     add(
         "--source",

@@ -10,16 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from data.layouts import LayoutSource, ObjectRule
 from data.readers import celeba_mask, coco, visual_genome
-from data.registry import bare
+from data.registry import bare, without_split
 from data.scenes.layouts import RULE as SCENES_RULE
 from data.scenes.layouts import SceneLayouts
 from data.sources import check_split, split_of
+from data.views.layouts import Augment
 from storage.errors import DataError
 
 SCENES = "scenes"
+
+
+class Views(NamedTuple):
+    """How pictures are looked at: random views of training, None for none, and the filter."""
+
+    augment: Augment | None
+    filter: str = "bicubic"
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,15 @@ class Kind:
 
     splits: a folder -> its splits, each with the name that `open` takes; {} if it is not of this
     kind. rule: which objects and pictures count, by split, unless something else is asked for.
-    sets: what SetupLayoutData.py calls sets of this kind.
+    views: the random views of training and the filter, as LayoutDiffuse has them. sets: what
+    SetupLayoutData.py calls sets of this kind.
     """
 
     about: str
     splits: Callable[[Path], dict[str, str]]
     open: Callable[..., LayoutSource]
     rule: Callable[[str], ObjectRule]
+    views: Views
     sets: tuple[str, ...] = ()
 
 
@@ -60,6 +71,7 @@ KINDS: dict[str, Kind] = {
         coco.coco_splits,
         coco.CocoLayouts,
         _coco_rule,
+        Views(Augment()),
         ("coco",),
     ),
     "coco-maps": Kind(
@@ -67,12 +79,14 @@ KINDS: dict[str, Kind] = {
         coco.spade_splits,
         coco.CocoMaps,
         _coco_rule,
+        Views(Augment()),
     ),
     "vg": Kind(
         "Visual Genome",
         _genome_splits,
         visual_genome.VisualGenome,
         lambda split: visual_genome.RULE,
+        Views(None, "bilinear"),
         ("vg",),
     ),
     "celebamask": Kind(
@@ -80,6 +94,7 @@ KINDS: dict[str, Kind] = {
         _celeba_splits,
         celeba_mask.CelebAMask,
         lambda split: celeba_mask.RULE,
+        Views(Augment(crop=False), "area"),
         ("celebamask",),
     ),
 }
@@ -132,8 +147,14 @@ def layout_splits(spec: str, data_path: str | Path) -> tuple[str, ...]:
 
 def rule_of(spec: str, data_path: str | Path, split: str = "train") -> ObjectRule:
     """Which objects and pictures count in a set unless something else is asked for."""
-    found = _kind_at(bare(spec), Path(data_path))
+    found = _kind_at(without_split(spec), Path(data_path))
     return found[1].rule(split) if found else SCENES_RULE
+
+
+def views_of(spec: str, data_path: str | Path) -> Views:
+    """The random views of training and the filter of a set, as published for it."""
+    found = _kind_at(without_split(spec), Path(data_path))
+    return found[1].views if found else Views(Augment(crop=False))
 
 
 def _kind_at(spec: str, data_path: Path) -> tuple[Path, Kind, dict[str, str]] | None:

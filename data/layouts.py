@@ -7,11 +7,10 @@ classes count from 0, as LayoutDiffuse (Cheng et al. 2023, arXiv:2302.08908) has
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -138,19 +137,29 @@ class LayoutSubset(Subset):
         return self._whole.annotated(int(self.indices[i]), size)
 
 
+def box_kinds(
+    boxes: np.ndarray, width: np.ndarray | float, height: np.ndarray | float
+) -> np.ndarray:
+    """Which of `BAD` each box x y w h [n, 4] is, in units in which its picture is width x height:
+    int64 [n], the number in `BAD`, -1 for a good one.
+    """
+    x, y, w, h = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    with np.errstate(invalid="ignore"):
+        outside = (x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)
+        tests = {
+            "not finite": ~np.isfinite(x + y + w + h),
+            "reversed": (w < 0) | (h < 0),
+            "empty": (w == 0) | (h == 0),
+            "outside": outside,
+        }
+    numbers = [np.int64(BAD.index(kind)) for kind in tests]
+    return np.select(list(tests.values()), numbers, np.int64(-1))
+
+
 def box_fault(box: Sequence[float], width: float, height: float) -> str | None:
-    """Which of `BAD` a box x, y, w, h is, in units in which the picture is width x height; or
-    None."""
-    x, y, w, h = box
-    if not all(math.isfinite(v) for v in box):
-        return "not finite"
-    if w < 0 or h < 0:
-        return "reversed"
-    if w == 0 or h == 0:
-        return "empty"
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return "outside"
-    return None
+    """Which of `BAD` one box is, or None."""
+    kind = int(box_kinds(np.array([box]), width, height)[0])
+    return None if kind < 0 else BAD[kind]
 
 
 def clean_boxes(
@@ -166,20 +175,74 @@ def clean_boxes(
     under its name.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    kept = []
-    for row, box in enumerate(boxes.tolist()):
-        kind = box_fault(box, width, height)
-        if kind is None:
-            kept.append(row)
-        else:
-            faults.add(kind, f"{names[row]}: {','.join(f'{v:g}' for v in box)}")
-    rows = np.asarray(kept, np.int64)
+    kinds = box_kinds(boxes, width, height)
+    _tell(faults, kinds, boxes, lambda row: names[row])
+    rows = np.flatnonzero(kinds < 0)
     return rows, shares(boxes[rows], width, height)
 
 
-def shares(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Boxes x y w h [n, 4] in pixels, cut at the picture's edges, as shares of it: float32."""
-    scale = np.array([width, height], np.float64)
+def _tell(
+    faults: BoxFaults, kinds: np.ndarray, boxes: np.ndarray, name: Callable[[int], str]
+) -> None:
+    for row in np.flatnonzero(kinds >= 0).tolist():
+        faults.add(BAD[kinds[row]], f"{name(row)}: {','.join(f'{v:g}' for v in boxes[row])}")
+
+
+class Selected(NamedTuple):
+    """What is left of a set: `pictures` int64 [m]; of picture k the objects ends[k] to ends[k + 1],
+    of which `rows` int64 are the numbers among all, and `boxes` float32 [., 4] their shares.
+    """
+
+    pictures: np.ndarray
+    ends: np.ndarray
+    rows: np.ndarray
+    boxes: np.ndarray
+
+
+def select(
+    owner: np.ndarray,
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    rule: ObjectRule,
+    name: Callable[[int], str],
+    faults: BoxFaults,
+    allowed: np.ndarray | None = None,
+) -> Selected:
+    """The good boxes of a whole set that a rule counts, by picture.
+
+    owner: int64 [n], the picture of each box x y w h [n, 4], in pixels; sizes: [pictures, 2], their
+    widths and heights. Share and side of a box are as it is written, before it is cut at the edges.
+    name(row): of a bad one, for `faults`. allowed: bool [pictures], which may be kept (None: all).
+    """
+    width, height = sizes[owner].astype(np.float64).T
+    kinds = box_kinds(boxes, width, height)
+    _tell(faults, kinds, boxes, name)
+    area = boxes[:, 2] * boxes[:, 3]
+    keep = (kinds < 0) & (area > rule.share * width * height)
+    keep &= (boxes[:, 2] >= rule.side) & (boxes[:, 3] >= rule.side)
+    count = np.bincount(owner[keep], minlength=len(sizes))
+    good = (count >= rule.least) & (sizes.min(1) >= rule.picture_side)
+    good &= count <= (rule.most if rule.most is not None else count)
+    good &= allowed if allowed is not None else True
+    rows = np.flatnonzero(keep & good[owner])
+    if rule.largest is not None:
+        order = rows[np.lexsort((rows, -area[rows], owner[rows]))]  # each picture's largest first
+        rank = np.arange(len(order)) - np.searchsorted(owner[order], owner[order])
+        rows = np.sort(order[rank < rule.largest])
+    rows = rows[np.argsort(owner[rows], kind="stable")]
+    pictures = np.flatnonzero(good)
+    ends = np.searchsorted(owner[rows], pictures, side="right")
+    cut = np.concatenate([np.zeros(1, np.int64), ends])
+    scaled = [width[rows][:, None], height[rows][:, None]]
+    return Selected(pictures, cut, rows, shares(boxes[rows], *scaled))
+
+
+def shares(boxes: np.ndarray, width: np.ndarray | float, height: np.ndarray | float) -> np.ndarray:
+    """Boxes x y w h [n, 4] in pixels, cut at the picture's edges, as shares of it: float32.
+
+    width, height: of the picture, or [n, 1], of each box's own.
+    """
+    scale = np.concatenate(np.broadcast_arrays(*np.atleast_2d(width, height)), -1)
     first = np.clip(boxes[:, :2] / scale, 0, 1)
     last = np.clip((boxes[:, :2] + boxes[:, 2:]) / scale, 0, 1)
     return np.concatenate([first, last - first], 1).astype(np.float32)

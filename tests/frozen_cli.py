@@ -56,6 +56,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "data.SetupDataset.fetch-weights": ("data/SetupDataset.py", "fetch-weights"),
     "data.SetupDataset.fetch-networks": ("data/SetupDataset.py", "fetch-networks"),
     "data.SetupMiniImagenet": ("data/SetupMiniImagenet.py",),
+    "data.SetupLayoutData": ("data/SetupLayoutData.py",),
+    "data.SetupLayoutData.fetch-models": ("data/SetupLayoutData.py", "fetch-models"),
     "data.InvertDirStructure": ("data/InvertDirStructure.py",),
     "data.dataset_tool": ("data/dataset_tool.py",),
     "data.scenes": ("data.scenes",),

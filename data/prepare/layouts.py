@@ -154,6 +154,7 @@ def prepare_layouts(
         return root
     if source is not None and not source.is_dir():
         raise DataError(f"{source} is no folder; give the one in which the files of {name} lie")
+    say(f"{name}: {known.about}")
     unpacked = name == "celebamask" and source is not None and _celeba_root(source) is not None
     have: dict[Part, Path] = {}
     for part in known.parts if not unpacked else ():
@@ -167,6 +168,8 @@ def prepare_layouts(
             staging.mkdir()
             for part, file in have.items():
                 _place(file, staging / part.into)
+            if name == "coco":
+                _pixelmaps(staging / "annotations", splits or known.splits)
             if name == "celebamask":
                 _celeba(staging, source if unpacked else None, workers)
             write_json(staging / ORIGIN, origin)
@@ -229,6 +232,19 @@ def _merge(room: Path, folder: Path, file: Path) -> None:
         else:
             files.move(entry, target)
     room.rmdir()
+
+
+def _pixelmaps(folder: Path, splits: Sequence[str]) -> None:
+    """Unpack the classes of pixels, which come as archives inside one of the archives."""
+    for file in sorted(folder.glob("stuff_*_pixelmaps.zip")):
+        if any(file.name.startswith(f"stuff_{split}2") for split in splits):
+            room = folder / ".unpacked"
+            extract(file, room)
+            inner = room / file.stem  # in a folder of its name, or loose
+            files.move(inner if inner.is_dir() else room, folder / file.stem)
+            if room.is_dir():
+                room.rmdir()
+        files.remove(file)
 
 
 def _celeba_root(folder: Path) -> Path | None:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from data.decode import decode
-from data.layouts import NO_CLASS, Annotated, BoxFaults, ObjectRule, clean_boxes, extents, wanted
+from data.layouts import NO_CLASS, Annotated, BoxFaults, ObjectRule, extents, select, wanted
 from data.readers.coco_names import NAMES
 from data.readers.label_maps import read_labels
 from data.readers.rle import decode_mask
@@ -141,39 +141,34 @@ class CocoLayouts:
 
     def _index(self, images: dict, found: _Objects, with_stuff: set) -> None:
         """What every picture has: flat arrays, pictures in the order of the json file."""
-        ids, boxes, classes, masks, ends = [], [], [], [], [0]
-        for key, image in images.items():
-            if key not in with_stuff:
-                continue
-            rows = found.of.get(key, [])
-            raw = np.array([found.boxes[r] for r in rows], np.float64).reshape(-1, 4)
-            names = [f"{image['file_name']} #{found.names[r]}" for r in rows]
-            width, height = image["width"], image["height"]
-            kept, clean = clean_boxes(raw, width, height, names, self.faults)
-            # as published the share is that of the box as written, before it is cut
-            areas = np.concatenate(
-                [clean[:, :2], (raw / [width, height, width, height])[kept, 2:]], 1
-            )
-            good = wanted(areas, width, height, self.rule)
-            if not self.rule.counts(len(good)):
-                continue
-            ids.append(key)
-            boxes.append(clean[good])
-            chosen = [rows[k] for k in kept[good]]
-            classes += [found.classes[r] for r in chosen]
-            masks += [found.masks[r] for r in chosen] if found.with_masks else []
-            ends.append(len(classes))
-        if not ids:
+        keys = list(images)
+        number = {key: k for k, key in enumerate(keys)}
+        sizes = np.array([[images[k]["width"], images[k]["height"]] for k in keys], np.int64)
+        owner = np.array([number[key] for key in found.images], np.int64)
+
+        def name(row: int) -> str:
+            return f"{images[found.images[row]]['file_name']} #{found.names[row]}"
+
+        left = select(
+            owner,
+            np.array(found.boxes, np.float64).reshape(-1, 4),
+            sizes.reshape(-1, 2),
+            self.rule,
+            name,
+            self.faults,
+            np.array([key in with_stuff for key in keys], bool),
+        )
+        if not len(left.pictures):
             raise DataError(
                 f"{self.root}: no picture of {self.split} has {self.rule.least} to "
                 f"{self.rule.most} objects larger than {self.rule.share:g} of it"
             )
-        self._ids = np.array(ids, np.int64)
-        self._sizes = np.array([[images[k]["width"], images[k]["height"]] for k in ids], np.int64)
-        self._files = PathTable(images[k]["file_name"] for k in ids)
-        self._boxes = np.concatenate(boxes).astype(np.float32)
-        self._classes, self._ends = np.array(classes, np.int64), np.array(ends, np.int64)
-        self._masks = PathTable(masks) if found.with_masks else None
+        chosen = [keys[k] for k in left.pictures]
+        self._ids, self._sizes = np.array(chosen), sizes[left.pictures]
+        self._files = PathTable(images[k]["file_name"] for k in chosen)
+        self._boxes, self._ends = left.boxes, left.ends
+        self._classes = np.array(found.classes, np.int64)[left.rows]
+        self._masks = PathTable(found.masks[r] for r in left.rows) if found.with_masks else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -233,18 +228,18 @@ class CocoLayouts:
 
 
 class _Objects:
-    """Annotations by picture, while the files are read."""
+    """Annotations, while the files are read."""
 
     def __init__(self, with_masks: bool) -> None:
         self.with_masks = with_masks
-        self.of: dict[Any, list[int]] = {}
+        self.images: list[Any] = []
         self.boxes: list[list[float]] = []
         self.classes: list[int] = []
         self.names: list[Any] = []
         self.masks: list[str] = []
 
     def add(self, image: Any, klass: int, box: list[float], annotation: dict) -> None:
-        self.of.setdefault(image, []).append(len(self.boxes))
+        self.images.append(image)
         self.boxes.append(box)
         self.classes.append(klass)
         self.names.append(annotation.get("id", len(self.names)))

@@ -86,7 +86,9 @@ class Torchvision:
         split = check_split(split)
         dataset, label = self._dataset(split, download), self.splits()
         name = f"{self.name}/{split}" if label else self.name
-        return TorchvisionSource(dataset, name, self.spec, Place(f"{self.root}", label))
+        return TorchvisionSource(
+            dataset, name, self.spec, Place(f"torchvision's files in {self.root}", label)
+        )
 
     def fetch(self) -> list[str]:
         """Have torchvision download what it can: the splits that are there then."""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from data.decode import decode
-from data.layouts import Annotated, BoxFaults, ObjectRule, clean_boxes, wanted
+from data.layouts import Annotated, BoxFaults, ObjectRule, select
 from data.sources import PathTable, Place, keyed_order
 from storage.errors import DataError
 from storage.files import Damaged, read_json
@@ -72,33 +72,32 @@ class VisualGenome:
         train = [key for key in parts["train"] if key in images]
         self.object_classes = vocabulary(objects, train, alias, least_count)
         numbers = {name: k for k, name in enumerate(self.object_classes)}
-        files, boxes, classes, ends = [], [], [], [0]
-        for key in parts[split]:
-            if key not in images:
-                continue
-            image = images[key]
-            mine = [(_class_of(o, alias, numbers), o) for o in objects.get(key, [])]
-            mine = [(klass, o) for klass, o in mine if klass is not None]
-            names = [f"{image['file']} #{o.get('object_id', '?')}" for _, o in mine]
-            raw = np.array([_box(o, image["file"]) for _, o in mine], np.float64).reshape(-1, 4)
-            kept, clean = clean_boxes(raw, image["width"], image["height"], names, self.faults)
-            large = _large(raw[kept], rule.side)
-            kept, clean = kept[large], clean[large]
-            if not rule.counts(len(kept)):
-                continue
-            good = wanted(clean, image["width"], image["height"], ObjectRule(largest=rule.largest))
-            files.append(image["file"])
-            boxes.append(clean[good])
-            classes += [mine[k][0] for k in kept[good]]
-            ends.append(len(classes))
-        if not files:
+        keys = [key for key in parts[split] if key in images]
+        owner, raw, classes, names = [], [], [], []
+        for k, key in enumerate(keys):
+            for o in objects.get(key, []):
+                if (klass := _class_of(o, alias, numbers)) is not None:
+                    owner.append(k)
+                    raw.append(_box(o, images[key]["file"]))
+                    classes.append(klass)
+                    names.append(o.get("object_id", "?"))
+        sizes = np.array([[images[k]["width"], images[k]["height"]] for k in keys], np.int64)
+        left = select(
+            np.array(owner, np.int64),
+            np.array(raw, np.float64).reshape(-1, 4),
+            sizes.reshape(-1, 2),
+            rule,
+            lambda row: f"{images[keys[owner[row]]]['file']} #{names[row]}",
+            self.faults,
+        )
+        if not len(left.pictures):
             raise DataError(
                 f"{root}: no picture of {split} has {rule.least} to {rule.most} objects"
             )
         self._folder = root / "images" if (root / "images").is_dir() else root
-        self._files, self._ends = PathTable(files), np.array(ends, np.int64)
-        self._boxes = np.concatenate(boxes).astype(np.float32)
-        self._classes = np.array(classes, np.int64)
+        self._files = PathTable(images[keys[k]]["file"] for k in left.pictures)
+        self._boxes, self._ends = left.boxes, left.ends
+        self._classes = np.array(classes, np.int64)[left.rows]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -175,10 +174,6 @@ def _class_of(o: Mapping, alias: Mapping[str, str], numbers: Mapping[str, int]) 
         if (known := numbers.get(alias.get(name, name))) is not None:
             return known
     return None
-
-
-def _large(boxes: np.ndarray, side: float) -> np.ndarray:
-    return np.flatnonzero((boxes[:, 2] >= side) & (boxes[:, 3] >= side))
 
 
 def _box(o: Mapping[str, Any], file: str) -> list[float]:

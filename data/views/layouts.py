@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from data.layouts import Annotated
-from runtime.counter_rng import mix, uniform
+from data.scenes.draw import Draw
 
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -22,7 +22,6 @@ FILTERS = {
     "area": Image.Resampling.BOX,
 }
 _TRIES = 10  # of a random window, as torchvision's RandomResizedCrop
-_KEY = 0x4C41594F  # "LAYO": apart from other draws of the same seed
 
 
 class Window(NamedTuple):
@@ -50,7 +49,7 @@ class Augment:
 
     def draw(self, width: int, height: int, *keys: int) -> tuple[bool, Window]:
         """(mirror it?, window) of a picture: a function of its size and the keys alone."""
-        numbers = uniform(mix(_KEY, *keys).reshape(1), 1 + 4 * _TRIES)[0].tolist()
+        numbers = Draw("view", *keys).block(1 + 4 * _TRIES).tolist()
         whole = Window(0, 0, width, height)
         window = self._window(width, height, numbers[1:]) if self.crop else whole
         return numbers[0] < self.flip, window
@@ -177,5 +176,5 @@ def caption(one: Annotated, names: Sequence[str], *keys: int) -> str:
     classes = [names[c] for c in dict.fromkeys(one.classes.tolist())]
     if not one.captions:
         return ", ".join(classes)
-    pick = uniform(mix(_KEY + 1, *keys).reshape(1), 1)[0, 0].item() if keys else 0.0
+    pick = Draw("caption", *keys)() if keys else 0.0
     return ", ".join([one.captions[int(pick * len(one.captions))].strip(), *classes])

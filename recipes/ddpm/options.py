@@ -70,10 +70,10 @@ OPTIONS: Table = {
          "alone, what a network of --init_from without layouts does not have"),
         ("--config", file_path, None, "options from a JSON file of LayoutDiffuse's code, whose "
          "keys are all known or refused; what is typed beside it wins (default: none)", EXECUTION),
-        ("--model", text_called("FILE.py:CLASS"), None, "train by the training_step of a class of "
+        ("--model", text_called("FILE:NAME"), None, "train by the training_step of a class of "
          "your own, derived from diffusion.DDPMTraining or DDIMTraining (default: by the loop of "
          "the script)"),
-        ("--look", text_called("FILE.py:FUNCTION"), None, "call FUNCTION(step, outputs, run_dir) "
+        ("--look", text_called("FILE:NAME"), None, "call FUNCTION(step, outputs, run_dir) "
          "with what training_step and validation_step return, at every snapshot (default: none)",
          EXECUTION),
     ],
@@ -125,9 +125,9 @@ OPTIONS: Table = {
         ("--res_block", text_called("NAME"), "ResBlock", "class of residual blocks, of "
          "models/ddpm/registry.py or of --blocks"),
         ("--attn_block", text_called("NAME"), "AttentionBlock", "class of attention, or none"),
-        ("--blocks", text_called("FILE.py"), None, "classes of your own for --res_block and "
+        ("--blocks", file_path, None, "classes of your own for --res_block and "
          "--attn_block (default: none)"),
-        ("--denoiser", text_called("FILE.py:CLASS"), None, "a whole network of your own: "
+        ("--denoiser", text_called("FILE:NAME"), None, "a whole network of your own: "
          "CLASS(in_channels, out_channels), called as net(x, t), with y= or layout= if conditional "
          "(default: the U-Net)"),
         ("--recompute", bool, False, "compute activations again in the backward pass: less memory",

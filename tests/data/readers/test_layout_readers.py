@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.layout_registry import layout_splits, open_layouts, rule_of
-from data.layouts import LayoutSource, ObjectRule
+from data.layout_registry import layout_splits, open_layouts, rule_of, views_of
+from data.layouts import BoxFaults, LayoutSource, ObjectRule, clean_boxes, select, shares
 from data.listing import listing_of
 from data.readers.celeba_mask import CLASSES, merge_parts
 from data.readers.coco_names import NAMES
 from data.readers.rle import decode_mask, from_polygons
 from data.readers.visual_genome import VisualGenome
+from data.views.layouts import Augment
 from storage.errors import DataError
 from tests.data.layout_files import make_celeba, make_coco, make_genome, make_maps
 
@@ -41,6 +42,7 @@ def test_coco(tmp_path):
     assert "6 bad boxes left out: 2 empty (000000000001.jpg #104: 5,5,0,8" in said
     assert listing_of(source).name == "coco/train" and layout_splits("coco", tmp_path) == (
         "train", "val")  # fmt: skip
+    assert views_of("coco/val", tmp_path) == (Augment(), "bicubic")
     # as published: more than 2 % of the picture, 3 to 100 of them, 3 to 8 to validate on
     assert rule_of(str(root), tmp_path, "val") == ObjectRule(share=0.02, least=3, most=8)
     assert len(open_layouts("coco/val", tmp_path).annotated(1).classes) == 4
@@ -93,6 +95,7 @@ def test_coco_without_stuff_and_a_picture_of_another_size(tmp_path):
         open_any(root).annotated(0)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pycocotools itself
 def test_polygons_and_run_lengths_are_pycocotools():
     coco = pytest.importorskip("pycocotools.mask")
     rng = np.random.default_rng(0)
@@ -220,3 +223,29 @@ def test_what_is_no_layout_set(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(DataError, match="holds no layouts of a known kind"):
         open_layouts("photos", tmp_path)
+
+
+def test_the_objects_of_a_set_are_those_of_its_pictures_one_by_one():
+    rng = np.random.default_rng(0)
+    owner = rng.integers(0, 12, 80)
+    sizes = rng.integers(20, 60, (12, 2))
+    boxes = rng.integers(-8, 40, (80, 4)).astype(float)
+    allowed = rng.random(12) < 0.8
+    rule = ObjectRule(share=0.05, least=2, most=5, largest=3, side=6, picture_side=25)
+    faults, told = BoxFaults(), BoxFaults()
+    left = select(owner, boxes, sizes, rule, str, faults, allowed)
+    want = []
+    for k in range(12):
+        width, height = sizes[k]
+        rows = np.flatnonzero(owner == k)
+        good, _ = clean_boxes(boxes[rows], width, height, rows.astype(str).tolist(), told)
+        rows = [r for r in rows[good] if boxes[r, 2] * boxes[r, 3] > 0.05 * width * height
+                and boxes[r, 2] >= 6 and boxes[r, 3] >= 6]  # fmt: skip
+        if 2 <= len(rows) <= 5 and min(width, height) >= 25 and allowed[k]:
+            want.append((k, sorted(sorted(rows, key=lambda r: -boxes[r, 2] * boxes[r, 3])[:3])))
+    assert 2 < len(want) < 12 and left.pictures.tolist() == [k for k, _ in want]
+    for n, (k, rows) in enumerate(want):
+        mine = slice(left.ends[n], left.ends[n + 1])
+        assert left.rows[mine].tolist() == rows
+        assert np.allclose(left.boxes[mine], shares(boxes[rows], *sizes[k]))
+    assert faults.counts == told.counts and faults.total > 5
