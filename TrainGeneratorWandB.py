@@ -31,6 +31,7 @@ from imle.pool import used_fraction
 from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, idle, run_name
 from recipes.imle.step import imle_gradients
+from recipes.metrics.during import During
 from runtime.launch import launch
 from runtime.options import EXECUTION, LENGTH, tagged
 from runtime.run import Run
@@ -78,6 +79,8 @@ def main(args: argparse.Namespace) -> None:
         parts.start_from(args, run, net, ema)
         forward = run.compile(net)
 
+        measuring = During(args, run, train, res=args.res[-1], crop=args.crop, inputs=val)
+
         def look(shown: nn.Module) -> None:
             """Samples for validation images, and how far they are from the true ones."""
             if not (run.is_main or args.unconditional):  # a search of the pool is all ranks' work
@@ -91,14 +94,16 @@ def main(args: argparse.Namespace) -> None:
             run.sample_grid("val", found.pictures, found.columns, found.captions)
             run.say(f"validation: {found.verdict}")
 
+        config = {"net": net.config, "codes": drawn_by, "corruption": corrupted_by}
+        config["crop"] = args.crop
+
         def keep(loops: int) -> None:
             """The EMA as `network-latest`; every --snapshot_every loops also under its step."""
-            config = {"net": net.config, "codes": drawn_by, "corruption": corrupted_by}
             names = ["network-latest"]
             if args.snapshot_every and loops % args.snapshot_every == 0:
                 names.append(f"network-{loops * args.num_iteration:09d}")
             for name in names:
-                run.snapshot(name, ema.module, parts.kind(args), {**config, "crop": args.crop})
+                run.snapshot(name, ema.module, parts.kind(args), config)
 
         if run.completed == 0:
             look(net)
@@ -127,6 +132,8 @@ def main(args: argparse.Namespace) -> None:
                 ema.update(net, run.nimg + args.bs, args.bs)
             run.log(**{"batch loss": batch_loss, "learning rate": rate})
 
+            if measuring.due(step + 1):
+                measuring(ema.module, parts.kind(args), config)
             loops, steps_left = divmod(step + 1, args.num_iteration)
             if steps_left == 0:  # the end of an outer loop
                 look(ema.module)

@@ -52,6 +52,7 @@ from recipes.edm2.options import (
     selection_picker,
     snapshot_period,
 )
+from recipes.metrics.during import During
 from recipes.selection import choose, early_late_switch
 from runtime import distributed
 from runtime.launch import launch
@@ -121,6 +122,10 @@ def main(args: Namespace) -> None:
         chosen_log = None
         if args.selection and run.is_main:
             chosen_log = IndexLog(run.dir / "selected.bin", run.completed)
+        measuring = During(
+            args, run, images.source, res=images.resolution, crop=args.crop, vae=args.vae,
+            steps=args.sample_steps,
+        )  # fmt: skip
         edges, level_names = validation.noise_levels(loss_fn, run.device)
         selection_time, training_time = Stopwatch(run.device), Stopwatch(run.device)
         batches = sampler.batches(loader)
@@ -249,6 +254,9 @@ def main(args: Namespace) -> None:
             if done or (step + 1) % snapshot_period(args, step + 1) == 0:
                 parts.save_snapshots(args, run, averages, encoder, images.classes)
                 look()
+            if measuring.due(step + 1):
+                config = parts.snapshot_config(args, run, net, encoder, images.classes)
+                measuring(first_average, "edm2", config)
         if chosen_log is not None:
             chosen_log.close()
         logged = read_series(run.dir / "metrics.jsonl").get("Loss", ([], []))

@@ -28,7 +28,7 @@ if __name__ == "__main__":  # run as a file: the repository, not data/, is where
 
 from data.InvertDirStructure import CLASS_FIRST, INVERTED, default_out, invert
 from data.prepare.published import LICENCE, PUBLISHED, TOY_GUIDE, TOY_NET
-from data.prepare.weights import LPIPS_BACKBONES
+from data.prepare.weights import NETS
 from data.readers.torchvision_sets import Torchvision, is_torchvision
 from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
@@ -226,11 +226,17 @@ def weights(argv: Sequence[str]) -> None:
     """`SetupDataset.py fetch-weights`."""
     parser = argparse.ArgumentParser(
         prog="SetupDataset.py fetch-weights",
-        description="Fetch the networks under LPIPS into the models directory, for jobs without "
-        "internet (set TORCH_HOME to that directory, as the training scripts do).",
+        description="Fetch the networks under LPIPS, and those that calculate_metrics.py measures "
+        "by, into the models directory, for jobs without internet (set TORCH_HOME to that "
+        "directory, as the training scripts do).",
     )
     parser.add_argument(
-        "--nets", nargs="+", choices=list(LPIPS_BACKBONES), default=["vgg"], help="which"
+        "--nets",
+        nargs="+",
+        choices=NETS,
+        default=["vgg"],
+        help="which: vgg, alex, squeeze under LPIPS; inception, dinov2 (ViT-L/14), dinov2_vitb14 "
+        "for calculate_metrics.py",
     )
     parser.add_argument(
         "--models_path",
@@ -247,9 +253,9 @@ def weights(argv: Sequence[str]) -> None:
 
 
 def _fetch_weights(nets: Sequence[str], models_path: Path | None, mirrors: Sequence[str]) -> None:
-    from data.prepare.weights import PYTORCH, fetch_weights
+    from data.prepare.weights import fetch_weights
 
-    for file in fetch_weights(models_path or _home("models"), nets, mirrors=[*mirrors, PYTORCH]):
+    for file in fetch_weights(models_path or _home("models"), nets, mirrors=mirrors):
         print(f"ready: {file}", file=sys.stderr)
 
 

@@ -1,10 +1,29 @@
 """Statistics on images, samples and features; distances and networks come in as arguments.
 
-`evaluation.knn.knn` and `evaluation.linear_probe.linear_probe` stay in modules of their own name.
+`evaluation.knn.knn`, `evaluation.linear_probe.linear_probe` and
+`evaluation.memorisation.memorisation` stay in modules of their own name.
 """
 
-from evaluation.features import Features, extract, fingerprint, frozen, load_features, save_features
-from evaluation.frechet import FeatureStats, Moments, frechet_distance, load_moments, save_moments
+from evaluation.bootstrap import frechet_interval, frechet_paired, resample
+from evaluation.classes import classification, inception_score, reorder_classes
+from evaluation.crops import box_crops
+from evaluation.features import (
+    Features,
+    extract,
+    fingerprint,
+    frozen,
+    gather_rows,
+    load_features,
+    save_features,
+)
+from evaluation.frechet import (
+    FeatureStats,
+    Moments,
+    fd_ratio,
+    frechet_distance,
+    load_moments,
+    save_moments,
+)
 from evaluation.intervals import (
     mean_interval,
     mean_share_interval,
@@ -12,23 +31,42 @@ from evaluation.intervals import (
     paired_t,
     proportion_interval,
 )
+from evaluation.kernel_distance import kid, kid_blocks, kid_subsets
+from evaluation.likelihood import fld
 from evaluation.linear_probe import l2_sweep
+from evaluation.manifolds import prdc
+from evaluation.modes import cluster_centres, count_modes, mode_proportions, nearest_centre
 from evaluation.probes import augmented_probe, draw_episodes, few_shot, stable_lr
 from evaluation.protocols import judge, knn_method, linear_method
 from evaluation.splits import stratified_folds, stratified_slice
+from evaluation.verdict import compare, seed_ranges
 
 __all__ = [
     "FeatureStats",
     "Features",
     "Moments",
     "augmented_probe",
+    "box_crops",
+    "classification",
+    "cluster_centres",
+    "compare",
+    "count_modes",
     "draw_episodes",
     "extract",
+    "fd_ratio",
     "few_shot",
     "fingerprint",
+    "fld",
     "frechet_distance",
+    "frechet_interval",
+    "frechet_paired",
     "frozen",
+    "gather_rows",
+    "inception_score",
     "judge",
+    "kid",
+    "kid_blocks",
+    "kid_subsets",
     "knn_method",
     "l2_sweep",
     "linear_method",
@@ -36,11 +74,17 @@ __all__ = [
     "load_moments",
     "mean_interval",
     "mean_share_interval",
+    "mode_proportions",
+    "nearest_centre",
     "paired_images",
     "paired_t",
+    "prdc",
     "proportion_interval",
+    "reorder_classes",
+    "resample",
     "save_features",
     "save_moments",
+    "seed_ranges",
     "stable_lr",
     "stratified_folds",
     "stratified_slice",

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from runtime import distributed
 from storage.errors import first_line
 from storage.files import write_bytes
 
@@ -132,6 +133,32 @@ def extract(
         raise ValueError("no batch came: there is nothing to extract")
     beside = [y.to(rows[0].device, torch.int64, non_blocking=True) for y in labels]
     return torch.cat(rows), torch.cat(beside)
+
+
+def gather_rows(rows: Tensor, ids: Tensor) -> Tensor:
+    """Rows of all ranks in the order of their numbers, the same on every rank; all ranks call it.
+
+    rows: [n, ...] of this rank, n may differ and be 0. ids: int64 [n], the number of each row (its
+    seed, its place in the data set). So what depends on the order of rows (subsets, splits, pairs)
+    does not depend on how ranks shared the work. Errors: ValueError on all ranks for a number that
+    comes twice; for shapes that do not fit.
+    """
+    if ids.shape != rows.shape[:1] or ids.dtype != torch.int64:
+        raise ValueError(f"rows {list(rows.shape)} and their numbers {ids.dtype} {list(ids.shape)}")
+    most = distributed.all_reduce_max(len(rows))
+    size = distributed.gather(torch.tensor(len(rows)))
+    kept = torch.arange(most) < size[:, None]
+
+    def everyone(t: Tensor) -> Tensor:
+        padded = t.new_zeros(most, *t.shape[1:])
+        padded[: len(t)] = t
+        return distributed.gather(padded)[kept.flatten().to(t.device)]
+
+    numbers, order = everyone(ids.to(rows.device)).sort()
+    twice = (numbers[1:] == numbers[:-1]).nonzero()
+    if len(twice):
+        raise ValueError(f"row {int(numbers[twice[0, 0]])} came twice")
+    return everyone(rows)[order]
 
 
 def save_features(

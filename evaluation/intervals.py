@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 _POINTS = 400  # of Simpson's rule
-_NORMAL = 1.959963984540054  # inside of which 95 % of a normal distribution lie
+NORMAL_95 = 1.959963984540054  # inside of which 95 % of a normal distribution lie
 
 
 class Interval(NamedTuple):
@@ -20,6 +21,14 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+    n: int
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation (divided by n) of n values: how they lie, no interval."""
+
+    mean: float
+    std: float
     n: int
 
 
@@ -94,6 +103,14 @@ def _values(values: Sequence[float] | Tensor, what: str) -> list[float]:
     return out
 
 
+def spread(values: Sequence[float] | Tensor) -> Spread:
+    """Mean and standard deviation of at least one value. Errors: ValueError (none, not finite)."""
+    x = torch.as_tensor(values, dtype=torch.float64)
+    if x.dim() != 1 or not len(x) or not x.isfinite().all():
+        raise ValueError(f"values {list(x.shape)}: a spread needs finite ones, at least 1")
+    return Spread(float(x.mean()), float(x.std(correction=0)), len(x))
+
+
 def mean_interval(values: Sequence[float] | Tensor) -> Interval:
     """Mean of independent values and its interval by Student's t with n - 1 degrees of freedom.
 
@@ -113,7 +130,7 @@ def proportion_interval(hits: int, n: int) -> Interval:
     """
     if not 0 <= hits <= n or n < 1:
         raise ValueError(f"{hits} of {n}: not a share")
-    z = _NORMAL**2 / n
+    z = NORMAL_95**2 / n
     centre = (hits / n + z / 2) / (1 + z)
     half = math.sqrt(hits / n * (1 - hits / n) * z + z**2 / 4) / (1 + z)
     low = 0.0 if hits == 0 else max(centre - half, 0.0)  # exactly, whatever rounding says
@@ -184,7 +201,7 @@ def paired_images(first: Tensor, second: Tensor) -> Paired:
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     more_a, more_b, m = only_a + 0.5, only_b + 0.5, n + 2
     centre = (more_a - more_b) / m
-    half = _NORMAL * math.sqrt(more_a + more_b - (more_a - more_b) ** 2 / m) / m
+    half = NORMAL_95 * math.sqrt(more_a + more_b - (more_a - more_b) ** 2 / m) / m
     method = "McNemar exact, Agresti-Min interval"
     low, high = max(centre - half, -1.0), min(centre + half, 1.0)
     return Paired((only_a - only_b) / n, low, high, _mcnemar(only_a, only_b), n, method)

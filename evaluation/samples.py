@@ -27,6 +27,46 @@ def psnr(a: Tensor, b: Tensor, *, peak: float = 1.0) -> Tensor:
     return 10.0 * torch.log10(peak**2 / mse)
 
 
+def ssim(
+    a: Tensor,
+    b: Tensor,
+    *,
+    peak: float = 1.0,
+    sigma: float = 1.5,
+    size: int = 11,
+    border: Literal["reflect", "inside"] = "reflect",
+) -> Tensor:
+    """Structural similarity of each image, [N, C, H, W] of one shape -> float64 [N].
+
+    Wang et al. 2004 (doi:10.1109/TIP.2003.819861): a Gaussian window of `size` pixels (odd), K1 =
+    0.01, K2 = 0.03, mean over channels and places. border: "reflect", windows at every pixel of the
+    image continued by reflection, as torchmetrics has it; "inside", only windows that are whole, as
+    the paper has it. Errors: ValueError for images too small for the window.
+    """
+    _same_shape(a, b)
+    if border not in ("reflect", "inside") or size < 1 or size % 2 == 0 or sigma <= 0:
+        raise ValueError(f"border {border!r}, window of {size} pixels, sigma {sigma:g}")
+    least = size if border == "inside" else size // 2 + 1
+    if a.ndim != 4 or min(a.shape[-2:]) < least:
+        raise ValueError(f"images {list(a.shape)}: [N, C, H, W] of at least {least} pixels a side")
+    x, y = a.double(), b.double()
+    if border == "reflect":
+        x, y = (F.pad(t, [size // 2] * 4, mode="reflect") for t in (x, y))
+    at = torch.arange(size, dtype=torch.float64, device=x.device) - size // 2
+    window = torch.exp(-at.square() / (2 * sigma**2))
+    window = (window / window.sum()).expand(x.shape[1], 1, 1, size)
+
+    def local(t: Tensor) -> Tensor:  # the window is a product of two
+        t = F.conv2d(t, window, groups=t.shape[1])
+        return F.conv2d(t, window.transpose(2, 3), groups=t.shape[1])
+
+    mx, my = local(x), local(y)
+    vx, vy, cov = local(x * x) - mx * mx, local(y * y) - my * my, local(x * y) - mx * my
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    same = (2 * mx * my + c1) * (2 * cov + c2)
+    return (same / ((mx * mx + my * my + c1) * (vx + vy + c2))).flatten(1).mean(1)
+
+
 def best_of_k(distances: Tensor) -> Tensor:
     """The distance of the best of the K samples of each input: [N, K] -> [N].
 
@@ -104,6 +144,21 @@ def fwv(
     q = d_to_target.square() if kernel == "squared" else d_to_target
     weighted = [torch.exp(-q / (2 * s**2)) * d_to_mean for s in sigmas]
     return torch.stack([w.mean() if reduction == "mean" else w.sum() for w in weighted])
+
+
+def fwv_form(
+    sigmas: Sequence[float],
+    *,
+    kernel: Literal["linear", "squared"] = "linear",
+    reduction: Literal["mean", "sum"] = "mean",
+) -> str:
+    """The formula of `fwv` in words of one line, to be shown beside the figure."""
+    q = "d(y_ij, y_i)" + ("^2" if kernel == "squared" else "")
+    widths = ", ".join(f"{s:g}" for s in sigmas)
+    return (
+        f"{reduction} over inputs i, samples j of exp(-{q} / (2 sigma^2)) d(y_ij, mean_j y_ij), "
+        f"sigma {widths}"
+    )
 
 
 def bicubic(images: Tensor, size: int | tuple[int, int]) -> Tensor:

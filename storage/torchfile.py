@@ -6,6 +6,7 @@ one line.
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 import warnings
@@ -19,6 +20,7 @@ import torch
 
 from storage.errors import CheckpointError, one_line
 from storage.files import open_plain, writing
+from storage.foreign.programs import check_exported
 
 _PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 _BOILERPLATE = ("Weights only load failed", "Please file an issue", "Check the documentation")
@@ -120,6 +122,36 @@ def load_torch(path: Path) -> Any:
         lines = [line for line in lines if not line.startswith(_BOILERPLATE)]
         said = lines[0] if lines else type(error).__name__
         raise CheckpointError(f"{path}: not a readable weights file ({said})") from None
+
+
+def load_script(path: Path) -> Any:
+    """A TorchScript program (`torch.jit.save`) on the CPU, in evaluation mode.
+
+    TorchScript is a language of its own that knows tensors and no Python. Errors: CheckpointError.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is no longer developed
+            return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: neither a TorchScript program nor a .pt2 ({one_line(error, 120)})"
+        ) from None
+
+
+def load_exported(path: Path) -> Any:
+    """A program of torch.export (.pt2), looked through before it is loaded: what would run anything
+    but operators of torch is refused (`storage.foreign.programs`). Errors: CheckpointError."""
+    check_exported(path, _check_plain)
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # of whatever version wrote it
+        raise CheckpointError(f"{path}: not a readable program ({one_line(error, 120)})") from None
+
+
+def _check_plain(data: bytes) -> None:
+    """That bytes of torch.save are tensors and plain values. Errors: whatever a parser raises."""
+    torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _first_global(path: Path) -> str | None:

@@ -50,6 +50,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generate_views": ("generate_views.py",),
     "reconstruct_phema": ("reconstruct_phema.py",),
     "convert": ("convert.py",),
+    **{
+        f"calculate_metrics.{name}": ("calculate_metrics.py", name)
+        for name in ("ref", "calc", "gen", "compare")
+    },
     **{f"runs.{name}": ("runs.py", name) for name in ("ls", "show", "compare", "best", "rm")},
     "report": ("report.py",),
     "data.SetupDataset": ("data/SetupDataset.py",),
@@ -72,6 +76,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "gradient_average",
             "isicle_arms",
             "layout_attention",
+            "metrics",
             "ntxent",
             "pictures",
             "scenes",

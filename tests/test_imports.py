@@ -36,6 +36,7 @@ HOMES = {
     "onnx": r"recipes/convert/to_onnx\.py",
     "onnxscript": r"recipes/convert/to_onnx\.py",
     "onnxruntime": r"recipes/convert/to_onnx\.py",
+    "timm": r"evaluation/extractors/library\.py",
 }
 
 # The only files that may read what could carry code. Every other one calls their functions.

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from data.prepare.download import archive_fault, extract, fetch, is_archive
-from data.prepare.workers import bar, parallel_map, say
+from data.prepare.workers import parallel_map, say
 from data.readers import celeba_mask
+from runtime.progress import track
 from storage import files
 from storage.errors import DataDiskError, DataError
 from storage.files import make_folder, read_object, write_json
@@ -277,7 +278,7 @@ def _celeba(staging: Path, source: Path | None, workers: int) -> None:
         keys = [k for k in celeba_mask.all_keys(staging) if k.isdecimal()]
         tasks = [(str(anno), int(key), str(masks / f"{key}.png")) for key in keys]
         empty = 0
-        for some in bar(parallel_map(write_mask, tasks, workers), len(tasks), "masks"):
+        for some in track(parallel_map(write_mask, tasks, workers), len(tasks), "masks"):
             empty += not some
         if empty:
             say(f"{empty} of {len(tasks)} faces have no part's mask: all of them is background")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from data.prepare.download import fetch
 from storage.errors import DataError
@@ -17,6 +18,42 @@ LPIPS_BACKBONES = {
 }
 
 
+class Published(NamedTuple):
+    """A file of weights: its name, the folder it is published in, its sha256 (or first digits of
+    it), under which licence."""
+
+    file: str
+    folder: str
+    sha256: str
+    licence: str
+
+
+# What calculate_metrics.py measures by. Inception's name has the digest in it; Meta publishes none,
+# those of DINOv2 are of copies that others made, which agree.
+_META = "https://dl.fbaipublicfiles.com/dinov2/"
+EXTRACTORS = {
+    "inception": Published(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/",
+        "6726825d",
+        "Apache 2.0",
+    ),
+    "dinov2": Published(
+        "dinov2_vitl14_pretrain.pth",
+        f"{_META}dinov2_vitl14/",
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        "Apache 2.0",
+    ),
+    "dinov2_vitb14": Published(
+        "dinov2_vitb14_pretrain.pth",
+        f"{_META}dinov2_vitb14/",
+        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+        "Apache 2.0",
+    ),
+}
+NETS = (*LPIPS_BACKBONES, *EXTRACTORS)
+
+
 def weights_folder(models_home: Path) -> Path:
     """Where torchvision looks when TORCH_HOME is the models directory."""
     return models_home / "hub" / "checkpoints"
@@ -27,26 +64,36 @@ def vgg_file(models_home: Path) -> Path:
     return weights_folder(models_home) / LPIPS_BACKBONES["vgg"]
 
 
+def extractor_file(models_home: Path, net: str) -> Path:
+    """Where the weights of an extractor lie or are to lie. Errors: KeyError."""
+    return weights_folder(models_home) / EXTRACTORS[net].file
+
+
 def fetch_weights(
     models_home: Path,
     nets: Sequence[str] = ("vgg",),
     *,
-    mirrors: Sequence[str] = (PYTORCH,),
+    mirrors: Sequence[str] = (),
     bar: bool = True,
 ) -> list[Path]:
-    """The files of these LPIPS backbones, fetched if absent. DataError says where to put them."""
+    """The files of these networks (NETS), fetched if absent, from the mirrors or from whoever
+    publishes them. DataError says where to put them."""
     files = []
     for net in nets:
-        if net not in LPIPS_BACKBONES:
-            raise DataError(f"no LPIPS backbone {net!r}; there are {', '.join(LPIPS_BACKBONES)}")
-        name = LPIPS_BACKBONES[net]
-        digest = Path(name).stem.rsplit("-", 1)[1]
+        if net in EXTRACTORS:
+            name, folder, digest, licence = EXTRACTORS[net]
+        elif net in LPIPS_BACKBONES:
+            name, folder, licence = LPIPS_BACKBONES[net], PYTORCH, ""
+            digest = Path(name).stem.rsplit("-", 1)[1]
+        else:
+            raise DataError(f"no weights of {net!r}; there are {', '.join(NETS)}")
         files.append(
             fetch(
-                [base.rstrip("/") + "/" + name for base in mirrors],
+                [base.rstrip("/") + "/" + name for base in (*mirrors, folder)],
                 weights_folder(models_home) / name,
                 sha256=digest,
                 bar=bar,
+                about=f"licence {licence}" if licence and bar else "",
             )
         )
     return files

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes import best_of, selection
+from recipes import best_of, measuring, selection
 from recipes.command import INIT_FROM, read_options
 from recipes.words import image_count, period, period_steps
 from runtime.options import EXECUTION, LENGTH, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
@@ -191,6 +191,7 @@ OPTIONS: Table = {
          was("--batch-gpu")),
         ("--lr", positive_float, 0.01, "peak learning rate of Adam", USUAL),
     ],
+    "validation": measuring.rows(),
     "output": [
         ("--snapshot_every", period, "4096", "steps between snapshots, or images: 128Ki, 8Mi; up "
          "to step 1000 four times as often", EXECUTION, USUAL, was("--snapshot")),
@@ -267,6 +268,7 @@ def get_args(doc: str | None, argv: Sequence[str] | None = None) -> Namespace:
 def check(args: Namespace) -> None:
     """Rules between options, and what follows from several. Errors: ValueError."""
     rules = Rules(args, OPTIONS, PRESETS)
+    measuring.check(args, rules)
     if args.fp16 is not None:
         asked = "fp16" if args.fp16 else "fp32"
         if args.precision not in ("auto", asked):

@@ -1,6 +1,7 @@
 """train_edm2.py's options -> data, network, optimizer, averages, snapshots."""
 
 from argparse import Namespace
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -209,14 +210,26 @@ def save_snapshots(
 ) -> None:
     """`network-snapshot-STEP-STD` of every EMA."""
     for std, average in averages.items():
-        config = {
-            "net": average.module.config,
-            "encoder": encoder.config,
-            "classes": classes,
-            "ema_std": std,
-            "step": run.completed + 1,
-            "nimg": run.nimg,
-            "loss": {"P_mean": args.P_mean, "P_std": args.P_std},
-        }
+        config = snapshot_config(args, run, average.module, encoder, classes, std)
         name = f"network-snapshot-{run.completed + 1:07d}-{std:.3f}"
         run.snapshot(name, average.module, "edm2", config)
+
+
+def snapshot_config(
+    args: Namespace,
+    run: Run,
+    net: Precond,
+    encoder: Encoder,
+    classes: list[str],
+    std: float | None = None,
+) -> dict[str, Any]:
+    """What a snapshot says of itself beside its weights. std: relative width of its EMA."""
+    return {
+        "net": net.config,
+        "encoder": encoder.config,
+        "classes": classes,
+        "ema_std": std,
+        "step": run.completed + 1,
+        "nimg": run.nimg,
+        "loss": {"P_mean": args.P_mean, "P_std": args.P_std},
+    }

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from imle import default_channels
 from imle.rejection import parse as rejection_of
+from recipes import measuring
 from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
 from runtime.options import ADDED, EXECUTION, LENGTH, NO_EFFECT, USUAL, Rules, Table, tagged, was
@@ -160,6 +161,7 @@ OPTIONS: Table = {
         ("--num_val_images", positive_int, 10, "validation images, evenly spaced", OUTER, USUAL),
         ("--samples", positive_int, 6, "samples per validation image, showing the model's "
          "diversity", OUTER, EXECUTION, USUAL, was("--spi")),
+        *measuring.rows(OUTER),
     ],
     "output": [
         ("--snapshot_every", nonnegative_int, 0, "loops between snapshots kept beside the latest",
@@ -298,6 +300,7 @@ def check(args: Namespace) -> None:
     """Rules between options; numbers of the search become one a level. Errors: ValueError."""
     if args.data_tr is None:
         raise ValueError("--data is missing: a data set's name or a folder (built in: scenes)")
+    measuring.check(args, Rules(args, OPTIONS, PRESETS))
     own_weights = args.lpips in ("pretrained", "auto")
     Rules(args, OPTIONS).belongs("lpips_path", "--lpips pretrained", own_weights)
     if args.lpips == "auto":

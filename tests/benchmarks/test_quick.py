@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import edm2_arms, isicle_arms, layout_attention, pictures, scenes, unet
+from benchmarks import edm2_arms, isicle_arms, layout_attention, metrics, pictures, scenes, unet
 from recipes.simclr.options import PRESETS
 
 
@@ -10,6 +10,21 @@ def test_scenes(capsys):
     scenes.main(["--quick"])
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 5 and all(line.split()[0] == "16" for line in said[1:])
+
+
+def test_metrics(capsys):
+    metrics.main(["--quick", "--parts", "frechet"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1] for line in said[4:]] == ["ours", "numpy", "ours", "eig", "sqrtm"]
+    assert all(float(line.split(" | ")[-1].rstrip(" |")) < 1e-6 for line in said[-2:])
+
+
+def test_features_a_second(capsys):
+    metrics.main(["--quick", "--parts", "features"])
+    said = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ") for line in said if line.startswith("| 4 PNGs")]
+    assert [row[1] for row in rows] == ["ours", "torch-fidelity"]
+    assert float(rows[1][-1].rstrip(" |")) < 1e-5 and "pictures a second" in said[-1]
 
 
 def test_edm2_arms(tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from evaluation.frechet import (
     FeatureStats,
     Moments,
+    fd_ratio,
     frechet_distance,
     load_moments,
     save_moments,
@@ -96,6 +97,38 @@ def test_distance_is_that_of_the_matrix_square_root(dim):
     a, b = (stats_of(features(3 * dim + 2, dim, seed)).moments() for seed in (0, 1))
     assert frechet_distance(a, b) == pytest.approx(oracle(a, b), rel=1e-6)
     assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-9)
+
+
+def test_distance_is_torch_fidelitys():
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = features(150, 40), features(90, 40, 1)
+    theirs = [fid_features_to_statistics(x) for x in (a, b)]
+    oracle = fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
+    found = frechet_distance(stats_of(a).moments(), stats_of(b).moments())
+    assert found == pytest.approx(oracle, rel=1e-9)
+
+
+def test_ratio_to_real_images():
+    real, drawn, other = (
+        {name: stats_of(features(60, dim, seed)).moments() for name, dim in (("x", 4), ("y", 9))}
+        for seed in (0, 1, 2)
+    )
+    found = fd_ratio(drawn, other, real)
+    each = {
+        name: frechet_distance(drawn[name], real[name]) / frechet_distance(other[name], real[name])
+        for name in ("x", "y")
+    }
+    assert found.each == each and found.mean == pytest.approx((each["x"] + each["y"]) / 2)
+    assert fd_ratio(other, other, real).mean == 1
+    few = {"x": stats_of(features(30, 4, 1)).moments(), "y": drawn["y"]}
+    for call, says in (
+        (lambda: fd_ratio(few, other, real), "x: 30 samples against 60"),
+        (lambda: fd_ratio(drawn, real, real), "distance 0"),
+        (lambda: fd_ratio({"x": drawn["x"]}, other, real), "differ"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
 
 
 def test_closed_forms():

@@ -12,8 +12,10 @@ from evaluation.samples import (
     bicubic,
     distance_to_target,
     faithfulness_weighted_variance,
+    fwv_form,
     pairwise_diversity,
     psnr,
+    ssim,
 )
 
 
@@ -38,6 +40,45 @@ def test_psnr_of_equal_images_is_inf_and_shapes_must_agree():
     assert torch.isinf(psnr(a, a)).all()
     with pytest.raises(ValueError, match="shapes differ"):
         psnr(a, a[:1])
+
+
+@pytest.mark.parametrize("peak", [1.0, 255.0])
+def test_ssim_is_torchmetrics(peak):
+    oracle = pytest.importorskip("torchmetrics.functional.image")
+    a = batch(3, 3, 17, 24).double() * peak
+    b = (0.8 * a + 0.2 * peak * batch(3, 3, 17, 24, seed=1)).double()
+    theirs = oracle.structural_similarity_index_measure(
+        a, b, data_range=peak, sigma=1.5, reduction="none"
+    )
+    np.testing.assert_allclose(ssim(a, b, peak=peak), theirs, rtol=1e-6)
+
+
+def test_ssim_at_one_place_is_its_definition():
+    a, b = batch(1, 1, 11, 11).double(), batch(1, 1, 11, 11, seed=1).double()
+    w = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
+    w = np.outer(w, w) / w.sum() ** 2
+    x, y = a[0, 0].numpy(), b[0, 0].numpy()
+    mx, my = (w * x).sum(), (w * y).sum()
+    vx, vy = (w * (x - mx) ** 2).sum(), (w * (y - my) ** 2).sum()
+    cov = (w * (x - mx) * (y - my)).sum()
+    wanted = (2 * mx * my + 1e-4) * (2 * cov + 9e-4)
+    wanted /= (mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4)
+    assert ssim(a, b, border="inside").item() == pytest.approx(wanted, rel=1e-9)
+    assert ssim(a, a).item() == pytest.approx(1)
+    for options, says in (({"border": "inside"}, "11 pixels"), ({"size": 25}, "13 pixels")):
+        with pytest.raises(ValueError, match=says):
+            ssim(a[..., 1:], b[..., 1:], **options)
+    with pytest.raises(ValueError, match="10 pixels"):
+        ssim(a, b, size=10)
+
+
+def test_the_form_is_said():
+    said = fwv_form((0.15, 0.3), kernel="squared")
+    assert said == (
+        "mean over inputs i, samples j of exp(-d(y_ij, y_i)^2 / (2 sigma^2)) "
+        "d(y_ij, mean_j y_ij), sigma 0.15, 0.3"
+    )
+    assert "sum over" in fwv_form([1], reduction="sum") and "^2 / (2" not in fwv_form([1])
 
 
 def test_best_of_k_is_the_minimum_and_ignores_nan():

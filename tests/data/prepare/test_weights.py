@@ -30,3 +30,19 @@ def test_fetch_from_a_mirror_by_hash(tmp_path, monkeypatch, capsys):
 def test_unknown_net(tmp_path):
     with pytest.raises(DataError, match="there are vgg, alex, squeeze"):
         weights.fetch_weights(tmp_path, ["resnet"])
+
+
+def test_an_extractor_has_its_own_place_and_digest(tmp_path, monkeypatch, capsys):
+    data = b"DINOv2" * 50
+    own = tmp_path / "meta"
+    own.mkdir()
+    row = weights.EXTRACTORS["dinov2"]._replace(
+        folder=own.as_uri(), sha256=hashlib.sha256(data).hexdigest()
+    )
+    monkeypatch.setitem(weights.EXTRACTORS, "dinov2", row)
+    command = ["fetch-weights", "--nets", "dinov2", "--models_path", str(tmp_path / "m")]
+    (own / row.file).write_bytes(data[1:])
+    assert main(command) == 6 and "sha256" in capsys.readouterr().err
+    (own / row.file).write_bytes(data)
+    assert main(command) == 0
+    assert weights.extractor_file(tmp_path / "m", "dinov2").read_bytes() == data

@@ -1,0 +1,229 @@
+"""calculate_metrics.py's options -> what is measured, against what, by what."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from evaluation.extractors import Extractor
+from evaluation.extractors.resizing import POLICIES
+from evaluation.statistics import Statistics, is_statistics, load_statistics
+from generators import edm2
+from generators.base import Generator, Setup
+from generators.door import make_generator, open_generator
+from generators.edm2 import EDM2
+from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from recipes.generate.options import OPTIONS, SEEDS
+from recipes.generate.options import check_unused as check_kind
+from recipes.generate.parts import guide as open_guide
+from recipes.metrics.conditional import Conditional
+from recipes.metrics.extractors import classifier, open_all
+from recipes.metrics.measures import CLASSIFIER
+from recipes.metrics.names import CONDITIONAL, words_of
+from recipes.metrics.passing import Seen, look
+from recipes.metrics.pictures import (
+    Drawn,
+    Inputs,
+    Stored,
+    drawn_any,
+    drawn_conditional,
+    drawn_edm2,
+    drawn_unconditional,
+    inputs_of,
+    stored,
+)
+from recipes.take import take
+from runtime.distributed import say
+from runtime.options import kept_name, rows_of
+from storage.errors import UsageError
+from storage.files import expanded, hash_file
+
+
+class Tools(NamedTuple):
+    """extractors: by name. names: word of each -> its name. classifier: None without one."""
+
+    extractors: dict[str, Extractor]
+    names: dict[str, str]
+    classifier: Extractor | None
+
+    def all(self) -> dict[str, Extractor]:
+        """Extractors, and the classifier among them under its own word."""
+        more = {} if self.classifier is None else {CLASSIFIER: self.classifier}
+        return {**self.extractors, **more}
+
+    def about(self) -> dict[str, Any]:
+        """What stands beside figures, by name."""
+        return {name: e.about for name, e in self.all().items()}
+
+
+def batch_of(args: Namespace, device: torch.device) -> int:
+    """Pictures that networks are given at a time."""
+    return args.batch or (64 if device.type == "cuda" else 16)
+
+
+def tools(args: Namespace, device: torch.device, known: Statistics | None = None) -> Tools:
+    """Extractors of all metrics, and the classifier. known: the reference, whose resize policy
+    holds where none is asked for. Errors: UsageError, CheckpointError."""
+    words = words_of(args.wanted, args.extractor)
+    policies = {
+        name.removeprefix("random_"): policy
+        for name, policy in (known.resize if known else {}).items()
+        if policy in POLICIES
+    }
+    opened = open_all(words, args, device, policies)
+    names = {word: e.name for word, e in opened.items()}
+    judge = classifier(args, device) if getattr(args, "classifier", None) else None
+    return Tools({e.name: e for e in opened.values()}, names, judge)
+
+
+def check_policies(found: Statistics, made: Mapping[str, Extractor], option: str) -> None:
+    """That statistics are of these very networks, on pictures resized so. Errors: UsageError."""
+    about = found.about.get("extractors", {})
+    for name, extractor in made.items():
+        if name not in found.moments:
+            continue
+        theirs, own = found.resize.get(name), extractor.about["resize"]
+        if theirs is None:
+            say(f"{option}: not known how its pictures were resized for {name}; here: {own}")
+        elif theirs != own:
+            raise UsageError(
+                f"{option} is of pictures resized by {theirs}, not {own}: --resize {theirs}"
+            )
+        digest = about.get(name, {}).get("sha256")
+        if digest is not None and digest != extractor.about["sha256"]:
+            raise UsageError(f"{option} is of another network than {name} ({digest[:12]})")
+
+
+class Reference(NamedTuple):
+    """--ref: statistics of a file, or pictures to look at."""
+
+    statistics: Statistics | None
+    pictures: Stored | None
+    about: dict[str, Any]
+
+    def seen(self, tools: Tools, batch: int, keep: bool) -> Seen:
+        """Features and moments of all extractors. All ranks call."""
+        if self.statistics is None:
+            assert self.pictures is not None
+            return look(self.pictures, tools.all(), batch=batch, keep=keep, desc="reference")
+        s = self.statistics
+        n = max((m.images or 0 for m in s.moments.values()), default=0)
+        return Seen(n, self.about, features=s.features, moments=s.moments)
+
+
+def reference(args: Namespace, res: int | None = None, crop: str | None = None) -> Reference | None:
+    """What --ref names. res, crop: of pictures, unless --res says. DataError, UsageError."""
+    if args.ref is None:
+        return None
+    path = expanded(args.ref)
+    if is_statistics(path):
+        found = load_statistics(path)
+        about = {
+            "kind": "statistics", "file": path.name, "format": found.about.get("format"),
+            "sha256": hash_file(path), "of": found.about.get("data"),
+        }  # fmt: skip
+        return Reference(found, None, about)
+    pictures = stored(args, args.ref, "--ref", split="train", res=res, crop=crop)
+    return Reference(None, pictures, pictures.about)
+
+
+def held_out(args: Namespace, res: int | None, crop: str | None) -> Stored | None:
+    """The pictures of --held. Errors: DataError."""
+    if args.held is None:
+        return None
+    return stored(args, args.held, "--held", split="val", res=res, crop=crop)
+
+
+# ----------------------------------------------------------------------------------------- drawing
+
+
+class Network(NamedTuple):
+    """The network of gen, its guide, its inputs."""
+
+    net: Generator
+    guide: EDM2 | None
+    inputs: Inputs | None
+
+    @property
+    def crop(self) -> str | None:
+        """How real pictures became its targets, where its snapshot says."""
+        crop = self.net.snapshot.config.get("crop")
+        return crop if crop in ("center", "squash") else None
+
+
+def network(args: Namespace, device: torch.device) -> Network:
+    """The network of --net, or of the smoke preset an untrained one. Errors: UsageError,
+    CheckpointError, DataError."""
+    edm2.check_noise_device(args.noise_device)
+    if args.net is None:
+        say("no --net: an untrained network with random weights, its figures mean nothing")
+        net = make_generator(edm2.untrained(), take(Setup, args, device=device))
+    else:
+        net = take(open_generator, args, path=args.net, device=device, say=say, option="--net")
+    _check_kind(args, net)
+    guide, inputs = None, None
+    if isinstance(net, EDM2):
+        net.check_pictures()
+        guide = open_guide(args, net, device, say) if args.gnet and args.guidance != 1 else None
+    elif isinstance(net, ConditionalIMLE):
+        inputs = inputs_of(args, net)
+    elif net.input_size is not None:
+        raise UsageError(f"a {net.kind!r} snapshot draws images of images: only camnet's here")
+    return Network(net, guide, inputs)
+
+
+def _check_kind(args: Namespace, net: Generator) -> None:
+    """An option or a metric of another kind of network does not pass silently. UsageError."""
+    asked = Namespace(**vars(args))
+    asked.seeds = SEEDS  # generate_images.py's own, as good as not given
+    for name, value in _ABSENT.items():
+        if not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
+            setattr(asked, name, value)
+    check_kind(asked, net.kind)
+    odd = [m.name for m in args.wanted if m.measure in CONDITIONAL]
+    if odd and not isinstance(net, ConditionalIMLE):
+        raise UsageError(f"--metrics {odd[0]} is of networks with inputs, not of {net.kind}")
+
+
+_ABSENT = {kept_name(row): row[2] for row in rows_of(OPTIONS)}
+
+
+def ranges(args: Namespace, found: Network) -> Iterator[tuple[Drawn, Conditional | None]]:
+    """The pictures of every range of seeds. Errors: UsageError."""
+    measures = {m.measure for m in args.wanted} & CONDITIONAL
+    for seeds in _ranges(args, found):
+        net = found.net
+        if isinstance(net, ConditionalIMLE):
+            assert found.inputs is not None
+            drawn = drawn_conditional(args, net, found.inputs, seeds)
+            watch = None
+            if measures:
+                watch = Conditional(measures, found.inputs.targets, args, len(seeds), net.device)
+            yield drawn, watch
+        elif isinstance(net, EDM2):
+            yield drawn_edm2(args, net, found.guide, seeds), None
+        elif isinstance(net, UnconditionalIMLE):
+            yield drawn_unconditional(args, net, seeds), None
+        else:
+            yield drawn_any(args, net, seeds), None
+
+
+def _ranges(args: Namespace, found: Network) -> Sequence[range]:
+    if args.seeds is not None:
+        return args.seeds
+    count = args.samples if isinstance(found.net, ConditionalIMLE) else args.num
+    return [range(args.seed, args.seed + count)]
+
+
+def stem(args: Namespace, net: Generator | None = None) -> str:
+    """The readable part of the folder's name."""
+    if net is None:
+        return Path(args.images).name
+    if net.file is None:
+        return "untrained"
+    run = next((p for p in net.file.parents if (p / "args.json").exists()), None)
+    return f"{run.name}-{net.file.stem}" if run else net.file.stem

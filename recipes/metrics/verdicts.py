@@ -1,0 +1,112 @@
+"""Whether one record of figures is better than another, on paired seeds."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluation.bootstrap import Resampled, frechet_paired
+from evaluation.frechet import Moments
+from evaluation.statistics import extractor_of
+from evaluation.verdict import Verdict
+from evaluation.verdict import compare as judged
+from recipes.metrics.record import FEATURES, of_pictures
+from storage.errors import DataError, UsageError
+
+Record = tuple[Path, Mapping[str, Any]]
+
+
+def verdicts(args: Namespace, a: Record, b: Record, device: torch.device) -> list[str]:
+    """A line for every figure that both have, and what is compared above it.
+
+    Errors: UsageError for records whose figures do not compare.
+    """
+    first, second = a[1], b[1]
+    check_comparable(first, second)
+    lines = [f"A: {of_pictures(first['settings']['samples'][0])}",
+             f"B: {of_pictures(second['settings']['samples'][0])}"]  # fmt: skip
+    common = [name for name in first["figures"] if name in second["figures"]]
+    if not common:
+        raise UsageError(f"{a[0]} and {b[0]} have no figure in common")
+    for name in common:
+        one, other = first["figures"][name], second["figures"][name]
+        shown = f"{name}: A {one['value']:.5g}, B {other['value']:.5g}"
+        less = one["less_is_better"]
+        if less is None:
+            lines.append(f"{shown} (neither less nor more is better)")
+            continue
+        found = verdict(args, name, a, b, larger=not less, device=device)
+        lines.append(f"{shown}; {found}")
+    return lines
+
+
+def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """UsageError unless both were measured alike: extractors, reference, numbers, seeds."""
+    one, other = a["settings"], b["settings"]
+    for name in one["extractors"].keys() & other["extractors"].keys():
+        for fact in ("sha256", "resize", "side"):
+            mine, theirs = one["extractors"][name][fact], other["extractors"][name][fact]
+            if mine != theirs:
+                raise UsageError(f"not measured alike: {name} {fact} {mine} against {theirs}")
+    if one["reference"] != other["reference"]:
+        said = [of_pictures(s["reference"]) if s["reference"] else "none" for s in (one, other)]
+        raise UsageError(f"not measured against the same: {said[0]}, and {said[1]}")
+    seeds = [[r["seeds"] for r in record["ranges"]] for record in (a, b)]
+    if seeds[0] != seeds[1]:
+        raise UsageError(f"not of the same seeds: {seeds[0]} against {seeds[1]}")
+    counts = [s["samples"][0]["pictures"] for s in (one, other)]
+    if counts[0] != counts[1]:
+        raise UsageError(f"{counts[0]} pictures against {counts[1]}: figures depend on the number")
+
+
+def verdict(
+    args: Namespace, name: str, a: Record, b: Record, *, larger: bool, device: torch.device
+) -> Verdict | str:
+    """Of one figure: by its ranges of seeds, or, of a Frechet distance on one range, by pairs of
+    samples; a word where neither is there."""
+    values = [[r["figures"][name]["value"] for r in record["ranges"]] for _, record in (a, b)]
+    distance = is_distance(name)
+    margin = args.margin if distance else 0.0
+    try:
+        if len(values[0]) > 1:
+            return judged(*values, margin=margin, larger_is_better=larger)
+        interval = paired(args, name, a[0], b[0], device) if distance else None
+        if interval is None:
+            missing = "two ranges of seeds" + (", or --features" if distance else "")
+            return f"not distinguished (no interval: measure with {missing})"
+        return judged(*values, interval=interval, margin=margin, larger_is_better=larger)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def is_distance(name: str) -> bool:
+    """Whether a figure is a Frechet distance."""
+    try:
+        return bool(extractor_of(name))
+    except ValueError:
+        return False
+
+
+def paired(args: Namespace, name: str, a: Path, b: Path, device: torch.device) -> Resampled | None:
+    """The interval of A - B from the features that both have kept; None if they have not."""
+    extractor = extractor_of(name)
+    found = []
+    for folder in (a, b):
+        if not (folder / FEATURES).exists():
+            return None
+        try:
+            with np.load(folder / FEATURES, allow_pickle=False) as file:
+                keys = (f"{extractor}.0", f"{extractor}.mean", f"{extractor}.cov")
+                if not all(key in file.files for key in keys):
+                    return None
+                found.append([torch.from_numpy(file[key]).to(device) for key in keys])
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder / FEATURES}: {error}") from None
+    (ours, mean, cov), (theirs, *_) = found
+    reference = Moments(mean, cov)
+    return frechet_paired(ours, theirs, reference, resamples=args.resamples)
