@@ -53,6 +53,7 @@ from recipes.ddpm.options import (
     snapshot_period,
 )
 from recipes.ddpm.step import Lost
+from recipes.metrics.during import During
 from recipes.selection import choose, early_late_switch
 from runtime import distributed
 from runtime.launch import launch
@@ -105,6 +106,7 @@ def main(args: Namespace) -> None:
         chosen_log = None
         if args.selection and run.is_main:
             chosen_log = IndexLog(run.dir / "selected.bin", run.completed)
+        measuring = During(args, run, images.source, res=images.resolution, crop=args.crop)
         selection_time, best_time = Stopwatch(run.device), Stopwatch(run.device)
         batches = sampler.batches(loader)
 
@@ -205,8 +207,13 @@ def main(args: Namespace) -> None:
                     run.say(f"step {step + 1}: the learner beats the reference, selection {word}")
 
             if run.nimg >= args.duration or (step + 1) % snapshot_period(args) == 0:
-                parts.save_snapshot(args, run, ema, how, images)
+                config = parts.snapshot_config(args, run, net, how, images)
+                name = f"network-snapshot-{run.completed + 1:07d}"
+                run.snapshot(name, ema.module, parts.KIND, config)
                 look(outputs)
+            if measuring.due(step + 1):
+                config = parts.snapshot_config(args, run, net, how, images)
+                measuring(ema.module, parts.KIND, config)
         if chosen_log is not None:
             chosen_log.close()
         series = read_series(run.dir / "metrics.jsonl")

@@ -11,7 +11,7 @@ from diffusion.gaussian_loss import LOSSES
 from diffusion.respace import SPACINGS
 from diffusion.schedule_sampler import NAMES as SCHEDULE_SAMPLERS
 from models.ddpm import LAYOUT_ATTENTION
-from recipes import best_of, selection
+from recipes import best_of, measuring, selection
 from recipes.command import INIT_FROM, read_options
 from recipes.ddpm.founding import with_config
 from recipes.ddpm.presets import PRESETS
@@ -85,6 +85,7 @@ OPTIONS: Table = {
         ("--bs_gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share", USUAL),
         ("--lr", positive_float, 2e-4, "learning rate of Adam", USUAL),
     ],
+    "validation": measuring.rows(),
     "output": [
         ("--snapshot_every", period, "5000", "steps between snapshots, or images: 128Ki, 8Mi",
          EXECUTION, USUAL),
@@ -222,6 +223,9 @@ def check(args: Namespace) -> None:
     rules.excludes("num_heads", "channels_per_head")
     _check_own_code(args, rules)
     best_of.check(args, OPTIONS)
+    measuring.check(args, rules)
+    if args.metrics_every is not None and has_layout:
+        raise ValueError("--metrics_every draws without a layout, which --layout does not train")
     selection.check(args, OPTIONS, PRESETS)
     selection.check_jest_options(args, OPTIONS, PRESETS)
     if args.ref and not (args.acid or args.early or args.late):

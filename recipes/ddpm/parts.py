@@ -360,11 +360,10 @@ def learning_rate(args: Namespace, step: int) -> float:
     return args.lr * min(1.0, step / args.warmup) if args.warmup else args.lr
 
 
-def save_snapshot(
-    args: Namespace, run: Run, mean: emas.EMA[nn.Module], how: Objective, images: Images
-) -> None:
-    """`network-snapshot-STEP`, the average of the weights."""
-    net = mean.module
+def snapshot_config(
+    args: Namespace, run: Run, net: nn.Module, how: Objective, images: Images
+) -> dict[str, Any]:
+    """What a snapshot says of the network, as JSON values."""
     config = {
         "net": getattr(net, "config", {"in_channels": 1 if args.gray else images.channels}),
         "denoiser": args.denoiser.rpartition(":")[2] if args.denoiser else None,
@@ -384,4 +383,4 @@ def save_snapshot(
         channels = 1 if args.gray else 3
         out = channels * (2 if how.gaussian.learned else 1)
         config["net"] = {"in_channels": channels, "out_channels": out}
-    run.snapshot(f"network-snapshot-{run.completed + 1:07d}", net, KIND, config)
+    return config
