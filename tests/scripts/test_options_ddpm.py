@@ -4,9 +4,12 @@ import pytest
 import torch
 
 import runtime.tracker
+from recipes import selection as recipe
 from recipes.ddpm.options import get_args
+from selection import EarlyLateSwitch
+from storage.errors import UsageError
 from tests.effects import check_changed, launch, pictures, seen
-from tests.scripts.support import load
+from tests.scripts.support import load, metrics
 
 SCRIPT = load("train_ddpm")
 PLAIN = """--preset smoke --bs 8 --duration 32 --snapshot_every 100 --sample_images 0 --log_every 1
@@ -24,11 +27,13 @@ BASES = {
     "learned": f"{PLAIN} --variance learned_range --loss rescaled_mse --timesteps 3 --duration 64",
     "random": f"{PLAIN} --bs 40 --duration 16 --selection",
     "jest": f"{PLAIN} --bs 40 --duration 16 --acid --ref WEAK",
+    "own": f"{PLAIN} --bs 40 --duration 16 --acid",
     "easy": f"{PLAIN} --bs 20 --duration 8 --acid --ref WEAK --no-diff",
     "rounding": f"{PLAIN} --bs 26 --duration 20 --acid --ref WEAK",
     "two": f"{PLAIN} --best_of_k 2",
 }
 EFFECTS = [
+    ("own", "--ref WEAK", "files first later net weights"),
     ("plain", "--data FOLDER", "name shapes config later net weights"),
     ("folder", "--data NAMED --data_path HOME", "name"),
     ("plain", "--res 16", "config first later net weights"),
@@ -156,3 +161,56 @@ def read(words):
 @pytest.mark.parametrize(("base", "words", "aspects"), EFFECTS)
 def test_an_option_changes_what_it_should(base, words, aspects, run):
     check_changed(run(base), run(base, words), aspects)
+
+
+def test_early_and_late_switch(tmp_path, monkeypatch):
+    """--early, --late: with a switch that is due after three steps in any case."""
+
+    class AtTheThird(EarlyLateSwitch):
+        def observe(self, ahead, **when):
+            return super().observe(-1.0, **when)
+
+    monkeypatch.setattr(
+        recipe, "EarlyLateSwitch", lambda mode: AtTheThird(mode, z=0.0, min_observations=3)
+    )
+    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
+    taken = {}
+    for words in ("--early", "--late"):
+        whole = f"{PLAIN} --bs 20 --acid --duration 72 {words}"
+        seen_images = metrics(launch(SCRIPT.main, read, tmp_path / words, *whole.split()), "nimg")
+        steps = [0, *seen_images.values()]
+        taken[words] = [b - a for a, b in zip(steps, steps[1:], strict=False)]
+    assert taken["--early"][:3] == [4, 4, 4] and set(taken["--early"][3:]) == {20}
+    assert taken["--late"][:3] == [20, 20, 20] and set(taken["--late"][3:]) == {4}
+
+
+@pytest.mark.parametrize(("cache", "times"), [("none", 2), ("memory", 1)])
+def test_a_cache_decodes_a_picture_once(cache, times, monkeypatch):
+    images = SCRIPT.parts.data(read([*PLAIN.split(), "--cache", cache]))
+    decoded, native = [], type(images.source).native
+
+    def counted(self, i, *more):
+        decoded.append(i)
+        return native(self, i, *more)
+
+    monkeypatch.setattr(type(images.source), "native", counted)
+    assert (images[3][1] == images[3][1]).all()
+    assert len(decoded) == times
+
+
+def test_bench_is_what_cudnn_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        SCRIPT.Run, "trains_on", lambda *a: told.append(torch.backends.cudnn.benchmark)
+    )
+    before = torch.backends.cudnn.benchmark
+    for words in ("--bench", "--no-bench"):
+        typed = [*PLAIN.split(), "--duration", "1", words]
+        launch(SCRIPT.main, read, tmp_path / words, *typed)
+    torch.backends.cudnn.benchmark = before
+    assert told == [True, False]
+
+
+def test_a_precision_that_the_device_has_not(tmp_path):
+    with pytest.raises(UsageError, match="fp16"):
+        launch(SCRIPT.main, read, tmp_path, *PLAIN.split(), "--precision", "fp16")
