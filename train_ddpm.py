@@ -94,7 +94,7 @@ def main(args: Namespace) -> None:
         ema = parts.average(args, net)
         switch, pick = early_late_switch(args), picker(args, run.world_size)
 
-        state = {"net": net, "optimizer": optimizer, "sampler": sampler, "ema": ema}
+        state: dict[str, Any] = {"net": net, "optimizer": optimizer, "sampler": sampler, "ema": ema}
         state |= {"schedule_sampler": schedule, "switch": switch}
         run.restore(**state, **({} if own is None else {"model": own}))
         read = parts.read_base(net)

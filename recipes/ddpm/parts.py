@@ -157,8 +157,8 @@ def rows(batch: Any, keys: Tensor, device: torch.device) -> Rows:
     labels = torch.zeros(n, dtype=torch.int64)
     pixels = none if batch.segmentation is None else batch.segmentation
     tensors = (batch.ids, batch.image, labels), (batch.boxes, batch.classes, pixels)
-    first, last = ([moved(t) for t in part] for part in tensors)
-    return Rows(*first, keys, *last)
+    (index, raw, labels), last = ([moved(t) for t in part] for part in tensors)
+    return Rows(index, raw, labels, keys, *last)
 
 
 def objective(args: Namespace, run: Run, images: Images, net: nn.Module) -> Objective:

@@ -53,7 +53,7 @@ def drawing(args: Namespace, net: DDPM) -> Drawing:
     """Sampler, steps and guidance that are asked for. Errors: UsageError."""
     interval = tuple(args.guidance_interval) if args.guidance_interval else None
     how = Drawing(
-        args.sampler, args.steps, args.spacing, args.eta, args.guidance, interval,  # type: ignore[arg-type]
+        args.sampler, args.steps, args.spacing, args.eta, args.guidance, interval,
         args.rescale, args.clip or net.clip,
     )  # fmt: skip
     try:
