@@ -101,7 +101,8 @@ def test_two_ranks_are_one(mode, tmp_path):
         assert harness.wait(process) == 0, log.read_text()
     one, two = (harness.final_state(tmp_path / name) for name in ("one", "two"))
     for name, value in one["net"].items():
-        torch.testing.assert_close(two["net"][name], value, rtol=0, atol=2e-6)
+        # Adam divides by the gradient: its roundings show, but a step moves weights by 2e-4.
+        torch.testing.assert_close(two["net"][name], value, rtol=0, atol=1e-5)
     loss = metrics(tmp_path / "one", "Loss")
     assert metrics(tmp_path / "two", "Loss") == pytest.approx(loss, rel=1e-5)
     if mode == "improved":  # the losses that steps are drawn by, in the order of the whole batch
