@@ -159,6 +159,8 @@ def main(args: Namespace) -> None:
                         random=partial(generator, run.device, "selection", args.seed, step),
                     )  # fmt: skip
                     rows, size = choice.rows, mini_batch(args)
+                    for spread in choice.spreads:
+                        run.log(**{"entropy": spread.entropy, "perplexity / B": spread.relative})
                 run.log(**{"time/selection_s": selection_time.stop()})
 
             # Second pass: train on the chosen rows, or on all, `at_once` at a time. Gradients are

@@ -116,7 +116,7 @@ EFFECTS = [
     ("grids", "--frames 4", "pictures"),
     ("plain", "--schedule ldm-sqrt_linear", "config later net weights"),
     ("learned", "--schedule_sampler loss-second-moment", "later net weights"),
-    ("easy", "--easy_reference source", "first later net weights"),
+    ("easy", "--easy_reference source", "first later"),
     ("rounding", "--rounding reference", "files steps rates first later net weights"),
 ]
 
