@@ -140,6 +140,10 @@ def picker(
     )
 
 
+# diffusion.rows.Rows, or another tuple of tensors [n, ...] that has its fields among others.
+AnyRows = Any
+
+
 class Choice(NamedTuple):
     """What to train on.
 
@@ -147,14 +151,14 @@ class Choice(NamedTuple):
     super-batch and as indices into the data set. spreads: how selective each draw was.
     """
 
-    rows: Rows
+    rows: AnyRows
     chosen: Tensor
     spreads: list[Spread]
 
 
 def choose(
     picker: Picker,
-    rows: Rows,
+    rows: AnyRows,
     learner: Tensor | None,
     ref: Tensor | None,
     sigma: Tensor | None,
