@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.rows import Rows
 from recipes.words import former
 from runtime import distributed
 from runtime.options import EXECUTION, NO_EFFECT, USUAL, Row, Rules, Table, tagged
