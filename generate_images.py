@@ -1,11 +1,14 @@
-"""Images from a snapshot: of EDM2, guided or not, of conditional and unconditional IMLE, and of any
-kind of network that generators/ knows.
+"""Images from a snapshot: of EDM2 and DDPM, guided or not, of conditional and unconditional IMLE,
+and of any kind of network that generators/ knows.
 
 EDM2, one image per seed and class:
     python generate_images.py --net RUN/snapshots/network-snapshot-0005000-0.100 --seeds 0-63
     python generate_images.py --net NET --guide GUIDE --guidance 1.7 --class all --seeds 0-9
     python generate_images.py --net NET --guide GUIDE --sweep_guidance 1 1.5 2 --sweep_ema 0.05 0.10
     python generate_images.py --preset edm2-img512-s-autog-dino --outdir OUT
+DDPM, one image per seed and class, or of layouts, each drawn beside its sample:
+    python generate_images.py --net RUN --seeds 0-63 --sampler dpmpp --steps 20 --guidance 2
+    python generate_images.py --net RUN --layout room.txt --seeds 0-7    # x,y,w,h,class a line
 Conditional and unconditional IMLE, k samples for each input:
     python generate_images.py --net RUN/snapshots/network-latest.safetensors --data scenes/val
     python generate_images.py --net FILE --data DIR --num_images 100 --samples 10 --outdir OUT
@@ -15,10 +18,11 @@ Any other kind, one image per seed:
 --net is a snapshot or a run's folder, which means its newest snapshot; --data a data set's name, a
 folder, a zip or a single picture.
 
-EDM2 and any other kind write OUT/<seed>.png (with several classes OUT/<seed>_<class>.png), IMLE
-OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and files.jsonl,
-the list of what was written. A sweep has a folder of these for each of its points, beside sheet.png
-and sweep.json. A row of IMLE's grid: target, where it is known, input, bicubic, samples.
+EDM2, DDPM and any other kind write OUT/<seed>.png (with several classes OUT/<seed>_<class>.png),
+IMLE OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and
+files.jsonl, the list of what was written. A sweep has a folder of these for each of its points,
+beside sheet.png and sweep.json. A row of IMLE's grid: target, where it is known, input, bicubic,
+samples.
 An image depends on its seed, class or input, and the settings, not on what else is drawn or on the
 number of GPUs (another --batch may change last bits). OUT is by default a folder for each setting.
 The same command goes on where it stopped, or says that it is done; more seeds or samples may join,
@@ -40,9 +44,10 @@ import torch
 
 from diffusion.generate import split_batches
 from generators.base import Generator
+from generators.ddpm import DDPM
 from generators.edm2 import EDM2, NOT_FINITE
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
-from recipes.generate import folders, parts
+from recipes.generate import ddpm, folders, parts
 from recipes.generate.options import PRESETS, check_unused, get_args  # noqa: F401
 from recipes.generate.sheets import sample_sheet
 from recipes.words import compact_seeds
@@ -64,6 +69,8 @@ def main(args: argparse.Namespace) -> None:
     check_unused(args, net.kind)
     if isinstance(net, EDM2):
         edm2_images(args, net, device)
+    elif isinstance(net, DDPM):
+        ddpm.images(args, net)
     elif isinstance(net, ConditionalIMLE | UnconditionalIMLE):
         imle_images(args, net)
     else:

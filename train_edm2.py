@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from data.listing import listing_of
 from data.told import told
 from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
+from diffusion.best_of import best_keys
 from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
 from recipes import initial
 from recipes.edm2 import parts, validation
@@ -137,6 +138,15 @@ def main(args: Namespace) -> None:
                     model, rows, loss_fn, encoder, label_dim=net.label_dim, part=at_once, draw=draw
                 )
 
+        def best_noise(rows: Rows) -> Tensor:
+            """--best_of_k: keys of the noise at which each row loses least; of one its own key."""
+
+            def lost(keys: Tensor) -> Tensor:
+                options = {"label_dim": net.label_dim, "noise_keys": keys}
+                return row_losses(net, rows, loss_fn, encoder, **options)[0] / values
+
+            return best_keys(rows.keys, args.best_of_k, lost, reject=args.best_of_reject)
+
         def look() -> None:
             """Grids of samples, of the first EMA."""
             decodes = encoder.config["name"] == "rgb" or args.vae is not None
@@ -205,7 +215,10 @@ def main(args: Namespace) -> None:
             training_time.start()
             losses, sigmas = [], []
             for piece in rows.parts(at_once):
-                loss, sigma = row_losses(forward, piece, loss_fn, encoder, label_dim=net.label_dim)
+                noise_keys = best_noise(piece)
+                loss, sigma = row_losses(
+                    forward, piece, loss_fn, encoder, label_dim=net.label_dim, noise_keys=noise_keys
+                )
                 # Gradients are averaged over ranks, so that this is the mean over the step's rows
                 # of losses summed over pixels.
                 run.backward(loss.sum() * (args.ls * run.world_size / size), piece.index)

@@ -55,19 +55,19 @@ def row_losses(
     *,
     label_dim: int,
     draw: int = 0,
+    noise_keys: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of every row, summed over channels and pixels [n], and its sigma [n].
 
     label_dim: width of the one-hot labels, 0 for none. draw: another number gives other noise
-    (learner and reference share theirs when it is the same).
+    (learner and reference share theirs when it is the same). noise_keys int64 [n]: of the noise
+    alone, at the same sigma.
     """
     keys = rows.keys if draw == 0 else mix(rows.keys, draw)
     n, (height, width) = len(keys), rows.raw.shape[2:]
 
-    def noise(stream: int, channels: int) -> Tensor:
-        return normal(keys, channels * height * width, stream=stream).view(
-            n, channels, height, width
-        )
+    def noise(stream: int, channels: int, of: Tensor = keys) -> Tensor:
+        return normal(of, channels * height * width, stream=stream).view(n, channels, height, width)
 
     eps = noise(_LATENT, encoder.noise_channels) if encoder.noise_channels else None
     images = encoder.encode_latents(rows.raw, eps)
@@ -77,7 +77,7 @@ def row_losses(
         net,  # type: ignore[arg-type]
         images,
         sigma,
-        noise(_NOISE, images.shape[1]),
+        noise(_NOISE, images.shape[1], keys if noise_keys is None else noise_keys),
         labels,
         sigma_data=loss_fn.sigma_data,
         # The mask belongs to the image's row, whatever draw of the noise it meets.

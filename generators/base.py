@@ -26,7 +26,8 @@ class Setup:
     device: where. precision: fp32, bf16, fp16 or auto; None: fp32, or, for EDM2, as the network was
     trained. compile: torch.compile the network. vae: folder or name of the VAE, for networks on its
     latents, if not the one that the snapshot names. noise_device: where EDM2's noise is drawn, cpu
-    or cuda.
+    or cuda. code: a Python file, which is run, with the classes of a ddpm network that are none of
+    this toolkit.
     """
 
     device: torch.device | str = "cpu"
@@ -34,6 +35,7 @@ class Setup:
     compile: bool = False
     vae: str | None = None
     noise_device: str = "cpu"
+    code: str | None = None
 
 
 class Generator(Protocol):

@@ -16,6 +16,7 @@ import torch
 
 from data.prepare.networks import is_url
 from generators.base import Generator, Kind, Setup, WrongKind, in_words
+from generators.ddpm import DDPM
 from generators.edm2 import EDM2
 from generators.files import open_network
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
@@ -53,6 +54,7 @@ KINDS: dict[str, Kind] = {
     "imle-unconditional": UnconditionalIMLE,
     "edm2": EDM2,
     "edm2-toy": Toy,
+    "ddpm": DDPM,
 }
 
 
@@ -67,6 +69,7 @@ def open_generator(
     compile: bool = False,
     vae: str | None = None,
     noise_device: str = "cpu",
+    code: str | None = None,
     say: Callable[[str], object] = print,
     option: str = "network",
 ) -> Generator:
@@ -76,7 +79,7 @@ def open_generator(
     kinds: what it may be (default: any of KINDS). script, results: below the results of which
     script first, in which folder, a relative path is looked for too (default: of all;
     results_home()).
-    device .. noise_device: as in `Setup`. say: told in one line which file of a folder, or which
+    device .. code: as in `Setup`. say: told in one line which file of a folder, or which
     other file is taken, and that one is imported. option: what the path was given as, for errors.
     Errors: UsageError, as its WrongKind for a kind that is not wanted; CheckpointError; DataError
     for what cannot be fetched.
@@ -87,7 +90,8 @@ def open_generator(
     snapshot = open_network(file, say)
     if kinds is not None and snapshot.kind not in kinds:
         raise WrongKind(path, file, snapshot.kind, kinds)
-    return make_generator(snapshot, Setup(device, precision, compile, vae, noise_device), file)
+    setup = Setup(device, precision, compile, vae, noise_device, code)
+    return make_generator(snapshot, setup, file)
 
 
 def make_generator(

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.rows import Rows
 from recipes.words import former
 from runtime import distributed
 from runtime.options import EXECUTION, NO_EFFECT, USUAL, Row, Rules, Table, tagged
@@ -140,6 +139,10 @@ def picker(
     )
 
 
+# diffusion.rows.Rows, or another tuple of tensors [n, ...] that has its fields among others.
+AnyRows = Any
+
+
 class Choice(NamedTuple):
     """What to train on.
 
@@ -147,14 +150,14 @@ class Choice(NamedTuple):
     super-batch and as indices into the data set. spreads: how selective each draw was.
     """
 
-    rows: Rows
+    rows: AnyRows
     chosen: Tensor
     spreads: list[Spread]
 
 
 def choose(
     picker: Picker,
-    rows: Rows,
+    rows: AnyRows,
     learner: Tensor | None,
     ref: Tensor | None,
     sigma: Tensor | None,
@@ -199,5 +202,6 @@ def choose(
     # The same on every rank, unless their devices round differently: then rank 0 decides.
     positions = distributed.gather(found.rows)[: len(found.rows)].sort().values
     chosen = torch.stack([positions, distributed.interleave(rows.index)[positions]])
-    mine_of_all = Rows(*distributed.take_interleaved(rows, positions))
+    # Any tuple of tensors like Rows, with more fields perhaps.
+    mine_of_all = type(rows)(*distributed.take_interleaved(rows, positions))
     return Choice(mine_of_all, chosen, [] if found.spread is None else [found.spread])

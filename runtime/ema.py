@@ -8,6 +8,7 @@
 
 A profile is a function (nimg, batch_size) -> beta, the weight the old average keeps:
 - `constant(decay)`: decay, whatever the batch;
+- `warmed(decay)`: the same, but less during the first updates, as latent-diffusion has it;
 - `half_life(images, ramp)`: 0.5^(batch_size / min(images, ramp * nimg)), EDM (Karras et al. 2022,
   arXiv:2206.00364; from StyleGAN3): early on the half-life is a fraction of what was seen so far;
 - `power(std)`: (1 - batch_size / nimg)^(gamma + 1), EDM2 (Karras et al. 2023, arXiv:2312.02696,
@@ -34,6 +35,14 @@ def constant(decay: float) -> Profile:
     if not 0 <= decay < 1:
         raise ValueError(f"EMA decay {decay} is not in [0, 1)")
     return lambda nimg, batch_size: decay
+
+
+def warmed(decay: float) -> Profile:
+    """min(`decay`, (1 + n) / (10 + n)) after n updates: constant, but not in the beginning, when
+    the average would be of the first weights. n is taken from the images and the batch.
+    Errors: ValueError as `constant`."""
+    constant(decay)
+    return lambda nimg, batch_size: min(decay, (1 + nimg / batch_size) / (10 + nimg / batch_size))
 
 
 def half_life(images: float, ramp: float | None = 0.05) -> Profile:

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "TrainSimCLR": ("TrainSimCLR.py",),
     "TrainISICLE": ("TrainISICLE.py",),
     "train_edm2": ("train_edm2.py",),
+    "train_ddpm": ("train_ddpm.py",),
     "toy_example": ("toy_example.py",),
     "toy_example.test": ("toy_example.py", "test"),
     "toy_example.plot": ("toy_example.py", "plot"),

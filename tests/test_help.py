@@ -9,7 +9,14 @@ from runtime.options import FIRST_GROUPS, LAST_GROUPS
 from tests import frozen_cli, option_pages
 from tests.test_documents import commands, private_words
 
-TRAINING = ("TrainGeneratorWandB", "TrainSimCLR", "TrainISICLE", "train_edm2", "toy_example")
+TRAINING = (
+    "TrainGeneratorWandB",
+    "TrainSimCLR",
+    "TrainISICLE",
+    "train_edm2",
+    "train_ddpm",
+    "toy_example",
+)
 # One thing has one name: what is not to be shown, and what it is called.
 OTHER_NAMES = {
     "--data_tr": "--data", "--out": "--outdir", "--run-dir": "--outdir", "--run_dir": "--outdir",

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes import measuring, selection
+from recipes import best_of, measuring, selection
 from recipes.command import INIT_FROM, read_options
 from recipes.words import image_count, period, period_steps
 from runtime.options import EXECUTION, LENGTH, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
@@ -229,6 +229,7 @@ OPTIONS: Table = {
         ("--ls", positive_float, 1.0, "loss scaling"),
         ("--ema_stds", list_of(number(0, 0.288, lo_open=True), unique=True), [0.05, 0.1],
          "relative widths of the power-function EMAs"),
+        *best_of.ROWS,
     ],
     "selection": [
         *selection.whether_rows(),
@@ -276,6 +277,7 @@ def check(args: Namespace) -> None:
     choose_data(args)
     if args.acid and args.method not in (None, "jest"):
         raise ValueError(f"--acid is --method jest, not {args.method}: give one")
+    best_of.check(args, OPTIONS)
     selection.check(args, OPTIONS, PRESETS, method=args.method)
     args.acid = args.acid or args.method == "jest"
     if args.method == ("jest" if args.acid else "random"):

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion.generate import Item
 from diffusion.samplers import sigma_levels
 from generators.base import Generator
+from generators.ddpm import DDPM
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from recipes.generate.options import OPTIONS, SAMPLER
@@ -106,7 +107,7 @@ def asked(args: Namespace) -> dict[str, Any]:
     return {name: plain(value) for name, value in vars(args).items()}
 
 
-def choose_images(args: Namespace, net: EDM2) -> tuple[dict[Item, str], list[Item], int]:
+def choose_images(args: Namespace, net: EDM2 | DDPM) -> tuple[dict[Item, str], list[Item], int]:
     """What to draw, with file names; which of it the grid shows, in how many columns.
 
     Errors: UsageError.
@@ -158,7 +159,7 @@ def levels_of(args: Namespace) -> Captions:
     return Captions(each=[f"sigma {level:.3g}" for level in levels])
 
 
-def class_number(word: str, net: EDM2) -> int:
+def class_number(word: str, net: EDM2 | DDPM) -> int:
     """A class by number or by name. Errors: UsageError."""
     if word.isdigit() and int(word) < len(net.classes):
         return int(word)
@@ -170,7 +171,7 @@ def class_number(word: str, net: EDM2) -> int:
     )
 
 
-def has_class(args: Namespace, net: EDM2) -> bool:
+def has_class(args: Namespace, net: EDM2 | DDPM) -> bool:
     """Whether file names tell the class."""
     words = vars(args)["class"] or []
     return bool(net.classes) and (args.name_class or len(words) > 1 or words == ["all"])

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.prepare.published import PUBLISHED, Preset
+from diffusion.ddpm_generate import CLIPS
+from diffusion.ddpm_samplers import SAMPLERS
 from diffusion.guidance import guided
+from diffusion.respace import SPACINGS
 from diffusion.samplers import sigma_levels
 from generators.imle import CONSISTENCY
 from recipes.words import seed_range
@@ -28,12 +31,14 @@ from runtime.types import (
     called,
     data_set,
     dir_path,
+    file_path,
     finite_float,
     list_of,
     nonnegative_float,
     nonnegative_int,
     positive_float,
     positive_int,
+    probability,
     text_called,
 )
 from storage.errors import UsageError
@@ -43,8 +48,8 @@ MAX_SEEDS = 10_000_000
 
 # Tags of rows: of which kinds of generators an option is, ANY being those that this script knows by
 # their protocol alone; settings of Heun's method.
-IMLE, EDM2, ANY, SAMPLER = "IMLE", "EDM2", "any kind", "sampler"
-FAMILIES = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2}
+IMLE, EDM2, DDPM, ANY, SAMPLER = "IMLE", "EDM2", "DDPM", "any kind", "sampler"
+FAMILIES = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2, "ddpm": DDPM}
 
 
 def _published(row: Preset) -> dict[str, Any]:
@@ -60,6 +65,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "_help": "embedded scenes, CPU, an untrained IMLE network unless --net is given",
         "data": "scenes/val", "num_images": 2, "samples": 3, "gpus": [],
+    },
+    "smoke-ddpm": {
+        "_help": "CPU, an untrained DDPM network unless --net is given",
+        "seeds": ["0-3"], "steps": 4, "gpus": [],
     },
     "smoke-edm2": {
         "_help": "CPU, an untrained EDM2 network unless --net is given",
@@ -103,18 +112,24 @@ OPTIONS: Table = {
         ("--net", text_called("FILE|DIR|NAME|URL"), None, "a .safetensors file of a run's "
          "snapshots folder, the run's folder, NVIDIA's .pkl, or the name of a published one or a "
          "URL, which are fetched into the models directory (required)", USUAL, also("--snapshot")),
-        ("--guide", text_called("FILE|DIR|NAME|URL"), None, "EDM2: the guide, a weaker or an "
-         "unconditional network (default: none)", EDM2, USUAL, was("--gnet"), also("--guide-path")),
-        ("--guidance", GuidanceAction, None, "EDM2: weight of the guidance: GUIDE + W * (NET - "
-         "GUIDE); 1: none (default: 1)", USUAL, also("--guide-weight", "--no-guidance")),
+        ("--guide", text_called("FILE|DIR|NAME|URL"), None, "EDM2, DDPM: the guide, a weaker or an "
+         "unconditional network (default: none)", EDM2, DDPM, USUAL, was("--gnet"),
+         also("--guide-path")),
+        ("--guidance", GuidanceAction, None, "EDM2, DDPM: weight of the guidance: GUIDE + W * "
+         "(NET - GUIDE), of DDPM without --guide away from NET without its class or layout; 1: "
+         "none (default: 1)", USUAL, also("--guide-weight", "--no-guidance")),
     ],
     "which images": [
         ("--seeds", list_of(seed_range), None, "an image a seed, e.g. 0-63,100 (default: 16-19, as "
-         "EDM2's own script)", EDM2, ANY, USUAL),
-        ("--class", list_of(text_called("N|NAME")), None, "EDM2: classes by number or name, or "
-         "all; with several, each seed is drawn in each of them (default: random)", EDM2, USUAL),
-        ("--random", bool, True, "EDM2: classes drawn from the seeds; --no-random: seed modulo "
-         "classes", EDM2),
+         "EDM2's own script)", EDM2, DDPM, ANY, USUAL),
+        ("--class", list_of(text_called("N|NAME")), None, "EDM2, DDPM: classes by number or name, "
+         "or all; with several, each seed is drawn in each of them (default: random)", EDM2, DDPM,
+         USUAL),
+        ("--random", bool, True, "EDM2, DDPM: classes drawn from the seeds; --no-random: seed "
+         "modulo classes", EDM2, DDPM),
+        ("--layout", file_path, None, "DDPM: what stands where: a text of x,y,w,h,class a line, in "
+         "shares of the sides, or JSON, several layouts of which take turns by seed; each is drawn "
+         "beside its sample, <seed>_layout.png (default: none)", DDPM, USUAL),
         ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip, an LMDB or "
          "a picture (required, unless it has no input)", IMLE, USUAL),
         ("--data_path", dir_path, None, "IMLE: where data sets are stored (default: the data "
@@ -136,11 +151,11 @@ OPTIONS: Table = {
         ("--grid_only", bool, False, "no single images", USUAL),
         ("--overwrite", bool, False, "draw what is there anew; what this script has written there "
          "under other settings goes", USUAL),
-        ("--subdirs", bool, False, "EDM2: a folder for each 1000 seeds", EDM2),
-        ("--name_class", bool, False, "EDM2: files are <seed>_<class>.png; so they are with "
-         "several classes", EDM2),
-        ("--trajectory", bool, False, "EDM2: also <seed>_trajectory.png: what is denoised at each "
-         "step", EDM2),
+        ("--subdirs", bool, False, "EDM2, DDPM: a folder for each 1000 seeds", EDM2, DDPM),
+        ("--name_class", bool, False, "EDM2, DDPM: files are <seed>_<class>.png; so they are with "
+         "several classes", EDM2, DDPM),
+        ("--trajectory", bool, False, "EDM2, DDPM: also <seed>_trajectory.png: what is denoised at "
+         "each step", EDM2, DDPM),
         ("--sweep_guidance", list_of(finite_float, unique=True), None, "EDM2: a folder for each "
          "weight, and a sheet that compares them (default: none)", EDM2),
         ("--sweep_ema", list_of(positive_float, unique=True), None, "EDM2: the same for EMA "
@@ -152,15 +167,29 @@ OPTIONS: Table = {
         ("--batch", positive_int, 32, "images drawn at a time on each GPU", USUAL),
         ("--precision", ("auto", "fp32", "bf16", "fp16"), None, "number format of the network "
          "(default: fp32; EDM2 fp16 on a GPU if it was trained so)"),
-        ("--compile", bool, False, "EDM2: torch.compile the networks", EDM2),
+        ("--compile", bool, False, "EDM2, DDPM: torch.compile the networks", EDM2, DDPM),
         ("--noise_device", ("cpu", "cuda"), "cpu", "EDM2: where the noise of a seed is drawn; cpu: "
          "the same images on every machine; cuda: those of NVIDIA's code, which draws on the GPU",
          EDM2),
     ],
+    "sampler of DDPM": [
+        ("--sampler", tuple(SAMPLERS), "ddim", "DDPM: ddpm (ancestral), ddim, plms, dpmpp (2M), "
+         "unipc, heun (of EDM)", DDPM, USUAL),
+        ("--spacing", SPACINGS, "trailing", "DDPM: which steps of its training it visits", DDPM),
+        ("--eta", nonnegative_float, 0.0, "DDPM: noise that ddim adds: 0 none, 1 as much as ddpm",
+         DDPM),
+        ("--rescale", probability, 0.0, "DDPM: how far a guided prediction is brought back to the "
+         "spread of the network's own", DDPM),
+        ("--clip", CLIPS, None, "DDPM: of predicted clean images: to [-1, 1], by their 0.9 "
+         "quantile, or not (default: as the network was trained)", DDPM),
+        ("--code", file_path, None, "DDPM: Python file with the blocks or the network of one's own "
+         "that the network was made of; it is run (default: none)", DDPM),
+    ],
     "sampler of EDM2": [
-        ("--steps", positive_int, 32, "of Heun's method", EDM2, SAMPLER, USUAL),
+        ("--steps", positive_int, 32, "of Heun's method, or of DDPM's sampler", EDM2, DDPM,
+         SAMPLER, USUAL),
         ("--guidance_interval", list_of(level), None, "LO HI: guide where LO < sigma <= HI only "
-         "(default: everywhere)", EDM2),
+         "(default: everywhere)", EDM2, DDPM),
         ("--sigma_min", positive_float, 0.002, "lowest noise level", EDM2, SAMPLER),
         ("--sigma_max", positive_float, 80.0, "highest noise level", EDM2, SAMPLER),
         ("--rho", positive_float, 7.0, "exponent of the levels between", EDM2, SAMPLER),
@@ -169,7 +198,7 @@ OPTIONS: Table = {
         ("--S_max", level, math.inf, "highest noise level with churn", EDM2, SAMPLER),
         ("--S_noise", nonnegative_float, 1.0, "noise inflation of churn", EDM2, SAMPLER),
         ("--vae", text_called("DIR|NAME"), None, "the VAE, for networks on its latents (default: "
-         "the one of its training)", EDM2),
+         "the one of its training)", EDM2, DDPM),
     ],
 }
 # fmt: on
@@ -194,7 +223,7 @@ def get_args(doc: str | None, argv: list[str] | None = None) -> argparse.Namespa
 
 def check(args: argparse.Namespace) -> None:
     """Rules between options; makes --seeds one list and --guidance a number. Errors: ValueError."""
-    if args.net is None and args.preset not in ("smoke", "smoke-edm2"):
+    if args.net is None and args.preset not in ("smoke", "smoke-edm2", "smoke-ddpm"):
         raise ValueError("--net is missing: a run's folder, or a .safetensors file of a snapshot")
     ranges = args.seeds or [SEEDS]
     if sum(map(len, ranges)) > MAX_SEEDS:
@@ -202,8 +231,6 @@ def check(args: argparse.Namespace) -> None:
     args.seeds = list(dict.fromkeys(seed for r in ranges for seed in r))
     args.guidance = 1.0 if args.guidance is None else args.guidance
     weights = args.sweep_guidance or [args.guidance]
-    if args.gnet is None and (args.guidance_interval or any(w != 1 for w in weights)):
-        raise ValueError(f"--guidance {weights[-1]:g}: the guide is missing, --guide FILE")
     if len(args.guidance_interval or [0, 1]) != 2:
         raise ValueError(f"--guidance_interval {args.guidance_interval}: two levels, LO HI")
     sigma_levels(args.steps, args.sigma_min, args.sigma_max, args.rho)
@@ -231,7 +258,7 @@ def check_unused(args: argparse.Namespace, kind: str) -> None:
     """An option of another kind of network does not pass silently. Errors: UsageError."""
     rules = Rules(args, OPTIONS)
     own = set(tagged(OPTIONS, FAMILIES.get(kind, ANY)))
-    for name in tagged(OPTIONS, IMLE, EDM2):
+    for name in tagged(OPTIONS, IMLE, EDM2, DDPM):
         if name in own:
             continue
         given = args.seeds != SEEDS if name == "seeds" else rules.given(name)
@@ -240,3 +267,7 @@ def check_unused(args: argparse.Namespace, kind: str) -> None:
             raise UsageError(
                 f"{flag(name, OPTIONS)} {value}: no use for it with a network of {kind}"
             )
+    weights = args.sweep_guidance or [args.guidance]
+    guided_ = args.guidance_interval or any(w != 1 for w in weights)
+    if FAMILIES.get(kind) is EDM2 and args.gnet is None and guided_:
+        raise UsageError(f"--guidance {weights[-1]:g}: the guide is missing, --guide FILE")

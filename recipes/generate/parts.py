@@ -18,7 +18,7 @@ from data.told import told
 from data.views.naming import set_name
 from diffusion.generate import Sampler
 from diffusion.samplers import heun
-from generators import edm2, imle
+from generators import ddpm, edm2, imle
 from generators.base import Generator, Setup, WrongKind
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
@@ -39,7 +39,8 @@ def generator(
     if args.net is not None:
         return take(open_generator, args, path=args.net, device=device, say=say, option="--net")
     say("no --net: an untrained network with random weights, its images mean nothing")
-    made = edm2.untrained() if args.preset == "smoke-edm2" else imle.untrained()
+    kinds = {"smoke-edm2": edm2.untrained, "smoke-ddpm": ddpm.untrained}
+    made = kinds.get(args.preset, imle.untrained)()
     return make_generator(made, take(Setup, args, device=device))
 
 

@@ -18,6 +18,7 @@ METHODS = {
     "TrainSimCLR": "SimCLR",
     "TrainISICLE": "ISICLE",
     "train_edm2": "EDM2",
+    "train_ddpm": "DDPM",
     "toy_example": "EDM2 toy",
 }
 # Where a run's results go and what resuming is, not what was trained.
@@ -45,6 +46,11 @@ def task(run: RunFolder) -> str:
         labels = "" if told.get("cond") else ", no classes"
         size = f"{told['res']} px" if told.get("res") else "the data's own size"
         return f"{size}, {_selection(told)}{labels}"
+    if run.script == "train_ddpm":
+        size = f"{told['res']} px" if told.get("res") else "the data's own size"
+        given = told.get("layout") if told.get("layout") not in (None, "none") else None
+        given = given or ("by class" if told.get("cond") else "no classes")
+        return f"{size}, {_selection(told)}, {given}"
     if run.script == "toy_example":
         return f"{told.get('layers')} x {told.get('dim')}, {_selection(told)}"
     if run.script == "TrainSimCLR":

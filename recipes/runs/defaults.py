@@ -54,6 +54,10 @@ def table_of(script: str) -> Table:
             from recipes.edm2.options import OPTIONS as edm2
 
             tables = [edm2]
+        elif script == "train_ddpm":
+            from recipes.ddpm.options import OPTIONS as ddpm
+
+            tables = [ddpm]
         elif script == "TrainSimCLR":
             from recipes.simclr.options import ANOTHER_USE
             from recipes.simclr.options import OPTIONS as simclr

@@ -19,6 +19,7 @@ SCRIPTS = (
     "generate_views",
     "reconstruct_phema",
     "train_edm2",
+    "train_ddpm",
     "toy_example",
 )
 

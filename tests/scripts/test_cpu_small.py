@@ -28,6 +28,7 @@ CUT = {
     "TrainSimCLR": "--steps 2",
     "TrainISICLE": f"--steps 2 --joint_steps 1 --imle_steps 1 --view_batch 4 --imle |{IMLE}|",
     "train_edm2": "--duration 8 --bs 4 --sample_images 2 --sample_steps 2",
+    "train_ddpm": "--duration 8 --bs 4 --sample_images 2 --sample_steps 2",
 }
 
 

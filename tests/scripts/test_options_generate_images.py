@@ -3,22 +3,29 @@
 import pytest
 import torch
 
+from generators import ddpm
 from imle import CAMNet
 from recipes.generate.options import get_args
 from storage.errors import UsageError
 from storage.snapshot import save_snapshot
 from tests.effects import check_changed, pictures, pixels
 from tests.scripts.support import load
+from tests.scripts.test_generate_ddpm import network
 from tests.scripts.test_generate_images import tiny
 
 SCRIPT = load("generate_images")
 EDM2 = "--gpus cpu --net NETS/net-0000008-0.050.safetensors --seeds 0-3 --steps 3"
 IMLE = "--gpus cpu --net NETS/camnet.safetensors --data FOLDER --num_images 2 --samples 2"
+DDPM = "--gpus cpu --net NETS/ddpm.safetensors --steps 4"
 BASES = {
     "edm2": EDM2,
     "guided": f"{EDM2} --guide NETS/guide.safetensors --guidance 2",
     "churn": f"{EDM2} --S_churn 3",
     "imle": IMLE,
+    "ddpm": f"{DDPM} --seeds 0-1",
+    "ddpm guided": f"{DDPM} --seeds 0-1 --guidance 3",
+    "ddpm layout": "--gpus cpu --net NETS/boxed/network-snapshot-0000001.safetensors --seeds 0-1 "
+    "--steps 3",
 }
 # Which pictures there are, and what those show that are there with the option and without.
 EFFECTS = [
@@ -45,6 +52,14 @@ EFFECTS = [
     ("churn", "--S_min 70", "show"),
     ("churn", "--S_max 1", "show"),
     ("churn", "--S_noise 1.5", "show"),
+    ("ddpm", "--sampler plms", "show"),
+    ("ddpm", "--spacing leading", "show"),
+    ("ddpm", "--eta 1", "show"),
+    ("ddpm", "--clip none", "show"),
+    ("ddpm", "--guidance 3", "show"),
+    ("ddpm guided", "--guidance_interval 0 1", "show"),
+    ("ddpm guided", "--rescale 0.7", "show"),
+    ("ddpm layout", "--layout ROOM", "names show"),
     ("imle", "--data OTHER", "show"),
     ("imle", "--data NAMED --data_path HOME", ""),  # the same pictures
     ("imle", "--num_images 1", "names show"),
@@ -67,11 +82,15 @@ def draw(tmp_path_factory):
     corruption = {"grayscale": 0, "mask_frac": 0.5, "mask_res": 4, "fill": "zero"}
     config = {"net": net.config, "codes": {}, "corruption": corruption, "crop": "center"}
     save_snapshot(nets / "camnet.safetensors", net.state_dict(), "camnet", config, {})
+    made = ddpm.untrained()
+    save_snapshot(nets / "ddpm.safetensors", made.state_dict, made.kind, made.config, {})
+    network(nets / "boxed")
+    (home / "room.txt").write_text("0.1,0.1,0.8,0.8,tree\n")
     pictures(home / "pictures" / "a", 5)
     pictures(home / "home" / "pictures" / "a", 5)
     pictures(home / "others" / "b", 5, first=9)
     places = {"FOLDER": home / "pictures", "OTHER": home / "others", "NAMED": "pictures"}
-    places["HOME"] = home / "home"
+    places |= {"HOME": home / "home", "ROOM": home / "room.txt"}
     known = {}
 
     def draw(base, words=""):

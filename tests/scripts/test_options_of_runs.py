@@ -17,6 +17,7 @@ TINY = {
     "TrainGeneratorWandB": "--preset smoke --unconditional --lpips none --res 8 --pool_size 8 "
     "--bs 2 --subsample_size 2 --num_iteration 2 --outer_loops 1 --num_val_images 1 --samples 1",
     "train_edm2": "--preset smoke --bs 8 --duration 16 --snapshot_every 8 --sample_images 0",
+    "train_ddpm": "--preset smoke --bs 8 --duration 16 --snapshot_every 8 --sample_images 0",
     "TrainSimCLR": "--preset smoke --num_images 40 --bs 16 --epochs 1 --n_ramp 0 --no-probe",
     "TrainISICLE": "--preset smoke --num_images 24 --bs 8 --epochs 1 --n_ramp 0 --no-probe "
     "--pair real-real --joint 0",

@@ -531,7 +531,10 @@ def test_the_options_that_say_how_long_a_run_is():
     from recipes.runs.reading import LENGTHS
     from runtime.options import LENGTH, tagged
 
-    scripts = ("TrainGeneratorWandB", "train_edm2", "TrainSimCLR", "TrainISICLE", "toy_example")
+    scripts = (
+        "TrainGeneratorWandB", "train_edm2", "train_ddpm", "TrainSimCLR", "TrainISICLE",
+        "toy_example",
+    )  # fmt: skip
     tables = {name: tagged(table_of(name), LENGTH) for name in scripts}
     assert all(tables.values())
     assert {name for names in tables.values() for name in names} | {"steps"} == set(LENGTHS)

@@ -527,3 +527,14 @@ def test_as_a_user_types_it(tmp_path):
     assert ".safetensors" in done.stdout and ".pkl" in done.stdout
     grids = {p.name.split("-")[0] for p in (tmp_path / "train_edm2/AJEST/samples").iterdir()}
     assert grids == {"samples", "guided"}
+
+
+def test_best_of_one_is_plain_and_the_best_of_several_loses_least(tmp_path):
+    train(tmp_path / "plain", "--duration", "40")
+    train(tmp_path / "one", "--duration", "40", "--best_of_k", "1")
+    train(tmp_path / "four", "--duration", "40", "--best_of_k", "4")
+    train(tmp_path / "far", "--duration", "40", "--best_of_k", "4", "--best_of_reject", "1e9")
+    nets = [harness.final_state(tmp_path / name)["net"] for name in ("plain", "one")]
+    assert all(torch.equal(nets[0][k], nets[1][k]) for k in nets[0])
+    plain, four, far = (metrics(tmp_path / n, "Loss")[1] for n in ("plain", "four", "far"))
+    assert four < plain < far

@@ -11,6 +11,7 @@ from tests.scripts.support import get_args, load
 
 RUNS = {
     "train_edm2": "--preset smoke --duration 80 --save_every 2 --sample_images 0",
+    "train_ddpm": "--preset smoke --duration 32 --save_every 2 --sample_images 0",
     "TrainGeneratorWandB": "--preset smoke --unconditional --res 8 --outer_loops 1 "
     "--num_iteration 2 --lpips none --map_nc 4 --latent_nc 8 --max_nc 8 --pool_size 8 "
     "--subsample_size 4 --bs 4 --mini_bs 4",

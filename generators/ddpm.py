@@ -1,0 +1,297 @@
+"""Networks of DDPM as a generator: unconditional, by class, by layout, guided or not.
+
+What an image shows depends on its seed, its class or layout, and the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.ddpm_generate import Drawing, draw_states, make_gaussian
+from diffusion.ddpm_guidance import autoguided
+from diffusion.ddpm_rows import KeyedRandn, keyed_noise
+from diffusion.encoders import Encoder, make_encoder
+from diffusion.gaussian import Gaussian
+from diffusion.generate import Item, split_batches
+from generators.base import Loaded, Setup, Unfit, build, check_asked, check_same_kind
+from generators.edm2 import NOT_FINITE, Pictures
+from models.ddpm import ConditionBlock, EmbedBlock, Layout, UNet
+from models.ddpm.configs import unet_config
+from runtime.counter_rng import mix, randint
+from runtime.precision import Precision
+from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.snapshot import Snapshot
+from storage.user_code import load_classes, load_object
+
+KIND = "ddpm"
+_SEED, _CLASS = 0x73656564, 0x636C617373  # "seed", "class"
+
+
+class DDPM(Loaded):
+    """A diffusion network: a `Generator`.
+
+    encoder: between latents and images. gaussian: the diffusion. objects: names of what is in
+    layouts, [] without. layout: "none", "boxes" or "segmentation". Networks with classes of the
+    user's own need their file again (`Setup.code`): a snapshot keeps names, never code. Those of
+    guided-diffusion have its linear schedule of 1000 steps, unless the file says another.
+    Errors: CheckpointError for a snapshot that does not fit itself, UsageError.
+    """
+
+    kind = KIND
+    input_size: int | None = None
+
+    def __init__(
+        self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
+    ) -> None:
+        super().__init__(snapshot, setup, file)
+        config = snapshot.config
+        own = config if "gaussian" in config else _imported(config, file)
+        try:
+            self.gaussian: Gaussian = make_gaussian(own["gaussian"])
+            self.encoder: Encoder = make_encoder(own["encoder"], vae=self.setup.vae)
+            self.resolution = int(own["resolution"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file}: no usable diffusion ({error})") from None
+        given = snapshot._replace(config={**config, "net": own["net"]})
+        self.net: nn.Module = self._network(given, own.get("denoiser")).to(self.device)
+        self.precision = Precision(self.setup.precision or "fp32", self.device)
+        self.precision.apply_tf32_policy()
+        self.channels = int(own["net"]["in_channels"])
+        self.classes: list[str] = list(own.get("classes") or [])
+        self.objects: list[str] = list(own.get("objects") or [])
+        self.layout: str = own.get("layout", "none")
+        self.clip: str = own.get("clip", "unit")
+        self.latent = bool(own.get("latent"))  # of an autoencoder that is not here
+        self.code_sizes: list[int] = []
+        self._called = torch.compile(self.net) if self.setup.compile else self.net
+
+    def _network(self, snapshot: Snapshot, denoiser: str | None) -> nn.Module:
+        code = self.setup.code
+        if denoiser is not None:
+            if code is None:
+                raise UsageError(
+                    f"{self.file}: its network is a class {denoiser} of somebody's own file; name "
+                    "that file: --code FILE.py"
+                )
+            return build(load_object(f"{code}:{denoiser}", "--code"), snapshot)
+        blocks: Mapping[str, type[nn.Module]] | None = None
+        if code is not None:
+            blocks = load_classes(code, (EmbedBlock, ConditionBlock, nn.Module), "--code")
+        try:
+            return build(lambda **net: UNet(**net, blocks=blocks), snapshot)
+        except Unfit as error:
+            if "--blocks" in str(error) and code is None:
+                raise UsageError(
+                    f"{self.file}: its network has blocks of somebody's own file; name that file: "
+                    f"--code FILE.py ({error})"
+                ) from None
+            raise
+
+    def seed_classes(self, seeds: Sequence[int]) -> list[int]:
+        """The class that is drawn from each seed, where none is asked for."""
+        if not self.classes:
+            return []
+        return randint(mix(_CLASS, torch.tensor(seeds)), 1, len(self.classes))[:, 0].tolist()
+
+    def check_pictures(self) -> None:
+        """That it makes pictures, asked before hours of drawing. Errors: UsageError, EncoderError,
+        CheckpointError."""
+        probe = torch.zeros(1, self.channels, 8, 8, device=self.device)
+        if self.latent:
+            raise CheckpointError(
+                f"{self.file} makes latents of {self.channels} channels, and not the autoencoder "
+                "that makes pictures of them"
+            )
+        self.encoder.decode(probe)
+
+    def check_guide(self, guide: DDPM) -> None:
+        """That `guide` predicts what this network does, of the same. Errors: ValueError."""
+        for what in ("channels", "resolution", "classes", "objects", "layout"):
+            if getattr(self, what) != getattr(guide, what):
+                raise ValueError(f"the guide has other {what}")
+        ours, theirs = self.gaussian, guide.gaussian
+        same = ours.T == theirs.T and ours.prediction_type == theirs.prediction_type
+        if not same or not torch.equal(ours.betas, theirs.betas) or ours.learned != theirs.learned:
+            raise ValueError("the guide is of another diffusion, or predicts something else")
+
+    def layouts(self, boxes: Sequence[Tensor]) -> Layout:
+        """Layouts of lists of [n, 5] x_min, y_min, width, height, class. Errors: UsageError."""
+        if self.layout != "boxes":
+            raise UsageError(f"{self.file or 'the network'} was trained without boxes")
+        try:
+            return Layout.pad(list(boxes), num_classes=len(self.objects))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def draw(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: Sequence[int] | None = None,
+        layout: Layout | None = None,
+        guide: DDPM | None = None,
+        drawing: Drawing | None = None,
+        batch: int = 32,
+    ) -> Tensor:
+        """Images of the seeds seed .. seed + n - 1: uint8 [n, 3, H, W] on the CPU.
+
+        labels: n classes (default: drawn from the seeds); layout: n layouts, or one for all
+        (default: none). guide: a weaker network, which guidance leads away from; without it that
+        is the network itself without its conditions. drawing: sampler, steps, guidance.
+        Errors: UsageError, ValueError, NonFiniteError.
+        """
+        check_asked(n, seed)
+        if labels is not None and len(labels) != n:
+            raise ValueError(f"{len(labels)} labels for {n} images")
+        items = [Item(seed + k, None if labels is None else int(labels[k])) for k in range(n)]
+        rows = None
+        if layout is not None:
+            given = len(layout.classes)
+            if given not in (1, n):
+                raise ValueError(f"{given} layouts for {n} images")
+            rows = {item: layout.take(slice(k, k + 1)) if given > 1 else layout
+                    for k, item in enumerate(items)}  # fmt: skip
+        parts = []
+        for part in self.pictures(
+            split_batches(items, batch), drawing=drawing, guide=guide, layouts=rows
+        ):
+            if not part.finite:
+                raise NonFiniteError(f"seeds {part.items[0].seed} and on: {NOT_FINITE}")
+            parts.append(part.images)
+        return torch.cat(parts).expand(-1, 3, -1, -1)
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        batches: Sequence[Sequence[Item]],
+        *,
+        drawing: Drawing | None = None,
+        guide: DDPM | None = None,
+        layouts: Mapping[Item, Layout] | None = None,
+        keep_every: int = 0,
+    ) -> Iterator[Pictures]:
+        """Batch after batch of images with chosen seeds and classes; other arguments as in `draw`.
+
+        layouts: of each item, one row. keep_every: n > 0 keeps every n-th predicted clean image.
+        Errors: ValueError, UsageError.
+        """
+        how = drawing or Drawing(clip=self.clip)
+        model: Any = self._called
+        if guide is not None:
+            check_same_kind(self.kind, guide)
+            self.check_guide(guide)
+            if how.guidance != 1:
+                interval = self.gaussian.interval(*how.interval) if how.interval else None
+                model = autoguided(
+                    self._called, guide._called, how.guidance, interval=interval,
+                    rescale=how.rescale,
+                )  # fmt: skip
+                how = Drawing(how.sampler, how.steps, how.spacing, how.eta, clip=how.clip)
+        for batch in batches:
+            items = self._classed(batch)
+            cond, without = self._conditions(items, [layouts[i] for i in batch] if layouts else [])
+            seeds = torch.tensor([item.seed for item in items], device=self.device)
+            keys = mix(_SEED, seeds)
+            side = self.resolution
+            noise = keyed_noise(keys, (self.channels, side, side))
+            kept = []
+            with self.precision.autocast():
+                _, states = draw_states(
+                    model, noise, self.gaussian, how,
+                    cond=cond, uncond=without, randn=KeyedRandn(keys),
+                )  # fmt: skip
+                state = None
+                for k, state in enumerate(states, 1):
+                    if keep_every and k % keep_every == 0:
+                        kept.append(self.encoder.decode(state.x0.float()).cpu())
+            if state is None:
+                raise ValueError("a sampler without a step makes no sample")
+            finite = bool(torch.isfinite(state.x).all())
+            images = self.encoder.decode(state.x.float()).cpu()
+            ways = list(torch.stack(kept, 1)) if kept else []
+            yield Pictures(items, images, finite, ways)
+
+    def _classed(self, batch: Sequence[Item]) -> list[Item]:
+        drawn = self.seed_classes([item.seed for item in batch])
+        if not drawn:
+            return list(batch)
+        return [
+            item if item.label is not None else Item(item.seed, c)
+            for item, c in zip(batch, drawn, strict=True)
+        ]
+
+    def _conditions(
+        self, items: Sequence[Item], layouts: Sequence[Layout]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        cond: dict[str, Any] = {}
+        without: dict[str, Any] = {}
+        if self.classes:
+            cond["y"] = torch.tensor([item.label or 0 for item in items], device=self.device)
+            without["y"] = torch.full_like(cond["y"], -1)
+        if self.layout != "none":
+            n = len(items)
+            layout = Layout.cat(layouts) if layouts else Layout.empty(n)
+            cond["layout"] = layout.to(self.device)
+            nothing = torch.zeros(n, dtype=torch.bool, device=self.device)
+            without["layout"] = cond["layout"].drop(nothing)
+        return cond, without
+
+
+def _imported(config: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
+    """What a snapshot of guided-diffusion's or latent diffusion's UNet means, as ours say it."""
+    released = {k: v for k, v in config["net"].items() if v is not None}
+    try:
+        net = unet_config(released)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    if "num_heads" not in net and "num_head_channels" not in net:
+        raise CheckpointError(
+            f"{file}: the number of heads of its attentions is not known; convert.py --config can "
+            "say it"
+        )
+    size = net.get("image_size")
+    if size is None:
+        raise CheckpointError(f"{file}: the size of its images is not known; convert.py --res")
+    channels, count = net["in_channels"], net.get("num_classes") or 0
+    gaussian: dict[str, Any] = {
+        "schedule": config.get("schedule") or "linear", "T": 1000, "prediction_type": "eps",
+        "variance_type": "learned_range" if net["out_channels"] == 2 * channels else "fixed_large",
+        "time_input": "step",
+    }  # fmt: skip
+    if betas := config.get("betas"):
+        gaussian |= {
+            "schedule": "ldm-linear", "T": betas["steps"],
+            "beta_start": betas["first"], "beta_end": betas["last"],
+        }  # fmt: skip
+    if isinstance(gaussian["schedule"], Mapping):
+        raise CheckpointError(f"{file}: schedule {gaussian['schedule']!r} is not known")
+    latent = "betas" in config or channels not in (1, 3)
+    return {
+        "net": net, "gaussian": gaussian, "encoder": {"name": "rgb"}, "resolution": size,
+        "classes": [str(i) for i in range(count)], "clip": "none" if latent else "unit",
+        "latent": latent,
+    }  # fmt: skip
+
+
+def untrained() -> Snapshot:
+    """A tiny network with random weights, so that smoke presets need no earlier run."""
+    torch.manual_seed(0)
+    net = UNet(
+        3, 3, model_channels=16, channel_mult=(1, 2), num_res_blocks=1, num_classes=4,
+        use_scale_shift_norm=True,
+    )  # fmt: skip
+    for parameter in net.parameters():  # a new network is 0 everywhere
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    config = {
+        "net": net.config, "gaussian": {"schedule": "cosine", "T": 50, "prediction_type": "v",
+        "variance_type": "fixed_large", "time_input": "step"}, "encoder": {"name": "rgb"},
+        "resolution": 16, "classes": list("abcd"), "clip": "unit",
+    }  # fmt: skip
+    return Snapshot(net.state_dict(), KIND, config, {})

@@ -1,0 +1,1 @@
+"""train_ddpm.py: its options, and its parts made of them."""

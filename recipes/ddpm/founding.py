@@ -1,0 +1,375 @@
+"""--config: a JSON file of LayoutDiffuse's code as options of train_ddpm.py.
+
+Every key is known and means an option, or is known and without effect here (`idle`), or is refused.
+Arguments of its networks: `models.ddpm.configs.unet_config`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models.ddpm.configs import unet_config
+
+FLAG = "--config"
+TARGETS = {"noise": "eps", "eps": "eps", "y0": "x0", "x0": "x0", "v": "v"}
+SETS = {
+    "mnist": "mnist", "cifar10": "cifar10", "cifar": "cifar10", "cocostuff": "coco",
+    "coco": "coco", "vg": "vg", "celeb_mask": "celebamask", "celebamask": "celebamask",
+}  # fmt: skip
+
+# Keys that are known and change nothing here, by the section they stand in.
+IDLE: dict[str, tuple[str, ...]] = {
+    "": ("callbacks", "iteration_callbacks"),
+    "trainer_args": ("limit_val_batches", "strategy", "num_nodes", "sync_batchnorm"),
+    "save_model_config": ("save_top_k",),
+    "diffusion.model_args": ("logvar_init", "use_different_learning_rate"),
+    "data": ("val_args",),
+    "data.train_args": ("data_len",),
+    "sampling_args": ("sampling_w_noise", "image_size", "in_channel", "callbacks"),
+}
+# Keys that may only say no.
+NOT_HERE: dict[str, str] = {
+    "vqvae_model": "pictures are trained on as pixels: no autoencoder",
+    "text_model": "no text encoder is loaded",
+    "learn_logvar": "only the class itself learns it: --model FILE.py:CLASS",
+    "unet_init_weights": "weights to begin with are --init_from",
+    "vqvae_init_weights": "no autoencoder is loaded",
+    "text_model_init_weights": "no text encoder is loaded",
+}
+# U-Net arguments -> options.
+NETWORK = {
+    "model_channels": "channels", "channel_mult": "channel_mult", "num_res_blocks": "num_blocks",
+    "attention_resolutions": "attn_factors", "dropout": "dropout", "num_heads": "num_heads",
+    "num_head_channels": "channels_per_head", "use_scale_shift_norm": "scale_shift",
+    "resblock_updown": "updown", "res_block_type": "res_block", "attn_block_type": "attn_block",
+    "use_checkpoint": "recompute", "layout_attn_resolutions": "layout_factors",
+    "layout_dim": "layout_dim",
+}  # fmt: skip
+
+
+class WithConfig(NamedTuple):
+    """presets: with the file's as one more, which argv then asks for. error: "" for none."""
+
+    presets: dict[str, Mapping[str, Any]]
+    argv: list[str]
+    error: str
+
+
+def with_config(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None) -> WithConfig:
+    """The presets and the command line, with the file of --config, if there is one, as a preset."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    file = _value_of(FLAG, words)
+    if file is None:
+        return WithConfig(dict(presets), words, "")
+    if _value_of("--preset", words) is not None:
+        return WithConfig(dict(presets), words, f"{FLAG} {file} and --preset: give one")
+    try:
+        options = read_config(Path(file).expanduser())
+    except ValueError as error:
+        return WithConfig(dict(presets), words, f"{FLAG} {file}: {error}")
+    name = f"config-{Path(file).stem}"
+    return WithConfig({**presets, name: options}, [*words, "--preset", name], "")
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The options that a file means. Errors: ValueError, of one line."""
+    return translate(_load(file))
+
+
+def idle(file: Path) -> list[str]:
+    """Keys of a file that change nothing here, as `section.key`."""
+    config = _load(file)
+    found = []
+    for section, names in IDLE.items():
+        part: Any = config
+        for step in filter(None, section.split(".")):
+            part = part.get(step) or {}
+        found += [f"{section}.{n}".lstrip(".") for n in names if n in part]
+    return found
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"is no JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError("is no JSON object")
+    return config
+
+
+class _Section:
+    """Keys of one object, each taken once; what is left over is refused."""
+
+    def __init__(self, value: Any, name: str) -> None:
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"{name or 'the file'} is no object")
+        self.left, self.name = dict(value or {}), name
+        for key in IDLE.get(name, ()):
+            self.left.pop(key, None)
+
+    def path(self, key: str) -> str:
+        return f"{self.name}.{key}".lstrip(".")
+
+    def take(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        value = self.left.pop(key, default)
+        number = isinstance(value, bool) and bool not in (
+            kind if isinstance(kind, tuple) else (kind,)
+        )
+        if value is not None and (number or not isinstance(value, kind)):
+            raise ValueError(f"{self.path(key)} {value!r} is of another kind than it should be")
+        return value
+
+    def section(self, key: str) -> _Section:
+        return _Section(self.left.pop(key, None), self.path(key))
+
+    def word(self, key: str, known: Mapping[str, Any], default: str) -> Any:
+        value = self.take(key, str, default)
+        if value not in known:
+            raise ValueError(f"{self.path(key)} {value!r} is none of {', '.join(known)}")
+        return known[value]
+
+    def end(self) -> None:
+        """Errors: ValueError for a key that nobody took."""
+        for key, why in NOT_HERE.items():
+            if self.left.pop(key, None):
+                raise ValueError(f"{self.path(key)}: {why}")
+        if self.left:
+            raise ValueError(f"unknown key {self.path(sorted(self.left)[0])}")
+
+
+NUMBER = (int, float)
+
+
+def translate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a file -> options, as a preset has them. Errors: ValueError."""
+    top = _Section(config, "")
+    found: dict[str, Any] = {"_help": "the options of a file"}
+    name, folder = top.take("expt_name", str), top.take("expt_dir", str)
+    if name:
+        found["outdir"] = str(Path(folder).expanduser() / name) if folder else name
+    for read in (_trainer, _saving, _network, _diffusion, _data, _sampling):
+        read(top, found)
+    top.end()
+    parts = found.pop("devices") * found.pop("accumulate")
+    found["bs_gpu"], found["bs"] = found["bs"], found["bs"] * parts
+    return found
+
+
+def _trainer(top: _Section, found: dict[str, Any]) -> None:
+    part = top.section("trainer_args")
+    found["epochs"] = part.take("max_epochs", int, 1000)
+    said = "devices" in part.left
+    devices = part.take("devices", (list, int), 1)
+    found["devices"] = len(devices) if isinstance(devices, list) else devices
+    accelerator = part.take("accelerator", str)
+    part.left.pop("gpu", None)
+    if accelerator == "cpu":
+        found["gpus"] = []
+    elif said and isinstance(devices, list):
+        found["gpus"] = devices
+    found["accumulate"] = part.take("accumulate_grad_batches", int, 1)
+    found["grad_clip"] = float(part.take("gradient_clip_val", NUMBER, 0.0))
+    precision = part.take("precision", (int, str))
+    if precision is not None:
+        known = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
+        if str(precision) not in known:
+            raise ValueError(f"trainer_args.precision {precision!r} is none of {', '.join(known)}")
+        found["precision"] = known[str(precision)]
+    every = part.take("check_val_every_n_epoch", int)
+    if every is not None:
+        found["snapshot_epochs"] = every
+    part.end()
+
+
+def _saving(top: _Section, found: dict[str, Any]) -> None:
+    part = top.section("save_model_config")
+    every = part.take("every_n_epochs", int)
+    if every is not None:
+        found["snapshot_epochs"] = every
+    part.end()
+
+
+def _own_class(name: str) -> bool:
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def _network(top: _Section, found: dict[str, Any]) -> None:
+    part = top.section("denoising_model")
+    model = part.take("model", str, "UNet")
+    arguments = part.take("model_args", dict) or {}
+    part.end()
+    for one in ("in_channel", "out_channel"):
+        if not {one, f"{one}s"} & set(arguments):
+            raise ValueError(f"denoising_model.model_args.{one} is missing")
+    try:
+        net = unet_config(arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"denoising_model.model_args: {error}") from None
+    channels, made = net.pop("in_channels"), net.pop("out_channels")
+    if channels not in (1, 3):
+        raise ValueError(f"denoising_model.model_args.in_channel {channels}: pixels have 1 or 3")
+    if made not in (channels, 2 * channels):
+        raise ValueError(
+            f"denoising_model.model_args.out_channel {made}: {channels}, or {2 * channels} with a "
+            "learned variance"
+        )
+    found["gray"], found["learned"] = channels == 1, made == 2 * channels
+    if _own_class(model):
+        found["denoiser"] = model
+        return
+    if model.rpartition(".")[2].lower() != "unet":
+        raise ValueError(f"denoising_model.model {model!r}: UNet, or FILE.py:CLASS of your own")
+    net.pop("image_size", None)
+    kind = net.pop("layout_attn_type", None)
+    if net.pop("num_classes", None):
+        found["cond"] = True
+    net.pop("layout_classes", None)  # of the data
+    if kind is not None:
+        found["layout"] = "segmentation" if kind == "segmentation" else "boxes"
+        if kind != "segmentation":
+            found["layout_attn"] = kind
+    for key, value in net.items():
+        if value is None:
+            continue
+        if key not in NETWORK:
+            raise ValueError(
+                f"denoising_model.model_args: {key} is not for networks of pixels here"
+            )
+        found[NETWORK[key]] = list(value) if isinstance(value, tuple) else value
+    if "num_head_channels" in net and net["num_head_channels"] is not None:
+        found.pop("num_heads", None)
+    if "layout" not in found:
+        for key in ("layout_factors", "layout_dim"):
+            found.pop(key, None)
+
+
+def _diffusion(top: _Section, found: dict[str, Any]) -> None:
+    part = top.section("diffusion")
+    model = part.take("model", str, "DDPMTraining")
+    args = part.section("model_args")
+    part.end()
+    improved = False
+    if _own_class(model):
+        found["model"] = model
+        improved = found["learned"]
+    else:
+        last = model.rpartition(".")[2]
+        if not last.startswith(("DDPM", "DDIM")):
+            raise ValueError(f"diffusion.model {model!r}: DDPM..., DDIM..., or FILE.py:CLASS")
+        improved = last.startswith("DDIM")
+    if improved != found.pop("learned"):
+        raise ValueError(
+            f"diffusion.model {model}: a DDIM class learns the variance, for which out_channel is "
+            "twice in_channel; a DDPM class does not"
+        )
+    if args.take("loss_fn", str, "mse") not in ("mse", "l2"):
+        raise ValueError("diffusion.model_args.loss_fn: mse alone")
+    found["predict"] = args.word("training_target", TARGETS, "noise")
+    found["clip"] = "unit" if args.take("clip_denoised", bool, True) else "none"
+    if args.take("dynamic_thresholding", bool, False):
+        found["clip"] = "dynamic"
+    if args.take("dynamic_thresholding_percentile", NUMBER, 0.9) != 0.9:
+        raise ValueError("diffusion.model_args.dynamic_thresholding_percentile: 0.9 alone")
+    simple = float(args.take("loss_simple_weight", NUMBER, 1.0))
+    elbo = float(args.take("loss_elbo_weight", NUMBER, 1.0))
+    if improved:
+        if (simple, elbo) != (1.0, 1.0):
+            raise ValueError("diffusion.model_args: a DDIM class has both loss weights 1")
+        found |= {"variance": "learned_range", "loss": "rescaled_mse"}
+        found["schedule_sampler"] = args.take("schedule_sampler", str, "uniform")
+    else:
+        found |= {"variance": "fixed_small", "loss": "ldm"}
+        found |= {"simple_weight": simple, "elbo_weight": elbo}
+    betas = args.section("beta_schedule_args")
+    schedule = betas.take("schedule", str, "linear")
+    found["schedule"] = f"ldm-{schedule}"
+    found["timesteps"] = betas.take("n_timestep", int, 1000)
+    start = float(betas.take("linear_start", NUMBER, 1e-4))
+    end = float(betas.take("linear_end", NUMBER, 2e-2))
+    offset = float(betas.take("cosine_s", NUMBER, 8e-3))
+    found |= {"beta_start": start, "beta_end": end}
+    if schedule == "cosine":
+        found["cosine_s"] = offset
+    betas.end()
+    optim = args.section("optim_args")
+    found["lr"] = float(optim.take("lr", NUMBER, 1e-3))
+    found["weight_decay"] = float(optim.take("weight_decay", NUMBER, 0.0))
+    optim.end()
+    if args.take("use_fast_sampling", bool, False):
+        found["sampler"] = args.take("fast_sampler", str) or "ddpm"
+        found["sample_steps"] = args.take("fast_sampling_steps", int, 50)
+    else:
+        args.left.pop("fast_sampler", None)
+        args.left.pop("fast_sampling_steps", None)
+        found |= {"sampler": "ddpm", "sample_steps": found["timesteps"]}
+    guidance = float(args.take("guidance_scale", NUMBER, 1.0))
+    if "layout" in found or found.get("cond"):
+        found["guidance"] = guidance
+    if args.take("scale_factor", NUMBER, 1.0) != 1.0:
+        raise ValueError("diffusion.model_args.scale_factor is of latents, pixels have none")
+    frozen = args.take("freeze_pretrained_weights", bool, False)
+    if frozen:
+        raise ValueError(
+            "diffusion.model_args.freeze_pretrained_weights: --freeze base with --init_from"
+        )
+    args.end()
+
+
+def _data(top: _Section, found: dict[str, Any]) -> None:
+    part = top.section("data")
+    name = part.take("dataset", str)
+    if not name:
+        raise ValueError("data.dataset is missing")
+    short = name.rpartition(".")[2]
+    if name.startswith("torchvision.datasets."):
+        name = f"torchvision:{short}"
+    else:
+        name = SETS.get(short.lower(), name)
+    root = part.take("root", str)
+    if root:
+        found["data_path"] = str(Path(root).expanduser())
+    size = part.take("image_size", (int, list))
+    if isinstance(size, list):
+        if len(set(size)) != 1:
+            raise ValueError(f"data.image_size {size}: square pictures alone")
+        size = size[0]
+    if size is not None:
+        found["res"] = size
+    found["bs"] = part.take("batch_size", int, 1)
+    shown = part.take("val_batch_size", int)
+    if shown is not None:
+        found["sample_images"] = shown
+    split = part.section("train_args")
+    word = split.take("split", str)
+    split.end()
+    found["data"] = f"{name}/{word}" if word else name
+    more = part.section("dataset_args")
+    rates = [more.take(k, NUMBER, 0.0) for k in ("train_empty_string", "val_empty_string")]
+    if any(rates):
+        raise ValueError("data.dataset_args: no text is trained on")
+    more.end()
+    part.end()
+
+
+def _sampling(top: _Section, found: dict[str, Any]) -> None:
+    part = top.section("sampling_args")
+    count = part.take("num_samples", int)
+    if count is not None:
+        found["sample_images"] = count
+    part.end()

@@ -1,0 +1,386 @@
+"""train_ddpm.py's options -> data, network, objective, optimizer, averages, snapshots."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data.labelled import LabelledImages
+from data.layout_images import LayoutBatch, LayoutImages
+from data.layout_registry import open_layouts
+from data.layouts import LayoutSource
+from data.registry import open_source
+from data.samplers import StepSampler
+from data.sources import is_drawn
+from data.views.layouts import Augment
+from diffusion import DDIMTraining, DDPMTraining
+from diffusion.encoders import make_encoder
+from diffusion.schedule_sampler import schedule_sampler
+from generators.ddpm import DDPM, KIND
+from generators.door import open_generator
+from models.ddpm import ConditionBlock, EmbedBlock, UNet
+from models.ddpm.pretrained import adapters, base_names, freeze
+from recipes import initial
+from recipes.ddpm import founding
+from recipes.ddpm.options import LDM, check_shares, gaussian, gaussian_config
+from recipes.ddpm.step import Objective, Rows
+from recipes.edm2.parts import choose_conditioning
+from recipes.known import inputs_of
+from runtime import ema as emas
+from runtime.inputs import Inputs
+from runtime.run import Run
+from runtime.seeding import generator, seed_worker
+from storage.dirs import data_home
+from storage.errors import UsageError
+from storage.user_code import load_classes, load_object
+
+Images = LabelledImages | LayoutImages
+LAYOUT_SIZE = 64  # pixels of a layout set where --res does not say
+
+
+def shares(args: Namespace, ranks: int) -> tuple[int, int]:
+    """Images of a step that a rank reads, and how many of them it takes at once.
+
+    Errors: UsageError if so many processes cannot share a batch.
+    """
+    try:
+        check_shares(args, ranks)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    share = args.bs // ranks
+    return share, min(args.bs_gpu or share, share)
+
+
+def data(args: Namespace) -> Images:
+    """The pictures to train on, with their layouts under --layout. Errors: DataError."""
+    home = args.data_path or data_home()
+    if args.layout == "none":
+        source = open_source(args.data, home, sizes=[args.res] if args.res else [])
+        return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
+    by_pixel = args.layout == "segmentation"
+    layouts = open_layouts(args.data, home, segmentation=by_pixel)
+    return LayoutImages(
+        layouts,
+        args.res or LAYOUT_SIZE,
+        augment=Augment(flip=0.5, crop=not is_drawn(layouts)) if args.xflip else None,
+        crop=args.crop,
+        max_objects=args.max_objects,
+        least=args.max_objects,
+        seed=args.seed,
+    )
+
+
+def conditioning(args: Namespace, images: Images) -> str:
+    """Settle --cond by the data where it is not given, and lengths that are in passes over it; a
+    line that says what is conditioned on. Errors: UsageError."""
+    if args.epochs is not None:
+        args.duration = args.epochs * len(images)
+    if args.snapshot_epochs is not None:
+        args.snapshot_every = str(max(1, args.snapshot_epochs * len(images) // args.bs))
+    if isinstance(images, LabelledImages):
+        return choose_conditioning(args, images)
+    if args.cond:
+        raise UsageError(f"--cond: the pictures of {images.source.name} have layouts, no class")
+    args.cond = False
+    if not layout_classes(args, images):
+        raise UsageError(f"--layout {args.layout}: {images.source.name} has none")
+    what = "boxes" if args.layout == "boxes" else "the class of every pixel"
+    return f"conditional on {what}, of {len(layout_classes(args, images))} classes"
+
+
+def layout_classes(args: Namespace, images: Images) -> list[str]:
+    """Names of what is in layouts; [] without."""
+    if args.layout == "none":
+        return []
+    source = cast(LayoutSource, images.source)
+    named = source.segment_classes if args.layout == "segmentation" else source.object_classes
+    return list(named)
+
+
+def classes(images: Images) -> list[str]:
+    """Names of the classes of pictures."""
+    return images.classes if isinstance(images, LabelledImages) else []
+
+
+def said(args: Namespace, images: Images) -> str:
+    """What there is to say of bad boxes and of idle keys of --config; "" for nothing."""
+    lines = []
+    if isinstance(images, LayoutImages) and (faults := images.source.faults.said()):
+        lines.append(faults)
+    if args.config and (keys := founding.idle(Path(args.config).expanduser())):
+        lines.append(f"{args.config}: without effect here: {', '.join(keys)}")
+    return "\n".join(lines)
+
+
+def inputs(args: Namespace, images: Images) -> Inputs:
+    """What the run reads, known by content."""
+    networks = {"ref": "train_ddpm", "init_from": None}
+    return inputs_of(args, {"data": images.source}, networks)
+
+
+def loader(args: Namespace, run: Run, images: Images) -> tuple[StepSampler, DataLoader]:
+    """What reads this rank's images of every step; the sampler says which, and is checkpointed."""
+    layouts = isinstance(images, LayoutImages)
+    sampler = StepSampler(
+        len(images), args.bs, seed=args.seed, rank=run.rank, world_size=run.world_size,
+        with_draws=layouts,
+    )  # fmt: skip
+    return sampler, DataLoader(
+        images,
+        batch_sampler=sampler,
+        num_workers=args.num_workers,
+        pin_memory=run.device.type == "cuda",
+        worker_init_fn=seed_worker,
+        generator=generator("cpu", "loader", args.seed),  # else it draws from the step's
+        collate_fn=images.collate if isinstance(images, LayoutImages) else None,
+    )
+
+
+def rows(batch: Any, keys: Tensor, device: torch.device) -> Rows:
+    """A batch of the loader on the device."""
+
+    def moved(t: Tensor) -> Tensor:
+        return t.to(device, non_blocking=True)
+
+    n = len(keys)
+    none = torch.zeros(n, 0, dtype=torch.uint8).view(n, 0, 1)
+    if not isinstance(batch, LayoutBatch):
+        index, raw, labels = (moved(t) for t in batch)
+        boxes, no = torch.zeros(n, 0, 4), torch.zeros(n, 0, dtype=torch.int64)
+        return Rows(index, raw, labels, keys, moved(boxes), moved(no), moved(none))
+    labels = torch.zeros(n, dtype=torch.int64)
+    pixels = none if batch.segmentation is None else batch.segmentation
+    tensors = (batch.ids, batch.image, labels), (batch.boxes, batch.classes, pixels)
+    (index, raw, labels), last = ([moved(t) for t in part] for part in tensors)
+    return Rows(index, raw, labels, keys, *last)
+
+
+def objective(args: Namespace, run: Run, images: Images, net: nn.Module) -> Objective:
+    """The loss, the diffusion and how steps are drawn. Errors: UsageError."""
+    diffusion = gaussian(args)
+    kind = "rgb" if images.channels == 3 else "stability-vae"
+    return Objective(
+        make_encoder({"name": kind}),
+        diffusion,
+        schedule_sampler(args.schedule_sampler, diffusion.T),
+        run.precision.autocast,
+        loss=args.loss,
+        simple_weight=args.simple_weight,
+        elbo_weight=args.elbo_weight,
+        snr_gamma=args.snr_gamma,
+        gray=args.gray,
+        labelled=args.cond,
+        layout=args.layout,
+        class_dropout=args.class_dropout,
+        layout_dropout=args.layout_dropout,
+        keyed=isinstance(net, UNet),
+    )
+
+
+def network(args: Namespace, run: Run, images: Images) -> nn.Module:
+    """The network in training, on the run's device. Errors: UsageError for options, data or code of
+    the user's that make none."""
+    channels = 1 if args.gray else images.channels
+    if images.channels != 3:
+        channels //= 2
+        if args.gray or args.sample_images:
+            raise UsageError(
+                f"{images.source.name} holds latents: --no-gray --sample_images 0 (they are drawn "
+                "by generate_images.py, with the autoencoder)"
+            )
+    out = channels * (2 if gaussian(args).learned else 1)
+    try:
+        if args.denoiser:
+            net = own_network(args.denoiser, channels, out)
+        else:
+            net = UNet(channels, out, blocks=own_blocks(args.blocks), **_unet(args, images))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    return net.to(run.device).to(memory_format=layout).train()
+
+
+def _unet(args: Namespace, images: Images) -> dict[str, Any]:
+    names = layout_classes(args, images)
+    layouts: dict[str, Any] = {}
+    if names:
+        kind = "segmentation" if args.layout == "segmentation" else args.layout_attn
+        layouts = {
+            "layout_attn_type": kind, "layout_attn_resolutions": tuple(args.layout_factors),
+            "layout_classes": len(names), "layout_dim": args.layout_dim,
+        }  # fmt: skip
+    return {
+        "model_channels": args.channels,
+        "channel_mult": tuple(args.channel_mult),
+        "num_res_blocks": args.num_blocks,
+        "attention_resolutions": tuple(args.attn_factors),
+        "dropout": args.dropout,
+        "num_classes": len(classes(images)) if args.cond else None,
+        "num_heads": args.num_heads,
+        "num_head_channels": args.channels_per_head,
+        "use_scale_shift_norm": args.scale_shift,
+        "resblock_updown": args.updown,
+        "embed": "noise_level" if args.time_input == "noise_level" else "time",
+        "res_block_type": args.res_block,
+        "attn_block_type": args.attn_block,
+        "image_size": images.resolution,
+        "use_checkpoint": args.recompute,
+        **layouts,
+    }
+
+
+def own_blocks(file: str | None) -> Mapping[str, type[nn.Module]] | None:
+    """Classes of a user's file for --res_block and --attn_block. Errors: UsageError."""
+    if file is None:
+        return None
+    return load_classes(file, (EmbedBlock, ConditionBlock, nn.Module), "--blocks")
+
+
+def own_network(place: str, channels: int, out: int) -> nn.Module:
+    """A user's whole network. Errors: UsageError."""
+    make = load_object(place, "--denoiser")
+    try:
+        net = make(in_channels=channels, out_channels=out)
+    except TypeError as error:
+        raise UsageError(f"--denoiser {place}: {error}") from None
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"--denoiser {place} made a {type(net).__name__}, not a torch module")
+    return net
+
+
+def own_training(args: Namespace, net: nn.Module, how: Objective) -> DDPMTraining | None:
+    """The class of --model around the network; None without. Errors: UsageError."""
+    if args.model is None:
+        return None
+    make = load_object(args.model, "--model")
+    if not (isinstance(make, type) and issubclass(make, DDPMTraining)):
+        raise UsageError(f"--model {args.model}: no class of diffusion.DDPMTraining")
+    given: dict[str, Any] = {
+        "gaussian": how.gaussian, "clip_denoised": args.clip == "unit",
+        "dynamic_thresholding": args.clip == "dynamic",
+        "optim_args": {"lr": args.lr, "weight_decay": args.weight_decay},
+        "use_fast_sampling": args.sampler != "ddpm" or args.sample_steps < how.gaussian.T,
+        "fast_sampler": args.sampler, "fast_sampling_steps": args.sample_steps,
+        "guidance_scale": args.guidance,
+    }  # fmt: skip
+    if issubclass(make, DDIMTraining):
+        given["schedule_sampler"] = how.schedule_sampler
+    else:
+        weighted = args.loss == LDM
+        given["loss_simple_weight"] = args.simple_weight if weighted else 1.0
+        given["loss_elbo_weight"] = args.elbo_weight if weighted else 0.0
+    if issubclass(make, DDIMTraining) != how.gaussian.learned:
+        raise UsageError(
+            f"--model {args.model}: a class of DDIMTraining learns the variance, for which it is "
+            "--variance learned_range; one of DDPMTraining does not"
+        )
+    if args.sampler == "heun":
+        raise UsageError("--model: its classes have no --sampler heun")
+    try:
+        return make(net, **given).to(next(net.parameters()).device)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--model {args.model}: {error}") from None
+
+
+def own_look(args: Namespace) -> Callable[[int, dict[str, Any], Path], object] | None:
+    """The function of --look; None without. Errors: UsageError."""
+    if args.look is None:
+        return None
+    found = load_object(args.look, "--look")
+    if not callable(found):
+        raise UsageError(f"--look {args.look}: no function")
+    return found
+
+
+def batch_of(how: Objective, part: Rows) -> tuple[Any, ...]:
+    """A batch as a data set gives it, for `process_batch`: images in [-1, 1], labels, and the
+    layouts where there are any."""
+    layouts = (how.conditions(part)["layout"],) if how.layout != "none" else ()
+    return (how.images(part), part.labels, *layouts)
+
+
+def optimizer(
+    args: Namespace, net: nn.Module, own: DDPMTraining | None, device: torch.device
+) -> torch.optim.Optimizer:
+    """Adam on what is trained, or what a --model configures. Errors: UsageError."""
+    if args.freeze == "base":
+        freeze(net, adapters(net))
+    if own is not None:
+        return own.configure_optimizers()
+    trained = [p for p in net.parameters() if p.requires_grad]
+    fused = True if device.type == "cuda" else None
+    return torch.optim.Adam(trained, lr=args.lr, weight_decay=args.weight_decay, fused=fused)
+
+
+def average(args: Namespace, net: nn.Module) -> emas.EMA[nn.Module]:
+    """The average of the weights that snapshots keep."""
+    return emas.EMA(net, emas.warmed(args.ema))
+
+
+def read_base(net: nn.Module) -> Callable[[Path, Any], initial.Weights]:
+    """Reads a file for --init_from: of a network without layout attention by the names that its
+    weights have in `net`, whose stages are longer."""
+
+    def read(file: Path, say: Any) -> initial.Weights:
+        found = initial.read_weights(file, say)
+        added = set(adapters(net))
+        if not added or added & set(found.state):
+            return found
+        moved = base_names(net)
+        return found._replace(state={moved.get(k, k): v for k, v in found.state.items()})
+
+    return read
+
+
+def reference(args: Namespace, run: Run, net: nn.Module) -> nn.Module | None:
+    """The network of --ref; None without. Errors: UsageError, CheckpointError."""
+    if args.ref is None:
+        return None
+    found = open_generator(
+        args.ref, kinds=[KIND], script="train_ddpm", device=run.device, say=run.say, option="--ref"
+    )
+    assert isinstance(found, DDPM)
+    ours, theirs = (getattr(n, "config", {}) for n in (net, found.net))
+    for name in ("in_channels", "out_channels", "num_classes", "layout_classes"):
+        if ours.get(name) != theirs.get(name):
+            raise UsageError(
+                f"--ref {args.ref}: {name} {theirs.get(name)}, the learner's is {ours.get(name)}"
+            )
+    return found.net
+
+
+def learning_rate(args: Namespace, step: int) -> float:
+    """Of the update that makes it `step` steps."""
+    return args.lr * min(1.0, step / args.warmup) if args.warmup else args.lr
+
+
+def snapshot_config(
+    args: Namespace, run: Run, net: nn.Module, how: Objective, images: Images
+) -> dict[str, Any]:
+    """What a snapshot says of the network, as JSON values."""
+    config = {
+        "net": getattr(net, "config", {"in_channels": 1 if args.gray else images.channels}),
+        "denoiser": args.denoiser.rpartition(":")[2] if args.denoiser else None,
+        "gaussian": gaussian_config(args),
+        "encoder": how.encoder.config,
+        "resolution": images.resolution,
+        "gray": args.gray,
+        "classes": classes(images) if args.cond else [],
+        "layout": args.layout,
+        "objects": layout_classes(args, images),
+        "clip": args.clip if how.encoder.config["name"] == "rgb" else "none",
+        "ema": args.ema,
+        "step": run.completed + 1,
+        "nimg": run.nimg,
+    }
+    if args.denoiser:
+        channels = 1 if args.gray else 3
+        out = channels * (2 if how.gaussian.learned else 1)
+        config["net"] = {"in_channels": channels, "out_channels": out}
+    return config

@@ -1,0 +1,170 @@
+"""What train_ddpm.py looks at: histories from noise to picture, and the loss by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.ddpm_generate import Drawing, draw_states
+from diffusion.ddpm_rows import KeyedRandn, keyed_noise
+from diffusion.gaussian import Gaussian
+from recipes.ddpm.step import Lost, Objective, Rows
+from runtime.counter_rng import mix
+from storage.layout_pictures import layout_maps, segmentation_maps, with_boxes
+from storage.pictures import Captions
+
+SAMPLES = 0x73616D706C65  # "sample", apart from the keys of training noise
+BANDS = 4  # of steps, for which the loss is told
+WAYS = ("restore", "sampling")
+
+
+class History(NamedTuple):
+    """model_output [B, C, H, W]; model_history_output [B, frames, C, H, W], frame 0 the noise, the
+    last one the output; steps: of the network that each frame but the first was made at."""
+
+    model_output: Tensor
+    model_history_output: Tensor
+    steps: list[int]
+
+
+@torch.no_grad()
+def history(
+    net: nn.Module,
+    x_T: Tensor,
+    gaussian: Gaussian,
+    how: Drawing,
+    *,
+    frames: int,
+    cond: dict[str, Any],
+    without: dict[str, Any],
+    keys: Tensor,
+    each: Callable[[int, int], object] = lambda done, total: None,
+) -> History:
+    """From noise to images, with about `frames` states on the way. each: is given (steps done, of
+    how many)."""
+    count, states = draw_states(
+        net, x_T, gaussian, how, cond=cond, uncond=without, randn=KeyedRandn(keys)
+    )
+    every, kept, steps = max(1, count // frames), [x_T], []
+    for k, state in enumerate(states, 1):
+        each(k, count)
+        if (count - k) % every == 0:
+            kept.append(state.x)
+            steps.append(int(state.step))
+    return History(kept[-1], torch.stack(kept, 1), steps)
+
+
+def look(
+    net: nn.Module,
+    how: Objective,
+    drawing: Drawing,
+    rows: Rows,
+    *,
+    frames: int,
+    each: Callable[[int, int], object] = lambda done, total: None,
+) -> dict[str, Any]:
+    """What `DDPMTraining.validation_step` returns, of `net` and rows of the data.
+
+    {"y_0_image", "restore", "sampling"}: restore begins at the rows' images, noised to the last
+    step, sampling in pure noise, the same every time; both with the rows' classes and layouts.
+    """
+    x0, gaussian = how.images(rows), how.gaussian
+    keys = mix(torch.arange(len(x0), device=x0.device), SAMPLES)
+    noise = keyed_noise(keys, x0.shape[1:])
+    starts = {"restore": gaussian.q_sample(x0, gaussian.T - 1, noise), "sampling": noise}
+    cond, without = how.conditions(rows, dropping=False), how.without(rows)
+    found: dict[str, Any] = {"y_0_image": x0}
+    for name, x_T in starts.items():
+        found[name] = history(
+            net, x_T, gaussian, drawing, frames=frames, cond=cond, without=without, keys=keys,
+            each=each,
+        )._asdict()  # fmt: skip
+    return found
+
+
+class Sheet(NamedTuple):
+    """images [n, C, H, W] in [0, 1], in `columns` columns, with what stands on them."""
+
+    images: Tensor
+    columns: int
+    captions: Captions
+
+
+def sheets(
+    outputs: dict[str, Any], rows: Rows, names: Sequence[str], objects: Sequence[str]
+) -> dict[str, Sheet]:
+    """The pictures of a look: a strip over time for each row, restored and sampled; the samples
+    in a square; with layouts, the layout, the data's picture and the sample, boxes drawn.
+
+    names, objects: of classes and of what is in layouts.
+    """
+    found = {}
+    pictures = _unit(outputs["y_0_image"])
+    for way in WAYS:
+        strips = outputs[way]["model_history_output"]
+        frames = _unit(strips)
+        if way == "restore":  # the picture itself at the end of its row
+            frames = torch.cat([frames, pictures[:, None]], 1)
+        steps = outputs[way].get("steps") or [""] * (strips.shape[1] - 1)
+        columns = ["noise", *(f"t {s}" for s in steps), *(["data"] if way == "restore" else [])]
+        found[way] = Sheet(
+            frames.flatten(0, 1), frames.shape[1], Captions(f"{way}, from noise on", columns)
+        )
+    samples = _unit(outputs["sampling"]["model_output"])
+    labels = [names[c] if c < len(names) else "" for c in rows.labels.tolist()] if names else []
+    side = max(1, round(len(samples) ** 0.5))
+    found["samples"] = Sheet(samples, side, Captions("samples", each=labels))
+    if rows.segmentation.numel():
+        maps = segmentation_maps(rows.segmentation)
+        maps = nn.functional.interpolate(maps, samples.shape[2:], mode="nearest")
+        found["layouts"] = _beside(maps, pictures.cpu(), samples.cpu())
+    elif rows.classes.shape[1]:
+        data, drawn = (
+            with_boxes(x, rows.boxes, rows.classes, objects) for x in (pictures, samples)
+        )
+        maps = layout_maps(rows.boxes, rows.classes, objects, size=data.shape[-1])
+        found["layouts"] = _beside(maps, data, drawn)
+    return found
+
+
+def _beside(maps: Tensor, data: Tensor, samples: Tensor) -> Sheet:
+    each = [t.expand(-1, 3, -1, -1) for t in (maps, data, samples)]
+    words = Captions("what was asked for, the picture it is of, the sample",
+                     ["layout", "data", "sample"])  # fmt: skip
+    return Sheet(torch.stack(each, 1).flatten(0, 1), 3, words)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return (x.float() + 1) / 2
+
+
+def loss_figures(
+    losses: Sequence[Lost], T: int
+) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    """Sums and counts, of all rows and by a quarter of the steps: the loss that is minimised, its
+    squared error, and that in each quarter, which their draw does not change."""
+    weighted = torch.cat([lost.loss.detach() * lost.weight for lost in losses])
+    mse, t = (torch.cat([getattr(lost, name) for lost in losses]) for name in ("mse", "t"))
+    found: dict[str, tuple[Tensor | float, Tensor | float]] = {
+        "Loss": (weighted.sum(), float(len(weighted))),
+        "loss/mse": (mse.sum(), float(len(mse))),
+    }
+    band = (t * BANDS // T).clamp_max(BANDS - 1)
+    for k in range(BANDS):
+        inside = (band == k).float()
+        name = f"loss/t {T * k // BANDS}-{T * (k + 1) // BANDS - 1}"
+        found[name] = ((mse * inside).sum(), inside.sum())
+    return found
+
+
+def verdict(steps: Sequence[int], losses: Sequence[float]) -> str:
+    """How far the logged squared error has come, in a line. 1 is that of predicting eps or v by 0,
+    for pictures of mean square 1."""
+    if not losses:
+        return "no loss has been logged"
+    ends = sorted({0, len(losses) - 1})
+    said = ", ".join(f"{losses[i]:.4f} at step {steps[i]}" for i in ends)
+    return f"squared error {said}; predicting nothing has 1 (of eps)"
