@@ -141,11 +141,13 @@ def main(args: Namespace) -> None:
         def best_noise(rows: Rows) -> Tensor:
             """--best_of_k: keys of the noise at which each row loses least; of one its own key."""
 
-            def lost(keys: Tensor) -> Tensor:
-                options = {"label_dim": net.label_dim, "noise_keys": keys}
-                return row_losses(net, rows, loss_fn, encoder, **options)[0] / values
+            def losses(keys: Tensor) -> Tensor:
+                lost, _ = row_losses(
+                    net, rows, loss_fn, encoder, label_dim=net.label_dim, noise_keys=keys
+                )
+                return lost / values
 
-            return best_keys(rows.keys, args.best_of_k, lost, reject=args.best_of_reject)
+            return best_keys(rows.keys, args.best_of_k, losses, reject=args.best_of_reject)
 
         def look() -> None:
             """Grids of samples, of the first EMA."""
