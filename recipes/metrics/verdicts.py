@@ -70,9 +70,8 @@ def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     for name, option in _ALIKE.items():
         mine, theirs = one.get(name), other.get(name)
         if mine != theirs:
-            raise UsageError(
-                f"not measured alike: {option} {_short(mine)} against {_short(theirs)}"
-            )
+            said = f"{option} {_short(mine)} against {_short(theirs)}"
+            raise UsageError(f"not measured alike: {said}")
     inputs = [s["samples"][0].get("inputs") for s in (one, other)]
     if inputs[0] != inputs[1]:
         raise UsageError("not of the same inputs: another --data or --num_images")
@@ -106,6 +105,8 @@ def verdict(
             missing = "two ranges of seeds" + (", or --features" if distance else "")
             return f"not distinguished (no interval: measure with {missing})"
         return judged(*values, interval=interval, margin=margin, larger_is_better=larger)
+    except DataError:
+        raise
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
 

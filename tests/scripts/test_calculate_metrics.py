@@ -256,9 +256,9 @@ def test_nvidias_statistics_bring_their_resizing(tmp_path, places):
         (
             "calc --images REAL --ref REAL --num 1",
             UsageError,
-            "of one picture there is no distance",
+            "one picture there is no",
         ),
-        ("calc --images REAL --ref ONE --num 9", UsageError, "only of nothing: it is one picture"),
+        ("calc --images REAL --ref ONE --num 9", UsageError, "nothing: it is one picture"),
         ("ref --data ONE --dest OUT", DataError, "reference, pixels: statistics of 1 images"),
         ("calc --images REAL --ref BAD --num 9", DataError, "refused: global builtins.print"),
     ],
