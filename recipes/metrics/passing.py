@@ -77,7 +77,8 @@ def look(
     extractors: by the name that the result has them under. batch: rows that networks are given.
     keep: gather the features; else moments alone, which are summed over ranks (in float64, so that
     only rounding depends on who sums what). watch: is shown every batch as it comes. All ranks call
-    this.
+    this. Errors: DataError for pictures that an extractor does not take, and for features without
+    moments: of one picture, or not finite.
     """
     rank, world, count, block = (
         distributed.rank(), distributed.world_size(), len(pictures), pictures.block,
@@ -96,7 +97,10 @@ def look(
         images = waiting[:size]
         del waiting[:size]
         for name, extractor in extractors.items():
-            out = extractor(images, batch)
+            try:
+                out = extractor(images, batch)
+            except ValueError as error:  # sizes that do not fit together
+                raise DataError(f"{desc}: {error}") from None
             if keep:
                 found.setdefault(name, []).append(out.features.cpu())
             else:

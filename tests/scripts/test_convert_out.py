@@ -25,7 +25,7 @@ from generators.imle import SAMPLING_LOOP
 from imle import CAMNet, CodeGenerator, UnconditionalGenerator
 from models import SimCLR
 from recipes.convert.options import get_args
-from recipes.convert.targets import TARGETS
+from recipes.convert.targets import TARGETS, can_be_made
 from recipes.simclr.encoder import Encoder
 from runtime.counter_rng import mix, randint, uniform
 from storage.errors import CheckpointError, UsageError
@@ -427,3 +427,10 @@ def test_a_guided_diffusion_file_becomes_a_folder_for_diffusers(tmp_path, capsys
     with torch.no_grad():
         out = net(vectors["x"], vectors["t"]).sample
     assert (out - vectors["out"]).abs().max() <= 2e-5
+
+
+def test_what_can_be_made_is_no_promise_that_is_broken():
+    """Formats whose writers refuse a kind are not named as what can be made of it."""
+    assert can_be_made("edm2") == ["snapshot", "safetensors", "pt2", "onnx"]
+    assert can_be_made("ddpm") == ["snapshot", "safetensors", "diffusers"]
+    assert "torchvision" in can_be_made("simclr") and "pt2" not in can_be_made("omnigan")
