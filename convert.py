@@ -32,6 +32,10 @@ from storage.files import expanded
 from storage.find import say_found
 
 
+# Formats whose files are looked for, or told apart, by their ending.
+KNOWN_BY_NAME = ("snapshot", "safetensors", "pt2")
+
+
 def main(args: Namespace) -> None:
     if args.to is None:
         file = given_out(args.file) or find(args.file)
@@ -83,6 +87,9 @@ def place(args: Namespace, file: Path, ending: str) -> Path:
         path = file.with_name(f"{file.stem}{ending}" if ending else f"{file.stem}-{args.to}")
     if path.exists() and path.resolve() == file.resolve():
         raise UsageError(f"--out {path} is FILE itself: name another")
+    known = Path(f"NET{ending}").suffix
+    if args.to in KNOWN_BY_NAME and path.suffix.lower() != known:
+        raise UsageError(f"--out {path}: --to {args.to} ends in {known}, by which it is known")
     if path.exists() and not args.overwrite:
         raise UsageError(f"{path} exists already: --out PATH for another, or --overwrite")
     return path

@@ -64,7 +64,7 @@ def _original(contents: Contents, state: dict[str, Entry], asked: Asked) -> Foun
     size = _side(asked) or whole(args.get("crop_size")) or 32
     notes = []
     if _side(asked) is None and whole(args.get("crop_size")) is None:
-        notes.append(f"the side of its pictures is not in the file: taken for {size}, --res says")
+        notes.append(f"the side of its pictures is not in the file: taken for {size}, --res says another")
     epoch = whole(value.get("last_epoch"))
     provenance = {
         "imported": "a checkpoint of the original SimCLR code",
@@ -89,7 +89,7 @@ def _others(
     size, notes = _side(asked), []
     if size is None:
         size = 32 if small else 224
-        notes.append(f"the side of its pictures is not in the file: taken for {size}, --res says")
+        notes.append(f"the side of its pictures is not in the file: taken for {size}, --res says another")
     normalise = asked.normalise
     if normalise is None:
         cifar = dataset is not None and dataset.startswith("cifar")

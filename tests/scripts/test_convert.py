@@ -62,6 +62,8 @@ def test_brought_in_beside_the_file_and_never_over_another(tmp_path, capsys):
         convert(file, "--to", "snapshot", "--out", file, "--overwrite")
     assert made.read_bytes() == data
     convert(file, "--to", "snapshot", "--overwrite")
+    with pytest.raises(UsageError, match="ends in .safetensors, by which it is known"):
+        convert(file, "--to", "snapshot", "--out", tmp_path / "x.png")  # nothing would take it
     convert(file, "--to", "snapshot", "--out", tmp_path / "there" / "x.safetensors")
     there = tmp_path / "there" / "x.safetensors"
     assert identity(there) == identity(made) and len(there.read_bytes()) == len(data)
