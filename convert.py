@@ -31,7 +31,6 @@ from storage.errors import DiskError, UsageError
 from storage.files import expanded
 from storage.find import say_found
 
-
 # Formats whose files are looked for, or told apart, by their ending.
 KNOWN_BY_NAME = ("snapshot", "safetensors", "pt2")
 
