@@ -42,6 +42,10 @@ def main(args: Namespace) -> None:
             print(line)
         return
     file = find(args.file)
+    if TARGETS["pt2"].about and (said := TARGETS["pt2"].about(file)) is not None:
+        raise UsageError(
+            f"{file} is given out already, a {said.split(';')[0]}: it does not come in"
+        )
     snapshot = open_network(file, print, args.asked)
     form = target(args.to, snapshot.kind)
     path = place(args, file, form.ending)

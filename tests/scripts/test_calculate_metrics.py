@@ -287,7 +287,7 @@ def test_a_program_of_one_size_and_pictures_of_several(tmp_path, places):
     script.save(str(tmp_path / "own.pt"))
     words = f"calc --images {places}/mixed --ref {places}/made --num 4 --gpus cpu --num_workers 0"
     words += f" --metrics fd --extractor file:{tmp_path}/own.pt,input=unit --batch 4"
-    pictures(places / "mixed", 2, size=(16, 16))
+    pictures(places / "mixed" / "y", 2, size=(16, 16))
     pictures(places / "mixed" / "x", 2, first=2, size=(24, 24))
     with pytest.raises(DataError, match="pictures: own takes pictures as they come.*give a side"):
         measured(tmp_path / "a", words)

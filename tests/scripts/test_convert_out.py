@@ -241,6 +241,8 @@ def test_a_program_tells_of_itself_and_not_of_the_machine(tmp_path, capsys):
             assert b"site-packages" not in data and b"recipes/convert" not in data, name
     convert(out)
     assert "torch.export program: projection of a 'simclr' network" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="given out already, a torch.export program.*not come in"):
+        convert(out, "--to", "snapshot", "--out", tmp_path / "again.safetensors")
 
 
 def test_nothing_is_written_of_a_program_that_differs(tmp_path, monkeypatch):
