@@ -21,7 +21,7 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 
 from generators.files import open_network
 from generators.published import locate
-from recipes.convert.about import about, lines, takers
+from recipes.convert.about import about, check_said, lines, takers
 from recipes.convert.options import get_args
 from recipes.convert.targets import TARGETS, Given, target
 from recipes.runs.layout import printable, size
@@ -37,7 +37,10 @@ KNOWN_BY_NAME = ("snapshot", "safetensors", "pt2")
 
 def main(args: Namespace) -> None:
     if args.to is None:
-        file = given_out(args.file) or find(args.file)
+        file = given_out(args.file)
+        if file is None:
+            file = find(args.file)
+            check_said(file, args)
         for line in lines(file, about(file, args.asked), printable):
             print(line)
         return
@@ -46,6 +49,7 @@ def main(args: Namespace) -> None:
         raise UsageError(
             f"{file} is given out already, a {said.split(';')[0]}: it does not come in"
         )
+    check_said(file, args)
     snapshot = open_network(file, print, args.asked)
     form = target(args.to, snapshot.kind)
     path = place(args, file, form.ending)

@@ -70,8 +70,8 @@ def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     for name, option in _ALIKE.items():
         mine, theirs = one.get(name), other.get(name)
         if mine != theirs:
-            said = f"{option} {_short(mine)} against {_short(theirs)}"
-            raise UsageError(f"not measured alike: {said}")
+            words = f"{option} {_short(mine)} against {_short(theirs)}"
+            raise UsageError(f"not measured alike: {words}")
     inputs = [s["samples"][0].get("inputs") for s in (one, other)]
     if inputs[0] != inputs[1]:
         raise UsageError("not of the same inputs: another --data or --num_images")
