@@ -26,6 +26,10 @@ from storage.errors import UsageError
 
 KID_SUBSETS, KID_SIZE = 100, 1000
 CLASSIFIER = "classifier"  # the name under which its logits are
+NO_FEATURES = (
+    "--metrics {metric} needs features of {option}, which has moments alone: make it by `ref "
+    "--features`, or give the data set"
+)
 # Work of a bootstrap, in multiplications, that passes without being asked for: a minute or so.
 _QUICK = 1e13
 
@@ -61,10 +65,7 @@ class Sides:
     def features(self, seen: Seen, name: str, metric: Metric, option: str) -> Tensor:
         """Features of an extractor. Errors: UsageError of statistics that kept none."""
         if name not in seen.features:
-            raise UsageError(
-                f"--metrics {metric.name} needs features of {option}, which has moments alone: "
-                "make it by `ref --features`, or give the data set"
-            )
+            raise UsageError(NO_FEATURES.format(metric=metric.name, option=option))
         return seen.features[name].to(self.device)
 
 

@@ -9,6 +9,7 @@ from evaluation.extractors import KINDS, NAMED
 
 # What is measured on features of an extractor, on logits, on the classifier, on samples of inputs.
 OF_FEATURES = ("fd", "kid", "prdc", "fld", "memorisation", "modes", "fdr")
+OF_MOMENTS = ("fd", "fdr")  # of these what needs no features of the reference
 OF_LOGITS = ("is",)
 CONDITIONAL = frozenset(("lpips", "fwv", "psnr", "ssim"))
 MEASURES = (*OF_FEATURES, *OF_LOGITS, "top", *sorted(CONDITIONAL))

@@ -282,6 +282,27 @@ def test_what_cannot_be_is_a_line(words, error, says, places, tmp_path):
     assert not any((tmp_path / "out").glob("*"))
 
 
+def test_statistics_of_others_are_no_done_already(tmp_path, places, capsys, monkeypatch):
+    ref = "ref --metrics fd_pixels --gpus cpu --num_workers 0"
+
+    def run(words):
+        SCRIPT.main(get_args(None, words.split()))
+        return capsys.readouterr().out
+
+    run(f"{ref} --data {places}/real --dest {tmp_path}/x.npz")
+    assert "done already" in run(f"{ref} --data {places}/real --dest {tmp_path}/x.npz")
+    for other in (f"{places}/made", f"{places}/real --features", f"{places}/real --resize tf1"):
+        with pytest.raises(UsageError, match="of other pictures or networks: another --dest"):
+            run(f"{ref} --data {other} --dest {tmp_path}/x.npz")
+    monkeypatch.setattr(SCRIPT, "look", None)  # said before any picture is looked at
+    for metric, says in (("kid_pixels", "moments alone"), ("fd_inception", "only of pixels")):
+        with pytest.raises(UsageError, match=says):
+            run(
+                f"calc --images {places}/made --ref {tmp_path}/x.npz --num 4 --gpus cpu "
+                f"--num_workers 0 --weights inception=random --metrics {metric} fd_inception"
+            )
+
+
 def test_a_program_of_one_size_and_pictures_of_several(tmp_path, places):
     script = torch.jit.trace(torch.nn.AdaptiveAvgPool2d(2), torch.rand(1, 3, 16, 16))
     script.save(str(tmp_path / "own.pt"))
