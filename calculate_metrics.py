@@ -57,15 +57,16 @@ def main(args: Namespace) -> None:
 def ref(args: Namespace, device: torch.device) -> None:
     """Statistics of real pictures to a file."""
     dest = expanded(args.dest)
+    pictures = stored(args, args.data, "--data", num=args.num)
+    tools = parts.tools(args, device)
+    about = {"data": pictures.about, "extractors": tools.about()}
     if dest.exists() and not args.overwrite:
+        parts.check_same(dest, about, args.features)
         say(f"done already: {dest} is there (--overwrite makes it anew)")
         return
     distributed.from_main(lambda: make_folder(dest.absolute().parent))
-    pictures = stored(args, args.data, "--data", num=args.num)
-    tools = parts.tools(args, device)
     batch = parts.batch_of(args, device)
     seen = look(pictures, tools.all(), batch=batch, keep=args.features, desc="reference")
-    about = {"data": pictures.about, "extractors": tools.about()}
     if distributed.is_main():
         save_statistics(dest, seen.moments, about, seen.features if args.features else None)
     say(f"pictures: {record.of_pictures(pictures.about)}")
@@ -102,6 +103,7 @@ def measure(
     tools = parts.tools(args, device, statistics)
     if statistics is not None:
         parts.check_policies(statistics, tools.extractors, "--ref")
+        parts.check_there(statistics, args.wanted, tools.names)
     settings = record.settings_of(
         args, [pictures.about for pictures, _ in judged],
         None if reference is None else reference.about, None if held is None else held.about,

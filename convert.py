@@ -21,7 +21,7 @@ import storage.environment  # noqa: F401  (says what to do where torch is missin
 
 from generators.files import open_network
 from generators.published import locate
-from recipes.convert.about import about, lines, takers
+from recipes.convert.about import about, check_said, lines, takers
 from recipes.convert.options import get_args
 from recipes.convert.targets import TARGETS, Given, target
 from recipes.runs.layout import printable, size
@@ -31,14 +31,25 @@ from storage.errors import DiskError, UsageError
 from storage.files import expanded
 from storage.find import say_found
 
+# Formats whose files are looked for, or told apart, by their ending.
+KNOWN_BY_NAME = ("snapshot", "safetensors", "pt2")
+
 
 def main(args: Namespace) -> None:
     if args.to is None:
-        file = given_out(args.file) or find(args.file)
+        file = given_out(args.file)
+        if file is None:
+            file = find(args.file)
+            check_said(file, args)
         for line in lines(file, about(file, args.asked), printable):
             print(line)
         return
     file = find(args.file)
+    if TARGETS["pt2"].about and (said := TARGETS["pt2"].about(file)) is not None:
+        raise UsageError(
+            f"{file} is given out already, a {said.split(';')[0]}: it does not come in"
+        )
+    check_said(file, args)
     snapshot = open_network(file, print, args.asked)
     form = target(args.to, snapshot.kind)
     path = place(args, file, form.ending)
@@ -83,6 +94,9 @@ def place(args: Namespace, file: Path, ending: str) -> Path:
         path = file.with_name(f"{file.stem}{ending}" if ending else f"{file.stem}-{args.to}")
     if path.exists() and path.resolve() == file.resolve():
         raise UsageError(f"--out {path} is FILE itself: name another")
+    known = Path(f"NET{ending}").suffix
+    if args.to in KNOWN_BY_NAME and path.suffix.lower() != known:
+        raise UsageError(f"--out {path}: --to {args.to} ends in {known}, by which it is known")
     if path.exists() and not args.overwrite:
         raise UsageError(f"{path} exists already: --out PATH for another, or --overwrite")
     return path

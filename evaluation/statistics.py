@@ -33,6 +33,11 @@ _SPECIAL = {
 NVIDIA_RESIZE = {"inception": "tf1", "dinov2": "bicubic"}
 
 
+_DAMAGE = (
+    AttributeError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
 class Statistics(NamedTuple):
     """moments, features: by extractor; features float32 [N, d], of those that were kept.
 
@@ -121,7 +126,7 @@ def load_statistics(path: Path) -> Statistics:
         raise DataError(f"statistics {path}: {error.strerror or error}") from error
     except CheckpointError as error:
         raise DataError(f"statistics: {error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise DataError(f"statistics {path}: {first_line(error)}") from error
 
 

@@ -44,6 +44,9 @@ def find(contents: Contents, asked: Asked) -> Found | None:
     return None
 
 
+_SIDE = "the side of its pictures is not in the file: taken for {}, --res says another"
+
+
 def _ours(contents: Contents, value: Mapping[str, Any]) -> Found:
     config, state = plain_value(value.get("config")), weights_in(value)
     if not isinstance(config, dict) or not state:
@@ -64,7 +67,7 @@ def _original(contents: Contents, state: dict[str, Entry], asked: Asked) -> Foun
     size = _side(asked) or whole(args.get("crop_size")) or 32
     notes = []
     if _side(asked) is None and whole(args.get("crop_size")) is None:
-        notes.append(f"the side of its pictures is not in the file: taken for {size}, --res says")
+        notes.append(_SIDE.format(size))
     epoch = whole(value.get("last_epoch"))
     provenance = {
         "imported": "a checkpoint of the original SimCLR code",
@@ -89,7 +92,7 @@ def _others(
     size, notes = _side(asked), []
     if size is None:
         size = 32 if small else 224
-        notes.append(f"the side of its pictures is not in the file: taken for {size}, --res says")
+        notes.append(_SIDE.format(size))
     normalise = asked.normalise
     if normalise is None:
         cifar = dataset is not None and dataset.startswith("cifar")

@@ -91,9 +91,12 @@ def _averages(
         return entries, None
     short = prefix.removeprefix("model.")  # the average is of what `model` holds
     out = {}
+    kept_as = {name: _AVERAGES + f"{short}{name}".replace(".", "") for name in entries}
+    if not any(kept in state for kept in kept_as.values()):
+        raise ValueError("has averages, but none of the UNet's weights; --weights last takes those")
     for name, entry in entries.items():
-        kept = _AVERAGES + f"{short}{name}".replace(".", "")
-        average = state.get(kept, entry)
+        kept = kept_as[name]
+        average = state.get(kept, entry)  # buffers have none
         if tuple(average.shape) != tuple(entry.shape):
             raise ValueError(f"the average {kept} has another shape than {prefix}{name}")
         out[name] = average

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from generators.files import is_ours
 from generators.foreign.contents import Asked
 from generators.foreign.formats import FORMATS, identify
 from recipes.convert.targets import TARGETS
+from storage.errors import UsageError
 from storage.snapshot import SnapshotFile
 
 _LONG = 100  # characters of a value
@@ -32,6 +34,22 @@ class About(NamedTuple):
     provenance: Mapping[str, Any] = {}
     notes: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
+
+
+def check_said(path: Path, args: Namespace) -> None:
+    """That what was said of a file is something that it is asked. Errors: UsageError,
+    CheckpointError."""
+    usual = {"task": None, "res": None, "config": None, "weights": "ema", "normalise": None}
+    said = [name for name, value in usual.items() if getattr(args, name) != value]
+    if not said or not path.is_file():
+        return
+    what = "a snapshot of this toolkit"
+    asks: tuple[str, ...] = ()
+    if not is_ours(path):
+        form = FORMATS[identify(path, args.asked).format]
+        what, asks = form.what, form.asks
+    if odd := [f"--{name}" for name in said if name not in asks]:
+        raise UsageError(f"{', '.join(odd)}: {path.name} is {what}, of which it says nothing")
 
 
 def about(path: Path, asked: Asked) -> About:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.convert.program import PROGRAMS
 from storage.errors import UsageError
 from storage.find import identity
 from storage.snapshot import Snapshot, save_snapshot
@@ -114,13 +115,22 @@ TARGETS: dict[str, Target] = {
 }  # fmt: skip
 
 
+# Formats whose writers say themselves why they cannot be made of other kinds than these.
+_WRITERS_OWN = {"diffusers": ("ddpm",), "pt2": tuple(PROGRAMS), "onnx": tuple(PROGRAMS)}
+
+
+def can_be_made(kind: str) -> list[str]:
+    """The formats that a network of `kind` can be given out in, as far as its kind tells."""
+    of = {name: _WRITERS_OWN.get(name, one.kinds) for name, one in TARGETS.items()}
+    return [name for name, kinds in of.items() if kinds is None or kind in kinds]
+
+
 def target(name: str, kind: str) -> Target:
     """The format of --to for a network of `kind`. Errors: UsageError."""
     found = TARGETS[name]
     if found.kinds is not None and kind not in found.kinds:
-        able = [word for word, one in TARGETS.items() if one.kinds is None or kind in one.kinds]
         raise UsageError(
             f"--to {name} is of kinds {', '.join(found.kinds)}, and this is a {kind!r} network; "
-            f"of it can be made: {', '.join(able)}"
+            f"of it can be made: {', '.join(can_be_made(kind))}"
         )
     return found

@@ -71,7 +71,7 @@ def about_diffusers(path: Path) -> str | None:
         config = json.loads((path / "config.json").read_bytes()) if path.is_dir() else None
     except (OSError, ValueError):
         return None
-    if not isinstance(config, dict) or "imle_lab" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("imle_lab"), dict):
         return None
     return f"a {config.get('_class_name')} for diffusers, of {config['imle_lab'].get('file')}"
 

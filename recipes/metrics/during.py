@@ -108,6 +108,7 @@ class During:
         if statistics is not None:
             parts.check_policies(statistics, self.tools.extractors, "--metrics_ref")
         self.real: Seen | None = None
+        self.drawn = self.args.num
 
     def due(self, done: int) -> bool:
         """Whether to measure after so many steps."""
@@ -126,7 +127,8 @@ class During:
                 found = self._figures(parts.Network(made, None, self._inputs(made)))
         self.run.log_now(**{f"metrics/{name}": value for name, value in found.items()})
         said = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-        self.run.say(f"metrics of {self.args.num} pictures: {said}")
+        fewer = "" if self.drawn == self.args.num else ", as many as there are inputs"
+        self.run.say(f"metrics of {self.drawn} pictures{fewer}: {said}")
 
     def _inputs(self, made: Any) -> Any:
         if not isinstance(made, ConditionalIMLE):
@@ -145,6 +147,7 @@ class During:
         for pictures, watch in parts.ranges(args, network):
             seen = look(pictures, self.tools.all(), batch=batch, desc="metrics", watch=watch)
             sides = Sides(seen, self.real, None, args, device)
+            self.drawn = seen.n
             judge = partial(figures, args.wanted, self.tools.names, sides)
             found = distributed.from_main(judge)
             found |= watch.figures() if watch else {}

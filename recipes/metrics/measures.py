@@ -20,12 +20,16 @@ from evaluation.memorisation import memorisation
 from evaluation.modes import cluster_centres, count_modes, mode_proportions, nearest_centre
 from evaluation.statistics import distance_name
 from recipes.metrics.conditional import Figure
-from recipes.metrics.names import Metric
+from recipes.metrics.names import Metric, fdr_words
 from recipes.metrics.passing import Seen
 from storage.errors import UsageError
 
 KID_SUBSETS, KID_SIZE = 100, 1000
 CLASSIFIER = "classifier"  # the name under which its logits are
+NO_FEATURES = (
+    "--metrics {metric} needs features of {option}, which has moments alone: make it by `ref "
+    "--features`, or give the data set"
+)
 # Work of a bootstrap, in multiplications, that passes without being asked for: a minute or so.
 _QUICK = 1e13
 
@@ -61,10 +65,7 @@ class Sides:
     def features(self, seen: Seen, name: str, metric: Metric, option: str) -> Tensor:
         """Features of an extractor. Errors: UsageError of statistics that kept none."""
         if name not in seen.features:
-            raise UsageError(
-                f"--metrics {metric.name} needs features of {option}, which has moments alone: "
-                "make it by `ref --features`, or give the data set"
-            )
+            raise UsageError(NO_FEATURES.format(metric=metric.name, option=option))
         return seen.features[name].to(self.device)
 
 
@@ -79,7 +80,11 @@ def figures(wanted: Sequence[Metric], names: Mapping[str, str], sides: Sides) ->
             continue  # of samples of inputs: recipes.metrics.conditional
         name = names[metric.word] if metric.word is not None else ""
         try:
-            found |= _MEASURES[metric.measure](metric, name, sides)
+            if metric.measure == "fdr" and not name:
+                mean_of = fdr_words(wanted, sides.args.extractor)
+                found |= _fdr(metric, name, sides, [names[word] for word in mean_of])
+            else:
+                found |= _MEASURES[metric.measure](metric, name, sides)
         except ValueError as error:
             raise UsageError(f"--metrics {metric.name}: {error}") from None
     return found
@@ -88,9 +93,10 @@ def figures(wanted: Sequence[Metric], names: Mapping[str, str], sides: Sides) ->
 def _fd(metric: Metric, name: str, sides: Sides) -> Result:
     reference = sides.real(metric)
     if name not in reference.moments:
-        raise UsageError(
-            f"--ref has no statistics of {name}, only of {', '.join(sorted(reference.moments))}"
-        )
+        known = ", ".join(sorted(reference.moments)) or "nothing: it is one picture"
+        raise UsageError(f"--ref has no statistics of {name}, only of {known}")
+    if name not in sides.samples.moments:
+        raise UsageError(f"--metrics {metric.name}: of one picture there is no distance")
     other = reference.moments[name]
     value = frechet_distance(sides.samples.moments[name], other)
     low = high = None
@@ -105,7 +111,7 @@ def _fd(metric: Metric, name: str, sides: Sides) -> Result:
 
 
 def _suffix(measure: str, name: str) -> str:
-    return measure if name == "inception" else f"{measure}_{name}"
+    return measure if name in ("", "inception") else f"{measure}_{name}"
 
 
 def _kid(metric: Metric, name: str, sides: Sides) -> Result:
@@ -170,12 +176,12 @@ def _three(metric: Metric, name: str, sides: Sides) -> tuple[Tensor, Tensor, Ten
     )
 
 
-def _fdr(metric: Metric, name: str, sides: Sides) -> Result:
+def _fdr(metric: Metric, name: str, sides: Sides, of: Sequence[str] = ()) -> Result:
+    """name: an extractor's, or "": the mean over those of `of`."""
     if sides.held is None:
         raise UsageError(f"--metrics {metric.name} needs --held")
     reference = sides.real(metric)
-    names = [name] if name else sorted(sides.samples.features)
-    names = [n for n in names if n != CLASSIFIER]
+    names = [name] if name else sorted(of)
     count = min(sides.samples.n, sides.held.n)  # a Frechet distance falls with the number
     ours = {n: sides.samples.part(n, count) for n in names}
     held = {n: sides.held.part(n, count) for n in names}
@@ -183,7 +189,8 @@ def _fdr(metric: Metric, name: str, sides: Sides) -> Result:
     if missing:
         raise UsageError(f"--ref has no statistics of {missing[0]}")
     found = fd_ratio(ours, held, {n: reference.moments[n] for n in names})
-    more = {"each": found.each, "real_pictures_have": 1.0}
+    parts = ", ".join(f"{n} {ratio:.4g}" for n, ratio in found.each.items())
+    more = {"each": found.each, "real_pictures_have": 1.0, "form": f"mean of {parts}"}
     return {_suffix("fdr", name) if name else "fdr": Figure(
         found.mean, None, None, count, True, more
     )}  # fmt: skip
@@ -240,7 +247,11 @@ def _modes(metric: Metric, name: str, sides: Sides) -> Result:
         "by_chance": found.tv_by_chance, "shares": found.shares.tolist(),
         "data_shares": found.data_shares.tolist(),
     }  # fmt: skip
-    return {_suffix("modes_tv", name): Figure(found.tv, None, None, sides.samples.n, True, more)}
+    return {
+        _suffix("modes_tv", name or CLASSIFIER): Figure(
+            found.tv, None, None, sides.samples.n, True, more
+        )
+    }
 
 
 _MEASURES: dict[str, Callable[[Metric, str, Sides], Result]] = {

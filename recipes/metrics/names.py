@@ -9,6 +9,7 @@ from evaluation.extractors import KINDS, NAMED
 
 # What is measured on features of an extractor, on logits, on the classifier, on samples of inputs.
 OF_FEATURES = ("fd", "kid", "prdc", "fld", "memorisation", "modes", "fdr")
+OF_MOMENTS = ("fd", "fdr")  # of these what needs no features of the reference
 OF_LOGITS = ("is",)
 CONDITIONAL = frozenset(("lpips", "fwv", "psnr", "ssim"))
 MEASURES = (*OF_FEATURES, *OF_LOGITS, "top", *sorted(CONDITIONAL))
@@ -54,9 +55,22 @@ def _split(name: str) -> tuple[str, str | None]:
     return measure, word or None
 
 
+def by_classifier(wanted: Sequence[Metric]) -> list[Metric]:
+    """Metrics where a classifier names the modes, which are then of no extractor."""
+    found = [m._replace(word=None) if m.measure == "modes" else m for m in wanted]
+    return list(dict.fromkeys(found))
+
+
+def fdr_words(wanted: Sequence[Metric], extractors: Sequence[str]) -> list[str]:
+    """Words of the extractors that an `fdr` without one is the mean over: those of the Frechet
+    distances that are asked for, else all of `extractors`."""
+    words = [m.word for m in wanted if m.measure == "fd" and m.word] or list(extractors)
+    return list(dict.fromkeys(words))
+
+
 def words_of(wanted: Sequence[Metric], extractors: Sequence[str]) -> list[str]:
     """Words of all extractors that metrics need, in order."""
     words = [m.word for m in wanted if m.word is not None]
     if any(m.measure == "fdr" and m.word is None for m in wanted):
-        words += [m.word for m in wanted if m.measure == "fd" and m.word] or list(extractors)
+        words += fdr_words(wanted, extractors)
     return list(dict.fromkeys(words))

@@ -12,7 +12,7 @@ from evaluation.extractors.resizing import POLICIES
 from recipes.generate.options import OPTIONS as GENERATE
 from recipes.generate.options import SAMPLER
 from recipes.measuring import WeightsList
-from recipes.metrics.names import CONDITIONAL, metrics_of
+from recipes.metrics.names import CONDITIONAL, by_classifier, metrics_of, words_of
 from recipes.words import seed_range
 from runtime.cli import parse
 from runtime.options import (
@@ -273,7 +273,12 @@ def check(args: Namespace, table: Table, presets: Mapping[str, Mapping[str, Any]
     """Rules between options; --metrics becomes `args.wanted`. Errors: ValueError."""
     if args.command == "compare":
         return
+    rules = Rules(args, table, presets)
     args.wanted = metrics_of(args.metrics, args.extractor)
+    if getattr(args, "classifier", None) is not None:
+        args.wanted = by_classifier(args.wanted)
+    unused = set(args.extractor) - set(words_of(args.wanted, args.extractor))
+    rules.belongs("extractor", "metrics that name none, such as fd or kid", not unused)
     if args.command == "ref":
         for name in ("data", "dest"):
             if getattr(args, name) is None:
@@ -281,7 +286,6 @@ def check(args: Namespace, table: Table, presets: Mapping[str, Mapping[str, Any]
         if bad := [m.name for m in args.wanted if m.measure != "fd"]:
             raise ValueError(f"--metrics {bad[0]}: statistics are of Frechet distances, fid or fd")
         return
-    rules = Rules(args, table, presets)
     if args.command == "calc" and args.images is None:
         raise ValueError("--images is missing: a folder, a zip, an LMDB or a data set")
     measures = {m.measure for m in args.wanted}

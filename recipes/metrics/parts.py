@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,8 @@ from recipes.generate.options import check_unused as check_kind
 from recipes.generate.parts import guide as open_guide
 from recipes.metrics.conditional import Conditional
 from recipes.metrics.extractors import classifier, open_all
-from recipes.metrics.measures import CLASSIFIER
-from recipes.metrics.names import CONDITIONAL, words_of
+from recipes.metrics.measures import CLASSIFIER, NO_FEATURES
+from recipes.metrics.names import CONDITIONAL, OF_FEATURES, OF_MOMENTS, Metric, words_of
 from recipes.metrics.passing import Seen, look
 from recipes.metrics.pictures import (
     Drawn,
@@ -96,6 +97,26 @@ def check_policies(found: Statistics, made: Mapping[str, Extractor], option: str
         digest = about.get(name, {}).get("sha256")
         if digest is not None and digest != extractor.about["sha256"]:
             raise UsageError(f"{option} is of another network than {name} ({digest[:12]})")
+
+
+def check_there(found: Statistics, wanted: Sequence[Metric], names: Mapping[str, str]) -> None:
+    """That statistics have what metrics take of them, before pictures are drawn. UsageError."""
+    for metric in wanted:
+        if metric.measure not in OF_FEATURES or metric.word is None:
+            continue
+        name, known = names[metric.word], ", ".join(sorted(found.moments))
+        if name not in found.moments:
+            raise UsageError(f"--ref has no statistics of {name}, only of {known}")
+        if metric.measure not in OF_MOMENTS and name not in found.features:
+            raise UsageError(NO_FEATURES.format(metric=metric.name, option="--ref"))
+
+
+def check_same(dest: Path, about: Mapping[str, Any], features: bool) -> None:
+    """That a file has the statistics that would be written there. DataError, UsageError."""
+    found = load_statistics(dest)
+    same = all(found.about.get(k) == v for k, v in json.loads(json.dumps(about)).items())
+    if not same or (features and not found.features):
+        raise UsageError(f"{dest} is of other pictures or networks: another --dest, or --overwrite")
 
 
 class Reference(NamedTuple):

@@ -14,7 +14,11 @@ from evaluation.features import gather_rows
 from evaluation.frechet import FeatureStats, Moments
 from recipes.metrics.pictures import Batch, Pictures
 from runtime import distributed
+from runtime.counter_rng import permutation
 from runtime.progress import Progress
+from storage.errors import DataError
+
+_PART = 15  # the key of the pictures that `Seen.part` draws
 
 
 @dataclass
@@ -34,15 +38,29 @@ class Seen:
     classes: list[str] = field(default_factory=list)
 
     def part(self, name: str, count: int) -> Moments:
-        """Moments of the first `count` pictures' features."""
-        return moments_of(self.features[name][:count])
+        """Moments of the features of `count` of the pictures, the same ones for every name. They
+        are drawn: a data set may be sorted by class, so that its first ones are of few."""
+        rows = permutation(self.n, _PART)[:count]
+        return moments_of(self.features[name][rows])
 
 
 def moments_of(features: Tensor) -> Moments:
     """Mean and covariance of features [N, d]."""
+    return stats_of(features).moments()
+
+
+def stats_of(features: Tensor) -> FeatureStats:
+    """Sums over features [N, d]."""
     stats = FeatureStats(features.shape[1])
     stats.update(features)
-    return stats.moments()
+    return stats
+
+
+def _moments(stats: FeatureStats, desc: str, name: str) -> Moments:
+    try:
+        return stats.moments()
+    except ValueError as error:
+        raise DataError(f"{desc}, {name}: {error}") from None
 
 
 def look(
@@ -59,7 +77,8 @@ def look(
     extractors: by the name that the result has them under. batch: rows that networks are given.
     keep: gather the features; else moments alone, which are summed over ranks (in float64, so that
     only rounding depends on who sums what). watch: is shown every batch as it comes. All ranks call
-    this.
+    this. Errors: DataError for pictures that an extractor does not take, and for features without
+    moments: of one picture, or not finite.
     """
     rank, world, count, block = (
         distributed.rank(), distributed.world_size(), len(pictures), pictures.block,
@@ -78,7 +97,10 @@ def look(
         images = waiting[:size]
         del waiting[:size]
         for name, extractor in extractors.items():
-            out = extractor(images, batch)
+            try:
+                out = extractor(images, batch)
+            except ValueError as error:  # sizes that do not fit together
+                raise DataError(f"{desc}: {error}") from None
             if keep:
                 found.setdefault(name, []).append(out.features.cpu())
             else:
@@ -111,11 +133,11 @@ def look(
             rows = torch.cat(found[name]) if name in found else torch.zeros(0, dims[name])
             seen.features[name] = gather_rows(rows, ids)
             if count > 1:
-                seen.moments[name] = moments_of(seen.features[name])
+                seen.moments[name] = _moments(stats_of(seen.features[name]), desc, name)
         else:
             total = stats.get(name) or FeatureStats(dims[name])
             total.reduce()
-            seen.moments[name] = total.moments()
+            seen.moments[name] = _moments(total, desc, name)
     widths = _dims({k: v[0].shape[1] for k, v in logits.items()})
     for name, width in widths.items():
         rows = torch.cat(logits[name]) if name in logits else torch.zeros(0, width)

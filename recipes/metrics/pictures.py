@@ -97,7 +97,10 @@ class Stored:
         if channels_of(source) != 3:
             raise DataError(f"{source.name} holds latents, which are no pictures")
         if num is not None and num > len(source):
-            raise UsageError(f"{option} {source.name} has {len(source)} pictures, --num is {num}")
+            raise UsageError(
+                f"{option} {source.name} has {len(source)} pictures, --num is {num}: give --num "
+                f"{len(source)} or less"
+            )
         if res is None and is_drawn(source):
             raise UsageError(f"{option} {source.name} are drawn at any size: give --res")
         self.source: Source = source

@@ -7,6 +7,7 @@ import json
 import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ def write(
         ],
         "figures": {k: plain(v) for k, v in summary(ranges).items()},
     }
+    with suppress(FileNotFoundError):
+        (folder / FEATURES).unlink()  # those of an earlier record would be taken for this one's
     write_json(folder / FILE, record, indent=1)
     return record
 
@@ -104,7 +107,9 @@ def summary(ranges: Sequence[tuple[str | None, Mapping[str, Figure]]]) -> dict[s
     for name, first in ranges[0][1].items():
         values = [figures[name].value for _, figures in ranges]
         one = {"value": first.value, "low": first.low, "high": first.high}
-        if len(values) > 1 and all(map(math.isfinite, values)):
+        if not all(map(math.isfinite, values)):
+            one = {"value": math.nan if len(values) > 1 else first.value, "low": None, "high": None}
+        elif len(values) > 1:
             over = seed_ranges(values)
             one = {"value": over.mean, "least": over.least, "most": over.most,
                    "low": over.interval.low if over.interval else None,
@@ -140,6 +145,10 @@ def read(word: str) -> tuple[Path, dict[str, Any]]:
         raise DataError(f"{path}: no JSON ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{path}: no record of calculate_metrics.py")
+    try:
+        lines(record)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise DataError(f"{path}: a damaged record; measure again with --overwrite") from None
     return path.parent, record
 
 
@@ -179,8 +188,9 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     seeds = [r["seeds"] for r in record["ranges"] if r["seeds"]]
     for name, figure in record["figures"].items():
         said.append(f"{name} {_value(figure)} ({_conditions(figure, samples, reference, seeds)})")
-        form = record["ranges"][0]["figures"][name]["more"].get("form")
-        said += [f"  {form}"] if form else []
+        more = record["ranges"][0]["figures"][name]["more"]
+        if "form" in more and (len(record["ranges"]) == 1 or "each" not in more):
+            said.append(f"  {more['form']}")  # of FDr its parts, which differ from range to range
     return said
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +21,11 @@ from evaluation.verdict import compare as judged
 from recipes.metrics.record import FEATURES, of_pictures
 from storage.errors import DataError, UsageError
 
+# What decides figures beside pictures and networks -> the option that says it.
+_ALIKE = {
+    "held": "--held", "clusters": "--clusters", "nearest": "--nearest",
+    "classifier": "--classifier", "label_order": "--label_order",
+}  # fmt: skip
 Record = tuple[Path, Mapping[str, Any]]
 
 
@@ -35,13 +43,16 @@ def verdicts(args: Namespace, a: Record, b: Record, device: torch.device) -> lis
         raise UsageError(f"{a[0]} and {b[0]} have no figure in common")
     for name in common:
         one, other = first["figures"][name], second["figures"][name]
-        shown = f"{name}: A {one['value']:.5g}, B {other['value']:.5g}"
+        values = [float(figure["value"]) for figure in (one, other)]  # a word where not finite
+        shown = f"{name}: A {values[0]:.5g}, B {values[1]:.5g}"
         less = one["less_is_better"]
-        if less is None:
+        if not all(map(math.isfinite, values)):
+            lines.append(f"{shown}; not distinguished (a figure is not finite)")
+        elif less is None:
             lines.append(f"{shown} (neither less nor more is better)")
-            continue
-        found = verdict(args, name, a, b, larger=not less, device=device)
-        lines.append(f"{shown}; {found}")
+        else:
+            found = verdict(args, name, a, b, larger=not less, device=device)
+            lines.append(f"{shown}; {found}")
     return lines
 
 
@@ -56,12 +67,24 @@ def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     if one["reference"] != other["reference"]:
         said = [of_pictures(s["reference"]) if s["reference"] else "none" for s in (one, other)]
         raise UsageError(f"not measured against the same: {said[0]}, and {said[1]}")
+    for name, option in _ALIKE.items():
+        mine, theirs = one.get(name), other.get(name)
+        if mine != theirs:
+            words = f"{option} {_short(mine)} against {_short(theirs)}"
+            raise UsageError(f"not measured alike: {words}")
+    inputs = [s["samples"][0].get("inputs") for s in (one, other)]
+    if inputs[0] != inputs[1]:
+        raise UsageError("not of the same inputs: another --data or --num_images")
     seeds = [[r["seeds"] for r in record["ranges"]] for record in (a, b)]
     if seeds[0] != seeds[1]:
         raise UsageError(f"not of the same seeds: {seeds[0]} against {seeds[1]}")
     counts = [s["samples"][0]["pictures"] for s in (one, other)]
     if counts[0] != counts[1]:
         raise UsageError(f"{counts[0]} pictures against {counts[1]}: figures depend on the number")
+
+
+def _short(value: Any) -> str:
+    return of_pictures(value) if isinstance(value, Mapping) else str(value)
 
 
 def verdict(
@@ -71,7 +94,9 @@ def verdict(
     samples; a word where neither is there."""
     values = [[r["figures"][name]["value"] for r in record["ranges"]] for _, record in (a, b)]
     distance = is_distance(name)
-    margin = args.margin if distance else 0.0
+    # FDr is such a distance too, in parts of that of held-out pictures
+    ratio = name == "fdr" or name.startswith("fdr_")
+    margin = args.margin if distance or ratio else 0.0
     try:
         if len(values[0]) > 1:
             return judged(*values, margin=margin, larger_is_better=larger)
@@ -80,6 +105,8 @@ def verdict(
             missing = "two ranges of seeds" + (", or --features" if distance else "")
             return f"not distinguished (no interval: measure with {missing})"
         return judged(*values, interval=interval, margin=margin, larger_is_better=larger)
+    except DataError:
+        raise
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
 
@@ -105,7 +132,7 @@ def paired(args: Namespace, name: str, a: Path, b: Path, device: torch.device) -
                 if not all(key in file.files for key in keys):
                     return None
                 found.append([torch.from_numpy(file[key]).to(device) for key in keys])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{folder / FEATURES}: {error}") from None
     (ours, mean, cov), (theirs, *_) = found
     reference = Moments(mean, cov)

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusion import Precond
 from diffusion.samplers import heun
@@ -18,7 +19,10 @@ from evaluation.extractors import open_extractor
 from evaluation.frechet import FeatureStats, Moments, frechet_distance, load_moments
 from evaluation.statistics import load_statistics
 from generators.door import open_generator
+from recipes.metrics.names import by_classifier, fdr_words, metrics_of, words_of
 from recipes.metrics.options import get_args
+from recipes.metrics.passing import look
+from recipes.metrics.pictures import stored
 from storage.errors import DataError, UsageError
 from storage.snapshot import save_snapshot
 from tests import gloo
@@ -166,6 +170,63 @@ def test_comparing(tmp_path, places, capsys):
         SCRIPT.main(get_args(None, ["compare", str(tmp_path / "net"), str(tmp_path / "few")]))
 
 
+def test_records_that_do_not_compare(tmp_path, places, capsys):
+    words = f"calc --images {places}/made --num 20 --ref {places}/real {PIXELS} --features "
+    words = words.replace("fd_pixels", "fd_pixels prdc_pixels")
+    for name, more in (("a", ""), ("b", "--nearest 3"), ("c", "")):
+        measured(tmp_path / name, words + more)
+
+    def compare(a, b):
+        SCRIPT.main(get_args(None, ["compare", str(tmp_path / a), str(tmp_path / b)]))
+        return capsys.readouterr().out
+
+    with pytest.raises(UsageError, match="--nearest 5 against 3"):
+        compare("a", "b")
+    record = json.loads((tmp_path / "c" / "metrics.json").read_text())
+    for part in (record["figures"], record["ranges"][0]["figures"]):
+        part["precision_pixels"]["value"] = "nan"  # as one that is not finite is written
+    (tmp_path / "c" / "metrics.json").write_text(json.dumps(record))
+    assert "B nan; not distinguished" in compare("a", "c")
+    (tmp_path / "c" / "features.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(DataError, match="features.npz"):
+        compare("a", "c")
+    del record["settings"]
+    (tmp_path / "c" / "metrics.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="a damaged record"):
+        compare("a", "c")
+    measured(tmp_path / "a", words.replace("--features", "--overwrite"))
+    assert not (tmp_path / "a" / "features.npz").exists()  # of another measurement
+
+
+def test_the_real_side_of_fdr_is_of_all_classes(tmp_path, places):
+    """Held-out pictures lie sorted by class: as many as there are samples are drawn among them."""
+    for name in ("a", "b"):
+        side = 8 if name == "a" else 40
+        for k in range(10):
+            value = torch.randint(256, (side, side, 3), generator=torch.Generator().manual_seed(k))
+            (tmp_path / "h" / name).mkdir(parents=True, exist_ok=True)
+            image = value * (0 if name == "a" else 1)
+            Image.fromarray(image.numpy().astype(np.uint8)).save(tmp_path / "h" / name / f"{k}.png")
+    args = get_args(None, f"calc --images {tmp_path}/h --ref x {PIXELS} --num 20".split())
+    held = stored(args, str(tmp_path / "h"), "--images")
+    seen = look(held, {"pixels": open_extractor("pixels")}, batch=8)
+    black = (seen.features["pixels"].std(1) == 0).double().mean()
+    assert black == 0.5
+    means = seen.part("pixels", 10).mean.mean() / seen.moments["pixels"].mean.mean()
+    assert 0.3 < means < 1.7 and means != 1 and seen.part("pixels", 20).images == 20
+
+
+def test_fdr_is_of_the_networks_that_are_asked_for(tmp_path, places, capsys):
+    words = f"calc --images {places}/made --num 20 --ref {places}/real --held {places}/held"
+    words += " --gpus cpu --num_workers 0 --bootstrap 0 --weights random --metrics fd_pixels fdr"
+    record = measured(tmp_path / "a", words)
+    more = record["ranges"][0]["figures"]["fdr"]["more"]
+    assert more["each"].keys() == {"pixels"} and "mean of pixels" in capsys.readouterr().out
+    wanted = metrics_of(["fd_pixels", "fdr", "kid_dinov2"], ["inception"])
+    assert fdr_words(wanted, ["inception"]) == ["pixels"]
+    assert words_of(by_classifier(metrics_of(["modes", "modes_dinov2"], ["inception"])), []) == []
+
+
 def test_nvidias_statistics_bring_their_resizing(tmp_path, places):
     """A pickle of EDM2's code, read as data, is compared with on pictures resized as its were."""
     rng = np.random.default_rng(0)
@@ -192,6 +253,13 @@ def test_nvidias_statistics_bring_their_resizing(tmp_path, places):
         ("gen --net NET --ref REAL --num 9 --class c", UsageError, "--class c"),
         ("gen --net NET --ref REAL --num 9 --metrics psnr", UsageError, "not of edm2"),
         ("gen --net CAMNET --ref REAL --guide NET --guidance 2", UsageError, "--guide"),
+        (
+            "calc --images REAL --ref REAL --num 1",
+            UsageError,
+            "one picture there is no",
+        ),
+        ("calc --images REAL --ref ONE --num 9", UsageError, "nothing: it is one picture"),
+        ("ref --data ONE --dest OUT", DataError, "reference, pixels: statistics of 1 images"),
         ("calc --images REAL --ref BAD --num 9", DataError, "refused: global builtins.print"),
     ],
 )
@@ -202,11 +270,51 @@ def test_what_cannot_be_is_a_line(words, error, says, places, tmp_path):
 
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"fid": Evil()}))
     known = {"REAL": places / "real", "NET": places / "net.safetensors",
-             "CAMNET": places / "camnet.safetensors", "BAD": tmp_path / "bad.pkl"}  # fmt: skip
+             "CAMNET": places / "camnet.safetensors", "BAD": tmp_path / "bad.pkl",
+             "ONE": tmp_path / "one", "OUT": tmp_path / "out" / "x.npz"}  # fmt: skip
+    pictures(tmp_path / "one", 1)
     words = [str(known.get(word, word)) for word in words.split()]
     if "--metrics" not in words:
         words += ["--metrics", "fd_pixels"]
+    place = [] if words[0] == "ref" else ["--outdir", str(tmp_path / "out")]
     with pytest.raises(error, match=says):
-        SCRIPT.main(get_args(None, [*words, "--gpus", "cpu", "--num_workers", "0",
-                                    "--outdir", str(tmp_path / "out")]))  # fmt: skip
-    assert not (tmp_path / "out").exists()
+        SCRIPT.main(get_args(None, [*words, "--gpus", "cpu", "--num_workers", "0", *place]))
+    assert not any((tmp_path / "out").glob("*"))
+
+
+def test_statistics_of_others_are_no_done_already(tmp_path, places, capsys, monkeypatch):
+    ref = "ref --metrics fd_pixels --gpus cpu --num_workers 0"
+
+    def run(words):
+        SCRIPT.main(get_args(None, words.split()))
+        return capsys.readouterr().out
+
+    run(f"{ref} --data {places}/real --dest {tmp_path}/x.npz")
+    assert "done already" in run(f"{ref} --data {places}/real --dest {tmp_path}/x.npz")
+    for other in (f"{places}/made", f"{places}/real --features", f"{places}/real --resize tf1"):
+        with pytest.raises(UsageError, match="of other pictures or networks: another --dest"):
+            run(f"{ref} --data {other} --dest {tmp_path}/x.npz")
+    monkeypatch.setattr(SCRIPT, "look", None)  # said before any picture is looked at
+    for metric, says in (("kid_pixels", "moments alone"), ("fd_inception", "only of pixels")):
+        with pytest.raises(UsageError, match=says):
+            run(
+                f"calc --images {places}/made --ref {tmp_path}/x.npz --num 4 --gpus cpu "
+                f"--num_workers 0 --weights inception=random --metrics {metric} fd_inception"
+            )
+
+
+def test_a_program_of_one_size_and_pictures_of_several(tmp_path, places):
+    script = torch.jit.trace(torch.nn.AdaptiveAvgPool2d(2), torch.rand(1, 3, 16, 16))
+    script.save(str(tmp_path / "own.pt"))
+    words = f"calc --images {places}/mixed --ref {places}/made --num 4 --gpus cpu --num_workers 0"
+    words += f" --metrics fd --extractor file:{tmp_path}/own.pt,input=unit --batch 4"
+    pictures(places / "mixed" / "y", 2, size=(16, 16))
+    pictures(places / "mixed" / "x", 2, first=2, size=(24, 24))
+    with pytest.raises(DataError, match="pictures: own takes pictures as they come.*give a side"):
+        measured(tmp_path / "a", words)
+
+
+def test_an_extractor_that_no_metric_takes(capsys):
+    with pytest.raises(SystemExit):
+        get_args(None, "calc --images a --ref b --extractor pixels".split())
+    assert "--extractor pixels is of metrics that name none" in capsys.readouterr().err

@@ -62,6 +62,12 @@ def test_brought_in_beside_the_file_and_never_over_another(tmp_path, capsys):
         convert(file, "--to", "snapshot", "--out", file, "--overwrite")
     assert made.read_bytes() == data
     convert(file, "--to", "snapshot", "--overwrite")
+    with pytest.raises(UsageError, match="--normalise: 3.pt is a checkpoint of the CIMLE"):
+        convert(file, "--to", "snapshot", "--overwrite", "--normalise", "imagenet")
+    with pytest.raises(UsageError, match="--task: 3.safetensors is a snapshot"):
+        convert(made, "--task", "colorization")
+    with pytest.raises(UsageError, match="ends in .safetensors, by which it is known"):
+        convert(file, "--to", "snapshot", "--out", tmp_path / "x.png")  # nothing would take it
     convert(file, "--to", "snapshot", "--out", tmp_path / "there" / "x.safetensors")
     there = tmp_path / "there" / "x.safetensors"
     assert identity(there) == identity(made) and len(there.read_bytes()) == len(data)

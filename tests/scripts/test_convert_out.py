@@ -25,7 +25,7 @@ from generators.imle import SAMPLING_LOOP
 from imle import CAMNet, CodeGenerator, UnconditionalGenerator
 from models import SimCLR
 from recipes.convert.options import get_args
-from recipes.convert.targets import TARGETS
+from recipes.convert.targets import TARGETS, can_be_made
 from recipes.simclr.encoder import Encoder
 from runtime.counter_rng import mix, randint, uniform
 from storage.errors import CheckpointError, UsageError
@@ -241,6 +241,8 @@ def test_a_program_tells_of_itself_and_not_of_the_machine(tmp_path, capsys):
             assert b"site-packages" not in data and b"recipes/convert" not in data, name
     convert(out)
     assert "torch.export program: projection of a 'simclr' network" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="given out already, a torch.export program.*not come in"):
+        convert(out, "--to", "snapshot", "--out", tmp_path / "again.safetensors")
 
 
 def test_nothing_is_written_of_a_program_that_differs(tmp_path, monkeypatch):
@@ -427,3 +429,10 @@ def test_a_guided_diffusion_file_becomes_a_folder_for_diffusers(tmp_path, capsys
     with torch.no_grad():
         out = net(vectors["x"], vectors["t"]).sample
     assert (out - vectors["out"]).abs().max() <= 2e-5
+
+
+def test_what_can_be_made_is_no_promise_that_is_broken():
+    """Formats whose writers refuse a kind are not named as what can be made of it."""
+    assert can_be_made("edm2") == ["snapshot", "safetensors", "pt2", "onnx"]
+    assert can_be_made("ddpm") == ["snapshot", "safetensors", "diffusers"]
+    assert "torchvision" in can_be_made("simclr") and "pt2" not in can_be_made("omnigan")

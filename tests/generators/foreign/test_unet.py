@@ -177,3 +177,12 @@ def test_the_unet_of_latent_diffusion(tmp_path, monkeypatch, ema):
     assert config["ema_rate"] == (0.9999 if ema else None)
     assert config["betas"]["steps"] == 1000 and abs(config["scale_factor"] - 0.18215) < 1e-6
     assert "first_stage_model" in found.notes[0]
+
+
+def test_averages_that_are_none_of_the_unet_are_not_passed_over(tmp_path):
+    """A file with a decay alone would be read as averages, and its last weights taken for them."""
+    state = {f"model.diffusion_model.{n}": torch.zeros(s) for n, s in unet(context=48).items()}
+    torch.save({"state_dict": state | {"model_ema.decay": torch.tensor(0.5)}}, tmp_path / "m.ckpt")
+    with pytest.raises(CheckpointError, match="none of the UNet's weights; --weights last"):
+        identify(tmp_path / "m.ckpt")
+    assert identify(tmp_path / "m.ckpt", Asked(ema=False)).config["ema_rate"] is None
