@@ -33,8 +33,6 @@ def test_defaults_are_those_of_the_original():
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["--guidance", "2"], "--guide"),
-        (["--sweep_guidance", "1", "2"], "--guide"),
         (["--seeds", "5-3"], "upwards"),
         (["--seeds", "a"], "neither a seed"),
         (["--seeds", "-1"], "."),
@@ -47,7 +45,6 @@ def test_defaults_are_those_of_the_original():
         (["--steps", "0"], "steps"),
         (["--guidance_interval", "5", "1", "--gnet", "g"], "interval \\(5"),
         (["--guidance_interval", "5", "--gnet", "g"], "LO HI"),
-        (["--guidance_interval", "1", "5"], "--guide"),
         (["--sweep_guidance", "2", "2.0000001", "--gnet", "g"], "2 2: values not told apart"),
         (["--sweep_ema", "0.1", "0.1001"], "0.100 0.100: values not told apart"),
         (["--trajectory", "--grid_only"], "--trajectory"),
@@ -65,6 +62,18 @@ def test_wrong_options(words, says, capsys):
     said = capsys.readouterr().err
     assert stop.value.code == 2 and len(said.splitlines()) == 1
     assert re.search(says, said), said
+
+
+@pytest.mark.parametrize(
+    "words", ["--guidance 2", "--sweep_guidance 1 2", "--guidance_interval 1 5"]
+)
+def test_edm2_is_guided_by_a_guide_alone(words):
+    """A network of DDPM is guided by itself, so that this is known once the network is open."""
+    args = get_args(None, ["--net", "x", *words.split()])
+    with pytest.raises(UsageError, match="the guide is missing, --guide FILE"):
+        check_unused(args, "edm2")
+    args = get_args(None, ["--net", "x", *words.split(), "--guide", "g"])
+    check_unused(args, "edm2")
 
 
 def test_words_of_the_original(capsys):
