@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffusion import Precond
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
-from generators import edm2, imle
+from generators import ddpm, edm2, imle
 from generators.base import Loaded, Setup, WrongKind, build
 from generators.door import KINDS, kinds_with_views, make_generator, open_generator
 from imle import UnconditionalGenerator
@@ -37,7 +37,8 @@ def toy():
 
 
 SNAPSHOTS = {
-    "camnet": snapshot, "imle-unconditional": unconditional, "edm2": edm2.untrained, "edm2-toy": toy
+    "camnet": snapshot, "imle-unconditional": unconditional, "edm2": edm2.untrained,
+    "edm2-toy": toy, "ddpm": ddpm.untrained,
 }  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def test_kinds_are_called_what_they_are(tmp_path):
     with pytest.raises(CheckpointError, match=says):
         open_generator(encoder)
     other = save_snapshot(tmp_path / "n.safetensors", {}, "new", {}, {})
-    with pytest.raises(CheckpointError, match="kind 'new', .* of the kinds camnet, edm2, "):
+    with pytest.raises(CheckpointError, match="kind 'new', .* of the kinds camnet, ddpm, edm2, "):
         open_generator(other)
     network = save_snapshot(tmp_path / "d.safetensors", {}, "edm2", {}, {})
     with pytest.raises(CheckpointError, match="is an EDM2 network, which gives no views"):

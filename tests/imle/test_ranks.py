@@ -36,4 +36,4 @@ def test_gradients_of_two_ranks_are_those_of_one():
         assert len(two) == len(one)
         for a, b in zip(one, two, strict=True):
             # absolute, because biases before an instance norm have only rounding for a gradient
-            torch.testing.assert_close(b, a, rtol=0, atol=1e-6 * largest)
+            torch.testing.assert_close(b, a, rtol=0, atol=3e-6 * largest)

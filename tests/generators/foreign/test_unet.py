@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from diffusion.ddpm_generate import Drawing
 from diffusion.unet_names import unet_arguments
-from generators.door import UnknownKind, open_generator
+from generators.door import make_generator, open_generator
 from generators.foreign.contents import Asked
 from generators.foreign.formats import identify, import_network
 from storage.errors import CheckpointError
 
+UNET_A = Path(__file__).parents[2] / "golden/vectors/ddpm/unet_a.npz"
 UNSEEN = dict.fromkeys(
     ("image_size", "num_heads", "num_head_channels", "use_new_attention_order", "dropout")
 )
@@ -127,7 +130,7 @@ def test_files_of_guided_diffusion(tmp_path):
     assert all(torch.equal(v, state[k].float()) for k, v in snapshot.state_dict.items())
     assert snapshot.config["net"] | UNSEEN == snapshot.config["net"]
     assert "num_heads" in found.notes[0]
-    with pytest.raises(UnknownKind, match="a diffusion UNet, which does not draw"):
+    with pytest.raises(CheckpointError, match="number of heads of its attentions is not known"):
         open_generator(tmp_path / "ema_0.9999_010000.pt", say=lambda line: None)
     asked = Asked(res=(64,), config={"num_heads": 4, "model_channels": 32})
     net = identify(tmp_path / "ema_0.9999_010000.pt", asked).config["net"]
@@ -141,6 +144,22 @@ def test_files_of_guided_diffusion(tmp_path):
     torch.save(half, tmp_path / "64x64_classifier.pt")
     with pytest.raises(CheckpointError, match="a classifier of guided-diffusion"):
         identify(tmp_path / "64x64_classifier.pt")
+
+
+def test_a_checkpoint_of_guided_diffusion_draws(tmp_path):
+    """The golden network, as its own code would have saved it."""
+    with np.load(UNET_A) as file:
+        config = json.loads(str(file["config"]))
+        state = {k[4:]: torch.from_numpy(file[k]).float() for k in file.files if k[:4] == "sd__"}
+    torch.save(state, tmp_path / "ema_0.9999_010000.pt")
+    heads = {k: config[k] for k in ("num_heads", "num_head_channels") if k in config}
+    asked = Asked(res=(config["image_size"],), config=heads)
+    complete, _ = import_network(tmp_path / "ema_0.9999_010000.pt", asked)
+    net = make_generator(complete)
+    side = config["image_size"]
+    drawn = net.draw(2, drawing=Drawing(steps=2))
+    assert drawn.shape == (2, 3, side, side) and not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[:1], net.draw(1, drawing=Drawing(steps=2)))
 
 
 class ModelCheckpoint:
