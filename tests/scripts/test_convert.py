@@ -41,7 +41,7 @@ def test_a_file_alone_says_what_it_is(tmp_path, capsys):
     torch.save({name: torch.zeros(size) for name, size in unet().items()}, tmp_path / "m.pt")
     convert(tmp_path / "m.pt")
     said = capsys.readouterr().out
-    assert "no network here takes it yet" in said and "--config" in said
+    assert "generate_images.py --net" in said and "--config" in said
     assert sorted(tmp_path.iterdir()) == sorted([*before, file, tmp_path / "m.pt"])
 
 
