@@ -110,7 +110,7 @@ def test_tags_are_of_options_that_are_there():
     assert not set(shaping) & {*tagged(OPTIONS, EXECUTION), *tagged(OPTIONS, OUTER)}
     assert set(tagged(OPTIONS, EXECUTION)) == set(
         "data_path spi chunk_epochs code_bs sp uid job_id snapshot_every lpips_path cache epochs "
-        "keep_schedule "
+        "keep_schedule metrics metrics_num metrics_ref metrics_every metrics_weights "
         "ipc".split()
     )
 
