@@ -20,11 +20,14 @@ EVERY = "--metrics_every 2 --metrics fd_pixels --metrics_num 12"
 
 
 def train(name, results, words=""):
-    script = load(name)
-    return launch(
-        script.main, lambda argv: get_args(script, argv), results, *RUNS[name].split(),
-        *words.split(),
-    )  # fmt: skip
+    """Two steps on a few pictures, which are also what is measured against."""
+    script, data = load(name), results.parent / "pictures"
+    if not data.is_dir():
+        for label in ("a", "b"):
+            pictures(data / "train" / label, 16, size=(16, 16))
+            pictures(data / "val" / label, 4, size=(16, 16))
+    words = f"{RUNS[name]} --data {data} {words}"
+    return launch(script.main, lambda argv: get_args(script, argv), results, *words.split())
 
 
 def logged(run):
