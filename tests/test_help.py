@@ -28,6 +28,7 @@ OTHER_NAMES = {
 }  # fmt: skip
 # A file, not a folder; a tree of links beside the data; the pixels of a sheet.
 ELSEWHERE = {
+    ("convert", "--out"),  # a file
     ("data.InvertDirStructure", "--out"),
     ("data.scenes", "--out"),
     ("data.scenes", "--size"),
