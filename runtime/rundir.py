@@ -226,6 +226,7 @@ class RunDir:
         """Create the directory if needed and lock it; LockError if somebody has it."""
         self.path = path
         self.created = not path.exists()
+        self._told: dict[str, Any] | None = None  # what args.json said when the launch began
         note = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job})
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -246,14 +247,32 @@ class RunDir:
             if (path / name).is_fifo():  # which appending would wait for
                 files.set_aside(path / name, "bad")
 
+    @property
+    def mine(self) -> bool:
+        """Whether the lock still keeps others out: its file is there, and is the one held. True
+        once it is given back."""
+        return self._lock.in_place() or not self._lock.held
+
+    def check(self) -> None:
+        """LockError where the folder or its lock was removed, moved or taken by another process:
+        whatever is written from here on might be written over what that one saves."""
+        if not self.mine:
+            raise LockError(
+                f"{self.path / 'lock'} is not the file any more that this process holds: the run's "
+                "folder, or the lock in it, was removed, moved or replaced while it ran; nothing "
+                "more is written; the same command goes on from what is there"
+            )
+
     def release(self) -> None:
         """Give the lock back."""
         self._lock.release()
 
     def discard(self) -> None:
         """Give the lock back and remove the directory: a launch that made it could not begin."""
+        mine = self.mine
         self.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+        if mine:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def read_args(self, say: Callable[[str], object]) -> dict[str, Any] | None:
         """What an earlier launch was told; None if there was none, or nothing is known of it.
@@ -345,6 +364,7 @@ class RunDir:
             {"time": timestamp(), "from_step": newest[0] if newest else 0, "job": job}
             | {"world_size": world_size, "args": record["args"], "provenance": origin}
         )
+        self._told = files.read_object(self.path / "args.json")
         if self.read_status().get("state") != "finished":
             self.write_status("running", step=newest[0] if newest else 0, nimg=0)
         return {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
@@ -352,6 +372,15 @@ class RunDir:
     def write_args(self, record: dict[str, Any]) -> None:
         """Write args.json."""
         files.write_json(self.path / "args.json", record, indent=1)
+
+    def keep_args(self, say: Callable[[str], object]) -> None:
+        """Write args.json again, which is said, where it was taken away since the launch began.
+
+        Errors: OSError.
+        """
+        if self._told is not None and files.read_object(self.path / "args.json") is None:
+            self.write_args(self._told)
+            say("args.json was gone: written again, as it was when this launch began")
 
     def add_launch(self, record: dict[str, Any]) -> None:
         """Append a line to launches.jsonl; a full disk is no reason to stop."""
@@ -407,12 +436,14 @@ class RunDir:
         }
         with contextlib.suppress(OSError):
             durable = state != "running"
-            files.write_json(self.path / "status.json", record, indent=1, durable=durable)
+            if self.mine:
+                files.write_json(self.path / "status.json", record, indent=1, durable=durable)
 
     def log(self, text: str) -> None:
         """Append a line to log.txt."""
         with contextlib.suppress(OSError):
-            files.append_line(self.path / "log.txt", f"{timestamp()} {text}")
+            if self.mine:
+                files.append_line(self.path / "log.txt", f"{timestamp()} {text}")
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -51,7 +51,7 @@ class Tracker:
     `mode`: "online" | "offline" | "disabled" (WANDB_MODE can only lower it). `config`: the options,
     shown by W&B. `wandb_id`: the id from a checkpoint, used if the directory has none of its own.
     `resume_step`: figures of later steps are forgotten. `tensorboard`: write event files too.
-    Does nothing where `is_main` is False.
+    Does nothing where `is_main` is False. `lines`: those of metrics.jsonl that should be there.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Tracker:
         self.id = wandb_id
         self._run: Any = None
         self._events: EventFiles | None = None
+        self.lines = 0
         self._native, self._ahead = -1, 0  # W&B's own number of the last row; minus its step
         self._main = is_main
         if not is_main:
@@ -109,6 +110,7 @@ class Tracker:
         if not self._main:
             return
         kept = forget_later(self.metrics, step)
+        self.lines = len(kept)
         self._last: dict[str, Any] | None = _record(kept[-1]) if kept else None
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
@@ -124,6 +126,7 @@ class Tracker:
             kept.append(line)
         with contextlib.suppress(OSError):
             os.truncate(self.metrics, len(b"".join(kept)))
+        self.lines = len(kept)
         self._last = _record(kept[-1].decode()) if kept else None
         self._offset = len(b"".join(kept[:-1]))
 
@@ -140,6 +143,7 @@ class Tracker:
         record |= plain
         try:
             self._write(json.dumps(record, allow_nan=False), over_last=same)
+            self.lines += not same
             self._last = record
             if self._events is not None:
                 self._events.scalars(record)
@@ -155,7 +159,7 @@ class Tracker:
     def _write(self, line: str, *, over_last: bool) -> None:
         with open(self.metrics, "r+b" if self.metrics.exists() else "w+b") as f:
             end = f.seek(0, os.SEEK_END)
-            start = self._offset if over_last else end
+            start = min(self._offset, end) if over_last else end
             f.seek(start)
             try:
                 f.write(line.encode() + b"\n")

@@ -485,6 +485,7 @@ class Lock:
     """
 
     def __init__(self, path: Path, note: str) -> None:
+        self._path = os.path.abspath(path)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -505,6 +506,20 @@ class Lock:
     def held(self) -> bool:
         """Whether this process has it."""
         return self._handle is not None
+
+    def in_place(self) -> bool:
+        """Whether the file under the lock's name is still the one that is held.
+
+        One that was removed or put in its place keeps nobody else out. True where the system does
+        not tell.
+        """
+        if self._handle is None:
+            return False
+        try:
+            there, mine = os.stat(self._path), os.fstat(self._handle)
+        except OSError as error:
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
     def release(self) -> None:
         """Give it back; safe to call twice."""
