@@ -54,7 +54,7 @@ from recipes.ddpm.options import (
 )
 from recipes.ddpm.step import Lost
 from recipes.metrics.during import During
-from recipes.selection import choose, early_late_switch
+from recipes.selection import choose, early_late_switch, spoil_blind
 from runtime import distributed
 from runtime.launch import launch
 from runtime.meters import Stopwatch
@@ -159,6 +159,7 @@ def main(args: Namespace) -> None:
                         random=partial(generator, run.device, "selection", args.seed, step),
                     )  # fmt: skip
                     rows, size = choice.rows, mini_batch(args)
+                    spoil_blind(run, choice.blind)
                     for spread in choice.spreads:
                         run.log(**{"entropy": spread.entropy, "perplexity / B": spread.relative})
                 run.log(**{"time/selection_s": selection_time.stop()})

@@ -316,7 +316,7 @@ class Run(Outputs):
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
             self._logs.wandb_id = meta["wandb_id"] or self._logs.wandb_id
             self.say(points.lost(self.dir / "metrics.jsonl", meta, self.completed))
-        self._updater.streak = meta["nonfinite_streak"]
+        self._updater.streak, self._updater.idle = meta["nonfinite_streak"], meta.get("idle", 0)
         if self.is_main:
             self._logs.meters.load_state_dict(meta["meters"])
         if self.precision.scaler is not None and own["scaler"] is not None:
@@ -347,6 +347,7 @@ class Run(Outputs):
                 "lineage": self.resume.lineage,
                 "wandb_id": self._logs.wandb_id,
                 "nonfinite_streak": self._updater.streak,
+                "idle": self._updater.idle,
                 "meters": self._logs.meters.state_dict(distributed.gather_object),
                 "time": rundir.timestamp(),
                 "inputs": self.inputs,
@@ -448,8 +449,9 @@ class Run(Outputs):
         self._fresh_status()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
         if due or milestone or last:
-            if last:
-                self._check_snapshots()  # before the save, so that this step is done again
+            if last:  # before the save, so that this step is done again
+                self._check_updates()
+                self._check_snapshots()
             self._save(milestone, last)
             if milestone:
                 self._logs.draw_curves()
@@ -493,6 +495,22 @@ class Run(Outputs):
         done = self._updater.step(optimizer, clip, self.completed, force_finite)
         self._gauges.updated()
         return done
+
+    def spoil(self, bad: torch.Tensor, what: str, hint: str) -> None:
+        """Before `step`: skip this update, as one of those that are not finite, if `bad` (bool
+        scalar on any device, which nobody waits for).
+
+        what: is not finite, in the plural or as "loss"; hint: what to do, for when it ends the run.
+        """
+        self._updater.spoil(bad, what, hint)
+
+    def _check_updates(self) -> None:
+        """NonFiniteError for a run that ends without a single update."""
+        if 0 < self.completed <= self._updater.idle:
+            raise NonFiniteError(
+                f"none of the {self.completed} steps made an update (see above why): there is "
+                "nothing to finish with; look at data and learning rate, or train for longer"
+            )
 
     def check_preempted(self) -> None:
         """Raise Preempted on every rank if a signal came; for long phases inside a turn.
