@@ -384,10 +384,17 @@ def open_plain(path: str | os.PathLike[str]) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """All of a plain file; see `open_plain`."""
+def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
+    """All of a plain file; see `open_plain`. limit: bytes; of a larger file none is read, which is
+    OSError with EFBIG."""
     with open_plain(path) as file:
-        return file.read()
+        if limit is None:
+            return file.read()
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > limit else file.read(limit + 1)  # some files of the system say 0
+    if size > limit or len(data) > limit:
+        raise OSError(errno.EFBIG, f"{max(size, len(data))} bytes, too large", os.fspath(path))
+    return data
 
 
 def hash_file(

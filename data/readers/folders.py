@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.decode import bad_image, decode
+from data.decode import bad_image, decode, picture_bytes
 from data.formats import by_suffix, said
 from data.readers.base import Found, refused
 from data.readers.edm_zip import EdmSource
@@ -34,6 +34,7 @@ from data.readers.tree import (
     understand,
     unwrapped,
 )
+from data.readers.zip_index import MAX_NOTE
 from data.sources import (
     PathTable,
     Place,
@@ -184,10 +185,7 @@ class FolderSource:
 
     def raw(self, i: int) -> bytes:
         """The file's bytes."""
-        try:
-            return read_bytes(self.path(i))
-        except OSError as error:
-            raise bad_image(self.path(i), error.strerror or "unreadable") from None
+        return picture_bytes(self.path(i))
 
     def digest(self) -> str:
         """SHA-256 of the file list."""
@@ -258,7 +256,7 @@ class FolderSource:
 def _read_beside(folders: list[Path], name: str) -> bytes | None:
     for folder in folders:
         try:
-            return read_bytes(folder / name)
+            return read_bytes(folder / name, MAX_NOTE)
         except FileNotFoundError:
             continue
         except OSError as error:
