@@ -18,6 +18,7 @@ from diffusion.encoders import Encoder, make_encoder
 from diffusion.generate import Item
 from diffusion.samplers import heun
 from generators.base import Loaded, Setup, build, check_asked, check_same_kind
+from generators.fit import names_in
 from runtime.precision import Precision
 from storage.errors import CheckpointError, NonFiniteError, UsageError
 from storage.snapshot import Snapshot
@@ -59,9 +60,8 @@ class EDM2(Loaded):
         check_noise_device(self.setup.noise_device)
         if self.setup.precision is not None:
             self.net.compute_dtype = precision.dtype
-        names = snapshot.config.get("classes") or [str(i) for i in range(self.net.label_dim)]
-        if not isinstance(names, list):
-            raise CheckpointError(f"{file}: classes {names!r} are no list of names")
+        names = names_in(snapshot.config, "classes")
+        names = names or [str(i) for i in range(self.net.label_dim)]
         self.classes: list[str] = names[: self.net.label_dim]
         self.code_sizes: list[int] = []
         try:

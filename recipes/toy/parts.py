@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from diffusion import toy
-from generators.base import Unfit, WrongKind
+from generators.base import WrongKind
 from generators.door import open_generator
+from generators.fit import Unfit
 from generators.toy import Toy
 from recipes.known import inputs_of
 from runtime.inputs import Inputs
