@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from runtime import distributed, lookup, points, provenance, rundir, saving, seeding
+from runtime import distributed, history, lookup, points, provenance, rundir, saving, seeding
 from runtime import inputs as known_inputs
 from runtime import length as lengths
 from runtime.clock import Every
@@ -156,6 +156,7 @@ class Run(Outputs):
             self.dir, self.inputs = distributed.from_main(self._open_dir)
             self.resume.inputs = self.inputs
             self.checkpoints = self.dir / "checkpoints"
+            self._history = history.History(self.dir)
             self._saver = saving.Saver(
                 self.checkpoints, self.say, keep=self.args.keep, check=self._check_folder
             )
@@ -316,6 +317,8 @@ class Run(Outputs):
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
             self._logs.wandb_id = meta["wandb_id"] or self._logs.wandb_id
             self.say(points.lost(self.dir / "metrics.jsonl", meta, self.completed))
+            if self.is_main:
+                history.tell_lost(self.dir, meta.get("history"), self.say)
         self._updater.streak, self._updater.idle = meta["nonfinite_streak"], meta.get("idle", 0)
         if self.is_main:
             self._logs.meters.load_state_dict(meta["meters"])
@@ -352,6 +355,7 @@ class Run(Outputs):
                 "time": rundir.timestamp(),
                 "inputs": self.inputs,
                 "points": points.count(self.dir / "metrics.jsonl"),
+                "history": self._history.record() if self.is_main else {},
                 **self.length.record(),
             }
             done = self._saver.save(self.completed, own, meta, milestone=milestone, last=last)

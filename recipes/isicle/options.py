@@ -25,7 +25,13 @@ from runtime.options import (
     spellings,
     tagged,
 )
-from runtime.types import dir_path, nonnegative_int, positive_int, text_called
+from runtime.types import (
+    count,
+    dir_path,
+    nonnegative_int,
+    positive_int,
+    text_called,
+)
 
 TINY_IMLE = (
     "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4 "
@@ -64,7 +70,7 @@ PAIRS: Table = {
          "probability --f; multi: one is real, --num_synth are not", USUAL),
         ("--f", text_called("FLOAT|FLOAT:FLOAT"), None, "of mixed: a share, or START:END over the "
          "epochs (default: 0.5)", USUAL),
-        ("--num_synth", positive_int, 2, "synthetic views of multi"),
+        ("--num_synth", count(1024), 2, "synthetic views of multi"),
         ("--reduce", ("out", "in"), "out", "of multi: where the loss sums over positives"),
         ("--augs", AUGS, None, "on top of all views (default: full, as --unreal_augs says)"),
         ("--domain_bn", bool, False, "batch norms of their own for synthetic views; figures and "
@@ -77,7 +83,7 @@ PAIRS: Table = {
          "none)", USUAL),
         ("--refresh", nonnegative_int, 0, "draw --k views a picture every so many epochs; 0: draw "
          "in every step"),
-        ("--k", positive_int, 4, "views a picture of --refresh"),
+        ("--k", count(10_000), 4, "views a picture of --refresh"),
         ("--joint", nonnegative_int, 0, "train the generator before every so many epochs; 0: "
          "do not", USUAL),
         ("--joint_steps", positive_int, None, "instead of --joint: so many epochs that it is about "

@@ -30,14 +30,18 @@ from runtime.options import (
 from runtime.types import (
     GpuList,
     ListAction,
+    at_once,
+    count,
     data_set,
     dir_path,
     file_path,
     integer,
     list_of,
+    many,
     nonnegative_int,
     number,
-    positive_int,
+    sets,
+    side,
     text_called,
 )
 
@@ -122,8 +126,8 @@ REFERENCE: Table = {
          "timm:NAME, file:PROGRAM, with --weights WORD=FILE (default: modes are clusters)"),
         ("--label_order", file_path, None, "a text file with the classifier's class for each class "
          "of the data, in order (default: the same order)"),
-        ("--clusters", positive_int, 100, "of the reference's features, for modes"),
-        ("--nearest", positive_int, 5, "neighbours of prdc: 5 as Naeem et al. 2020, 3 as "
+        ("--clusters", count(10**6), 100, "of the reference's features, for modes"),
+        ("--nearest", count(10**5), 5, "neighbours of prdc: 5 as Naeem et al. 2020, 3 as "
          "Kynkaanniemi et al. 2019"),
         ("--bootstrap", integer(0), None, "resamples for intervals of Frechet distances; 0: none "
          "(default: 100 where that is quick)"),
@@ -131,10 +135,10 @@ REFERENCE: Table = {
 }
 READING: Table = {
     "which images": [
-        ("--num", positive_int, 50_000, "so many: of a set that has more, a part drawn by --seed; "
+        ("--num", sets, 50_000, "so many: of a set that has more, a part drawn by --seed; "
          "one that has fewer is refused", USUAL),
         ("--seed", nonnegative_int, 0, "random seed of that part; of gen the first seed", USUAL),
-        ("--res", positive_int, None, "pictures of data sets become squares of this side first "
+        ("--res", side, None, "pictures of data sets become squares of this side first "
          "(default: as they are; of gen, as large as the network's)", USUAL),
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)"),
@@ -144,7 +148,7 @@ RUNNING: Table = {
     "what it runs on": [
         ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)", USUAL,
          also("--device")),
-        ("--batch", positive_int, None, "pictures at a time on each GPU; figures do not depend on "
+        ("--batch", at_once, None, "pictures at a time on each GPU; figures do not depend on "
          "it (default: 64, 16 without a GPU)", USUAL),
         ("--num_workers", integer(0, 1024), 2, "processes that read pictures, per rank; 0: none",
          USUAL, also("--workers")),
@@ -168,7 +172,7 @@ REF: Table = {
          USUAL),
         ("--features", bool, False, "keep the features too, which kid, prdc, fld, memorisation and "
          "modes need", USUAL),
-        ("--num", positive_int, None, "a part of so many, drawn by --seed (default: all)", USUAL),
+        ("--num", sets, None, "a part of so many, drawn by --seed (default: all)", USUAL),
     ],
 }
 CALC: Table = {
@@ -185,9 +189,9 @@ GEN: Table = {
         *generating("class", "random"),
         ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
          "(required, unless it has no input)", USUAL),
-        ("--num_images", positive_int, None, "IMLE: so many inputs, evenly spaced (default: all)",
+        ("--num_images", many, None, "IMLE: so many inputs, evenly spaced (default: all)",
          USUAL),
-        ("--samples", positive_int, 10, "IMLE: samples of each input, unless --seeds says", USUAL),
+        ("--samples", many, 10, "IMLE: samples of each input, unless --seeds says", USUAL),
         *generating("consistency"),
     ],
     "against what": [
