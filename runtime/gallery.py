@@ -22,7 +22,7 @@ from torch import Tensor
 
 from runtime import distributed
 from storage.errors import UsageError
-from storage.files import append_line, read_lines, read_object, write_text, writing
+from storage.files import append_line, read_lines, read_object, sweep_dead, write_text, writing
 from storage.pictures import Captions, as_image, compose, save_sheet
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ class Gallery:
                 )
             self._goes, listed, self._sheets = listed, set(), {}
         self._listed = listed
+        if distributed.is_main() and (self.known or self._goes):
+            sweep_dead(self.folder, below=True)
         distributed.barrier()  # nobody writes before everybody has looked
 
     def finished(self, names: Sequence[str]) -> bool:

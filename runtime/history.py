@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.files import open_plain
+from storage.files import hash_file, read_from
 
 LOGS = ("metrics.jsonl", "selected.bin")
 _WHOLE = ("snapshots/*.safetensors", "*.pt")
-_BLOCK = 1 << 20
 _LOOKED_AT = 2 << 30  # bytes of networks that are read again at a resume, the newest first
 
 
@@ -44,12 +43,11 @@ class History:
         return found
 
     def _log(self, name: str) -> dict[str, Any]:
-        with open_plain(self.folder / name) as file:
-            done, digest = self._grown.get(name, (0, hashlib.sha256()))
-            if file.seek(0, 2) < done:  # it was cut
-                done, digest = 0, hashlib.sha256()
-            file.seek(done)
-            rest = file.read()
+        path = self.folder / name
+        done, digest = self._grown.get(name, (0, hashlib.sha256()))
+        if path.stat().st_size < done:  # it was cut
+            done, digest = 0, hashlib.sha256()
+        rest = read_from(path, done)
         # The last line of figures may still be written anew.
         whole = rest.rfind(b"\n", 0, -1) + 1 if name.endswith(".jsonl") else len(rest)
         digest.update(rest[:whole])
@@ -61,7 +59,7 @@ class History:
         mark = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
         known = self._known.get(path.name)
         if known is None or known[0] != mark:
-            known = self._known[path.name] = (mark, _digest(path, facts.st_size))
+            known = self._known[path.name] = (mark, hash_file(path))
         return {"bytes": facts.st_size, "sha256": known[1]}
 
 
@@ -95,7 +93,7 @@ def lost(folder: Path, known: object) -> Iterator[str]:
             continue
         left -= 0 if log else size
         try:
-            if (log or left >= 0) and _digest(file, size) != digest:
+            if (log or left >= 0) and hash_file(file, first=size) != digest:
                 yield (
                     f"{name} is not what it was at the last save: it was changed or damaged, and "
                     "training goes on with it as it is"
@@ -115,16 +113,6 @@ def _networks(folder: Path) -> list[Path]:
 
     found = [path for pattern in _WHOLE for path in folder.glob(pattern)]
     return sorted((path for path in found if path.is_file() and not path.is_symlink()), key=age)
-
-
-def _digest(path: Path, size: int) -> str:
-    """SHA-256 of the first `size` bytes. Errors: OSError."""
-    digest = hashlib.sha256()
-    with open_plain(path) as file:
-        while size > 0 and (block := file.read(min(size, _BLOCK))):
-            digest.update(block)
-            size -= len(block)
-    return digest.hexdigest()
 
 
 def tell_lost(folder: Path, known: object, say: Callable[[str], object]) -> None:

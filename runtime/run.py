@@ -185,6 +185,7 @@ class Run(Outputs):
         checkpoint.sweep(path / "checkpoints", self.say)
         for line in (f"run directory {path}", *said):
             self.say(line)
+        self._lock.sweep(self.say)
         self._logs.wandb_id = self._lock.take_id(self.uid, self.say)
         self._reached = self._lock.reached()
         self._ended = False

@@ -197,7 +197,8 @@ def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
     wrong = "missing"
     try:
         known = files.read_json(folder / "args.json")
-        if isinstance(known, dict) and isinstance(known.get("shaping"), dict):
+        told = isinstance(known, dict) and [known.get(k, {}) for k in ("shaping", "args", "inputs")]
+        if told and "shaping" in known and all(isinstance(part, dict) for part in told):
             if isinstance(known.get("script"), str):
                 return known, ""
         if (folder / "args.json").exists():
@@ -262,6 +263,11 @@ class RunDir:
                 "folder, or the lock in it, was removed, moved or replaced while it ran; nothing "
                 "more is written; the same command goes on from what is there"
             )
+
+    def sweep(self, say: Callable[[str], object]) -> None:
+        """Remove what killed launches left unfinished of the small files and the networks."""
+        for path in files.sweep_dead(self.path, below=True):
+            say(f"removed unfinished {path.relative_to(self.path)}")
 
     def release(self) -> None:
         """Give the lock back."""

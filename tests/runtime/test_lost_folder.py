@@ -161,3 +161,19 @@ def test_checkpoints_that_are_gone_are_not_finished(tmp_path):
             pass
         shutil.rmtree(run.dir / "checkpoints")
     assert status(run)["state"] == "failed" and status(run)["exit_code"] == 7
+
+
+def test_what_killed_launches_left_is_swept(tmp_path, capsys):
+    """Small files, and a network each, wherever they were being written."""
+    run = train(toy_args(tmp_path, total=2))
+    (run.dir / "snapshots").mkdir()
+    left = [".tmp-status.json-0123abcd", "snapshots/.tmp-iter4.safetensors-0123abcd"]
+    for name in left:
+        (run.dir / name).write_bytes(b"half")
+    kept = run.dir / "snapshots" / ".tmp-of-the-user"
+    kept.write_text("")
+    capsys.readouterr()
+    train(toy_args(tmp_path, total=4))
+    out = capsys.readouterr().out
+    assert kept.exists() and not any((run.dir / name).exists() for name in left)
+    assert all(f"removed unfinished {name}" in out for name in left)
