@@ -14,6 +14,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,7 @@ class UInt8Cache:
     def _build(self, items: LabelledImages) -> None:
         make_folder(self.folder)
         size = int(np.prod(self.shape))
-        progress = read_object(self.folder / PROGRESS)
+        progress: Any = read_object(self.folder / PROGRESS)
         if not fits(progress, {"done": COUNT, "sums": [_SUM]}):
             progress = {}  # none, or of another form: begun anew
         pixel_file, label_file = self.folder / PIXELS, self.folder / LABELS
@@ -193,7 +194,7 @@ class UInt8Cache:
 
     def _open(self, verify: bool) -> tuple[np.ndarray, np.ndarray]:
         again = f"remove {self.folder} to have it made again"
-        note = read_object(self.folder / NOTE)
+        note: Any = read_object(self.folder / NOTE)
         size = int(np.prod(self.shape))
         file = self.folder / PIXELS
         if not fits(note, {"digest": str, "shape": [COUNT], "sums": [_SUM]}):

@@ -28,7 +28,15 @@ from runtime.inputs import Inputs
 from runtime.options import run_options
 from storage import checkpoint, files
 from storage.dirs import output_folder
-from storage.errors import CheckpointError, LockError, RunError, UsageError, first_line
+from storage.errors import (
+    DISK_FAILURES,
+    CheckpointError,
+    LockError,
+    RunError,
+    UsageError,
+    first_line,
+    not_made,
+)
 
 _LEFT_BY_LAUNCHES = ("launches.jsonl", "status.json", "log.txt")  # beside the lock
 
@@ -241,9 +249,8 @@ class RunDir:
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"run directory {path}: there is a file in the way") from None
         except OSError as error:
-            raise UsageError(
-                f"run directory {path}: {error.strerror} ({Path(error.filename or path).name})"
-            ) from error
+            where = Path(error.filename or path).name
+            raise not_made(f"run directory {path}: {error.strerror} ({where})", error) from error
         for name in _LEFT_BY_LAUNCHES:
             if (path / name).is_fifo():  # which appending would wait for
                 files.set_aside(path / name, "bad")
@@ -454,14 +461,14 @@ class RunDir:
 
 def exit_code_of(error: BaseException) -> int:
     """What a script ends with because of an error: its `exit_code`, that of SystemExit, 7 for a
-    full disk, 2 for a name that no disk takes, else 1."""
+    disk that is full or fails, 2 for a name that no disk takes, else 1."""
     code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", None)
     if isinstance(error, SystemExit) and code is None:
         return 0
     if isinstance(code, int) and not isinstance(code, bool):
         return code
     number = error.errno if isinstance(error, OSError) else None
-    return {errno.ENOSPC: 7, errno.EDQUOT: 7, errno.ENAMETOOLONG: 2}.get(number or 0, 1)
+    return 7 if number in DISK_FAILURES else 2 if number == errno.ENAMETOOLONG else 1
 
 
 def timestamp() -> str:

@@ -130,7 +130,8 @@ class Updater:
 
         Through the gradient it reaches the other ranks with the average, for nothing.
         """
-        zeros = [zero.float() for zero, *_ in [*self._pending, *self._spoils]]
+        zeros = [zero.float() for zero, _ in self._pending]
+        zeros += [zero for zero, _, _ in self._spoils]
         if not zeros:
             return torch.zeros(())
         poison = torch.stack([zero.to(zeros[0].device) for zero in zeros]).sum()

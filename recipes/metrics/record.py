@@ -20,7 +20,7 @@ from recipes.metrics.conditional import Figure
 from runtime.provenance import collect
 from runtime.rundir import folder_name
 from storage.dirs import output_folder, results_home
-from storage.errors import DataError, UsageError
+from storage.errors import DataError, UsageError, not_made
 from storage.files import read_json, read_object, write_json, writing
 
 FORMAT = "imle-lab-metrics"
@@ -81,7 +81,7 @@ def write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--outdir {folder}: {error.strerror}") from error
+        raise not_made(f"--outdir {folder}: {error.strerror}", error) from error
     origin = collect(folder)
     kept = ("command", "git", "python")
     record = {
