@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from runtime.types import positive_int
 from storage.files import write_text
 from tests import kill_harness as harness
-from tests.scripts.support import load
+from tests.scripts.support import get_args, load
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -59,7 +59,7 @@ class Counts(NamedTuple):
 def run(name: str, words: list[str], run_dir: str) -> None:
     """Entry of a child process: a script's main, as its last line calls it."""
     script = load(name)
-    script.main(script.get_args(script.__doc__, [*words, *PLAIN, "--run-dir", run_dir]))
+    script.main(get_args(script, [*words, *PLAIN, "--run-dir", run_dir]))
 
 
 def check(run_dir: Path, reference: Path) -> None:

@@ -9,6 +9,7 @@ from recipes.words import compact_seeds, image_count, period, period_steps, seed
 from runtime.cli import parse
 from runtime.options import add_bool, add_run_args
 from runtime.types import (
+    BoolAction,
     IntList,
     boolean,
     finite_float,
