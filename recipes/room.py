@@ -7,6 +7,7 @@ options that are larger than usual.
 
 from __future__ import annotations
 
+import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -36,8 +37,10 @@ def network(
     names: the options that say how large it is. Errors: UsageError; those of `make`.
     """
     # The shapes alone, and no random number of the process is drawn for them.
+    weights = 0
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        weights = sum(p.numel() * p.element_size() for p in make().parameters())
+        with contextlib.suppress(NotImplementedError):  # a layer that cannot be without memory
+            weights = sum(p.numel() * p.element_size() for p in make().parameters())
     require(
         weights * copies, device, "the network with what its training needs", args, table, names
     )

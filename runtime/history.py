@@ -8,11 +8,14 @@ Nothing of it is needed to go on, so nothing of it ends a run; but it is never l
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from storage.errors import CheckpointError
 from storage.files import hash_file, read_from
+from storage.snapshot import SnapshotFile
 
 LOGS = ("metrics.jsonl", "selected.bin")
 _WHOLE = ("snapshots/*.safetensors", "*.pt")
@@ -83,23 +86,36 @@ def lost(folder: Path, known: object) -> Iterator[str]:
             if name != "metrics.jsonl" and size and not later:  # `runtime.points` tells of that one
                 yield f"{name} is gone since the last save: it is lost, and training goes on"
             continue
-        now = file.stat().st_size
-        if now < size or (not log and now != size):
-            if name != "metrics.jsonl":
-                yield (
-                    f"{name} is damaged since the last save ({now} bytes, {size} then): what it "
-                    "lacks is lost, and training goes on"
-                )
-            continue
-        left -= 0 if log else size
         try:
-            if (log or left >= 0) and hash_file(file, first=size) != digest:
-                yield (
-                    f"{name} is not what it was at the last save: it was changed or damaged, and "
-                    "training goes on with it as it is"
-                )
+            now = file.stat().st_size
+            left -= 0 if log else size
+            same = now >= size if log else now == size
+            if same and (log or left >= 0):
+                same = hash_file(file, first=size) == digest
+            same = same or (not log and _is_intact(file))
         except OSError as error:
             yield f"{name} cannot be read ({error.strerror}); training goes on"
+            continue
+        if not same and not (name == "metrics.jsonl" and now < size):
+            how = f"{now} bytes, {size} then" if now < size else "changed"
+            yield (
+                f"{name} is damaged since the last save ({how}): what it lacks is lost, and "
+                "training goes on with it as it is"
+            )
+
+
+def _is_intact(file: Path) -> bool:
+    """Whether a network that is another than a checkpoint remembers is whole all the same: one that
+    a later launch wrote under this name, before it was killed. Errors: OSError."""
+    try:
+        if file.suffix == ".safetensors":
+            for _ in SnapshotFile(file).tensors():
+                pass
+            return True
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except (CheckpointError, zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError):
+        return False
 
 
 def _networks(folder: Path) -> list[Path]:

@@ -60,8 +60,9 @@ class Outputs:
 
     def log_now(self, **scalars: torch.Tensor | float) -> None:
         """Write figures of validation at once, under the steps that the weights have seen."""
-        values = {k: float(v) for k, v in scalars.items()}
-        self._logs.figure(values, self._stamp, completed=self.completed)
+        if self.is_main:
+            values = {k: float(v) for k, v in scalars.items()}
+            self._logs.figure(values, self._stamp, completed=self.completed)
 
     def sample_grid(
         self, name: str, images: torch.Tensor, ncol: int, captions: Captions | None = None

@@ -90,6 +90,8 @@ def arguments(make: Callable[..., Any]) -> dict[str, Argument]:
 def _taken_apart(hint: Any) -> tuple[type, Between | None, bool, bool]:
     """(type of a value, its bounds, whether a list, whether None is allowed) of an annotation."""
     bounds, many, optional = None, False, False
+    if hint is Any:
+        return object, None, False, True
     while not isinstance(hint, type) or typing.get_origin(hint) is not None:
         origin, inner = typing.get_origin(hint), typing.get_args(hint)
         if origin is Annotated:

@@ -21,10 +21,7 @@ from recipes.toy import parts as toy
 from storage.errors import CheckpointError, RunError
 from storage.snapshot import Snapshot, save_snapshot
 
-BAD = (
-    10**9, 10**18, -1, 0, 1e300, math.nan, True, None, "x", "x" * 5000, [], {}, [10**9] * 3,
-    [None], {"a": 1}, [[1]], [2] * 5000,
-)  # fmt: skip
+BAD = (10**18, -1, 1e300, math.nan, True, None, "x" * 5000, [10**9] * 3, {"a": [1]})
 
 
 def _ddpm():

@@ -8,6 +8,7 @@ import torch
 
 from runtime.history import LOGS, History, lost
 from storage.index_log import IndexLog
+from storage.snapshot import save_snapshot
 from tests import kill_harness as harness
 from tests.runtime.toy import open_run, toy_args, train
 
@@ -57,6 +58,20 @@ def test_whole_files_are_no_news(tmp_path, capsys):
     written(tmp_path, 6)
     out = capsys.readouterr().out
     assert "goes on" not in out and "lost" not in out
+
+
+def test_a_network_that_a_killed_launch_wrote_anew_is_whole(tmp_path):
+    """Under the name of the one that the checkpoint before remembers."""
+    (tmp_path / "snapshots").mkdir()
+    file = tmp_path / "snapshots" / "network-latest.safetensors"
+    save_snapshot(file, {"w": torch.zeros(3)}, "toy", {}, {})
+    torch.save({"w": torch.zeros(3)}, tmp_path / "0.pt")
+    known = History(tmp_path).record()
+    save_snapshot(file, {"w": torch.ones(50)}, "toy", {}, {})
+    torch.save({"w": torch.ones(50)}, tmp_path / "0.pt")
+    assert list(lost(tmp_path, known)) == []
+    flip(file)
+    assert len(list(lost(tmp_path, known))) == 1
 
 
 def test_a_log_that_grows_after_the_save_is_whole(tmp_path):
