@@ -197,7 +197,7 @@ class UInt8Cache:
         note: Any = read_object(self.folder / NOTE)
         size = int(np.prod(self.shape))
         file = self.folder / PIXELS
-        if not fits(note, {"digest": str, "shape": [COUNT], "sums": [_SUM]}):
+        if not fits(note, {"digest": str, "shape": [COUNT], "sums": [_SUM]}) or not note["sums"]:
             raise DataError(f"{self.folder / NOTE} is damaged; {again}")
         if note["digest"] != self.digest or note["shape"] != list(self.shape):
             raise DataError(f"{self.folder / NOTE} does not belong to {self.name}; {again}")

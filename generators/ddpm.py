@@ -26,7 +26,7 @@ from models.ddpm import ConditionBlock, EmbedBlock, Layout, UNet
 from models.ddpm.configs import unet_config
 from runtime.counter_rng import mix, randint
 from runtime.precision import Precision
-from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.errors import CheckpointError, NonFiniteError, UsageError, one_line
 from storage.snapshot import Snapshot
 from storage.user_code import load_classes, load_object
 
@@ -60,7 +60,7 @@ class DDPM(Loaded):
             if not 1 <= self.resolution <= MAX_SIDE:
                 raise ValueError(f"resolution {self.resolution} is not in 1 to {MAX_SIDE}")
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file}: no usable diffusion ({error})") from None
+            raise CheckpointError(f"{file}: no usable diffusion ({one_line(error, 200)})") from None
         given = snapshot._replace(config={**config, "net": own["net"]})
         self.net: nn.Module = self._network(given, own.get("denoiser")).to(self.device)
         self.precision = Precision(self.setup.precision or "fp32", self.device)

@@ -20,7 +20,7 @@ from diffusion.samplers import heun
 from generators.base import Loaded, Setup, build, check_asked, check_same_kind
 from generators.fit import names_in
 from runtime.precision import Precision
-from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.errors import CheckpointError, NonFiniteError, UsageError, one_line
 from storage.snapshot import Snapshot
 
 NOT_FINITE = "not finite; look at weights and noise levels, or try --precision fp32"
@@ -67,7 +67,7 @@ class EDM2(Loaded):
         try:
             self.encoder: Encoder = make_encoder(snapshot.config["encoder"], vae=self.setup.vae)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file}: no usable encoder ({error})") from None
+            raise CheckpointError(f"{file}: no usable encoder ({one_line(error, 200)})") from None
         if self.setup.vae is not None and snapshot.config["encoder"]["name"] == "rgb":
             raise UsageError(f"--vae {self.setup.vae}: {file or 'the network'} draws pixels")
         self._called = self.net

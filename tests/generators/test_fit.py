@@ -26,7 +26,7 @@ BAD = (10**18, -1, 1e300, math.nan, True, None, "x" * 5000, [10**9] * 3, {"a": [
 
 def _ddpm():
     net = UNet(3, 3, model_channels=8, channel_mult=(1,), attention_resolutions=())
-    gaussian = {"schedule": "linear", "T": 20, "prediction_type": "eps"}
+    gaussian = {"schedule": "linear", "T": 1000, "prediction_type": "eps"}
     gaussian |= {"variance_type": "fixed_small", "time_input": "step"}
     config = {"net": net.config, "gaussian": gaussian, "encoder": {"name": "rgb"}}
     return net, config | {"resolution": 8, "classes": [], "objects": [], "clip": "unit"}
