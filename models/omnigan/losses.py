@@ -65,7 +65,7 @@ def make_losses(
     h: str = "l2",
     w: str = "bce",
     classifier: str = "cross_entropy",
-    soft_shift: float = 0.2,
+    soft_shift: float | None = None,
     flip_prob: float = 0.05,
     smooth_fake: bool = True,
     ignore_index: int = 255,
@@ -73,11 +73,14 @@ def make_losses(
     """The losses of tasks: {"G": {"gan", "cycle", "auto", "tasks", "classifier"}, "D", "C"}.
 
     gan, cycle and auto have an entry for a and t, tasks for d, h, s, w, those that there are. gan:
-    a mode of GANLoss; soft_shift, flip_prob and smooth_fake are the discriminators'. cycle, auto, h:
+    a mode of GANLoss; soft_shift (default 0.2, and 0 for hinge and wgan, which have no targets),
+    flip_prob and smooth_fake are the discriminators'. cycle, auto, h:
     l1 or l2; d: those, simse, sigm or dada; w: bce or dice_bce, of logits; classifier: cross_entropy,
     l1 or l2. ignore_index: of segmentations. Errors: ValueError.
     """
     given = checked_tasks(tasks)
+    if soft_shift is None:
+        soft_shift = 0.2 if gan in ("lsgan", "vanilla") else 0.0
     pictures = [task for task in ("a", "t") if task in given]
     of_tasks = {
         "d": _one_of(DEPTH, d, "d"),
