@@ -17,9 +17,10 @@ YAML file, or is drawn (`scenes`). A sample is a picture `x` and, where there ar
 
 from data.omni.loaders import Batches, Loaders, make_loaders, multi_batches
 from data.omni.samples import HEIGHT_M, DomainSamples, depth_of, open_samples
-from data.omni.words import DOMAINS, MAPS, MODES, NO_CLASS, Attributes
+from data.omni.words import CLASSES, DOMAINS, MAPS, MODES, NO_CLASS, Attributes
 
 __all__ = [
+    "CLASSES",
     "DOMAINS",
     "HEIGHT_M",
     "MAPS",
