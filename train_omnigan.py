@@ -1,4 +1,4 @@
-r"""Train omnigan: from one latent of a street's picture its depth, height, segmentation and water,
+r"""Train omnigan: from a latent of a street's picture its depth, height, segmentation and water,
 and the picture flooded, learned from real and simulated, flooded and dry pictures that are no pairs.
 
     python train_omnigan.py --preset smoke                    # embedded scenes, CPU, seconds
@@ -24,8 +24,6 @@ from functools import partial
 from typing import Any
 
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
-
-import torch
 
 from data.omni import multi_batches
 from models.omnigan import (
@@ -112,9 +110,7 @@ def main(args: Namespace) -> None:
             # keep. One encoder pass for the pictures of all domains; D and C use what it made.
             with run.precision.autocast():
                 shared = Shared(G, batch)
-                g = generator_loss(
-                    shared, D, C, losses, weights, phases, train["mask"]
-                )
+                g = generator_loss(shared, D, C, losses, weights, phases, train["mask"])
                 if second and keeper is not None:
                     g.add("kept", steps.kept(keeper, trainer, shared), train["keep_weight"])
             run.backward(g.total)

@@ -55,7 +55,9 @@ def list_samples(path: Path, mapping: Mapping[str, str] | None = None) -> Listed
     name in it, no picture at all.
     """
     if not path.is_dir():
-        raise DataError(f"{path} is not a folder: --path is the one with {', '.join(MAPPING)} in it")
+        raise DataError(
+            f"{path} is not a folder: --path is the one with {', '.join(MAPPING)} in it"
+        )
     folders = dict(MAPPING if mapping is None else mapping)
     _check_folders(path, folders, given=mapping is not None)
     found: dict[str, dict[str, Path]] = {}
@@ -83,8 +85,11 @@ def _check_folders(path: Path, folders: dict[str, str], given: bool) -> None:
         have = [f for f in folders if (path / f).is_dir()]
         if given:
             near = closest(folder, [n for n in there if n not in have])
-            raise DataError(f"--mapping {folder}={folders[folder]}: {path} has no folder "
-                            f"{folder}; there are {', '.join(there) or 'none'}{hint(near)}")  # fmt: skip
+            listed = ", ".join(there) or "none"
+            raise DataError(
+                f"--mapping {folder}={folders[folder]}: {path} has no folder {folder}; there are "
+                f"{listed}{hint(near)}"
+            )
         words = " ".join(f"{f}={folders[f]}" for f in have if f not in OPTIONAL or f in there)
         raise DataError(
             f"{path} has no folder {folder}; there are {', '.join(there) or 'none'}: add it, or "

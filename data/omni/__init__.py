@@ -1,7 +1,7 @@
 """Pictures of four domains with maps, for omnigan.
 
-A domain is real or simulated (r, s) and flooded or not (f, n). Each has a list of samples, a JSON or
-YAML file, or is drawn (`scenes`). A sample is a picture `x` and, where there are any, its maps:
+A domain is real or simulated (r, s) and flooded or not (f, n). Each has a list of samples, a JSON
+or YAML file, or is drawn (`scenes`). A sample is a picture `x` and, where there are any, its maps:
 
     d  depth      float32 [1, H, W], inverse and normalised: (1/depth - 1/255) * 3
     h  height     float32 [1, H, W], in [0, 1]

@@ -19,10 +19,8 @@ from storage.yaml_files import read_yaml, yaml_text
 __all__ = ["OPTIONS", "PRESETS", "SETTINGS", "get_args"]
 
 
-
 class Words(argparse.Action):
-    """An option of words `NAME=VALUE`, which are kept as they are; those of a second one are added.
-    """
+    """An option of words `NAME=VALUE`, kept as they are; those of a second one are added."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
         super().__init__(option_strings, dest, nargs="+", metavar="NAME=VALUE", **settings)

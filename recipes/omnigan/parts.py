@@ -1,8 +1,8 @@
 """Settings of omnigan -> data, networks, losses, optimizers.
 
-    trainer = make(read_settings(file="configs/omnigan.yaml"))
-    sum(p.numel() for p in trainer.G.parameters())
-    trainer.losses["G"]["tasks"]["s"]
+trainer = make(read_settings(file="configs/omnigan.yaml"))
+sum(p.numel() for p in trainer.G.parameters())
+trainer.losses["G"]["tasks"]["s"]
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _translation(t: Mapping[str, Any]) -> dict[str, Any]:
         out["param_free_norm"] = t["spade_param_free_norm"]
         out["spectral_norm"] = t["spade_use_spectral_norm"]
     if form != "spade":
-        out |= {k: t[k] for k in BLOCKS}
+        out |= {k: t[k] for k in BLOCKS if form == "plain" or k != "res_norm"}
     return out
 
 
@@ -146,7 +146,9 @@ def loaders(opts: Mapping[str, Any], args: Namespace, run: Run) -> Loaders:
     """`loaders[mode][domain]`. Errors: DataError, UsageError."""
     data, size = opts["data"], opts["data"]["loaders"]["batch_size"]
     if size % run.world_size:
-        raise UsageError(f"data.loaders.batch_size {size} cannot be shared by {run.world_size} GPUs")
+        raise UsageError(
+            f"data.loaders.batch_size {size} cannot be shared by {run.world_size} GPUs"
+        )
     steps = read_steps(data["transforms"])
     conditions = [task for task in active(opts) if task in "dhsw"]
     samples = {

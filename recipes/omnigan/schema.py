@@ -207,7 +207,7 @@ SCHEMA: dict[str, Any] = {
             },
             **_weights(C=1),
         },
-        "grad_clip": Leaf(nonnegative_float, 0.0, "largest norm of each player's gradients; 0: any"),
+        "grad_clip": Leaf(nonnegative_float, 0.0, "largest norm of a player's gradients; 0: any"),
         "log_level": Leaf((0, 1, 2), 1, "0: no losses are logged; 1: sums; 2: every loss", EXE),
     },
     "val": {

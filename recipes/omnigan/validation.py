@@ -80,7 +80,9 @@ def measure(
                 sums = added(sums, _sums(shared, C, domain))
                 if "s" in G.tasks and (label := _labelled(on[domain], "s")) is not None:
                     logits = shared.decoded[domain]["s"]
-                    this = confusion(logits.argmax(1)[label[1]], label[0], logits.shape[1], NO_CLASS)
+                    this = confusion(
+                        logits.argmax(1)[label[1]], label[0], logits.shape[1], NO_CLASS
+                    )
                     counts = this if counts is None else counts + this
             named = means(sums)
             if counts is not None:
@@ -126,9 +128,7 @@ def _sums(shared: Shared, C: nn.Module | None, domain: str) -> Sums:
     return sums
 
 
-def panels(
-    G: OmniGenerator, loaders: Mapping[str, Any], move: Move, rows: int
-) -> dict[str, Panel]:
+def panels(G: OmniGenerator, loaders: Mapping[str, Any], move: Move, rows: int) -> dict[str, Panel]:
     """A panel of each domain: pictures, under each task what the label says and what the decoder,
     adapted to the other reality, translated to the other flood and back."""
     found = {}

@@ -79,7 +79,7 @@ def test_what_a_run_is_known_by_leaves_tags_out():
 @pytest.mark.parametrize(
     "said, says",
     [
-        ("gen: {encoder: {dimm: 3}}", "gen.encoder.dimm is no setting; did you mean gen.encoder.dim"),
+        ("gen: {encoder: {dimm: 3}}", "gen.encoder.dimm is no setting; did you mean gen.enc"),
         ("gen: {lr: 1}", "gen.lr is no setting; did you mean gen.opt.lr?"),
         ("wholly: {wrong: 1}", "wholly is no setting"),
         ("gen: {opt: {lr: 1e-3}}", "gen.opt.lr '1e-3' is a text: YAML reads a number in quotes, or "
