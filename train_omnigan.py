@@ -1,5 +1,5 @@
 r"""Train omnigan: from a latent of a street's picture its depth, height, segmentation and water,
-and the picture flooded, learned from real and simulated, flooded and dry pictures that are no pairs.
+and the picture flooded, learned from real and simulated, flooded and dry pictures without pairs.
 
     python train_omnigan.py --preset smoke                    # embedded scenes, CPU, seconds
     python train_omnigan.py --preset cpu-small                # half an hour of two cores

@@ -93,7 +93,7 @@ def _check_folders(path: Path, folders: dict[str, str], given: bool) -> None:
         words = " ".join(f"{f}={folders[f]}" for f in have if f not in OPTIONAL or f in there)
         raise DataError(
             f"{path} has no folder {folder}; there are {', '.join(there) or 'none'}: add it, or "
-            f"say which are what: --mapping {words or 'FOLDER=x FOLDER=s'}"
+            f"say which are what: --mapping {words or 'DIR=x DIR=s'}"
         )
 
 
@@ -163,11 +163,11 @@ def _some(names: Sequence[str]) -> str:
 
 
 def pair(word: str) -> tuple[str, str]:
-    """Type of FOLDER=KEY."""
+    """Type of DIR=KEY."""
     folder, equals, key = word.rpartition("=")
     if not equals or not folder.strip("/") or key not in KEYS:
         raise argparse.ArgumentTypeError(
-            f"{word!r} is not FOLDER=KEY, with one of {', '.join(KEYS)} as KEY"
+            f"{word!r} is not DIR=KEY, with one of {', '.join(KEYS)} as KEY"
         )
     return folder.strip("/"), key
 
@@ -182,7 +182,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="the folder with a folder of each kind in it (required)",
     )  # fmt: skip
     parser.add_argument(
-        "--mapping", type=pair, nargs="+", metavar="FOLDER=KEY",
+        "--mapping", type=pair, nargs="+", metavar="DIR=KEY",
         help="which folder has which kind: x, d, h, s or w (default: Data=x Segmentation=s "
         "Depth=d Height=h, and Water=w if there is one)",
     )  # fmt: skip

@@ -93,7 +93,7 @@ def _no_pictures(folder):
          "--mapping Segmentation=s Depth=d Data=x"),
         (None, ["--mapping", "Dat=x"], 6, "has no folder Dat; there are Data, Depth, Height, "
          "Segmentation; did you mean Data?"),
-        (None, ["--mapping", "Data=y"], 2, "'Data=y' is not FOLDER=KEY"),
+        (None, ["--mapping", "Data=y"], 2, "'Data=y' is not DIR=KEY"),
         (None, ["--mapping", "Data=d"], 2, "x among them"),
         (None, ["--mapping", "Data=x", "Depth=x"], 2, "each kind once"),
         (_twice, [], 6, "a0.png have one name: which is sample a0?"),

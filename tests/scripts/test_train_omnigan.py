@@ -144,3 +144,37 @@ def test_wrong_settings_are_a_line(text, says, tmp_path, capsys):
         options.get_args(None, ["--preset", "smoke", "--config", str(tmp_path / "c.yaml")])
     shown = capsys.readouterr().err
     assert caught.value.code == 2 and says in shown and shown.count("\n") == 1
+
+
+def test_options_of_the_run(tmp_path, monkeypatch):
+    """--seed, --log_every, --snapshot_every, --suffix."""
+    monkeypatch.setenv("RESULTS_HOME", str(tmp_path))
+    words = [*SMALL.split(), "--steps", "2", "--set", "val.samples=1"]
+    script = load("train_omnigan")
+    for more in ([], ["--seed", "1"], ["--suffix", "x", "--snapshot_every", "1"]):
+        script.main(options.get_args(None, [*words, *more]))
+    plain, seeded, named = sorted((tmp_path / "train_omnigan").iterdir(), key=lambda p: (
+        "-x-" in p.name, harness.final_state(p)["loaders"]["rf"]["seed"]))  # fmt: skip
+    one, two = (harness.final_state(p)["G"] for p in (plain, seeded))
+    assert any(not torch.equal(one[k], two[k]) for k in one)
+    assert len(list((plain / "snapshots").iterdir())) == 1
+    assert len(list((named / "snapshots").iterdir())) == 2
+    assert [r["step"] for r in map(json.loads, (plain / "metrics.jsonl").open()) if "G/generator"
+            in r] == [1, 2]  # fmt: skip
+    train(tmp_path / "rare", *words, "--log_every", "2")
+    rows = map(json.loads, (tmp_path / "rare/metrics.jsonl").open())
+    assert [r["step"] for r in rows if "G/generator" in r] == [2]
+
+
+def test_what_changes_nothing_but_roundings(tmp_path):
+    """--channels_last exactly the same losses to 1e-4, --precision bf16 roughly."""
+    found = {}
+    for name, more in (
+        ("plain", []), ("last", ["--channels_last"]), ("bf16", ["--precision", "bf16"]),
+    ):  # fmt: skip
+        train(tmp_path / name, *SMALL.split(), "--steps", "1", *more)
+        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        found[name] = json.loads(rows[0])["G/generator"]
+    assert found["last"] == pytest.approx(found["plain"], rel=1e-4)
+    assert found["bf16"] == pytest.approx(found["plain"], rel=0.05)
+    assert found["bf16"] != found["plain"]
