@@ -39,12 +39,6 @@ def train(run_dir, *words):
     load("train_omnigan").main(args)
 
 
-def killed(run_dir, step, *words):
-    """Ends without warning in a step."""
-    harness.kill_in_step(step)
-    train(run_dir, *words)
-
-
 def small(way):
     return [*SMALL.split(), "--set", *WAYS[way]] if WAYS[way] else SMALL.split()
 
@@ -80,28 +74,21 @@ def test_every_way_resumes_bit_exactly(way, tmp_path):
     train(broken, *small(way))
     one, two = (harness.final_state(f) for f in (whole, broken))
     assert harness.differences(one, two) == []
-    assert {k: v for k, v in harness.metrics(whole).items()}
     if way == "freeze":
-        begun = tmp_path / "begun"
-        train(begun, *small(way), "--steps", "2")
-        before, after = harness.final_state(begun)["G"], one["G"]
-        same = {k.split(".")[1] for k in after if torch.equal(before[k], after[k])}
-        moved = [k for k in after if not torch.equal(before[k], after[k])]
-        assert (
-            same
-            and all(
-                k.startswith(("decoders.a.", "decoders.t.")) or "._u" in k or "._v" in k
-                for k in moved
-            )
-            and any(k.startswith("decoders.t.") for k in moved)
-        )
+        train(tmp_path / "begun", *small(way), "--steps", "2")
+        before, after = harness.final_state(tmp_path / "begun")["G"], one["G"]
+        moved = {k for k in after if not torch.equal(before[k], after[k])}
+        weights = {k for k in moved if not k.endswith(("._u", "._v"))}
+        assert weights and all(k.startswith(("decoders.a.", "decoders.t.")) for k in weights)
 
 
-def test_a_kill_in_a_step_loses_nothing(tmp_path):
+def test_a_kill_loses_nothing(tmp_path):
     words = [*small("train"), "--save_every", "1"]
     train(tmp_path / "whole", *words)
     log = tmp_path / "log"
-    assert harness.finish(killed, [tmp_path / "broken", 3, *words], log) == -9, log.read_text()
+    env = {"IMLE_LAB_FAILPOINT": "post-manifest:3"}
+    assert harness.finish(train, [tmp_path / "broken", *words], log, env) == -9, log.read_text()
+    assert harness.committed(tmp_path / "broken") < 4
     train(tmp_path / "broken", *words)
     one, two = (harness.final_state(tmp_path / n) for n in ("whole", "broken"))
     assert harness.differences(one, two) == []
