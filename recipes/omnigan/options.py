@@ -76,7 +76,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "val": {"every_n_steps": 8, "samples": 4, "max_log_images": 2},
     },
     "cpu-small": {
-        "data": {"transforms": _resize(64), "loaders": {"batch_size": 4}},
+        "data": {"transforms": _resize(64)},
         "gen": {
             "encoder": {"dim": 16, "n_downsample": 2, "n_res": 2},
             **_decoders(1),
@@ -84,7 +84,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         },
         "dis": {"opt": {"optimizer": "Adam"}, "a": {"ndf": 16}, "t": {"ndf": 16}},
         "classifier": {"opt": {"optimizer": "Adam"}, "norm": "group"},
-        "train": {"representation_steps": 300,
+        "train": {"representation_steps": 250,
                   "lambdas": {"G": {"s": 1, "w": 1, "d": 4, "h": 4, "classifier": 0.1}}},
         "val": {"every_n_steps": 200, "samples": 16},
     },
@@ -99,7 +99,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu-small": {
         "_help": "64 px, scenes or one's own lists (--set data.files.train.rf=FILE ..): half an "
         "hour of two cores",
-        "steps": 700, "snapshot_every": 350, "save_every": 100, "num_workers": 0, "gpus": [],
+        "steps": 500, "snapshot_every": 250, "save_every": 100, "num_workers": 0, "gpus": [],
     },
 }  # fmt: skip
 
