@@ -161,9 +161,7 @@ def upsampling(
     for _ in range(n_upsample):
         layers.append(nn.Upsample(scale_factor=2))
         layers.append(
-            Conv2dBlock(
-                dim, dim // 2, 5, 1, 2, norm="layer", activation=activ, pad_type=pad_type
-            )
+            Conv2dBlock(dim, dim // 2, 5, 1, 2, norm="layer", activation=activ, pad_type=pad_type)
         )
         dim //= 2
     last = Conv2dBlock(dim, output_dim, 7, 1, 3, activation=activation, pad_type=last_pad)

@@ -27,9 +27,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 1, stride, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(
-            planes, planes, 3, padding=dilation, dilation=dilation, bias=False
-        )
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
@@ -130,7 +128,7 @@ def published_names(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
 
 
 def load_pretrained(encoder: nn.Module, path: str | Path) -> int:
-    """Take the body of a Deeplabv2 encoder from a file of ADVENT's weights; how many tensors it was.
+    """Take a Deeplabv2 encoder's body from a file of ADVENT's weights; how many tensors it was.
 
     The file is read as data. Its classifier is left out, our projection and residual blocks stay
     as they are. Errors: CheckpointError for a file that is missing, damaged or of something else,

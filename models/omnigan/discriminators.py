@@ -45,7 +45,7 @@ class PatchDiscriminator(nn.Module):
     """A PatchGAN: [B, input_nc, H, W] -> a map [B, 1, about H / 2^n, W / 2^n] of unbounded numbers,
     each of which judges a patch (256 x 256 with n_layers 3: 30 x 30).
 
-    norm: instance, batch, layer or none. use_sigmoid: numbers in [0, 1], for the least-squares loss.
+    norm: instance, batch, layer, none. use_sigmoid: numbers in [0, 1], for the least-squares loss.
     Source: Isola et al. 2017; spectral normalisation: Miyato et al. 2018. Errors: ValueError.
     """
 

@@ -1,9 +1,9 @@
-"""omnigan's generator: one encoder, a decoder for each task, and the translation that they condition.
+"""omnigan's generator: an encoder, a decoder for each task, the translation that they condition.
 
-    G = OmniGenerator("adhstw", s={"output_dim": 11})
-    z = G.encode(x)                                    # [B, C, h, w]
-    decoded = G.decode_tasks(z)                        # {"d", "h", "s", "w"}
-    flooded = G.translate(z, G.conditioning(decoded), "f")
+G = OmniGenerator("adhstw", s={"output_dim": 11})
+z = G.encode(x)                                    # [B, C, h, w]
+decoded = G.decode_tasks(z)                        # {"d", "h", "s", "w"}
+flooded = G.translate(z, G.conditioning(decoded), "f")
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class OmniGenerator(nn.Module):
     - shared: one decoder for both floods, or one each; one decoder needs bits;
     - n_upsample, and arguments of the decoder.
 
-    condition_on: "probabilities", softmax of s and sigmoid of w, or "raw": decoders' outputs as they
-    are, which is how networks of the original code were trained. `config` is all of it, to make the
+    condition_on: "probabilities", softmax of s and sigmoid of w, or "raw": decoders' outputs as
+    they are, which is how networks of the original code were trained. `config` is all of it, to make the
     same network again. Errors: ValueError, of one line.
     """
 
@@ -148,7 +148,9 @@ class OmniGenerator(nn.Module):
         else:
             said |= {"z_nc": self.latent_dim, "cond_nc": self.cond_nc, "n_up": n_up}
             if not self.cond_nc:
-                raise ValueError(f"gen.t.form {form}: there is no task of d, h, s, w to condition it")
+                raise ValueError(
+                    f"gen.t.form {form}: there is no task of d, h, s, w to condition it"
+                )
         make: Any = {"plain": BaseDecoder, "spade": SpadeDecoder}.get(form, SpadeMunitDecoder)
         self.spade = form != "plain"
         names = ("shared",) if shared else FLOODS
@@ -172,7 +174,7 @@ class OmniGenerator(nn.Module):
         return self.latent_dim, size[0] // n, size[1] // n
 
     def decode_tasks(self, z: Tensor, tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The outputs of d, h, s, w (or of those asked for) on latents, in that order: [B, 1, H, W],
+        """Outputs of d, h, s, w (or of those asked for) on latents, in that order: [B, 1, H, W],
         s [B, classes, H, W]; of s and w logits."""
         wanted = self.conditions if tasks is None else tuple(tasks)
         return {task: self.decoders[task](z) for task in CONDITIONS if task in wanted}
@@ -257,8 +259,6 @@ def _encoder(given: Mapping[str, Any]) -> nn.Module:
     said = dict(given)
     name = said.pop("architecture", "munit")
     if name not in ENCODERS:
-        raise ValueError(
-            f"gen.encoder.architecture {name!r}: it is one of {', '.join(ENCODERS)}"
-        )
+        raise ValueError(f"gen.encoder.architecture {name!r}: it is one of {', '.join(ENCODERS)}")
     make: Any = ENCODERS[name]
     return made_of(make, said, "gen.encoder")

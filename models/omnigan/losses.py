@@ -1,4 +1,4 @@
-"""The losses of omnigan, as one tree: what is optimised in the generator, discriminators, classifier."""
+"""The losses of omnigan as one tree: of generator, discriminators, classifier."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def make_losses(
     gan, cycle and auto have an entry for a and t, tasks for d, h, s, w, those that there are. gan:
     a mode of GANLoss; soft_shift (default 0.2, and 0 for hinge and wgan, which have no targets),
     flip_prob and smooth_fake are the discriminators'. cycle, auto, h:
-    l1 or l2; d: those, simse, sigm or dada; w: bce or dice_bce, of logits; classifier: cross_entropy,
-    l1 or l2. ignore_index: of segmentations. Errors: ValueError.
+    l1 or l2; d: those, simse, sigm or dada; w: bce or dice_bce, of logits; classifier:
+    cross_entropy, l1 or l2. ignore_index: of segmentations. Errors: ValueError.
     """
     given = checked_tasks(tasks)
     if soft_shift is None:

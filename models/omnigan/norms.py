@@ -38,7 +38,7 @@ class AdaIN(nn.Module):
     """Instance normalisation whose scale and shift are given for each sample and channel.
 
     forward(x [B, C, H, W], gamma [B, C], beta [B, C]) -> gamma * normalised + beta. Source: Huang
-    and Belongie 2017, equation 8, as in MUNIT. They are arguments, not something that is set before.
+    and Belongie 2017, equation 8, as in MUNIT. They are arguments, not set beforehand.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:

@@ -76,7 +76,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float, factors: dict[str, float
     names = [group.get("name") for group in optimizer.param_groups]
     for name in factors:
         if name not in names:
-            raise ValueError(f"no group of parameters is named {name!r}: {', '.join(map(str, names))}")
+            raise ValueError(
+                f"no group of parameters is named {name!r}: {', '.join(map(str, names))}"
+            )
     for group in optimizer.param_groups:
         group["lr"] = lr * factors.get(str(group.get("name")), 1.0)
 

@@ -76,9 +76,9 @@ def _together(convolutions: Sequence[nn.Conv2d], x: Tensor) -> Tensor:
 class SPADEResnetBlock(nn.Module):
     """Two 3x3 convolutions, each behind SPADE and leaky ReLU, around which the input goes.
 
-    x [B, fin, H, W], cond [B, cond_nc, ...] -> [B, fout, H, W]. Where fin is not fout the way around
-    has SPADE and a 1x1 convolution without a bias, and no activation. spectral_norm: of the three
-    convolutions; those inside SPADE have none.
+    x [B, fin, H, W], cond [B, cond_nc, ...] -> [B, fout, H, W]. Where fin is not fout, the way
+    around has SPADE and a 1x1 convolution without a bias, and no activation. spectral_norm: of the
+    three convolutions; those inside SPADE have none.
     """
 
     def __init__(
@@ -148,9 +148,7 @@ class SpadeDecoder(nn.Module):
             raise ValueError(f"{z_nc} channels cannot be halved {n_up - 2} times")
 
         def block(fin: int, fout: int) -> SPADEResnetBlock:
-            return SPADEResnetBlock(
-                fin, fout, cond_nc, spectral_norm, param_free_norm, kernel_size
-            )
+            return SPADEResnetBlock(fin, fout, cond_nc, spectral_norm, param_free_norm, kernel_size)
 
         self.head_0 = block(z_nc, z_nc)
         self.G_middle_0 = block(z_nc, z_nc)
@@ -169,7 +167,7 @@ class SpadeDecoder(nn.Module):
 
 
 class SpadeMunitDecoder(nn.Module):
-    """omnigan's first translation decoder: SPADE blocks at the latent's size, then MUNIT's enlarging.
+    """omnigan's first translation decoder: SPADE at the latent's size, then MUNIT's enlarging.
 
     z [B, z_nc, h, w], cond [B, cond_nc, ...] -> [B, 3, h 2^n, w 2^n] in [-1, 1]. It is the one of
     the published parameter counts.

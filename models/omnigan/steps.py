@@ -1,4 +1,4 @@
-"""One training step of omnigan: the losses of generator, discriminators and classifier, in this order.
+"""One training step of omnigan: losses of generator, discriminators, classifier, in this order.
 
     shared = Shared(G, batches)
     g = generator_loss(shared, D, C, losses, weights, phases)     # backward, update G
@@ -322,8 +322,8 @@ def discriminator_loss(
     Of a batch rf: real D.a.r(x), fake D.a.s(x adapted), real D.t.f(x), fake D.t.n(x translated);
     and so on, sixteen with four domains. They are named rf/a/r, ...; discriminator is their sum.
     fakes: `generator_loss(...).fakes`; None: they are made here, without a gradient for the
-    generator. r1, gp: weights of `r1_penalty` on real pictures and of `gradient_penalty`, a term for
-    each head. generator: where shifts and flips of targets are drawn.
+    generator. r1, gp: weights of `r1_penalty` on real pictures and of `gradient_penalty`, a term
+    for each head. generator: where shifts and flips of targets are drawn.
     """
     if fakes is None:
         fakes = {}

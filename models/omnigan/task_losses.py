@@ -134,7 +134,12 @@ def _aligned(depth: Tensor) -> Tensor:
 
 
 def sigm(
-    output: Tensor, target: Tensor, weight: Tensor | None = None, *, gm: float = 0.5, scales: int = 4
+    output: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    gm: float = 0.5,
+    scales: int = 4,
 ) -> Tensor:
     """Scale- and shift-invariant, with the gradients of the difference at several scales.
 
