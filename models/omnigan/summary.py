@@ -24,7 +24,8 @@ def summary(G: OmniGenerator, size: tuple[int, int] = (256, 256)) -> tuple[str, 
     """
     rows: list[tuple[str, str, list[int], int]] = []
     hooks, seen = [], set()
-    meta = OmniGenerator(**G.config).to("meta").train(G.training)
+    with torch.device("meta"):
+        meta = OmniGenerator(**G.config)
 
     def note(name: str, layer: nn.Module, out: Any) -> None:
         rows.append(
