@@ -104,8 +104,7 @@ def _text(rows: list[tuple[str, str, list[int], int]], total: int, size: tuple[i
         "",
         f"Total params: {total:,}",
         f"Input size (MB): {pictures:.2f}",
-        f"Forward/backward pass size (MB): {inside:.2f}",
+        f"Outputs of these layers, with their gradients (MB): {inside:.2f}",
         f"Params size (MB): {weights:.2f}",
-        f"Estimated Total Size (MB): {pictures + inside + weights:.2f}",
     ]
     return "\n".join(lines)
