@@ -1,4 +1,4 @@
-"""omnigan's generator at the one door: pictures of streets, flooded, or as its decoders see them."""
+"""omnigan's generator at the one door: streets flooded, or as its decoders see them."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from models.omnigan.steps import (
     discriminator_loss,
     generator_loss,
 )
+from models.omnigan.summary import summary
 
 __all__ = [
     "CONDITIONS",
@@ -57,5 +58,6 @@ __all__ = [
     "parameter_groups",
     "phases_of",
     "set_lr",
+    "summary",
     "unfreeze",
 ]

@@ -62,8 +62,8 @@ class OmniGenerator(nn.Module):
     - n_upsample, and arguments of the decoder.
 
     condition_on: "probabilities", softmax of s and sigmoid of w, or "raw": decoders' outputs as
-    they are, which is how networks of the original code were trained. `config` is all of it, to make the
-    same network again. Errors: ValueError, of one line.
+    they are, which is how networks of the original code were trained. `config` is all of it, to
+    make the same network again. Errors: ValueError, of one line.
     """
 
     def __init__(
@@ -211,15 +211,17 @@ class OmniGenerator(nn.Module):
             if cond is None:
                 raise ValueError("this translation needs a condition: G.conditioning(decoded)")
             cond = self._with_bits(cond, domains)
+        given = (z,) if cond is None or not self.spade else (z, cond)
         if "shared" in decoders:
-            return decoders["shared"](z, cond)
+            return decoders["shared"](*given)
+        if isinstance(target, str):
+            return decoders[target[-1]](*given)
         flooded = domains % 2 == 0  # rf 0, rn 1, sf 2, sn 3
         parts = {"f": flooded.nonzero()[:, 0], "n": (~flooded).nonzero()[:, 0]}
         made, order = [], []
         for name, rows in parts.items():
             if len(rows):
-                given = (z[rows], cond[rows]) if self.spade and cond is not None else (z[rows],)
-                made.append(decoders[name](*given))
+                made.append(decoders[name](*(part[rows] for part in given)))
                 order.append(rows)
         return torch.cat(made)[torch.cat(order).argsort()]
 
@@ -239,7 +241,7 @@ class OmniGenerator(nn.Module):
         if self.bits == "none":
             return cond
         code = domains % 2 if self.bits == "flood" else domains
-        hot = torch.nn.functional.one_hot(code, BITS[self.bits]).to(cond.dtype)
+        hot = (code[:, None] == torch.arange(BITS[self.bits], device=code.device)).to(cond.dtype)
         maps = hot[:, :, None, None].expand(-1, -1, *cond.shape[-2:])
         return torch.cat([maps, cond] if self.bits == "flood" else [cond, maps], 1)
 

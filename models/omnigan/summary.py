@@ -24,7 +24,8 @@ def summary(G: OmniGenerator, size: tuple[int, int] = (256, 256)) -> tuple[str, 
     """
     rows: list[tuple[str, str, list[int], int]] = []
     hooks, seen = [], set()
-    meta = OmniGenerator(**G.config).to("meta").train(G.training)
+    with torch.device("meta"):
+        meta = OmniGenerator(**G.config)
 
     def note(name: str, layer: nn.Module, out: Any) -> None:
         rows.append(
@@ -103,8 +104,7 @@ def _text(rows: list[tuple[str, str, list[int], int]], total: int, size: tuple[i
         "",
         f"Total params: {total:,}",
         f"Input size (MB): {pictures:.2f}",
-        f"Forward/backward pass size (MB): {inside:.2f}",
+        f"Outputs of these layers, with their gradients (MB): {inside:.2f}",
         f"Params size (MB): {weights:.2f}",
-        f"Estimated Total Size (MB): {pictures + inside + weights:.2f}",
     ]
     return "\n".join(lines)
