@@ -26,8 +26,13 @@ from typing import Any
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
 from data.omni import multi_batches
-from models.omnigan import Shared, classifier_loss, discriminator_loss, generator_loss
-from models.omnigan.summary import summary
+from models.omnigan import (
+    Shared,
+    classifier_loss,
+    discriminator_loss,
+    generator_loss,
+    summary,
+)
 from recipes.omnigan import parts, validation
 from recipes.omnigan import step as steps
 from recipes.omnigan.options import OPTIONS, execution_options, get_args, run_name
