@@ -280,8 +280,12 @@ def layout(args: Namespace) -> torch.memory_format:
 def compile_parts(args: Namespace, trainer: Omnigan) -> None:
     """--compile: every network by itself, in its place, so that names of weights stay."""
     if args.compile:
-        heads = [head for task in trainer.D.values() for head in task.values()]
-        decoders = [d for t, d in trainer.G.decoders.items() if t not in "at"]
-        pairs = [d for t in "at" if t in trainer.G.decoders for d in trainer.G.decoders[t].values()]
-        for module in (trainer.G.encoder, *decoders, *pairs, *heads):
+        for module in (trainer.G.encoder, *_parts(trainer.G.decoders), *_parts(trainer.D)):
             module.compile()
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """The networks in a dictionary of networks, or of such dictionaries."""
+    if not isinstance(module, nn.ModuleDict):
+        return [module]
+    return [part for child in module.values() for part in _parts(child)]
