@@ -64,7 +64,7 @@ def main(args: Namespace) -> None:
         # Players, what they lose, optimizers; what keeps the representation in the second phase.
         trainer = parts.make(opts)
         for module in trainer.players.values():
-            module.to(run.device, memory_format=parts.layout(args))
+            module.to(memory_format=parts.layout(args)).to(run.device)
         G, D, C, losses = trainer.G, trainer.D, trainer.C, trainer.losses
         optimizers = parts.optimizers(opts, trainer)
         weights, train, clip = parts.weights(opts), opts["train"], opts["train"]["grad_clip"]

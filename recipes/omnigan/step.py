@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def remember(
                 shared, trainer.D, None, trainer.losses, of, ("representation",)
             ).total
 
-        keeper.estimate(trainer.G, [lambda d=d: lost(d) for d in batches])
+        keeper.estimate(trainer.G, [partial(lost, domain) for domain in batches])
 
 
 def kept(keeper: Distillation | EWC, trainer: Omnigan, shared: Shared) -> Tensor:
