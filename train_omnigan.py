@@ -87,7 +87,8 @@ def main(args: Namespace) -> None:
             seen.update(validation.measure(G, C, loaders.val, move, samples, report))
             run.log_now(**seen)
             rows = opts["val"]["max_log_images"]
-            for domain, panel in validation.panels(G, loaders.val, move, rows).items():
+            drawn = validation.panels(G, loaders.val, move, rows) if rows else {}
+            for domain, panel in drawn.items():
                 run.sample_grid(f"panel-{domain}", panel.images, panel.columns, panel.captions)
 
         def work(step: int) -> tuple[str, ...]:
