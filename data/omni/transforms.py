@@ -15,7 +15,6 @@ from PIL import Image
 
 from data.scenes.draw import Draw
 from data.views.layouts import FILTERS, nearest
-from runtime.near import listed
 from storage.errors import DataError
 
 LARGEST = 8192
@@ -66,11 +65,11 @@ def _step(entry: Any, number: int) -> Step:
         raise ValueError(f"{where} is {entry!r:.60}, not {{name: .., ..}}")
     name = entry.get("name")
     if name not in KEYS:
-        raise ValueError(f"{where}: name {name!r} is none of {listed(list(KEYS), str(name))}")
+        raise ValueError(f"{where}: name {name!r} is none of {', '.join(KEYS)}")
     allowed = ("name", "ignore", *KEYS[name])
     for key in entry:
         if key not in allowed:
-            raise ValueError(f"{where}, {name}: {key!r} is none of {listed(allowed, str(key))}")
+            raise ValueError(f"{where}, {name}: {key!r} is none of {', '.join(allowed)}")
     ignore = entry.get("ignore", False)
     if ignore not in IGNORE or isinstance(ignore, int) and not isinstance(ignore, bool):
         raise ValueError(f"{where}, {name}: ignore {ignore!r} is none of true, false, train, val")

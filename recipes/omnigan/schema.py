@@ -102,7 +102,8 @@ SCHEMA: dict[str, Any] = {
             **{
                 mode: {
                     domain: Leaf(file_path, "scenes", "a list of samples (.json, .yaml), scenes, "
-                                 "scenes:COUNT; none: without this domain")
+                                 "scenes:COUNT; none: without this domain",
+                                 () if mode == "train" else EXE)
                     for domain in DOMAINS
                 }
                 for mode in MODES
