@@ -62,8 +62,8 @@ def check_gan_losses(v: Vectors) -> None:
     same(wgan(single, True, discriminator=True), "wgan/target1")
     same(wgan(single, False, discriminator=True), "wgan/target0")
     _check_soft(v, single, same)
-    real, fake = _scales(v, "featmatch/real"), _scales(v, "featmatch/fake")
-    same(feature_matching(real, fake), "featmatch/loss")
+    features = (_scales(v, f"featmatch/{name}") for name in ("real", "fake"))
+    same(feature_matching(*features), "featmatch/loss")
 
 
 def _check_soft(v: Vectors, single: Tensor, same: Any) -> None:
@@ -161,7 +161,7 @@ def _weights(lambdas: dict[str, Any]) -> Weights:
 
 def check_train_step(v: Vectors) -> None:
     opts = v.json("meta")["opts"]
-    G = reference_generator(opts, v.tree("G/sd"))
+    G: Any = reference_generator(opts, v.tree("G/sd"))
     names = ("input_nc", "ndf", "n_layers", "norm", "use_sigmoid")
     dis = {task: {name: opts["dis"][task][name] for name in names} for task in "at"}
     D = make_discriminators(tuple(opts["tasks"]), **dis)
@@ -209,7 +209,7 @@ def _check_outputs(v: Vectors, shared: Shared, C: nn.Module) -> None:
             assert_close(output[: len(v[key])], v[key], key, **STEP)
         for key in v.keys(f"out/{domain}/translate_*"):
             to = domain[0] + key[-1]
-            made = shared.translate({domain: z}, shared.decoded, lambda d, to=to: to)[domain]
+            made = G.translate(z, G.conditioning(shared.decoded[domain]), to)
             assert_close(made, v[key], key, **STEP)
         for key in v.keys(f"out/{domain}/adapt_*"):
             assert_close(G.adapt(z, key[-1]), v[key], key, **STEP)

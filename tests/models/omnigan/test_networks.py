@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -158,7 +160,8 @@ def test_initial_weights(kind):
 
 @pytest.mark.parametrize(("n_layers", "norm"), [(1, "none"), (2, "batch"), (4, "layer")])
 def test_layers_of_a_discriminator(n_layers, norm):
-    head = make_discriminators("a", a={"ndf": 2, "n_layers": n_layers, "norm": norm})["a"]["r"]
+    D: Any = make_discriminators("a", a={"ndf": 2, "n_layers": n_layers, "norm": norm})
+    head = D["a"]["r"]
     convs = [m for m in head.modules() if isinstance(m, nn.Conv2d)]
     assert [c.stride[0] for c in convs] == [2] * n_layers + [1, 1]
     assert [c.out_channels for c in convs] == [2 * min(2**n, 8) for n in range(n_layers + 1)] + [1]

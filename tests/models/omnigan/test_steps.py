@@ -81,7 +81,7 @@ def test_one_encoder_pass_a_step_and_nothing_twice():
 def test_terms_of_the_phases():
     G, D, C = generator(), discriminators(), classifier()
     both = generator_loss(Shared(G, batches()), D, C, LOSSES, Weights())
-    parts = {}
+    parts: dict[str, torch.Tensor] = {}
     for phase in ("representation", "translation"):
         found = generator_loss(Shared(G, batches()), D, C, LOSSES, Weights(), (phase,))
         parts |= found.terms
@@ -246,7 +246,7 @@ def test_elastic_weight_consolidation():
     assert not grads(G)
     with torch.no_grad():
         G.encoder.model[0].conv.weight.add_(0.1)
-    fisher, w = ewc.fisher_0, G.encoder.model[0].conv.weight
+    fisher, w = ewc.get_buffer("fisher_0"), G.encoder.model[0].conv.weight
     lost = ewc(G)
     assert fisher.shape == w.shape and fisher.any()
     assert abs(float(lost - fisher.sum() * 0.01 / 2)) < 1e-4 * float(lost) + 1e-6
