@@ -78,6 +78,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "layout_attention",
             "metrics",
             "ntxent",
+            "omnigan_step",
             "pictures",
             "scenes",
             "selection",
