@@ -153,7 +153,7 @@ def test_initial_weights(kind):
     for name, p in D.named_parameters():
         assert not p.any() if name.endswith("bias") else not torch.equal(p, old[name])
     conv = D["a"]["r"].model[0].eval()
-    assert abs(float(torch.linalg.matrix_norm(conv.weight.flatten(1), 2)) - 1) < 0.05
+    assert abs(float(torch.linalg.matrix_norm(conv.weight.detach().flatten(1), 2)) - 1) < 0.05
     with pytest.raises(ValueError, match="init 'he'"):
         init_weights(D, "he")
 

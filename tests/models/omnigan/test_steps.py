@@ -125,6 +125,7 @@ def test_consistency_teaches_the_translation_and_no_decoder(name, task):
 
 def test_the_mask_leaves_water_out():
     G, D = generator(), discriminators()
+    torch.nn.init.constant_(G.decoders["w"].model[-1].conv.bias, -99)  # it sees no water
     flooded = batches()
     for batch in flooded.values():
         batch["data"]["w"] = torch.ones_like(batch["data"]["w"])
@@ -138,6 +139,9 @@ def test_the_mask_leaves_water_out():
     made["rn"]["present"] = {"w": torch.zeros(1, dtype=torch.bool)}
     terms = generator_loss(Shared(G, made), D, None, LOSSES, Weights(), ("translation",)).terms
     assert float(terms["t/dm/rn_to_rf"]) > 0
+    torch.nn.init.constant_(G.decoders["w"].model[-1].conv.bias, 99)  # water everywhere
+    terms = generator_loss(Shared(G, made), D, None, LOSSES, Weights(), ("translation",)).terms
+    assert float(terms["t/dm/rn_to_rf"]) == 0
 
 
 def test_domains_and_labels_that_are_not_there():
