@@ -17,8 +17,8 @@ bf16               the same under autocast to bf16 (only with `--bf16`: processo
                    it emulate it, many times slower).
 
 Before, each one's losses and gradients are compared with those of plain. On one CPU thread times
-are the process's own; the ratio is the median over rounds of plain / this one. `--parts` adds where the
-time goes, by module.
+are the process's own; the ratio is the median over rounds of plain / this one. `--parts` adds
+where the time goes, by module.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from runtime.cli import prepare
 
 LOSSES = make_losses(soft_shift=0, flip_prob=0)
 WEIGHTS = Weights(t_hm=0)
-Nets = tuple[OmniGenerator, nn.ModuleDict, nn.Module]
+Nets = tuple[OmniGenerator, Any, nn.Module]
 Found = tuple[Tensor, Tensor]  # losses of generator, discriminators, classifier; gradients of all
 
 
@@ -73,7 +73,9 @@ class PlainBlock(SPADEResnetBlock):
     """As published: each SPADE by itself."""
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        around = x if self.norm_s is None else self.conv_s(self.norm_s(x, cond))
+        around = x
+        if self.norm_s is not None and self.conv_s is not None:
+            around = self.conv_s(self.norm_s(x, cond))
         dx = self.conv_0(F.leaky_relu(self.norm_0(x, cond), 0.2))
         return around + self.conv_1(F.leaky_relu(self.norm_1(dx, cond), 0.2))
 
@@ -371,8 +373,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 spent = parts(steps[name])
                 print(f"\n| {name}, {phase} | s | share |")
                 print("|---|---|---|")
-                for part, took in sorted(spent.items(), key=lambda item: -item[1]):
-                    print(f"| {part} | {took:.2f} | {took / sum(spent.values()):.0%} |")
+                for part, of_it in sorted(spent.items(), key=lambda item: -item[1]):
+                    print(f"| {part} | {of_it:.2f} | {of_it / sum(spent.values()):.0%} |")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "layout_attention",
             "metrics",
             "ntxent",
+            "omnigan_step",
             "pictures",
             "scenes",
             "selection",

@@ -42,7 +42,7 @@ def find(contents: Contents, asked: Asked) -> Found | None:
     kind = "climategan" if climategan else "omnigan"
     net = climategan_arguments(state) if climategan else omnigan_arguments(state)
     left = [name for name in _LEFT_OUT if name in value]
-    notes = (f"left out: {', '.join(left)}",) if left else ()
+    notes: tuple[str, ...] = (f"left out: {', '.join(left)}",) if left else ()
     asked_encoder = asked.config.get("encoder")
     if not climategan and net["encoder"]["norm"] == "none" and not asked_encoder:
         notes += (

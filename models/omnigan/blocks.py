@@ -82,7 +82,7 @@ class ResBlock(nn.Module):
         self, dim: int, norm: str = "instance", activation: str = "relu", pad_type: str = "zero"
     ) -> None:
         super().__init__()
-        how = dict(norm=norm, pad_type=pad_type)
+        how: dict[str, Any] = dict(norm=norm, pad_type=pad_type)
         self.model = nn.Sequential(
             Conv2dBlock(dim, dim, 3, 1, 1, activation=activation, **how),
             Conv2dBlock(dim, dim, 3, 1, 1, activation="none", **how),

@@ -52,6 +52,7 @@ class DeeplabEncoder(nn.Module):
     """
 
     n_downsample = 3
+    mean: Tensor
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 _SAVED = "saved"
 
@@ -84,7 +84,7 @@ class ExtraAdam(torch.optim.Optimizer):
                 torch._foreach_add_(params, updates)
         return loss
 
-    def _updates(self, group: dict[str, Any]) -> tuple[list[nn.Parameter], list[Tensor]]:
+    def _updates(self, group: dict[str, Any]) -> tuple[Any, Any]:
         """The parameters that have a gradient, and Adam's update of each; moments go on."""
         params = [p for p in group["params"] if p.grad is not None]
         if not params:

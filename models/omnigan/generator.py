@@ -147,7 +147,7 @@ class OmniGenerator(nn.Module):
             said |= {"res_dim": self.latent_dim, "output_dim": 3, "n_upsample": n_up}
         else:
             said |= {"z_nc": self.latent_dim, "cond_nc": self.cond_nc, "n_up": n_up}
-            if not self.cond_nc:
+            if not self.conditions:
                 raise ValueError(
                     f"gen.t.form {form}: there is no task of d, h, s, w to condition it"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import cast
 
 import torch
@@ -82,7 +83,7 @@ class SpectralNorm(nn.Module):
         return F.normalize(rows @ v, dim=0, eps=self.eps), v
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        with _without_autocast(weight):
             rows = weight.flatten(1).float()
             u, v = self._u, self._v
             if self.training:
@@ -93,6 +94,11 @@ class SpectralNorm(nn.Module):
             else:
                 u, v = u.clone(), v.clone()  # a later iteration must not reach this graph
             return weight / torch.dot(u, rows @ v).to(weight.dtype)
+
+
+def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """No lower precision inside, on the tensor's device; of meta tensors there is none anyway."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def spectral(layer: nn.Module) -> nn.Module:
@@ -119,10 +125,19 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     raise ValueError(f"norm {norm!r}: it is batch, instance, layer or none")
 
 
+class _GroupNorm(nn.GroupNorm):
+    """As torch's, also for one number a group, which it takes for an error: the shift is left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == self.num_groups:
+            return x * 0 + self.bias[None, :, None, None]
+        return super().forward(x)
+
+
 def group_norm(channels: int, most: int = 32) -> nn.GroupNorm:
     """GroupNorm of the largest number of groups, at most `most`, of two channels at least."""
     fits = [n for n in range(1, most + 1) if channels % n == 0 and (channels // n > 1 or n == 1)]
-    return nn.GroupNorm(max(fits), channels)
+    return _GroupNorm(max(fits), channels)
 
 
 @torch.no_grad()

@@ -181,8 +181,8 @@ def _translation(
 ) -> Terms:
     G, of, out = shared.G, losses["G"], _no_terms(shared)
     paired = shared.paired(other_flood)
-    z, decoded = ({d: each[d] for d in paired} for each in (shared.z, shared.decoded))
-    fakes = shared.translate(z, decoded, other_flood)
+    z = {d: shared.z[d] for d in paired}
+    fakes = shared.translate(z, shared.decoded, other_flood)
     z_fake = shared.encode(fakes)
     seen = shared.decode(z_fake)
     cycles = shared.translate(z_fake, seen, lambda domain: domain)
@@ -294,7 +294,7 @@ def _judged(
 def _complete(shared: Shared, fakes: Pictures) -> None:
     """Pictures that the discriminators need and no loss of the generator has made."""
     if "a" in shared.G.tasks and "a" not in fakes:
-        made = {}
+        made: dict[str, Tensor] = {}
         for reality in "rs":
             z = {d: shared.z[d] for d in shared.paired(other_reality) if d[0] != reality}
             made |= shared.adapt(z, reality)

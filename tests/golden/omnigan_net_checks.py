@@ -30,7 +30,7 @@ def cases(v: Vectors, prefix: str) -> list[str]:
     return [key.split("/")[0] for key in v.keys(f"{prefix}*/meta")]
 
 
-def load(net: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+def load(net: Any, state: dict[str, Tensor]) -> Any:
     """The network with the reference's weights, all of them."""
     net.load_state_dict(our_names(state))
     return net
@@ -60,8 +60,7 @@ def _backward(v: Vectors, case: str, net: nn.Module, inputs: dict[str, Tensor], 
 def check_conv_blocks(v: Vectors) -> None:
     for case in cases(v, "c"):
         meta = v.json(f"{case}/meta")
-        net = Conv2dBlock(**meta)
-        load(net, v.tree(f"{case}/sd"))
+        net = load(Conv2dBlock(**meta), v.tree(f"{case}/sd"))
         x, what = v[f"{case}/x"], f"{v.name} {case}"
         assert_close(net(x), v[f"{case}/y_train"], f"{what}: y", **OUTPUT)
         if meta["norm"] == "batch":
@@ -73,7 +72,7 @@ def check_conv_blocks(v: Vectors) -> None:
             _check_spectral(v, case, net, x)
 
 
-def _check_spectral(v: Vectors, case: str, net: Conv2dBlock, x: Tensor) -> None:
+def _check_spectral(v: Vectors, case: str, net: Any, x: Tensor) -> None:
     what = f"{v.name} {case}"
     norm = net.conv.parametrizations.weight[0]
     assert isinstance(norm, SpectralNorm)
@@ -96,7 +95,7 @@ def _check_spectral(v: Vectors, case: str, net: Conv2dBlock, x: Tensor) -> None:
 def check_encoder_decoder(v: Vectors) -> None:
     for case in cases(v, "res"):
         meta = v.json(f"{case}/meta")
-        net = ResBlocks(
+        net: Any = ResBlocks(
             meta["num_blocks"], meta["dim"], meta["norm"], meta["activation"], meta["pad_type"]
         )
         load(net, v.tree(f"{case}/sd"))
@@ -122,7 +121,7 @@ def check_encoder_decoder(v: Vectors) -> None:
 def check_spade(v: Vectors) -> None:
     for case in cases(v, "s"):
         meta = v.json(f"{case}/meta")
-        net = SPADE(
+        net: Any = SPADE(
             meta["norm_nc"], meta["cond_nc"], meta["kernel_size"], meta["param_free_norm_type"]
         )
         assert net.mlp_gamma.in_channels == meta["nhidden"]
@@ -168,6 +167,8 @@ def check_spade_decoder(v: Vectors) -> None:
 
 
 def check_discriminator(v: Vectors) -> None:
+    net: Any
+    names: tuple[str, ...]
     for case in cases(v, "patch"):
         meta = v.json(f"{case}/meta")
         names = ("input_nc", "ndf", "n_layers", "norm")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -151,14 +153,15 @@ def test_initial_weights(kind):
     for name, p in D.named_parameters():
         assert not p.any() if name.endswith("bias") else not torch.equal(p, old[name])
     conv = D["a"]["r"].model[0].eval()
-    assert abs(float(torch.linalg.matrix_norm(conv.weight.flatten(1), 2)) - 1) < 0.05
+    assert abs(float(torch.linalg.matrix_norm(conv.weight.detach().flatten(1), 2)) - 1) < 0.05
     with pytest.raises(ValueError, match="init 'he'"):
         init_weights(D, "he")
 
 
 @pytest.mark.parametrize(("n_layers", "norm"), [(1, "none"), (2, "batch"), (4, "layer")])
 def test_layers_of_a_discriminator(n_layers, norm):
-    head = make_discriminators("a", a={"ndf": 2, "n_layers": n_layers, "norm": norm})["a"]["r"]
+    D: Any = make_discriminators("a", a={"ndf": 2, "n_layers": n_layers, "norm": norm})
+    head = D["a"]["r"]
     convs = [m for m in head.modules() if isinstance(m, nn.Conv2d)]
     assert [c.stride[0] for c in convs] == [2] * n_layers + [1, 1]
     assert [c.out_channels for c in convs] == [2 * min(2**n, 8) for n in range(n_layers + 1)] + [1]

@@ -39,24 +39,25 @@ def grads(module):
 
 
 def test_the_sixteen_updates_of_the_discriminators():
-    G, D = generator(), discriminators()
+    G, D = generator(), discriminators().eval()
     shared = Shared(G, batches())
     asked = []
-    losses = {
-        "D": lambda p, real, **_: asked.append(real) or p.float().mean() * (1 if real else -1)
-    }
-    found = discriminator_loss(shared, D, losses)
+
+    def loss(p, real, **_):
+        asked.append(real)
+        return p.float().mean() * (1 if real else -1)
+
+    found = discriminator_loss(shared, D, {"D": loss})
     assert set(found.terms) == TABLE | {"discriminator"} and len(TABLE) == 16
     assert len(asked) == 16 and sum(asked) == 8
     # of a batch rf: real for r and f, fake for s and n
     z = shared.z["rf"]
     fake = {"a": G.adapt(z, "s"), "t": G.translate(z, G.conditioning(shared.decoded["rf"]), "n")}
-    D.eval()
     shown = {("a", "r"): shared.x["rf"], ("t", "f"): shared.x["rf"],
              ("a", "s"): fake["a"], ("t", "n"): fake["t"]}  # fmt: skip
     for (task, head), x in shown.items():
         value = float(D[task][head](x).mean()) * (1 if x is shared.x["rf"] else -1)
-        assert abs(value - float(found.terms[f"rf/{task}/{head}"])) < 2e-3
+        assert abs(value - float(found.terms[f"rf/{task}/{head}"])) < 1e-5
     found.total.backward()
     assert not grads(G) and len(grads(D)) == len(list(D.parameters()))  # all of them are trained
     total = sum(float(v) for k, v in found.terms.items() if k in TABLE)
@@ -81,7 +82,7 @@ def test_one_encoder_pass_a_step_and_nothing_twice():
 def test_terms_of_the_phases():
     G, D, C = generator(), discriminators(), classifier()
     both = generator_loss(Shared(G, batches()), D, C, LOSSES, Weights())
-    parts = {}
+    parts: dict[str, torch.Tensor] = {}
     for phase in ("representation", "translation"):
         found = generator_loss(Shared(G, batches()), D, C, LOSSES, Weights(), (phase,))
         parts |= found.terms
@@ -97,25 +98,34 @@ def test_terms_of_the_phases():
         Shared(G, {"xx": {}})
 
 
-def test_consistency_reaches_the_translation_and_no_decoder():
-    G, D = generator(), discriminators()
-    nothing = {name: 0.0 for name in Weights.__dataclass_fields__}
-    for name, task in (("t_sm", "s"), ("t_dm", "d"), ("t_hm", "h")):
-        G.zero_grad()
-        weights = Weights(**{**nothing, name: 1.0})
-        # without the condition's own way, by which a decoder learns what a translation needs of it
-        freeze_condition = generator_loss(
-            Shared(G, batches()), D, None, LOSSES, weights, ("translation",), "ones"
-        )
-        freeze_condition.total.backward()
-        got = grads(G.decoders["t"])
-        assert got and all(g.any() for k, g in got.items() if "conv_img" in k)
-        assert any(g.any() for g in grads(G.encoder).values())
-        assert task in G.conditions
+@pytest.mark.parametrize(("name", "task"), [("t_sm", "s"), ("t_dm", "d"), ("t_hm", "h")])
+def test_consistency_teaches_the_translation_and_no_decoder(name, task):
+    # without a condition, by which a decoder learns what a translation needs of it
+    G = generator(t={"form": "plain", "n_res": 1, "res_norm": "none"})
+    none = {each: 0.0 for each in Weights.__dataclass_fields__}
+    found = generator_loss(
+        Shared(G, batches()), discriminators(), None, LOSSES, Weights(**{**none, name: 1.0}),
+        ("translation",), "ones",
+    )  # fmt: skip
+    found.total.backward()
+    assert all(g.any() for g in grads(G.decoders["t"]).values()) and grads(G.decoders["t"])
+    assert any(g.any() for g in grads(G.encoder).values())
+    assert not any(grads(G.decoders[each]) for each in G.conditions)
+    assert all(p.requires_grad for p in G.parameters())
+    value = found.terms[f"t/{name[2:]}/rn_to_rf"]
+    shared = Shared(G, batches())
+    fake = shared.translate({"rn": shared.z["rn"]}, shared.decoded, lambda d: "rf")["rn"]
+    seen, real = G.decode_tasks(G.encode(fake))[task], shared.decoded["rn"][task]
+    if task == "s":
+        wanted = torch.nn.functional.cross_entropy(seen, real.argmax(1))
+    else:
+        wanted = (seen - real).square().mean()
+    assert torch.allclose(value, wanted, rtol=1e-4)
 
 
 def test_the_mask_leaves_water_out():
     G, D = generator(), discriminators()
+    torch.nn.init.constant_(G.decoders["w"].model[-1].conv.bias, -99)  # it sees no water
     flooded = batches()
     for batch in flooded.values():
         batch["data"]["w"] = torch.ones_like(batch["data"]["w"])
@@ -129,6 +139,9 @@ def test_the_mask_leaves_water_out():
     made["rn"]["present"] = {"w": torch.zeros(1, dtype=torch.bool)}
     terms = generator_loss(Shared(G, made), D, None, LOSSES, Weights(), ("translation",)).terms
     assert float(terms["t/dm/rn_to_rf"]) > 0
+    torch.nn.init.constant_(G.decoders["w"].model[-1].conv.bias, 99)  # water everywhere
+    terms = generator_loss(Shared(G, made), D, None, LOSSES, Weights(), ("translation",)).terms
+    assert float(terms["t/dm/rn_to_rf"]) == 0
 
 
 def test_domains_and_labels_that_are_not_there():
@@ -234,7 +247,7 @@ def test_distillation():
     other.load_state_dict(teacher.state_dict())
     assert torch.equal(other(Shared(G, batches())), far)
     teacher.remember(G)
-    assert abs(float(teacher(Shared(G, batches()))) - float(start)) < 0.1 * float(far - start)
+    assert torch.equal(teacher(Shared(G, batches())), Distillation(G)(Shared(G, batches())))
 
 
 def test_elastic_weight_consolidation():
@@ -246,7 +259,7 @@ def test_elastic_weight_consolidation():
     assert not grads(G)
     with torch.no_grad():
         G.encoder.model[0].conv.weight.add_(0.1)
-    fisher, w = ewc.fisher_0, G.encoder.model[0].conv.weight
+    fisher, w = ewc.get_buffer("fisher_0"), G.encoder.model[0].conv.weight
     lost = ewc(G)
     assert fisher.shape == w.shape and fisher.any()
     assert abs(float(lost - fisher.sum() * 0.01 / 2)) < 1e-4 * float(lost) + 1e-6

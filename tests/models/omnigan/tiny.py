@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from models.omnigan import DOMAINS, DomainClassifier, OmniGenerator, make_discriminators
 
@@ -18,12 +17,12 @@ NET: dict[str, Any] = {
 }  # fmt: skip
 
 
-def generator(seed: int = 0, **change: Any) -> OmniGenerator:
+def generator(seed: int = 0, **change: Any) -> Any:
     torch.manual_seed(seed)
     return OmniGenerator(**{**NET, **change})
 
 
-def discriminators(seed: int = 1, **change: Any) -> nn.ModuleDict:
+def discriminators(seed: int = 1, **change: Any) -> Any:
     torch.manual_seed(seed)
     how = {"ndf": 4, "n_layers": 1, **change}
     return make_discriminators(a=how, t=how)
