@@ -15,7 +15,7 @@ from tests.scripts.support import load
 
 SMALL = (
     "--preset smoke --steps 4 --save_every 100 --log_every 1 --set train.log_level=1 "
-    'data.transforms=[{"name":"resize","new_size":8}] gen.encoder.n_downsample=2 train.representation_steps=2 '
+    'data.transforms=[{"name":"resize","new_size":8}] train.representation_steps=2 '
     "val.every_n_steps=100 val.samples=2 val.max_log_images=0"
 )
 WAYS = {
