@@ -21,6 +21,7 @@ from generators.edm2 import EDM2
 from generators.files import open_network
 from generators.fit import fitting
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from generators.omnigan import Omnigan
 from generators.published import locate
 from generators.toy import Toy
 from storage.errors import CheckpointError
@@ -56,6 +57,7 @@ KINDS: dict[str, Kind] = {
     "edm2": EDM2,
     "edm2-toy": Toy,
     "ddpm": DDPM,
+    "omnigan": Omnigan,
 }
 
 
