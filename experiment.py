@@ -56,14 +56,16 @@ def main(args: Namespace) -> None:
     dev = bool(experiment.about.get("dev_mode"))
     if not (args.dry_run or args.local or dev):
         require_sbatch()
-    if args.dry_run:
-        jobs = jobs_of(experiment, template, str(args.template), first_number(experiment.base_dir))
-        show(experiment, jobs)
-        return
 
     # Checked as a whole, then written as a whole: nothing is submitted before.
-    with numbering(experiment.base_dir) as first:
-        jobs = jobs_of(experiment, template, str(args.template), first())
+    first = first_number(experiment.base_dir)
+    jobs = jobs_of(experiment, template, str(args.template), first)
+    if args.dry_run:
+        show(experiment, jobs)
+        return
+    with numbering(experiment.base_dir) as now:
+        if first != now():  # another experiment took numbers meanwhile
+            jobs = jobs_of(experiment, template, str(args.template), now())
         array = None if experiment.array is None else array_of(experiment, jobs)
         write(experiment, jobs)
         if array is not None:

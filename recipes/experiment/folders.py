@@ -113,8 +113,8 @@ def array_script(jobs: list[Job], at_once: int, name: str) -> str:
         if head != heads[0]:
             odd = (set(head) ^ set(heads[0])).pop()
             raise UsageError(
-                f"runs[{job.run.index}] asks for other resources than the first ({odd}): the runs of "
-                "an array have the same"
+                f"runs[{job.run.index}] asks for other resources than the first ({odd}): the runs "
+                "of an array have the same"
             )
     log = f"{array_file(jobs).with_suffix('')}-%a.out"
     if not plain(log.replace("%a", "")):
@@ -129,7 +129,10 @@ def array_script(jobs: list[Job], at_once: int, name: str) -> str:
             *heads[0],
             "# The signal of SLURM goes to this shell, which becomes that of the run.",
             'case "$SLURM_ARRAY_TASK_ID" in',
-            *(f"{k}) exec bash {shlex.quote(str(j.folder / 'exp.sh'))} ;;" for k, j in enumerate(jobs)),
+            *(
+                f"{k}) exec bash {shlex.quote(str(j.folder / 'exp.sh'))} ;;"
+                for k, j in enumerate(jobs)
+            ),
             "esac",
             "exit 1",
             "",

@@ -54,8 +54,8 @@ def _memory(name: str, value: Any) -> Param:
 def _duration(name: str, value: Any) -> Param:
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise UsageError(
-            f'{name} {value!r} is no time: in quotes, "90" for minutes, "12:00:00" for hours, "2-00" '
-            "for days"
+            f'{name} {value!r} is no time: in quotes, "90" for minutes, "12:00:00" for hours, '
+            '"2-00" for days'
         )
     return value
 

@@ -115,7 +115,9 @@ def _configured(
     words = [*front, "--config", str(folder / CONFIG), "--outdir", str(folder)]
     stage = str(sbatch_of(run.asked)["stage"])
     if stage:
-        words += [w for k, v in flat(run.trainer).items() if v == stage for w in ("--set", f"{k}={v}")]
+        words += [
+            w for k, v in flat(run.trainer).items() if v == stage for w in ("--set", f"{k}={v}")
+        ]
     return run, words
 
 
@@ -123,7 +125,9 @@ def check_stage(run: Planned, words: list[str]) -> None:
     """UsageError where sbatch.stage is copied and nothing would read the copy."""
     stage = str(sbatch_of(run.asked)["stage"])
     if stage and staged(words, stage) == staged(words, ""):
-        raise UsageError(f"sbatch.stage {stage!r} is no option's value: nothing would read the copy")
+        raise UsageError(
+            f"sbatch.stage {stage!r} is no option's value: nothing would read the copy"
+        )
 
 
 def words_of(trainer: Mapping[str, Any]) -> list[str]:
@@ -141,7 +145,9 @@ def words_of(trainer: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, list):
             values = [_word(each, name) for each in value] or ["[]"]
             if any(re.match(r"-(?![\d.])", each) for each in values):
-                raise UsageError(f"trainer.{name}: {values!r} has a value that looks like an option")
+                raise UsageError(
+                    f"trainer.{name}: {values!r} has a value that looks like an option"
+                )
             words += [option, *values]
         elif value is not None:
             word = _word(value, name)

@@ -49,6 +49,8 @@ class Scanner:
         """Whether a quoted word is one word here, and is read once."""
         open_ = [kind for kind in self.inside if kind not in ("(", "$(")]
         inner = self.inside[-1] if self.inside else ""
+        if self.line.endswith(("$", "\\")):  # which would make other quotes of these
+            return False
         fresh = inner in ("", "(", "$(")  # in `"$(...)"` quotes begin anew
         old = any(kind != '"' for kind in open_)
         twice = _READ_TWICE.search(self.line + " ") is not None
@@ -105,7 +107,7 @@ class Scanner:
             return 1
         if three == "<<<":
             return 3
-        if two == "<<" and inner != "((":
+        if two == "<<" and inner not in ("((", "${"):
             self._here = True
             return 2
         if two == "$'":
@@ -114,10 +116,10 @@ class Scanner:
         if char in "'\"":
             self.inside.append(char)
             return 1
-        if two == "((" and inner != "((":
+        if two == "((" and inner not in ("((", "${"):
             self.inside.append("((")
             return 2
-        if char == "(":
+        if char == "(" and inner != "${":
             self.inside.append("(")
             return 1
         return self._opened(char, two, three)
