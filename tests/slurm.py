@@ -1,7 +1,7 @@
 """A SLURM of three small programs, to be first in PATH: jobs are started by the test itself.
 
-sbatch writes down what was submitted, srun runs its command as the one task there is, scontrol
-knows one host and writes down what is to be requeued.
+sbatch writes down what was submitted, srun runs its command once for each node and hands signals
+on, scontrol knows one host, which all nodes are, and writes down what is to be requeued.
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ PROGRAMS = {
 echo "$@" >> "$FAKE_SLURM/submitted"
 echo "Submitted batch job $((700 + $(wc -l < "$FAKE_SLURM/submitted")))"
 """,
-    "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
+    "srun": """
+while [[ $1 == --* ]]; do shift; done
+[ "$SLURM_NNODES" = 1 ] && exec "$@"
+pids=()
+trap 'kill -USR1 "${pids[@]}"' USR1
+trap 'kill -TERM "${pids[@]}"' TERM
+for ((k = 0; k < SLURM_NNODES; k++)); do "$@" & pids+=($!); done
+worst=0
+for pid in "${pids[@]}"; do
+  while :; do wait $pid; code=$?; kill -0 $pid 2> /dev/null || break; done
+  [ $code -gt $worst ] && worst=$code
+done
+exit $worst
+""",
     "scontrol": """
 case $1 in
 show) [ -e "$FAKE_SLURM/lost" ] && exit 1; echo 127.0.0.1 ;;

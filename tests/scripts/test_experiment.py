@@ -88,12 +88,9 @@ def test_each_run_has_its_files_and_is_submitted(tmp_path, cluster, capsys):
         assert line in text.splitlines()
     assert "--nproc-per-node=2 " in text and "--account" not in text
     assert "--gres" not in (folders[1] / "exp.sh").read_text()
-    (exported,) = [line for line in text.splitlines() if line.startswith("export WANDB")]
-    shown = [
-        "bash",
-        "-c",
-        exported + '; printf "%s|" "$WANDB_NOTES" "$WANDB_TAGS" "$WANDB_RUN_GROUP"',
-    ]
+    exported = text[text.index("export WANDB") :].partition("\n\n")[0]
+    show = 'printf "%s|" "$WANDB_NOTES" "$WANDB_TAGS" "$WANDB_RUN_GROUP"'
+    shown = ["bash", "-c", f"{exported}\n{show}"]
     said = subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True).stdout
     assert said == 'it\'s $(touch HACKED)\na "b" $HOME; c|no_dropout,d|e|'
     assert not (tmp_path / "HACKED").exists()
@@ -327,24 +324,24 @@ def test_a_signal_to_the_shell_reaches_the_run_and_the_job_is_requeued(number, b
     shell = cluster.start(batch, STUB="wait")
     until((cluster.folder / "ready").exists)
     shell.send_signal(number)
-    assert shell.wait(20) == 0 and cluster.written("requeued") == ["701"]
+    assert shell.wait(60) == 0 and cluster.written("requeued") == ["701"]
 
 
 def test_a_failure_is_no_requeue_even_after_a_start_that_was_one(batch, cluster):
     (batch.parent / "status.json").write_text('{\n "wants_requeue": true\n}\n')
-    assert cluster.start(batch, STUB="3").wait(20) == 3
-    assert cluster.start(batch, STUB="0").wait(20) == 0
+    assert cluster.start(batch, STUB="3").wait(60) == 3
+    assert cluster.start(batch, STUB="0").wait(60) == 0
     assert not cluster.written("requeued")
 
 
 def test_without_names_of_nodes_nothing_is_started(batch, cluster):
     (cluster.folder / "lost").write_text("")
-    assert cluster.start(batch, STUB="0").wait(20) == 1
+    assert cluster.start(batch, STUB="0").wait(60) == 1
     assert not (cluster.folder / "args").exists()
 
 
 def test_data_are_copied_to_the_nodes_own_disk_and_read_there(batch, cluster, tmp_path):
-    assert cluster.start(batch, STUB="0").wait(20) == 0
+    assert cluster.start(batch, STUB="0").wait(60) == 0
     args = (cluster.folder / "args").read_text().splitlines()
     copy = tmp_path / "local" / "imle-lab-701" / "my data"
     assert args[args.index("--data") + 1] == str(copy) and names(copy) == ["x.txt"]
@@ -383,3 +380,24 @@ runs:
     assert checkpointed(folders[0]) == checkpointed(folders[1]) != {}
     launches = [len((f / "launches.jsonl").read_text().splitlines()) for f in folders]
     assert launches == [3, 1]
+
+
+@pytest.mark.slow
+def test_two_nodes_are_one_run_and_are_preempted_together(tmp_path, cluster):
+    text = """
+experiment: {base_dir: BASE, script: train_edm2.py}
+runs:
+- sbatch: {nodes: 2}
+  trainer: {preset: smoke, save_every: 1000, log_every: 1}
+"""
+    run = experiment(tmp_path, text) / "run_001"
+    assert "#SBATCH --nodes=2" in (run / "exp.sh").read_text().splitlines()
+    shell = cluster.start(run / "exp.sh", 703, SLURM_NNODES="2")
+    until((run / "metrics.jsonl").exists, 120)
+    shell.send_signal(signal.SIGUSR1)
+    assert shell.wait(120) == 0 and cluster.written("requeued") == ["703"]
+    assert cluster.start(run / "exp.sh", 703, 1, SLURM_NNODES="2").wait(300) == 0
+    launches = [json.loads(line) for line in (run / "launches.jsonl").read_text().splitlines()]
+    assert [launch["world_size"] for launch in launches] == [2, 2]
+    assert launches[1]["from_step"] > 0
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
