@@ -20,6 +20,7 @@ from generators.ddpm import DDPM
 from generators.edm2 import EDM2
 from generators.files import open_network
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from generators.omnigan import Omnigan
 from generators.published import locate
 from generators.toy import Toy
 from storage.errors import CheckpointError
@@ -55,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "edm2": EDM2,
     "edm2-toy": Toy,
     "ddpm": DDPM,
+    "omnigan": Omnigan,
 }
 
 

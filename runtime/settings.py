@@ -10,7 +10,8 @@
     settings = merge(settings, checked(assigned("gen.opt.lr=1e-3"), SCHEMA, "--set"))
 
 A section is a mapping, a leaf has a kind as a row of `runtime.options` has one: `bool`, a tuple of
-allowed words, a type of `runtime.types`; beside these `Each(kind)`, a list, and `dict`, any mapping.
+allowed words, a type of `runtime.types`; and beside these `Each(kind)`, a list, and `dict`, any
+mapping.
 Every mistake is one line: where it stands, the setting by its dotted name, what to write instead.
 """
 

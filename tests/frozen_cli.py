@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "TrainISICLE": ("TrainISICLE.py",),
     "train_edm2": ("train_edm2.py",),
     "train_ddpm": ("train_ddpm.py",),
+    "train_omnigan": ("train_omnigan.py",),
     "toy_example": ("toy_example.py",),
     "toy_example.test": ("toy_example.py", "test"),
     "toy_example.plot": ("toy_example.py", "plot"),
@@ -65,6 +66,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "data.SetupLayoutData.fetch-models": ("data/SetupLayoutData.py", "fetch-models"),
     "data.InvertDirStructure": ("data/InvertDirStructure.py",),
     "data.dataset_tool": ("data/dataset_tool.py",),
+    "data.process_data": ("data/process_data.py",),
     "data.scenes": ("data.scenes",),
     **{
         f"benchmarks.{name}": (f"benchmarks.{name}",)

@@ -101,8 +101,9 @@ def _configured(
 ) -> tuple[Planned, list[str]]:
     """Of a script whose options are a file: the run with what W&B is told of it, and its words."""
     told = told_of(about, run.asked)
-    block = {"note": told["note"], "tags": told["tags"], "description": told["description"]}
-    if "wandb" not in run.trainer and any(block.values()):
+    block = {key: " ".join(told[key].split()) for key in ("note", "description")}
+    block = {key: value for key, value in {**block, "tags": told["tags"]}.items() if value}
+    if block and not run.trainer.keys() & {"wandb", "comet"}:
         run = replace(run, trainer={**run.trainer, "wandb": block})
     front = list(run.script[1:])
     with tempfile.TemporaryDirectory() as scratch:

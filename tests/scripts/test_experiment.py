@@ -221,6 +221,34 @@ def test_a_shipped_experiment_would_run(file, tmp_path, monkeypatch):
     assert found.about["exp_desc"] and len(jobs) >= 2 and all(job.run.command for job in jobs)
 
 
+def test_settings_of_omnigan_are_a_file_that_its_schema_has_seen(tmp_path):
+    file = tmp_path / "e.yaml"
+    text = """
+experiment: {exp_desc: two words, base_dir: BASE, script: train_omnigan.py --preset smoke}
+config: {gen: {opt: {lr: {sample: list, from: [0.25]}}}, data: {files: {base: /lists}}}
+runs: [{sbatch: {stage: /lists}, comet: {note: "a\nb", tags: [c]}, trainer: {tasks: [d, s]}}]
+"""
+    file.write_text(text.replace("BASE", str(tmp_path)))
+    (job,) = jobs_of(read_experiment(file), "{{command}}", "t.sh", 1)
+    folder = tmp_path / "run_001"
+    assert job.script.text == (
+        f"{ROOT}/train_omnigan.py --preset smoke --config {folder}/config.yaml --outdir {folder} "
+        '--set data.files.base="$STAGED"\n'
+    )
+    trainer = job.run.trainer
+    assert trainer.pop("wandb") == {"note": "a b", "description": "two words", "tags": ["c"]}
+    assert trainer == {
+        "gen": {"opt": {"lr": 0.25}}, "data": {"files": {"base": "/lists"}}, "tasks": ["d", "s"],
+    }  # fmt: skip
+    for wrong, said in (
+        ("gen: {opt: {lrr: 1}}", r"runs\[0\].*trainer: gen\.opt\.lrr is no setting; did you mean"),
+        ("gen: {opt: {lr: 1e-3}}", r"gen\.opt\.lr '1e-3' is a text: .* write 0\.001"),
+    ):
+        file.write_text(f"config: {{{wrong}}}\nruns: [{{}}]\n")
+        with pytest.raises(UsageError, match=said):
+            jobs_of(read_experiment(file), "{{command}}", "t.sh", 1)
+
+
 def test_there_is_an_experiment_for_every_method():
     run = {read_experiment(file).runs[0].script[0] for file in SHIPPED}
     trained = {path.name for path in ROOT.glob("[Tt]rain*.py")} | {"toy_example.py"}
