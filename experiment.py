@@ -72,8 +72,9 @@ def main(args: Namespace) -> None:
             write_text(array_file(jobs), array)
     say(table(varying(jobs)))
     print(f"written: {jobs[0].folder} .. {jobs[-1].folder.name} ({len(jobs)})")
-    for line in dict.fromkeys(line for job in jobs for line in job.script.left_out):
-        print(f"left out, since sbatch gives no value: {line}")
+    unsaid = dict.fromkeys(name for job in jobs for name in job.script.left_out)
+    if unsaid and not args.local:
+        print(f"not asked of SLURM, since sbatch says nothing of it: {', '.join(unsaid)}")
 
     if args.local:
         if failed := run_here(jobs, experiment.about, tell):

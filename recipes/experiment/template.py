@@ -22,11 +22,10 @@ _PLACE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
 class Filled(NamedTuple):
-    """text: of the script. left_out: lines `#SBATCH` that had no value. used: parameters in it."""
+    """text: of the script. left_out: parameters without a value, whose lines are not in it."""
 
     text: str
     left_out: list[str]
-    used: set[str]
 
 
 def read_template(file: Path) -> str:
@@ -52,7 +51,7 @@ def fill(template: str, params: Mapping[str, Param], where: str) -> Filled:
     Errors: UsageError of one line, for a parameter that is unknown or has no value, and for a value
     that would not stay one where it stands.
     """
-    kept, left_out, used, scanner = [], [], set(), Scanner()
+    kept, left_out, scanner = [], [], Scanner()
     for number, line in enumerate(template.splitlines(), 1):
         at = f"{where}:{number}"
         names = _PLACE.findall(line)
@@ -64,17 +63,16 @@ def fill(template: str, params: Mapping[str, Param], where: str) -> Filled:
                 near = hint(closest(name, params))
                 known = "" if near else f"; there are {', '.join(sorted(params))}"
                 raise UsageError(f"{at}: {{{{{name}}}}} is no parameter{near}{known}")
-        used.update(names)
         empty = [name for name in names if params[name] is None]
         directive = line.startswith(DIRECTIVE)
         if empty and directive:
-            left_out.append(line)
+            left_out += empty
             continue
         if empty:
             raise UsageError(f"{at}: {{{{{empty[0]}}}}} has no value: give sbatch.{empty[0]}")
         kept.append(_filled(line, params, at, scanner, directive))
         scanner.end_line()
-    return Filled("\n".join(kept) + "\n", left_out, used)
+    return Filled("\n".join(kept) + "\n", left_out)
 
 
 def _filled(

@@ -62,7 +62,9 @@ def test_each_run_has_its_files_and_is_submitted(tmp_path, cluster, capsys):
     runs = experiment(tmp_path)
     folders = [runs / f"run_{k:03d}" for k in (1, 2, 3)]
     assert cluster.written("submitted") == [f"{folder / 'exp.sh'}" for folder in folders]
-    assert "submitted run_003: job 703" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "submitted run_003: job 703" in said
+    assert "says nothing of it: account, qos, constraint, gpu, mem, time, partition\n" in said
     files = ["config.yaml", "exp.sh", "exp_0.yaml", "hash.txt", "sampled.json"]
     assert [names(folder) for folder in folders[:2]] == [
         files,
@@ -279,7 +281,7 @@ def job(folder, source):
     program = folder / "x.py"
     program.write_text(source)
     run = Planned(0, 0, 0, ("x.py",), {}, {}, {"wandb": {"tags": ["t"]}}, (str(program), "a b"))
-    return Job(run, folder, Filled("", [], set()))
+    return Job(run, folder, Filled("", []))
 
 
 def test_runs_here_are_one_after_the_other_whatever_one_comes_to(tmp_path):

@@ -107,7 +107,7 @@ def test_lines_are_kept_left_out_or_refused():
     assert filled.text == (
         "#!/bin/bash\n#SBATCH -c 4\n#SBATCH -p long\n  if true; then  \n\techo x {not this}\n"
     )
-    assert filled.left_out == ["#SBATCH --mem={{mem}}"]
+    assert filled.left_out == ["mem"]
     for bad, said in (
         ("echo {{cpus}}", r"t\.sh:1: \{\{cpus\}\} is no parameter; did you mean cpu\?"),
         ("echo {{zip_command}}", r"is no parameter; there are cpu, main_partition, mem, v"),
