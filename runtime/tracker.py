@@ -290,6 +290,8 @@ class Tracker:
                 if done == "ok":
                     self._run = result
                     tell(f"wandb: {result.url}")
+                    with contextlib.suppress(OSError):
+                        write_text(self.dir / "wandb_url.txt", f"{result.url}\n")
                     return earlier
                 said = _said(done, result, _ONLINE_S)
                 why = f"unreachable ({said})"

@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     },
     **{f"runs.{name}": ("runs.py", name) for name in ("ls", "show", "compare", "best", "rm")},
     "report": ("report.py",),
+    "experiment": ("experiment.py",),
     "data.SetupDataset": ("data/SetupDataset.py",),
     "data.SetupDataset.fetch-weights": ("data/SetupDataset.py", "fetch-weights"),
     "data.SetupDataset.fetch-networks": ("data/SetupDataset.py", "fetch-networks"),
