@@ -18,16 +18,25 @@ from evaluation.replicates import Replicates, Resampled, groups_of, interval, pa
 
 @torch.no_grad()
 def frechet_replicates(
-    samples: Tensor, reference: Moments, *, resamples: int = 100, seed: int = 0
+    samples: Tensor,
+    reference: Moments,
+    *,
+    resamples: int = 100,
+    seed: int = 0,
+    units: Tensor | None = None,
 ) -> Replicates:
     """Frechet distances of rows of features [N, d] drawn anew to a reference, `resamples` times.
 
+    units: int64 [N], numbers from 0, what is drawn with all its rows, such as the picture that each
+    crop is of (default: each row by itself).
     As weights on moments: exact, without a copy of the rows. The work of one is that of a weighted
     covariance and its eigenvalues; O(N d^2 + d^3). Errors: ValueError.
     """
     weighted = _Weighted(samples, reference)
-    drawn = weights(len(samples), resamples, seed)
-    found = [weighted.distance(w) for w in drawn]
+    if units is None:
+        units = torch.arange(len(samples))
+    drawn = weights(int(units.max()) + 1, resamples, seed)
+    found = [weighted.distance(w[units]) for w in drawn]
     return Replicates("bootstrap", torch.tensor(found, dtype=torch.float64))
 
 
@@ -57,8 +66,8 @@ def frechet_interval(
 
     Errors: ValueError.
     """
-    value = frechet_distance(_stats(samples).moments(), reference)
     replicates = frechet_replicates(samples, reference, resamples=resamples, seed=seed)
+    value = frechet_distance(_stats(samples).moments(), reference)
     found = interval(value, replicates, len(samples))
     return found._replace(low=max(found.low, 0.0))
 

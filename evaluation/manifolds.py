@@ -16,7 +16,6 @@ from evaluation.distances import blocks, checked_pair, rounding, squared_distanc
 from evaluation.knn import search
 from evaluation.replicates import Replicates, groups_of
 
-
 NAMES = ("precision", "recall", "density", "coverage")
 
 

@@ -87,9 +87,7 @@ def memorisation(
     )
 
 
-def memorisation_replicates(
-    found: Memorisation, *, resamples: int = 100
-) -> dict[str, Replicates]:
+def memorisation_replicates(found: Memorisation, *, resamples: int = 100) -> dict[str, Replicates]:
     """Of ratio and share_below, by name: of samples drawn anew, and of each sample.
 
     Training and held-out images stay. ratio: none where it is not a number.

@@ -133,6 +133,7 @@ class Run:
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.is_main = distributed.is_main()
         self._logs = Logs(self.device, main=self.is_main)
+        self.spent = self._logs.spent
         self._was_deterministic = torch.are_deterministic_algorithms_enabled()
         self._flag.install()
         try:
@@ -521,8 +522,7 @@ class Run:
         self._logs.say(text)
 
     def log(self, **scalars: torch.Tensor | float) -> None:
-        """Note scalars of this step; means over `--log_every` steps and ranks are written. Tensors
-        stay on their device until then."""
+        """Note scalars of this step; their means over `--log_every` steps and ranks are written."""
         self._logs.meters.add(scalars)
 
     def log_sums(self, **sums: tuple[torch.Tensor | float, torch.Tensor | float]) -> None:

@@ -40,8 +40,11 @@ class Seen:
     def part(self, name: str, count: int) -> Moments:
         """Moments of the features of `count` of the pictures, the same ones for every name. They
         are drawn: a data set may be sorted by class, so that its first ones are of few."""
-        rows = permutation(self.n, _PART)[:count]
-        return moments_of(self.features[name][rows])
+        return moments_of(self.rows(name, count))
+
+    def rows(self, name: str, count: int) -> Tensor:
+        """The features that `part` is of."""
+        return self.features[name][permutation(self.n, _PART)[:count]]
 
 
 def moments_of(features: Tensor) -> Moments:

@@ -15,6 +15,7 @@ RUNS = {
     "TrainGeneratorWandB": "--preset smoke --unconditional --res 8 --outer_loops 1 "
     "--num_iteration 2 --lpips none --map_nc 4 --latent_nc 8 --max_nc 8 --pool_size 8 "
     "--subsample_size 4 --bs 4 --mini_bs 4",
+    "TrainISICLE": "--preset smoke --num_images 16 --bs 8 --epochs 1 --n_ramp 0 --crop_size 8",
 }
 EVERY = "--metrics_every 2 --metrics fd_pixels --metrics_num 12"
 
