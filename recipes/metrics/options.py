@@ -99,7 +99,8 @@ WHAT: Table = {
     "what to measure": [
         ("--metrics", list_of(text_called("NAME")), ["fid", "fd_dinov2"], "fid, and of any "
          "extractor fd, kid, prdc, is, fld, memorisation, modes, fdr; top (accuracy of "
-         "--classifier); of CAM-Nets lpips, fwv, psnr, ssim; of networks with boxes scenefid; kid_dinov2: of that extractor alone",
+         "--classifier); of CAM-Nets lpips, fwv, psnr, ssim; of networks with boxes scenefid; "
+         "kid_dinov2: of that extractor alone",
          USUAL),
         ("--extractor", ExtractorList, ["inception"], "networks for metrics that "
          "name none: inception, dinov2 (ViT-L/14), dinov2_vitb14, simclr:RUN, torchvision:NAME, "

@@ -229,6 +229,10 @@ def _check_kind(args: Namespace, net: Generator) -> None:
         if not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
             setattr(asked, name, value)
     check_kind(asked, net.kind)
+    if args.guidance != 1 and not isinstance(net, EDM2 | DDPM):
+        raise UsageError(
+            f"--guidance {args.guidance:g}: no use for it with a network of {net.kind}"
+        )
     odd = [m.name for m in args.wanted if m.measure in CONDITIONAL]
     if odd and not isinstance(net, ConditionalIMLE):
         raise UsageError(f"--metrics {odd[0]} is of networks with inputs, not of {net.kind}")
