@@ -122,6 +122,7 @@ def measure(
     features: list[dict[str, Any]] = []
     for pictures, watch in judged:
         seen = look(pictures, tools.all(), batch=batch, desc="pictures", watch=watch)
+        parts.warn_of_sizes(seen, real)
         found = distributed.from_main(partial(judge, args, tools, seen, real, kept, device))
         ranges.append((seen.about.get("seeds"), {**found, **(watch.figures() if watch else {})}))
         features.append(seen.features)

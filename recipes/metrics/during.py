@@ -41,9 +41,8 @@ from storage.errors import UsageError
 from storage.snapshot import Snapshot
 
 MOST = 50_000  # pictures of the training set that samples are compared with
-_ELSEWHERE = frozenset(
-    ("fdr", "fld", "memorisation", "scenefid", "top")
-)  # of what training does not have
+# Of what training does not have.
+_ELSEWHERE = frozenset(("fdr", "fld", "memorisation", "scenefid", "top"))
 
 
 class During:

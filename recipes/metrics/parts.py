@@ -143,7 +143,23 @@ class Reference(NamedTuple):
             return look(self.pictures, tools.all(), batch=batch, keep=keep, desc="reference")
         s = self.statistics
         n = max((m.images or 0 for m in s.moments.values()), default=0)
-        return Seen(n, self.about, features=s.features, moments=s.moments)
+        made = s.about.get("data")
+        res = made.get("res") if isinstance(made, dict) else None
+        side = res if isinstance(res, int) else 0
+        return Seen(
+            n, self.about, features=s.features, moments=s.moments, sides=(side, side)
+        )  # fmt: skip
+
+
+def warn_of_sizes(seen: Seen, real: Seen | None) -> None:
+    """Say so where pictures and reference are of other sizes, which any network sees."""
+    if real is None or not seen.sides[1] or not real.sides[1] or seen.sides == real.sides:
+        return
+    ours, theirs = (f"{a} px" if a == b else f"{a} to {b} px" for a, b in (seen.sides, real.sides))
+    say(
+        f"warning: the pictures are of {ours}, the reference of {theirs}, and figures tell that "
+        "too; --res makes both alike"
+    )
 
 
 def reference(args: Namespace, res: int | None = None, crop: str | None = None) -> Reference | None:
