@@ -16,6 +16,7 @@ from evaluation.distances import blocks, checked_pair, rounding, squared_distanc
 from evaluation.knn import search
 from evaluation.replicates import Replicates, groups_of
 
+Four = tuple[float, float, float, float]
 NAMES = ("precision", "recall", "density", "coverage")
 
 
@@ -58,9 +59,7 @@ def prdc_replicates(
 
 
 @torch.no_grad()
-def _prdc(
-    samples: Tensor, reference: Tensor, k: int, group: Tensor
-) -> tuple[PRDC, list[list[float]]]:
+def _prdc(samples: Tensor, reference: Tensor, k: int, group: Tensor) -> tuple[PRDC, list[Four]]:
     """group: int64 [N]. The four, and the four without each group, [] of one group."""
     samples, reference = checked_pair(samples, reference, ("samples", "reference"))
     if not 1 <= k < min(len(samples), len(reference)):
@@ -93,8 +92,8 @@ def _prdc(
                 instead[other] |= (d[reach.rows] <= reach.edge[:, None]).any(0)
         first += count
 
-    def figures(n: int, inside: int, near: int, covered: Tensor, recalled: Tensor) -> list[float]:
-        return [inside / n, int(recalled.sum()) / m, near / (k * n), int(covered.sum()) / m]
+    def figures(n: int, inside: int, near: int, covered: Tensor, recalled: Tensor) -> Four:
+        return inside / n, int(recalled.sum()) / m, near / (k * n), int(covered.sum()) / m
 
     n, total, balls_in = len(x), int(inside.sum()), int(near.sum())
     whole = PRDC(*figures(n, total, balls_in, covered.any(0), recalled.any(0)), k)
