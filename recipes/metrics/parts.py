@@ -242,7 +242,9 @@ def _check_kind(args: Namespace, net: Generator) -> None:
     asked = Namespace(**vars(args))
     asked.seeds = SEEDS  # generate_images.py's own, as good as not given
     for name, value in _ABSENT.items():
-        if not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
+        # of IMLE there, and here of networks with layouts too
+        ours = isinstance(net, DDPM) and name in ("data", "data_path")
+        if ours or not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
             setattr(asked, name, value)
     check_kind(asked, net.kind)
     if args.guidance != 1 and not isinstance(net, EDM2 | DDPM):
