@@ -41,7 +41,7 @@ def records(path: Path) -> list[Mapping[str, Any]]:
     except OSError:
         return []
     own: set[str] | None = None
-    found = []
+    found: list[Mapping[str, Any]] = []
     for _, file in dated[:_MOST]:
         try:
             _, record = read_record(str(file))
