@@ -47,7 +47,8 @@ class LayoutSet:
             raise UsageError(f"--data {args.data}: this network was trained without boxes")
         home = Path(args.data_path or data_home())
         splits = layout_splits(_set_of(args.data), home)
-        split = next((name for name in ("val", "test", "train") if name in splits), splits[0])
+        named = split_of(bare(args.data).rpartition("/")[2]) if "/" in args.data else None
+        split = next((n for n in (named, "val", "test", "train") if n in splits), splits[0])
         source = open_layouts(args.data, home, split=split)
         if list(source.object_classes) != net.objects:
             raise UsageError(
@@ -76,8 +77,8 @@ class LayoutSet:
         self.block = 1
         self.about: dict[str, Any] = {
             "kind": "data set",
-            "data": source.name.rpartition("/")[0] or source.name,
-            "split": source.name.rpartition("/")[2],
+            "data": source.name.removesuffix(f"/{split}"),
+            "split": split,
             "inputs": count,
             "crops": len(kept),
             "min_side": args.min_crop,
