@@ -108,8 +108,9 @@ def main(args: Namespace) -> None:
             chosen_log = IndexLog(run.dir / "selected.bin", run.completed)
         measuring = During(args, run, images.source, res=images.resolution, crop=args.crop)
         selection_time, best_time = Stopwatch(run.device), Stopwatch(run.device)
-        batches = sampler.batches(loader)
+        batches = run.spent.waits(sampler.batches(loader))
 
+        @run.spent.on("validation")
         def look(outputs: dict[str, Any]) -> None:
             """Histories from noise to picture, of the average; --look has what they are drawn of,
             and the outputs of the step."""

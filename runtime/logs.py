@@ -17,6 +17,7 @@ import torch
 from runtime import distributed
 from runtime.meters import Meters
 from runtime.progress import Progress
+from runtime.spent import Spent
 from runtime.tracker import Tracker
 from storage.console import tell
 from storage.errors import UsageError, first_line
@@ -36,6 +37,7 @@ class Logs:
         self.keep: Callable[[str], None] | None = None
         self.mine: Callable[[], bool] = lambda: True
         self.meters = Meters()
+        self.spent = Spent()
         self.wandb_id: str | None = None
         self._tracker: Tracker | None = None
         self._bar: Progress | None = None
@@ -86,6 +88,7 @@ class Logs:
         """
         self.tracker(step)
         self._window = (time.monotonic(), step)
+        self.spent.pop(1)  # what was before is of the start
         self._bar = Progress(total, desc=name, initial=step, cycle=cycle, main=self.main)
         self._looped = True
 
@@ -177,7 +180,7 @@ class Logs:
         now, steps = time.monotonic(), step - self._window[1]
         if steps:
             values["time/step_s"] = (now - self._window[0]) / steps
-            values |= measured(now - self._window[0])
+            values |= measured(now - self._window[0]) | self.spent.pop(steps)
         if self.device.type == "cuda":
             values["memory/peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
         self._window = (now, step)

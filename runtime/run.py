@@ -140,6 +140,7 @@ class Run(Outputs):
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.is_main = distributed.is_main()
         self._logs = Logs(self.device, main=self.is_main)
+        self.spent = self._logs.spent
         self._was_deterministic = torch.are_deterministic_algorithms_enabled()
         self._flag.install()
         try:

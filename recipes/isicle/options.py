@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from data.views.generated import MODES, fraction
+from recipes import measuring
 from recipes.command import read_options
 from recipes.imle import options as imle
 from recipes.simclr import options as simclr
@@ -95,7 +96,7 @@ PAIRS: Table = {
          "and its corruption's"),
     ],
 }  # fmt: skip
-OPTIONS: Table = merged(simclr.OPTIONS, PAIRS, GENERATOR)
+OPTIONS: Table = merged(simclr.OPTIONS, PAIRS, GENERATOR, {"validation": measuring.rows()})
 
 # Options of TrainGeneratorWandB.py that --imle does not take: this run's own hold for the generator
 # too, or they have no influence on it here. And those that are as a --net has them.
@@ -141,8 +142,9 @@ def _check_pair(args: Namespace) -> None:
 def _check_source(args: Namespace) -> None:
     rules = Rules(args, OPTIONS, PRESETS)
     joint = bool(args.joint or args.joint_steps)
-    for name in ("imle_steps", "imle"):
+    for name in ("imle_steps", "imle", "metrics_every"):
         rules.belongs(name, "--joint", joint)
+    measuring.check(args, rules)
     for name in set(names_of(GENERATOR)) - set(tagged(GENERATOR, DRAWING)):
         rules.belongs(name, "synthetic views", args.pair != "real-real")
     if args.joint or args.cache or args.pair == "real-real":
