@@ -53,7 +53,7 @@ from runtime.cli import prepare
 from runtime.counter_rng import mix
 from storage.dirs import data_home
 from storage.errors import UsageError
-from storage.files import read_object, write_json
+from storage.files import make_folder, read_object, write_json
 from storage.find import find_network
 from storage.layout_pictures import layout_maps, with_boxes
 from storage.pictures import Captions, save_sheet
@@ -152,7 +152,7 @@ def digit_judge(args: argparse.Namespace, net: DDPM) -> tuple[Judge, Tensor, Ten
     x, y = pictures_of(args, net, "train", args.train)
     named = f"judge-{args.data.replace('/', '-')}-{net.resolution}.safetensors"
     found = judge(args.out / named, x, y, len(net.classes), args)
-    held, labels = pictures_of(args, net, args.split)
+    held, labels = pictures_of(args, net, args.split, args.held_out)
     features, logits = judged(found, held)
     return found, features, (logits.argmax(1) == labels).float().mean()
 
@@ -510,6 +510,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default=None, help="(default: mnist; scenes for layouts)")
     parser.add_argument("--split", default=None, help="held out (default: test; val for layouts)")
     parser.add_argument("--train", type=int, default=None, help="pictures the classifier sees")
+    parser.add_argument("--held_out", type=int, default=None, help="pictures that FD is to (all)")
     parser.add_argument("--epochs", type=int, default=3, help="of the classifier")
     parser.add_argument("--each", type=int, default=2, help="samples a class, a layout")
     parser.add_argument("--pictures", type=int, default=256, help="samples, layouts, held out")
@@ -535,10 +536,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.net and args.part != "best_of":
         raise UsageError(f"{args.part}: which network? --net RUN")
     if args.quick:
-        args.train, args.epochs, args.pictures, args.steps, args.each = 64, 1, 16, 2, 1
+        args.train, args.held_out, args.pictures, args.steps, args.each = 64, 16, 16, 2, 1
         args.evaluations, args.ddpm_steps, args.batch, args.repeats = [3], 4, 2, 1
-        args.best_of_k, args.channels, args.res = [1, 2], 8, 8
+        args.best_of_k, args.channels, args.res, args.epochs = [1, 2], 8, 8, 1
     torch.set_num_threads(args.threads)
+    make_folder(args.out)
     print(machine(torch.device(args.device)))
     PARTS[args.part](args)
 
