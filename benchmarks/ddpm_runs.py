@@ -60,7 +60,7 @@ from storage.pictures import Captions, save_sheet
 from storage.snapshot import load_snapshot, save_snapshot
 
 FIXED = ("fixed_small", "fixed_large")
-CROP, LEAST = 16, 4  # side that crops of objects are brought to, and that they have at least
+CROP, LEAST = 16, 3  # side that crops of objects are brought to, and that they have at least
 FEATURES = 32
 
 
@@ -332,7 +332,7 @@ def moments(features: Tensor) -> Moments:
 
 def crops(images: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is in the boxes [n, N, 4] of images uint8 [n, C, S, S]: crops [m, C, 16, 16], their
-    classes and the images they are of. Boxes of fewer than 4 pixels a side are left out."""
+    classes and the images they are of. Boxes of fewer than 3 pixels a side are left out."""
     parts, labels, owners = [], [], []
     for i, image in enumerate(images):
         real = classes[i] >= 0
