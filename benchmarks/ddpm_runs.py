@@ -21,6 +21,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -239,7 +240,7 @@ def bounds(args: argparse.Namespace) -> None:
         x, y = pictures_of(args, net, args.split, args.pictures)
         asked = {"net": name, "pictures": len(x), "split": args.split, "data": args.data}
         piece = f"bounds-{name.replace('/', '-')}"
-        found = kept(args, piece, asked, lambda n=net, x=x, y=y: bound_rows(n, signed(x), y, 16))
+        found = kept(args, piece, asked, partial(bound_rows, net, signed(x), y, 16))
         tables |= {(name, variance): figures for variance, figures in found.items()}
     first = next(iter(tables.values()))
     last = len(first["vb"]) - 1
@@ -472,15 +473,15 @@ def best_of(args: argparse.Namespace) -> None:
     took: dict[int, list[float]] = {k: [] for k in args.best_of_k}
     for turn in range(args.repeats + 1):
         for k in took:
-            spent = seconds(lambda k=k: step(k), torch.device(args.device))
+            spent = seconds(partial(step, k), torch.device(args.device))
             if turn:  # the first one pays for what is loaded at first use
                 took[k].append(spent)
     print(f"{sum(p.numel() for p in net.parameters()):,} parameters, batch {len(rows.keys)} of "
           f"{args.res} x {args.res}\n")  # fmt: skip
     print("| K | median s a step | times K = 1 |\n|---|---|---|")
-    for k, spent in took.items():
-        ratios = [a / b for a, b in zip(spent, took[args.best_of_k[0]], strict=True)]
-        print(f"| {k} | {statistics.median(spent):.3f} | {statistics.median(ratios):.2f} "
+    for k, times in took.items():
+        ratios = [a / b for a, b in zip(times, took[args.best_of_k[0]], strict=True)]
+        print(f"| {k} | {statistics.median(times):.3f} | {statistics.median(ratios):.2f} "
               f"({min(ratios):.2f}-{max(ratios):.2f}) |")  # fmt: skip
 
 
