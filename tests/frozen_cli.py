@@ -74,6 +74,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "augment",
             "candidates",
             "code_search",
+            "ddpm_runs",
             "edm2_arms",
             "edm2_step",
             "gradient_average",
