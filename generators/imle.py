@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.views.generated import to_size, to_uint8
-from generators.base import Loaded, Setup, build, check_asked
+from generators.base import Loaded, Setup, build, check_asked, check_unit
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
 from imle.conditions import input_shape, of_pictures, without_colour
 from runtime.precision import Precision
@@ -124,11 +124,7 @@ class ConditionalIMLE(_IMLE):
         if len(inputs) < 1 or inputs.shape[1:] != shape or not inputs.is_floating_point():
             kind = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
             raise UsageError(f"inputs {kind}: float {['B', *shape]} in [0, 1] are needed")
-        low, high = float(inputs.min()), float(inputs.max())
-        if not (0 <= low and high <= 1):
-            raise UsageError(
-                f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]"
-            )
+        check_unit(inputs)
         corruption = Corruption(**self.snapshot.config["corruption"], seed=seed)
         shown = corruption.keyed(inputs, SAMPLING_LOOP, _numbered(inputs, ids))
         return without_colour(shown).clamp(0, 1) if self.net.head == "ab" else shown
