@@ -148,6 +148,13 @@ def check_asked(n: int, seed: int) -> None:
         raise UsageError(f"seed {seed}: seeds are 0 or above")
 
 
+def check_unit(inputs: Tensor) -> None:
+    """That pictures are in [0, 1]. Errors: UsageError."""
+    low, high = float(inputs.min()), float(inputs.max())
+    if not (0 <= low and high <= 1):
+        raise UsageError(f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]")
+
+
 def check_same_kind(kind: str, guide: object) -> None:
     """That a guide is of the network's kind. Errors: UsageError."""
     other = getattr(guide, "kind", type(guide).__name__)

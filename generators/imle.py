@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.sources import CROPS
 from data.views.generated import to_size, to_uint8
-from generators.base import Loaded, Setup, build, check_asked
+from generators.base import Loaded, Setup, build, check_asked, check_unit
 from generators.fit import check_settings, configuration
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
 from imle.conditions import input_shape, of_pictures, without_colour
@@ -136,11 +136,7 @@ class ConditionalIMLE(_IMLE):
         if len(inputs) < 1 or inputs.shape[1:] != shape or not inputs.is_floating_point():
             kind = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
             raise UsageError(f"inputs {kind}: float {['B', *shape]} in [0, 1] are needed")
-        low, high = float(inputs.min()), float(inputs.max())
-        if not (0 <= low and high <= 1):
-            raise UsageError(
-                f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]"
-            )
+        check_unit(inputs)
         corruption = Corruption(
             **{**configuration(self.snapshot.config, "corruption"), "seed": seed}
         )

@@ -199,7 +199,7 @@ GEN: Table = {
     "against what": [
         ("--lpips", ("pretrained", "random"), "pretrained", "weights of LPIPS; random: not "
          "comparable with anything"),
-        ("--min_crop", positive_int, 8, "of scenefid: boxes of fewer pixels a side are left out"),
+        ("--min_crop", count(4096), 8, "of scenefid: boxes of fewer pixels a side are left out"),
         ("--lpips_path", file_path, None, "VGG16 of torchvision (default: where SetupDataset.py "
          "puts it)"),
     ],
