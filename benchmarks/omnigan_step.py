@@ -16,9 +16,9 @@ channels_last      weights and pictures in that memory format.
 bf16               the same under autocast to bf16 (only with `--bf16`: processors that do not have
                    it emulate it, many times slower).
 
-Before, each one's losses and gradients are compared with those of plain. On one CPU thread times
-are the process's own; the ratio is the median over rounds of plain / this one. `--parts` adds
-where the time goes, by module.
+Each one's losses and gradients are compared with those of plain. On one CPU thread times are the
+process's own; the ratio is the median over rounds of plain / this one. `--parts` adds where the
+time goes, by module.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ from runtime.cli import prepare
 
 LOSSES = make_losses(soft_shift=0, flip_prob=0)
 WEIGHTS = Weights(t_hm=0)
+LINES = ("detached", "one pass", "shared SPADE", "channels_last")
 Nets = tuple[OmniGenerator, Any, nn.Module]
 Found = tuple[Tensor, Tensor]  # losses of generator, discriminators, classifier; gradients of all
 
@@ -288,14 +289,16 @@ def parts(step: Step) -> dict[str, float]:
 
 def setup(args: argparse.Namespace, device: torch.device) -> tuple[Nets, dict[str, Any]]:
     """Networks and a batch of each domain. The classifier's normalisation is of groups, so that all
-    domains can go through it at once, as those of the other networks can."""
+    domains can go through it at once, as those of the other networks can; in evaluation spectral
+    normalisation does not iterate, so that all lines have the same weights."""
     torch.manual_seed(args.seed)
     decoder = {"n_res": args.n_res}
     G = OmniGenerator(
-        encoder={"dim": args.dim, "n_res": args.n_res},
+        encoder={"dim": args.dim, "n_res": args.n_res, "n_downsample": 2 if args.quick else 3},
         a=decoder, d=decoder, h=decoder, s=decoder, w=decoder,
     )  # fmt: skip
-    D = make_discriminators(a={"ndf": args.dim}, t={"ndf": args.dim})
+    head = {"ndf": args.dim, "n_layers": 1 if args.quick else 3}
+    D = make_discriminators(a=head, t=head)
     C = DomainClassifier(G.latent_shape((args.res, args.res)), norm="group")
     batches = {}
     for domain in DOMAINS:
@@ -303,27 +306,14 @@ def setup(args: argparse.Namespace, device: torch.device) -> tuple[Nets, dict[st
         labels = {"d": u[1, :, :1], "h": u[1, :, 1:2], "w": (u[1, :, 2:] > 0.5).float()}
         data = {"x": u[0] * 2 - 1, "s": (u[2, :, 0] * 19).long(), **labels}
         batches[domain] = {"data": {k: v.to(device) for k, v in data.items()}}
-    return (G.to(device), D.to(device), C.to(device)), batches
+    nets = G.to(device).eval(), D.to(device).eval(), C.to(device).eval()
+    return nets, batches
 
 
-def compared(steps: dict[str, Step]) -> dict[str, tuple[float, float]]:
-    """How far each line's losses (the largest of the three) and gradients are from plain's,
-    relative."""
-    nets = [net for step in steps.values() for net in step.nets]
-    for net in nets:
-        net.eval()  # spectral normalisation then does not move between calls
-    far = {}
-    plain: Found | None = None
-    for name, step in steps.items():
-        step()
-        assert step.found is not None
-        plain = plain or step.found
-        losses, grads = step.found
-        off = float(((losses - plain[0]).abs() / plain[0].abs()).max())
-        far[name] = off, float((grads - plain[1]).norm() / plain[1].norm())
-    for net in nets:
-        net.train()
-    return far
+def far(found: Found, plain: Found) -> tuple[float, float]:
+    """How far losses (the largest of the three) and gradients are from plain's, relative."""
+    off = float(((found[0] - plain[0]).abs() / plain[0].abs()).max())
+    return off, float((found[1] - plain[1]).norm() / plain[1].norm())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -335,6 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dim", type=int, default=16, help="first width of encoder and critics")
     parser.add_argument("--n_res", type=int, default=2, help="residual blocks of each network")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=["translation"])
+    parser.add_argument("--lines", nargs="+", choices=LINES, help="beside plain (default: all)")
     parser.add_argument("--bf16", action="store_true", help="bf16 too")
     parser.add_argument("--parts", action="store_true", help="where the time goes too")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the lines take turns")
@@ -345,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare(parser)
     args = parser.parse_args(argv)
     if args.quick:
-        args.res, args.dim, args.n_res, args.repeats = 32, 4, 1, 1
+        args.res, args.dim, args.n_res, args.repeats = 16, 4, 1, 1
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     print(machine(device))
@@ -353,23 +344,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     number = sum(p.numel() for net in nets for p in net.parameters())
     print(f"{number:,} parameters, 4 x {args.batch} of {args.res} x {args.res}")
     for phase in args.phases:
-        steps = {name: make() for name, make in lines(nets, batches, phase, args.bf16).items()}
-        far = compared(steps)
+        makers = lines(nets, batches, phase, args.bf16)
+        wanted = ["plain", *(name for name in args.lines or makers if name != "plain")]
+        steps = {name: makers[name]() for name in wanted}
         found: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(args.repeats):
             for name, step in steps.items():
                 found[name].append(seconds(step, device))
+        plain = steps["plain"].found
+        assert plain is not None
         print(f"\n| step, {phase} | median s | times faster | losses | gradients |")
         print("|---|---|---|---|---|")
         for name, took in found.items():
             ratios = [a / b for a, b in zip(found["plain"], took, strict=True)]
+            off = far(steps[name].found or plain, plain)
             print(
                 f"| {name} | {statistics.median(took):.2f} | {statistics.median(ratios):.2f} "
-                f"({min(ratios):.2f}-{max(ratios):.2f}) | {far[name][0]:.0e} | "
-                f"{far[name][1]:.0e} |"
+                f"({min(ratios):.2f}-{max(ratios):.2f}) | {off[0]:.0e} | "
+                f"{off[1]:.0e} |"
             )
         if args.parts:
-            for name in ("plain", "channels_last"):
+            for name in ("plain", wanted[-1]):
                 spent = parts(steps[name])
                 print(f"\n| {name}, {phase} | s | share |")
                 print("|---|---|---|")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.views.generated import to_uint8
-from generators.base import Loaded, Setup, build, check_asked
+from generators.base import Loaded, Setup, build, check_asked, check_unit
 from models.omnigan import DOMAINS, OmniGenerator
 from runtime.precision import Precision
 from storage.errors import CheckpointError, UsageError
@@ -96,11 +96,7 @@ class Omnigan(Loaded):
         if inputs.ndim != 4 or inputs.shape[1] != 3 or not inputs.is_floating_point():
             kind = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
             raise UsageError(f"inputs {kind}: float [B, 3, H, W] in [0, 1] are needed")
-        low, high = float(inputs.min()), float(inputs.max())
-        if not (0 <= low and high <= 1):
-            raise UsageError(
-                f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]"
-            )
+        check_unit(inputs)
         sides, n = inputs.shape[-2:], 2**self.net.n_downsample
         if any(side % n for side in sides):
             raise UsageError(f"inputs of {sides[0]} x {sides[1]}: sides must be multiples of {n}")

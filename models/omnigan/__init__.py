@@ -7,7 +7,7 @@ from models.omnigan.discriminators import make_discriminators
 from models.omnigan.domains import CONDITIONS, DOMAINS, TASKS, other_flood, other_reality
 from models.omnigan.extra_adam import ExtraAdam
 from models.omnigan.gan_losses import GANLoss
-from models.omnigan.generator import FOUNDING, OmniGenerator
+from models.omnigan.generator import PUBLISHED, OmniGenerator
 from models.omnigan.losses import make_losses
 from models.omnigan.names import our_names
 from models.omnigan.norms import init_weights
@@ -34,7 +34,7 @@ __all__ = [
     "CONDITIONS",
     "DOMAINS",
     "EWC",
-    "FOUNDING",
+    "PUBLISHED",
     "TASKS",
     "Distillation",
     "DomainClassifier",

@@ -34,13 +34,13 @@ BITS = {"none": 0, "flood": 2, "domain": 4}
 FORMS = ("plain", "spade", "spade-munit")
 
 # What the published parameter counts are of: G 17,646,624.
-_FOUNDING_DECODER = {"n_res": 1, "n_upsample": 2}
-FOUNDING: dict[str, Any] = {
+_PUBLISHED_DECODER = {"n_res": 1, "n_upsample": 2}
+PUBLISHED: dict[str, Any] = {
     "tasks": "adst",
     "encoder": {"dim": 64, "n_downsample": 2, "n_res": 1, "norm": "none", "res_norm": "none"},
-    "a": _FOUNDING_DECODER, "d": _FOUNDING_DECODER, "s": _FOUNDING_DECODER,
+    "a": _PUBLISHED_DECODER, "d": _PUBLISHED_DECODER, "s": _PUBLISHED_DECODER,
     "t": {
-        **_FOUNDING_DECODER, "form": "spade-munit", "bits": "domain", "shared": False,
+        **_PUBLISHED_DECODER, "form": "spade-munit", "bits": "domain", "shared": False,
         "spectral_norm": False,
     },
 }  # fmt: skip

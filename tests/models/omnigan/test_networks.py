@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.omnigan import (
-    FOUNDING,
+    PUBLISHED,
     DomainClassifier,
     OmniGenerator,
     init_weights,
@@ -31,7 +31,7 @@ def count(module: nn.Module) -> int:
 
 def test_published_counts():
     with torch.device("meta"):
-        G = OmniGenerator(**FOUNDING)
+        G = OmniGenerator(**PUBLISHED)
         C = DomainClassifier((256, 64, 64))
     assert count(G) == 17_646_624 and count(C) == 595_332
     parts = {task: count(decoder) for task, decoder in G.decoders.items()}
