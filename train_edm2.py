@@ -53,7 +53,7 @@ from recipes.edm2.options import (
     snapshot_period,
 )
 from recipes.metrics.during import During
-from recipes.selection import choose, early_late_switch
+from recipes.selection import choose, early_late_switch, spoil_blind
 from runtime import distributed
 from runtime.launch import launch
 from runtime.meters import Stopwatch
@@ -128,7 +128,7 @@ def main(args: Namespace) -> None:
         )  # fmt: skip
         edges, level_names = validation.noise_levels(loss_fn, run.device)
         selection_time, training_time = Stopwatch(run.device), Stopwatch(run.device)
-        batches = sampler.batches(loader)
+        batches = run.spent.waits(sampler.batches(loader))
 
         def losses_of(model: nn.Module, rows: Rows, draw: int = 0) -> tuple[Tensor, Tensor]:
             """Losses [n] and sigmas [n] of rows, without gradients. draw: of the noise."""
@@ -149,6 +149,7 @@ def main(args: Namespace) -> None:
 
             return best_keys(rows.keys, args.best_of_k, losses, reject=args.best_of_reject)
 
+        @run.spent.on("validation")
         def look() -> None:
             """Grids of samples, of the first EMA."""
             decodes = encoder.config["name"] == "rgb" or args.vae is not None
@@ -209,6 +210,7 @@ def main(args: Namespace) -> None:
                         part=at_once if args.select_scope == "rank" else None,
                     )
                     rows, size = choice.rows, mini
+                    spoil_blind(run, choice.blind)
                     for spread in choice.spreads:
                         run.log(**{"entropy": spread.entropy, "perplexity / B": spread.relative})
                 run.log(**{"time/selection_s": selection_time.stop()})

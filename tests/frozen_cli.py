@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "TrainISICLE": ("TrainISICLE.py",),
     "train_edm2": ("train_edm2.py",),
     "train_ddpm": ("train_ddpm.py",),
+    "train_omnigan": ("train_omnigan.py",),
     "toy_example": ("toy_example.py",),
     "toy_example.test": ("toy_example.py", "test"),
     "toy_example.plot": ("toy_example.py", "plot"),
@@ -56,6 +57,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     },
     **{f"runs.{name}": ("runs.py", name) for name in ("ls", "show", "compare", "best", "rm")},
     "report": ("report.py",),
+    "experiment": ("experiment.py",),
     "data.SetupDataset": ("data/SetupDataset.py",),
     "data.SetupDataset.fetch-weights": ("data/SetupDataset.py", "fetch-weights"),
     "data.SetupDataset.fetch-networks": ("data/SetupDataset.py", "fetch-networks"),
@@ -64,6 +66,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "data.SetupLayoutData.fetch-models": ("data/SetupLayoutData.py", "fetch-models"),
     "data.InvertDirStructure": ("data/InvertDirStructure.py",),
     "data.dataset_tool": ("data/dataset_tool.py",),
+    "data.process_data": ("data/process_data.py",),
     "data.scenes": ("data.scenes",),
     **{
         f"benchmarks.{name}": (f"benchmarks.{name}",)
@@ -79,6 +82,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "layout_attention",
             "metrics",
             "ntxent",
+            "omnigan_step",
             "pictures",
             "scenes",
             "selection",

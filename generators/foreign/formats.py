@@ -46,7 +46,7 @@ FORMATS: dict[str, Format] = {
     "ldm": Format(
         "the UNet of a latent-diffusion checkpoint", ("ddpm",), ("res", "config", "weights")
     ),
-    "omnigan": Format("a checkpoint of omnigan", ("omnigan",), ("config",)),
+    "omnigan": Format("a checkpoint of omnigan", ("omnigan",), ("res", "config")),
     "climategan": Format("a checkpoint of ClimateGAN", ("climategan",), ("config",)),
 }
 _FINDERS: tuple[Callable[[Contents, Asked], Found | None], ...] = (

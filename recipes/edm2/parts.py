@@ -1,6 +1,7 @@
 """train_edm2.py's options -> data, network, optimizer, averages, snapshots."""
 
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from diffusion import Precond, selection_lr
 from diffusion.encoders import Encoder, make_encoder
 from generators.door import open_generator
 from generators.edm2 import EDM2
-from recipes.edm2.options import check_shares, mini_batch
+from recipes import room
+from recipes.edm2.options import OPTIONS, check_shares, mini_batch
 from recipes.known import inputs_of
 from recipes.take import take
 from runtime import ema as emas
@@ -101,18 +103,23 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
             f"--vae {args.vae}: {images.source.name} has pixels, which need no decoder"
         )
     encoder = make_encoder({"name": kind}, vae=args.vae)
+    make = partial(
+        take,
+        Precond,
+        args,
+        img_resolution=images.resolution,
+        img_channels=encoder.latent_channels(images.channels),
+        label_dim=label_dim,
+        use_fp16=run.precision.name != "fp32",
+        model_channels=args.channels,
+    )
     try:
-        net = take(
-            Precond,
-            args,
-            img_resolution=images.resolution,
-            img_channels=encoder.latent_channels(images.channels),
-            label_dim=label_dim,
-            use_fp16=run.precision.name != "fp32",
-            model_channels=args.channels,
-        )
+        sizes = ("channels", "channel_mult", "num_blocks", "label_dim")
+        net = room.network(make, run.device, args, OPTIONS, sizes)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    rows, first = shares(args, run.world_size)[1], net.img_resolution**2 * args.channels
+    room.batch(rows, first, run.device, args, OPTIONS, ("batch", "batch_gpu", "channels", "res"))
     if kind != "rgb" and args.vae is not None and args.sample_images and run.is_main:
         encoder.decode(torch.zeros(1, net.img_channels, 1, 1))  # fails now, not at the first grid
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
