@@ -42,6 +42,7 @@ from diffusion import DDIMTraining
 from diffusion.rows import row_keys
 from recipes import initial
 from recipes.ddpm import parts, validation
+from recipes.ddpm.held_out import HeldOut
 from recipes.ddpm.options import (
     OPTIONS,
     drawing,
@@ -107,6 +108,7 @@ def main(args: Namespace) -> None:
         if args.selection and run.is_main:
             chosen_log = IndexLog(run.dir / "selected.bin", run.completed)
         measuring = During(args, run, images.source, res=images.resolution, crop=args.crop)
+        held_out = HeldOut(args, run, images)
         selection_time, best_time = Stopwatch(run.device), Stopwatch(run.device)
         batches = sampler.batches(loader)
 
@@ -213,6 +215,7 @@ def main(args: Namespace) -> None:
                 name = f"network-snapshot-{run.completed + 1:07d}"
                 run.snapshot(name, ema.module, parts.KIND, config)
                 look(outputs)
+                held_out(ema.module, how)
             if measuring.due(step + 1):
                 config = parts.snapshot_config(args, run, net, how, images)
                 measuring(ema.module, parts.KIND, config)

@@ -16,7 +16,7 @@ from recipes.command import INIT_FROM, read_options
 from recipes.ddpm.founding import with_config
 from recipes.ddpm.presets import PRESETS
 from recipes.words import image_count, period, period_steps
-from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, tagged
+from runtime.options import ADDED, EXECUTION, LENGTH, USUAL, Rules, Table, tagged
 from runtime.types import (
     data_set,
     dir_path,
@@ -85,7 +85,17 @@ OPTIONS: Table = {
         ("--bs_gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share", USUAL),
         ("--lr", positive_float, 2e-4, "learning rate of Adam", USUAL),
     ],
-    "validation": measuring.rows(),
+    "validation": [
+        ("--val_images", nonnegative_int, 0, "held-out pictures whose loss, at the same steps and "
+         "noise every time, is logged at every snapshot as val/..; 0: none", EXECUTION, ADDED,
+         USUAL),
+        ("--bits_per_dim", nonnegative_int, 0, "held-out pictures whose bits a dimension are "
+         "logged there, by as many evaluations each as there are --timesteps; 0: none", EXECUTION,
+         ADDED),
+        ("--data_val", data_set, None, "where they are from (default: split val of --data, else "
+         "test)", EXECUTION, ADDED),
+        *measuring.rows(),
+    ],
     "output": [
         ("--snapshot_every", period, "5000", "steps between snapshots, or images: 128Ki, 8Mi",
          EXECUTION, USUAL),
@@ -223,6 +233,8 @@ def check(args: Namespace) -> None:
     rules.excludes("num_heads", "channels_per_head")
     _check_own_code(args, rules)
     best_of.check(args, OPTIONS)
+    rules.belongs("data_val", "--val_images or --bits_per_dim",
+                  bool(args.val_images or args.bits_per_dim))  # fmt: skip
     measuring.check(args, rules)
     if args.metrics_every is not None and has_layout:
         raise ValueError("--metrics_every draws without a layout, which --layout does not train")

@@ -153,11 +153,15 @@ def loss_figures(
         "loss/mse": (mse.sum(), float(len(mse))),
     }
     band = (t * BANDS // T).clamp_max(BANDS - 1)
-    for k in range(BANDS):
+    for k, (low, high) in enumerate(band_ends(T)):
         inside = (band == k).float()
-        name = f"loss/t {T * k // BANDS}-{T * (k + 1) // BANDS - 1}"
-        found[name] = ((mse * inside).sum(), inside.sum())
+        found[f"loss/t {low}-{high}"] = ((mse * inside).sum(), inside.sum())
     return found
+
+
+def band_ends(T: int) -> list[tuple[int, int]]:
+    """The first and the last step of each quarter of the steps, for which a loss is told."""
+    return [(T * k // BANDS, T * (k + 1) // BANDS - 1) for k in range(BANDS)]
 
 
 def verdict(steps: Sequence[int], losses: Sequence[float]) -> str:
