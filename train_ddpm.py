@@ -68,27 +68,28 @@ from storage.index_log import IndexLog
 
 def main(args: Namespace) -> None:
     # Data, before the run is named: whether it has classes shapes the run.
-    images = parts.data(args)
-    conditioning = parts.conditioning(args, images)
+    pictures = parts.data(args)
+    conditioning = parts.conditioning(args, pictures)
     with Run(
         args,
         script="train_ddpm",
         name=run_name(args),
         shaping_exclude=execution_options(args),
         length=tagged(OPTIONS, LENGTH),
-        inputs=lambda: parts.inputs(args, images),
+        inputs=lambda: parts.inputs(args, pictures),
     ) as run:
-        for line in (told(images.source), parts.said(args, images), conditioning):
+        for line in (told(pictures.source), parts.said(args, pictures), conditioning):
             run.say(line)
         share, at_once = parts.shares(args, run.world_size)
         torch.backends.cudnn.benchmark = args.bench and not args.deterministic
-        run.trains_on(listing_of(images.source))
+        run.trains_on(listing_of(pictures.source))
+        images, encoder = parts.latents(args, run, pictures)  # without --latents pixels
         sampler, loader = parts.loader(args, run, images)
 
         # Network; what it loses at a row, which knows the diffusion x_t = sqrt(A) x_0 +
         # sqrt(1 - A) eps and how t is drawn; optimizer; EMA.
-        net = parts.network(args, run, images)
-        how = parts.objective(args, run, images, net)
+        net = parts.network(args, run, images, encoder)
+        how = parts.objective(args, run, encoder, net)
         gaussian, schedule = how.gaussian, how.schedule_sampler
         own, shown_to = parts.own_training(args, net, how), parts.own_look(args)
         optimizer = parts.optimizer(args, net, own, run.device)
@@ -107,8 +108,10 @@ def main(args: Namespace) -> None:
         chosen_log = None
         if args.selection and run.is_main:
             chosen_log = IndexLog(run.dir / "selected.bin", run.completed)
-        measuring = During(args, run, images.source, res=images.resolution, crop=args.crop)
-        held_out = HeldOut(args, run, images)
+        measuring = During(
+            args, run, pictures.source, res=pictures.resolution, crop=args.crop, vae=args.latents
+        )
+        held_out = HeldOut(args, run, pictures)
         selection_time, best_time = Stopwatch(run.device), Stopwatch(run.device)
         batches = sampler.batches(loader)
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from diffusion.ddpm_generate import Drawing, draw_states, make_gaussian
 from diffusion.ddpm_guidance import autoguided
 from diffusion.ddpm_rows import KeyedRandn, keyed_noise
-from diffusion.encoders import Encoder, make_encoder
+from diffusion.encoders import Encoder
 from diffusion.gaussian import Gaussian
 from diffusion.generate import Item, split_batches
+from generators.autoencoder import SCALES, encoder_of, snapshot_encoder
 from generators.base import Loaded, Setup, Unfit, build, check_asked, check_same_kind
 from generators.edm2 import NOT_FINITE, Pictures
 from models.ddpm import ConditionBlock, EmbedBlock, Layout, UNet
@@ -53,7 +54,7 @@ class DDPM(Loaded):
         own = config if "gaussian" in config else _imported(config, file)
         try:
             self.gaussian: Gaussian = make_gaussian(own["gaussian"])
-            self.encoder: Encoder = make_encoder(own["encoder"], vae=self.setup.vae)
+            self.encoder: Encoder = snapshot_encoder(own["encoder"], self.setup.vae, file)
             self.resolution = int(own["resolution"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: no usable diffusion ({error})") from None
@@ -66,7 +67,9 @@ class DDPM(Loaded):
         self.objects: list[str] = list(own.get("objects") or [])
         self.layout: str = own.get("layout", "none")
         self.clip: str = own.get("clip", "unit")
-        self.latent = bool(own.get("latent"))  # of an autoencoder that is not here
+        self.latent = bool(own.get("latent"))  # of an autoencoder that the file does not name
+        if self.latent and self.setup.vae is not None:
+            self._take_autoencoder(self.setup.vae, config.get("scale_factor"))
         self.code_sizes: list[int] = []
         self._called = torch.compile(self.net) if self.setup.compile else self.net
 
@@ -92,6 +95,17 @@ class DDPM(Loaded):
                 ) from None
             raise
 
+    def _take_autoencoder(self, vae: str, scale: float | None) -> None:
+        """That of --vae, for a network of latent diffusion. Errors: UsageError, CheckpointError."""
+        encoder, model, _ = encoder_of(vae, scale)
+        if model.embed_dim != self.channels:
+            raise UsageError(
+                f"--vae {vae}: latents of {model.embed_dim} channels, the network makes "
+                f"{self.channels}"
+            )
+        encoder.scale = SCALES[model.kl] if scale is None else scale
+        self.encoder, self.latent = encoder, False
+
     def seed_classes(self, seeds: Sequence[int]) -> list[int]:
         """The class that is drawn from each seed, where none is asked for."""
         if not self.classes:
@@ -105,7 +119,7 @@ class DDPM(Loaded):
         if self.latent:
             raise CheckpointError(
                 f"{self.file} makes latents of {self.channels} channels, and not the autoencoder "
-                "that makes pictures of them"
+                "that makes pictures of them: --vae FILE"
             )
         self.encoder.decode(probe)
 

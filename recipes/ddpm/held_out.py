@@ -50,9 +50,9 @@ class HeldOut:
     UsageError, DataError.
     """
 
-    def __init__(self, args: Namespace, run: Run, train: parts.Images) -> None:
+    def __init__(self, args: Namespace, run: Run, train: parts.Pictures) -> None:
         self.args, self.run = args, run
-        self.images: parts.Images | None = None
+        self.images: parts.Pictures | None = None
         if any(getattr(args, name) for name in OPTIONS):
             self.images = held_out_images(args, train)
             run.say(f"held out: {len(self.images)} pictures of {self.images.source.name}")
@@ -100,7 +100,9 @@ class HeldOut:
         images = self.images
         assert images is not None
         _, at_once = parts.shares(self.args, self.run.world_size)
-        collate = images.collate if isinstance(images, LayoutImages) else default_collate
+        collate: Callable[[Any], Any] = (
+            images.collate if isinstance(images, LayoutImages) else default_collate
+        )
         for first in range(0, len(numbers), at_once):
             some = numbers[first : first + at_once]
             keys = mix(torch.tensor(list(some), device=self.run.device), HELD)
@@ -108,7 +110,7 @@ class HeldOut:
             yield first + len(some), parts.rows(batch, keys, self.run.device)
 
 
-def held_out_images(args: Namespace, train: parts.Images) -> parts.Images:
+def held_out_images(args: Namespace, train: parts.Pictures) -> parts.Pictures:
     """The pictures of --data_val, or of the set's own split val, else test: as many as are asked
     for, spread over the classes. Errors: UsageError, DataError."""
     home = Path(args.data_path or data_home())

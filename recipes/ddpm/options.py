@@ -61,6 +61,13 @@ OPTIONS: Table = {
          USUAL),
         ("--layout", LAYOUTS, "none", "condition on what stands where: boxes with classes, or the "
          "class of every pixel", USUAL),
+        ("--latents", text_called("FILE|NAME"), None, "train on latents of an autoencoder of "
+         "latent diffusion: its file (or a whole checkpoint), or a name of data/SetupLayoutData.py "
+         "fetch-models (default: on pixels)", ADDED, USUAL),
+        ("--latent_scale", positive_float, None, "what latents are multiplied by: 0.18215 in "
+         "Stable Diffusion (default: 1 over their standard deviation)", ADDED),
+        ("--latents_cache", ("disk", "memory"), "disk", "where latents are kept, encoded once: "
+         "below the data directory, or not at all", EXECUTION, ADDED),
         ("--max_objects", positive_int, 8, "boxes of a picture, the largest of more"),
     ],
     "what to train": [
@@ -231,6 +238,7 @@ def check(args: Namespace) -> None:
     for name in ("sample_steps", "sampler", "spacing", "guidance", "frames"):
         rules.belongs(name, "--sample_images", args.sample_images > 0)
     rules.excludes("num_heads", "channels_per_head")
+    _check_latents(args, rules)
     _check_own_code(args, rules)
     best_of.check(args, OPTIONS)
     rules.belongs("data_val", "--val_images or --bits_per_dim",
@@ -245,6 +253,24 @@ def check(args: Namespace) -> None:
     if (args.early or args.late) and not (args.acid or args.ref):
         raise ValueError("--early and --late of a random selection need a --ref")
     check_shares(args, max(1, len(args.gpus or [])))
+
+
+def _check_latents(args: Namespace, rules: Rules) -> None:
+    for name in ("latent_scale", "latents_cache"):
+        rules.belongs(name, "--latents", args.latents is not None)
+    if args.latents is None:
+        return
+    if args.gray:
+        raise ValueError("--gray: an autoencoder of --latents has three channels")
+    if args.bits_per_dim:
+        raise ValueError("--bits_per_dim is of pixels, --latents have no bound on theirs")
+    if rules.typed("clip") and args.clip != "none":
+        raise ValueError(f"--clip {args.clip}: latents have no range to be clipped to")
+
+
+def clip_of(args: Namespace) -> str:
+    """What is done to predicted clean images while sampling; latents are left alone."""
+    return "none" if args.latents else args.clip
 
 
 def _check_own_code(args: Namespace, rules: Rules) -> None:
@@ -287,7 +313,7 @@ def gaussian_config(args: Namespace) -> dict[str, object]:
 def drawing(args: Namespace) -> Drawing:
     """How the pictures of a snapshot are drawn."""
     return Drawing(
-        args.sampler, args.sample_steps, args.spacing, args.eta, args.guidance, clip=args.clip
+        args.sampler, args.sample_steps, args.spacing, args.eta, args.guidance, clip=clip_of(args)
     )
 
 

@@ -83,14 +83,29 @@ class Objective:
     keyed: bool = True
 
     def images(self, rows: Rows) -> Tensor:
-        """Clean images [n, C, H, W], pixels in [-1, 1]."""
-        eps = None
+        """Clean images [n, C, H, W], pixels in [-1, 1], or latents; of pictures that are not
+        encoded yet these are."""
+        eps, raw = None, rows.raw
+        if self.latent and raw.dtype == torch.uint8:
+            raw = self.encoder.encode_pixels(raw)
         if self.encoder.noise_channels:
-            shape = (self.encoder.noise_channels, *rows.raw.shape[2:])
+            shape = (self.encoder.noise_channels, *raw.shape[2:])
             eps = normal(mix(rows.keys, _LATENT), shape[0] * shape[1] * shape[2])
             eps = eps.view(len(rows.keys), *shape)
-        x0 = self.encoder.encode_latents(rows.raw, eps)
+        x0 = self.encoder.encode_latents(raw, eps)
         return x0.mean(1, keepdim=True) if self.gray else x0
+
+    @property
+    def latent(self) -> bool:
+        """Whether the network is trained on latents."""
+        return self.encoder.config["name"] != "rgb"
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What the network is trained on, [..., C, H, W], as pictures in [-1, 1]."""
+        if not self.latent:
+            return x
+        images = self.encoder.decode(x.reshape(-1, *x.shape[-3:]))
+        return (images.float() / 127.5 - 1).view(*x.shape[:-3], *images.shape[1:])
 
     def conditions(self, rows: Rows, *, dropping: bool = True) -> dict[str, Any]:
         """The network's keyword arguments. dropping: some rows go without their class or layout."""

@@ -68,20 +68,22 @@ def look(
 ) -> dict[str, Any]:
     """What `DDPMTraining.validation_step` returns, of `net` and rows of the data.
 
-    {"y_0_image", "restore", "sampling"}: restore begins at the rows' images, noised to the last
-    step, sampling in pure noise, the same every time; both with the rows' classes and layouts.
+    {"y_0_image", "restore", "sampling"}, of latents the pictures they decode to: restore begins at
+    the rows' images, noised to the last step, sampling in pure noise, the same every time; both
+    with the rows' classes and layouts.
     """
     x0, gaussian = how.images(rows), how.gaussian
     keys = mix(torch.arange(len(x0), device=x0.device), SAMPLES)
     noise = keyed_noise(keys, x0.shape[1:])
     starts = {"restore": gaussian.q_sample(x0, gaussian.T - 1, noise), "sampling": noise}
     cond, without = how.conditions(rows, dropping=False), how.without(rows)
-    found: dict[str, Any] = {"y_0_image": x0}
+    found: dict[str, Any] = {"y_0_image": how.shown(x0)}
     for name, x_T in starts.items():
-        found[name] = history(
+        drawn = history(
             net, x_T, gaussian, drawing, frames=frames, cond=cond, without=without, keys=keys,
             each=each,
         )._asdict()  # fmt: skip
+        found[name] = {k: how.shown(v) if isinstance(v, Tensor) else v for k, v in drawn.items()}
     return found
 
 

@@ -1,11 +1,11 @@
 """Held-out pictures: figures are the same every time, those of a plain loop, of pictures that are
 not trained on."""
 
-
 import pytest
 import torch
 
 from diffusion.ddpm_rows import KeyedRandn
+from diffusion.encoders import make_encoder
 from diffusion.gaussian_loss import bits_per_dim
 from models.ddpm import UNet
 from recipes.ddpm import parts
@@ -39,11 +39,12 @@ def made(words, run):
     images = parts.data(args)
     parts.conditioning(args, images)
     torch.manual_seed(0)
-    net = parts.network(args, run, images).eval()
+    encoder = make_encoder({"name": "rgb"})
+    net = parts.network(args, run, images, encoder).eval()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.05)
     assert isinstance(net, UNet)
-    return args, images, net, parts.objective(args, run, images, net)
+    return args, images, net, parts.objective(args, run, encoder, net)
 
 
 @pytest.mark.parametrize("words", [SMOKE, f"{SMOKE} --no-cond --layout boxes --variance learned"])
