@@ -12,8 +12,10 @@ arXiv:2302.08908), which is told what stands where.
 Conditions:
     none       --no-cond, or data without classes
     class      where the data has classes; --class_dropout 0.1 makes guidance possible
-    layout     --layout boxes or segmentation, of a layout set (data/SetupLayoutData.py);
+    layout     --layout boxes, masks or segmentation, of a layout set (data/SetupLayoutData.py);
                --init_from NET --freeze base teaches it to a network that was trained without
+    image      --concat gray, lowres or segmentation: an image beside the noised one
+Pixels, or with --latents FILE the latents of an autoencoder.
 One's own code:
     --model FILE.py:CLASS      a class of diffusion.DDPMTraining, whose training_step trains
     --look FILE.py:FUNCTION    what its dictionaries are shown to
@@ -89,7 +91,7 @@ def main(args: Namespace) -> None:
         # Network; what it loses at a row, which knows the diffusion x_t = sqrt(A) x_0 +
         # sqrt(1 - A) eps and how t is drawn; optimizer; EMA.
         net = parts.network(args, run, images, encoder)
-        how = parts.objective(args, run, encoder, net)
+        how = parts.objective(args, run, images, encoder, net)
         gaussian, schedule = how.gaussian, how.schedule_sampler
         own, shown_to = parts.own_training(args, net, how), parts.own_look(args)
         optimizer = parts.optimizer(args, net, own, run.device)

@@ -5,17 +5,18 @@ What an image shows depends on its seed, its class or layout, and the settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffusion.beside import gray, lowres, one_hot
 from diffusion.ddpm_generate import Drawing, draw_states, make_gaussian
 from diffusion.ddpm_guidance import autoguided
 from diffusion.ddpm_rows import KeyedRandn, keyed_noise
-from diffusion.encoders import Encoder
+from diffusion.encoders import Encoder, RGBEncoder
 from diffusion.gaussian import Gaussian
 from diffusion.generate import Item, split_batches
 from generators.autoencoder import SCALES, encoder_of, snapshot_encoder
@@ -37,9 +38,11 @@ class DDPM(Loaded):
     """A diffusion network: a `Generator`.
 
     encoder: between latents and images. gaussian: the diffusion. objects: names of what is in
-    layouts, [] without. layout: "none", "boxes" or "segmentation". Networks with classes of the
-    user's own need their file again (`Setup.code`): a snapshot keeps names, never code. Those of
-    guided-diffusion have its linear schedule of 1000 steps, unless the file says another.
+    layouts, [] without. layout: "none", "boxes", "masks" or "segmentation". concat: kind, and what
+    belongs to it, of the image that it is given beside the noised one; {} without. Networks with
+    classes of the user's own need their file again (`Setup.code`): a snapshot keeps names, never
+    code. Those of guided-diffusion have its linear schedule of 1000 steps, unless the file says
+    another.
     Errors: CheckpointError for a snapshot that does not fit itself, UsageError.
     """
 
@@ -66,6 +69,7 @@ class DDPM(Loaded):
         self.classes: list[str] = list(own.get("classes") or [])
         self.objects: list[str] = list(own.get("objects") or [])
         self.layout: str = own.get("layout", "none")
+        self.concat: dict[str, Any] = dict(own.get("concat") or {})
         self.clip: str = own.get("clip", "unit")
         self.latent = bool(own.get("latent"))  # of an autoencoder that the file does not name
         if self.latent and self.setup.vae is not None:
@@ -125,7 +129,7 @@ class DDPM(Loaded):
 
     def check_guide(self, guide: DDPM) -> None:
         """That `guide` predicts what this network does, of the same. Errors: ValueError."""
-        for what in ("channels", "resolution", "classes", "objects", "layout"):
+        for what in ("channels", "resolution", "classes", "objects", "layout", "concat"):
             if getattr(self, what) != getattr(guide, what):
                 raise ValueError(f"the guide has other {what}")
         ours, theirs = self.gaussian, guide.gaussian
@@ -134,13 +138,54 @@ class DDPM(Loaded):
             raise ValueError("the guide is of another diffusion, or predicts something else")
 
     def layouts(self, boxes: Sequence[Tensor]) -> Layout:
-        """Layouts of lists of [n, 5] x_min, y_min, width, height, class. Errors: UsageError."""
-        if self.layout != "boxes":
+        """Layouts of lists of [n, 5] x_min, y_min, width, height, class; of a network that knows
+        objects by their pixels these are all of their boxes'. Errors: UsageError."""
+        if self.layout not in ("boxes", "masks"):
             raise UsageError(f"{self.file or 'the network'} was trained without boxes")
         try:
             return Layout.pad(list(boxes), num_classes=len(self.objects))
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    @property
+    def side(self) -> int:
+        """Of the pictures, in pixels."""
+        return self.resolution * getattr(self.encoder, "factor", 1)
+
+    def labelled(self, segmentation: Tensor) -> Layout:
+        """Layouts of maps of classes [B, h, w], 255 for none, brought to the pictures' side by the
+        nearest pixel; of a network of masks every class is one object. Errors: UsageError."""
+        found = self.sized(segmentation)
+        try:
+            if self.layout == "segmentation":
+                return Layout.of_segmentation(found, num_classes=len(self.objects))
+            if self.layout == "masks":
+                return Layout.of_label_map(found, num_classes=len(self.objects))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        raise UsageError(f"{self.file or 'the network'} was trained without classes of pixels")
+
+    def sized(self, segmentation: Tensor) -> Tensor:
+        """Maps int [B, h, w] at the pictures' side, by the nearest pixel."""
+        sizes = segmentation.shape[1:]
+        rows, columns = (((torch.arange(self.side) + 0.5) * n / self.side).long() for n in sizes)
+        return segmentation[:, rows[:, None], columns].long()
+
+    def beside(self, given: Tensor) -> Tensor:
+        """The image that the network is given beside the noised one. given: pictures uint8 [B, 3,
+        side, side], or where that is a segmentation maps of classes [B, h, w]. Errors: UsageError.
+        """
+        kind = self.concat.get("kind", "none")
+        try:
+            if kind == "segmentation" and given.ndim == 3:
+                return one_hot(self.sized(given), len(self.concat["classes"]), self.resolution)
+            if kind in ("gray", "lowres") and given.ndim == 4:
+                pixels = RGBEncoder().encode_latents(given)
+                return gray(pixels) if kind == "gray" else lowres(pixels, self.concat["factor"])
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        wants = {"none": "no image beside", "segmentation": "a map of classes"}
+        raise UsageError(f"the network takes {wants.get(kind, 'pictures')}, not this")
 
     def draw(
         self,
@@ -149,6 +194,7 @@ class DDPM(Loaded):
         seed: int = 0,
         labels: Sequence[int] | None = None,
         layout: Layout | None = None,
+        given: Tensor | None = None,
         guide: DDPM | None = None,
         drawing: Drawing | None = None,
         batch: int = 32,
@@ -156,8 +202,9 @@ class DDPM(Loaded):
         """Images of the seeds seed .. seed + n - 1: uint8 [n, 3, H, W] on the CPU.
 
         labels: n classes (default: drawn from the seeds); layout: n layouts, or one for all
-        (default: none). guide: a weaker network, which guidance leads away from; without it that
-        is the network itself without its conditions. drawing: sampler, steps, guidance.
+        (default: none); given: n, or one for all, of what `beside` takes. guide: a weaker network,
+        which guidance leads away from; without it that is the network itself without its
+        conditions. drawing: sampler, steps, guidance.
         Errors: UsageError, ValueError, NonFiniteError.
         """
         check_asked(n, seed)
@@ -171,9 +218,16 @@ class DDPM(Loaded):
                 raise ValueError(f"{given} layouts for {n} images")
             rows = {item: layout.take(slice(k, k + 1)) if given > 1 else layout
                     for k, item in enumerate(items)}  # fmt: skip
+        images = None
+        if given is not None:
+            if len(given) not in (1, n):
+                raise ValueError(f"{len(given)} images beside for {n} images")
+            each = self.beside(given)
+            by_item = {item: each[k % len(each)][None] for k, item in enumerate(items)}
+            images = by_item.__getitem__
         parts = []
         for part in self.pictures(
-            split_batches(items, batch), drawing=drawing, guide=guide, layouts=rows
+            split_batches(items, batch), drawing=drawing, guide=guide, layouts=rows, given=images
         ):
             if not part.finite:
                 raise NonFiniteError(f"seeds {part.items[0].seed} and on: {NOT_FINITE}")
@@ -188,13 +242,20 @@ class DDPM(Loaded):
         drawing: Drawing | None = None,
         guide: DDPM | None = None,
         layouts: Mapping[Item, Layout] | None = None,
+        given: Callable[[Item], Tensor] | None = None,
         keep_every: int = 0,
     ) -> Iterator[Pictures]:
         """Batch after batch of images with chosen seeds and classes; other arguments as in `draw`.
 
-        layouts: of each item, one row. keep_every: n > 0 keeps every n-th predicted clean image.
+        layouts: of each item, one row; given: the `beside` of an item, one row. keep_every: n > 0
+        keeps every n-th predicted clean image.
         Errors: ValueError, UsageError.
         """
+        if (given is None) == bool(self.concat):
+            raise UsageError(
+                f"{self.file or 'the network'} draws beside an image: {self.concat['kind']}"
+                if self.concat else "the network takes no image beside"
+            )  # fmt: skip
         how = drawing or Drawing(clip=self.clip)
         model: Any = self._called
         if guide is not None:
@@ -210,6 +271,8 @@ class DDPM(Loaded):
         for batch in batches:
             items = self._classed(batch)
             cond, without = self._conditions(items, [layouts[i] for i in batch] if layouts else [])
+            if given is not None:
+                cond["concat"] = torch.cat([given(i) for i in batch]).to(self.device)
             seeds = torch.tensor([item.seed for item in items], device=self.device)
             keys = mix(_SEED, seeds)
             side = self.resolution

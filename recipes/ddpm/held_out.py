@@ -23,7 +23,7 @@ from torch.utils.data import default_collate
 
 from data.labelled import LabelledImages
 from data.layout_images import LayoutImages
-from data.layout_registry import layout_splits, open_layouts
+from data.layout_registry import layout_splits
 from data.layouts import LayoutSource, LayoutSubset
 from data.registry import bare, find, open_source, without_split
 from data.sources import evenly
@@ -117,7 +117,7 @@ def held_out_images(args: Namespace, train: parts.Pictures) -> parts.Pictures:
     spec, split = _held_spec(args, home)
     most = max(getattr(args, name) for name in OPTIONS)
     if isinstance(train, LayoutImages):
-        source = open_layouts(spec, home, split=split, segmentation=args.layout == "segmentation")
+        source = parts.layout_source(args, spec, home, split)
         numbers = range(0, len(source), max(1, len(source) // most))[:most]
         _same_names(args, train.source.object_classes, source.object_classes)
         few: LayoutSource = LayoutSubset(source, numbers, source.name)
@@ -140,7 +140,7 @@ def _held_spec(args: Namespace, home: Path) -> tuple[str, str]:
     spec = bare(args.data_val or own)
     if args.data_val and without_split(spec) != spec:
         return spec, "val"  # names its split itself
-    layouts = args.layout != "none"
+    layouts = parts.has_layouts(args)
     splits = layout_splits(spec, home) if layouts else find(spec, home).splits
     trained = args.data.rpartition("/")[2] if own != bare(args.data) else "train"
     for split in ("val", "test"):

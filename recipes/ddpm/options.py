@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion.beside import KINDS as CONCATENATED
 from diffusion.ddpm_generate import CLIPS, SCHEDULES, Drawing, make_gaussian
 from diffusion.ddpm_samplers import SAMPLERS
 from diffusion.gaussian import PREDICTIONS, TIME_INPUTS, VARIANCES, Gaussian
@@ -22,6 +23,7 @@ from runtime.types import (
     dir_path,
     file_path,
     finite_float,
+    integer,
     list_of,
     network,
     nonnegative_float,
@@ -37,7 +39,7 @@ from selection import Picker
 
 __all__ = ["OPTIONS", "PRESETS", "get_args"]
 
-LAYOUTS = ("none", "boxes", "segmentation")
+LAYOUTS = ("none", "boxes", "masks", "segmentation")
 LDM = "ldm"  # latent-diffusion's loss, beside those of `gaussian_loss.LOSSES`
 DRAWN = (*LOSSES, LDM)
 share = number(0, 1, hi_open=True)
@@ -59,8 +61,13 @@ OPTIONS: Table = {
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", EXECUTION),
         ("--cond", bool, None, "condition on the class (default: where the data has classes)",
          USUAL),
-        ("--layout", LAYOUTS, "none", "condition on what stands where: boxes with classes, or the "
-         "class of every pixel", USUAL),
+        ("--layout", LAYOUTS, "none", "condition on what stands where: boxes with classes, their "
+         "objects' own pixels (masks), or the class of every pixel", USUAL),
+        ("--concat", CONCATENATED, "none", "an image beside the noised one, which the network is "
+         "given: the picture in grey, made smaller, or the class of every pixel (of a layout set)",
+         ADDED),
+        ("--lowres_factor", integer(2, 64), 4, "how many times smaller, of --concat lowres",
+         ADDED),
         ("--latents", text_called("FILE|NAME"), None, "train on latents of an autoencoder of "
          "latent diffusion: its file (or a whole checkpoint), or a name of data/SetupLayoutData.py "
          "fetch-models (default: on pixels)", ADDED, USUAL),
@@ -146,8 +153,8 @@ OPTIONS: Table = {
         ("--blocks", file_path, None, "classes of your own for --res_block and "
          "--attn_block (default: none)"),
         ("--denoiser", text_called("FILE:NAME"), None, "a whole network of your own: "
-         "CLASS(in_channels, out_channels), called as net(x, t), with y= or layout= if conditional "
-         "(default: the U-Net)"),
+         "CLASS(in_channels, out_channels), called as net(x, t), with y=, layout= or concat= if "
+         "conditional (default: the U-Net)"),
         ("--recompute", bool, False, "compute activations again in the backward pass: less memory",
          EXECUTION),
         ("--channels_last", bool, False, "memory format", EXECUTION),
@@ -231,7 +238,10 @@ def check(args: Namespace) -> None:
     for name in ("layout_factors", "layout_dim", "layout_dropout"):
         rules.belongs(name, "--layout", has_layout)
     for name in ("layout_attn", "max_objects"):
-        rules.belongs(name, "--layout boxes", args.layout == "boxes")
+        rules.belongs(name, "--layout boxes and masks", args.layout in ("boxes", "masks"))
+    rules.belongs("lowres_factor", "--concat lowres", args.concat == "lowres")
+    if args.cond and args.concat == "segmentation":
+        raise ValueError("--cond: layout sets, which --concat segmentation needs, have no class")
     if args.freeze == "base" and (not has_layout or not args.init_from):
         raise ValueError("--freeze base trains what a --layout adds to a network of --init_from")
     rules.belongs("eta", "--sampler ddim", args.sampler == "ddim")
@@ -244,8 +254,8 @@ def check(args: Namespace) -> None:
     rules.belongs("data_val", "--val_images or --bits_per_dim",
                   bool(args.val_images or args.bits_per_dim))  # fmt: skip
     measuring.check(args, rules)
-    if args.metrics_every is not None and has_layout:
-        raise ValueError("--metrics_every draws without a layout, which --layout does not train")
+    if args.metrics_every is not None and (has_layout or args.concat != "none"):
+        raise ValueError("--metrics_every draws without a layout or an image beside")
     selection.check(args, OPTIONS, PRESETS)
     selection.check_jest_options(args, OPTIONS, PRESETS)
     if args.ref and not (args.acid or args.early or args.late):
@@ -262,6 +272,8 @@ def _check_latents(args: Namespace, rules: Rules) -> None:
         return
     if args.gray:
         raise ValueError("--gray: an autoencoder of --latents has three channels")
+    if args.concat in ("gray", "lowres"):
+        raise ValueError(f"--concat {args.concat} is of pixels, --latents keep none")
     if args.bits_per_dim:
         raise ValueError("--bits_per_dim is of pixels, --latents have no bound on theirs")
     if rules.typed("clip") and args.clip != "none":
@@ -278,6 +290,7 @@ def _check_own_code(args: Namespace, rules: Rules) -> None:
         elsewhere = {
             "selection": bool(args.selection), "acid": args.acid,
             "best_of_k": args.best_of_k > 1, "snr_gamma": args.snr_gamma is not None,
+            "concat": args.concat != "none",
         }  # fmt: skip
         for name, asked in elsewhere.items():
             if asked:
@@ -359,4 +372,6 @@ def run_name(args: Namespace) -> str:
     parts = ["ddpm", stem, f"c{args.channels}", mode, args.suffix]
     if args.layout != "none":
         parts.insert(2, args.layout)
+    if args.concat != "none":
+        parts.insert(2, f"by-{args.concat}")
     return "-".join(part for part in parts if part)

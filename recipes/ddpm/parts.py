@@ -21,6 +21,7 @@ from data.samplers import StepSampler
 from data.sources import is_drawn
 from data.views.layouts import Augment
 from diffusion import DDIMTraining, DDPMTraining
+from diffusion.beside import channels_beside
 from diffusion.encoders import Encoder, make_encoder
 from diffusion.schedule_sampler import schedule_sampler
 from generators.autoencoder import copy_autoencoder, encoder_of
@@ -63,11 +64,10 @@ def shares(args: Namespace, ranks: int) -> tuple[int, int]:
 def data(args: Namespace) -> Pictures:
     """The pictures to train on, with their layouts under --layout. Errors: DataError."""
     home = args.data_path or data_home()
-    if args.layout == "none":
+    if not has_layouts(args):
         source = open_source(args.data, home, sizes=[args.res] if args.res else [])
         return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
-    by_pixel = args.layout == "segmentation"
-    layouts = open_layouts(args.data, home, segmentation=by_pixel)
+    layouts = layout_source(args, args.data, home)
     views = Augment(flip=0.5, crop=not is_drawn(layouts)) if args.xflip else None
     stored = args.latents is not None  # mirrored pictures have latents of their own, parts none
     return LayoutImages(
@@ -80,6 +80,19 @@ def data(args: Namespace) -> Pictures:
         least=args.max_objects,
         seed=args.seed,
     )
+
+
+def has_layouts(args: Namespace) -> bool:
+    """Whether the pictures are of a layout set."""
+    return args.layout != "none" or args.concat == "segmentation"
+
+
+def layout_source(args: Namespace, spec: str, home: Path, split: str = "train") -> LayoutSource:
+    """A layout set with what --layout and --concat need of it. Errors: DataError."""
+    return open_layouts(
+        spec, home, split=split, masks=args.layout == "masks",
+        segmentation="segmentation" in (args.layout, args.concat),
+    )  # fmt: skip
 
 
 def latents(args: Namespace, run: Run, images: Pictures) -> tuple[Images, Encoder]:
@@ -135,9 +148,13 @@ def conditioning(args: Namespace, images: Pictures) -> str:
     if args.cond:
         raise UsageError(f"--cond: the pictures of {images.source.name} have layouts, no class")
     args.cond = False
-    if not layout_classes(args, images):
+    if args.concat == "segmentation" and not beside_classes(args, images):
+        raise UsageError(f"--concat segmentation: {images.source.name} has none")
+    if args.layout == "none":
+        return f"with the class of every pixel beside, of {len(beside_classes(args, images))}"
+    if not layout_classes(args, images) or (args.layout == "masks" and images[0].masks is None):
         raise UsageError(f"--layout {args.layout}: {images.source.name} has none")
-    what = "boxes" if args.layout == "boxes" else "the class of every pixel"
+    what = {"boxes": "boxes", "masks": "objects' pixels"}.get(args.layout, "every pixel's class")
     return f"conditional on {what}, of {len(layout_classes(args, images))} classes"
 
 
@@ -148,6 +165,13 @@ def layout_classes(args: Namespace, images: Images) -> list[str]:
     source = cast(LayoutSource, images.source)
     named = source.segment_classes if args.layout == "segmentation" else source.object_classes
     return list(named)
+
+
+def beside_classes(args: Namespace, images: Images) -> list[str]:
+    """Names of the classes of pixels of --concat segmentation; [] without."""
+    if args.concat != "segmentation":
+        return []
+    return list(cast(LayoutSource, images.source).segment_classes)
 
 
 def classes(images: Images) -> list[str]:
@@ -201,15 +225,19 @@ def rows(batch: Any, keys: Tensor, device: torch.device) -> Rows:
     if not isinstance(batch, LayoutBatch):
         index, raw, labels = (moved(t) for t in batch)
         boxes, no = torch.zeros(n, 0, 4), torch.zeros(n, 0, dtype=torch.int64)
-        return Rows(index, raw, labels, keys, moved(boxes), moved(no), moved(none))
+        last = [moved(t) for t in (boxes, no, none, none[:, None].bool())]
+        return Rows(index, raw, labels, keys, *last)
     labels = torch.zeros(n, dtype=torch.int64)
     pixels = none if batch.segmentation is None else batch.segmentation
-    tensors = (batch.ids, batch.image, labels), (batch.boxes, batch.classes, pixels)
+    masks = none[:, None].bool() if batch.masks is None else batch.masks
+    tensors = (batch.ids, batch.image, labels), (batch.boxes, batch.classes, pixels, masks)
     (index, raw, labels), last = ([moved(t) for t in part] for part in tensors)
     return Rows(index, raw, labels, keys, *last)
 
 
-def objective(args: Namespace, run: Run, encoder: Encoder, net: nn.Module) -> Objective:
+def objective(
+    args: Namespace, run: Run, images: Images, encoder: Encoder, net: nn.Module
+) -> Objective:
     """The loss, the diffusion and how steps are drawn. Errors: UsageError."""
     diffusion = gaussian(args)
     return Objective(
@@ -226,6 +254,10 @@ def objective(args: Namespace, run: Run, encoder: Encoder, net: nn.Module) -> Ob
         layout=args.layout,
         class_dropout=args.class_dropout,
         layout_dropout=args.layout_dropout,
+        concat=args.concat,
+        concat_classes=len(beside_classes(args, images)),
+        lowres_factor=args.lowres_factor,
+        side=images.resolution,
         keyed=isinstance(net, UNet),
     )
 
@@ -273,6 +305,7 @@ def _unet(args: Namespace, images: Images) -> dict[str, Any]:
         "attention_resolutions": tuple(args.attn_factors),
         "dropout": args.dropout,
         "num_classes": len(classes(images)) if args.cond else None,
+        "concat_channels": channels_beside(args.concat, len(beside_classes(args, images))),
         "num_heads": args.num_heads,
         "num_head_channels": args.channels_per_head,
         "use_scale_shift_norm": args.scale_shift,
@@ -398,7 +431,8 @@ def reference(args: Namespace, run: Run, net: nn.Module) -> nn.Module | None:
     )
     assert isinstance(found, DDPM)
     ours, theirs = (getattr(n, "config", {}) for n in (net, found.net))
-    for name in ("in_channels", "out_channels", "num_classes", "layout_classes"):
+    fits = ("in_channels", "out_channels", "num_classes", "layout_classes", "concat_channels")
+    for name in fits:
         if ours.get(name) != theirs.get(name):
             raise UsageError(
                 f"--ref {args.ref}: {name} {theirs.get(name)}, the learner's is {ours.get(name)}"
@@ -409,6 +443,18 @@ def reference(args: Namespace, run: Run, net: nn.Module) -> nn.Module | None:
 def learning_rate(args: Namespace, step: int) -> float:
     """Of the update that makes it `step` steps."""
     return args.lr * min(1.0, step / args.warmup) if args.warmup else args.lr
+
+
+def beside_config(args: Namespace, images: Images) -> dict[str, Any]:
+    """What a snapshot says of the image beside; nothing without."""
+    if args.concat == "none":
+        return {}
+    more: dict[str, Any] = {"kind": args.concat}
+    if args.concat == "segmentation":
+        more["classes"] = beside_classes(args, images)
+    if args.concat == "lowres":
+        more["factor"] = args.lowres_factor
+    return {"concat": more}
 
 
 def snapshot_config(
@@ -425,6 +471,7 @@ def snapshot_config(
         "classes": classes(images) if args.cond else [],
         "layout": args.layout,
         "objects": layout_classes(args, images),
+        **beside_config(args, images),
         "clip": clip_of(args) if how.encoder.config["name"] == "rgb" else "none",
         "ema": args.ema,
         "step": run.completed + 1,

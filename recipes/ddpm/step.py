@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffusion.beside import gray, lowres, one_hot
 from diffusion.best_of import best_keys
 from diffusion.ddpm_rows import keyed_noise
-from diffusion.encoders import Encoder
+from diffusion.encoders import Encoder, RGBEncoder
 from diffusion.gaussian import Gaussian
 from diffusion.gaussian_loss import ldm_losses, training_losses
 from diffusion.schedule_sampler import UniformSampler
@@ -29,8 +30,8 @@ _DROPOUT, _NO_CLASS, _NO_LAYOUT, _LATENT = 0x64726F70, 0x6E6F636C, 0x6E6F6C61, 0
 
 class Rows(NamedTuple):
     """index int64 [n] into the data, raw [n, C, H, W] as stored, labels int64 [n], keys int64 [n];
-    boxes float [n, N, 4] and classes int64 [n, N] (-1: none), segmentation uint8 [n, h, w], without
-    a layout of size 0."""
+    boxes float [n, N, 4] and classes int64 [n, N] (-1: none), segmentation uint8 [n, h, w], masks
+    bool [n, N, h, w]: of size 0 without."""
 
     index: Tensor  # type: ignore[assignment]  # a tuple's own `index` is of no use here
     raw: Tensor
@@ -39,6 +40,7 @@ class Rows(NamedTuple):
     boxes: Tensor
     classes: Tensor
     segmentation: Tensor
+    masks: Tensor
 
     def take(self, rows: Tensor | slice) -> Rows:
         """Some of the rows, in the order asked for."""
@@ -64,8 +66,9 @@ class Lost(NamedTuple):
 @dataclass(frozen=True)
 class Objective:
     """What is lost at a batch of rows. loss: of `gaussian_loss.LOSSES`, or "ldm" with its weights.
-    gray: images have one channel. labelled, layout: the conditions ("none", "boxes" or
-    "segmentation"), and how often rows go without. keyed: the network takes dropout_keys."""
+    gray: images have one channel. labelled, layout: the conditions ("none", "boxes", "masks" or
+    "segmentation"), and how often rows go without. concat: the image beside, of `beside.KINDS`; of
+    a segmentation with so many classes, at `side` pixels. keyed: the network takes dropout_keys."""
 
     encoder: Encoder
     gaussian: Gaussian
@@ -80,6 +83,10 @@ class Objective:
     layout: str = "none"
     class_dropout: float = 0.0
     layout_dropout: float = 0.0
+    concat: str = "none"
+    concat_classes: int = 0
+    lowres_factor: int = 4
+    side: int = 0
     keyed: bool = True
 
     def images(self, rows: Rows) -> Tensor:
@@ -116,21 +123,28 @@ class Objective:
                 kept = uniform(mix(rows.keys, _NO_CLASS), 1)[:, 0] >= self.class_dropout
                 found["y"] = torch.where(kept, rows.labels, -1)
         if self.layout != "none":
-            layout = layout_of(rows)
+            layout = layout_of(rows, self.layout)
             if dropping and self.layout_dropout:
                 kept = uniform(mix(rows.keys, _NO_LAYOUT), 1)[:, 0] >= self.layout_dropout
                 layout = layout.drop(kept)
             found["layout"] = layout
+        if self.concat == "segmentation":
+            found["concat"] = one_hot(rows.segmentation, self.concat_classes, self.side)
+        elif self.concat != "none":
+            pixels = RGBEncoder().encode_latents(rows.raw)
+            small = self.concat == "lowres"
+            found["concat"] = lowres(pixels, self.lowres_factor) if small else gray(pixels)
         return found
 
     def without(self, rows: Rows) -> dict[str, Any]:
-        """The conditions that guidance leads away from: no class, no layout."""
+        """The conditions that guidance leads away from: no class, no layout; the image beside
+        stays."""
         found: dict[str, Any] = {}
         if self.labelled:
             found["y"] = torch.full_like(rows.labels, -1)
         if self.layout != "none":
             keep = torch.zeros(len(rows.keys), dtype=torch.bool, device=rows.keys.device)
-            found["layout"] = layout_of(rows).drop(keep)
+            found["layout"] = layout_of(rows, self.layout).drop(keep)
         return found
 
     def row_losses(
@@ -177,8 +191,8 @@ class Objective:
         )
 
 
-def layout_of(rows: Rows) -> Layout:
-    """The rows' layouts, as networks take them."""
-    if rows.segmentation.numel():
+def layout_of(rows: Rows, kind: str) -> Layout:
+    """The rows' layouts, as networks take them. kind: boxes, masks or segmentation."""
+    if kind == "segmentation":
         return Layout(rows.boxes, rows.classes, None, rows.segmentation.long())
-    return Layout(rows.boxes, rows.classes)
+    return Layout(rows.boxes, rows.classes, rows.masks if kind == "masks" else None)

@@ -128,12 +128,14 @@ OPTIONS: Table = {
         ("--random", bool, True, "EDM2, DDPM: classes drawn from the seeds; --no-random: seed "
          "modulo classes", EDM2, DDPM),
         ("--layout", file_path, None, "DDPM: what stands where: a text of x,y,w,h,class a line, in "
-         "shares of the sides, or JSON, several layouts of which take turns by seed; each is drawn "
-         "beside its sample, <seed>_layout.png (default: none)", DDPM, USUAL),
+         "shares of the sides, or JSON, several layouts of which take turns by seed; or a PNG of "
+         "classes, 255 none, for networks of masks and of pixels' classes; each is drawn beside "
+         "its sample, <seed>_layout.png (default: none)", DDPM, USUAL),
         ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip, an LMDB or "
-         "a picture (required, unless it has no input)", IMLE, USUAL),
-        ("--data_path", dir_path, None, "IMLE: where data sets are stored (default: the data "
-         "directory)", IMLE),
+         "a picture (required, unless it has no input); DDPM of --concat: what is given in grey or "
+         "smaller, by seed", IMLE, DDPM, USUAL),
+        ("--data_path", dir_path, None, "IMLE, DDPM: where data sets are stored (default: the data "
+         "directory)", IMLE, DDPM),
         ("--num_images", positive_int, 10, "IMLE: inputs, evenly spaced; or rows of the grid",
          IMLE, USUAL),
         ("--samples", positive_int, 6, "IMLE: samples for each input", IMLE, USUAL),

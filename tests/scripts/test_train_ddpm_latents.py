@@ -136,7 +136,7 @@ def test_stored_latents_are_those_of_the_encoder_and_encoded_once(kl, tmp_path):
     assert latents.std() == pytest.approx(1, abs=0.1)
 
 
-def test_what_cannot_be_latents_is_one_line(kl, tmp_path):
+def test_what_cannot_be_latents_is_one_line(kl, tmp_path, capsys):
     for words, says in (
         (["--latents", "nowhere.ckpt"], "no such file"),
         (["--latents", "kl-f8"], "fetch-models kl-f8"),
@@ -149,8 +149,9 @@ def test_what_cannot_be_latents_is_one_line(kl, tmp_path):
         train(tmp_path / "run", "--latents", str(tmp_path / "empty.ckpt"))
     for words, says in (
         (["--latents", "x", "--gray"], "three channels"),
-        (["--latents", "x", "--bits_per_dim", "2"], "pixels"),
-        (["--latent_scale", "2"], "--latents"),
+        (["--latents", "x", "--bits_per_dim", "2"], "--bits_per_dim is of pixels"),
+        (["--latents", "x", "--clip", "unit"], "no range"),
     ):
         with pytest.raises(SystemExit):
             get_args(None, [*SHORT.split(), *words])
+        assert says in capsys.readouterr().err

@@ -44,7 +44,7 @@ def made(words, run):
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.05)
     assert isinstance(net, UNet)
-    return args, images, net, parts.objective(args, run, encoder, net)
+    return args, images, net, parts.objective(args, run, images, encoder, net)
 
 
 @pytest.mark.parametrize("words", [SMOKE, f"{SMOKE} --no-cond --layout boxes --variance learned"])
