@@ -29,7 +29,7 @@ from generators.ddpm import DDPM, KIND
 from generators.door import open_generator
 from models.ddpm import ConditionBlock, EmbedBlock, UNet
 from models.ddpm.pretrained import adapters, base_names, freeze
-from recipes import initial
+from recipes import batches, initial
 from recipes.ddpm import founding
 from recipes.ddpm.options import LDM, check_shares, clip_of, gaussian, gaussian_config
 from recipes.ddpm.step import Objective, Rows
@@ -38,7 +38,6 @@ from recipes.known import inputs_of
 from runtime import ema as emas
 from runtime.inputs import Inputs
 from runtime.run import Run
-from runtime.seeding import generator, seed_worker
 from storage.dirs import data_home
 from storage.errors import UsageError
 from storage.user_code import load_classes, load_object
@@ -49,16 +48,9 @@ LAYOUT_SIZE = 64  # pixels of a layout set where --res does not say
 
 
 def shares(args: Namespace, ranks: int) -> tuple[int, int]:
-    """Images of a step that a rank reads, and how many of them it takes at once.
-
-    Errors: UsageError if so many processes cannot share a batch.
-    """
-    try:
-        check_shares(args, ranks)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    share = args.bs // ranks
-    return share, min(args.bs_gpu or share, share)
+    """Images of a step that a rank reads, and how many of them it takes at once. Errors: UsageError
+    if so many processes cannot share a batch."""
+    return batches.shares(args, ranks, args.bs, args.bs_gpu, check_shares)
 
 
 def data(args: Namespace) -> Pictures:
@@ -198,20 +190,11 @@ def inputs(args: Namespace, images: Images) -> Inputs:
 
 def loader(args: Namespace, run: Run, images: Images) -> tuple[StepSampler, DataLoader]:
     """What reads this rank's images of every step; the sampler says which, and is checkpointed."""
-    layouts = isinstance(pictures(images), LayoutImages)
-    sampler = StepSampler(
-        len(images), args.bs, seed=args.seed, rank=run.rank, world_size=run.world_size,
-        with_draws=layouts,
+    return batches.step_loader(
+        args, run, images, args.bs,
+        with_draws=isinstance(pictures(images), LayoutImages),
+        collate=None if isinstance(images, LabelledImages) else images.collate,
     )  # fmt: skip
-    return sampler, DataLoader(
-        images,
-        batch_sampler=sampler,
-        num_workers=args.num_workers,
-        pin_memory=run.device.type == "cuda",
-        worker_init_fn=seed_worker,
-        generator=generator("cpu", "loader", args.seed),  # else it draws from the step's
-        collate_fn=None if isinstance(images, LabelledImages) else images.collate,
-    )
 
 
 def rows(batch: Any, keys: Tensor, device: torch.device) -> Rows:

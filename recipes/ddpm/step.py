@@ -21,6 +21,7 @@ from diffusion.ddpm_rows import keyed_noise
 from diffusion.encoders import Encoder, RGBEncoder
 from diffusion.gaussian import Gaussian
 from diffusion.gaussian_loss import ldm_losses, training_losses
+from diffusion.rows import consecutive
 from diffusion.schedule_sampler import UniformSampler
 from models.ddpm import Layout
 from runtime.counter_rng import mix, normal, uniform
@@ -48,9 +49,7 @@ class Rows(NamedTuple):
 
     def parts(self, size: int) -> Iterator[Rows]:
         """Consecutive rows, `size` at a time (0: all at once); nothing if there are none."""
-        n = len(self.keys)
-        for first in range(0, n, size or max(n, 1)):
-            yield self.take(slice(first, first + (size or n)))
+        return map(self.take, consecutive(len(self.keys), size))
 
 
 class Lost(NamedTuple):
