@@ -92,6 +92,39 @@ def test_every_mode_resumes_bit_exactly(mode, tmp_path):
     assert same(weights(whole), weights(broken))
 
 
+def test_a_kill_in_the_middle_of_a_step_changes_nothing(tmp_path):
+    """Gradients are there and the update is not; what was saved a step before is gone on from."""
+    words, log = MODES["improved"].split(), tmp_path / "log"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(whole, *words)
+    assert harness.finish(killed, [broken, 4, *words], log) == -9, log.read_text()
+    assert harness.committed(broken) == 3 and harness.in_a_save(broken) == "other"
+    train(broken, *words)
+    assert harness.differences(harness.final_state(whole), harness.final_state(broken)) == []
+    assert harness.metrics(whole) == harness.metrics(broken)
+    assert same(weights(whole), weights(broken))
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_killed_in_a_step_end_as_one_that_is_not(tmp_path):
+    words, log = [*MODES["improved"].split(), "--duration", "40"], tmp_path / "log"
+    train(tmp_path / "one", *words)
+    two = [tmp_path / "two", *words]
+    ranks = harness.launch_ranks(killed, [two[0], 4, *words], log, 2)
+    assert [harness.wait(process) for process in ranks] == [-9, -9], log.read_text()
+    assert harness.committed(two[0]) == 3
+    for process in harness.launch_ranks(train, two, log, 2):
+        assert harness.wait(process) == 0, log.read_text()
+    one, other = (harness.final_state(tmp_path / name) for name in ("one", "two"))
+    assert one["step"] == other["step"] == 5
+    for name, value in one["net"].items():  # as far as one without a kill: see below
+        torch.testing.assert_close(other["net"][name], value, rtol=0, atol=1e-5)
+    loss = metrics(tmp_path / "one", "Loss")
+    assert metrics(tmp_path / "two", "Loss") == pytest.approx(loss, rel=1e-5)
+    counts = [state["schedule_sampler"]["counts"] for state in (one, other)]
+    assert torch.equal(*counts)
+
+
 @pytest.mark.parametrize("mode", ["class", "layout", "improved"])
 def test_two_ranks_are_one(mode, tmp_path):
     words = [*MODES[mode].split(), "--duration", "24"]
