@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from diffusion.beside import gray, lowres, one_hot
 from diffusion.ddpm_generate import Drawing, draw_states, make_gaussian
-from diffusion.ddpm_guidance import autoguided
+from diffusion.ddpm_guidance import autoguided, classifier_gradient
 from diffusion.ddpm_rows import KeyedRandn, keyed_noise
 from diffusion.encoders import Encoder, RGBEncoder
 from diffusion.gaussian import Gaussian
 from diffusion.generate import Item, split_batches
 from generators.autoencoder import SCALES, encoder_of, snapshot_encoder
 from generators.base import Loaded, Setup, Unfit, build, check_asked, check_same_kind
+from generators.classifier import NoisedClassifier, open_classifier
 from generators.edm2 import NOT_FINITE, Pictures
 from models.ddpm import ConditionBlock, EmbedBlock, Layout, UNet
 from models.ddpm.configs import unet_config
@@ -67,6 +68,9 @@ class DDPM(Loaded):
         self.precision.apply_tf32_policy()
         self.channels = int(own["net"]["in_channels"])
         self.classes: list[str] = list(own.get("classes") or [])
+        self.by_class = bool(self.classes)  # else classes are those of a classifier, if any
+        self.classifier: NoisedClassifier | None = None
+        self.classifier_scale = 1.0
         self.objects: list[str] = list(own.get("objects") or [])
         self.layout: str = own.get("layout", "none")
         self.concat: dict[str, Any] = dict(own.get("concat") or {})
@@ -98,6 +102,19 @@ class DDPM(Loaded):
                     f"--code FILE.py ({error})"
                 ) from None
             raise
+
+    def take_classifier(self, word: str, scale: float) -> None:
+        """Guide by a classifier of noised images (`generators.classifier`), times `scale`; a
+        network without classes has its. Errors: UsageError, CheckpointError."""
+        found = open_classifier(word, self.channels, self.resolution, self.device)
+        if self.by_class and found.classes != len(self.classes):
+            raise UsageError(
+                f"--classifier {word} knows {found.classes} classes, the network "
+                f"{len(self.classes)}"
+            )
+        self.classifier, self.classifier_scale = found, scale
+        if not self.by_class:
+            self.classes = [str(k) for k in range(found.classes)]
 
     def _take_autoencoder(self, vae: str, scale: float | None) -> None:
         """That of --vae, for a network of latent diffusion. Errors: UsageError, CheckpointError."""
@@ -278,10 +295,14 @@ class DDPM(Loaded):
             side = self.resolution
             noise = keyed_noise(keys, (self.channels, side, side))
             kept = []
+            gradient = None
+            if self.classifier is not None:
+                labels = torch.tensor([item.label or 0 for item in items], device=self.device)
+                gradient = classifier_gradient(self.classifier, labels, self.classifier_scale)
             with self.precision.autocast():
                 _, states = draw_states(
                     model, noise, self.gaussian, how,
-                    cond=cond, uncond=without, randn=KeyedRandn(keys),
+                    cond=cond, uncond=without, cond_fn=gradient, randn=KeyedRandn(keys),
                 )  # fmt: skip
                 state = None
                 for k, state in enumerate(states, 1):
@@ -308,7 +329,7 @@ class DDPM(Loaded):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         cond: dict[str, Any] = {}
         without: dict[str, Any] = {}
-        if self.classes:
+        if self.by_class:
             cond["y"] = torch.tensor([item.label or 0 for item in items], device=self.device)
             without["y"] = torch.full_like(cond["y"], -1)
         if self.layout != "none":

@@ -211,6 +211,9 @@ def settings(
         "class": "in the names" if has_class(args, net) else rule,
         "precision": args.precision,
         **({"given": inputs.told} if inputs else {}),
+        **(
+            {"classifier": [net.classifier.content, net.classifier_scale]} if net.classifier else {}
+        ),
     }
 
 
@@ -218,6 +221,8 @@ def images(args: Namespace, net: DDPM) -> None:
     """Images of all seeds, each of its class and layout, as far as they are missing."""
     net.check_pictures()
     how, weaker = drawing(args, net), guide(args, net, say)
+    if args.classifier is not None:
+        net.take_classifier(args.classifier, args.classifier_scale)
     asked, inputs = layouts(args, net, say), given(args, net)
     names, shown, ncol = choose_images(args, net)
     ways = {i: n.replace(".png", "_trajectory.png") for i, n in names.items() if args.trajectory}

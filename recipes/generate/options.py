@@ -184,6 +184,11 @@ OPTIONS: Table = {
          "spread of the network's own", DDPM),
         ("--clip", CLIPS, None, "DDPM: of predicted clean images: to [-1, 1], by their 0.9 "
          "quantile, or not (default: as the network was trained)", DDPM),
+        ("--classifier", text_called("FILE|file:PROGRAM"), None, "DDPM: guide by the gradient of a "
+         "classifier of noised images: a file of guided-diffusion's, or a TorchScript program of "
+         "(x, t) that gives logits (default: none)", DDPM),
+        ("--classifier_scale", positive_float, 1.0, "DDPM: what that gradient is multiplied by",
+         DDPM),
         ("--code", file_path, None, "DDPM: Python file with the blocks or the network of one's own "
          "that the network was made of; it is run (default: none)", DDPM),
     ],
@@ -254,6 +259,7 @@ def check(args: argparse.Namespace) -> None:
     rules = Rules(args, OPTIONS, PRESETS)
     for name in ("S_min", "S_max", "S_noise"):
         rules.belongs(name, "--S_churn", args.S_churn > 0)
+    rules.belongs("classifier_scale", "--classifier", args.classifier is not None)
 
 
 def check_unused(args: argparse.Namespace, kind: str) -> None:
