@@ -217,6 +217,12 @@ def settings(
     }
 
 
+def _classifier_told(net: DDPM) -> dict[str, Any]:
+    if net.classifier is None:  # folders of before the option have no word of it
+        return {}
+    return {"classifier": net.classifier.content, "classifier_scale": net.classifier_scale}
+
+
 def images(args: Namespace, net: DDPM) -> None:
     """Images of all seeds, each of its class and layout, as far as they are missing."""
     net.check_pictures()
