@@ -230,10 +230,10 @@ class DDPM(Loaded):
         items = [Item(seed + k, None if labels is None else int(labels[k])) for k in range(n)]
         rows = None
         if layout is not None:
-            given = len(layout.classes)
-            if given not in (1, n):
-                raise ValueError(f"{given} layouts for {n} images")
-            rows = {item: layout.take(slice(k, k + 1)) if given > 1 else layout
+            count = len(layout.classes)
+            if count not in (1, n):
+                raise ValueError(f"{count} layouts for {n} images")
+            rows = {item: layout.take(slice(k, k + 1)) if count > 1 else layout
                     for k, item in enumerate(items)}  # fmt: skip
         images = None
         if given is not None:

@@ -260,7 +260,8 @@ def test_a_shipped_configuration_runs(file, tmp_path):
         ("diffusion", "model", "DDIM.DDIM.DDIMTraining", "learns the variance"),
         ("diffusion.model_args", "learn_logvar", True, "learn_logvar"),
         ("diffusion.model_args", "loss_fn", 3, "another kind"),
-        ("", "vqvae_model", {"model": "x"}, "no autoencoder"),
+        ("", "vqvae_model", {"model": "x"}, "vqvae_init_weights, its file, is missing"),
+        ("diffusion.model_args", "vqvae_init_weights", "a.ckpt", "of a vqvae_model"),
         ("diffusion.model_args.beta_schedule_args", "schedule", "round", "round"),
     ],
 )
@@ -286,6 +287,16 @@ def test_a_file_means_options_and_what_is_typed_wins():
     assert (args.schedule, args.data, args.outdir) == ("ldm-sqrt_linear", "mnist", "MNIST")
     config = json.loads(file.read_text()) | {"callbacks": ["callbacks.x"]}
     assert founding.translate(config)["epochs"] == 20
+
+
+def test_a_file_with_an_autoencoder_means_latents():
+    config = json.loads((ROOT / "configs" / "MNIST.json").read_text())
+    config["vqvae_model"] = {"model": "modules.VQModel", "model_args": {}}
+    config["denoising_model"]["model_args"] |= {"in_channel": 4, "out_channel": 4}
+    config["diffusion"]["model_args"] |= {"vqvae_init_weights": "kl-f8", "scale_factor": 0.18215}
+    found = founding.translate(config)
+    assert (found["latents"], found["latent_scale"], found["clip"]) == ("kl-f8", 0.18215, "none")
+    assert found["gray"] is False
 
 
 @pytest.mark.parametrize(

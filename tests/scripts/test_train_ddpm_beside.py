@@ -106,6 +106,7 @@ def test_an_image_beside_the_noised_one(kind, tmp_path):
     file = train(tmp_path / "run", f"--concat {kind}{more}")
     config = load_snapshot(file).config
     K = len(config["concat"].get("classes", []))
+    assert config["concat"].get("factor") == (2 if kind == "lowres" else None)
     assert config["net"]["concat_channels"] == channels_beside(kind, K) > 0
     sheets = {p.name.split("-")[0] for p in (tmp_path / "run" / "samples").iterdir()}
     assert ("inputs" in sheets) == (kind != "segmentation")

@@ -88,8 +88,13 @@ def test_latents_train_resume_and_draw(more, kl, tmp_path):
 def test_pictures_of_a_snapshot_are_decoded_and_held_out_ones_encoded(kl, tmp_path):
     train(
         tmp_path, "--latents", str(kl), "--duration", "8", "--snapshot_every", "1",
-        "--sample_images", "2", "--sample_steps", "2", "--val_images", "3",
+        "--sample_images", "2", "--sample_steps", "2", "--val_images", "3", "--latent_scale", "2",
+        "--latents_cache", "disk", "--data_path", str(tmp_path / "home"),
     )  # fmt: skip
+    (kept,) = (tmp_path / "home" / "latents").glob("scenes_16_*")
+    assert np.load(kept / "00000.npy").shape == (24, 8, 8, 8)
+    (file,) = (tmp_path / "snapshots").iterdir()
+    assert load_snapshot(file).config["encoder"]["scale"] == 2
     found = {p.name.split("-")[0] for p in (tmp_path / "samples").iterdir()}
     assert found == {"restore", "sampling", "samples"}
     assert set(metrics(tmp_path, "val/mse")) == {1}
