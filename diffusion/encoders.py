@@ -27,6 +27,7 @@ class RGBEncoder:
     """Pixels as they are: uint8 [N, C, H, W] <-> float32 in [-1, 1]; raw is uint8 too."""
 
     noise_channels = 0  # of `eps`: none is needed
+    factor = 1  # how many times smaller latents are
 
     @property
     def config(self) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class StabilityVAEEncoder:
     """
 
     noise_channels = 4
+    factor = 8
 
     def __init__(
         self,

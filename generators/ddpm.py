@@ -59,7 +59,7 @@ class DDPM(Loaded):
         try:
             self.gaussian: Gaussian = make_gaussian(own["gaussian"])
             self.encoder: Encoder = snapshot_encoder(own["encoder"], self.setup.vae, file)
-            self.resolution = int(own["resolution"])
+            self.side = int(own["resolution"])  # of what is denoised
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: no usable diffusion ({error})") from None
         given = snapshot._replace(config={**config, "net": own["net"]})
@@ -106,7 +106,7 @@ class DDPM(Loaded):
     def take_classifier(self, word: str, scale: float) -> None:
         """Guide by a classifier of noised images (`generators.classifier`), times `scale`; a
         network without classes has its. Errors: UsageError, CheckpointError."""
-        found = open_classifier(word, self.channels, self.resolution, self.device)
+        found = open_classifier(word, self.channels, self.side, self.device)
         if self.by_class and found.classes != len(self.classes):
             raise UsageError(
                 f"--classifier {word} knows {found.classes} classes, the network "
@@ -165,9 +165,9 @@ class DDPM(Loaded):
             raise UsageError(str(error)) from None
 
     @property
-    def side(self) -> int:
-        """Of the pictures, in pixels."""
-        return self.resolution * getattr(self.encoder, "factor", 1)
+    def resolution(self) -> int:
+        """Side of the pictures, in pixels."""
+        return self.side * self.encoder.factor
 
     def labelled(self, segmentation: Tensor) -> Layout:
         """Layouts of maps of classes [B, h, w], 255 for none, brought to the pictures' side by the
@@ -185,17 +185,20 @@ class DDPM(Loaded):
     def sized(self, segmentation: Tensor) -> Tensor:
         """Maps int [B, h, w] at the pictures' side, by the nearest pixel."""
         sizes = segmentation.shape[1:]
-        rows, columns = (((torch.arange(self.side) + 0.5) * n / self.side).long() for n in sizes)
+        steps = (torch.arange(self.resolution) + 0.5) / self.resolution
+        rows, columns = ((steps * n).long() for n in sizes)
         return segmentation[:, rows[:, None], columns].long()
 
     def beside(self, given: Tensor) -> Tensor:
-        """The image that the network is given beside the noised one. given: pictures uint8 [B, 3,
-        side, side], or where that is a segmentation maps of classes [B, h, w]. Errors: UsageError.
+        """The image that the network is given beside the noised one.
+
+        given: pictures uint8 [B, 3, H, W] of the network's resolution, or, where it takes a
+        segmentation, maps of classes [B, h, w]. Errors: UsageError.
         """
         kind = self.concat.get("kind", "none")
         try:
             if kind == "segmentation" and given.ndim == 3:
-                return one_hot(self.sized(given), len(self.concat["classes"]), self.resolution)
+                return one_hot(self.sized(given), len(self.concat["classes"]), self.side)
             if kind in ("gray", "lowres") and given.ndim == 4:
                 pixels = RGBEncoder().encode_latents(given)
                 return gray(pixels) if kind == "gray" else lowres(pixels, self.concat["factor"])
@@ -292,8 +295,7 @@ class DDPM(Loaded):
                 cond["concat"] = torch.cat([given(i) for i in batch]).to(self.device)
             seeds = torch.tensor([item.seed for item in items], device=self.device)
             keys = mix(_SEED, seeds)
-            side = self.resolution
-            noise = keyed_noise(keys, (self.channels, side, side))
+            noise = keyed_noise(keys, (self.channels, self.side, self.side))
             kept = []
             gradient = None
             if self.classifier is not None:

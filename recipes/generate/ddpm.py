@@ -167,7 +167,7 @@ def given(args: Namespace, net: DDPM) -> Given | None:
     if args.data is None:
         raise UsageError(f"--data is missing: pictures that are given in {kind}")
     source = open_source(args.data, Path(args.data_path or data_home()), split="val")
-    pictures = LabelledImages(source, net.side)
+    pictures = LabelledImages(source, net.resolution)
 
     def of(item: Item) -> Tensor:
         return net.beside(pictures[item.seed % len(pictures)][1][None])

@@ -75,10 +75,11 @@ def test_latents_train_resume_and_draw(more, kl, tmp_path):
     kept = kl.read_bytes()
     kl.unlink()  # the run has a copy
     try:
-        drawn = open_generator(file, say=lambda line: None).draw(2)
+        net = open_generator(file, say=lambda line: None)
+        drawn = net.draw(2)
     finally:
         kl.write_bytes(kept)
-    assert drawn.shape == (2, 3, 16, 16) and drawn.float().std() > 0
+    assert net.resolution == 16 and drawn.shape == (2, 3, 16, 16) and drawn.float().std() > 0
     (tmp_path / "whole" / COPY).unlink()
     other = autoencoder(tmp_path / "other.ckpt", n_embed=7)
     with pytest.raises(CheckpointError, match="not those that were trained on"):
