@@ -40,6 +40,7 @@ from evaluation.frechet import FeatureStats, Moments, frechet_distance
 from recipes.metrics.passing import look
 from recipes.metrics.pictures import Stored
 from runtime.cli import prepare
+from storage.files import writing
 
 Part = Callable[[argparse.Namespace, torch.device], list[str]]
 
@@ -146,7 +147,8 @@ def features_per_second(args: argparse.Namespace, device: torch.device) -> list[
         folder, weights = Path(home) / "pictures", Path(home) / "inception.pth"
         write_pictures(folder, args.pictures, args.side)
         torch.manual_seed(0)
-        torch.save(InceptionV3().state_dict(), weights)
+        with writing(weights) as file:
+            torch.save(InceptionV3().state_dict(), file)
         own = open_extractor("inception", Request(weights=weights, resize="tf1", device=device))
         other = utils.create_feature_extractor(
             "inception-v3-compat", ["2048"], cuda=device.type == "cuda", verbose=False,
@@ -187,7 +189,8 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
     folder.mkdir(parents=True)
     scenes = Scenes(split="train")
     for i in range(count):
-        Image.fromarray(scenes.native(i, side)).save(folder / f"{i:05d}.png")
+        with writing(folder / f"{i:05d}.png", durable=False) as file:
+            Image.fromarray(scenes.native(i, side)).save(file, "PNG")
 
 
 PARTS: dict[str, Part] = {"frechet": frechet, "features": features_per_second}

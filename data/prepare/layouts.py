@@ -290,5 +290,6 @@ def write_mask(task: tuple[str, int, str]) -> bool:
     """(folder of parts' masks, number, file): the file; whether anything is in it."""
     folder, key, file = task
     labels = celeba_mask.merge_parts(Path(folder), key)
-    Image.fromarray(labels).save(file, "PNG", compress_level=4)
+    with files.writing(Path(file), durable=False) as out:
+        Image.fromarray(labels).save(out, "PNG", compress_level=4)
     return bool(np.any(labels))

@@ -38,7 +38,7 @@ _CPU_SMALL = {
     "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16], "n_blocks": 1, "map_nc": 64,
     "latent_nc": 128, "bs": 8, "mini_bs": 8, "ns": [4, 2], "sp": [4, 2], "code_bs": 16,
     "cells": [4], "local_ns": [2], "subsample_size": 256, "num_iteration": 128, "outer_loops": 14,
-    "alpha": 4.0, "lr": 1.5e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
+    "alpha": 1.0, "lr": 1.5e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
     "num_workers": 0, "cache": "memory",
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ PRESETS = {
         "data_tr": "scenes", "res": [8, 16, 32], "resid_nc": [16, 16], "dense_nc": [8, 8],
         "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [4], "sp": [4], "code_bs": 8,
         "cells": [4], "local_ns": [2],
-        "subsample_size": 32, "num_iteration": 24, "outer_loops": 5, "alpha": 10.0, "lr": 3e-3,
+        "subsample_size": 32, "num_iteration": 24, "outer_loops": 3, "alpha": 1.0, "lr": 3e-3,
         "warmup": 16, "num_val_images": 6, "spi": 4, "lpips": "random",
         "cache_targets": True,
         "wandb": "disabled", "num_workers": 0, "gpus": [],
