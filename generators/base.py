@@ -121,6 +121,7 @@ WORDS = {
     "simclr": "a SimCLR encoder",
     "ddpm": "a diffusion UNet",
     "autoencoder": "an autoencoder",
+    "classifier": "a classifier of noised images",
     "edm": "a network of EDM",
     "omnigan": "an omnigan generator",
     "climategan": "a ClimateGAN generator",

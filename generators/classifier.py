@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from generators.base import build
+from generators.base import build, in_words
+from generators.files import is_ours
 from generators.foreign.contents import made, open_contents, weights_in
 from models.ddpm.classifier import Classifier
 from models.ddpm.configs import LEVELS
@@ -17,9 +18,10 @@ from storage.errors import CheckpointError, UsageError, one_line
 from storage.files import expanded
 from storage.find import identity
 from storage.foreign.modules import reading
-from storage.snapshot import Snapshot
+from storage.snapshot import Snapshot, load_snapshot
 from storage.torchfile import load_script
 
+KIND = "classifier"
 PROGRAM = "file:"  # in front of the path of a TorchScript program
 _DEPTHS = range(1, 5)
 _SIZES = (32, 16, 8)  # of feature maps with attention, in the release
@@ -39,8 +41,8 @@ class NoisedClassifier:
 def open_classifier(
     word: str, channels: int, side: int, device: torch.device | str
 ) -> NoisedClassifier:
-    """The classifier in a file of guided-diffusion's, read as data, or `file:PROGRAM`, one of
-    torch.jit.save, for images of so many channels and pixels.
+    """The classifier in a snapshot of kind "classifier" or a file of guided-diffusion's, read as
+    data, or `file:PROGRAM`, one of torch.jit.save, for images of so many channels and pixels.
 
     Errors: UsageError for one that does not take such images, CheckpointError.
     """
@@ -48,7 +50,7 @@ def open_classifier(
     file = expanded(word.removeprefix(PROGRAM))
     if not file.is_file():
         raise CheckpointError(f"classifier {file}: no such file")
-    net = (load_script(file) if program else _released(file)).to(device)
+    net = (load_script(file) if program else _opened(file)).to(device)
     x = torch.zeros(1, channels, side, side, device=device)
     try:
         with torch.no_grad():
@@ -62,11 +64,16 @@ def open_classifier(
     return NoisedClassifier(net, logits.shape[1], identity(file))
 
 
-def _released(file: Path) -> nn.Module:
+def _opened(file: Path) -> nn.Module:
+    if is_ours(file):
+        snapshot = load_snapshot(file)
+        if snapshot.kind != KIND:
+            raise CheckpointError(f"{file} holds {in_words(snapshot.kind)}, no classifier")
+        return build(lambda **net: Classifier(**net), snapshot)
     with reading(file, "classifier"):
         state = {name: made(entry) for name, entry in weights_in(open_contents(file).value).items()}
         shapes = {name: tuple(value.shape) for name, value in state.items()}
-        snapshot = Snapshot(state, "classifier", {"net": classifier_arguments(shapes)}, {})
+        snapshot = Snapshot(state, KIND, {"net": classifier_arguments(shapes)}, {})
     return build(lambda **net: Classifier(**net), snapshot)
 
 

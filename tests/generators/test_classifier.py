@@ -1,5 +1,7 @@
 """Classifier guidance of networks of DDPM: a TorchScript program, and files of guided-diffusion."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from generators.door import make_generator
 from models.ddpm.classifier import Classifier
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import Snapshot, save_snapshot
-from tests.scripts.support import get_args, load
+from tests.scripts.support import ROOT, get_args, load
 
 
 class Brightness(nn.Module):
@@ -90,3 +92,17 @@ def test_a_file_of_guided_diffusion_is_read_by_its_shapes(tmp_path):
     x, t = torch.randn(1, 3, 64, 64), torch.tensor([7])
     with torch.no_grad():
         assert opened.classes == 5 and torch.equal(opened(x, t), net.eval()(x, t))
+
+
+def test_one_is_trained_as_the_document_says(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "ddpm.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)
+    (code,) = [block for block in blocks if "Classifier(" in block]
+    monkeypatch.chdir(tmp_path)
+    batch = torch.rand(2, 3, 32, 32) * 2 - 1, torch.tensor([0, 3])
+    exec(compile(code, "ddpm.md", "exec"), {"loader": [batch]})
+    opened = open_classifier("mine.safetensors", 3, 32, "cpu")
+    assert opened.classes == 10 and opened(batch[0], torch.tensor([0, 999])).shape == (2, 10)
+    wrong = save_snapshot(tmp_path / "net.safetensors", *unconditional())
+    with pytest.raises(CheckpointError, match="a diffusion UNet, no classifier"):
+        open_classifier(str(wrong), 3, 16, "cpu")

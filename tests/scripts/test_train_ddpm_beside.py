@@ -17,7 +17,7 @@ from storage.snapshot import load_snapshot
 from tests.scripts.support import get_args, load, metrics
 
 SHORT = (
-    "--preset smoke --bs 4 --duration 8 --snapshot_every 2 --sample_images 2 --sample_steps 2 "
+    "--preset smoke --bs 4 --duration 8 --snapshot_every 2 --sample_images 1 --sample_steps 2 "
     "--log_every 1 --no-cond"
 )
 
