@@ -13,6 +13,8 @@ from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
 from tests.scripts.support import ROOT, load, metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = (
     "--preset smoke --bs 8 --duration 48 --snapshot_every 100 --sample_images 0 --save_every 3 "
     "--log_every 1 --sampler ddim"
@@ -43,14 +45,6 @@ def look(step, outputs, run_dir):
     shapes = {k: sorted(v) if isinstance(v, dict) else tuple(v.shape) for k, v in outputs.items()}
     (run_dir / 'looked.txt').write_text(f'{step} {shapes}')
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def get_args(*words):

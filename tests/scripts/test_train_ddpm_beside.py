@@ -16,18 +16,12 @@ from storage.errors import DataError, UsageError
 from storage.snapshot import load_snapshot
 from tests.scripts.support import get_args, load, metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = (
     "--preset smoke --bs 4 --duration 8 --snapshot_every 2 --sample_images 1 --sample_steps 2 "
     "--log_every 1 --no-cond"
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def train(run_dir, words):

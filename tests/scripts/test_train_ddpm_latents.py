@@ -15,18 +15,12 @@ from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
 from tests.scripts.support import load, metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = (
     "--preset smoke --res 16 --bs 8 --duration 32 --snapshot_every 100 --sample_images 0 "
     "--save_every 2 --log_every 1 --latents_cache memory"
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def autoencoder(file, **more):
