@@ -8,7 +8,7 @@ TORCH ?=
 CPU_WHEELS = https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow readme-test identity lint format clean
+.PHONY: help demo test test-slow readme-test identity faults lint format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -31,6 +31,9 @@ readme-test: $(VENV)/.installed-dev  ## every command of README.md in a fresh cl
 
 identity: $(VENV)/.installed-dev  ## whether all smoke modes still give the files of an earlier revision
 	$(PY) -m tests.identity
+
+faults: $(VENV)/.installed-dev  ## kills, signals and faults of the disk, over and over; ARGS=--kills 50: more
+	OMP_NUM_THREADS=1 $(PY) -m tests.faults $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -81,6 +81,7 @@ def main(args: argparse.Namespace) -> None:
 
         measuring = During(args, run, train, res=args.res[-1], crop=args.crop, inputs=val)
 
+        @run.spent.on("validation")
         def look(shown: nn.Module) -> None:
             """Samples for validation images, and how far they are from the true ones."""
             if not (run.is_main or args.unconditional):  # a search of the pool is all ranks' work
@@ -107,7 +108,8 @@ def main(args: argparse.Namespace) -> None:
 
         if run.completed == 0:
             look(net)
-        batches, prepared = loader.forever(), parts.targets(args, run, loss_fn)
+        batches = run.spent.waits(loader.forever())
+        prepared = parts.targets(args, run, loss_fn)
         stop_at = parts.stop_at(args, run.completed)
         work = partial(parts.work, args)
         for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at, work=work):
@@ -117,6 +119,7 @@ def main(args: argparse.Namespace) -> None:
             if step % args.num_iteration == 0:  # the loader has just searched
                 search = loader.last_search
                 run.log(**search.figures(), **{"time/search_s": search.seconds})
+                run.spent.add("data", -search.seconds)
                 if args.unconditional and len(
                     search.winners
                 ):  # far below 1: images share samples, a larger pool helps

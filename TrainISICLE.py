@@ -78,6 +78,7 @@ def main(args: argparse.Namespace) -> None:
         turns = Turns(steps_per_epoch, args.epochs, args.joint, args.imle_steps)
         run.say(turns.told())
         joint = Joint(args, run, trained.source) if args.joint else None
+        measuring = joint and joint.measuring(args, run, tested.source if tested else None)
         generator_file = joint.file if joint else args.net
         # source: (pictures, draw) -> views. sampler: the generator in it, which is told its new
         # weights after each phase. origin: what resuming checks that the generator still is.
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         parts.start_from(args, run, net)
         simclr.note_rate(args, run, turns.encoder_steps(run.completed), steps_per_epoch)
         if joint and sampler:
-            joint.begin(sampler, turns._replace(epochs=run.length.schedule).imle_steps)
+            joint.begin(run, sampler, turns._replace(epochs=run.length.schedule).imle_steps)
         supply = Supply(args, run, trained.images, source, steps_per_epoch)
         ahead = Ahead(supply.at, run.device)
         if run.device.type != "cuda" and source is not None:
@@ -106,6 +107,8 @@ def main(args: argparse.Namespace) -> None:
             if step is None:  # the generator's turn
                 assert joint and sampler, "without --joint there is no such turn"
                 joint.step(run, imle_step)
+                if measuring and measuring.due(imle_step + 1):
+                    measuring(joint.ema.module, "camnet", joint.config)
                 run.log(**{"time/cpu_s": time.process_time() - begun})
                 if joint.phase_is_over(imle_step):
                     joint.hand_over(run, sampler)
@@ -116,7 +119,8 @@ def main(args: argparse.Namespace) -> None:
             # augmented by one recipe, each view by a draw of its own (seed, epoch, picture, view).
             watch.start()
             epoch, batch_number = divmod(step, steps_per_epoch)
-            batch = ahead.take(step)
+            with run.spent.on("data"):  # drawing views, where that is not done beside the encoder
+                batch = ahead.take(step)
             views = [
                 augment(pictures, view_keys(args.seed, epoch, batch.ids, view))
                 for view, pictures in enumerate(batch.pictures)
@@ -151,7 +155,8 @@ def main(args: argparse.Namespace) -> None:
             if batch_number == steps_per_epoch - 1:  # the end of an epoch
                 last = epoch + 1 == args.epochs
                 if not last and (epoch + 1) % args.eval_iter == 0:
-                    figures.evaluate(run, net, trained, tested, recipe)
+                    with run.spent.on("validation"):
+                        figures.evaluate(run, net, trained, tested, recipe)
                 if last or (epoch + 1) % args.save_iter == 0:
                     parts.save(run, net, optimizer, recipe, epoch)
         figures.final_probes(run, parts.for_real(run, net), trained, tested, recipe)

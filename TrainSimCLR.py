@@ -120,7 +120,8 @@ def main(args: argparse.Namespace) -> None:
             if batch == steps_per_epoch - 1:  # the end of an epoch
                 last = epoch + 1 == args.epochs
                 if not last and (epoch + 1) % args.eval_iter == 0:
-                    figures.evaluate(run, net, trained, tested, recipe)
+                    with run.spent.on("validation"):
+                        figures.evaluate(run, net, trained, tested, recipe)
                 if last or (epoch + 1) % args.save_iter == 0:
                     save_epoch(run, net, optimizer, recipe, epoch)
         figures.final_probes(run, net, trained, tested, recipe)

@@ -31,7 +31,7 @@ import torch
 
 from evaluation.statistics import save_statistics
 from recipes.metrics import parts, record
-from recipes.metrics.conditional import Conditional, Figure
+from recipes.metrics.conditional import Figure
 from recipes.metrics.measures import Sides, figures
 from recipes.metrics.options import get_args
 from recipes.metrics.passing import Seen, look
@@ -44,7 +44,7 @@ from runtime.place import choose_device
 from runtime.precision import full_fp32
 from storage.files import expanded, make_folder
 
-Source = tuple[Pictures, Conditional | None]
+Source = tuple[Pictures, parts.Watch | None]
 
 
 def main(args: Namespace) -> None:
@@ -76,31 +76,31 @@ def ref(args: Namespace, device: torch.device) -> None:
 def calc(args: Namespace, device: torch.device) -> None:
     """Figures of pictures that are there."""
     pictures = stored(args, args.images, "--images", num=args.num)
-    measure(args, device, lambda: iter([(pictures, None)]), parts.stem(args), None, None)
+    measure(args, device, lambda tools: iter([(pictures, None)]), parts.stem(args))
 
 
 def gen(args: Namespace, device: torch.device) -> None:
     """Figures of pictures that a network draws, range of seeds by range."""
     found = parts.network(args, device)
-    res = found.net.resolution  # of real pictures too, unless --res says
     name = parts.stem(args, found.net)
-    measure(args, device, lambda: parts.ranges(args, found), name, res, found.crop)
+    measure(args, device, lambda tools: parts.ranges(args, found, tools), name, found)
 
 
 def measure(
     args: Namespace,
     device: torch.device,
-    sources: Callable[[], Iterator[Source]],
+    sources: Callable[[parts.Tools], Iterator[Source]],
     stem: str,
-    res: int | None,
-    crop: str | None,
+    drawn: parts.Network | None = None,
 ) -> None:
     """Look at all pictures, and at the real ones; print every figure and write metrics.json."""
-    judged = list(sources())
+    # Real pictures are as large as the network's, unless --res says.
+    res, crop = (drawn.net.resolution, drawn.crop) if drawn else (None, None)
     reference = parts.reference(args, res, crop)
     held = parts.held_out(args, res, crop)
     statistics = None if reference is None else reference.statistics
     tools = parts.tools(args, device, statistics)
+    judged = list(sources(tools))
     if statistics is not None:
         parts.check_policies(statistics, tools.extractors, "--ref")
         parts.check_there(statistics, args.wanted, tools.names)
@@ -122,11 +122,12 @@ def measure(
     features: list[dict[str, Any]] = []
     for pictures, watch in judged:
         seen = look(pictures, tools.all(), batch=batch, desc="pictures", watch=watch)
+        parts.warn_of_sizes(seen, real)
         found = distributed.from_main(partial(judge, args, tools, seen, real, kept, device))
         ranges.append((seen.about.get("seeds"), {**found, **(watch.figures() if watch else {})}))
         features.append(seen.features)
     if distributed.is_main():
-        result = record.write(folder, settings, ranges)
+        result = record.write(folder, settings, ranges, drawn and parts.run_of(drawn.net))
         if args.features:
             record.save_features(folder, features, real.moments if real else {})
         show(result)

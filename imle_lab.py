@@ -108,7 +108,8 @@ def load_generator(
 
     Returns a `generators.base.Generator`: `draw(n, seed=0, batch=32)` gives uint8 [n, 3, H, W] in
     0..255 on the CPU, the same for the same seed. A conditional one (kind camnet) needs
-    `inputs`, float [B, 3, r, r] in [0, 1] with r = `input_size`, and gives n images of each. EDM2
+    `inputs`, float [B, 3, r, r] in [0, 1] with r = `input_size`, and gives n images of each; so
+    does omnigan, whose sides may be others, and which takes `to`, "f" (flooded) or "n". EDM2
     takes `labels`, `guide`, `guidance` and `sampler` too. `net` is the plain module, in evaluation
     mode; `classes`, `resolution`, `code_sizes` and `snapshot.provenance` tell of it.
     Errors: UsageError, CheckpointError, DataError for what cannot be fetched.

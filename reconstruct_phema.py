@@ -42,7 +42,7 @@ from runtime import ema
 from runtime.launch import launch
 from runtime.progress import track
 from storage.dirs import output_folder, results_home
-from storage.errors import CheckpointError, UsageError
+from storage.errors import CheckpointError, UsageError, not_made
 from storage.snapshot import SnapshotFile, save_snapshot
 
 CHUNK = 1 << 22  # numbers in work at a time, over all inputs
@@ -81,7 +81,7 @@ def make_averages(args: Namespace, indir: Path, outdir: Path) -> dict[float, Pat
     try:
         outdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--outdir {outdir}: {error.strerror}") from error
+        raise not_made(f"--outdir {outdir}: {error.strerror}", error) from error
     todo = [s for s, path in paths.items() if args.overwrite or not path.exists()]
     if not args.skip:
         check_results(paths, files, overwrite=args.overwrite)

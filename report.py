@@ -28,7 +28,7 @@ from recipes.runs.layout import counted, printable, size
 from runtime.progress import Progress
 from storage.console import tell
 from storage.dirs import output_folder
-from storage.errors import DiskError, RunError, UsageError
+from storage.errors import DiskError, RunError, UsageError, not_made
 from storage.files import expanded, open_plain, write_text
 
 
@@ -67,7 +67,7 @@ def place(args: Namespace, paths: Sequence[Path]) -> Path:
     except FileNotFoundError:
         return file
     except OSError as error:
-        raise UsageError(f"--outdir {folder}: {error.strerror} ({file.name})") from None
+        raise not_made(f"--outdir {folder}: {error.strerror} ({file.name})", error) from None
     if not known:
         raise UsageError(f"{file} is no page of report.py: choose another --outdir")
     return file

@@ -31,7 +31,7 @@ import torch
 from diffusion import toy
 from diffusion.toy_eval import examine
 from recipes import initial
-from recipes.selection import early_late_switch
+from recipes.selection import early_late_switch, spoil_blind
 from recipes.toy import parts, validation
 from recipes.toy.journal import Journal, extract_results_from_log, plot_loss  # noqa: F401
 from recipes.toy.options import (
@@ -144,6 +144,7 @@ def train(args: Namespace) -> None:
                 random = generator(run.device, "selection", args.seed, step)
                 sums = parts.summed(learner), parts.summed(ref)
                 rows, spread = picker.pick(len(x), *sums, sigma, random=random)
+                spoil_blind(run, picker.blind(*sums))
                 if spread is not None:
                     journal.note({"Selection Perplexity": spread.relative})
                 x, sigma = x[rows], sigma[rows]

@@ -57,7 +57,7 @@ from recipes.ddpm.options import (
 )
 from recipes.ddpm.step import Lost
 from recipes.metrics.during import During
-from recipes.selection import choose, early_late_switch
+from recipes.selection import choose, early_late_switch, spoil_blind
 from runtime import distributed
 from runtime.launch import launch
 from runtime.meters import Stopwatch
@@ -115,8 +115,9 @@ def main(args: Namespace) -> None:
         )
         held_out = HeldOut(args, run, pictures)
         selection_time, best_time = Stopwatch(run.device), Stopwatch(run.device)
-        batches = sampler.batches(loader)
+        batches = run.spent.waits(sampler.batches(loader))
 
+        @run.spent.on("validation")
         def look(outputs: dict[str, Any]) -> None:
             """Histories from noise to picture, of the average; --look has what they are drawn of,
             and the outputs of the step."""
@@ -166,6 +167,7 @@ def main(args: Namespace) -> None:
                         random=partial(generator, run.device, "selection", args.seed, step),
                     )  # fmt: skip
                     rows, size = choice.rows, mini_batch(args)
+                    spoil_blind(run, choice.blind)
                     for spread in choice.spreads:
                         run.log(**{"entropy": spread.entropy, "perplexity / B": spread.relative})
                 run.log(**{"time/selection_s": selection_time.stop()})

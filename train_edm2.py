@@ -50,7 +50,7 @@ from recipes.edm2.options import (
     snapshot_period,
 )
 from recipes.metrics.during import During
-from recipes.selection import choose, early_late_switch
+from recipes.selection import choose, early_late_switch, spoil_blind
 from runtime import distributed
 from runtime.launch import launch
 from runtime.meters import Stopwatch
@@ -123,7 +123,7 @@ def main(args: Namespace) -> None:
         )  # fmt: skip
         edges, level_names = validation.noise_levels(how.loss_fn, run.device)
         selection_time, training_time = Stopwatch(run.device), Stopwatch(run.device)
-        batches = sampler.batches(loader)
+        batches = run.spent.waits(sampler.batches(loader))
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""
@@ -165,6 +165,7 @@ def main(args: Namespace) -> None:
                         part=at_once if args.select_scope == "rank" else None,
                     )
                     rows, size = choice.rows, mini
+                    spoil_blind(run, choice.blind)
                     for spread in choice.spreads:
                         run.log(**{"entropy": spread.entropy, "perplexity / B": spread.relative})
                 run.log(**{"time/selection_s": selection_time.stop()})

@@ -12,6 +12,8 @@ features are `--rows` rows of rectified random projections: not negative, correl
 rank, as Inception's are. Another line is the moments of such features, ours against numpy's.
 scipy and torch-fidelity are needed (requirements-dev.txt). `--quick`: does it run?
 
+Of intervals: every figure of such features with its 95 % interval against the figure alone.
+
 Of features: pictures a second of InceptionV3 on `--pictures` PNGs of `--side` px in a folder, read,
 resized and embedded as `calculate_metrics.py` does (with the resizing of torch-fidelity's network,
 so that the results are equal; the last column is how far they are) against torch-fidelity's own
@@ -34,9 +36,16 @@ from torch import Tensor
 from benchmarks.imle_setup import machine
 from data.registry import open_source
 from data.scenes import Scenes
+from evaluation.bootstrap import frechet_groups, frechet_interval
+from evaluation.classes import inception_score, inception_score_replicates
 from evaluation.extractors import Request, open_extractor
 from evaluation.extractors.inception import InceptionV3
 from evaluation.frechet import FeatureStats, Moments, frechet_distance
+from evaluation.kernel_distance import kid_blocks, kid_subsets
+from evaluation.likelihood import fld, fld_replicates
+from evaluation.manifolds import prdc, prdc_replicates
+from evaluation.memorisation import memorisation, memorisation_replicates
+from evaluation.replicates import interval
 from recipes.metrics.passing import look
 from recipes.metrics.pictures import Stored
 from runtime.cli import prepare
@@ -193,7 +202,53 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
             Image.fromarray(scenes.native(i, side)).save(file, "PNG")
 
 
-PARTS: dict[str, Part] = {"frechet": frechet, "features": features_per_second}
+def intervals(args: argparse.Namespace, device: torch.device) -> list[str]:
+    """Figures with their intervals, against the figures alone."""
+    x, y = (features(args.rows, args.dim, seed).to(device) for seed in (0, 1))
+    held, logits = y[: args.rows // 4] + 0.01, x[:, : min(args.dim, 1000)]
+    other, half = ours_moments(y), args.rows // 10
+    figure = frechet_distance(ours_moments(x), other)
+    far = memorisation(x, y, held)
+    pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "fd, bootstrap": (
+            lambda: frechet_distance(ours_moments(x), other),
+            lambda: frechet_interval(x, other),
+        ),
+        "fd, groups": (
+            lambda: frechet_distance(ours_moments(x), other),
+            lambda: interval(figure, frechet_groups(x, other), len(x)),
+        ),
+        "kid": (
+            lambda: kid_subsets(x, y, subset_size=min(1000, args.rows)),
+            lambda: (
+                kid_subsets(x, y, subset_size=min(1000, args.rows)),
+                kid_blocks(x, y, block=min(1000, half)),
+            ),
+        ),
+        "prdc": (lambda: prdc(x, y), lambda: prdc_replicates(x, y)),
+        "is": (
+            lambda: inception_score(logits),
+            lambda: (inception_score(logits), inception_score_replicates(logits)),
+        ),
+        "fld": (lambda: fld(x, y, held), lambda: fld_replicates(x, y, held)),
+        "memorisation": (
+            lambda: memorisation(x, y, held),
+            lambda: (memorisation(x, y, held), memorisation_replicates(far)),
+        ),
+    }
+    lines = [
+        "| features | figure | median s | times it alone | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for name, (alone, with_interval) in pairs.items():
+        took, _ = turns({f"{name}, alone": alone, name: with_interval}, args, device)
+        lines += rows_of(took, {}, f"{args.rows} x {args.dim}")
+    return lines
+
+
+PARTS: dict[str, Part] = {
+    "frechet": frechet, "features": features_per_second, "intervals": intervals,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from storage.errors import DataError, first_line
 from storage.files import read_bytes
 
 MAX_PIXELS = 178_956_970
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: what four channels of 16 bits take unpacked
 _WHITE = (255, 255, 255)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,10 +47,7 @@ def open_rgb(data: bytes | str | os.PathLike, name: str | None = None) -> Image.
     """As `decode`, as a Pillow image of mode RGB with its pixels loaded."""
     if isinstance(data, (str, os.PathLike)):
         name = os.fspath(data) if name is None else name
-        try:
-            data = read_bytes(data)
-        except OSError as error:
-            raise bad_image(name, error.strerror or "unreadable") from None
+        data = picture_bytes(data, name)
     name = "of unknown name" if name is None else name
     with warnings.catch_warnings():
         # Pillow warns of odd metadata, and of pictures at half its limit. Both are pictures.
@@ -70,6 +68,16 @@ def open_rgb(data: bytes | str | os.PathLike, name: str | None = None) -> Image.
             if bare is not None and _reason(bare, error) == "truncated":
                 fault = "truncated"  # which says more than what is odd in metadata
         raise bad_image(name, fault) from None
+
+
+def picture_bytes(file: str | os.PathLike, name: str | None = None) -> bytes:
+    """The bytes of a picture's file, which is a plain one of at most MAX_BYTES. Errors: DataError
+    `bad image NAME (reason)`, before anything is waited for or any memory taken."""
+    try:
+        return read_bytes(file, MAX_BYTES)
+    except OSError as error:
+        name = os.fspath(file) if name is None else name
+        raise bad_image(name, error.strerror or "unreadable") from None
 
 
 def bad_image(name: str, reason: str) -> DataError:

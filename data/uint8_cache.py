@@ -14,12 +14,14 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.labelled import LabelledImages
+from data.notes import COUNT, fits
 from data.pyramids import free_memory
 from data.sources import Source, channels_of, names_of
 from runtime.progress import Progress
@@ -30,6 +32,7 @@ from storage.files import locked, make_folder, read_object, reserve, write_json,
 PLACES = ("memory", "memmap")
 PIXELS, LABELS, NOTE, PROGRESS = "pixels.u8", "labels.npy", "cache.json", "building.json"
 _CHUNK = 1024  # pictures between two notes of progress
+_SUM = (COUNT, COUNT, COUNT)  # in notes: pictures up to here, checksums of pixels and labels
 
 
 class UInt8Cache:
@@ -152,10 +155,12 @@ class UInt8Cache:
     def _build(self, items: LabelledImages) -> None:
         make_folder(self.folder)
         size = int(np.prod(self.shape))
-        progress = read_object(self.folder / PROGRESS) or {}
+        progress: Any = read_object(self.folder / PROGRESS)
+        if not fits(progress, {"done": COUNT, "sums": [_SUM]}):
+            progress = {}  # none, or of another form: begun anew
         pixel_file, label_file = self.folder / PIXELS, self.folder / LABELS
         sums: list[list[int]] = progress.get("sums", [])
-        start = int(progress.get("done", 0))
+        start = progress.get("done", 0)
         there = pixel_file.is_file() and label_file.is_file()
         if not there or pixel_file.stat().st_size != size:
             start, sums = 0, []
@@ -189,10 +194,12 @@ class UInt8Cache:
 
     def _open(self, verify: bool) -> tuple[np.ndarray, np.ndarray]:
         again = f"remove {self.folder} to have it made again"
-        note = read_object(self.folder / NOTE)
+        note: Any = read_object(self.folder / NOTE)
         size = int(np.prod(self.shape))
         file = self.folder / PIXELS
-        if note is None or note.get("digest") != self.digest or note["shape"] != list(self.shape):
+        if not fits(note, {"digest": str, "shape": [COUNT], "sums": [_SUM]}) or not note["sums"]:
+            raise DataError(f"{self.folder / NOTE} is damaged; {again}")
+        if note["digest"] != self.digest or note["shape"] != list(self.shape):
             raise DataError(f"{self.folder / NOTE} does not belong to {self.name}; {again}")
         if not file.is_file() or file.stat().st_size != size:
             raise DataError(f"{file} has not the {size} bytes it was made with; {again}")

@@ -46,10 +46,15 @@ def make_betas(
     return zero_terminal_snr(betas) if zero_snr else betas
 
 
+MAX_T = 1 << 17  # steps of a diffusion; published ones have up to 4,000
+
+
 def make_gaussian(config: Mapping[str, Any]) -> Gaussian:
     """The diffusion of JSON values: schedule, T, prediction_type, variance_type, time_input, and
     what else `make_betas` takes. Errors: ValueError, KeyError, TypeError."""
     given = dict(config)
+    if type(given["T"]) is not int or not 1 <= given["T"] <= MAX_T:
+        raise ValueError(f"T {str(given['T'])[:40]} is not a number of steps from 1 to {MAX_T}")
     kinds = {k: given.pop(k) for k in ("prediction_type", "variance_type", "time_input")}
     return Gaussian(make_betas(given.pop("schedule"), given.pop("T"), **given), **kinds)
 

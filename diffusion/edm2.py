@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.arguments import Between, Share
 from diffusion.mp import (
     SILU_MAGNITUDE,
     MPConv,
@@ -29,8 +28,8 @@ from diffusion.mp import (
     sum_weights,
 )
 from runtime.counter_rng import row_dropout
+from storage.arguments import Between, Share, Width
 
-Width = Annotated[int, Between(1, 1 << 16)]  # channels
 Multiple = Annotated[int, Between(1, 1024)]  # of the base width
 
 
@@ -271,7 +270,7 @@ class Precond(nn.Module):
     Preconditioning of EDM (Karras et al. 2022, arXiv:2206.00364, table 1), and the head u(sigma)
     of the uncertainty loss (arXiv:2312.02696, equation 17). All arguments are in `config`, from
     which `Precond(**config)` builds the same network. The bounds in the signature are what a file
-    of others may ask for (`diffusion.arguments`). Errors: ValueError.
+    of others may ask for (`storage.arguments`). Errors: ValueError.
     """
 
     def __init__(

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from diffusion.arguments import given_arguments, is_number
 from diffusion.edm2 import Precond
 from diffusion.toy import ToyModel
+from storage.arguments import given_arguments, is_number
 from storage.errors import CheckpointError, RunError
 from storage.files import hash_file
 from storage.foreign.modules import StoredTensor, keywords, read_modules, reading, tensors_of

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffusion.arguments import Between
 from diffusion.mp import SILU_MAGNITUDE, mp_silu, normalize
+from storage.arguments import Between
 
 SIGMA_MAX = 5.0  # the noise that sampling of the tree starts from
 LEVEL = -2.12  # log-density at the rim of the tree: 99 % of its samples have more

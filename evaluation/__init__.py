@@ -4,8 +4,18 @@
 `evaluation.memorisation.memorisation` stay in modules of their own name.
 """
 
-from evaluation.bootstrap import frechet_interval, frechet_paired, resample
-from evaluation.classes import classification, inception_score, reorder_classes
+from evaluation.bootstrap import (
+    frechet_groups,
+    frechet_interval,
+    frechet_paired,
+    frechet_replicates,
+)
+from evaluation.classes import (
+    classification,
+    inception_score,
+    inception_score_replicates,
+    reorder_classes,
+)
 from evaluation.crops import box_crops
 from evaluation.features import (
     Features,
@@ -32,12 +42,19 @@ from evaluation.intervals import (
     proportion_interval,
 )
 from evaluation.kernel_distance import kid, kid_blocks, kid_subsets
-from evaluation.likelihood import fld
+from evaluation.likelihood import fld, fld_replicates
 from evaluation.linear_probe import l2_sweep
-from evaluation.manifolds import prdc
-from evaluation.modes import cluster_centres, count_modes, mode_proportions, nearest_centre
+from evaluation.manifolds import prdc, prdc_replicates
+from evaluation.modes import (
+    cluster_centres,
+    count_modes,
+    mode_proportions,
+    modes_replicates,
+    nearest_centre,
+)
 from evaluation.probes import augmented_probe, draw_episodes, few_shot, stable_lr
 from evaluation.protocols import judge, knn_method, linear_method
+from evaluation.replicates import Replicates, interval, paired
 from evaluation.splits import stratified_folds, stratified_slice
 from evaluation.verdict import compare, seed_ranges
 
@@ -45,6 +62,7 @@ __all__ = [
     "FeatureStats",
     "Features",
     "Moments",
+    "Replicates",
     "augmented_probe",
     "box_crops",
     "classification",
@@ -57,12 +75,17 @@ __all__ = [
     "few_shot",
     "fingerprint",
     "fld",
+    "fld_replicates",
     "frechet_distance",
+    "frechet_groups",
     "frechet_interval",
     "frechet_paired",
+    "frechet_replicates",
     "frozen",
     "gather_rows",
     "inception_score",
+    "inception_score_replicates",
+    "interval",
     "judge",
     "kid",
     "kid_blocks",
@@ -75,13 +98,15 @@ __all__ = [
     "mean_interval",
     "mean_share_interval",
     "mode_proportions",
+    "modes_replicates",
     "nearest_centre",
+    "paired",
     "paired_images",
     "paired_t",
     "prdc",
+    "prdc_replicates",
     "proportion_interval",
     "reorder_classes",
-    "resample",
     "save_features",
     "save_moments",
     "seed_ranges",

@@ -1,16 +1,11 @@
-"""Intervals of figures that are no means: by drawing the samples anew from themselves.
+"""Intervals of Frechet distances, by drawing the samples anew from themselves, or by leaving groups
+of them out in turn.
 
-A figure such as a Frechet distance has a bias that depends on how many different rows there are, so
-its resampled values lie around another middle than the figure does. Their spread about their own
-mean is what is used: interval = figure + (quantiles of resampled values - their mean), 95 %.
 An interval speaks about other samples of the same network against the same reference, and not
 about networks trained anew.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,49 +13,49 @@ from torch import Tensor
 from evaluation.accuracy import check_features
 from evaluation.distances import checked_pair
 from evaluation.frechet import FeatureStats, Moments, frechet_distance
+from evaluation.replicates import Replicates, Resampled, groups_of, interval, paired, weights
 
 
-class Resampled(NamedTuple):
-    """A figure, or a difference of two, of n samples with its 95 % interval.
-
-    bias: mean of the resampled values minus the value: about what n samples already add to it
-    against infinitely many. resamples: how many were drawn.
-    """
-
-    value: float
-    low: float
-    high: float
-    bias: float
-    n: int
-    resamples: int
-
-
-def resample(
-    figure: Callable[[Tensor], float],
-    n: int,
+@torch.no_grad()
+def frechet_replicates(
+    samples: Tensor,
+    reference: Moments,
     *,
     resamples: int = 100,
     seed: int = 0,
-    half: bool = False,
-) -> Resampled:
-    """Interval of figure(rows), rows int64 of n samples on the CPU; figure(all rows) is its value.
+    units: Tensor | None = None,
+) -> Replicates:
+    """Frechet distances of rows of features [N, d] drawn anew to a reference, `resamples` times.
 
-    half: random halves without repetition instead of n rows with it, for figures made of nearest
-    neighbours, where a row that comes twice is its own neighbour; the spread of halves about the
-    mean, times sqrt(half / rest), is that of the whole set. Errors: ValueError.
+    units: int64 [N], numbers from 0, what is drawn with all its rows, such as the picture that each
+    crop is of (default: each row by itself).
+    As weights on moments: exact, without a copy of the rows. The work of one is that of a weighted
+    covariance and its eigenvalues; O(N d^2 + d^3). Errors: ValueError.
     """
-    _check(n, resamples)
-    generator = torch.Generator().manual_seed(seed)
-    size = n // 2
+    weighted = _Weighted(samples, reference)
+    if units is None:
+        units = torch.arange(len(samples))
+    drawn = weights(int(units.max()) + 1, resamples, seed)
+    found = [weighted.distance(w[units]) for w in drawn]
+    return Replicates("bootstrap", torch.tensor(found, dtype=torch.float64))
+
+
+@torch.no_grad()
+def frechet_groups(samples: Tensor, reference: Moments) -> Replicates:
+    """The same of all rows but those of one group, each in turn: sums over groups are made once, so
+    that this is O(N d^2) and a d^3 a group, where a bootstrap would be long. Errors: ValueError.
+    """
+    samples = check_features(samples, "samples")
+    group = groups_of(len(samples)).to(samples.device)
+    parts = [_stats(samples[group == g]) for g in range(int(group.max()) + 1)]
     found = []
-    for _ in range(resamples):
-        if half:
-            rows = torch.randperm(n, generator=generator)[:size].sort().values
-        else:
-            rows = torch.randint(n, (n,), generator=generator)
-        found.append(float(figure(rows)))
-    scale = (size / (n - size)) ** 0.5 if half else 1.0
-    return _interval(float(figure(torch.arange(n))), found, n, scale)
+    for left_out in range(len(parts)):
+        rest = FeatureStats(samples.shape[1], samples.device)
+        for g, part in enumerate(parts):
+            if g != left_out:
+                rest.merge(part)
+        found.append(frechet_distance(rest.moments(), reference))
+    return Replicates("jackknife", torch.tensor(found, dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -69,15 +64,12 @@ def frechet_interval(
 ) -> Resampled:
     """Frechet distance of features [N, d] to a reference, and its bootstrap interval.
 
-    The same rows as `resample` draws, as weights on moments: exact, without a copy of the rows.
-    The work of a resample is that of one weighted covariance and its eigenvalues; O(N d^2 + d^3).
     Errors: ValueError.
     """
-    weighted = _Weighted(samples, reference)
-    value = frechet_distance(_moments(samples), reference)
-    found = [weighted.distance(w) for w in _weights(len(samples), resamples, seed)]
-    interval = _interval(value, found, len(samples))
-    return interval._replace(low=max(interval.low, 0.0))
+    replicates = frechet_replicates(samples, reference, resamples=resamples, seed=seed)
+    value = frechet_distance(_stats(samples).moments(), reference)
+    found = interval(value, replicates, len(samples))
+    return found._replace(low=max(found.low, 0.0))
 
 
 @torch.no_grad()
@@ -92,11 +84,14 @@ def frechet_paired(
     a, b = checked_pair(a, b, ("the first", "the second"))
     if len(a) != len(b):
         raise ValueError(f"{len(a)} samples against {len(b)}: they come in pairs")
-    first, second = _Weighted(a, reference), _Weighted(b, reference)
-    value = frechet_distance(_moments(a), reference) - frechet_distance(_moments(b), reference)
-    weights = _weights(len(a), resamples, seed)
-    found = [first.distance(w) - second.distance(w) for w in weights]
-    return _interval(value, found, len(a))
+    first, second = (
+        (
+            frechet_distance(_stats(x).moments(), reference),
+            frechet_replicates(x, reference, resamples=resamples, seed=seed),
+        )
+        for x in (a, b)
+    )
+    return paired(first, second, len(a))
 
 
 class _Weighted:
@@ -132,26 +127,7 @@ class _Weighted:
         return float(gap + trace + self.trace - 2 * root)
 
 
-def _moments(samples: Tensor) -> Moments:
+def _stats(samples: Tensor) -> FeatureStats:
     stats = FeatureStats(samples.shape[1], samples.device)
     stats.update(samples)
-    return stats.moments()
-
-
-def _check(n: int, resamples: int) -> None:
-    if n < 2 or resamples < 20:
-        raise ValueError(f"{resamples} resamples of {n} samples: at least 20, of at least 2")
-
-
-def _weights(n: int, resamples: int, seed: int) -> list[Tensor]:
-    _check(n, resamples)
-    generator = torch.Generator().manual_seed(seed)
-    draws = (torch.randint(n, (n,), generator=generator) for _ in range(resamples))
-    return [torch.bincount(rows, minlength=n) for rows in draws]
-
-
-def _interval(value: float, found: list[float], n: int, scale: float = 1.0) -> Resampled:
-    x = torch.tensor(found, dtype=torch.float64)
-    mean = x.mean()
-    low, high = (value + scale * (x - mean).quantile(q).item() for q in (0.025, 0.975))
-    return Resampled(value, low, high, float(mean) - value, n, len(found))
+    return stats

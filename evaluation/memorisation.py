@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evaluation.distances import checked_pair
 from evaluation.knn import search
+from evaluation.replicates import Replicates, weights
 
 _COPY = 1 / 3
 
@@ -84,6 +85,26 @@ def memorisation(
         _mann_whitney(mine, real),
         low,
     )
+
+
+def memorisation_replicates(found: Memorisation, *, resamples: int = 100) -> dict[str, Replicates]:
+    """Of ratio and share_below, by name: of samples drawn anew, and of each sample.
+
+    Training and held-out images stay. ratio: none where it is not a number.
+    Errors: ValueError.
+    """
+    low = found.held_out.quantile(found.low)
+    shares = {"share_below": Replicates("shares", (found.samples < low).double())}
+    middle = found.held_out.quantile(0.5)
+    if middle <= 0:
+        return shares
+    far, order = found.samples.sort()
+    drawn = torch.stack(weights(len(far), resamples))[:, order].cumsum(1)
+    # the median of n drawn: the mean of the two in the middle, which for odd n are one
+    n = len(far)
+    ranks = torch.tensor([(n - 1) // 2, n // 2]).expand(len(drawn), 2) + 1
+    medians = far[torch.searchsorted(drawn, ranks)].mean(1)
+    return {"ratio": Replicates("bootstrap", medians / middle), **shares}
 
 
 def _mann_whitney(a: Tensor, b: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from evaluation.accuracy import check_features, check_labels
 from evaluation.distances import blocks, checked_pair, squared_distances
 from evaluation.intervals import NORMAL_95
+from evaluation.replicates import Replicates, weights
 
 _ROUNDS = 300
 
@@ -85,6 +86,18 @@ def mode_proportions(counts: Tensor, data_counts: Tensor) -> Modes:
         int(((counts == 0) & (data_counts > 0)).sum()),
         int((difference > NORMAL_95 * error).sum()),
     )
+
+
+def modes_replicates(labels: Tensor, found: Modes, *, resamples: int = 100) -> Replicates:
+    """Total variations of labels int [N], those that `found` counted, drawn anew.
+
+    The data's proportions, and what the modes are, stay. Errors: ValueError.
+    """
+    modes, n = len(found.counts), len(labels)
+    labels = check_labels(labels, n, modes, "labels").cpu()
+    drawn = torch.stack(weights(n, resamples)).double()
+    shares = torch.zeros(len(drawn), modes, dtype=torch.float64).index_add_(1, labels, drawn) / n
+    return Replicates("bootstrap", (shares - found.data_shares).abs().sum(1) / 2)
 
 
 def count_modes(labels: Tensor, num_modes: int) -> Tensor:

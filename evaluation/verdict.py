@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evaluation.bootstrap import Resampled
 from evaluation.intervals import Interval, mean_interval, paired_t
+from evaluation.replicates import Resampled
 
 # About the share by which FIDs of networks differ that were trained alike, but for random numbers.
 MARGIN = 0.013
@@ -76,8 +76,8 @@ def compare(
     """Is A better than B? Figures of the same ranges of seeds, in the same order.
 
     From two ranges on the interval is that of the paired t-test. With one range each it is that of
-    `interval`, made by resampling pairs of samples (`bootstrap.frechet_paired`), which knows
-    nothing of other trainings: that is what `margin` is for. It is a share of Frechet distances;
+    `interval`, made of pairs of samples (`replicates.paired`), which knows nothing of other
+    trainings: that is what `margin` is for. It is a share of Frechet distances;
     give 0 for figures whose spread between trainings is not known. Errors: ValueError.
     """
     first, second = seed_ranges(a), seed_ranges(b)
@@ -95,7 +95,7 @@ def compare(
         difference = a[0] - b[0]
         if not math.isclose(difference, interval.value, rel_tol=1e-6, abs_tol=1e-9):
             raise ValueError(f"an interval of {interval.value:.6g}, not of {difference:.6g}")
-        low, high, method = interval.low, interval.high, f"bootstrap of {interval.n} pairs"
+        low, high, method = interval.low, interval.high, f"{interval.method} of {interval.n} pairs"
     half = max(high - difference, difference - low)
     threshold = max(half, margin * max(abs(first.mean), abs(second.mean)))
     winner = None

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from data.views.generated import Sampler
-from storage.errors import CheckpointError, UsageError, one_line
+from generators.fit import fitted, fitting
+from storage.errors import UsageError
 from storage.find import identity
 from storage.snapshot import Snapshot
 
@@ -141,16 +142,19 @@ class WrongKind(UsageError):
         self.file, self.kind = file, kind
 
 
-class Unfit(CheckpointError):
-    """A snapshot whose weights and configuration do not belong together."""
-
-
 def check_asked(n: int, seed: int) -> None:
     """What every kind refuses to draw. Errors: UsageError."""
     if n < 1:
         raise UsageError(f"n {n}: at least one image")
     if seed < 0:
         raise UsageError(f"seed {seed}: seeds are 0 or above")
+
+
+def check_unit(inputs: Tensor) -> None:
+    """That pictures are in [0, 1]. Errors: UsageError."""
+    low, high = float(inputs.min()), float(inputs.max())
+    if not (0 <= low and high <= 1):
+        raise UsageError(f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]")
 
 
 def check_same_kind(kind: str, guide: object) -> None:
@@ -163,13 +167,9 @@ def check_same_kind(kind: str, guide: object) -> None:
 Kind = Callable[[Snapshot, Setup, Path | None], Generator]  # last: the file it was read from
 
 
-def build(make: Callable[..., Net], snapshot: Snapshot) -> Net:
-    """The snapshot's network in evaluation mode, frozen, on the CPU. Errors: Unfit."""
-    try:
-        net = make(**snapshot.config["net"])
-        net.load_state_dict(snapshot.state_dict)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise Unfit(
-            f"the {snapshot.kind!r} snapshot does not fit itself: {one_line(error, 200)}"
-        ) from None
+def build(make: Callable[..., Net], snapshot: Snapshot, *, known: bool = True) -> Net:
+    """The snapshot's network in evaluation mode, frozen, on the CPU. known: see `fitted`. Errors:
+    Unfit."""
+    with fitting(f"the {snapshot.kind!r} snapshot"):
+        net = fitted(make, snapshot.config["net"], snapshot.state_dict, known=known)
     return net.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ What an image shows depends on its seed, its class or layout, and the settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.beside import gray, lowres, one_hot
-from diffusion.ddpm_generate import Drawing, draw_states, make_gaussian
+from diffusion.ddpm_generate import CLIPS, Drawing, draw_states, make_gaussian
 from diffusion.ddpm_guidance import autoguided, classifier_gradient
 from diffusion.ddpm_rows import KeyedRandn, keyed_noise
 from diffusion.encoders import Encoder, RGBEncoder
 from diffusion.gaussian import Gaussian
 from diffusion.generate import Item, split_batches
 from generators.autoencoder import SCALES, encoder_of, snapshot_encoder
-from generators.base import Loaded, Setup, Unfit, build, check_asked, check_same_kind
+from generators.base import Loaded, Setup, build, check_asked, check_same_kind
 from generators.classifier import NoisedClassifier, open_classifier
 from generators.edm2 import NOT_FINITE, Pictures
+from generators.fit import MAX_SIDE, Unfit, names_in
 from models.ddpm import ConditionBlock, EmbedBlock, Layout, UNet
 from models.ddpm.configs import unet_config
 from runtime.counter_rng import mix, randint
 from runtime.precision import Precision
-from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.errors import CheckpointError, NonFiniteError, UsageError, one_line
 from storage.snapshot import Snapshot
 from storage.user_code import load_classes, load_object
 
@@ -60,21 +62,25 @@ class DDPM(Loaded):
             self.gaussian: Gaussian = make_gaussian(own["gaussian"])
             self.encoder: Encoder = snapshot_encoder(own["encoder"], self.setup.vae, file)
             self.side = int(own["resolution"])  # of what is denoised
+            if not 1 <= self.side <= MAX_SIDE:
+                raise ValueError(f"resolution {self.side} is not in 1 to {MAX_SIDE}")
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file}: no usable diffusion ({error})") from None
+            raise CheckpointError(f"{file}: no usable diffusion ({one_line(error, 200)})") from None
         given = snapshot._replace(config={**config, "net": own["net"]})
         self.net: nn.Module = self._network(given, own.get("denoiser")).to(self.device)
         self.precision = Precision(self.setup.precision or "fp32", self.device)
         self.precision.apply_tf32_policy()
         self.channels = int(own["net"]["in_channels"])
-        self.classes: list[str] = list(own.get("classes") or [])
+        self.classes: list[str] = names_in(own, "classes")
         self.by_class = bool(self.classes)  # else classes are those of a classifier, if any
         self.classifier: NoisedClassifier | None = None
         self.classifier_scale = 1.0
-        self.objects: list[str] = list(own.get("objects") or [])
+        self.objects: list[str] = names_in(own, "objects")
         self.layout: str = own.get("layout", "none")
         self.concat: dict[str, Any] = dict(own.get("concat") or {})
         self.clip: str = own.get("clip", "unit")
+        if not isinstance(self.layout, str) or self.clip not in CLIPS:
+            raise ValueError(f"its layout or clip is none: {str((self.layout, self.clip))[:80]}")
         self.latent = bool(own.get("latent"))  # of an autoencoder that the file does not name
         if self.latent and self.setup.vae is not None:
             self._take_autoencoder(self.setup.vae, config.get("scale_factor"))
@@ -89,12 +95,12 @@ class DDPM(Loaded):
                     f"{self.file}: its network is a class {denoiser} of somebody's own file; name "
                     "that file: --code FILE.py"
                 )
-            return build(load_object(f"{code}:{denoiser}", "--code"), snapshot)
+            return build(load_object(f"{code}:{denoiser}", "--code"), snapshot, known=False)
         blocks: Mapping[str, type[nn.Module]] | None = None
         if code is not None:
             blocks = load_classes(code, (EmbedBlock, ConditionBlock, nn.Module), "--code")
         try:
-            return build(lambda **net: UNet(**net, blocks=blocks), snapshot)
+            return build(partial(UNet, blocks=blocks), snapshot, known=blocks is None)
         except Unfit as error:
             if "--blocks" in str(error) and code is None:
                 raise UsageError(

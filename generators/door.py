@@ -19,7 +19,9 @@ from generators.base import Generator, Kind, Setup, WrongKind, in_words
 from generators.ddpm import DDPM
 from generators.edm2 import EDM2
 from generators.files import open_network
+from generators.fit import fitting
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from generators.omnigan import Omnigan
 from generators.published import locate
 from generators.toy import Toy
 from storage.errors import CheckpointError
@@ -55,6 +57,7 @@ KINDS: dict[str, Kind] = {
     "edm2": EDM2,
     "edm2-toy": Toy,
     "ddpm": DDPM,
+    "omnigan": Omnigan,
 }
 
 
@@ -97,8 +100,11 @@ def open_generator(
 def make_generator(
     snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
 ) -> Generator:
-    """The generator of a snapshot. Errors: CheckpointError for a kind that is not in KINDS."""
-    return _kind(snapshot, file)(snapshot, setup or Setup(), file)
+    """The generator of a snapshot. Errors: CheckpointError for a kind that is not in KINDS, and, as
+    its Unfit, for a configuration that is none or of other weights."""
+    kind = _kind(snapshot, file)
+    with fitting(str(file or f"the {snapshot.kind!r} snapshot")):
+        return kind(snapshot, setup or Setup(), file)
 
 
 def kinds_with_views() -> list[str]:

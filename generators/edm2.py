@@ -18,8 +18,9 @@ from diffusion.encoders import Encoder, make_encoder
 from diffusion.generate import Item
 from diffusion.samplers import heun
 from generators.base import Loaded, Setup, build, check_asked, check_same_kind
+from generators.fit import names_in
 from runtime.precision import Precision
-from storage.errors import CheckpointError, NonFiniteError, UsageError
+from storage.errors import CheckpointError, NonFiniteError, UsageError, one_line
 from storage.snapshot import Snapshot
 
 NOT_FINITE = "not finite; look at weights and noise levels, or try --precision fp32"
@@ -59,15 +60,14 @@ class EDM2(Loaded):
         check_noise_device(self.setup.noise_device)
         if self.setup.precision is not None:
             self.net.compute_dtype = precision.dtype
-        names = snapshot.config.get("classes") or [str(i) for i in range(self.net.label_dim)]
-        if not isinstance(names, list):
-            raise CheckpointError(f"{file}: classes {names!r} are no list of names")
+        names = names_in(snapshot.config, "classes")
+        names = names or [str(i) for i in range(self.net.label_dim)]
         self.classes: list[str] = names[: self.net.label_dim]
         self.code_sizes: list[int] = []
         try:
             self.encoder: Encoder = make_encoder(snapshot.config["encoder"], vae=self.setup.vae)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file}: no usable encoder ({error})") from None
+            raise CheckpointError(f"{file}: no usable encoder ({one_line(error, 200)})") from None
         if self.setup.vae is not None and snapshot.config["encoder"]["name"] == "rgb":
             raise UsageError(f"--vae {self.setup.vae}: {file or 'the network'} draws pixels")
         self._called = self.net

@@ -9,7 +9,7 @@ from generators.foreign.contents import Asked
 from generators.foreign.formats import FORMATS, import_network
 from storage.errors import CheckpointError
 from storage.find import opened, refuse_url
-from storage.snapshot import Snapshot, is_snapshot, load_snapshot
+from storage.snapshot import Snapshot, is_snapshot, load_snapshot, refuse_not_finite
 
 
 def is_ours(path: Path) -> bool:
@@ -28,8 +28,15 @@ def open_network(
     A `.pkl` with a `.safetensors` of the same name beside it means that one (also when the `.pkl`
     itself is not there), and `say` is told so in one line, as of an import, and of what the file
     did not say. asked: what a file of others does not say.
-    Raises UsageError for a URL, CheckpointError for what is missing, damaged, foreign or refused.
+    Raises UsageError for a URL, CheckpointError for what is missing, damaged, foreign or refused,
+    and for weights that are not finite.
     """
+    snapshot = _read(path, say, asked)
+    refuse_not_finite(snapshot.state_dict, path)
+    return snapshot
+
+
+def _read(path: str | Path, say: Callable[[str], object], asked: Asked | None) -> Snapshot:
     refuse_url(path)
     path = Path(path)
     if (ours := opened(path)) != path and asked is None:

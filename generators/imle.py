@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.sources import CROPS
 from data.views.generated import to_size, to_uint8
-from generators.base import Loaded, Setup, build, check_asked
+from generators.base import Loaded, Setup, build, check_asked, check_unit
+from generators.fit import check_settings, configuration
 from imle import CAMNet, CodeGenerator, Corruption, UnconditionalGenerator, draw_samples
 from imle.conditions import input_shape, of_pictures, without_colour
 from runtime.precision import Precision
@@ -44,6 +46,9 @@ class _IMLE(Loaded):
         super().__init__(snapshot, setup, file)
         self.net = net.to(self.device)
         self.code_sizes: list[int] = list(net.code_sizes)
+        codes = {**codes_of(snapshot), "seed": 0}
+        check_settings(CodeGenerator, self.code_sizes, **codes)
+        CodeGenerator(self.code_sizes, **codes)  # says what else is wrong, now and not at a draw
         self.classes: list[str] = []
         self._precision = Precision(self.setup.precision or "fp32", self.device)
 
@@ -112,6 +117,13 @@ class ConditionalIMLE(_IMLE):
         self, snapshot: Snapshot, setup: Setup | None = None, file: Path | None = None
     ) -> None:
         net = build(CAMNet, snapshot)
+        corruption = configuration(snapshot.config, "corruption")
+        check_settings(Corruption, **corruption)
+        Corruption(**corruption)
+        if snapshot.config.get("crop", CROPS[0]) not in CROPS:
+            raise ValueError(
+                f"its crop is {str(snapshot.config['crop'])[:60]!r}, not {' or '.join(CROPS)}"
+            )
         super().__init__(net, snapshot, setup, file)
         self.input_channels, self.input_size, _ = input_shape(net)
         self.resolution = net.res[-1]
@@ -124,12 +136,10 @@ class ConditionalIMLE(_IMLE):
         if len(inputs) < 1 or inputs.shape[1:] != shape or not inputs.is_floating_point():
             kind = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
             raise UsageError(f"inputs {kind}: float {['B', *shape]} in [0, 1] are needed")
-        low, high = float(inputs.min()), float(inputs.max())
-        if not (0 <= low and high <= 1):
-            raise UsageError(
-                f"inputs from {low:g} to {high:g}: divide them so that all are in [0, 1]"
-            )
-        corruption = Corruption(**self.snapshot.config["corruption"], seed=seed)
+        check_unit(inputs)
+        corruption = Corruption(
+            **{**configuration(self.snapshot.config, "corruption"), "seed": seed}
+        )
         shown = corruption.keyed(inputs, SAMPLING_LOOP, _numbered(inputs, ids))
         return without_colour(shown).clamp(0, 1) if self.net.head == "ab" else shown
 
@@ -156,7 +166,7 @@ class ConditionalIMLE(_IMLE):
         if inputs is None:
             raise UsageError("this network draws images of images: inputs are missing")
         shown = self.corrupt(inputs, seed=seed, ids=ids)
-        corruption = Corruption(**self.snapshot.config["corruption"])
+        corruption = Corruption(**configuration(self.snapshot.config, "corruption"))
         net = of_pictures(asked(self.net, consistency, corruption))
         return self._samples(shown, n, seed, _numbered(inputs, ids), first, batch, net)
 
@@ -181,7 +191,7 @@ def codes_of(snapshot: Snapshot) -> dict[str, Any]:
 
     Snapshots did not always keep the seed of a mixture's means: those have it in their provenance.
     """
-    settings = dict(snapshot.config.get("codes", {}))
+    settings = dict(configuration(snapshot.config, "codes"))
     trained = snapshot.provenance.get("args")
     if settings.get("method") == "mixture" and isinstance(trained, dict) and "seed" in trained:
         settings.setdefault("means_seed", trained["seed"])

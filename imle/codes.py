@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from runtime.counter_rng import Mosaic, mix, normal, normal_mosaic, randint
+from storage.arguments import Count, Share
 
 _TAG_CODE = 0x636F6465  # "code"
 _TAG_MEANS = 0x6D65616E  # "mean"
@@ -44,8 +45,8 @@ class CodeGenerator:
         *,
         seed: int = 0,
         method: Literal["normal", "mixture"] = "normal",
-        num_components: int = 5,
-        mixture_scale: float = 0.5,
+        num_components: Count = 5,
+        mixture_scale: Share = 0.5,
         means_seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runtime import counter_rng
+from storage.arguments import Share, Side
 
 _TAG = 0x636F7272  # keeps these keys apart from those of codes and flips
 _RANKS, _CHANNEL, _COLORS = 0, 1, 2  # counter streams
@@ -68,8 +69,8 @@ class Corruption:
     def __init__(
         self,
         grayscale: float = 0,
-        mask_res: int = 8,
-        mask_frac: float = 0.0,
+        mask_res: Side = 8,
+        mask_frac: Share = 0.0,
         fill: Literal["zero", "color"] = "zero",
         seed: int = 0,
     ) -> None:

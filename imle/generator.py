@@ -49,6 +49,7 @@ from imle.rrdb import (
 )
 from imle.settings import check_choice, check_settings
 from imle.types import SpatialNoise
+from storage.arguments import Count, Depth, Share, Side, Width
 
 Feedback = Literal["reranged", "raw", "none"]
 RgbFrom = Literal["auto", "up", "trunk", "trunk_but_last"]
@@ -178,16 +179,16 @@ class CAMNet(nn.Module):
 
     def __init__(
         self,
-        res: Sequence[int],
+        res: Sequence[Side],
         *,
-        in_nc: int = 3,
-        out_nc: int = 3,
-        code_nc: int = 5,
-        map_nc: int = 128,
-        latent_nc: int = 512,
-        resid_nc: Sequence[int] = (128, 64, 64, 64),
-        dense_nc: Sequence[int] = (256, 192, 128, 64),
-        n_blocks: int = 6,
+        in_nc: Width = 3,
+        out_nc: Width = 3,
+        code_nc: Count = 5,
+        map_nc: Count = 128,
+        latent_nc: Width = 512,
+        resid_nc: Sequence[Width] = (128, 64, 64, 64),
+        dense_nc: Sequence[Width] = (256, 192, 128, 64),
+        n_blocks: Depth = 6,
         act_type: str = "leakyrelu",
         color_space: Literal["rgb", "lab"] = "rgb",
         lab_range: LabRange = "correct",
@@ -206,8 +207,8 @@ class CAMNet(nn.Module):
         norm: Norm = "instance",
         code_gain: float = 0.3,
         grayscale: float = 0,
-        mask_frac: float = 0.0,
-        mask_res: int = 8,
+        mask_frac: Share = 0.0,
+        mask_res: Side = 8,
         fill: Literal["zero", "color"] = "zero",
     ) -> None:
         super().__init__()

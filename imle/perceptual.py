@@ -134,7 +134,8 @@ def _read_weights(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tenso
         try:
             weights = load_torch(path)
         except CheckpointError as error:
-            raise ValueError(f"{path} is not a readable VGG16 weight file ({error})") from error
+            said = str(error).removeprefix(f"{path}: ")
+            raise ValueError(f"{path} is not a readable VGG16 weight file ({said})") from error
         if not isinstance(weights, Mapping):
             raise ValueError(f"{path} holds a {type(weights).__name__}, not a VGG16 state dict")
     state, in_nc, k = {}, 3, 0

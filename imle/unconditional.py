@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imle.rrdb import SLOPE, MappingNet
+from storage.arguments import Depth, Side, Width
 
 
 def resolutions(resolution: int) -> list[int]:
@@ -82,14 +83,14 @@ class UnconditionalGenerator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Side,
         *,
-        z_nc: int = 64,
-        latent_nc: int = 128,
-        map_layers: int = 4,
-        channels: Sequence[int] | None = None,
+        z_nc: Width = 64,
+        latent_nc: Width = 128,
+        map_layers: Depth = 4,
+        channels: Sequence[Width] | None = None,
         noise: bool = False,
-        out_nc: int = 3,
+        out_nc: Width = 3,
     ):
         super().__init__()
         self.sides = resolutions(resolution)

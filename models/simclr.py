@@ -11,6 +11,7 @@ from torch import nn
 
 from models.domain_norm import real_state
 from models.norm import convert_sync_bn
+from storage.arguments import Side, Width
 
 FEATURE_DIMS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 STEMS = ("small", "standard")
@@ -158,9 +159,9 @@ class SimCLR(nn.Module):
         backbone: str = "resnet18",
         *,
         stem: str = "auto",
-        resolution: int = 32,
-        proj_dim: int | None = None,
-        proj_hidden: int | None = None,
+        resolution: Side = 32,
+        proj_dim: Width | None = None,
+        proj_hidden: Width | None = None,
         head: str = "original",
         sync_bn: bool = False,
     ) -> None:

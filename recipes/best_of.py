@@ -3,12 +3,15 @@
 from argparse import Namespace
 
 from runtime.options import ADDED, Row, Rules, Table
-from runtime.types import nonnegative_float, positive_int
+from runtime.types import (
+    count,
+    nonnegative_float,
+)
 
 # fmt: off
 ROWS: list[Row] = [
-    ("--best_of_k", positive_int, 1, "noises drawn for each image at its noise level, of which the "
-     "one is trained on that the network loses least at, as IMLE trains on the nearest sample; "
+    ("--best_of_k", count(10_000), 1, "noises drawn for each image at its noise level, of which "
+     "the one is trained on that the network loses least at, as IMLE trains on the nearest sample; "
      "1: plain training", ADDED),
     ("--best_of_reject", nonnegative_float, 0.0, "of those, leave out the ones at which it loses "
      "less than this (mean over an image's values); 0: none", ADDED),

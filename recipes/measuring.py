@@ -7,7 +7,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from runtime.options import ADDED, EXECUTION, Row, Rules
-from runtime.types import ListAction, list_of, positive_int, text_called
+from runtime.types import (
+    ListAction,
+    list_of,
+    many,
+    positive_int,
+    text_called,
+)
 
 NAMES = ("metrics", "metrics_num", "metrics_ref", "metrics_weights")
 
@@ -30,7 +36,7 @@ def rows(*tags: str) -> list[Row]:
          "FID say, as calculate_metrics.py does (default: never)", EXECUTION, ADDED, *tags),
         ("--metrics", list_of(text_called("NAME")), ["fid"], "which: docs/metrics.md",
          EXECUTION, ADDED, *tags),
-        ("--metrics_num", positive_int, 5000, "pictures drawn for it, on which figures depend",
+        ("--metrics_num", many, 5000, "pictures drawn for it, on which figures depend",
          EXECUTION, ADDED, *tags),
         ("--metrics_ref", text_called("FILE|NAME"), None, "statistics or a data set to measure "
          "against (default: the training pictures)", EXECUTION, ADDED, *tags),

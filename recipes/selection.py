@@ -16,7 +16,11 @@ from recipes.words import former
 from runtime import distributed
 from runtime.options import EXECUTION, NO_EFFECT, USUAL, Row, Rules, Table, tagged
 from runtime.precision import LOWEST_TEMPERATURE
-from runtime.types import number, positive_int
+from runtime.run import Run
+from runtime.types import (
+    at_once,
+    number,
+)
 from selection import EarlyLateSwitch, Picker, Spread
 from selection.jest import EASY_REFERENCES
 
@@ -47,7 +51,7 @@ def how_rows(*, num_chunks: int, keep_all: bool, unit: str, scales: str) -> list
     return [
         ("--filt", number(0, 1, lo_open=not keep_all, hi_open=True), 0.8, "filter ratio: the part "
          "not trained on", USUAL),
-        ("--n", positive_int, num_chunks, "chunks in which JEST draws"),
+        ("--n", at_once, num_chunks, "chunks in which JEST draws"),
         ("--diff", bool, True, "score: learner loss - reference loss; else - reference loss", JEST),
         ("--invert", bool, False, "prefer low scores", JEST),
         ("--early", bool, False, "select only until the learner beats the reference"),
@@ -147,12 +151,14 @@ class Choice(NamedTuple):
     """What to train on.
 
     rows: this rank's share. chosen: int64 [2, b], what all ranks have, as positions in the
-    super-batch and as indices into the data set. spreads: how selective each draw was.
+    super-batch and as indices into the data set. spreads: how selective each draw was. blind: bool
+    scalar, whether a draw saw no finite score (`spoil_blind`).
     """
 
     rows: AnyRows
     chosen: Tensor
     spreads: list[Spread]
+    blind: Tensor
 
 
 def choose(
@@ -179,12 +185,14 @@ def choose(
     losses = (learner, ref, sigma)
     share, rank, world_size = len(rows.keys), distributed.rank(), distributed.world_size()
     if part is not None:
-        own, spreads = [], []
+        own, spreads, blind = [], [], []
         for first in range(0, share, part):
             piece = slice(first, first + part)
+            here = [None if t is None else t[piece] for t in losses]
+            blind.append(picker.blind(*here[:2]))
             found = picker.pick(
                 len(rows.keys[piece]),
-                *(None if t is None else t[piece] for t in losses),
+                *here,
                 random=random(rank, first // part),
             )
             own.append(first + found.rows)
@@ -193,15 +201,21 @@ def choose(
         rows = rows.take(mine)
         positions = distributed.gather(rank + world_size * mine)
         chosen = torch.stack([positions, distributed.gather(rows.index)])
-        return Choice(rows, chosen, [s for s in spreads if s is not None])
-    found = picker.pick(
-        share * world_size,
-        *(None if t is None else distributed.interleave(t) for t in losses),
-        random=random(),
-    )
+        given = [s for s in spreads if s is not None]
+        return Choice(rows, chosen, given, torch.stack(blind).any())
+    everywhere = [None if t is None else distributed.interleave(t) for t in losses]
+    found = picker.pick(share * world_size, *everywhere, random=random())
     # The same on every rank, unless their devices round differently: then rank 0 decides.
     positions = distributed.gather(found.rows)[: len(found.rows)].sort().values
     chosen = torch.stack([positions, distributed.interleave(rows.index)[positions]])
     # Any tuple of tensors like Rows, with more fields perhaps.
     mine_of_all = type(rows)(*distributed.take_interleaved(rows, positions))
-    return Choice(mine_of_all, chosen, [] if found.spread is None else [found.spread])
+    given = [] if found.spread is None else [found.spread]
+    return Choice(mine_of_all, chosen, given, picker.blind(*everywhere[:2]))
+
+
+def spoil_blind(run: Run, blind: Tensor) -> None:
+    """Before the step's update: skip it, and count it towards exit 5, if its draw was `blind`."""
+    run.spoil(
+        blind, "scores of the selection", "look at the reference (--guide, --ref) and the data"
+    )

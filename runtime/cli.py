@@ -19,6 +19,7 @@ meant (`runtime.near`).
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import types
@@ -29,6 +30,7 @@ from runtime.help import HelpAll, help_text
 from runtime.near import closest, closest_option, hint
 from runtime.options import add_preset
 from runtime.types import BoolAction, ListAction, canonical
+from storage.console import tell
 
 
 class Options(argparse.Namespace):
@@ -193,6 +195,7 @@ def parse(
         args.absent_at = {a.dest: v for a, v, _ in saved if getattr(a, "added", False)}
         words = [table.get(word.split("=")[0]) for word in argv if word.startswith("-")]
         typed = {action.dest for action in words if action is not None}
+        _say_twice(parser.prog, args, [action for action in words if action is not None])
         args.from_preset = set(converted.get(chosen or "", {})) - typed
         # A default list belongs to the parser (or the script): hand out copies only.
         for key, value in vars(args).items():
@@ -202,6 +205,18 @@ def parse(
     finally:
         for action, default, required in saved:
             action.default, action.required = default, required
+
+
+def _say_twice(prog: str, args: argparse.Namespace, typed: Sequence[argparse.Action]) -> None:
+    """Say of options that were given more than once that the last one counts, and which that is."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for action in dict.fromkeys(typed):
+        if typed.count(action) > 1 and hasattr(args, action.dest):
+            value = getattr(args, action.dest)
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+            times = {2: "twice"}.get(typed.count(action), f"{typed.count(action)} times")
+            tell(f"{prog}: {published(action)} is given {times}; {shown} counts", sys.stderr)
 
 
 def _converted(

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from runtime import distributed
-from storage.errors import UsageError
-from storage.files import append_line, read_lines, read_object, write_text, writing
+from storage.errors import UsageError, not_made
+from storage.files import append_line, read_lines, read_object, sweep_dead, write_text, writing
 from storage.pictures import Captions, as_image, compose, save_sheet
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Gallery:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{option} {folder}: {error.strerror}") from error
+            raise not_made(f"{option} {folder}: {error.strerror}", error) from error
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UsageError(f"{option} {folder}: no permission to write there")
         old = read_facts(self.folder)
@@ -99,6 +99,8 @@ class Gallery:
                 )
             self._goes, listed, self._sheets = listed, set(), {}
         self._listed = listed
+        if distributed.is_main() and (self.known or self._goes):
+            sweep_dead(self.folder, below=True)
         distributed.barrier()  # nobody writes before everybody has looked
 
     def finished(self, names: Sequence[str]) -> bool:

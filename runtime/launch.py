@@ -32,7 +32,8 @@ from runtime.grace import ENDING, Grace, grace_limit
 from runtime.place import CPU_RANKS, STORE, check_gpus, place, shell_of_several, words
 from runtime.preemption import heeded
 from storage.console import tell
-from storage.errors import UsageError, first_line, shortened
+from storage.ending import Ends
+from storage.errors import DISK_FAILURES, UsageError, first_line, shortened
 from storage.waiting import state_of
 
 Main = Callable[[argparse.Namespace], object]
@@ -50,12 +51,15 @@ def launch(
     """Run `main(args)` here, or one copy per rank, and turn failures into exit codes.
 
     Returns only after success. An exception with an `exit_code` attribute becomes one line on
-    stderr and that code; out of memory 8, full disk 7; any other keeps its traceback and gives 1
+    stderr and that code; out of memory 8, a disk that is full or fails 7; any other keeps its
+    traceback and gives 1
     (IMLE_LAB_TRACEBACK=1 shows all tracebacks). With spawned ranks the code is the first meaningful
     one among theirs; signals that ask for an end are passed on to them; when one dies the others
     get `grace_s` seconds to notice, then SIGTERM, then SIGKILL. `main` must be importable (a
     top-level function, the script guarded by `if __name__ == "__main__"`).
     """
+    ends = Ends()
+    ends.install()  # from here to the end, but for the time that a run has its own handlers
     try:
         count = _ranks_to_spawn(getattr(args, "gpus", None))
         grace = Grace()
@@ -73,6 +77,7 @@ def launch(
             code = call_main(main, args)
     else:
         code = _spawn(main, args, count, start_method, grace_s)
+    ends.settle(code)
     if code != 0:
         sys.exit(code)
 
@@ -135,6 +140,8 @@ def _common_failure(error: BaseException, text: str) -> tuple[int | None, str]:
         return 8, f"out of memory: {first}; use a smaller batch"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 7, f"no space left: {first}"
+    if isinstance(error, OSError) and error.errno in DISK_FAILURES:
+        return 7, f"the disk does not take it, or does not give it: {first}; run the same again"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return 2, f"{shortened(str(error.filename), 80)}: a name in this path is too long"
     lost = lost_rank(error)

@@ -17,6 +17,7 @@ import torch
 from runtime import distributed
 from runtime.meters import Meters
 from runtime.progress import Progress
+from runtime.spent import Spent
 from runtime.tracker import Tracker
 from storage.console import tell
 from storage.errors import UsageError, first_line
@@ -26,14 +27,17 @@ from storage.pictures import Captions, save_sheet
 class Logs:
     """The console, the meters, the tracker and the bar of one run.
 
-    `keep`, where set, takes every line that is said (log.txt). `wandb_id` is what a resumed run
+    `keep`, where set, takes every line that is said (log.txt). `mine` says whether the folder may
+    be written to; where it may not, nothing goes there any more. `wandb_id` is what a resumed run
     goes on under, None until there is one.
     """
 
     def __init__(self, device: torch.device, *, main: bool) -> None:
         self.device, self.main = device, main
         self.keep: Callable[[str], None] | None = None
+        self.mine: Callable[[], bool] = lambda: True
         self.meters = Meters()
+        self.spent = Spent()
         self.wandb_id: str | None = None
         self._tracker: Tracker | None = None
         self._bar: Progress | None = None
@@ -84,6 +88,7 @@ class Logs:
         """
         self.tracker(step)
         self._window = (time.monotonic(), step)
+        self.spent.pop(1)  # what was before is of the start
         self._bar = Progress(total, desc=name, initial=step, cycle=cycle, main=self.main)
         self._looped = True
 
@@ -168,14 +173,14 @@ class Logs:
         measured: further figures of the seconds that have passed since then.
         """
         values = self.meters.pop(distributed.gather_object)
-        if not values or not self.main:
+        if not values or not self.main or not self.mine():
             return
         if nimg:
             values["nimg"] = nimg
         now, steps = time.monotonic(), step - self._window[1]
         if steps:
             values["time/step_s"] = (now - self._window[0]) / steps
-            values |= measured(now - self._window[0])
+            values |= measured(now - self._window[0]) | self.spent.pop(steps)
         if self.device.type == "cuda":
             values["memory/peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
         self._window = (now, step)
@@ -209,7 +214,7 @@ class Logs:
         caption: str | None = None,
     ) -> Any:
         """`draw` a PNG as `grid` names it (rank 0) and show it; what it returns, or None."""
-        if not self.main:
+        if not self.main or not self.mine():
             return None
         path = self._sample(name, stamp)
         try:
@@ -227,9 +232,19 @@ class Logs:
     def _sample(self, name: str, stamp: int) -> Path:
         return self.folder / "samples" / f"{name}-{stamp:09d}.png"
 
+    def figure(self, values: Mapping[str, float], step: int, *, completed: int) -> None:
+        """Write figures of `step` at once (rank 0), where `completed` steps are done."""
+        if self.main and self.mine():
+            self.tracker(completed).log(values, step)
+
+    @property
+    def lines(self) -> int | None:
+        """Lines of metrics.jsonl that should be there; None where nothing was tracked here."""
+        return None if self._tracker is None or not self.main else self._tracker.lines
+
     def draw_curves(self) -> None:
         """Draw curves.png from metrics.jsonl, once the tracker is open."""
-        if self.main and self._tracker is not None:
+        if self.main and self._tracker is not None and self.mine():
             # A full disk, no matplotlib: the figures are in metrics.jsonl.
             with self._aside("curves.png not drawn"):
                 self._tracker.curves()

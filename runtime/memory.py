@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 
 from storage.errors import OutOfMemory
+from storage.files import read_bytes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _SIGNS = (
@@ -20,6 +23,20 @@ _SIGNS = (
 )
 _KILLED_WORKER = ("is killed by signal: Killed", "exited unexpectedly")
 _SIZES = ("bs", "batch", "batch_size", "mini_bs", "batch_gpu", "sp", "code_bs", "spi")
+
+
+# What else takes memory, and is named first where it is larger than what most networks have.
+_WIDTHS = (
+    "channels", "dim", "layers", "num_blocks", "n_blocks", "res", "crop_size", "picture_size",
+    "proj_dim", "proj_hidden", "label_dim", "latent_nc", "map_nc", "code_nc", "resid_nc",
+    "dense_nc", "max_nc", "sample_images", "test_samples", "val_samples", "views", "view_batch",
+)  # fmt: skip
+_WIDE = 1024
+
+
+def _largest(value: Any) -> float:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return max((n for n in numbers if isinstance(n, int | float)), default=0)
 
 
 def keep_freed_memory(limit: int = 1 << 30) -> bool:
@@ -43,6 +60,20 @@ def keep_freed_memory(limit: int = 1 << 30) -> bool:
     return bool(mallopt(_TRIM_THRESHOLD, limit))
 
 
+def room(device: torch.device) -> int | None:
+    """Bytes that a device has in all, be they free or not: of the host no more than its control
+    group allows. None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    found = []
+    with contextlib.suppress(ValueError, OSError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(ValueError, OSError):
+            found.append(int(read_bytes(f"/sys/fs/cgroup/{name}", 1 << 12)))
+    return min(found, default=None)
+
+
 def as_out_of_memory(
     error: BaseException, step: int, flags: Mapping[str, Any], device: torch.device
 ) -> OutOfMemory | None:
@@ -64,7 +95,9 @@ def as_out_of_memory(
         isinstance(error, (RuntimeError, OSError)) and any(sign in text for sign in _SIGNS)
     ):
         return None
-    sizes = ", ".join(f"--{k} ({flags[k]})" for k in _SIZES if flags.get(k) is not None)
+    wide = [k for k in _WIDTHS if _largest(flags.get(k)) > _WIDE]
+    named = [*wide, *(k for k in _SIZES if flags.get(k) is not None)]
+    sizes = ", ".join(f"--{k} ({flags[k]})" for k in named)
     peak = ""
     if device.type == "cuda":
         peak = f"; peak {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"

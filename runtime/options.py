@@ -227,6 +227,23 @@ class Rules:
             raise ValueError(f"{self.shown(name)} is of {to}: it has no effect here")
 
 
+def enlarged(args: argparse.Namespace, table: Table, names: Sequence[str]) -> str:
+    """Those of the options `names` (as arguments are called) that are larger than by default, as
+    one types them, all of them if none is: what to lower. One that is not in the table has no
+    default."""
+
+    def size(value: Any) -> float:
+        numbers = value if isinstance(value, list | tuple) else [value]
+        return max((n for n in numbers if isinstance(n, int | float)), default=0)
+
+    usual = {kept_name(row): size(row[2]) for row in rows_of(table)}
+    there = [name for name in names if getattr(args, name, None) is not None]
+    more = [name for name in there if size(getattr(args, name)) > usual.get(name, 0)]
+    typed = getattr(args, "typed_as", {})
+    words = {n: str(getattr(args, n)).strip("[]").replace(",", "") for n in there}
+    return ", ".join(f"{typed.get(n, f'--{n}')} {words[n]}" for n in more or there)
+
+
 def add_bool(
     parser: argparse._ActionsContainer, name: str, default: bool | None, help: str
 ) -> argparse.Action:

@@ -76,24 +76,29 @@ def _packages() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
+def commit() -> str | None:
+    """The commit of the checkout this file is in; None without git or a checkout."""
+    said = _ask_git("rev-parse", "HEAD")
+    return None if said is None else said.decode().strip()
+
+
 def _git(run_dir: Path) -> dict[str, Any] | None:
     """Commit and state of the checkout this file is in; None without git or a checkout."""
-    commit = _ask_git("rev-parse", "HEAD")
-    if commit is None:
+    head = commit()
+    if head is None:
         return None
     status = _ask_git("status", "--porcelain", "--untracked-files=normal") or b""
     diff = _ask_git("diff", "HEAD", "--binary") or b""
     name = None
     if diff and len(diff) <= _DIFF_LIMIT:
-        short = commit.decode().strip()[:8]
-        file = run_dir / "provenance" / f"{short}-{hashlib.sha256(diff).hexdigest()[:8]}.patch"
+        file = run_dir / "provenance" / f"{head[:8]}-{hashlib.sha256(diff).hexdigest()[:8]}.patch"
         with contextlib.suppress(OSError):  # a full disk; the run itself will tell
             file.parent.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 write_bytes(file, diff)
             name = f"provenance/{file.name}"
     return {
-        "commit": commit.decode().strip(),
+        "commit": head,
         "dirty": bool(diff),
         "diff": name,
         "untracked": sum(line.startswith(b"??") for line in status.splitlines()),

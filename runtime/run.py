@@ -25,30 +25,36 @@ from typing import Any
 
 import torch
 
-from runtime import distributed, lookup, points, provenance, rundir, saving, seeding
+from runtime import distributed, history, lookup, points, provenance, rundir, saving, seeding
 from runtime import inputs as known_inputs
 from runtime import length as lengths
 from runtime.clock import Every
 from runtime.gauges import Gauges, Work
 from runtime.logs import Logs
 from runtime.memory import as_out_of_memory, keep_freed_memory
+from runtime.outputs import Outputs
 from runtime.place import choose_device
 from runtime.precision import Precision
 from runtime.preemption import NO_PROGRESS, PreemptionFlag, last_words
 from runtime.resume import Resume
 from runtime.update import Ids, Updater
 from storage import checkpoint
-from storage.errors import CheckpointError, DiskError, NonFiniteError, Preempted, UsageError
+from storage.errors import (
+    CheckpointError,
+    DiskError,
+    LockError,
+    NonFiniteError,
+    Preempted,
+    UsageError,
+)
 from storage.listing import Listing
-from storage.pictures import Captions
-from storage.snapshot import save_snapshot
 
 _SAVE, _STOP = 1, 2  # what a rank may ask for after a turn
 _STATUS_S = 10.0  # seconds after which status.json is written anew
 _REFUSED = (2, 3, 6)  # exit codes of wrong options, and of networks or data that cannot be read
 
 
-class Run:
+class Run(Outputs):
     """One training run as a context manager: directory, lock, device, resume, loop, logs.
 
     args: options with those of `runtime.options.add_run_args` among them.
@@ -112,7 +118,8 @@ class Run:
         self._images_per_step = 0
         self.finished = False
         self._in_body = False
-        self._unwritten: DiskError | None = None  # a snapshot that the disk refused
+        self._unwritten: DiskError | None = None
+        self._shots: list[Path] = []
         self._lock: rundir.RunDir | None = None
         self._ended = True  # status.json has it that no launch is going on
         self._useless = False  # the directory holds nothing but a wrong command line
@@ -133,6 +140,7 @@ class Run:
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.is_main = distributed.is_main()
         self._logs = Logs(self.device, main=self.is_main)
+        self.spent = self._logs.spent
         self._was_deterministic = torch.are_deterministic_algorithms_enabled()
         self._flag.install()
         try:
@@ -149,7 +157,10 @@ class Run:
             self.dir, self.inputs = distributed.from_main(self._open_dir)
             self.resume.inputs = self.inputs
             self.checkpoints = self.dir / "checkpoints"
-            self._saver = saving.Saver(self.checkpoints, self.say, keep=self.args.keep)
+            self._history = history.History(self.dir)
+            self._saver = saving.Saver(
+                self.checkpoints, self.say, keep=self.args.keep, check=self._check_folder
+            )
             self._logs.describe(
                 self.dir, args.wandb, project=self.project, name=self.display_name or self.dir.name,
                 config=rundir.plain(vars(args)), tensorboard=args.tensorboard,
@@ -169,11 +180,13 @@ class Run:
         path, said = lookup.choose(self, self.resume, self.args.results_path)
         job = provenance.job()
         self._lock = rundir.RunDir(path, job)
-        self._logs.keep = self._lock.log
+        lock = self._lock
+        self._logs.keep, self._logs.mine = lock.log, lambda: lock.mine
         correctable = self._lock.admit(self, self.say)
         checkpoint.sweep(path / "checkpoints", self.say)
         for line in (f"run directory {path}", *said):
             self.say(line)
+        self._lock.sweep(self.say)
         self._logs.wandb_id = self._lock.take_id(self.uid, self.say)
         self._reached = self._lock.reached()
         self._ended = False
@@ -219,6 +232,12 @@ class Run:
             self._close("failed", error.exit_code, str(error))
             raise error
         if error is None:
+            if self.finished and self._logs.begun:
+                try:
+                    self._check_finished()
+                except (LockError, DiskError) as lost:
+                    self._close("failed", lost.exit_code, str(lost))
+                    raise
             self._close("finished" if self.finished else "stopped", 0)
         elif isinstance(error, (Preempted, KeyboardInterrupt)):
             self._end_preempted(error)
@@ -300,7 +319,9 @@ class Run:
         if path.parent == self.checkpoints:  # one that starts from another run has an id of its own
             self._logs.wandb_id = meta["wandb_id"] or self._logs.wandb_id
             self.say(points.lost(self.dir / "metrics.jsonl", meta, self.completed))
-        self._updater.streak = meta["nonfinite_streak"]
+            if self.is_main:
+                history.tell_lost(self.dir, meta.get("history"), self.say)
+        self._updater.streak, self._updater.idle = meta["nonfinite_streak"], meta.get("idle", 0)
         if self.is_main:
             self._logs.meters.load_state_dict(meta["meters"])
         if self.precision.scaler is not None and own["scaler"] is not None:
@@ -331,10 +352,12 @@ class Run:
                 "lineage": self.resume.lineage,
                 "wandb_id": self._logs.wandb_id,
                 "nonfinite_streak": self._updater.streak,
+                "idle": self._updater.idle,
                 "meters": self._logs.meters.state_dict(distributed.gather_object),
                 "time": rundir.timestamp(),
                 "inputs": self.inputs,
                 "points": points.count(self.dir / "metrics.jsonl"),
+                "history": self._history.record() if self.is_main else {},
                 **self.length.record(),
             }
             done = self._saver.save(self.completed, own, meta, milestone=milestone, last=last)
@@ -345,11 +368,6 @@ class Run:
             self._status("running", None)
             if self.is_main and self._lock is not None:
                 self._lock.log(f"saved step {self.completed} in {time.monotonic() - start:.1f} s")
-
-    def _known(self) -> dict[str, Any]:
-        """What args.json, checkpoints and snapshots say of the launch."""
-        args = rundir.plain(vars(self.args))
-        return {"script": self.script, "config_hash": self.config_hash, "args": args}
 
     def _fresh_status(self) -> None:
         if self._status_timer.due():
@@ -413,7 +431,7 @@ class Run:
             seeding.seed_step(self.args.seed, index, self.rank)
             self._updater.begin_turn()
             self._gauges.turn(index, work(index))
-            self._unwritten = None
+            self._unwritten, self._shots = None, []
             self._in_body = True
             yield index
             self._in_body = False
@@ -437,8 +455,9 @@ class Run:
         self._fresh_status()
         due = self.completed % self.args.save_every == 0 and self._updater.streak == 0
         if due or milestone or last:
-            if last and self._unwritten is not None:
-                raise self._unwritten  # before the save, so that this step is done again
+            if last:  # before the save, so that this step is done again
+                self._check_updates()
+                self._check_snapshots()
             self._save(milestone, last)
             if milestone:
                 self._logs.draw_curves()
@@ -483,6 +502,22 @@ class Run:
         self._gauges.updated()
         return done
 
+    def spoil(self, bad: torch.Tensor, what: str, hint: str) -> None:
+        """Before `step`: skip this update, as one of those that are not finite, if `bad` (bool
+        scalar on any device, which nobody waits for).
+
+        what: is not finite, in the plural or as "loss"; hint: what to do, for when it ends the run.
+        """
+        self._updater.spoil(bad, what, hint)
+
+    def _check_updates(self) -> None:
+        """NonFiniteError for a run that ends without a single update."""
+        if 0 < self.completed <= self._updater.idle:
+            raise NonFiniteError(
+                f"none of the {self.completed} steps made an update (see above why): there is "
+                "nothing to finish with; look at data and learning rate, or train for longer"
+            )
+
     def check_preempted(self) -> None:
         """Raise Preempted on every rank if a signal came; for long phases inside a turn.
 
@@ -513,88 +548,3 @@ class Run:
     def grad_norm(self) -> float:
         """Norm of the last update's gradients, over ranks, before clipping."""
         return self._updater.grad_norm
-
-    # ------------------------------------------------------------------------------ logs and files
-
-    def say(self, text: str) -> None:
-        """Print a line (rank 0), beside the bar, and keep it in log.txt; "" is no line."""
-        self._logs.say(text)
-
-    def log(self, **scalars: torch.Tensor | float) -> None:
-        """Note scalars of this step; means over `--log_every` steps and ranks are written. Tensors
-        stay on their device until then."""
-        self._logs.meters.add(scalars)
-
-    def log_sums(self, **sums: tuple[torch.Tensor | float, torch.Tensor | float]) -> None:
-        """Note (sum, count) pairs, for means over a number of values that differs by step."""
-        self._logs.meters.add_sums(sums)
-
-    @property
-    def _stamp(self) -> int:
-        """Steps that the weights of this moment have seen."""
-        return self.completed + int(self._in_body and self._updater.attempted)
-
-    def log_now(self, **scalars: torch.Tensor | float) -> None:
-        """Write figures of validation at once, under the steps that the weights have seen."""
-        if self.is_main:
-            values = {k: float(v) for k, v in scalars.items()}
-            self._logs.tracker(self.completed).log(values, self._stamp)
-
-    def sample_grid(
-        self, name: str, images: torch.Tensor, ncol: int, captions: Captions | None = None
-    ) -> Path:
-        """Save images [N, 3 or 1, H, W] in [0, 1] as one PNG, `ncol` a row; returns its path.
-
-        Small ones are enlarged (`storage.pictures.save_sheet`). The file is
-        `samples/{name}-{steps the weights have seen}.png`; the path is printed, W&B gets it too.
-        """
-        return self._logs.grid(
-            name, images, ncol, stamp=self._stamp, completed=self.completed, captions=captions
-        )
-
-    def picture(self, name: str, draw: Callable[[Path], Any]) -> Any:
-        """`draw(path)` a PNG, named and shown as `sample_grid`'s; returns what that returns, None
-        on other ranks than 0 and where it fails, which is said and ends nothing."""
-        return self._logs.picture(name, draw, stamp=self._stamp, completed=self.completed)
-
-    def provenance(self) -> dict[str, Any]:
-        """Where weights of this moment come from: command, commit, host, flags, step."""
-        origin = distributed.from_main(lambda: self._provenance)
-        return origin | {
-            **self.facts,
-            **self._known(),
-            "run": self.dir.name,
-            "step": self._stamp,
-            "nimg": self.nimg + self._images_per_step * (self._stamp - self.completed),
-            "torch": torch.__version__,
-            "time": rundir.timestamp(),
-        }
-
-    def snapshot(
-        self, name: str, module: torch.nn.Module, kind: str, config: dict[str, Any],
-        **extra_provenance: Any,
-    ) -> Path:  # fmt: skip
-        """Write `snapshots/{name}.safetensors`: weights, constructor arguments, provenance.
-
-        Pass the EMA's module or the raw one, as you mean it.  Rank 0 writes, all ranks call it.
-        A full disk is said and training goes on, but a run cannot finish without the snapshots of
-        its last step: DiskError at its end, and at once outside the loop.
-        """
-        path = self.dir / "snapshots" / f"{name}.safetensors"
-        origin = self.provenance() | rundir.plain(extra_provenance)
-        weights = getattr(module, "_orig_mod", module).state_dict()
-        try:
-            return distributed.from_main(lambda: save_snapshot(path, weights, kind, config, origin))
-        except DiskError as error:
-            if not self._in_body:
-                raise
-            self._unwritten = error
-            self.say(str(error))
-            return path
-
-    def compile(self, module: torch.nn.Module) -> torch.nn.Module:
-        """torch.compile(module) under `--compile`, else the module itself.
-
-        Checkpoints and snapshots have the plain module's names either way.
-        """
-        return torch.compile(module) if self.args.compile else module  # type: ignore[return-value]

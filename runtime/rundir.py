@@ -28,7 +28,15 @@ from runtime.inputs import Inputs
 from runtime.options import run_options
 from storage import checkpoint, files
 from storage.dirs import output_folder
-from storage.errors import CheckpointError, LockError, RunError, UsageError, first_line
+from storage.errors import (
+    DISK_FAILURES,
+    CheckpointError,
+    LockError,
+    RunError,
+    UsageError,
+    first_line,
+    not_made,
+)
 
 _LEFT_BY_LAUNCHES = ("launches.jsonl", "status.json", "log.txt")  # beside the lock
 
@@ -197,7 +205,8 @@ def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
     wrong = "missing"
     try:
         known = files.read_json(folder / "args.json")
-        if isinstance(known, dict) and isinstance(known.get("shaping"), dict):
+        told = isinstance(known, dict) and [known.get(k, {}) for k in ("shaping", "args", "inputs")]
+        if told and "shaping" in known and all(isinstance(part, dict) for part in told):
             if isinstance(known.get("script"), str):
                 return known, ""
         if (folder / "args.json").exists():
@@ -226,6 +235,7 @@ class RunDir:
         """Create the directory if needed and lock it; LockError if somebody has it."""
         self.path = path
         self.created = not path.exists()
+        self._told: dict[str, Any] | None = None  # what args.json said when the launch began
         note = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job})
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -239,12 +249,32 @@ class RunDir:
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"run directory {path}: there is a file in the way") from None
         except OSError as error:
-            raise UsageError(
-                f"run directory {path}: {error.strerror} ({Path(error.filename or path).name})"
-            ) from error
+            where = Path(error.filename or path).name
+            raise not_made(f"run directory {path}: {error.strerror} ({where})", error) from error
         for name in _LEFT_BY_LAUNCHES:
             if (path / name).is_fifo():  # which appending would wait for
                 files.set_aside(path / name, "bad")
+
+    @property
+    def mine(self) -> bool:
+        """Whether the lock still keeps others out: its file is there, and is the one held. True
+        once it is given back."""
+        return self._lock.in_place() or not self._lock.held
+
+    def check(self) -> None:
+        """LockError where the folder or its lock was removed, moved or taken by another process:
+        whatever is written from here on might be written over what that one saves."""
+        if not self.mine:
+            raise LockError(
+                f"{self.path / 'lock'} is not the file any more that this process holds: the run's "
+                "folder, or the lock in it, was removed, moved or replaced while it ran; nothing "
+                "more is written; the same command goes on from what is there"
+            )
+
+    def sweep(self, say: Callable[[str], object]) -> None:
+        """Remove what killed launches left unfinished of the small files and the networks."""
+        for path in files.sweep_dead(self.path, below=True):
+            say(f"removed unfinished {path.relative_to(self.path)}")
 
     def release(self) -> None:
         """Give the lock back."""
@@ -252,8 +282,10 @@ class RunDir:
 
     def discard(self) -> None:
         """Give the lock back and remove the directory: a launch that made it could not begin."""
+        mine = self.mine
         self.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+        if mine:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def read_args(self, say: Callable[[str], object]) -> dict[str, Any] | None:
         """What an earlier launch was told; None if there was none, or nothing is known of it.
@@ -345,6 +377,7 @@ class RunDir:
             {"time": timestamp(), "from_step": newest[0] if newest else 0, "job": job}
             | {"world_size": world_size, "args": record["args"], "provenance": origin}
         )
+        self._told = files.read_object(self.path / "args.json")
         if self.read_status().get("state") != "finished":
             self.write_status("running", step=newest[0] if newest else 0, nimg=0)
         return {k: origin[k] for k in ("command", "git", "host", "python", "slurm")}
@@ -352,6 +385,15 @@ class RunDir:
     def write_args(self, record: dict[str, Any]) -> None:
         """Write args.json."""
         files.write_json(self.path / "args.json", record, indent=1)
+
+    def keep_args(self, say: Callable[[str], object]) -> None:
+        """Write args.json again, which is said, where it was taken away since the launch began.
+
+        Errors: OSError.
+        """
+        if self._told is not None and files.read_object(self.path / "args.json") is None:
+            self.write_args(self._told)
+            say("args.json was gone: written again, as it was when this launch began")
 
     def add_launch(self, record: dict[str, Any]) -> None:
         """Append a line to launches.jsonl; a full disk is no reason to stop."""
@@ -407,24 +449,26 @@ class RunDir:
         }
         with contextlib.suppress(OSError):
             durable = state != "running"
-            files.write_json(self.path / "status.json", record, indent=1, durable=durable)
+            if self.mine:
+                files.write_json(self.path / "status.json", record, indent=1, durable=durable)
 
     def log(self, text: str) -> None:
         """Append a line to log.txt."""
         with contextlib.suppress(OSError):
-            files.append_line(self.path / "log.txt", f"{timestamp()} {text}")
+            if self.mine:
+                files.append_line(self.path / "log.txt", f"{timestamp()} {text}")
 
 
 def exit_code_of(error: BaseException) -> int:
     """What a script ends with because of an error: its `exit_code`, that of SystemExit, 7 for a
-    full disk, 2 for a name that no disk takes, else 1."""
+    disk that is full or fails, 2 for a name that no disk takes, else 1."""
     code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", None)
     if isinstance(error, SystemExit) and code is None:
         return 0
     if isinstance(code, int) and not isinstance(code, bool):
         return code
     number = error.errno if isinstance(error, OSError) else None
-    return {errno.ENOSPC: 7, errno.EDQUOT: 7, errno.ENAMETOOLONG: 2}.get(number or 0, 1)
+    return 7 if number in DISK_FAILURES else 2 if number == errno.ENAMETOOLONG else 1
 
 
 def timestamp() -> str:

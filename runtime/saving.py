@@ -39,12 +39,20 @@ class Stateful(Protocol):
 class Saver:
     """Checkpoints in `directory`, of named objects and of the run's own state.
 
-    keep: checkpoints that stay besides milestones, 0 for all; see `checkpoint.prune`.
+    keep: checkpoints that stay besides milestones, 0 for all; see `checkpoint.prune`. check: raises
+    where the folder is not this process's any more: asked before each save, and of one that failed.
     objects: None until `accept`. saved_step: the newest step on the disk, -1 for none yet.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None], *, keep: int = 1) -> None:
-        self.directory, self.keep = directory, keep
+    def __init__(
+        self,
+        directory: Path,
+        say: Callable[[str], None],
+        *,
+        keep: int = 1,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.directory, self.keep, self._check = directory, keep, check
         self.objects: dict[str, Any] | None = None
         self.saved_step = -1
         self._say = say
@@ -77,7 +85,7 @@ class Saver:
 
         A full disk is said and survived SAVE_FAILURES - 1 times in a row, but not at the last step:
         a run whose result is not there must not count as done. Errors: DiskError; NonFiniteError
-        for weights that are lost already.
+        for weights that are lost already; what `check` raises.
         """
         objects = self.objects or {}
 
@@ -91,12 +99,15 @@ class Saver:
                     keep=keep, told=self._tell,
                 )  # fmt: skip
             except DiskError as error:
+                self._check()
                 return str(error)
             return None
 
-        distributed.from_main(
-            lambda: refuse_bad_weights(objects, step, checkpoint.steps_of(self.directory))
-        )
+        def admit() -> None:
+            self._check()
+            refuse_bad_weights(objects, step, checkpoint.steps_of(self.directory))
+
+        distributed.from_main(admit)
         failure = distributed.from_main(write)
         self._failures = self._failures + 1 if failure else 0
         if failure:

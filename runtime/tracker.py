@@ -43,6 +43,7 @@ _SEND_S = 20.0
 _STEP = "trainer/step"
 _NO_KEY = "no API key"
 _SAID = 200  # characters of what W&B says
+_HELD = 10_000  # lines that wait for a file that cannot be written
 
 
 class Tracker:
@@ -51,7 +52,7 @@ class Tracker:
     `mode`: "online" | "offline" | "disabled" (WANDB_MODE can only lower it). `config`: the options,
     shown by W&B. `wandb_id`: the id from a checkpoint, used if the directory has none of its own.
     `resume_step`: figures of later steps are forgotten. `tensorboard`: write event files too.
-    Does nothing where `is_main` is False.
+    Does nothing where `is_main` is False. `lines`: those of metrics.jsonl that should be there.
     """
 
     def __init__(
@@ -74,6 +75,9 @@ class Tracker:
         self.id = wandb_id
         self._run: Any = None
         self._events: EventFiles | None = None
+        self.lines = 0
+        self._held: list[dict[str, Any]] = []  # lines that could not be written yet
+        self._over = False  # the first of them takes the place of the last one in the file
         self._native, self._ahead = -1, 0  # W&B's own number of the last row; minus its step
         self._main = is_main
         if not is_main:
@@ -109,6 +113,7 @@ class Tracker:
         if not self._main:
             return
         kept = forget_later(self.metrics, step)
+        self.lines = len(kept)
         self._last: dict[str, Any] | None = _record(kept[-1]) if kept else None
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         self._offset = size - len(kept[-1].encode()) - 1 if kept else 0
@@ -124,6 +129,7 @@ class Tracker:
             kept.append(line)
         with contextlib.suppress(OSError):
             os.truncate(self.metrics, len(b"".join(kept)))
+        self.lines = len(kept)
         self._last = _record(kept[-1].decode()) if kept else None
         self._offset = len(b"".join(kept[:-1]))
 
@@ -138,24 +144,39 @@ class Tracker:
         if last is not None and same:
             record = last | {"time": record["time"]}
         record |= plain
+        self._last = record
+        if not (same and self._held):
+            self._over = same
+            self._held.append(record)
+        else:
+            self._held[-1] = record
         try:
-            self._write(json.dumps(record, allow_nan=False), over_last=same)
-            self._last = record
+            self._write_held()
             if self._events is not None:
                 self._events.scalars(record)
         except OSError as error:
-            tell(f"metrics.jsonl: step {step} not written: {error.strerror or error}", sys.stderr)
+            said = f"metrics.jsonl: step {step} not written: {error.strerror or error}"
+            tell(f"{said}; kept, and tried again with the next", sys.stderr)
+            del self._held[:-_HELD]
         self._tell(_finite(plain), step)
+
+    def _write_held(self) -> None:
+        """Write the lines that are not in the file yet. Errors: OSError, and they stay."""
+        text = "\n".join(json.dumps(record, allow_nan=False) for record in self._held)
+        last = json.dumps(self._held[-1], allow_nan=False)
+        self._write(text, over_last=self._over, last=len(last.encode()) + 1)
+        self.lines += len(self._held) - self._over
+        self._held, self._over = [], False
 
     def _tell(self, values: Mapping[str, Any], step: int, **more: float) -> None:
         """Send a row to W&B, under its own number for `step`: rows of one step are one."""
         self._native = max(self._native, step + self._ahead)
         self._send(lambda run: run.log({**values, **more, _STEP: step}, step=self._native))
 
-    def _write(self, line: str, *, over_last: bool) -> None:
+    def _write(self, line: str, *, over_last: bool, last: int) -> None:
         with open(self.metrics, "r+b" if self.metrics.exists() else "w+b") as f:
             end = f.seek(0, os.SEEK_END)
-            start = self._offset if over_last else end
+            start = min(self._offset, end) if over_last else end
             f.seek(start)
             try:
                 f.write(line.encode() + b"\n")
@@ -166,7 +187,7 @@ class Tracker:
                 with contextlib.suppress(OSError):
                     os.truncate(self.metrics, start)
                 raise
-        self._offset = start
+        self._offset = start + len(line.encode()) + 1 - last
 
     def image(self, name: str, image: Any, step: int, caption: str | None = None) -> None:
         """Show a picture: the path of a PNG, or (in W&B alone) an array [H, W, 3] uint8."""
@@ -199,7 +220,13 @@ class Tracker:
         return path
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the W&B run; waits at most 20 s for its uploads."""
+        """Write what is held back, and end the W&B run; waits at most 20 s for its uploads."""
+        if self._main and self._held:
+            try:
+                self._write_held()
+            except OSError as error:
+                said = f"metrics.jsonl: {len(self._held)} lines not written"
+                tell(f"{said}: {error.strerror or error}", sys.stderr)
         run, self._run = self._run, None
         if run is None:
             return
@@ -263,6 +290,8 @@ class Tracker:
                 if done == "ok":
                     self._run = result
                     tell(f"wandb: {result.url}")
+                    with contextlib.suppress(OSError):
+                        write_text(self.dir / "wandb_url.txt", f"{result.url}\n")
                     return earlier
                 said = _said(done, result, _ONLINE_S)
                 why = f"unreachable ({said})"

@@ -68,6 +68,22 @@ def integer(lo: int | None = None, hi: int | None = None) -> Callable[[str], int
     return called("N", convert)
 
 
+def count(most: int, least: int = 1) -> Callable[[str], int]:
+    """Type of how many: a whole number from `least` to `most`, which no machine exceeds.
+
+    The error of a smaller one does not tell of the highest, which nobody meets who meant a number.
+    """
+    convert_any = integer(least)
+
+    def convert(text: str) -> int:
+        value = convert_any(text)
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is out of range, allowed: at most {most}")
+        return value
+
+    return called("N", convert)
+
+
 def number(
     lo: float | None = None,
     hi: float | None = None,
@@ -95,6 +111,20 @@ def number(
 
 positive_int = integer(1)
 nonnegative_int = integer(0)
+
+# How many of what, with bounds that belong to the thing: one that is far above what any machine
+# holds is refused here, at once, rather than found when memory is taken. Those of networks are
+# those of `storage.arguments`, so that what was trained can be read.
+blocks = count(64)  # at a resolution
+layers = count(1024)
+wide = count(1 << 16)  # channels, dimensions
+side = count(8192)  # pixels
+classes = count(1 << 20)
+at_once = count(1 << 24)  # rows of a step, pictures drawn together, points
+many = count(10**7)  # of what is drawn, shown or looked at one after the other
+sets = count(10**9)  # pictures of a data set
+levels = count(10_000)  # steps of a sampler
+first_number = count(10**15, 0)  # of the first of several
 positive_float = number(0, lo_open=True)
 nonnegative_float = number(0)
 finite_float = number()

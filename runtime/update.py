@@ -24,6 +24,7 @@ class Updater:
     """Gradients from `backward` to the optimizer, under the non-finite guard.
 
     `streak` counts turns in a row in which an update was skipped; LIMIT of them are an error.
+    `idle` counts those in which none was made, be it for an overflow of fp16.
     `grad_norm` is that of the last update, before clipping. `log` gets the figures of each one.
     """
 
@@ -35,6 +36,7 @@ class Updater:
     ) -> None:
         self.scaler = scaler
         self.streak = 0
+        self.idle = 0
         self.grad_norm = 0.0
         self.applied = False
         self.attempted = False
@@ -44,16 +46,19 @@ class Updater:
         self._complete = True
         self._turn_bad = False
         self._overflow = False
+        self._spoils: list[tuple[torch.Tensor, str, str]] = []
 
     def begin_turn(self) -> None:
         """Forget what the last turn left, gradients apart."""
         self._pending, self._used, self._complete = [], False, True
         self._turn_bad = self._overflow = self.applied = self.attempted = False
+        self._spoils = []
 
     def end_turn(self) -> None:
         """Count the turn for the streak and the loss scale."""
         if not self._turn_bad:
             self.streak = 0
+        self.idle = self.idle + 1 if self.attempted and not self.applied else 0
         if self.scaler is not None and (self.applied or self._overflow):
             self.scaler.update(self._overflow)
 
@@ -61,11 +66,19 @@ class Updater:
         """Add the gradients of the scalar `loss`; see Run.backward."""
         if loss.ndim:
             raise UsageError(f"run.backward wants a scalar loss, not shape {tuple(loss.shape)}")
-        if self._used:  # the first after an update: a new set of gradients
-            self._pending, self._used = [], False
+        self._begin_set()
         self._pending.append((loss.detach() * 0, ids))
         self._complete = last
         (loss if self.scaler is None else loss * self.scaler.scale).backward()
+
+    def spoil(self, bad: torch.Tensor, what: str, hint: str) -> None:
+        """Skip the next update if `bad`; see Run.spoil."""
+        self._begin_set()
+        self._spoils.append((torch.where(bad, float("nan"), 0.0), what, hint))
+
+    def _begin_set(self) -> None:
+        if self._used:  # the first after an update: a new set of gradients
+            self._pending, self._spoils, self._used = [], [], False
 
     def step(
         self,
@@ -112,13 +125,16 @@ class Updater:
         return good
 
     def _poison(self, params: list[torch.nn.Parameter]) -> torch.Tensor:
-        """0 if all pending losses are finite, else NaN; also added to one gradient.
+        """0 if all pending losses are finite and nothing is spoilt, else NaN; also added to one
+        gradient.
 
         Through the gradient it reaches the other ranks with the average, for nothing.
         """
-        if not self._pending:
+        zeros = [zero.float() for zero, _ in self._pending]
+        zeros += [zero for zero, _, _ in self._spoils]
+        if not zeros:
             return torch.zeros(())
-        poison = torch.stack([zero.float() for zero, _ in self._pending]).sum()
+        poison = torch.stack([zero.to(zeros[0].device) for zero in zeros]).sum()
         if distributed.world_size() > 1:
             filled = [p for p in params if p.numel()]
             # One that has a gradient already, so that no unused parameter gets one.
@@ -141,7 +157,10 @@ class Updater:
             if bad
             for i in _listed(ids)
         ]
-        reports = distributed.gather_object((any(bad_losses), bad_grad, ids))
+        spoilt = next(((what, hint) for zero, what, hint in self._spoils if zero != 0), None)
+        reports = distributed.gather_object(
+            (any(bad_losses) or spoilt is not None, bad_grad, ids, spoilt)
+        )
         loss_is_bad = any(report[0] for report in reports)
         if self.scaler is not None and not loss_is_bad and not self.scaler.exhausted:
             self._overflow = True  # fp16: the scale was too high, which is how it is found
@@ -153,12 +172,14 @@ class Updater:
         culprits = [(r, rep[2]) for r, rep in enumerate(reports) if rep[0] or rep[1]]
         where = "; ".join(_culprit(r, ids) for r, ids in culprits) or "sum over ranks"
         what = "loss" if loss_is_bad else "grad"
+        hint = "look at these samples, or lower the learning rate or clip gradients"
+        what, hint = next((report[3] for report in reports if report[3]), (what, hint))
         text = f"non-finite {what} ({where}, step {step}); skipped {self.streak}/{LIMIT}"
         self._say(text)
         if self.streak >= LIMIT:
             raise NonFiniteError(
-                f"{text}: giving up after {LIMIT} in a row, nothing was saved since; look at these "
-                "samples, or lower the learning rate or clip gradients and resume"
+                f"{text}: giving up after {LIMIT} in a row, nothing was saved since; {hint} and "
+                "resume"
             )
 
 

@@ -65,6 +65,13 @@ class Picker:
         """Whether the draw looks at the learner's losses."""
         return METHODS[self.method].needs_losses
 
+    def blind(self, learner: Tensor | None, ref: Tensor | None) -> Tensor:
+        """Whether the draw from these losses would see nothing, since no row has finite ones: bool
+        scalar on their device. Rows are then taken in no order that means anything."""
+        seen = [learner if self.needs_losses else None, ref if self.needs_ref else None]
+        good = [losses.isfinite() for losses in seen if losses is not None]
+        return ~torch.stack(good).all(0).any() if good else torch.tensor(False)
+
     def size(self, super_batch: int) -> int:
         """Rows kept out of so many. Errors: ValueError if that is none."""
         chunks = 1 if self.method == "random" else self.num_chunks

@@ -10,18 +10,16 @@ with the exit code that has the same command run again. And what is printed neve
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 import sysconfig
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
 from storage.console import settle_streams, tell
-from storage.errors import Preempted
+from storage.ending import Ends
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,30 +79,9 @@ def quiet_interrupts() -> None:
 
 
 def end_by_signals() -> None:
-    """Let SIGTERM, SIGUSR1 and SIGHUP end this process with exit code 75 and a line.
-
-    That holds while modules are imported, data are looked through, and wherever else no run has
-    begun that could be saved (`runtime.preemption`). Temporary files that stay are those of a kill.
-    Signals that are ignored (nohup), or have a handler, are left alone; so are spawned processes.
-    """
-    me = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != me:  # a forked child's, which is ended as ever
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        name = signal.Signals(number).name
-        said = f"{name}: ended; the same command goes on from what is saved\n"
-        for work in (sys.stdout.flush, lambda: os.write(2, said.encode())):
-            with contextlib.suppress(Exception):  # closed; or interrupted in a flush of its own
-                work()
-        os._exit(Preempted.exit_code)
-
+    """Let `Ends` have the signals from now on, but in spawned processes."""
     if "--multiprocessing-fork" not in sys.orig_argv:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, end)
+        Ends().install()
 
 
 if _is_ours(sys.argv[0]):

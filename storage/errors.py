@@ -18,6 +18,9 @@ DISK_ERRNOS = (
     errno.EACCES,
     errno.EPERM,
 )
+# And a disk that fails, or is gone: whatever was being written, the disk is at fault.
+DISK_FAILURES = (*DISK_ERRNOS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
@@ -70,6 +73,13 @@ class DiskError(RunError):
     """Saving failed several times in a row; the last good checkpoint is intact."""
 
     exit_code = 7
+
+
+def not_made(text: str, error: OSError) -> RunError:
+    """The error for a folder that a command names and that cannot be made or written to: DiskError
+    where the disk is at fault (no space, no inodes, an I/O error), else UsageError."""
+    failing = error.errno in DISK_FAILURES and error.errno not in _FORBIDDEN
+    return (DiskError if failing else UsageError)(text)
 
 
 class OutOfMemory(RunError):

@@ -25,13 +25,16 @@ import stat
 import sys
 import time
 import uuid
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from storage.console import tell
 from storage.errors import DataBusyError, DataDiskError, UsageError
+from storage.locks import Busy as Busy
+from storage.locks import CannotLock as CannotLock
+from storage.locks import Lock as Lock
+from storage.locks import holder_of as holder_of
 from storage.waiting import WAIT, doing, wait_limit
 
 _TEMPORARY = re.compile(r"\.tmp-.*-[0-9a-f]{8}", re.DOTALL)
@@ -127,6 +130,31 @@ def _sweep_dead(final: Path) -> None:
                 path.unlink()
             finally:
                 os.close(handle)
+
+
+def sweep_dead(folder: Path, *, below: bool = False) -> list[Path]:
+    """Remove temporary files in `folder` that killed writers left, whatever they were to become;
+    returns them. What a living process writes stays, for it holds a lock on it, and so do folders:
+    they are the next maker's to sweep. below: also in the folders below, links apart."""
+    found = []
+    for path in temporaries(folder):
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                    found.append(path)
+                finally:
+                    os.close(handle)
+    if below:
+        inner: list[str] = []
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            inner = [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+        for path in sorted(map(Path, inner)):
+            if not is_temporary(path.name):
+                found += sweep_dead(path, below=True)
+    return found
 
 
 def _open_temporary(final: Path) -> tuple[Path, IO[bytes]]:
@@ -384,22 +412,41 @@ def open_plain(path: str | os.PathLike[str]) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """All of a plain file; see `open_plain`."""
+def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
+    """All of a plain file; see `open_plain`. limit: bytes; of a larger file none is read, which is
+    OSError with EFBIG."""
     with open_plain(path) as file:
+        if limit is None:
+            return file.read()
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > limit else file.read(limit + 1)  # some files of the system say 0
+    if size > limit or len(data) > limit:
+        raise OSError(errno.EFBIG, f"{max(size, len(data))} bytes, too large", os.fspath(path))
+    return data
+
+
+def read_from(path: Path, start: int) -> bytes:
+    """The bytes of a plain file from `start` on, none where it is shorter; see `open_plain`."""
+    with open_plain(path) as file:
+        file.seek(start)
         return file.read()
 
 
 def hash_file(
-    path: Path, kind: str = "sha256", each: Callable[[int], object] = lambda count: None
+    path: Path,
+    kind: str = "sha256",
+    each: Callable[[int], object] = lambda count: None,
+    *,
+    first: int | None = None,
 ) -> str:
     """SHA-256 of a file, or the digest that `hashlib` calls `kind`, hex. each: is given the numbers
-    of bytes that are read."""
+    of bytes that are read. first: of so many bytes at its beginning alone."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with open_plain(path) as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(_BLOCK if first is None else min(first, _BLOCK)):
             digest.update(block)
             each(len(block))
+            first = None if first is None else first - len(block)
     return digest.hexdigest()
 
 
@@ -462,92 +509,6 @@ def read_last_lines(path: Path, limit: int = 1 << 16) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------- the lock
-
-
-class Busy(Exception):
-    """Somebody else has the lock; `holder` is what they wrote into its file."""
-
-    def __init__(self, holder: str) -> None:
-        super().__init__(holder)
-        self.holder = holder
-
-
-class CannotLock(OSError):
-    """A file system that knows no locks, or another reason of the system's."""
-
-
-class Lock:
-    """An exclusive lock on `path`, a file with `note` in it that says who holds it.
-
-    The system drops it however the process dies. Errors: Busy where it is taken. Children forked
-    while it is held let go of it, so that it never outlives its owner. Errors: OSError where
-    the file cannot be made, CannotLock.
-    """
-
-    def __init__(self, path: Path, note: str) -> None:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(handle, 4096, 0).decode(errors="replace")
-            os.close(handle)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise Busy(holder) from None
-            raise CannotLock(error.errno, error.strerror) from None
-        with contextlib.suppress(OSError):  # on a full disk the lock holds, only nameless
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, note.encode(), 0)
-        self._handle: int | None = handle
-        me = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _forget(me))
-
-    @property
-    def held(self) -> bool:
-        """Whether this process has it."""
-        return self._handle is not None
-
-    def release(self) -> None:
-        """Give it back; safe to call twice."""
-        if self._handle is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._handle, 0)
-            fcntl.flock(self._handle, fcntl.LOCK_UN)
-            self._close()
-
-    def _close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-
-def _forget(me: weakref.ref[Lock]) -> None:
-    lock = me()
-    if lock is not None:
-        lock._close()
-
-
-def holder_of(path: Path) -> str | None:
-    """What the holder of the `Lock` on `path` wrote into it; None if nobody has it now.
-
-    Writes nothing. Where the system does not tell, whoever is named counts as the holder. The lock
-    is touched for an instant, so ask only of one that should be held: whoever takes it in that
-    instant is told that it is busy.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        note = os.pread(handle, 4096, 0).decode(errors="replace")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # dropped when it is closed
-        except OSError as error:
-            return note if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else note or None
-        return None
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +102,8 @@ class SnapshotFile:
             self.sha256: str = header["sha256"]
             self.config: dict[str, Any] = json.loads(header["config"])
             self.provenance: dict[str, Any] = json.loads(header["provenance"])
+            if not isinstance(self.config, dict) or not isinstance(self.provenance, dict):
+                raise ValueError("its configuration or provenance is no object")
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
             self.layout = {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
 
@@ -132,6 +134,18 @@ def load_snapshot(path: Path) -> Snapshot:
     """Read and verify a snapshot, onto the CPU; CheckpointError if damaged, foreign or missing."""
     file = SnapshotFile(path)
     return Snapshot(dict(file.tensors()), file.kind, file.config, file.provenance)
+
+
+def refuse_not_finite(state: Mapping[str, torch.Tensor], where: str | Path) -> None:
+    """CheckpointError for weights among which one is NaN or infinite: of a training that failed, or
+    of a damaged file. Whatever is computed with them is not finite either."""
+    for name, value in state.items():
+        if value.is_floating_point() and value.numel() and not value.float().sum().isfinite():
+            if not value.isfinite().all():  # a sum may overflow
+                raise CheckpointError(
+                    f"{where}: its weights are not finite ({name}): a network of a training that "
+                    "failed; take one of an earlier step"
+                )
 
 
 def supersede(run: Path, after: int, say: Callable[[str], None] = print) -> None:
@@ -173,7 +187,7 @@ def _readable(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(f"snapshot {path}: damaged or foreign ({error})") from error
 
 

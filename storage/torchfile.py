@@ -121,6 +121,9 @@ def load_torch(path: Path) -> Any:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         lines = [line for line in lines if not line.startswith(_BOILERPLATE)]
         said = lines[0] if lines else type(error).__name__
+        if "PytorchStreamReader" in said or isinstance(error, EOFError):
+            size = path.stat().st_size
+            said = f"cut off or damaged, {size} bytes are there: fetch or copy it again"
         raise CheckpointError(f"{path}: not a readable weights file ({said})") from None
 
 

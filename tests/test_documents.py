@@ -28,7 +28,7 @@ PACKAGES = sorted({file.parent.name for file in ROOT.glob("[a-z]*/*.py")})
 NOT_OURS = {
     *("TrainX.py", "train_x.py", "generate_x.py", "generators/KIND.py"),
     *("checkpoints/", "provenance/", "samples/", "snapshots/", "curves.png", "log.txt", "wandb/"),
-    *("profile/", "checkpoints/step-N/"),
+    *("profile/", "checkpoints/step-N/", "hash.txt", "wandb_url.txt"),
     *("samples/tree-STEP.png", "features/", "grid.png", "sheet.png"),
     *("grid-0-99.png", "tensorboard/"),
     *("words.txt", "val_annotations.txt", "00000/img00000000.png", "./"),

@@ -30,6 +30,7 @@ OTHER_NAMES = {
 ELSEWHERE = {
     ("convert", "--out"),  # a file
     ("data.InvertDirStructure", "--out"),
+    ("data.process_data", "--out"),
     ("data.scenes", "--out"),
     ("data.scenes", "--size"),
 }
@@ -63,6 +64,7 @@ def test_every_option_says_what_it_is_and_its_default(found):
 
 def test_every_value_is_called_what_it_is(found):
     kinds = r"N|FLOAT|FILE|DIR|NAME|ID|TEXT|TIME|URL|HEX|WxH|OPTIONS|PATH|ZIP|SPLIT|cpu|auto|none"
+    kinds += "|NAME=VALUE|DIR=KEY"
     odd = [
         f"{fact['prog']} {option['name']}"
         for fact, option in options(found)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.notes import fits
 from data.prepare.download import archive_fault, extract, fetch, is_archive
 from data.prepare.workers import parallel_map, say
 from data.readers import celeba_mask
@@ -146,7 +147,8 @@ def prepare_layouts(
         raise DataError(f"{name} has no split {unknown[0]}; it has {there}")
     origin = {"name": name, "splits": sorted(splits or known.splits)}
     if root.is_dir() and any(root.iterdir()):
-        made = read_object(root / ORIGIN) or {}
+        made = read_object(root / ORIGIN)
+        made = made if made is not None and fits(made, {"splits": [str]}) else {}
         if set(origin["splits"]) - set(made.get("splits", origin["splits"])):
             raise DataError(
                 f"{root} was made with {', '.join(made['splits'])} alone; remove it to make it "

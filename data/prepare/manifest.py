@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data.notes import COUNT, fits
 from data.readers.folders import INDEX
 from storage.files import read_lines, read_object
+
+_RECORD = {"path": str, "sha256": str, "bytes": COUNT}
+_INDEX = {"count": COUNT, "digest": str, "bad": [str]}
 
 
 def read_index(root: Path, split: str) -> dict:
     """What the last look at a split found: count, digests, bad pictures; {} if none was."""
-    return read_object(root / INDEX.format(split=split)) or {}
+    note = read_object(root / INDEX.format(split=split))
+    return note if note is not None and fits(note, _INDEX) else {}
 
 
 def read_manifest(file: Path) -> dict[str, dict]:
-    """Records by path; a line cut off by a kill is dropped."""
-    return {r["path"]: r for r in read_lines(file) if isinstance(r.get("path"), str)}
+    """Records by path; a line cut off by a kill, or of another form, is dropped."""
+    return {r["path"]: r for r in read_lines(file) if fits(r, _RECORD)}

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.decode import open_rgb, resize_rgb
+from data.decode import open_rgb, picture_bytes, resize_rgb
 from data.prepare.manifest import read_index, read_manifest
 from data.prepare.workers import parallel_map, say
 from data.readers.folders import (
@@ -41,7 +41,7 @@ from data.told import not_read, not_used
 from runtime.progress import track
 from storage import files
 from storage.errors import DISK_ERRNOS, DataDiskError, DataError
-from storage.files import make_folder, read_bytes, read_object, write_json
+from storage.files import make_folder, read_object, write_json
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _look(job: _Job, task: tuple[str, list[int]]) -> dict:
     record: dict = {"path": path, "bytes": 0, "mtime_ns": 0, "sha256": ""}
     try:
         facts = file.stat()
-        data = read_bytes(file)
+        data = picture_bytes(file, path)
         record.update(bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
         record["sha256"] = hashlib.sha256(data).hexdigest()
         image = open_rgb(data, path)

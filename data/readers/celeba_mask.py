@@ -12,6 +12,7 @@ Class 0 is what is none of the 18 parts. A mirrored face's left eye is a right o
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from data.layouts import Annotated, BoxFaults, ObjectRule, extents, wanted
 from data.readers.label_maps import read_labels
 from data.sources import PathTable, Place
 from storage.errors import DataError
-from storage.files import read_bytes
 
 # In the order in which they are laid over one another.
 PARTS = (
@@ -174,11 +174,9 @@ def merge_parts(folder: Path, key: int) -> np.ndarray:
     out = np.zeros((SIDE, SIDE), np.uint8)
     for number, part in enumerate(PARTS, 1):
         file = folder / str(key // 2000) / f"{key:05d}_{part}.png"
-        try:
-            data = read_bytes(file)
-        except FileNotFoundError:
+        if not os.path.lexists(file):
             continue
-        shown = decode(data, str(file))[:, :, 0] != 0
+        shown = decode(file)[:, :, 0] != 0
         if shown.shape != out.shape:
             raise DataError(f"{file} is {shown.shape[1]}x{shown.shape[0]}, not {SIDE}x{SIDE}")
         out[shown] = number

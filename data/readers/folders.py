@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.decode import bad_image, decode
+from data.decode import bad_image, decode, picture_bytes
 from data.formats import by_suffix, said
+from data.notes import COUNT, read_note
 from data.readers.base import Found, refused
 from data.readers.edm_zip import EdmSource
 from data.readers.layout import (
@@ -34,6 +35,7 @@ from data.readers.tree import (
     understand,
     unwrapped,
 )
+from data.readers.zip_index import MAX_NOTE
 from data.sources import (
     PathTable,
     Place,
@@ -43,7 +45,7 @@ from data.sources import (
     split_of,
 )
 from storage.errors import DataError
-from storage.files import Damaged, read_bytes, read_json
+from storage.files import read_bytes
 from storage.listing import list_digest
 
 # Written next to the files of a resolution when every one of them is there.
@@ -184,10 +186,7 @@ class FolderSource:
 
     def raw(self, i: int) -> bytes:
         """The file's bytes."""
-        try:
-            return read_bytes(self.path(i))
-        except OSError as error:
-            raise bad_image(self.path(i), error.strerror or "unreadable") from None
+        return picture_bytes(self.path(i))
 
     def digest(self) -> str:
         """SHA-256 of the file list."""
@@ -258,7 +257,7 @@ class FolderSource:
 def _read_beside(folders: list[Path], name: str) -> bytes | None:
     for folder in folders:
         try:
-            return read_bytes(folder / name)
+            return read_bytes(folder / name, MAX_NOTE)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -285,13 +284,8 @@ def lossless_form(paths) -> str:
 
 
 def _read_note(file: Path) -> dict | None:
-    try:
-        note = read_json(file)
-    except Damaged as error:
-        raise DataError(
-            f"{file} is damaged ({error}); remove it and run SetupDataset again"
-        ) from None
-    return note if isinstance(note, dict) and {"digest", "count"} <= note.keys() else None
+    form = {"digest": str, "count": COUNT, "crop?": str, "format?": str}
+    return read_note(file, form, "remove it and run SetupDataset again")
 
 
 def splits_in(root: Path, *, filled: bool = False, outer: bool = False) -> dict[str, Path]:

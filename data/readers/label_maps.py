@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.decode import MAX_PIXELS, bad_image
+from data.decode import MAX_PIXELS, bad_image, picture_bytes
 from storage.errors import DataError, first_line
 
 
@@ -17,7 +18,7 @@ def read_labels(file: Path, width: int | None = None, height: int | None = None)
     width, height: what it must be. Errors: DataError `bad image FILE (...)`.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(io.BytesIO(picture_bytes(file))) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise bad_image(str(file), "too large")
             if image.mode not in ("L", "P", "1", "I", "I;16"):

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.decode import bad_image
+from data.notes import COUNT, read_note
 from data.readers.base import Found
 from data.readers.tree import FolderTree, gives_labels, is_rubbish
 from data.sources import SPLITS, PathTable, Place, Source, check_split, split_of
 from storage.errors import DataDiskError, DataError
-from storage.files import Damaged, read_json, write_json
+from storage.files import read_object, write_json
 from storage.listing import list_digest
 
 if TYPE_CHECKING:
@@ -265,13 +266,12 @@ def _manifest(folder: Path) -> dict:
         raise DataError(f"{folder} is unfinished; run the same SetupDataset.py command again")
     file = folder / MANIFEST
     if file.exists():
-        try:
-            note = read_json(file)
-            if len(note["keys"]) == len(note["labels"]) and note["classes"]:
+        again = f"remove {folder} and build it again"
+        note = read_note(file, {"keys": [str], "labels": [COUNT], "classes": [str]}, again)
+        if len(note["keys"]) == len(note["labels"]) and note["classes"]:
+            if max(note["labels"], default=0) < len(note["classes"]):
                 return note
-        except (Damaged, KeyError, TypeError):
-            pass
-        raise DataError(f"{file} is damaged; remove {folder} and build it again")
+        raise DataError(f"{file} is damaged; {again}")
     keys = _foreign_keys(str(folder))
     return {"keys": keys, "labels": [0] * len(keys), "classes": [folder.stem]}
 
@@ -331,7 +331,7 @@ class LmdbWriter:
             mark = self.folder / UNFINISHED
             there = (self.folder / "data.mdb").exists()
             if mark.exists():
-                if (read_json(mark) or {}).get("plan") != plan:
+                if (read_object(mark) or {}).get("plan") != plan:
                     raise DataError(
                         f"{self.folder} was begun from other pictures or options; remove it"
                     )

@@ -14,6 +14,7 @@ either are the same set:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from typing import Protocol
 
 from data.formats import head_of, takes
 from data.sources import SPLITS, split_of
-from storage.errors import DataError
+from storage.errors import DataError, first_line
 from storage.files import open_plain
 
 NOTES = "dataset.json"
@@ -440,11 +441,22 @@ def gives_labels(tree: Tree, at: str) -> bool:
 
 
 def speaks_of_labels(tree: Tree, name: str) -> bool:
-    """Whether a file called dataset.json has the word; what it says is read later."""
-    text = tree.read(name, notes_limit(1 << 20)) or b""
-    if b"\0" in text[:8]:  # UTF-16 or 32, which JSON may be
-        text = text.replace(b"\0", b"")
-    return b'"labels"' in text
+    """Whether a file called dataset.json has the word; what it says is read later. Errors:
+    DataError for one without it that is no JSON: what it said is lost, and not that it said none.
+    """
+    whole = tree.read(name, notes_limit(1 << 20)) or b""
+    wide = b"\0" in whole[:8]  # UTF-16 or 32, which JSON may be
+    text = whole.replace(b"\0", b"") if wide else whole
+    if b'"labels"' in text:
+        return True
+    try:
+        json.loads(whole)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{tree.where(name)} is damaged ({first_line(error, 100)}): it would say of which "
+            "classes the pictures are; bring it back, or remove it to do without"
+        ) from None
+    return False
 
 
 def has_notes(tree: Tree, at: str) -> bool:

@@ -147,19 +147,21 @@ def resize(
         image = np.asarray(Image.fromarray(image).resize((size, size), FILTERS[filter]))
     masks, segmentation = one.masks, one.segmentation
     if masks is not None:
-        masks = _nearest(masks, small)
+        masks = nearest(masks, small)
     if segmentation is not None:
-        segmentation = _nearest(segmentation, small)
+        segmentation = nearest(segmentation, small)
     return replace(one, image=image, masks=masks, segmentation=segmentation)
 
 
-def _nearest(maps: np.ndarray, size: int) -> np.ndarray:
-    """[..., H, W] -> [..., size, size], the pixel in the middle of each."""
+def nearest(maps: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """[..., H, W] -> [..., *size], the pixel in the middle of each; size: height and width, or one
+    number for both."""
     height, width = maps.shape[-2:]
-    if (height, width) == (size, size):
+    high, wide = (size, size) if isinstance(size, int) else size
+    if (height, width) == (high, wide):
         return maps
-    rows = ((np.arange(size) + 0.5) * height / size).astype(np.int64)
-    columns = ((np.arange(size) + 0.5) * width / size).astype(np.int64)
+    rows = ((np.arange(high) + 0.5) * height / high).astype(np.int64)
+    columns = ((np.arange(wide) + 0.5) * width / wide).astype(np.int64)
     return maps[..., rows[:, None], columns]
 
 

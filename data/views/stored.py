@@ -150,6 +150,8 @@ def _stored_names(source: Source) -> list[str]:
 def _rows(names: Sequence[str], stored: Sequence[str], folder: Path) -> np.ndarray:
     row = {name: i for i, name in enumerate(stored)}
     missing = [name for name in names if name not in row]
+    if missing and not stored:
+        raise DataError(f"{folder} has no views of any picture; remove it and make it again")
     if missing:
         raise DataError(
             f"{folder} has no views of {len(missing)} of {len(names)} pictures, {missing[0]} "

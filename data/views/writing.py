@@ -25,18 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data import notes
+from data.notes import COUNT
 from data.readers.lmdb_store import MANIFEST, UNFINISHED, LmdbWriter, env_name, finished_plan
 from data.sources import Source
 from data.views.naming import picture_names
 from storage.errors import DataBusyError, DataDiskError, DataError
 from storage.files import (
-    Damaged,
     locked,
     make_folder,
-    read_json,
     read_object,
     remove,
     reserve,
+    sweep_dead,
     write_bytes,
     write_json,
 )
@@ -105,6 +106,9 @@ class ViewWriter:
                 self._check_overwriting()  # the rest with the first views
             else:
                 self._begin()
+            if self.pixels_path.is_dir():
+                sweep_dead(self.pixels_path, below=True)
+            sweep_dead(self.folder)
             self._stack = self._stack.pop_all()
 
     def __enter__(self) -> ViewWriter:
@@ -412,12 +416,15 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+_PLAN = {"format": str, "k": COUNT, "size": COUNT, "first": COUNT}
+_NOTE = {"plan": _PLAN, "sums": [(COUNT, COUNT)], "names?": [str], "done?": COUNT, "facts?": dict}
+
+
 def read_note(file: Path) -> dict[str, Any] | None:
-    """A note, None if there is none; DataError for a damaged one."""
-    try:
-        value = read_json(file)
-    except Damaged as error:
-        raise DataError(f"{file} cannot be read ({error}); remove its folder") from None
-    if value is None and not file.exists():
-        return None
-    return value if isinstance(value, dict) else {}
+    """A note of views, or of how far they are, None if there is none; DataError for a damaged one.
+    One of views says of which `names`."""
+    form = _NOTE if file.name.startswith("building-") else _NOTE | {"names": [str]}
+    note = notes.read_note(file, form, "remove its folder")
+    if note is not None and note["plan"]["format"] not in FORMATS:
+        raise DataError(f"{file} is damaged (format {note['plan']['format'][:40]!r}); remove it")
+    return note

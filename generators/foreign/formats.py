@@ -47,7 +47,7 @@ FORMATS: dict[str, Format] = {
         "the UNet of a latent-diffusion checkpoint", ("ddpm",), ("res", "config", "weights")
     ),
     "ldm-autoencoder": Format("an autoencoder of latent diffusion", ("autoencoder",)),
-    "omnigan": Format("a checkpoint of omnigan", ("omnigan",), ("config",)),
+    "omnigan": Format("a checkpoint of omnigan", ("omnigan",), ("res", "config")),
     "climategan": Format("a checkpoint of ClimateGAN", ("climategan",), ("config",)),
 }
 _FINDERS: tuple[Callable[[Contents, Asked], Found | None], ...] = (

@@ -1,8 +1,8 @@
 """omnigan's and ClimateGAN's checkpoints (.pth): the generator in them.
 
-A checkpoint is a dict of epoch, step, G, g_opt and, while it trains, C, c_opt, D, d_opt. The
-generator's names stay as they are (`encoder.model.0.conv.weight`, `decoders.d.model...`,
-`decoders.t._model.head_0...`); what its weights show of how it is built is in the config.
+A checkpoint is a dict of epoch, step, G, g_opt and, while it trains, C, c_opt, D, d_opt. An omnigan
+generator's weights get our names (`models.omnigan.names`); what they show of how it is built is in
+the config, and what they do not is as in the original's options of February 2020.
 ClimateGAN is omnigan's successor, of other encoders and decoders, with a painter: another kind.
 """
 
@@ -22,6 +22,7 @@ from generators.foreign.contents import (
     weights_in,
     whole,
 )
+from models.omnigan.names import our_names
 
 _LEFT_OUT = ("D", "C", "d_opt", "c_opt", "g_opt")
 _SPECTRAL = (".weight_bar", ".weight_orig")
@@ -41,14 +42,34 @@ def find(contents: Contents, asked: Asked) -> Found | None:
     kind = "climategan" if climategan else "omnigan"
     net = climategan_arguments(state) if climategan else omnigan_arguments(state)
     left = [name for name in _LEFT_OUT if name in value]
-    notes = (f"left out: {', '.join(left)}",) if left else ()
+    notes: tuple[str, ...] = (f"left out: {', '.join(left)}",) if left else ()
+    asked_encoder = asked.config.get("encoder")
+    if not climategan and net["encoder"]["norm"] == "none" and not asked_encoder:
+        notes += (
+            "whether its encoder has instance normalisation is not in the weights, none is taken: "
+            '--config {"encoder": {"norm": "instance"}} says that it has',
+        )
     provenance = {
         "imported": f"a checkpoint of {'ClimateGAN' if climategan else 'omnigan'}",
         "file": contents.path.name,
         "epoch": whole(value.get("epoch")),
     }
-    config = {"net": {**net, **asked.config}, "step": whole(value.get("step"))}
+    if not climategan:
+        state = our_names(state)
+    config = {
+        "net": _said(net, asked.config), "step": whole(value.get("step")),
+        **({"resolution": list(asked.res[:1]) * 2} if asked.res else {}),
+    }  # fmt: skip
     return Found(kind, kind, state, config, provenance, notes)
+
+
+def _said(net: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights show, with what is asked in its place; of parts, argument by argument."""
+    out = dict(net)
+    for name, value in asked.items():
+        parts = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
+        out[name] = {**out[name], **value} if parts else value
+    return out
 
 
 def _is_climategan(state: Mapping[str, Entry]) -> bool:
@@ -61,13 +82,17 @@ def _tasks(names: Iterable[str]) -> list[str]:
 
 
 def omnigan_arguments(state: Mapping[str, Entry]) -> dict[str, Any]:
-    """{tasks, encoder, and each decoder} of omnigan's generator, as its configuration calls them.
+    """The arguments of `models.omnigan.OmniGenerator` that weights under the original's names show.
 
-    Activation, padding and initialisation are not in the weights. Errors: ValueError for weights
-    that are incomplete.
+    Activations and padding are not in them: they are the original's defaults, by which decoders of
+    tasks end in tanh and condition the translation as they are. Errors: ValueError for weights that
+    are incomplete.
     """
     tasks = _tasks(state)
-    found: dict[str, Any] = {"tasks": tasks, "encoder": _encoder(below(state, "encoder."))}
+    found: dict[str, Any] = {
+        "tasks": "".join(tasks), "encoder": _encoder(below(state, "encoder.")),
+        "condition_on": "raw",
+    }  # fmt: skip
     for task in tasks:
         decoder = below(state, f"decoders.{task}.")
         heads = sorted({name.split(".")[0] for name in decoder})
@@ -77,7 +102,7 @@ def omnigan_arguments(state: Mapping[str, Entry]) -> dict[str, Any]:
         elif "model" in heads:
             found[task] = _decoder(decoder)
         else:  # adaptation: one for real, one for simulated
-            found[task] = {"domains": heads, **_decoder(inner)}
+            found[task] = _decoder(inner)
     return found
 
 
@@ -101,10 +126,11 @@ def _encoder(encoder: Mapping[str, Entry]) -> dict[str, Any]:
     while width < last:
         width, n_downsample = 2 * width, n_downsample + 1
     first = convolutions[0][0]
+    batch = "batch" if any(name.endswith("norm.running_mean") for name in encoder) else None
     return {
         "input_dim": input_dim, "dim": dim, "n_downsample": n_downsample, "n_res": len(residual),
-        "norm": "spectral" if first.endswith(_SPECTRAL) else None,
-        "architecture": "base" if "model.0" in first or "conv2d_init" in first else None,
+        "norm": "spectral" if first.endswith(_SPECTRAL) else batch or "none",
+        "architecture": "munit" if "model.0" in first or "conv2d_init" in first else "deeplabv2",
     }  # fmt: skip
 
 
@@ -118,8 +144,8 @@ def _decoder(decoder: Mapping[str, Entry]) -> dict[str, Any]:
     }
     plain = [size for name, size in convolutions if re.match(r"model\.\d+\.(conv)\.", name)]
     return {
-        "res_dim": convolutions[0][1][1], "n_res": len(residual),
-        "n_upsample": max(0, len(plain) - 1), "output_dim": convolutions[-1][1][0],
+        "n_res": len(residual), "n_upsample": max(0, len(plain) - 1),
+        "output_dim": convolutions[-1][1][0], "activation": "tanh",
     }  # fmt: skip
 
 
@@ -128,17 +154,19 @@ def _translation(decoder: Mapping[str, Entry], heads: list[str]) -> dict[str, An
     shared = heads[0].startswith("_model")
     inner = below(decoder, f"{heads[0]}.")
     if "conv_img.weight" not in inner:
-        return {"use_spade": False, **_decoder(inner)}
+        plain = _decoder(inner)
+        return {"form": "plain", "n_res": plain["n_res"], "n_upsample": plain["n_upsample"]}
     spades = {m[1] for name in inner if (m := re.match(r"up_spades\.(\d+)\.", name))}
-    condition = shape(inner, "head_0.norm_0.mlp_shared.0.weight")
     return {
-        "use_spade": True,
-        "use_bit_conditioning": shared,
-        "cond_nc": condition[1],  # with the two channels of the bit
-        "spade_kernel_size": condition[2],
-        "spade_use_spectral_norm": any(name.endswith(".weight_orig") for name in inner),
-        "spade_n_up": len(spades) + 2,
-        "latent_dim": shape(inner, "head_0.norm_0.mlp_gamma.weight")[0],
+        "form": "spade",
+        "shared": shared,
+        "bits": "flood" if shared else "none",
+        "kernel_size": shape(inner, "head_0.norm_0.mlp_shared.0.weight")[2],
+        "spectral_norm": any(name.endswith(".weight_orig") for name in inner),
+        "param_free_norm": "batch"
+        if any("param_free_norm" in name for name in inner)
+        else "instance",
+        "n_upsample": len(spades) + 2,
     }
 
 

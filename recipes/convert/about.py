@@ -19,7 +19,10 @@ from storage.snapshot import SnapshotFile
 _LONG = 100  # characters of a value
 
 # What takes a snapshot of a kind that does not draw.
-_OTHERS = {"simclr": "TrainSimCLR.py --probe_only, --init_from, imle_lab.load_encoder"}
+_OTHERS = {
+    "simclr": "TrainSimCLR.py --probe_only, --init_from, imle_lab.load_encoder",
+    "omnigan": "imle_lab.load_generator(FILE).draw(1, inputs=PICTURES)",
+}
 
 
 class About(NamedTuple):
@@ -73,7 +76,7 @@ def about(path: Path, asked: Asked) -> About:
 
 def takers(kind: str) -> str:
     """Which commands take a network of a kind, in words."""
-    if kind in KINDS:
+    if kind not in _OTHERS and kind in KINDS:
         return "generate_images.py --net, and what else takes a generator"
     return _OTHERS.get(kind, "no network here takes it yet: its weights and arguments are kept")
 

@@ -15,11 +15,12 @@ from recipes.convert.targets import TARGETS
 from runtime.cli import parse
 from runtime.options import USUAL, Rules, Table, add_options
 from runtime.types import (
-    IntList,
     Switch,
     file_path,
     finite_float,
-    positive_int,
+    levels,
+    list_of,
+    side,
     text,
     text_called,
 )
@@ -39,8 +40,8 @@ SAID: Table = {
     "what a file of others does not say": [
         ("--task", TASKS, None, "of a CAM-Net of the code release or CHIMLE (default: as its "
          "weights show)", USUAL),
-        ("--res", IntList, None, "resolutions: r_0 .. r_L of a CAM-Net, the side of other pictures "
-         "(default: as the file says, or the published)", USUAL),
+        ("--res", list_of(side), None, "resolutions: r_0 .. r_L of a CAM-Net, the side of other "
+         "pictures (default: as the file says, or the published)", USUAL),
         ("--config", file_path, None, "a JSON file with arguments of the original network, for "
          "what its weights do not show, as num_heads (default: none)"),
         ("--weights", ("ema", "last"), "ema", "of latent diffusion the averages of the weights, or "
@@ -53,7 +54,7 @@ PROGRAM: Table = {
     "of --to pt2 and onnx": [
         ("--program", WORDS, None, "what to give out: images or the denoiser of EDM2, features or "
          "the projection of an encoder (default: images or features)", USUAL),
-        ("--steps", positive_int, None, "EDM2: of Heun's method (default: 32)", USUAL),
+        ("--steps", levels, None, "EDM2: of Heun's method (default: 32)", USUAL),
         ("--guide", text_called("FILE|DIR|NAME"), None, "EDM2: the guide, a weaker or an "
          "unconditional network, which the program has in it (default: none)"),
         ("--guidance", finite_float, None, "EDM2: weight of the guidance, GUIDE + W * (NET - "

@@ -59,8 +59,11 @@ class HeldOut:
 
     def __call__(self, net: nn.Module, how: Objective) -> None:
         """Log what `net` loses, as val/...; all ranks call. Errors: UsageError."""
-        if self.images is None:
-            return
+        if self.images is not None:
+            with self.run.spent.on("validation"):
+                self._log(net, how)
+
+    def _log(self, net: nn.Module, how: Objective) -> None:
         figures: dict[str, float] = {}
         if self.args.val_images:
             sums = self._summed(self.args.val_images, lambda rows: losses_at(net, how, rows))

@@ -19,11 +19,15 @@ from recipes.ddpm.presets import PRESETS
 from recipes.words import image_count, period, period_steps
 from runtime.options import ADDED, EXECUTION, LENGTH, USUAL, Rules, Table, tagged
 from runtime.types import (
+    at_once,
+    blocks,
+    count,
     data_set,
     dir_path,
     file_path,
     finite_float,
     integer,
+    levels,
     list_of,
     network,
     nonnegative_float,
@@ -33,7 +37,9 @@ from runtime.types import (
     positive_int,
     probability,
     short_name,
+    side,
     text_called,
+    wide,
 )
 from selection import Picker
 
@@ -51,7 +57,7 @@ OPTIONS: Table = {
          "torchvision:NAME; with --layout a layout set (data/SetupLayoutData.py)", USUAL),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          EXECUTION),
-        ("--res", positive_int, None, "resolution (default: the data's own; 64 for scenes and "
+        ("--res", side, None, "resolution (default: the data's own; 64 for scenes and "
          "layout sets)", USUAL),
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it",
          USUAL),
@@ -75,10 +81,10 @@ OPTIONS: Table = {
          "Stable Diffusion (default: 1 over their standard deviation)", ADDED),
         ("--latents_cache", ("disk", "memory"), "disk", "where latents are kept, encoded once: "
          "below the data directory, or not at all", EXECUTION, ADDED),
-        ("--max_objects", positive_int, 8, "boxes of a picture, the largest of more"),
+        ("--max_objects", count(4096), 8, "boxes of a picture, the largest of more"),
     ],
     "what to train": [
-        ("--channels", positive_int, 128, "channels at full resolution", USUAL),
+        ("--channels", wide, 128, "channels at full resolution", USUAL),
         INIT_FROM,
         ("--freeze", ("none", "base"), "none", "base: train layout attention and task prompts "
          "alone, what a network of --init_from without layouts does not have"),
@@ -95,15 +101,16 @@ OPTIONS: Table = {
         ("--duration", image_count, 102_400_000, "images to train on, 128Ki, 8Mi ...; those only "
          "looked at do not count", EXECUTION, LENGTH, USUAL),
         ("--epochs", positive_int, None, "--duration in passes over the data", EXECUTION, USUAL),
-        ("--bs", positive_int, 128, "images of a step, over all GPUs", USUAL),
-        ("--bs_gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share", USUAL),
+        ("--bs", at_once, 128, "images of a step, over all GPUs", USUAL),
+        ("--bs_gpu", count(1 << 24, 0), 0, "images a GPU takes at once; 0: all of its share",
+         USUAL),
         ("--lr", positive_float, 2e-4, "learning rate of Adam", USUAL),
     ],
     "validation": [
-        ("--val_images", nonnegative_int, 0, "held-out pictures whose loss, at the same steps and "
+        ("--val_images", count(1 << 24, 0), 0, "held-out pictures whose loss, at the same steps and "
          "noise every time, is logged at every snapshot as val/..; 0: none", EXECUTION, ADDED,
          USUAL),
-        ("--bits_per_dim", nonnegative_int, 0, "held-out pictures whose bits a dimension are "
+        ("--bits_per_dim", count(1 << 24, 0), 0, "held-out pictures whose bits a dimension are "
          "logged there, by as many evaluations each as there are --timesteps; 0: none", EXECUTION,
          ADDED),
         ("--data_val", data_set, None, "where they are from (default: split val of --data, else "
@@ -115,9 +122,9 @@ OPTIONS: Table = {
          EXECUTION, USUAL),
         ("--snapshot_epochs", positive_int, None, "the same in passes over the data (default: by "
          "--snapshot_every)", EXECUTION),
-        ("--sample_images", nonnegative_int, 16, "in the pictures of every snapshot; 0: none",
+        ("--sample_images", count(10_000, 0), 16, "in the pictures of every snapshot; 0: none",
          EXECUTION, USUAL),
-        ("--sample_steps", positive_int, 50, "steps of their sampler", EXECUTION),
+        ("--sample_steps", levels, 50, "steps of their sampler", EXECUTION),
         ("--sampler", tuple(SAMPLERS), "ddim", "their sampler", EXECUTION),
         ("--spacing", SPACINGS, "trailing", "which steps it visits", EXECUTION),
         ("--eta", nonnegative_float, 0.0, "noise that ddim adds: 0 none, 1 as much as ddpm",
@@ -125,17 +132,17 @@ OPTIONS: Table = {
         ("--guidance", finite_float, 1.0, "weight of classifier-free guidance; 1: none", EXECUTION),
         ("--clip", CLIPS, "unit", "of predicted clean images while sampling: to [-1, 1], by their "
          "0.9 quantile, or not", EXECUTION),
-        ("--frames", positive_int, 8, "of a history from noise to picture", EXECUTION),
+        ("--frames", levels, 8, "of a history from noise to picture", EXECUTION),
         ("--suffix", short_name, None, "appended to the run's name"),
     ],
     "network": [
         ("--channel_mult", list_of(positive_float), [1.0, 2.0, 2.0, 2.0], "channels of each "
          "resolution over --channels"),
-        ("--num_blocks", positive_int, 2, "blocks at each resolution"),
+        ("--num_blocks", blocks, 2, "blocks at each resolution"),
         ("--attn_factors", list_of(positive_int, empty_word="none"), [2], "with attention, by how "
          "many times smaller than the picture"),
-        ("--num_heads", positive_int, 1, "heads of an attention"),
-        ("--channels_per_head", positive_int, None, "channels of a head, instead of --num_heads "
+        ("--num_heads", wide, 1, "heads of an attention"),
+        ("--channels_per_head", wide, None, "channels of a head, instead of --num_heads "
          "(default: by --num_heads)"),
         ("--scale_shift", bool, False, "time scales and shifts normalised activations, instead of "
          "being added"),
@@ -146,7 +153,7 @@ OPTIONS: Table = {
          "background averaged in; or all of the picture"),
         ("--layout_factors", list_of(positive_int), [2, 4], "with layout attention, as "
          "--attn_factors"),
-        ("--layout_dim", positive_int, 128, "numbers of a class's embedding"),
+        ("--layout_dim", wide, 128, "numbers of a class's embedding"),
         ("--res_block", text_called("NAME"), "ResBlock", "class of residual blocks, of "
          "models/ddpm/registry.py or of --blocks"),
         ("--attn_block", text_called("NAME"), "AttentionBlock", "class of attention, or none"),
@@ -161,7 +168,7 @@ OPTIONS: Table = {
         ("--bench", bool, True, "let cuDNN choose its algorithms by trying", EXECUTION),
     ],
     "diffusion": [
-        ("--timesteps", positive_int, 1000, "steps T of the diffusion"),
+        ("--timesteps", count(1 << 17), 1000, "steps T of the diffusion"),
         ("--schedule", SCHEDULES, "linear", "betas: DDPM's linear, improved DDPM's cosine, or by "
          "latent-diffusion's names (its linear is linear in sqrt(beta))"),
         ("--beta_start", number(0, 1, lo_open=True, hi_open=True), 1e-4, "first beta of ldm-"),

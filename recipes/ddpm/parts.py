@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +30,16 @@ from generators.ddpm import DDPM, KIND
 from generators.door import open_generator
 from models.ddpm import ConditionBlock, EmbedBlock, UNet
 from models.ddpm.pretrained import adapters, base_names, freeze
-from recipes import batches, initial
+from recipes import batches, initial, room
 from recipes.ddpm import founding
-from recipes.ddpm.options import LDM, check_shares, clip_of, gaussian, gaussian_config
+from recipes.ddpm.options import (
+    LDM,
+    OPTIONS,
+    check_shares,
+    clip_of,
+    gaussian,
+    gaussian_config,
+)
 from recipes.ddpm.step import Objective, Rows
 from recipes.edm2.parts import choose_conditioning
 from recipes.known import inputs_of
@@ -260,7 +268,10 @@ def network(args: Namespace, run: Run, images: Images, encoder: Encoder) -> nn.M
         if args.denoiser:
             net = own_network(args.denoiser, channels, out)
         else:
-            net = UNet(channels, out, blocks=own_blocks(args.blocks), **_unet(args, images))
+            own, given = own_blocks(args.blocks), _unet(args, images)
+            make = partial(UNet, channels, out, blocks=own, **given)
+            sizes = ("channels", "channel_mult", "num_blocks", "layout_dim")
+            net = make() if own else room.network(make, run.device, args, OPTIONS, sizes)
     except ValueError as error:
         raise UsageError(str(error)) from None
     layout = torch.channels_last if args.channels_last else torch.contiguous_format

@@ -11,19 +11,24 @@ from recipes.command import INIT_FROM, read_options
 from recipes.words import image_count, period, period_steps
 from runtime.options import EXECUTION, LENGTH, OTHER_WORD, USUAL, Rules, Table, also, tagged, was
 from runtime.types import (
-    IntList,
+    at_once,
+    blocks,
+    classes,
+    count,
     data_set,
     dir_path,
+    levels,
     list_of,
     network,
     nonnegative_float,
-    nonnegative_int,
     number,
     positive_float,
     positive_int,
     probability,
     short_name,
+    side,
     text_called,
+    wide,
 )
 from selection import METHODS, Picker
 
@@ -166,7 +171,7 @@ OPTIONS: Table = {
          EXECUTION, OTHER_WORD),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          EXECUTION),
-        ("--res", positive_int, None, "resolution (default: the data's own; 64 for scenes)",
+        ("--res", side, None, "resolution (default: the data's own; 64 for scenes)",
          USUAL),
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it",
          USUAL),
@@ -174,10 +179,10 @@ OPTIONS: Table = {
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", EXECUTION),
         ("--cond", bool, None, "condition on the class (default: where the data has classes)",
          USUAL),
-        ("--label_dim", positive_int, None, "width of the one-hot label (default: the classes)"),
+        ("--label_dim", classes, None, "width of the one-hot label (default: the classes)"),
     ],
     "what to train": [
-        ("--channels", positive_int, 192, "channels at full resolution", USUAL),
+        ("--channels", wide, 192, "channels at full resolution", USUAL),
         INIT_FROM,
         ("--dry-run", DryRunAction, False, "print the options and exit", EXECUTION),
     ],
@@ -185,9 +190,9 @@ OPTIONS: Table = {
         ("--duration", image_count, 2048 * 2**20, "images to train on, 128Ki, 8Mi ...; those only "
          "looked at do not count, so that --filt 0.8 takes five times the steps", EXECUTION, LENGTH,
           USUAL),
-        ("--bs", positive_int, 2048, "images of a step, over all GPUs: the super-batch", USUAL,
+        ("--bs", at_once, 2048, "images of a step, over all GPUs: the super-batch", USUAL,
          was("--batch")),
-        ("--bs_gpu", nonnegative_int, 0, "images a GPU takes at once; 0: all of its share", USUAL,
+        ("--bs_gpu", count(1 << 24, 0), 0, "images a GPU takes at once; 0: all of its share", USUAL,
          was("--batch-gpu")),
         ("--lr", positive_float, 0.01, "peak learning rate of Adam", USUAL),
     ],
@@ -195,9 +200,9 @@ OPTIONS: Table = {
     "output": [
         ("--snapshot_every", period, "4096", "steps between snapshots, or images: 128Ki, 8Mi; up "
          "to step 1000 four times as often", EXECUTION, USUAL, was("--snapshot")),
-        ("--sample_images", nonnegative_int, 16, "in the grid of every snapshot; 0: no grid",
+        ("--sample_images", count(10_000, 0), 16, "in the grid of every snapshot; 0: no grid",
          EXECUTION, USUAL),
-        ("--sample_steps", positive_int, 18, "Heun steps", EXECUTION),
+        ("--sample_steps", levels, 18, "Heun steps", EXECUTION),
         ("--sample_guidance", positive_float, 2.0, "weight, with --guide", EXECUTION),
         ("--vae", text_called("DIR|NAME"), None, "latents: the VAE that decodes samples "
          "(default: none, and no grids)", EXECUTION),
@@ -208,10 +213,11 @@ OPTIONS: Table = {
          OTHER_WORD),
     ],
     "network": [
-        ("--channel_mult", IntList, [1, 2, 3, 4], "channels of each resolution over --channels"),
-        ("--num_blocks", positive_int, 3, "blocks at each resolution"),
+        ("--channel_mult", list_of(count(1024)), [1, 2, 3, 4], "channels of each resolution over "
+         "--channels"),
+        ("--num_blocks", blocks, 3, "blocks at each resolution"),
         ("--attn_resolutions", list_of(positive_int, empty_word="none"), [16, 8], "with attention"),
-        ("--channels_per_head", positive_int, 64, "channels of an attention head"),
+        ("--channels_per_head", wide, 64, "channels of an attention head"),
         ("--dropout", probability, 0.0, "probability of dropping an activation"),
         ("--fp16", bool, None, "True: --precision fp16, False: --precision fp32", EXECUTION,
          OTHER_WORD),
@@ -250,7 +256,7 @@ OPTIONS: Table = {
         ("--select_scope", ("global", "rank"), "global", "draw from the whole super-batch, or per "
          "GPU and round of --bs_gpu as Autoguided does"),
         ("--unpaired", bool, False, "another sigma and noise for the reference, as Autoguided"),
-        ("--ref_channels", positive_int, None, "channels that the reference must have (default: "
+        ("--ref_channels", wide, None, "channels that the reference must have (default: "
          "any)"),
     ],
 }

@@ -1,6 +1,7 @@
 """train_edm2.py's options -> data, network, optimizer, averages, snapshots."""
 
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from diffusion import EDM2Loss, Precond, selection_lr
 from diffusion.encoders import Encoder, make_encoder
 from generators.door import open_generator
 from generators.edm2 import EDM2
-from recipes import batches
+from recipes import batches, room
 from recipes.edm2 import validation
-from recipes.edm2.options import check_shares, mini_batch
+from recipes.edm2.options import OPTIONS, check_shares, mini_batch
 from recipes.edm2.step import Objective
 from recipes.known import inputs_of
 from recipes.take import take
@@ -86,18 +87,23 @@ def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond,
             f"--vae {args.vae}: {images.source.name} has pixels, which need no decoder"
         )
     encoder = make_encoder({"name": kind}, vae=args.vae)
+    make = partial(
+        take,
+        Precond,
+        args,
+        img_resolution=images.resolution,
+        img_channels=encoder.latent_channels(images.channels),
+        label_dim=label_dim,
+        use_fp16=run.precision.name != "fp32",
+        model_channels=args.channels,
+    )
     try:
-        net = take(
-            Precond,
-            args,
-            img_resolution=images.resolution,
-            img_channels=encoder.latent_channels(images.channels),
-            label_dim=label_dim,
-            use_fp16=run.precision.name != "fp32",
-            model_channels=args.channels,
-        )
+        sizes = ("channels", "channel_mult", "num_blocks", "label_dim")
+        net = room.network(make, run.device, args, OPTIONS, sizes)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    rows, first = shares(args, run.world_size)[1], net.img_resolution**2 * args.channels
+    room.batch(rows, first, run.device, args, OPTIONS, ("batch", "batch_gpu", "channels", "res"))
     if kind != "rgb" and args.vae is not None and args.sample_images and run.is_main:
         encoder.decode(torch.zeros(1, net.img_channels, 1, 1))  # fails now, not at the first grid
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
@@ -190,14 +196,16 @@ def look(
     decodes = encoder.config["name"] == "rgb" or args.vae is not None
     if not (run.is_main and args.sample_images and decodes):
         return
-    found = validation.samples(
-        net, guide, encoder, count=args.sample_images, steps=args.sample_steps,
-        weight=args.sample_guidance, device=run.device, each=run.phase("samples", together=False),
-    )  # fmt: skip
-    for name, pictures in found.items():
-        weight = args.sample_guidance if name == "guided" else None
-        words = validation.captions(len(pictures), net.label_dim, classes, weight)
-        run.sample_grid(name, pictures, max(1, round(args.sample_images**0.5)), words)
+    each = run.phase("samples", together=False)
+    with run.spent.on("validation"):
+        found = validation.samples(
+            net, guide, encoder, count=args.sample_images, steps=args.sample_steps,
+            weight=args.sample_guidance, device=run.device, each=each,
+        )  # fmt: skip
+        for name, pictures in found.items():
+            weight = args.sample_guidance if name == "guided" else None
+            words = validation.captions(len(pictures), net.label_dim, classes, weight)
+            run.sample_grid(name, pictures, max(1, round(args.sample_images**0.5)), words)
 
 
 def learning_rate(

@@ -28,16 +28,19 @@ from runtime.options import (
 )
 from runtime.types import (
     GpuList,
+    at_once,
     called,
     data_set,
     dir_path,
     file_path,
     finite_float,
+    first_number,
+    levels,
     list_of,
+    many,
     nonnegative_float,
     nonnegative_int,
     positive_float,
-    positive_int,
     probability,
     text_called,
 )
@@ -136,14 +139,14 @@ OPTIONS: Table = {
          "smaller, by seed", IMLE, DDPM, USUAL),
         ("--data_path", dir_path, None, "IMLE, DDPM: where data sets are stored (default: the data "
          "directory)", IMLE, DDPM),
-        ("--num_images", positive_int, 10, "IMLE: inputs, evenly spaced; or rows of the grid",
+        ("--num_images", many, 10, "IMLE: inputs, evenly spaced; or rows of the grid",
          IMLE, USUAL),
-        ("--samples", positive_int, 6, "IMLE: samples for each input", IMLE, USUAL),
+        ("--samples", many, 6, "IMLE: samples for each input", IMLE, USUAL),
         ("--seed", nonnegative_int, 0, "IMLE: random seed of the codes and corruptions", IMLE,
          USUAL),
         ("--consistency", CONSISTENCY, None, "IMLE with an input: project: pictures agree with it "
          "when reduced and corrupted again (default: as the network was trained)", IMLE),
-        ("--first", nonnegative_int, 0, "IMLE: number of the first sample, to draw more another "
+        ("--first", first_number, 0, "IMLE: number of the first sample, to draw more another "
          "time", IMLE),
     ],
     "output": [
@@ -166,7 +169,7 @@ OPTIONS: Table = {
     "what it runs on": [
         ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)", USUAL,
          also("--device")),
-        ("--batch", positive_int, 32, "images drawn at a time on each GPU", USUAL),
+        ("--batch", at_once, 32, "images drawn at a time on each GPU", USUAL),
         ("--precision", ("auto", "fp32", "bf16", "fp16"), None, "number format of the network "
          "(default: fp32; EDM2 fp16 on a GPU if it was trained so)"),
         ("--compile", bool, False, "EDM2, DDPM: torch.compile the networks", EDM2, DDPM),
@@ -193,7 +196,7 @@ OPTIONS: Table = {
          "that the network was made of; it is run (default: none)", DDPM),
     ],
     "sampler of EDM2": [
-        ("--steps", positive_int, 32, "of Heun's method, or of DDPM's sampler", EDM2, DDPM,
+        ("--steps", levels, 32, "of Heun's method, or of DDPM's sampler", EDM2, DDPM,
          SAMPLER, USUAL),
         ("--guidance_interval", list_of(level), None, "LO HI: guide where LO < sigma <= HI only "
          "(default: everywhere)", EDM2, DDPM),

@@ -12,12 +12,14 @@ from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
 from runtime.options import ADDED, EXECUTION, LENGTH, NO_EFFECT, USUAL, Rules, Table, tagged, was
 from runtime.types import (
-    IntList,
+    at_once,
+    count,
     data_set,
     dir_path,
     file_path,
     integer,
     list_of,
+    many,
     nonnegative_float,
     nonnegative_int,
     number,
@@ -26,8 +28,10 @@ from runtime.types import (
     positive_int,
     probability,
     short_name,
+    side,
     text_called,
     wandb_id,
+    wide,
 )
 
 # What our networks have beyond the originals': docs/imle.md, "What the input says".
@@ -123,8 +127,8 @@ OPTIONS: Table = {
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          OUTER, EXECUTION),
         ("--cv_frac", probability, 0.1, "slice of the train images that cv holds out", OUTER),
-        ("--res", IntList, [64, 64, 64, 64, 128], "resolutions of the input and of each level; "
-         "each equals or doubles the last", NETWORK, USUAL),
+        ("--res", list_of(side), [64, 64, 64, 64, 128], "resolutions of the input and of each "
+         "level; each equals or doubles the last", NETWORK, USUAL),
         ("--crop", ("squash", "center"), "squash", "how pictures that are not square become it",
          OUTER, USUAL),
         ("--flip", probability, 0.5, "probability of a horizontal flip"),
@@ -135,7 +139,7 @@ OPTIONS: Table = {
          "averaged; 0: off", CORRUPTION, USUAL),
         ("--mask_frac", probability, 0.0, "fraction of the input's cells masked", CORRUPTION,
          USUAL),
-        ("--mask_res", positive_int, 8, "cells along a side of the masking grid", CORRUPTION),
+        ("--mask_res", side, 8, "cells along a side of the masking grid", CORRUPTION),
         ("--fill", ("color", "zero"), "zero", "what masked cells show", CORRUPTION),
         ("--unconditional", bool, False, "no input: a StyleGAN-like generator at the last --res",
          USUAL),
@@ -151,15 +155,15 @@ OPTIONS: Table = {
         ("--subsample_size", integer(1, 10**7), None, "images in an outer loop (default: all)",
          USUAL),
         ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together", USUAL),
-        ("--bs_gpu", positive_int, 8, "images a GPU takes at once; gradients add up to --bs",
+        ("--bs_gpu", count(10**6), 8, "images a GPU takes at once; gradients add up to --bs",
          USUAL, was("--mini_bs")),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
         ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
          OUTER, EXECUTION),
     ],
     "validation": [
-        ("--num_val_images", positive_int, 10, "validation images, evenly spaced", OUTER, USUAL),
-        ("--samples", positive_int, 6, "samples per validation image, showing the model's "
+        ("--num_val_images", many, 10, "validation images, evenly spaced", OUTER, USUAL),
+        ("--samples", count(10_000), 6, "samples per validation image, showing the model's "
          "diversity", OUTER, EXECUTION, USUAL, was("--spi")),
         *measuring.rows(OUTER),
     ],
@@ -175,9 +179,10 @@ OPTIONS: Table = {
     "search for codes": [
         ("--ns", list_of(integer(1, 10**6)), [128], "candidate codes an image, one number or one a"
          " level", USUAL),
-        ("--sp", IntList, [128], "candidates evaluated in parallel, one number or one a level",
+        ("--sp", list_of(at_once), [128], "candidates evaluated in parallel, one number or one a "
+         "level",
          EXECUTION),
-        ("--code_bs", positive_int, 2, "images a GPU searches in parallel", EXECUTION),
+        ("--code_bs", count(10**6), 2, "images a GPU searches in parallel", EXECUTION),
         ("--cells", list_of(integer(0, 1024)), None, "cells along a side of a grid: each takes the "
          "spatial noise of the candidate that is best there, in a second search behind that of "
          "--ns; one number or one a level; 0: whole pictures only (default: 0)", USUAL),
@@ -199,27 +204,28 @@ OPTIONS: Table = {
         ("--adaptive_compat", bool, False, "solved: measured by the code before, as the code "
          "release has it", ADDED),
         ("--sample_method", ("normal", "mixture"), "normal", "distribution of the codes", CODES),
-        ("--num_components", positive_int, 5, "components of the mixture", CODES),
+        ("--num_components", count(1 << 16), 5, "components of the mixture", CODES),
         ("--proj_dim", integer(0, 10**5), 0, "search in LPIPS features projected to so many "
          "dimensions (1000 in the CIMLE refactoring, to no effect); 0: search in the loss "
          "itself, unconditional: in the pixel MSE", OUTER),
         ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16: losses in bf16, those "
          "of the best few again in fp32; auto: on GPUs that have bf16"),
-        ("--rescore", positive_int, 4, "how many are the best few"),
+        ("--rescore", count(10**6), 4, "how many are the best few"),
         ("--pool_size", integer(1, 10**8), 4096, "unconditional: samples all images choose from",
          OUTER),
     ],
     "network": [
-        ("--code_nc", positive_int, 5, "spatial noise channels of a code", NETWORK),
-        ("--in_nc", positive_int, 3, "input channels, always three", NETWORK),
-        ("--out_nc", positive_int, 3, "output channels, equal to --in_nc", NETWORK),
-        ("--map_nc", positive_int, 128, "entries of a code that go through the mapping net",
+        ("--code_nc", wide, 5, "spatial noise channels of a code", NETWORK),
+        ("--in_nc", wide, 3, "input channels, always three", NETWORK),
+        ("--out_nc", wide, 3, "output channels, equal to --in_nc", NETWORK),
+        ("--map_nc", wide, 128, "entries of a code that go through the mapping net",
          NETWORK),
-        ("--latent_nc", positive_int, 512, "width of the mapping net", NETWORK),
-        ("--resid_nc", IntList, [128, 64, 64, 64], "residual channels of each level", NETWORK),
-        ("--dense_nc", IntList, [256, 192, 128, 64], "dense channels of each level", NETWORK),
-        ("--n_blocks", positive_int, 6, "RRDB blocks in a level", NETWORK),
-        ("--max_nc", positive_int, 128, "unconditional: channels of the coarse resolutions", OUTER),
+        ("--latent_nc", wide, 512, "width of the mapping net", NETWORK),
+        ("--resid_nc", list_of(wide), [128, 64, 64, 64], "residual channels of each level",
+         NETWORK),
+        ("--dense_nc", list_of(wide), [256, 192, 128, 64], "dense channels of each level", NETWORK),
+        ("--n_blocks", count(256), 6, "RRDB blocks in a level", NETWORK),
+        ("--max_nc", wide, 128, "unconditional: channels of the coarse resolutions", OUTER),
         ("--act_type", ("leakyrelu",), "leakyrelu", "activation", NETWORK),
         ("--init_type", ("kaiming", "normal"), "kaiming", "distribution of the initial weights",
          NETWORK),

@@ -3,6 +3,7 @@
 import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +37,7 @@ from imle import (
 from imle.losses import LossTarget
 from imle.rejection import parse as rejection_of
 from imle.targets import TargetCache
-from recipes import initial
+from recipes import initial, room
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
 from recipes.known import inputs_of
@@ -122,7 +123,13 @@ def kind(args: Namespace) -> str:
 
 def network(args: Namespace, device: torch.device) -> Generator:
     """A CAM-Net, or a StyleGAN-like generator without input; new weights from torch's stream."""
-    net: Generator = _unconditional(args) if args.unconditional else take(CAMNet, args)
+    make: Callable[[], Generator] = partial(_unconditional, args)
+    if not args.unconditional:
+        make = partial(take, CAMNet, args)
+    sizes = ("resid_nc", "dense_nc", "n_blocks", "latent_nc", "map_nc", "code_nc", "max_nc")
+    net: Generator = room.network(make, device, args, OPTIONS, sizes)
+    first = args.res[-1] ** 2 * (args.max_nc if args.unconditional else args.resid_nc[-1])
+    room.batch(min(args.bs, args.mini_bs), first, device, args, OPTIONS, ("mini_bs", "res"))
     return net.to(device).to(memory_format=layout(args))
 
 

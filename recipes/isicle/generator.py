@@ -14,6 +14,7 @@ from imle import CAMNet, CodeGenerator, Corruption
 from recipes.imle import parts
 from recipes.imle.step import imle_gradients
 from recipes.isicle.options import idle_options, imle_options
+from recipes.metrics.during import During
 from runtime.run import Run
 from storage.errors import UsageError
 
@@ -55,6 +56,7 @@ class Joint:
         self.ema = parts.average(own, net)
         pyramid = Pyramid(pictures, net.res, crop="center", cache="memory")
         self.loader = parts.loader(own, run, pyramid, net, corruption, z_gen, self.loss_fn)
+        self.pictures = pictures
         self.config = {
             "net": net.config, "codes": mixing, "corruption": noise, "crop": "center"
         }  # fmt: skip
@@ -73,10 +75,16 @@ class Joint:
             "generator_loader": self.loader,
         }
 
-    def begin(self, sampler: Sampler, steps: int) -> None:
+    def measuring(self, args: Namespace, run: Run, held: Source | None) -> During:
+        """Figures of the generator while it trains, every so many of its own steps, from pictures
+        held out where there are some. Errors, before training: UsageError."""
+        inputs = self.pictures if held is None else held
+        return During(args, run, self.pictures, res=self.net.res[-1], crop="center", inputs=inputs)
+
+    def begin(self, run: Run, sampler: Sampler, steps: int) -> None:
         """After run.restore. steps: of the generator, which its schedule is over."""
         self._factor = parts.lr_factor(self.own, steps)
-        self._batches = self.loader.forever()
+        self._batches = run.spent.waits(self.loader.forever())
         sampler.update(self.ema.module)
 
     def phase_is_over(self, number: int) -> bool:
@@ -95,6 +103,7 @@ class Joint:
             found = self.loader.last_search
             run.log(**{f"imle/{name}": value for name, value in found.figures().items()})
             run.log(**{"time/search_s": found.seconds})
+            run.spent.add("data", -found.seconds)
         rate = self._factor(number)
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * rate

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from data.views.generated import MODES, fraction
+from recipes import measuring
 from recipes.command import read_options
 from recipes.imle import options as imle
 from recipes.simclr import options as simclr
@@ -25,7 +26,13 @@ from runtime.options import (
     spellings,
     tagged,
 )
-from runtime.types import dir_path, nonnegative_int, positive_int, text_called
+from runtime.types import (
+    count,
+    dir_path,
+    nonnegative_int,
+    positive_int,
+    text_called,
+)
 
 TINY_IMLE = (
     "--preset smoke --res 8 16 --resid_nc 6 --dense_nc 4 --map_nc 4 --latent_nc 8 --bs 4 "
@@ -64,7 +71,7 @@ PAIRS: Table = {
          "probability --f; multi: one is real, --num_synth are not", USUAL),
         ("--f", text_called("FLOAT|FLOAT:FLOAT"), None, "of mixed: a share, or START:END over the "
          "epochs (default: 0.5)", USUAL),
-        ("--num_synth", positive_int, 2, "synthetic views of multi"),
+        ("--num_synth", count(1024), 2, "synthetic views of multi"),
         ("--reduce", ("out", "in"), "out", "of multi: where the loss sums over positives"),
         ("--augs", AUGS, None, "on top of all views (default: full, as --unreal_augs says)"),
         ("--domain_bn", bool, False, "batch norms of their own for synthetic views; figures and "
@@ -77,7 +84,7 @@ PAIRS: Table = {
          "none)", USUAL),
         ("--refresh", nonnegative_int, 0, "draw --k views a picture every so many epochs; 0: draw "
          "in every step"),
-        ("--k", positive_int, 4, "views a picture of --refresh"),
+        ("--k", count(10_000), 4, "views a picture of --refresh"),
         ("--joint", nonnegative_int, 0, "train the generator before every so many epochs; 0: "
          "do not", USUAL),
         ("--joint_steps", positive_int, None, "instead of --joint: so many epochs that it is about "
@@ -89,7 +96,7 @@ PAIRS: Table = {
          "and its corruption's"),
     ],
 }  # fmt: skip
-OPTIONS: Table = merged(simclr.OPTIONS, PAIRS, GENERATOR)
+OPTIONS: Table = merged(simclr.OPTIONS, PAIRS, GENERATOR, {"validation": measuring.rows()})
 
 # Options of TrainGeneratorWandB.py that --imle does not take: this run's own hold for the generator
 # too, or they have no influence on it here. And those that are as a --net has them.
@@ -135,8 +142,9 @@ def _check_pair(args: Namespace) -> None:
 def _check_source(args: Namespace) -> None:
     rules = Rules(args, OPTIONS, PRESETS)
     joint = bool(args.joint or args.joint_steps)
-    for name in ("imle_steps", "imle"):
+    for name in ("imle_steps", "imle", "metrics_every"):
         rules.belongs(name, "--joint", joint)
+    measuring.check(args, rules)
     for name in set(names_of(GENERATOR)) - set(tagged(GENERATOR, DRAWING)):
         rules.belongs(name, "synthetic views", args.pair != "real-real")
     if args.joint or args.cache or args.pair == "real-real":

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from evaluation.features import gather_rows
+from evaluation.features import fingerprint, gather_rows
 from evaluation.intervals import Interval, mean_interval
+from evaluation.replicates import Replicates
 from evaluation.samples import (
     best_of_k,
     distance_to_target,
@@ -30,7 +31,7 @@ LARGEST_PSNR = 100.0  # dB; two equal pictures have inf, and so would the mean o
 
 class Figure(NamedTuple):
     """A value with its 95 % interval, of n. less: whether less is better, None: neither.
-    more: what else belongs to it, JSON values."""
+    more: what else belongs to it, JSON values. replicates: what the interval is made of."""
 
     value: float
     low: float | None
@@ -38,6 +39,7 @@ class Figure(NamedTuple):
     n: int
     less: bool | None
     more: dict[str, Any]
+    replicates: Replicates | None = None
 
 
 class Conditional:
@@ -61,6 +63,7 @@ class Conditional:
             made = perceptual_loss(args.lpips, args.lpips_path, alpha=0.0)
             assert isinstance(made, ResolutionLoss)
             self._distance, self.name = made.to(device), made.name
+            self._content = fingerprint(made)
 
     def __call__(self, batch: Batch) -> None:
         """All samples of the inputs in a batch."""
@@ -113,12 +116,16 @@ class Conditional:
             if name.startswith("fwv"):
                 more["form"] = fwv_form([float(name[4:])])
                 more["distance"] = self.name
+            if self._distance is not None and not name.endswith(("psnr", "ssim")):
+                more["lpips_sha256"] = self._content
+            if name.endswith("psnr"):
+                more["at_most"] = LARGEST_PSNR
             less = None if name == "diversity" else "lpips" in name
             known = len(values) > 1
             label = f"{self.name}_diversity" if name == "diversity" else name
             found[label] = Figure(
                 mean.mean, mean.low if known else None, mean.high if known else None,
-                len(values), less, more,
+                len(values), less, more, Replicates("means", values) if known else None,
             )  # fmt: skip
         return found
 

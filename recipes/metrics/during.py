@@ -41,7 +41,8 @@ from storage.errors import UsageError
 from storage.snapshot import Snapshot
 
 MOST = 50_000  # pictures of the training set that samples are compared with
-_ELSEWHERE = frozenset(("fdr", "fld", "memorisation", "top"))  # of what training does not have
+# Of what training does not have.
+_ELSEWHERE = frozenset(("fdr", "fld", "memorisation", "scenefid", "top"))
 
 
 class During:
@@ -119,6 +120,10 @@ class During:
 
         kind, config: as its snapshot would have them. Errors: UsageError, NonFiniteError.
         """
+        with self.run.spent.on("validation"):
+            self._measure(net, kind, config)
+
+    def _measure(self, net: nn.Module, kind: str, config: Mapping[str, Any]) -> None:
         device = self.run.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             state = {k: v.detach().cpu() for k, v in net.state_dict().items()}

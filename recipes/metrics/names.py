@@ -11,8 +11,9 @@ from evaluation.extractors import KINDS, NAMED
 OF_FEATURES = ("fd", "kid", "prdc", "fld", "memorisation", "modes", "fdr")
 OF_MOMENTS = ("fd", "fdr")  # of these what needs no features of the reference
 OF_LOGITS = ("is",)
+OF_CROPS = ("scenefid",)  # of boxes, embedded apart
 CONDITIONAL = frozenset(("lpips", "fwv", "psnr", "ssim"))
-MEASURES = (*OF_FEATURES, *OF_LOGITS, "top", *sorted(CONDITIONAL))
+MEASURES = (*OF_FEATURES, *OF_LOGITS, *OF_CROPS, "top", *sorted(CONDITIONAL))
 _KINDS = [kind for kind in KINDS if kind not in NAMED]
 
 

@@ -12,7 +12,7 @@ from evaluation.extractors.resizing import POLICIES
 from recipes.generate.options import OPTIONS as GENERATE
 from recipes.generate.options import SAMPLER
 from recipes.measuring import WeightsList
-from recipes.metrics.names import CONDITIONAL, by_classifier, metrics_of, words_of
+from recipes.metrics.names import CONDITIONAL, OF_CROPS, by_classifier, metrics_of, words_of
 from recipes.words import seed_range
 from runtime.cli import parse
 from runtime.options import (
@@ -30,14 +30,18 @@ from runtime.options import (
 from runtime.types import (
     GpuList,
     ListAction,
+    at_once,
+    count,
     data_set,
     dir_path,
     file_path,
     integer,
     list_of,
+    many,
     nonnegative_int,
     number,
-    positive_int,
+    sets,
+    side,
     text_called,
 )
 
@@ -99,7 +103,8 @@ WHAT: Table = {
     "what to measure": [
         ("--metrics", list_of(text_called("NAME")), ["fid", "fd_dinov2"], "fid, and of any "
          "extractor fd, kid, prdc, is, fld, memorisation, modes, fdr; top (accuracy of "
-         "--classifier); of CAM-Nets lpips, fwv, psnr, ssim; kid_dinov2: of that extractor alone",
+         "--classifier); of CAM-Nets lpips, fwv, psnr, ssim; of networks with boxes scenefid; "
+         "kid_dinov2: of that extractor alone",
          USUAL),
         ("--extractor", ExtractorList, ["inception"], "networks for metrics that "
          "name none: inception, dinov2 (ViT-L/14), dinov2_vitb14, simclr:RUN, torchvision:NAME, "
@@ -122,19 +127,19 @@ REFERENCE: Table = {
          "timm:NAME, file:PROGRAM, with --weights WORD=FILE (default: modes are clusters)"),
         ("--label_order", file_path, None, "a text file with the classifier's class for each class "
          "of the data, in order (default: the same order)"),
-        ("--clusters", positive_int, 100, "of the reference's features, for modes"),
-        ("--nearest", positive_int, 5, "neighbours of prdc: 5 as Naeem et al. 2020, 3 as "
+        ("--clusters", count(10**6), 100, "of the reference's features, for modes"),
+        ("--nearest", count(10**5), 5, "neighbours of prdc: 5 as Naeem et al. 2020, 3 as "
          "Kynkaanniemi et al. 2019"),
-        ("--bootstrap", integer(0), None, "resamples for intervals of Frechet distances; 0: none "
-         "(default: 100 where that is quick)"),
+        ("--bootstrap", integer(0), None, "resamples for intervals; 0: no intervals (default: "
+         "100; of Frechet distances that are long to make, 20 groups left out in turn)"),
     ],
 }
 READING: Table = {
     "which images": [
-        ("--num", positive_int, 50_000, "so many: of a set that has more, a part drawn by --seed; "
+        ("--num", sets, 50_000, "so many: of a set that has more, a part drawn by --seed; "
          "one that has fewer is refused", USUAL),
         ("--seed", nonnegative_int, 0, "random seed of that part; of gen the first seed", USUAL),
-        ("--res", positive_int, None, "pictures of data sets become squares of this side first "
+        ("--res", side, None, "pictures of data sets become squares of this side first "
          "(default: as they are; of gen, as large as the network's)", USUAL),
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it"),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)"),
@@ -144,7 +149,7 @@ RUNNING: Table = {
     "what it runs on": [
         ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)", USUAL,
          also("--device")),
-        ("--batch", positive_int, None, "pictures at a time on each GPU; figures do not depend on "
+        ("--batch", at_once, None, "pictures at a time on each GPU; figures do not depend on "
          "it (default: 64, 16 without a GPU)", USUAL),
         ("--num_workers", integer(0, 1024), 2, "processes that read pictures, per rank; 0: none",
          USUAL, also("--workers")),
@@ -168,7 +173,7 @@ REF: Table = {
          USUAL),
         ("--features", bool, False, "keep the features too, which kid, prdc, fld, memorisation and "
          "modes need", USUAL),
-        ("--num", positive_int, None, "a part of so many, drawn by --seed (default: all)", USUAL),
+        ("--num", sets, None, "a part of so many, drawn by --seed (default: all)", USUAL),
     ],
 }
 CALC: Table = {
@@ -184,15 +189,17 @@ GEN: Table = {
          "50000-99999 gives least and mean of two (default: --num from --seed on)", USUAL),
         *generating("class", "random"),
         ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
-         "(required, unless it has no input)", USUAL),
-        ("--num_images", positive_int, None, "IMLE: so many inputs, evenly spaced (default: all)",
-         USUAL),
-        ("--samples", positive_int, 10, "IMLE: samples of each input, unless --seeds says", USUAL),
+         "(required, unless it has no input); DDPM trained with boxes: a layout set, whose layouts "
+         "take turns by seed", USUAL),
+        ("--num_images", many, None, "so many inputs or layouts, evenly spaced (default: "
+         "all; layouts as many as pictures)", USUAL),
+        ("--samples", many, 10, "IMLE: samples of each input, unless --seeds says", USUAL),
         *generating("consistency"),
     ],
     "against what": [
         ("--lpips", ("pretrained", "random"), "pretrained", "weights of LPIPS; random: not "
          "comparable with anything"),
+        ("--min_crop", count(4096), 8, "of scenefid: boxes of fewer pixels a side are left out"),
         ("--lpips_path", file_path, None, "VGG16 of torchvision (default: where SetupDataset.py "
          "puts it)"),
     ],
@@ -205,8 +212,8 @@ COMPARE: Table = {
     "how": [
         ("--margin", number(0, 1, hi_open=True), 0.013, "share of a Frechet distance that does not "
          "count, for the spread between trainings"),
-        ("--resamples", integer(20), 100, "of pairs of samples, where each has one range of seeds "
-         "and kept its features"),
+        ("--resamples", integer(20), 100, "of pairs of samples, for Frechet distances where each "
+         "has one range of seeds and kept its features; else the replicates of both records"),
         ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)",
          also("--device")),
     ],
@@ -294,9 +301,10 @@ def check(args: Namespace, table: Table, presets: Mapping[str, Mapping[str, Any]
         for name in ("lpips", "lpips_path"):
             rules.belongs(name, "--metrics lpips and fwv", bool(measures & {"lpips", "fwv"}))
         rules.belongs("lpips_path", "--lpips pretrained", args.lpips == "pretrained")
-    elif odd := [m.name for m in args.wanted if m.measure in CONDITIONAL]:
-        raise ValueError(f"--metrics {odd[0]} is of gen, with a network that has inputs")
-    if args.ref is None and measures - CONDITIONAL - {"is", "top"}:
+        rules.belongs("min_crop", "--metrics scenefid", "scenefid" in measures)
+    elif odd := [m.name for m in args.wanted if m.measure in (*CONDITIONAL, *OF_CROPS)]:
+        raise ValueError(f"--metrics {odd[0]} is of gen, with a network that has inputs or layouts")
+    if args.ref is None and measures - CONDITIONAL - {"is", "top", *OF_CROPS}:
         raise ValueError("--ref is missing: statistics of `ref`, or a data set of real pictures")
     if not args.held and (needs := sorted(measures & {"fdr", "fld", "memorisation"})):
         raise ValueError(f"--metrics {needs[0]} needs --held DATA: real pictures held out")
@@ -319,8 +327,6 @@ def _check_gen(args: Namespace, rules: Rules) -> None:
     if args.net is None and args.preset != "smoke":
         raise ValueError("--net is missing: a run's folder, a snapshot, a published name")
     args.guidance = 1.0 if args.guidance is None else args.guidance
-    if args.gnet is None and (args.guidance_interval or args.guidance != 1):
-        raise ValueError(f"--guidance {args.guidance:g}: the guide is missing, --guide FILE")
     if args.seeds is not None:
         lengths = {len(r) for r in args.seeds}
         if len(lengths) > 1:

@@ -15,6 +15,7 @@ from evaluation.extractors.resizing import POLICIES
 from evaluation.statistics import Statistics, is_statistics, load_statistics
 from generators import edm2
 from generators.base import Generator, Setup
+from generators.ddpm import DDPM
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
@@ -23,8 +24,16 @@ from recipes.generate.options import check_unused as check_kind
 from recipes.generate.parts import guide as open_guide
 from recipes.metrics.conditional import Conditional
 from recipes.metrics.extractors import classifier, open_all
+from recipes.metrics.layouts import ADVICE, LayoutSet, SceneFID
 from recipes.metrics.measures import CLASSIFIER, NO_FEATURES
-from recipes.metrics.names import CONDITIONAL, OF_FEATURES, OF_MOMENTS, Metric, words_of
+from recipes.metrics.names import (
+    CONDITIONAL,
+    OF_CROPS,
+    OF_FEATURES,
+    OF_MOMENTS,
+    Metric,
+    words_of,
+)
 from recipes.metrics.passing import Seen, look
 from recipes.metrics.pictures import (
     Drawn,
@@ -32,6 +41,7 @@ from recipes.metrics.pictures import (
     Stored,
     drawn_any,
     drawn_conditional,
+    drawn_ddpm,
     drawn_edm2,
     drawn_unconditional,
     inputs_of,
@@ -133,7 +143,23 @@ class Reference(NamedTuple):
             return look(self.pictures, tools.all(), batch=batch, keep=keep, desc="reference")
         s = self.statistics
         n = max((m.images or 0 for m in s.moments.values()), default=0)
-        return Seen(n, self.about, features=s.features, moments=s.moments)
+        made = s.about.get("data")
+        res = made.get("res") if isinstance(made, dict) else None
+        side = res if isinstance(res, int) else 0
+        return Seen(
+            n, self.about, features=s.features, moments=s.moments, sides=(side, side)
+        )  # fmt: skip
+
+
+def warn_of_sizes(seen: Seen, real: Seen | None) -> None:
+    """Say so where pictures and reference are of other sizes, which any network sees."""
+    if real is None or not seen.sides[1] or not real.sides[1] or seen.sides == real.sides:
+        return
+    ours, theirs = (f"{a} px" if a == b else f"{a} to {b} px" for a, b in (seen.sides, real.sides))
+    say(
+        f"warning: the pictures are of {ours}, the reference of {theirs}, and figures tell that "
+        "too; --res makes both alike"
+    )
 
 
 def reference(args: Namespace, res: int | None = None, crop: str | None = None) -> Reference | None:
@@ -163,11 +189,12 @@ def held_out(args: Namespace, res: int | None, crop: str | None) -> Stored | Non
 
 
 class Network(NamedTuple):
-    """The network of gen, its guide, its inputs."""
+    """The network of gen, its guide, its inputs, its layouts."""
 
     net: Generator
     guide: EDM2 | None
     inputs: Inputs | None
+    layouts: LayoutSet | None = None
 
     @property
     def crop(self) -> str | None:
@@ -186,15 +213,28 @@ def network(args: Namespace, device: torch.device) -> Network:
     else:
         net = take(open_generator, args, path=args.net, device=device, say=say, option="--net")
     _check_kind(args, net)
-    guide, inputs = None, None
-    if isinstance(net, EDM2):
+    guide, inputs, layouts = None, None, None
+    if isinstance(net, DDPM):
+        layouts = _layouts(args, net)
+    elif isinstance(net, EDM2):
         net.check_pictures()
         guide = open_guide(args, net, device, say) if args.gnet and args.guidance != 1 else None
     elif isinstance(net, ConditionalIMLE):
         inputs = inputs_of(args, net)
     elif net.input_size is not None:
         raise UsageError(f"a {net.kind!r} snapshot draws images of images: only camnet's here")
-    return Network(net, guide, inputs)
+    return Network(net, guide, inputs, layouts)
+
+
+def _layouts(args: Namespace, net: DDPM) -> LayoutSet | None:
+    net.check_pictures()
+    if args.gnet:
+        raise UsageError(f"--guide {args.gnet}: of EDM2's networks here, not of {net.kind}")
+    if args.data is not None:
+        return LayoutSet(args, net, max(len(seeds) for seeds in _seeds(args, args.num)))
+    if odd := [m.name for m in args.wanted if m.measure in OF_CROPS]:
+        raise UsageError(f"--metrics {odd[0]} needs --data LAYOUTS: {ADVICE}")
+    return None
 
 
 def _check_kind(args: Namespace, net: Generator) -> None:
@@ -202,23 +242,39 @@ def _check_kind(args: Namespace, net: Generator) -> None:
     asked = Namespace(**vars(args))
     asked.seeds = SEEDS  # generate_images.py's own, as good as not given
     for name, value in _ABSENT.items():
-        if not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
+        # of IMLE there, and here of networks with layouts too
+        ours = isinstance(net, DDPM) and name in ("data", "data_path")
+        if ours or not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
             setattr(asked, name, value)
     check_kind(asked, net.kind)
+    if args.guidance != 1 and not isinstance(net, EDM2 | DDPM):
+        raise UsageError(
+            f"--guidance {args.guidance:g}: no use for it with a network of {net.kind}"
+        )
     odd = [m.name for m in args.wanted if m.measure in CONDITIONAL]
     if odd and not isinstance(net, ConditionalIMLE):
         raise UsageError(f"--metrics {odd[0]} is of networks with inputs, not of {net.kind}")
+    odd = [m.name for m in args.wanted if m.measure in OF_CROPS]
+    if odd and not isinstance(net, DDPM):
+        raise UsageError(f"--metrics {odd[0]} is of networks with layouts, not of {net.kind}")
 
 
 _ABSENT = {kept_name(row): row[2] for row in rows_of(OPTIONS)}
 
 
-def ranges(args: Namespace, found: Network) -> Iterator[tuple[Drawn, Conditional | None]]:
-    """The pictures of every range of seeds. Errors: UsageError."""
+Watch = Conditional | SceneFID
+
+
+def ranges(
+    args: Namespace, found: Network, tools: Tools | None = None
+) -> Iterator[tuple[Drawn, Watch | None]]:
+    """The pictures of every range of seeds. tools: what embeds crops. Errors: UsageError."""
     measures = {m.measure for m in args.wanted} & CONDITIONAL
     for seeds in _ranges(args, found):
         net = found.net
-        if isinstance(net, ConditionalIMLE):
+        if isinstance(net, DDPM):
+            yield drawn_ddpm(args, net, found.layouts, seeds), _crops(args, found, tools, seeds)
+        elif isinstance(net, ConditionalIMLE):
             assert found.inputs is not None
             drawn = drawn_conditional(args, net, found.inputs, seeds)
             watch = None
@@ -233,11 +289,24 @@ def ranges(args: Namespace, found: Network) -> Iterator[tuple[Drawn, Conditional
             yield drawn_any(args, net, seeds), None
 
 
+def _crops(
+    args: Namespace, found: Network, tools: Tools | None, seeds: Sequence[int]
+) -> SceneFID | None:
+    words = [m.word for m in args.wanted if m.measure in OF_CROPS]
+    if not words or tools is None or found.layouts is None:
+        return None
+    names = [tools.names[word] for word in words if word is not None]
+    own = {name: tools.extractors[name] for name in names}
+    device = next(found.net.net.parameters()).device
+    return SceneFID(found.layouts, own, args, len(seeds), batch_of(args, device), device)
+
+
 def _ranges(args: Namespace, found: Network) -> Sequence[range]:
-    if args.seeds is not None:
-        return args.seeds
-    count = args.samples if isinstance(found.net, ConditionalIMLE) else args.num
-    return [range(args.seed, args.seed + count)]
+    return _seeds(args, args.samples if isinstance(found.net, ConditionalIMLE) else args.num)
+
+
+def _seeds(args: Namespace, count: int) -> Sequence[range]:
+    return [range(args.seed, args.seed + count)] if args.seeds is None else args.seeds
 
 
 def stem(args: Namespace, net: Generator | None = None) -> str:
@@ -246,5 +315,11 @@ def stem(args: Namespace, net: Generator | None = None) -> str:
         return Path(args.images).name
     if net.file is None:
         return "untrained"
-    run = next((p for p in net.file.parents if (p / "args.json").exists()), None)
-    return f"{run.name}-{net.file.stem}" if run else net.file.stem
+    run = run_of(net)
+    return f"{run}-{net.file.stem}" if run else net.file.stem
+
+
+def run_of(net: Generator) -> str | None:
+    """The name of the run whose network it is; None if it is of none."""
+    folders = net.file.parents if net.file is not None else ()
+    return next((p.name for p in folders if (p / "args.json").exists()), None)

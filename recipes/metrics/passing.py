@@ -26,7 +26,8 @@ class Seen:
     """What was found of n pictures, by an extractor's name, in the order of their numbers.
 
     features: float32 [n, d] on the CPU, where they were kept; logits: float32 [n, C]; moments of
-    all. labels: int64 [n], None of pictures without classes. about: what the pictures are.
+    all. labels: int64 [n], None of pictures without classes. about: what the pictures are. sides:
+    the smallest and the largest side among them, of this rank's share; (0, 0): not known.
     """
 
     n: int
@@ -36,12 +37,16 @@ class Seen:
     moments: dict[str, Moments] = field(default_factory=dict)
     labels: Tensor | None = None
     classes: list[str] = field(default_factory=list)
+    sides: tuple[int, int] = (0, 0)
 
     def part(self, name: str, count: int) -> Moments:
         """Moments of the features of `count` of the pictures, the same ones for every name. They
         are drawn: a data set may be sorted by class, so that its first ones are of few."""
-        rows = permutation(self.n, _PART)[:count]
-        return moments_of(self.features[name][rows])
+        return moments_of(self.rows(name, count))
+
+    def rows(self, name: str, count: int) -> Tensor:
+        """The features that `part` is of."""
+        return self.features[name][permutation(self.n, _PART)[:count]]
 
 
 def moments_of(features: Tensor) -> Moments:
@@ -91,6 +96,7 @@ def look(
     numbers: list[int] = []
     labels: list[int] = []
     waiting: list[Tensor] = []
+    sides: set[int] = set()
 
     def work(size: int) -> None:
         """Give the first `size` pictures that wait to every network."""
@@ -118,6 +124,7 @@ def look(
             numbers += part.numbers
             labels += part.labels or []
             waiting += part.images
+            sides |= {side for image in part.images for side in image.shape[1:]}
             while len(waiting) >= batch:
                 work(batch)
             bar.update(len(part.images))
@@ -126,6 +133,7 @@ def look(
 
     ids = torch.tensor(numbers, dtype=torch.int64)
     seen = Seen(count, pictures.about, classes=pictures.classes)
+    seen.sides = (min(sides, default=0), max(sides, default=0))
     dims = _dims({**{k: v[0].shape[1] for k, v in found.items()},
                   **{k: len(v.sum) for k, v in stats.items()}})  # fmt: skip
     for name in extractors:

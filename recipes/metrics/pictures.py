@@ -34,10 +34,13 @@ from data.sources import (
     native,
 )
 from data.views.naming import set_name
+from diffusion.ddpm_generate import Drawing
 from diffusion.generate import Item
 from generators.base import Generator
+from generators.ddpm import DDPM
 from generators.edm2 import EDM2, NOT_FINITE
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from models.ddpm import Layout
 from recipes.generate import parts
 from recipes.generate.folders import class_number
 from recipes.words import compact_seeds
@@ -248,21 +251,11 @@ def drawn_edm2(args: Namespace, net: EDM2, guide: EDM2 | None, seeds: Sequence[i
 
     Errors: UsageError.
     """
-    words = vars(args)["class"]
-    count = len(net.classes)
-    if words and not count:
-        raise UsageError(f"--class {' '.join(words)}: this network has no classes")
-    if words and words != ["all"]:
-        wanted = list(dict.fromkeys(class_number(word, net) for word in words))
-        labels = [wanted[k % len(wanted)] for k in range(len(seeds))]
-    elif count and (words == ["all"] or not args.random):
-        labels = [seed % count for seed in seeds]
-    else:
-        labels = net.seed_classes(seeds) if count else []
+    labels = _labels(args, net, seeds)
     sampler = parts.sampler(args)
 
     def draw(numbers: list[int]) -> Tensor:
-        items = [Item(seeds[i], labels[i] if count else None) for i in numbers]
+        items = [Item(seeds[i], labels[i] if labels else None) for i in numbers]
         (made,) = net.pictures(
             [items], guide=guide, guidance=args.guidance, interval=args.guidance_interval,
             sampler=sampler,
@@ -278,8 +271,66 @@ def drawn_edm2(args: Namespace, net: EDM2, guide: EDM2 | None, seeds: Sequence[i
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval if used else None,
         "sampler": {n: str(v) for n, v in sampler.keywords.items()},  # type: ignore[attr-defined]
-        "class": words or ("random" if args.random else "seed modulo classes"),
+        "class": _rule(args),
         "vae": args.vae,
+    }
+    return Drawn(about, seeds, draw, labels or None, net.classes)
+
+
+def _rule(args: Namespace) -> Any:
+    return vars(args)["class"] or ("random" if args.random else "seed modulo classes")
+
+
+def _labels(args: Namespace, net: EDM2 | DDPM, seeds: Sequence[int]) -> list[int]:
+    """The class of each seed, as generate_images.py chooses it; [] without. Errors: UsageError."""
+    words, count = vars(args)["class"], len(net.classes)
+    if words and not count:
+        raise UsageError(f"--class {' '.join(words)}: this network has no classes")
+    if words and words != ["all"]:
+        wanted = list(dict.fromkeys(class_number(word, net) for word in words))
+        return [wanted[k % len(wanted)] for k in range(len(seeds))]
+    if count and (words == ["all"] or not args.random):
+        return [seed % count for seed in seeds]
+    return net.seed_classes(seeds) if count else []
+
+
+class OfLayouts(Protocol):
+    """Layouts that pictures are drawn of, by number, as many as there are of them."""
+
+    about: dict[str, Any]
+    boxes: list[Tensor]
+
+    def layout(self, number: int, objects: int) -> Layout:
+        """One as the network takes it."""
+        ...
+
+
+def drawn_ddpm(
+    args: Namespace, net: DDPM, layouts: OfLayouts | None, seeds: Sequence[int]
+) -> Drawn:
+    """Pictures of a network of DDPM: by class, or of layouts in turns, picture k of layout k modulo
+    their number; without them of nothing but background. Errors: UsageError."""
+    labels = _labels(args, net, seeds)
+    how = Drawing(steps=args.steps, guidance=args.guidance, clip=net.clip)
+
+    def draw(numbers: list[int]) -> Tensor:
+        items = [Item(seeds[i], labels[i] if labels else None) for i in numbers]
+        rows = None
+        if layouts is not None:
+            count, kinds = len(layouts.boxes), len(net.objects)
+            rows = {item: layouts.layout(i % count, kinds)
+                    for item, i in zip(items, numbers, strict=True)}  # fmt: skip
+        (made,) = net.pictures([items], drawing=how, layouts=rows)
+        if not made.finite:
+            raise NonFiniteError(f"seeds {compact_seeds([i.seed for i in items])}: {NOT_FINITE}")
+        return made.images.expand(-1, 3, -1, -1)
+
+    about = {
+        **about_net(args, net),
+        "guidance": args.guidance,
+        "sampler": {"name": how.sampler, "steps": how.steps, "spacing": how.spacing},
+        "class": _rule(args) if net.classes else None,
+        "layouts": layouts.about if layouts is not None else None,
     }
     return Drawn(about, seeds, draw, labels or None, net.classes)
 

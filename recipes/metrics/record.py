@@ -20,11 +20,11 @@ from recipes.metrics.conditional import Figure
 from runtime.provenance import collect
 from runtime.rundir import folder_name
 from storage.dirs import output_folder, results_home
-from storage.errors import DataError, UsageError
+from storage.errors import DataError, UsageError, not_made
 from storage.files import read_json, read_object, write_json, writing
 
 FORMAT = "imle-lab-metrics"
-FILE, FEATURES = "metrics.json", "features.npz"
+FILE, FEATURES, REPLICATES = "metrics.json", "features.npz", "replicates.npz"
 SCRIPT = "calculate_metrics"
 
 
@@ -76,27 +76,35 @@ def write(
     folder: Path,
     settings: Mapping[str, Any],
     ranges: Sequence[tuple[str | None, Mapping[str, Figure]]],
+    run: str | None = None,
 ) -> dict[str, Any]:
-    """Write metrics.json and return it. ranges: seeds, and the figures on them."""
+    """Write metrics.json and return it. ranges: seeds, and the figures on them. run: whose network
+    it is, if it is of a run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--outdir {folder}: {error.strerror}") from error
+        raise not_made(f"--outdir {folder}: {error.strerror}", error) from error
     origin = collect(folder)
-    kept = ("command", "git", "python")
+    told = ("command", "git", "python")
     record = {
         "format": FORMAT,
         "version": 1,
-        "origin": {**{k: origin[k] for k in kept}, "torch": torch.__version__},
+        "origin": {**{k: origin[k] for k in told}, "torch": torch.__version__, "run": run},
         "settings": dict(settings),
         "ranges": [
-            {"seeds": seeds, "figures": {k: plain(f._asdict()) for k, f in found.items()}}
+            {"seeds": seeds, "figures": {k: _plain_figure(f) for k, f in found.items()}}
             for seeds, found in ranges
         ],
         "figures": {k: plain(v) for k, v in summary(ranges).items()},
     }
-    with suppress(FileNotFoundError):
-        (folder / FEATURES).unlink()  # those of an earlier record would be taken for this one's
+    for name in (FEATURES, REPLICATES):  # those of an earlier record would be taken for this one's
+        with suppress(FileNotFoundError):
+            (folder / name).unlink()
+    kept = {f"{name}.{k}": figure.replicates.values.numpy()
+            for k, (_, found) in enumerate(ranges) for name, figure in found.items()
+            if figure.replicates is not None}  # fmt: skip
+    with writing(folder / REPLICATES) as file:
+        np.savez(file, **kept)  # type: ignore[arg-type]
     write_json(folder / FILE, record, indent=1)
     return record
 
@@ -106,7 +114,8 @@ def summary(ranges: Sequence[tuple[str | None, Mapping[str, Figure]]]) -> dict[s
     found = {}
     for name, first in ranges[0][1].items():
         values = [figures[name].value for _, figures in ranges]
-        one = {"value": first.value, "low": first.low, "high": first.high}
+        one: dict[str, Any] = {"value": first.value, "low": first.low, "high": first.high}
+        method = first.more.get("interval") if len(values) == 1 else "ranges"
         if not all(map(math.isfinite, values)):
             one = {"value": math.nan if len(values) > 1 else first.value, "low": None, "high": None}
         elif len(values) > 1:
@@ -115,7 +124,14 @@ def summary(ranges: Sequence[tuple[str | None, Mapping[str, Figure]]]) -> dict[s
                    "low": over.interval.low if over.interval else None,
                    "high": over.interval.high if over.interval else None}  # fmt: skip
         found[name] = {**one, "n": first.n, "ranges": len(values), "less_is_better": first.less}
+        if one["low"] is not None:
+            found[name]["interval"] = method or "means"
     return found
+
+
+def _plain_figure(figure: Figure) -> dict[str, Any]:
+    """Without the replicates, which have a file of their own."""
+    return plain({k: v for k, v in figure._asdict().items() if k != "replicates"})
 
 
 def plain(value: Any) -> Any:
@@ -187,14 +203,19 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         )
     seeds = [r["seeds"] for r in record["ranges"] if r["seeds"]]
     for name, figure in record["figures"].items():
-        said.append(f"{name} {_value(figure)} ({_conditions(figure, samples, reference, seeds)})")
         more = record["ranges"][0]["figures"][name]["more"]
+        conditions = _conditions(figure, samples, reference, seeds)
+        if "subset_size" in more:
+            conditions += f", {more['subsets']} subsets of {more['subset_size']}"
+        said.append(f"{name} {in_words(figure)} ({conditions})")
         if "form" in more and (len(record["ranges"]) == 1 or "each" not in more):
             said.append(f"  {more['form']}")  # of FDr its parts, which differ from range to range
     return said
 
 
-def _value(figure: Mapping[str, Any]) -> str:
+def in_words(figure: Mapping[str, Any]) -> str:
+    """A figure of a record with its interval, and the least of several ranges."""
+
     def number(value: Any) -> str:
         return f"{value:.5g}" if isinstance(value, float) else str(value)
 

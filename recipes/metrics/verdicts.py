@@ -6,19 +6,21 @@ import math
 import zipfile
 import zlib
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from evaluation.bootstrap import Resampled, frechet_paired
+from evaluation.bootstrap import frechet_paired
 from evaluation.frechet import Moments
+from evaluation.replicates import Replicates, Resampled
+from evaluation.replicates import paired as paired_replicates
 from evaluation.statistics import extractor_of
 from evaluation.verdict import Verdict
 from evaluation.verdict import compare as judged
-from recipes.metrics.record import FEATURES, of_pictures
+from recipes.metrics.record import FEATURES, REPLICATES, of_pictures
 from storage.errors import DataError, UsageError
 
 # What decides figures beside pictures and networks -> the option that says it.
@@ -72,6 +74,10 @@ def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
         if mine != theirs:
             words = f"{option} {_short(mine)} against {_short(theirs)}"
             raise UsageError(f"not measured alike: {words}")
+    for name in a["figures"].keys() & b["figures"].keys():
+        nets = [r["ranges"][0]["figures"][name]["more"].get("lpips_sha256") for r in (a, b)]
+        if None not in nets and nets[0] != nets[1]:
+            raise UsageError(f"not measured alike: {name} by other weights of LPIPS")
     inputs = [s["samples"][0].get("inputs") for s in (one, other)]
     if inputs[0] != inputs[1]:
         raise UsageError("not of the same inputs: another --data or --num_images")
@@ -90,8 +96,8 @@ def _short(value: Any) -> str:
 def verdict(
     args: Namespace, name: str, a: Record, b: Record, *, larger: bool, device: torch.device
 ) -> Verdict | str:
-    """Of one figure: by its ranges of seeds, or, of a Frechet distance on one range, by pairs of
-    samples; a word where neither is there."""
+    """Of one figure: by its ranges of seeds, or, on one range, by pairs of replicates; a word where
+    neither is there."""
     values = [[r["figures"][name]["value"] for r in record["ranges"]] for _, record in (a, b)]
     distance = is_distance(name)
     # FDr is such a distance too, in parts of that of held-out pictures
@@ -102,8 +108,12 @@ def verdict(
             return judged(*values, margin=margin, larger_is_better=larger)
         interval = paired(args, name, a[0], b[0], device) if distance else None
         if interval is None:
-            missing = "two ranges of seeds" + (", or --features" if distance else "")
-            return f"not distinguished (no interval: measure with {missing})"
+            interval = of_replicates(name, a, b)
+        if interval is None:
+            return (
+                "not distinguished (no interval: measure with two ranges of seeds, or without "
+                "--bootstrap 0)"
+            )
         return judged(*values, interval=interval, margin=margin, larger_is_better=larger)
     except DataError:
         raise
@@ -119,21 +129,42 @@ def is_distance(name: str) -> bool:
         return False
 
 
+def of_replicates(name: str, a: Record, b: Record) -> Resampled | None:
+    """The interval of A - B from what both have kept of this figure; None if they have not."""
+    found = []
+    for folder, record in (a, b):
+        figure = record["ranges"][0]["figures"][name]
+        kept = arrays(folder / REPLICATES, (f"{name}.0",))
+        if kept is None:
+            return None
+        method = figure["more"].get("interval", "means")
+        found.append((float(figure["value"]), Replicates(method, torch.from_numpy(kept[0]))))
+    return paired_replicates(found[0], found[1], a[1]["ranges"][0]["figures"][name]["n"])
+
+
+def arrays(file: Path, names: Sequence[str]) -> list[np.ndarray] | None:
+    """Arrays of an .npz; None where it is not there, or has not all of them. Errors: DataError."""
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            if not all(name in opened.files for name in names):
+                return None
+            return [opened[name] for name in names]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file}: {error}") from None
+
+
 def paired(args: Namespace, name: str, a: Path, b: Path, device: torch.device) -> Resampled | None:
     """The interval of A - B from the features that both have kept; None if they have not."""
     extractor = extractor_of(name)
     found = []
     for folder in (a, b):
-        if not (folder / FEATURES).exists():
+        keys = (f"{extractor}.0", f"{extractor}.mean", f"{extractor}.cov")
+        kept = arrays(folder / FEATURES, keys)
+        if kept is None:
             return None
-        try:
-            with np.load(folder / FEATURES, allow_pickle=False) as file:
-                keys = (f"{extractor}.0", f"{extractor}.mean", f"{extractor}.cov")
-                if not all(key in file.files for key in keys):
-                    return None
-                found.append([torch.from_numpy(file[key]).to(device) for key in keys])
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{folder / FEATURES}: {error}") from None
+        found.append([torch.from_numpy(array).to(device) for array in kept])
     (ours, mean, cov), (theirs, *_) = found
     reference = Moments(mean, cov)
     return frechet_paired(ours, theirs, reference, resamples=args.resamples)

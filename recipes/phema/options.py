@@ -9,11 +9,11 @@ from runtime.cli import parse
 from runtime.options import Table, add_options, add_preset, also
 from runtime.types import (
     called,
+    count,
     dir_path,
     list_of,
     nonnegative_int,
     number,
-    positive_int,
     short_name,
 )
 from storage.errors import UsageError
@@ -57,7 +57,7 @@ OPTIONS: Table = {
          "(default: the last)", also("--out-epoch")),
         ("--skip", bool, False, "leave results that exist already, whatever they are made of"),
         ("--overwrite", bool, False, "make results of this script anew"),
-        ("--batch", positive_int, 8, "results made at a time, each held in memory"),
+        ("--batch", count(10_000), 8, "results made at a time, each held in memory"),
     ],
 }
 # fmt: on

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.intervals import Interval
-from recipes.report import times, told
+from recipes.report import measured, times, told
 from recipes.report.curves import told_first
 from recipes.report.html import Markup, el, table
 from recipes.report.reading import Read
@@ -216,8 +216,9 @@ def figures(
 ) -> Markup | None:
     """Results side by side, with intervals over seeds."""
     rows = told.measured(reads, groups, told_first(ordered))
+    apart = measured.section(reads, lambda k: name_of(reads, k))
     if not rows:
-        return el("section", el("h2", "Figures"), el("p", "No results were logged yet."),
+        return el("section", el("h2", "Figures"), el("p", "No results were logged yet."), apart,
                   id="figures")  # fmt: skip
     head: list[Any] = ["figure"]
     head += [el("th", name_of(reads, k), scope="col") for k in range(len(reads))]
@@ -251,7 +252,7 @@ def figures(
     more = el("details", el("summary", counted(len(rest), "more figure", "more figures")),
               table("", head, rest, class_="numbers")) if rest else None  # fmt: skip
     return el("section", el("h2", "Figures"), el("p", words, class_="quiet"),
-              table(None, head, main, class_="numbers"), more, id="figures")  # fmt: skip
+              table(None, head, main, class_="numbers"), more, apart, id="figures")  # fmt: skip
 
 
 def _way(better: str | None) -> str | None:

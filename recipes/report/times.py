@@ -2,8 +2,9 @@
 
 A launch lasts from its line in launches.jsonl to the last sign of life before the next. What the
 logs name is taken out of that: the start (up to the first step that was measured), saving (log.txt
-has a line a save), and what the scripts time themselves (`time/search_s`, ..). The rest is the
-steps; scripts do not time apart what of it was training, waiting for data, or validation.
+has a line a save), and what the scripts time themselves (`time/search_s`, ..). The rest is
+training; of runs of earlier versions, which did not time them apart, also waiting for data and
+validation.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ TIMED = {
     "time/refresh_s": ("making views anew", False),
     "time/selection_s": ("selection of pictures", True),
     "time/data_s": ("waiting for data", True),
+    "time/validation_s": ("validation", True),
     "time/wait_s": ("waiting for other ranks", True),
 }
-START, SAVING, REST = "start", "saving", "steps"
+START, SAVING, REST = "start", "saving", "training"
 MEANS = {
     "search for codes": "IMLE's search, before each outer loop",
     "making views anew": "views of the generator that training reads",
     "selection of pictures": "scoring and choosing within a super-batch",
     START: "from the launch to its first step: imports, data, networks, resuming",
     SAVING: "checkpoints, as log.txt has them",
-    REST: "training; the logs do not time apart reading data and validation, which are in it",
+    "waiting for data": "until a batch was there; of ISICLE also drawing views",
+    "validation": "sheets of samples, figures, --metrics_every",
+    REST: "the rest of the steps; in logs of earlier versions also waiting for data and validation",
 }
 _SAVED = re.compile(r"saved step (\d+) in ([\d.]+) s")
 _ENDED = re.compile(r"(SIG[A-Z0-9]+|interrupt): .*")

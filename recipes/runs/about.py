@@ -19,6 +19,7 @@ METHODS = {
     "TrainISICLE": "ISICLE",
     "train_edm2": "EDM2",
     "train_ddpm": "DDPM",
+    "train_omnigan": "omnigan",
     "toy_example": "EDM2 toy",
 }
 # Where a run's results go and what resuming is, not what was trained.
@@ -51,6 +52,8 @@ def task(run: RunFolder) -> str:
         given = told.get("layout") if told.get("layout") not in (None, "none") else None
         given = given or ("by class" if told.get("cond") else "no classes")
         return f"{size}, {_selection(told)}, {given}"
+    if run.script == "train_omnigan":
+        return _omnigan_task(told)
     if run.script == "toy_example":
         return f"{told.get('layers')} x {told.get('dim')}, {_selection(told)}"
     if run.script == "TrainSimCLR":
@@ -58,6 +61,12 @@ def task(run: RunFolder) -> str:
     if run.script == "TrainISICLE":
         return f"{told.get('backbone')}, {told.get('pair')} views"
     return "-"
+
+
+def _omnigan_task(told: Options) -> str:
+    """The tasks of decoders, if they were said; the network's other settings are in `set`."""
+    words = [word for word in told.get("set") or [] if str(word).startswith("tasks=")]
+    return f"tasks {str(words[0]).removeprefix('tasks=')}" if words else "tasks a d h s t w"
 
 
 def _imle_task(told: Options) -> str:

@@ -58,6 +58,10 @@ def table_of(script: str) -> Table:
             from recipes.ddpm.options import OPTIONS as ddpm
 
             tables = [ddpm]
+        elif script == "train_omnigan":
+            from recipes.omnigan.options import OPTIONS as omnigan
+
+            tables = [omnigan]
         elif script == "TrainSimCLR":
             from recipes.simclr.options import ANOTHER_USE
             from recipes.simclr.options import OPTIONS as simclr

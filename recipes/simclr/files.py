@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.views.recipes import Recipe
 from generators.files import open_network
+from generators.fit import fitted
 from models import SimCLR, load_original, original_config, original_optimizer
 from recipes import initial
 from recipes.simclr import parts
@@ -21,7 +22,7 @@ from storage.errors import CheckpointError, first_line
 from storage.files import read_lines, remove, write_link
 from storage.find import find_file, newest_epoch
 from storage.foreign.objects import module_state, optimizer_state, plain_value, read_objects
-from storage.snapshot import Snapshot, SnapshotFile
+from storage.snapshot import Snapshot, SnapshotFile, refuse_not_finite
 from storage.torchfile import load_torch, reading, write_torch
 
 FORMAT = "imle-lab-simclr-1"
@@ -179,17 +180,11 @@ def read_encoder(file: Path, say: initial.Say = print) -> initial.Weights:
 
 
 def network_of(config: dict[str, Any], state: dict[str, Tensor]) -> SimCLR:
-    """The network of a file. ValueError for weights that are not finite; whatever else is wrong
-    raises what it raises, before memory is taken for it.
+    """The network of a file. CheckpointError for weights that are not finite; whatever else is
+    wrong raises what it raises, before memory is taken for it.
     """
-    with torch.device("meta"):
-        SimCLR(**config).load_state_dict(state, assign=True)
-    strange = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-    if strange:
-        raise ValueError(f"weights that are not finite ({strange[0]}): the network has diverged")
-    net = SimCLR(**config)
-    net.load_state_dict(state)
-    return net
+    refuse_not_finite(state, "this file")
+    return fitted(SimCLR, config, state)
 
 
 def results_of(run_dir: Path) -> dict[str, list[list[float]]]:

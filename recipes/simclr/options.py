@@ -22,18 +22,23 @@ from recipes.words import former
 from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, default_of, was
 from runtime.precision import LOWEST_TEMPERATURE
 from runtime.types import (
+    count,
     data_set,
     dir_path,
     integer,
     list_of,
+    many,
     nonnegative_float,
     nonnegative_int,
     number,
     one_of,
     positive_float,
     positive_int,
+    sets,
     short_name,
+    side,
     text_called,
+    wide,
 )
 from storage.errors import DataError
 
@@ -89,11 +94,11 @@ OPTIONS: Table = {
         ("--data", data_set, "cifar10", "NAME, a folder, a zip or an LMDB", PROBE, USUAL),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)",
          EXECUTION, PROBE),
-        ("--num_images", positive_int, None, "use so many of them alone, equally many of a class, "
+        ("--num_images", sets, None, "use so many of them alone, equally many of a class, "
          "and of those held out as many (default: all)", PROBE, USUAL),
-        ("--crop_size", positive_int, None, "side of a view (default: the data set's; of others a "
+        ("--crop_size", side, None, "side of a view (default: the data set's; of others a "
          "power of two that the pictures' shorter sides have)", USUAL),
-        ("--crop_max", positive_int, 128, "largest --crop_size that is taken from the pictures",
+        ("--crop_max", side, 128, "largest --crop_size that is taken from the pictures",
          EXECUTION),
         ("--recipe", tuple(RECIPES), None, "augmentations (default: the data set's)"),
         ("--color_s", nonnegative_float, None, "strength of the colour jitter (default: 1, or what "
@@ -105,7 +110,7 @@ OPTIONS: Table = {
         ("--exact_augs", bool, False, "torchvision's arithmetic in augmentations, about twice "
          "the time of a view; without, views are up to 2%% brighter, and up to 2.4 times as "
          "many of their values are 0 or 1", PROBE),
-        ("--picture_size", positive_int, None, "side of the pictures that views are cut from "
+        ("--picture_size", side, None, "side of the pictures that views are cut from "
          "(default: --crop_size)", PROBE),
         ("--place", ("memory", "memmap"), "memory", "where pictures lie: on the device, or in a "
          "file that is mapped", EXECUTION),
@@ -123,7 +128,7 @@ OPTIONS: Table = {
          "number of optimizer steps, whatever the number of pictures; where they are fewer than "
          "--bs, that becomes a smaller power of two (default: --epochs)", EXECUTION,
          USUAL),
-        ("--bs", integer(2), 1000, "pictures of a step, over all GPUs", USUAL),
+        ("--bs", count(1 << 24, 2), 1000, "pictures of a step, over all GPUs", USUAL),
         ("--opt", ("adam", "sgd", "lars"), "adam", "optimizer", USUAL),
         ("--lr", positive_float, 1e-3, "peak learning rate", USUAL),
         ("--n_ramp", nonnegative_int, 10, "epochs of warm-up"),
@@ -138,7 +143,7 @@ OPTIONS: Table = {
         ("--eval_iter", positive_int, 10, "epochs between evaluations by kNN", EXECUTION, USUAL),
         ("--folds", integer(2, 1000), None, "folds of --eval cv (default: 5, or as many as the "
          "smallest class has pictures)", EXECUTION, PROBE),
-        ("--held_out", positive_int, 100, "pictures a class for --eval pooled; always the same",
+        ("--held_out", many, 100, "pictures a class for --eval pooled; always the same",
          PROBE),
         ("--probe", bool, True, "fit the probes at the end", EXECUTION, PROBE, USUAL),
         ("--probe_epochs", nonnegative_int, 100, "of the probe on augmented pictures; 0: none",
@@ -163,8 +168,8 @@ OPTIONS: Table = {
         ("--stem", ("auto", "small", "standard"), "auto", "first layers, by --crop_size if auto"),
         ("--head", former((*HEADS, "none"), FORMER_HEADS), "original", "projection; original: the "
          "original SimCLR code's"),
-        ("--proj_dim", positive_int, None, "dimensions of the projection (default: the head's)"),
-        ("--proj_hidden", positive_int, None, "its hidden width (default: the head's)"),
+        ("--proj_dim", wide, None, "dimensions of the projection (default: the head's)"),
+        ("--proj_hidden", wide, None, "its hidden width (default: the head's)"),
         ("--sync_bn", bool, True, "batch statistics over all ranks"),
         ("--channels_last", bool, True, "memory format"),
     ],

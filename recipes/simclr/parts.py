@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from data.views.recipes import (
 from data.views.splits import get_data_splits, get_ssl_data_augs, own_eval, pooled_splits
 from models import DCL, DCLW, LARC, LARS, NTXent, SimCLR, lars_groups, scaled_lr, warmup_cosine
 from models.optim import google_lr, original_lr
+from recipes import room
 from recipes.known import inputs_of
 from recipes.take import take
 from runtime.inputs import Inputs
@@ -266,8 +268,10 @@ def views(args: Namespace, recipe: Recipe) -> ExactViews | FoldedViews:
 def network(args: Namespace, ranks: int = 1) -> SimCLR:
     """The encoder and its projection head. UsageError for options that do not fit one another."""
     sync_bn = args.sync_bn and ranks > 1
+    make = partial(take, SimCLR, args, resolution=args.crop_size, sync_bn=sync_bn)
+    host = torch.device("cpu")
     try:
-        return take(SimCLR, args, resolution=args.crop_size, sync_bn=sync_bn)
+        return room.network(make, host, args, {}, ("proj_dim", "proj_hidden"), copies=1)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -26,12 +26,16 @@ from runtime.options import (
 )
 from runtime.types import (
     GpuList,
+    at_once,
     file_path,
     finite_float,
+    layers,
+    many,
     network,
     nonnegative_int,
     positive_float,
     positive_int,
+    wide,
 )
 from selection import Picker
 
@@ -61,8 +65,8 @@ _GPUS = ("--gpus", GpuList, None, "number of a GPU, or cpu (default: cpu)", also
 OPTIONS: Table = {
     "data": [(*_CLASS, USUAL)],
     "what to train": [
-        ("--layers", positive_int, 4, "hidden layers", USUAL),
-        ("--dim", positive_int, 64, "their width", USUAL),
+        ("--layers", layers, 4, "hidden layers", USUAL),
+        ("--dim", wide, 64, "their width", USUAL),
         INIT_FROM,
         *selection.whether_rows(),
         ("--guide", network, None, "snapshot of a small network: reference of --acid, and in "
@@ -72,7 +76,7 @@ OPTIONS: Table = {
     ],
     "length": [
         ("--total-iter", positive_int, 4096, "optimizer steps", EXECUTION, LENGTH, USUAL),
-        ("--bs", positive_int, 4096, "points of a step: the super-batch", USUAL,
+        ("--bs", at_once, 4096, "points of a step: the super-batch", USUAL,
          was("--batch-size")),
         ("--lr", positive_float, 1e-2, "peak learning rate of Adam", USUAL),
         ("--decay", positive_float, 512, "steps after which it falls as 1 / sqrt(step)"),
@@ -80,9 +84,9 @@ OPTIONS: Table = {
     "validation": [
         ("--val", bool, True, "metrics during training", EXECUTION),
         ("--val_every", positive_int, 128, "steps between them", EXECUTION, USUAL),
-        ("--val_samples", positive_int, 512, "points they are taken over", EXECUTION),
+        ("--val_samples", many, 512, "points they are taken over", EXECUTION),
         ("--test", bool, True, "metrics at the end", EXECUTION),
-        ("--test_samples", positive_int, 1024, "points they are taken over", EXECUTION),
+        ("--test_samples", many, 1024, "points they are taken over", EXECUTION),
         ("--external", bool, False, "metrics also on the deep branches of the tree", EXECUTION),
         ("--mandala", bool, False, "also the shares of cells and samples in the tree", EXECUTION,
          USUAL),
@@ -117,8 +121,8 @@ TEST_OPTIONS: Table = {
         ("--guide", network, None, "guide; guided figures are with weight 3 (default: none)",
          was("--guide-path"), also("--gnet")),
         _CLASS,
-        ("--samples", positive_int, 1024, "points the figures are taken over", was("--n-samples")),
-        ("--batch", positive_int, 1024, "points at once", was("--batch-size"), also("--bs")),
+        ("--samples", many, 1024, "points the figures are taken over", was("--n-samples")),
+        ("--batch", at_once, 1024, "points at once", was("--batch-size"), also("--bs")),
         ("--external", bool, False, "also on the deep branches of the tree"),
         ("--mandala", bool, False, "also the shares of cells and samples in the tree"),
         ("--seed", nonnegative_int, 0, "of points and noise"),
@@ -136,7 +140,7 @@ PLOT_OPTIONS: Table = {
          was("--gnet"), also("--guide-path")),
         ("--guidance", finite_float, 3.0, "guidance weight"),
         _CLASS,
-        ("--samples", positive_int, 4096, "samples in a panel", was("--n_samples")),
+        ("--samples", many, 4096, "samples in a panel", was("--n_samples")),
         ("--save", file_path, None, "PNG to write (default: one for each setting in the "
          "results of this script)"),
         ("--overwrite", bool, False, "draw it anew, also where this script drew something else"),

@@ -1,16 +1,20 @@
 """Networks of the 2-D tree: in training, by path, and without any training."""
 
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion import toy
-from generators.base import Unfit, WrongKind
+from generators.base import WrongKind
 from generators.door import open_generator
+from generators.fit import Unfit
 from generators.toy import Toy
+from recipes import room
 from recipes.known import inputs_of
+from recipes.toy.options import OPTIONS
 from runtime.inputs import Inputs
 from runtime.rundir import plain
 from storage.errors import CheckpointError
@@ -21,7 +25,9 @@ GUIDANCE = 3.0  # weight of the guide
 
 def network(args: Namespace) -> toy.ToyModel:
     """The network in training. The caller normalises its weights, once a step."""
-    net = toy.ToyModel(2, args.layers, args.dim)
+    make, host = partial(toy.ToyModel, 2, args.layers, args.dim), torch.device("cpu")
+    net = room.network(make, host, args, OPTIONS, ("dim", "layers"))
+    room.batch(args.batch_size, args.dim, host, args, OPTIONS, ("batch_size", "dim"))
     net.forced_weight_norm = False
     return net
 

@@ -19,15 +19,19 @@ from runtime.options import (
 )
 from runtime.types import (
     GpuList,
+    at_once,
+    count,
     data_set,
     dir_path,
     file_path,
+    first_number,
     nonnegative_float,
     nonnegative_int,
     one_of,
     positive_float,
-    positive_int,
     probability,
+    sets,
+    side,
     text_called,
 )
 
@@ -58,23 +62,23 @@ GENERATOR: Table = {
         ("--grayscale", one_of(0, 0.5, 1), None, "of the generator's input (default: as trained)",
          CORRUPTION),
         ("--mask_frac", probability, None, "the same (default: as trained)", CORRUPTION),
-        ("--mask_res", positive_int, None, "the same (default: as trained)", CORRUPTION),
+        ("--mask_res", side, None, "the same (default: as trained)", CORRUPTION),
         ("--fill", ("color", "zero"), None, "the same (default: as trained)", CORRUPTION),
         ("--consistency", CONSISTENCY, None, "project: views agree with the generator's input when "
          "reduced and corrupted again (default: as trained)"),
-        ("--lr_factor", positive_int, 1, "coarsen the input so many times beside what was trained"),
+        ("--lr_factor", side, 1, "coarsen the input so many times beside what was trained"),
         ("--lpips_min", nonnegative_float, None, "reject views nearer than this to the picture "
          "(default: none)", FILTER),
         ("--lpips_max", positive_float, None, "reject views further than this from the picture "
          "(default: none)", FILTER),
-        ("--tries", positive_int, 4, "draws before the picture itself stands in"),
+        ("--tries", count(10_000), 4, "draws before the picture itself stands in"),
         ("--lpips", ("pretrained", "random"), "pretrained", "random: a seeded random VGG16",
          DRAWING),
         ("--lpips_path", file_path, None, "VGG16 weights (default: from SetupDataset.py "
          "fetch-weights)",
          DRAWING, EXECUTION),
         ("--view_seed", nonnegative_int, 0, "of codes and corruptions"),
-        ("--view_batch", positive_int, 64, "images generated at a time", DRAWING),
+        ("--view_batch", at_once, 64, "images generated at a time", DRAWING),
         ("--view_precision", ("auto", "fp32", "bf16"), "auto", "of the generator", DRAWING),
         ("--view_channels_last", bool, True, "memory format of the generator", DRAWING),
     ],
@@ -86,15 +90,15 @@ OPTIONS: Table = {
          "picture (required)", USUAL),
         ("--data_path", dir_path, None, "where data sets are stored (default: the data directory)"),
         ("--split", ("train", "val", "test"), "train", "where --data names none", USUAL),
-        ("--num_images", positive_int, None, "so many of them alone: those that TrainISICLE.py "
+        ("--num_images", sets, None, "so many of them alone: those that TrainISICLE.py "
          "takes (default: all)", USUAL),
         ("--crop", ("center", "squash"), "center", "how pictures that are not square become it",
          USUAL),
     ],
     "which images": [
-        ("--views", positive_int, 8, "views of each picture", USUAL),
-        ("--first", nonnegative_int, 0, "number of the first view"),
-        ("--crop_size", positive_int, None, "side of the views (default: the generator's largest)",
+        ("--views", count(10**6), 8, "views of each picture", USUAL),
+        ("--first", first_number, 0, "number of the first view"),
+        ("--crop_size", side, None, "side of the views (default: the generator's largest)",
          USUAL, was("--size")),
     ],
     "output": [
@@ -108,7 +112,7 @@ OPTIONS: Table = {
     "what it runs on": [
         ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)", USUAL,
          also("--device")),
-        ("--num_workers", nonnegative_int, 0, "processes that decode pictures", USUAL),
+        ("--num_workers", count(1024, 0), 0, "processes that decode pictures", USUAL),
     ],
 }
 # fmt: on

@@ -2,7 +2,16 @@
 
 import pytest
 
-from benchmarks import edm2_arms, isicle_arms, layout_attention, metrics, pictures, scenes, unet
+from benchmarks import (
+    edm2_arms,
+    isicle_arms,
+    layout_attention,
+    metrics,
+    omnigan_step,
+    pictures,
+    scenes,
+    unet,
+)
 from recipes.simclr.options import PRESETS
 
 
@@ -72,3 +81,15 @@ def test_unet(capsys):
         "plain", "no checkpoint", "SDPA", "channels_last", "ours", "recomputed"
     ]  # fmt: skip
     assert all(float(row[3]) < 1e-4 for row in rows)
+
+
+def test_omnigan_step(capsys):
+    omnigan_step.main(["--quick", "--phases", "representation", "translation", "--parts"])
+    said = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ") for line in said if line.count(" | ") == 4 and "." in line]
+    assert [row[0][2:] for row in rows] == 2 * [
+        "plain", "detached", "one pass", "shared SPADE", "channels_last"
+    ]  # fmt: skip
+    for row in rows:  # the same losses and gradients as the original's way to compute them
+        assert float(row[3]) < 1e-4 and float(row[4].rstrip(" |")) < 1e-2, row
+    assert sum("| translation |" in line for line in said) == 4

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -7,7 +8,10 @@ import pytest
 from PIL import Image
 
 from data.decode import decode, resize_rgb
+from data.readers.folders import FolderSource
+from data.readers.label_maps import read_labels
 from storage.errors import DataError
+from storage.files import read_bytes
 from tests.data.pictures import encoded, noise
 
 
@@ -232,3 +236,31 @@ def test_a_tiff_that_pillow_does_not_read_says_so():
     data[at + 8] = 99  # a colour space nobody knows
     with pytest.raises(DataError, match="a TIFF of a kind that Pillow does not read"):
         decode(bytes(data), "x.tif")
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device", "too large"])
+def test_what_is_no_picture_s_file_is_neither_waited_for_nor_read(tmp_path, what):
+    """A pipe to which nobody writes, a device without end, a file of holes of 100 GB."""
+    file = tmp_path / "a" / "x.png"
+    file.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "y.png")
+    if what == "a pipe":
+        os.mkfifo(file)
+    elif what == "a device":
+        file.symlink_to("/dev/zero")
+    else:
+        with open(file, "wb") as out:
+            out.truncate(100 << 30)
+    source = FolderSource(tmp_path)
+    for read in (source.image, source.raw):
+        with pytest.raises(DataError, match=rf"bad image .*x.png \(.*{what}"):
+            read(0)
+    assert source.image(1).shape == (8, 8, 3)
+    with pytest.raises(DataError, match=f"bad image .*{what}"):
+        read_labels(file)
+
+
+def test_a_file_that_does_not_tell_its_size_is_read_no_further_than_the_limit():
+    with pytest.raises(OSError, match="too large"):
+        read_bytes("/proc/self/maps", 10)
+    assert len(read_bytes("/proc/self/maps", 1 << 20)) > 10

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.formats import LEFT_OUT, PICTURES, by_suffix, kind_of_bytes, said, takes
+from data.formats import LEFT_OUT, PICTURES, by_suffix, is_image_name, kind_of_bytes, said, takes
 from data.readers import recognise, zip_index
 from data.readers.layout import list_files
 from data.registry import open_source
 from data.SetupDataset import main
 from data.told import told
 from storage.errors import DataError
+from storage.files import temporary
 from tests.data.pictures import encoded, zip_folder
 
 KINDS = {
@@ -183,3 +184,12 @@ def test_first_bytes_in_a_zip_do_not_cost_its_directory_each(tmp_path, monkeypat
     else:
         assert len(open_source(str(tmp_path / "x.zip"), tmp_path)) == 31
         assert len(read) < 5
+
+
+def test_a_half_written_picture_is_none_for_torchvision(tmp_path):
+    """generate_views.py --format folder promises what ImageFolder reads, kills or not."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+    for name in ("a_aug0.png", "b" * 250 + ".png", ".jpeg"):
+        half = temporary(tmp_path / name).name
+        assert not has_file_allowed_extension(half, IMG_EXTENSIONS) and not is_image_name(half)

@@ -6,7 +6,6 @@ import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from evaluation.features import gather_rows
-from evaluation.intervals import mean_interval
 from evaluation.kernel_distance import kid, kid_blocks, kid_subsets
 from runtime import distributed
 from tests import gloo
@@ -48,7 +47,8 @@ def test_blocks_share_no_row_and_are_those_of_their_rows(monkeypatch):
     monkeypatch.setattr("evaluation.kernel_distance.permutation", lambda n, *_: torch.arange(n))
     x, y = features(35), features(31, 1)
     parts = [by_pairs(x[i : i + 10].numpy(), y[i : i + 10].numpy()) for i in (0, 10, 20)]
-    assert kid_blocks(x, y, block=10) == pytest.approx(mean_interval(parts), rel=1e-9)
+    found = kid_blocks(x, y, block=10)
+    assert found.method == "means" and found.values.tolist() == pytest.approx(parts, rel=1e-9)
 
 
 def test_too_few():

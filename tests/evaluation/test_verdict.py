@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from evaluation.bootstrap import Resampled
+from evaluation.replicates import Resampled
 from evaluation.verdict import compare, seed_ranges
 
 

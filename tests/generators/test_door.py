@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffusion import Precond
 from diffusion.toy import MPLinear, MPSiLU, ToyModel
-from generators import ddpm, edm2, imle
+from generators import ddpm, edm2, imle, omnigan
 from generators.base import Loaded, Setup, WrongKind, build
 from generators.door import KINDS, kinds_with_views, make_generator, open_generator
 from imle import UnconditionalGenerator
@@ -38,7 +38,7 @@ def toy():
 
 SNAPSHOTS = {
     "camnet": snapshot, "imle-unconditional": unconditional, "edm2": edm2.untrained,
-    "edm2-toy": toy, "ddpm": ddpm.untrained,
+    "edm2-toy": toy, "ddpm": ddpm.untrained, "omnigan": omnigan.untrained,
 }  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def test_what_a_path_says_and_draws(kind, tmp_path):
     images = net.draw(3, **inputs)
     assert images.dtype == torch.uint8 and images.shape == (3, 3, net.resolution, net.resolution)
     assert torch.equal(images, net.draw(3, seed=0, batch=3, **inputs))
-    assert not torch.equal(images, net.draw(3, seed=7, **inputs))
+    by_chance = kind != "omnigan"  # a translation is a function of its picture
+    assert torch.equal(images, net.draw(3, seed=7, **inputs)) != by_chance
     assert torch.equal(images[:2], net.draw(2, batch=2, **inputs)) or kind == "edm2"
 
 
@@ -77,6 +78,25 @@ def test_what_each_kind_needs():
     assert diffusion.content == "untrained"
     with pytest.raises(UsageError, match="inputs are missing"):
         camnet.draw(1)
+
+
+def test_omnigan_translates_and_sees():
+    net = make_generator(omnigan.untrained())
+    assert isinstance(net, omnigan.Omnigan) and net.segments == list("abcde")
+    pictures = torch.rand(3, 3, 16, 24)
+    flooded, dry = (net.draw(1, inputs=pictures, to=to, batch=2) for to in "fn")
+    assert flooded.shape == (3, 3, 16, 24) and not torch.equal(flooded, dry)
+    made = net.net(pictures * 2 - 1, "f")
+    assert torch.equal(flooded, ((made + 1) / 2).clamp(0, 1).mul(255).round().byte())
+    seen = net.see(pictures)
+    assert seen["s"].shape == (3, 16, 24) and seen["s"].max() < 5
+    assert 0 <= seen["w"].min() and seen["w"].max() <= 1 and seen["d"].shape == (3, 1, 16, 24)
+    for wrong, said in ((pictures * 255, "divide them"), (pictures[..., :9], "multiples of 4"),
+                        (pictures[0], "are needed"), (None, "inputs are missing")):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            net.draw(1, inputs=wrong)
+    with pytest.raises(UsageError, match="it is one of rf, rn, sf, sn"):
+        net.draw(1, inputs=pictures, to="x")
 
 
 def test_labels_and_guides_of_edm2():

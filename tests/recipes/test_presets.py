@@ -15,6 +15,7 @@ TRAINING = (
     "TrainSimCLR",
     "TrainISICLE",
     "train_edm2",
+    "train_omnigan",
     "toy_example",
 )
 

@@ -9,6 +9,7 @@ from recipes.words import compact_seeds, image_count, period, period_steps, seed
 from runtime.cli import parse
 from runtime.options import add_bool, add_run_args
 from runtime.types import (
+    BoolAction,
     IntList,
     boolean,
     finite_float,
@@ -390,3 +391,21 @@ def test_a_period_is_in_steps_or_in_images(word, batch, steps):
 def test_what_is_no_period(word):
     with pytest.raises(argparse.ArgumentTypeError):
         period(word)
+
+
+def test_an_option_given_twice_is_said(capsys, monkeypatch):
+    parser = argparse.ArgumentParser(prog="x.py")
+    parser.add_argument("--lr", type=float, default=1.0)
+    parser.add_argument("--res", action=IntList, default=[4])
+    parser.add_argument("--on", action=BoolAction, default=False)
+    args = parse(parser, {}, "--lr 1 --res 8 16 --on --lr=2 --res 32 --no-on --lr 3".split())
+    assert (args.lr, args.res, args.on) == (3.0, [32], False)
+    assert capsys.readouterr().err.splitlines() == [
+        "x.py: --lr is given 3 times; 3.0 counts",
+        "x.py: --res is given twice; 32 counts",
+        "x.py: --on is given twice; False counts",
+    ]
+    parse(parser, {}, ["--lr", "1"])
+    monkeypatch.setenv("RANK", "1")
+    parse(parser, {}, ["--lr", "1", "--lr", "2"])
+    assert capsys.readouterr().err == ""

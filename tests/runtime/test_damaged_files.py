@@ -1,12 +1,15 @@
 """Files of a run's folder that are damaged, cut or gone: what is said, and what goes on."""
 
+import contextlib
 import json
 import os
 
 import pytest
 
+from recipes.runs.reading import Unreadable, read_run
 from runtime import points
 from storage.errors import CheckpointError, UsageError
+from storage.files import remove
 from tests import kill_harness as harness
 from tests.runtime.runs import rewrite_meta
 from tests.runtime.test_lookup import mark, train
@@ -166,3 +169,35 @@ def harm(file, text):
         file.unlink(missing_ok=True)
     else:
         file.write_text(text, encoding="utf-8")
+
+
+ODD = {
+    "deep": "[" * 100_000,
+    "a list": "[1, 2]",
+    "a text": '"x"',
+    "null": "null",
+    "fields": '{"script": 3, "shaping": [], "args": 4, "state": [], "step": "x", "digest": {}}',
+    "types": '{"script": "toy_example", "shaping": {}, "args": [], "inputs": 3, "config_hash": []}',
+}
+
+
+@pytest.mark.parametrize("name", ["args.json", "status.json", "inputs.json", "data.json", "lock"])
+@pytest.mark.parametrize("text", ODD)
+def test_side_files_of_any_shape_do_not_decide_a_run(tmp_path, name, text):
+    run = train(tmp_path)
+    (run.dir / name).write_text(ODD[text])
+    with contextlib.suppress(Unreadable):
+        read_run(run.dir)
+    assert train(tmp_path, "--loops", 4).completed == 8
+
+
+@pytest.mark.parametrize("name", ["launches.jsonl", "log.txt", "status.json", "wandb_id"])
+def test_side_files_that_are_folders_or_lead_nowhere(tmp_path, name):
+    run = train(tmp_path)
+    harm(run.dir / name, None)
+    (run.dir / name).mkdir()
+    assert train(tmp_path, "--loops", 4).completed == 8
+    read_run(run.dir).launches()
+    remove(run.dir / name)
+    (run.dir / name).symlink_to(tmp_path / "no" / "where")
+    assert train(tmp_path, "--loops", 5).completed == 10

@@ -15,10 +15,11 @@ import torch
 from runtime import distributed
 from runtime import launch as launch_module
 from runtime.grace import GRACE
-from runtime.launch import launch
+from runtime.launch import call_main, launch
 from runtime.place import choose_device
 from runtime.preemption import PreemptionFlag
-from storage.errors import NonFiniteError, UsageError
+from runtime.rundir import exit_code_of
+from storage.errors import DiskError, NonFiniteError, UsageError, not_made
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -276,3 +277,24 @@ def test_a_real_script_spawns_its_ranks(tmp_path):
         p.send_signal(signal.SIGUSR1)
         rest = p.stdout.read()
         assert p.wait(30) == 75 and rest.count("got SIGUSR1\n") == 2
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.EFBIG, errno.EROFS, errno.ESTALE, errno.ENOSPC]
+)
+def test_a_disk_that_fails_is_exit_7_and_one_line(number, capsys):
+    """In whatever file: args.json, launches.jsonl, a picture of generate_images.py."""
+
+    def main(args):
+        raise OSError(number, os.strerror(number), "RUN/args.json")
+
+    assert call_main(main, argparse.Namespace()) == 7
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "RUN/args.json" in said and os.strerror(number) in said
+    assert exit_code_of(OSError(number, "x")) == 7
+    assert isinstance(not_made("x", OSError(number, "y")), DiskError)
+
+
+def test_a_folder_that_may_not_be_made_is_a_wrong_option():
+    assert isinstance(not_made("x", OSError(errno.EACCES, "y")), UsageError)
+    assert isinstance(not_made("x", OSError(errno.ENOTDIR, "y")), UsageError)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from runtime import rundir
 from storage import checkpoint
 from storage.errors import DiskError, OutOfMemory, UsageError
 from tests import kill_harness as harness
@@ -310,3 +311,31 @@ def test_a_directory_that_was_there_is_kept(tmp_path):
     with pytest.raises(UsageError), run:
         raise UsageError("no such file")
     assert run.dir.is_dir() and steps_in(run)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EFBIG, errno.ENOSPC])
+@pytest.mark.parametrize("name", ["args.json", "launches.jsonl", "status.json"])
+def test_any_error_of_the_disk_at_the_start(tmp_path, monkeypatch, name, number):
+    """args.json is needed to go on, and ends the launch with 7; the others do not."""
+    real, code = open, 0
+
+    def refuse(path, *more, **others):
+        if name in str(path) and str(path).startswith(str(tmp_path)):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *more, **others)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    try:
+        train(toy_args(tmp_path, total=2))
+    except OSError as error:
+        code = rundir.exit_code_of(error)
+    assert code == (7 if name == "args.json" else 0)
+
+
+def test_no_inodes_when_the_folder_is_made(tmp_path, monkeypatch):
+    def refuse(self, *more, **others):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(DiskError, match="No space left"):
+        train(toy_args(tmp_path, total=2))

@@ -20,6 +20,7 @@ SCRIPTS = (
     "reconstruct_phema",
     "train_edm2",
     "train_ddpm",
+    "train_omnigan",
     "toy_example",
 )
 

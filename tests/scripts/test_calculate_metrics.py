@@ -82,7 +82,7 @@ def test_statistics_have_any_name(tmp_path, places, monkeypatch):
     assert load_moments(tmp_path / "tiny.pkl")["fd_pixels"].images == 24  # of others' readers
 
 
-def test_a_folder_a_zip_and_statistics_give_the_same_figure(tmp_path, places):
+def test_a_folder_a_zip_and_statistics_give_the_same_figure(tmp_path, places, capsys):
     base = f"calc --images {places}/made --num 22 {PIXELS}"
     first = measured(tmp_path / "a", base, f"--ref {places}/real")
     with zipfile.ZipFile(tmp_path / "real.zip", "w") as archive:
@@ -95,6 +95,8 @@ def test_a_folder_a_zip_and_statistics_give_the_same_figure(tmp_path, places):
     for k, ref in enumerate((tmp_path / "real.zip", stats)):
         found = measured(tmp_path / f"b{k}", base, f"--ref {ref} --batch {3 + 4 * k}")
         assert found["figures"]["fd_pixels"]["value"] == pytest.approx(value, rel=1e-6)
+    said = capsys.readouterr().out
+    assert said.count("warning: the pictures are of 24 px, the reference of ") == 2  # not of "b1"
     assert first["settings"]["samples"][0]["file_format"] == "png"
     assert first["settings"]["samples"][0]["per_class"] == [11, 11]
 
@@ -165,6 +167,19 @@ def test_comparing(tmp_path, places, capsys):
     assert "bootstrap of 30 pairs" in capsys.readouterr().out
     SCRIPT.main(get_args(None, ["compare", str(tmp_path / "net"), str(tmp_path / "net")]))
     assert "not distinguished" in capsys.readouterr().out
+    more = words.replace("--bootstrap 0", "").replace(
+        "fd_pixels", "fd_pixels kid_pixels prdc_pixels"
+    )
+    for name in ("net", "other"):
+        found = measured(tmp_path / f"{name}2", f"gen --net {places}/{name}.safetensors --num 30",
+                         more)["figures"]  # fmt: skip
+        assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in found.values())
+    capsys.readouterr()
+    SCRIPT.main(get_args(None, ["compare", str(tmp_path / "net2"), str(tmp_path / "other2")]))
+    said = capsys.readouterr().out
+    assert "kid_pixels" in said and "(means of 30 pairs, n = 1)" in said
+    assert said.count("(jackknife of 30 pairs, n = 1)") == 4 and "bootstrap of 30 pairs" in said
+    assert "no interval" not in said
     measured(tmp_path / "few", f"gen --net {places}/net.safetensors --num 20 {words}")
     with pytest.raises(UsageError, match="not of the same seeds: .*0-29.*0-19"):
         SCRIPT.main(get_args(None, ["compare", str(tmp_path / "net"), str(tmp_path / "few")]))

@@ -279,8 +279,8 @@ def test_where_the_time_of_two_launches_went(home):
     read = reading.read(run)
     first, second = times.launches(read)
     assert (first.seconds, second.seconds) == (40, 24)
-    assert first.parts == {"start": 5.0, "search for codes": 6.0, "saving": 0.5, "steps": 28.5}
-    assert second.parts == {"start": 2.0, "search for codes": 4.0, "saving": 1.0, "steps": 17.0}
+    assert first.parts == {"start": 5.0, "search for codes": 6.0, "saving": 0.5, "training": 28.5}
+    assert second.parts == {"start": 2.0, "search for codes": 4.0, "saving": 1.0, "training": 17.0}
     assert (first.first, first.last, first.lost, second.lost) == (0, 27, 7, 0)
     assert first.how == "asked to stop by SIGTERM" and second.how == "finished"
     axis = curves.axes_of(read.rows, [20], 99)
@@ -473,3 +473,47 @@ def test_an_encoder_looks_at_a_file_again_only_when_it_changed(home, monkeypatch
     assert len(calls) == 1
     add_sheets(run, [0], side=48)
     assert encoder.encode(file, 0)[1] == (48, 48) and len(calls) == 2
+
+
+# ------------------------------------------------------------------- records of calculate_metrics
+
+
+def test_what_was_measured_of_a_run_stands_in_its_page(home, report):
+    first = make_seeds(home)
+    figure = {"value": 12.5, "low": 11.25, "high": 13.75, "n": 500, "ranges": 1}
+    figure["less_is_better"] = True
+    record = {
+        "format": "imle-lab-metrics", "origin": {"run": first.name}, "figures": {"fid": figure},
+        "ranges": [{"seeds": "0-499", "figures": {"fid": {**figure, "more": {}}}}],
+        "settings": {
+            "samples": [{"kind": "camnet", "net": "network-latest.safetensors", "pictures": 500,
+                         "content": "abc", "step": 20}],
+            "reference": None, "held": None, "extractors": {},
+        },
+    }  # fmt: skip
+    for name, run in (("a", first.name), ("b", "another-run"), ("c", "<b>first</b>")):
+        (home / "calculate_metrics" / name).mkdir(parents=True)
+        record["origin"]["run"] = run
+        write(home / "calculate_metrics" / name / "metrics.json", record)
+    (home / "calculate_metrics" / "d").mkdir()
+    (home / "calculate_metrics" / "d" / "metrics.json").write_text("half a rec")
+    _, text = report("first", "second")
+    words = words_of(text)
+    assert words.count("12.5 [11.25, 13.75]") == 1 and "at step 20, seeds 0-499" in words
+    assert "fid n 500" in words and "over other samples of the same network" in words
+    assert "12.5" not in words_of(report("second")[1])
+
+
+def test_validation_and_waiting_are_parts_of_the_time(home, report):
+    start = 1e9
+    rows = [{"step": s, "time": start + 20 * s, "time/step_s": 20.0, "time/data_s": 5.0,
+             "time/validation_s": 4.0 if s == 20 else None} for s in (10, 20)]  # fmt: skip
+    run = make_run(home, "first-00000001", options=OPTIONS, rows=rows)
+    launch = json.loads((run / "launches.jsonl").read_text())
+    launch["time"] = stamp(start)
+    (run / "launches.jsonl").write_text(json.dumps(launch) + "\n")
+    (found,) = times.launches(reading.read(run))
+    assert found.parts["waiting for data"] == pytest.approx(100)
+    assert found.parts["validation"] == pytest.approx(40)
+    words = words_of(report("first")[1])
+    assert "validation 40 s" in words and "until a batch was there" in words

@@ -532,8 +532,8 @@ def test_the_options_that_say_how_long_a_run_is():
     from runtime.options import LENGTH, tagged
 
     scripts = (
-        "TrainGeneratorWandB", "train_edm2", "train_ddpm", "TrainSimCLR", "TrainISICLE",
-        "toy_example",
+        "TrainGeneratorWandB", "train_edm2", "train_ddpm", "train_omnigan", "TrainSimCLR",
+        "TrainISICLE", "toy_example",
     )  # fmt: skip
     tables = {name: tagged(table_of(name), LENGTH) for name in scripts}
     assert all(tables.values())

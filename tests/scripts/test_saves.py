@@ -10,6 +10,7 @@ SMALL = {
     "TrainGeneratorWandB": TINY,
     "train_edm2": "--preset smoke --duration 200 --snapshot 1000 --sample_images 0".split(),
     "train_ddpm": "--preset smoke --bs 8 --duration 40 --sample_images 0".split(),
+    "train_omnigan": "--preset smoke --steps 4 --set val.max_log_images=0".split(),
     "TrainSimCLR": "--preset smoke --epochs 1 --n_ramp 0 --no-probe --num_images 96".split(),
     "TrainISICLE": "--preset smoke --epochs 1 --n_ramp 0 --no-probe".split(),
 }

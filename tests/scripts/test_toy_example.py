@@ -10,8 +10,8 @@ from PIL import Image
 
 import diffusion.toy_eval
 from recipes.toy.options import get_args as read_options
-from storage.errors import CheckpointError, DataError, UsageError
-from storage.snapshot import load_snapshot
+from storage.errors import CheckpointError, DataError, NonFiniteError, UsageError
+from storage.snapshot import load_snapshot, save_snapshot
 from tests.diffusion.edm2_pickles import put_modules, toy_pickle
 from tests.scripts.support import load, metrics
 from tests.server import serving
@@ -413,3 +413,12 @@ def test_flags_of_test_and_plot_are_promises(capsys):
             with pytest.raises(SystemExit):
                 get_args([command, f"--{name}="])
             assert "unrecognized" not in capsys.readouterr().err, name
+
+
+def test_a_reference_that_sees_nothing_ends_the_run(guide, tmp_path):
+    """Its weights are finite, and so large that every loss is infinite."""
+    found = load_snapshot(snapshot_of(guide))
+    state = {k: v * 1e30 if v.is_floating_point() else v for k, v in found.state_dict.items()}
+    file = save_snapshot(tmp_path / "large.safetensors", state, found.kind, found.config, {})
+    with pytest.raises(NonFiniteError, match="non-finite scores of the selection"):
+        train(tmp_path / "run", "--acid", "--guidance", "--guide", str(file))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -89,3 +91,16 @@ def test_what_is_missing_is_said():
         Picker(method="jest", by_sigma=True).pick(B, learner, ref, random=seeded())
     with pytest.raises(ValueError, match="keeps no row"):
         Picker(method="random").size(4)
+
+
+@pytest.mark.parametrize("method, sees", [("jest", True), ("random", False)])
+def test_a_draw_is_blind_without_one_finite_score(method, sees):
+    picker = Picker(method=method, filter_ratio=0.5, num_chunks=4)
+    learner, ref, _ = losses()
+    assert not picker.blind(learner, ref)
+    one = torch.full_like(ref, math.nan)
+    assert bool(picker.blind(learner, one)) == sees
+    one[3] = 1.0
+    assert not picker.blind(learner, one)
+    learner[3] = math.inf
+    assert bool(picker.blind(learner, one)) == sees

@@ -202,6 +202,25 @@ def test_what_a_living_process_writes_is_not_swept(tmp_path):
     assert names(tmp_path) == ["x"]
 
 
+def test_what_killed_writers_left_is_swept_by_the_folder(tmp_path):
+    """Of any name, and below; what a living one writes stays, and so does all that is none."""
+
+    def write(file):
+        os.environ["IMLE_LAB_FAILPOINT"] = "file-half"
+        files.write_bytes(file, NEW)
+
+    (tmp_path / "below" / "deep").mkdir(parents=True)
+    for name in ("a.json", "below/b.png", "below/deep/c"):
+        file = tmp_path / name
+        assert os.WTERMSIG(end(fork(lambda file=file: write(file)))) == signal.SIGKILL
+    (tmp_path / ".tmp-mine").write_text("")
+    with files.writing(tmp_path / "alive"):
+        assert [p.name[:12] for p in files.sweep_dead(tmp_path)] == [".tmp-a.json-"]
+        assert len(files.sweep_dead(tmp_path, below=True)) == 2
+    assert names(tmp_path) == [".tmp-mine", "alive", "below"]
+    assert files.sweep_dead(tmp_path / "nowhere", below=True) == []
+
+
 def test_long_and_odd_names(tmp_path):
     for name in ("n" * 255, "ä" * 127, "a b\nc", ".hidden", "[x]*", "x-12345678"):
         files.write_text(tmp_path / name, name)
@@ -483,6 +502,8 @@ ALLOWED = {
     ("storage/checkpoint.py", "open"),
     # To a file that hashes on its way into such a folder.
     ("storage/checkpoint.py", "torch.save"),
+    # What `storage.files` gives out as its own.
+    ("storage/locks.py", "fcntl.flock"),
     # Logs of a run that holds the lock; resuming cuts off what a kill left.
     ("storage/index_log.py", "open"),
     ("runtime/tracker.py", "open"),

@@ -7,7 +7,7 @@ import torch
 
 from storage.errors import CheckpointError
 from storage.files import temporary
-from storage.torchfile import load_foreign, reading, write_torch
+from storage.torchfile import load_foreign, load_torch, reading, write_torch
 from tests.storage.states import Bomb, equal
 
 
@@ -87,3 +87,16 @@ def test_a_bare_tensor_is_no_dict_of_weights(tmp_path):
     torch.save(torch.zeros(2), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="holds a Tensor"):
         load_foreign(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("part", [0.5, 0.0])
+def test_a_file_that_was_cut_off_is_one_line(part, tmp_path):
+    file = tmp_path / "cut.pth"
+    torch.save({"a": torch.zeros(300)}, file)
+    data = file.read_bytes()
+    size = int(part * len(data))
+    file.write_bytes(data[:size])
+    with pytest.raises(CheckpointError) as error:
+        load_torch(file)
+    wanted = f"cut off or damaged, {size} bytes are there: fetch or copy it again"
+    assert str(error.value) == f"{file}: not a readable weights file ({wanted})"

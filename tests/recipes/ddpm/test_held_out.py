@@ -12,6 +12,7 @@ from recipes.ddpm import parts
 from recipes.ddpm.held_out import HeldOut, bits_of, losses_at
 from recipes.ddpm.options import get_args
 from runtime.precision import Precision
+from runtime.spent import Spent
 from storage.errors import UsageError
 from tests.effects import pictures
 
@@ -24,7 +25,7 @@ class FakeRun:
     def __init__(self, rank=0, world_size=1):
         self.rank, self.world_size, self.device = rank, world_size, torch.device("cpu")
         self.precision = Precision("fp32", self.device)
-        self.logged, self.said = [], []
+        self.logged, self.said, self.spent = [], [], Spent()
         self.say = self.said.append
 
     def phase(self, name, together=True):

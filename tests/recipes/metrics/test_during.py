@@ -15,7 +15,10 @@ RUNS = {
     "TrainGeneratorWandB": "--preset smoke --unconditional --res 8 --outer_loops 1 "
     "--num_iteration 2 --lpips none --map_nc 4 --latent_nc 8 --max_nc 8 --pool_size 8 "
     "--subsample_size 4 --bs 4 --mini_bs 4",
+    "TrainISICLE": "--preset smoke --num_images 16 --bs 8 --epochs 1 --n_ramp 0 --crop_size 8",
 }
+# It trains an encoder too, which takes long.
+CASES = [pytest.param(n, marks=[pytest.mark.slow] * (n == "TrainISICLE")) for n in RUNS]
 EVERY = "--metrics_every 2 --metrics fd_pixels --metrics_num 12"
 
 
@@ -35,7 +38,7 @@ def logged(run):
     return {r["step"]: r["metrics/fd_pixels"] for r in rows if "metrics/fd_pixels" in r}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", CASES)
 def test_figures_are_logged_and_training_is_the_same(name, tmp_path):
     """--metrics_every, --metrics, --metrics_num."""
     plain, measured = train(name, tmp_path / "a"), train(name, tmp_path / "b", EVERY)

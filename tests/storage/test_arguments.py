@@ -6,9 +6,9 @@ from typing import Annotated
 
 import pytest
 
-from diffusion.arguments import Between, Share, arguments, given_arguments, is_number
 from diffusion.edm2 import Precond
 from diffusion.toy import ToyModel
+from storage.arguments import Between, Share, arguments, given_arguments, is_number
 
 
 class Made:

@@ -15,9 +15,10 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 _MAX_VALUES = 32  # of an argument that is a list
+_MAX_TEXT = 1000
 
 
 class Between(NamedTuple):
@@ -27,7 +28,14 @@ class Between(NamedTuple):
     high: float
 
 
+# Kinds of arguments that networks of every kind have, and how far a file, or a command, may go.
 Share = Annotated[float, Between(0, 1)]
+Width = Annotated[int, Between(1, 1 << 16)]  # channels, dimensions
+Count = Annotated[int, Between(0, 1 << 16)]  # of channels, components, classes, that may be none
+Depth = Annotated[int, Between(1, 256)]  # blocks or layers in a row
+Side = Annotated[int, Between(1, 8192)]  # pixels
+Multiple = Annotated[float, Between(0, 1024)]  # of a width
+Classes = Annotated[int, Between(0, 1 << 20)]
 
 
 class Argument(NamedTuple):
@@ -50,6 +58,10 @@ class Argument(NamedTuple):
         return listed and all(map(self._fits, value))
 
     def _fits(self, value: Any) -> bool:
+        if self.type is object:
+            return True
+        if self.type is str:
+            return isinstance(value, str) and len(value) <= _MAX_TEXT
         if self.type is bool:
             return isinstance(value, bool)
         if not is_number(value) or (self.type is int and type(value) is not int):
@@ -59,8 +71,11 @@ class Argument(NamedTuple):
 
 @functools.cache  # annotations are strings, to be evaluated once
 def arguments(make: Callable[..., Any]) -> dict[str, Argument]:
-    """The parameters of a constructor by name, in its order. Errors: TypeError for a kind of
-    annotation that is not understood."""
+    """The parameters of a constructor, or a partial of one, by name, in its order.
+
+    Words may be any (the constructor knows which there are), and so may mappings and devices: their
+    type is str or object. Errors: TypeError for a kind of annotation that is not understood."""
+    make = make.func if isinstance(make, functools.partial) else make
     # a class's hints are those of its attributes
     hinted = make.__init__ if isinstance(make, type) else make  # type: ignore[misc]
     hints = typing.get_type_hints(hinted, include_extras=True)
@@ -75,6 +90,8 @@ def arguments(make: Callable[..., Any]) -> dict[str, Argument]:
 def _taken_apart(hint: Any) -> tuple[type, Between | None, bool, bool]:
     """(type of a value, its bounds, whether a list, whether None is allowed) of an annotation."""
     bounds, many, optional = None, False, False
+    if hint is Any:
+        return object, None, False, True
     while not isinstance(hint, type) or typing.get_origin(hint) is not None:
         origin, inner = typing.get_origin(hint), typing.get_args(hint)
         if origin is Annotated:
@@ -85,17 +102,24 @@ def _taken_apart(hint: Any) -> tuple[type, Between | None, bool, bool]:
             hint = next(h for h in inner if h is not type(None))
         elif origin is Sequence:
             many, hint = True, inner[0]
+        elif origin is Literal:
+            hint = str
+        elif hint is Any or origin is Mapping or origin in (typing.Union, types.UnionType):
+            optional, hint = True, object
         else:
             raise TypeError(f"no bounds can be read off the annotation {hint}")
     return hint, bounds, many, optional
 
 
-def given_arguments(make: type, args: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+def given_arguments(
+    make: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
+) -> dict[str, Any]:
     """All arguments of a constructor by name, of those that a file gives: JSON values.
 
     Errors: ValueError for an unknown, a missing or an impossible one.
     """
-    table, name = arguments(make), make.__name__
+    made: Any = make.func if isinstance(make, functools.partial) else make
+    table, name = arguments(make), made.__name__
     if len(args) > sum(argument.positional for argument in table.values()):
         raise ValueError(f"has a {name} made with other arguments than it takes")
     given = dict(keywords)
@@ -112,7 +136,7 @@ def given_arguments(make: type, args: Sequence[Any], keywords: Mapping[str, Any]
             raise ValueError(f"has a {name} without its {key}")
         if not argument.fits(value):
             raise ValueError(f"has a {name} with {key} {_said(value)}")
-        config[key] = list(value) if argument.many else value
+        config[key] = list(value) if argument.many and value is not None else value
     return config
 
 

@@ -1,0 +1,165 @@
+"""A run's options as the command line of its script, checked by the script's own table.
+
+Any script at the top of the toolkit can be run: the line that imports `get_args` says which recipe
+has its options. Nothing of the script itself is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import io
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from recipes.experiment.params import sbatch_of, staged, told_of
+from recipes.experiment.plan import Planned
+from runtime.near import closest, hint
+from runtime.settings import flat
+from storage.errors import UsageError
+from storage.files import write_text
+from storage.yaml_files import yaml_text
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURED = ("train_omnigan.py",)  # their options are a file, --config
+CONFIG = "config.yaml"
+
+
+@cache
+def option_reader(script: str) -> Callable[[list[str]], argparse.Namespace]:
+    """What reads the command line of a script at the top of the toolkit.
+
+    Errors: UsageError for a script that is not there, or has no options in a recipe.
+    """
+    scripts = sorted(file.name for file in ROOT.glob("*.py") if _module(file))
+    if script not in scripts:
+        near = hint(closest(script, scripts)) or f"; there are {', '.join(scripts)}"
+        raise UsageError(f"script {script!r} is none of the toolkit's{near}")
+    get_args = importlib.import_module(str(_module(ROOT / script))).get_args
+
+    def read(words: list[str]) -> argparse.Namespace:
+        said, program = io.StringIO(), sys.argv
+        sys.argv = [script]
+        try:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+                return get_args(None, words)
+        except SystemExit as stop:
+            if stop.code == 0:
+                raise UsageError("--help is no option of a run") from None
+            line = re.sub(r" \(see --help\)$", "", said.getvalue().strip().splitlines()[-1])
+            raise UsageError(re.sub(r"^.*?: error: |^error: ", "", line)) from None
+        finally:
+            sys.argv = program
+
+    return read
+
+
+def _module(file: Path) -> str | None:
+    """The recipe out of which a script imports `get_args`; None if it does not."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recipes."):
+            if any(alias.name == "get_args" for alias in node.names):
+                return None if file.name == "experiment.py" else node.module
+    return None
+
+
+def with_command(run: Planned, about: Mapping[str, Any], folder: Path) -> Planned:
+    """A run with the words that start it, checked by its script. folder: the run's, not yet made.
+
+    Errors: UsageError of one line that says which run.
+    """
+    try:
+        name, *front = run.script
+        read = option_reader(name)
+        if name in CONFIGURED:
+            run, words = _configured(run, about, folder, read)
+        else:
+            words = [*front, *words_of(run.trainer)]
+            if hasattr(read(words), "outdir"):
+                if any(key in run.trainer for key in ("outdir", "run_dir", "run-dir")):
+                    raise UsageError("outdir: the folder of the run is experiment.base_dir's")
+                words += ["--outdir", str(folder)]
+        check_stage(run, words)
+        return replace(run, command=(str(ROOT / name), *words))
+    except (UsageError, ValueError) as error:
+        raise UsageError(f"runs[{run.index}] ({' '.join(run.script)}): {error}") from None
+
+
+def _configured(
+    run: Planned,
+    about: Mapping[str, Any],
+    folder: Path,
+    read: Callable[[list[str]], argparse.Namespace],
+) -> tuple[Planned, list[str]]:
+    """Of a script whose options are a file: the run with what W&B is told of it, and its words."""
+    told = told_of(about, run.asked)
+    block = {key: " ".join(told[key].split()) for key in ("note", "description")}
+    block = {key: value for key, value in {**block, "tags": told["tags"]}.items() if value}
+    if block and not run.trainer.keys() & {"wandb", "comet"}:
+        run = replace(run, trainer={**run.trainer, "wandb": block})
+    front = list(run.script[1:])
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / CONFIG
+        write_text(file, yaml_text(run.trainer), durable=False)
+        try:
+            read([*front, "--config", str(file)])
+        except UsageError as error:
+            raise UsageError(str(error).replace(str(file), "trainer")) from None
+    words = [*front, "--config", str(folder / CONFIG), "--outdir", str(folder)]
+    stage = str(sbatch_of(run.asked)["stage"])
+    if stage:
+        words += [
+            w for k, v in flat(run.trainer).items() if v == stage for w in ("--set", f"{k}={v}")
+        ]
+    return run, words
+
+
+def check_stage(run: Planned, words: list[str]) -> None:
+    """UsageError where sbatch.stage is copied and nothing would read the copy."""
+    stage = str(sbatch_of(run.asked)["stage"])
+    if stage and staged(words, stage) == staged(words, ""):
+        raise UsageError(
+            f"sbatch.stage {stage!r} is no option's value: nothing would read the copy"
+        )
+
+
+def words_of(trainer: Mapping[str, Any]) -> list[str]:
+    """{option: value} as one types it: true `--x`, false `--no-x`, null not at all, a list its
+    values in a row. Errors: UsageError for what no command line can say."""
+    words: list[str] = []
+    for name, value in trainer.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise UsageError(f"trainer.{name!r} is no option's name")
+        if name in ("help", "help_all", "help-all"):
+            raise UsageError("--help is no option of a run")
+        option = f"--{name}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{name}")
+        elif isinstance(value, list):
+            values = [_word(each, name) for each in value] or ["[]"]
+            if any(re.match(r"-(?![\d.])", each) for each in values):
+                raise UsageError(
+                    f"trainer.{name}: {values!r} has a value that looks like an option"
+                )
+            words += [option, *values]
+        elif value is not None:
+            word = _word(value, name)
+            words += [f"{option}={word}"] if word.startswith("-") else [option, word]
+    return words
+
+
+def _word(value: Any, name: str) -> str:
+    if isinstance(value, Mapping | list | bool | None):
+        kind = "a mapping" if isinstance(value, Mapping) else repr(value)
+        raise UsageError(f"trainer.{name} is {kind}: the script's options are single values, lists")
+    if isinstance(value, str) and "\0" in value:
+        raise UsageError(f"trainer.{name} has a zero byte in it")
+    return repr(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,146 @@
+"""A batch script with `{{param}}` in it -> the script of one run.
+
+A line without `{{` stays as it is, to the last space. A line `#SBATCH` of which a parameter has no
+value is left out; anywhere else that is an error, and so is a name that nothing gives a value to.
+How a value is written so that it stays one: `recipes.experiment.shell`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipes.experiment.params import Code, Param, params_of
+from recipes.experiment.shell import DIRECTIVE, Scanner, plain, quoted
+from runtime.near import closest, hint
+from storage.errors import UsageError
+from storage.files import read_bytes, write_text
+
+_PLACE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+
+
+class Filled(NamedTuple):
+    """text: of the script. left_out: parameters without a value, whose lines are not in it."""
+
+    text: str
+    left_out: list[str]
+
+
+def read_template(file: Path) -> str:
+    """The text of a template. Errors: UsageError."""
+    try:
+        text = read_bytes(file).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"--template {file}: {why}") from None
+    if "\r" in text or "\0" in text:
+        raise UsageError(f"--template {file}: no shell reads its line breaks: make them Unix's")
+    return text
+
+
+def names_in(template: str) -> set[str]:
+    """The parameters that a template has."""
+    return set(_PLACE.findall(template))
+
+
+def fill(template: str, params: Mapping[str, Param], where: str) -> Filled:
+    """A template with its parameters' values. where: its name, for messages.
+
+    Errors: UsageError of one line, for a parameter that is unknown or has no value, and for a value
+    that would not stay one where it stands.
+    """
+    kept, left_out, scanner = [], [], Scanner()
+    for number, line in enumerate(template.splitlines(), 1):
+        at = f"{where}:{number}"
+        names = _PLACE.findall(line)
+        if rest := _PLACE.sub("", line).partition("{{")[1:]:
+            if rest[0]:
+                raise UsageError(f"{at}: {{{{ without a parameter's name and }}}} after it: {line}")
+        for name in names:
+            if name not in params:
+                near = hint(closest(name, params))
+                known = "" if near else f"; there are {', '.join(sorted(params))}"
+                raise UsageError(f"{at}: {{{{{name}}}}} is no parameter{near}{known}")
+        empty = [name for name in names if params[name] is None]
+        directive = line.startswith(DIRECTIVE)
+        if empty and directive:
+            left_out += empty
+            continue
+        if empty:
+            raise UsageError(f"{at}: {{{{{empty[0]}}}}} has no value: give sbatch.{empty[0]}")
+        kept.append(_filled(line, params, at, scanner, directive))
+        scanner.end_line()
+    return Filled("\n".join(kept) + "\n", left_out)
+
+
+def _filled(
+    line: str, params: Mapping[str, Param], at: str, scanner: Scanner, directive: bool
+) -> str:
+    parts, end = [], 0
+    for found in _PLACE.finditer(line):
+        before = line[end : found.start()]
+        scanner.read(before)
+        name = found[1]
+        value = in_place(name, params[name], line[: found.start()], line[found.end() :])
+        parts += [before, _written(name, value, at, scanner, directive)]
+        scanner.line += "x"  # a word stands here
+        end = found.end()
+    scanner.read(line[end:])
+    text = "".join([*parts, line[end:]])
+    if not directive and text.lstrip().startswith(DIRECTIVE) and params["main_partition"] != text:
+        raise UsageError(f"{at}: a value would make this a line of {DIRECTIVE}")
+    return text
+
+
+def _written(name: str, value: Param, at: str, scanner: Scanner, directive: bool) -> str:
+    """A value as it stands in the script."""
+    words = value if isinstance(value, tuple) else (str(value),)
+    if "\0" in "".join(words):
+        raise UsageError(f"{at}: the value of {{{{{name}}}}} has a zero byte in it")
+    if directive:
+        if isinstance(value, Code) or not all(map(plain, words)):
+            raise UsageError(
+                f"{at}: {name} {' '.join(words)!r} cannot stand in a line of {DIRECTIVE}, which "
+                "takes letters, digits and _@%+=:,./- only"
+            )
+        return " ".join(words)
+    if scanner.comment:
+        return " ".join("".join(c if c.isprintable() else " " for c in w) for w in words)
+    if all(map(plain, words)) and len(words) == 1 and not isinstance(value, Code):
+        return words[0]
+    if not scanner.quotable():
+        raise UsageError(
+            f"{at}: {{{{{name}}}}} stands inside of quotes or of what a shell reads twice; let it "
+            "stand alone: a value is quoted where it needs to be"
+        )
+    return str(value) if isinstance(value, Code) else quoted(words)
+
+
+def in_place(name: str, value: Param, before: str, after: str) -> Param:
+    """Values whose form depends on what the template has around them: `mem` of a bare number is
+    gigabytes, and `gpu` is as --gres or --gpus want it."""
+    if name == "mem" and str(value).isdigit() and not re.match(r"[KMGT]", after):
+        return f"{value}G"
+    if name == "gpu" and value is not None:
+        if before.endswith("gres="):
+            return f"gpu:{value}"
+        return f":{value}" if before.endswith("gpu") else value
+    return value
+
+
+def write_run_template(
+    xopts: Mapping[str, Any], i: int, template_path: str | Path, write_path: str | Path
+) -> None:
+    """Fill a template for run `i` of an experiment and write it.
+
+    xopts: {"experiment": {...}, "runs": [{"sbatch": ..., "wandb": ..., "trainer": ...}]}, each
+    run's trainer with all of its options; the run's folder is `trainer.output_path`, or that of
+    `write_path`. Errors: UsageError, as `fill`; OSError.
+    """
+    run, target = xopts["runs"][i], Path(write_path)
+    folder = Path(str(run.get("trainer", {}).get("output_path") or target.parent))
+    params = params_of(xopts["experiment"], run, folder)
+    filled = fill(read_template(Path(template_path)), params, str(template_path))
+    write_text(target, filled.text)

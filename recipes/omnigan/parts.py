@@ -1,0 +1,291 @@
+"""Settings of omnigan -> data, networks, losses, optimizers.
+
+trainer = make(read_settings(file="configs/omnigan.yaml"))
+sum(p.numel() for p in trainer.G.parameters())
+trainer.losses["G"]["tasks"]["s"]
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.omni import CLASSES, DomainSamples, Loaders, make_loaders, open_samples
+from data.omni.transforms import output_size, read_steps
+from data.scenes import SEGMENTS
+from models.omnigan import (
+    EWC,
+    Distillation,
+    DomainClassifier,
+    ExtraAdam,
+    OmniGenerator,
+    Weights,
+    init_weights,
+    load_pretrained,
+    make_discriminators,
+    make_losses,
+    parameter_groups,
+)
+from recipes.omnigan.options import active, domains
+from runtime.run import Run
+from runtime.seeding import seed_worker
+from storage.errors import DataError, UsageError
+
+KIND = "omnigan"
+SIZE = 256  # of pictures whose size no transform says
+BLOCKS = ("n_res", "res_norm", "activ", "pad_type")
+
+
+@dataclass(frozen=True)
+class Omnigan:
+    """The generator G, the discriminators D["a"]["r"], .., the domain classifier C (None: there is
+    none), and losses["G"], losses["D"], losses["C"]."""
+
+    G: OmniGenerator
+    D: nn.ModuleDict
+    C: DomainClassifier | None
+    losses: dict[str, Any]
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        """Those of G, D and C that have something to train."""
+        found = {"G": self.G, "D": self.D, "C": self.C}
+        return {k: m for k, m in found.items() if m is not None and len(list(m.parameters()))}
+
+
+def make(opts: Mapping[str, Any]) -> Omnigan:
+    """Networks at their beginning, drawn from torch's generator, and losses. Errors: UsageError."""
+    gen, dis, tasks = opts["gen"], opts["dis"], active(opts)
+    try:
+        G = OmniGenerator(tasks, **generator_arguments(opts))
+        heads = {k: {n: v for n, v in dis[k].items() if not n.startswith("init_")} for k in "at"}
+        D = make_discriminators(tasks, **heads)
+        losses = make_losses(
+            tasks, gan=dis["gan"], soft_shift=dis["soft_shift"], flip_prob=dis["flip_prob"],
+            smooth_fake=dis["smooth_fake"], classifier=opts["classifier"]["loss"],
+            **opts["train"]["losses"],
+        )  # fmt: skip
+        C = None
+        if not opts["classifier"]["ignore"]:
+            shape = G.latent_shape(size_of(opts))
+            C = DomainClassifier(shape, opts["classifier"]["loss"], opts["classifier"]["norm"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for task, decoder in G.decoders.items():
+        init_weights(decoder, gen[task]["init_type"], gen[task]["init_gain"])
+    for task, head in D.items():
+        init_weights(head, dis[task]["init_type"], dis[task]["init_gain"])
+    if C is not None:
+        init_weights(C, opts["classifier"]["init_type"], opts["classifier"]["init_gain"])
+    if gen["encoder"]["architecture"] == "deeplabv2" and gen["deeplabv2"]["pretrained_model"]:
+        load_pretrained(G.encoder, Path(gen["deeplabv2"]["pretrained_model"]).expanduser())
+    return Omnigan(G, D, C, losses)
+
+
+def generator_arguments(opts: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `gen` as arguments of OmniGenerator, but tasks. Errors: UsageError."""
+    gen, tasks = opts["gen"], active(opts)
+    encoder = {k: v for k, v in gen["encoder"].items() if k in ("architecture", *BLOCKS)}
+    if gen["encoder"]["architecture"] == "munit":
+        encoder |= {k: gen["encoder"][k] for k in ("input_dim", "dim", "n_downsample", "norm")}
+    else:
+        encoder |= {"proj_dim": gen["deeplabv2"]["proj_dim"]}
+    found: dict[str, Any] = {"encoder": encoder, "condition_on": gen["t"]["condition_on"]}
+    for task in tasks.replace("t", ""):
+        found[task] = {k: gen[task][k] for k in (*BLOCKS, "n_upsample")}
+        if task == "s":
+            found[task]["output_dim"] = gen["s"]["output_dim"]
+    if "t" in tasks:
+        found["t"] = _translation(gen["t"])
+    return found
+
+
+def _translation(t: Mapping[str, Any]) -> dict[str, Any]:
+    form, bits, shared = t["form"], t["bits"], t["shared"]
+    if t["use_spade"] is False:
+        if t["use_bit_conditioning"]:
+            raise UsageError("gen.t.use_bit_conditioning: bits are a condition of SPADE's")
+        form = "plain"
+    elif t["use_bit_conditioning"] is False:
+        bits, shared = "none", False
+    out: dict[str, Any] = {"form": form, "n_upsample": t["spade_n_up"]}
+    out |= {k: v for k, v in (("bits", bits), ("shared", shared)) if v is not None}
+    if form != "plain":
+        out["kernel_size"] = t["spade_kernel_size"]
+        out["param_free_norm"] = t["spade_param_free_norm"]
+        out["spectral_norm"] = t["spade_use_spectral_norm"]
+    if form != "spade":
+        out |= {k: t[k] for k in BLOCKS if form == "plain" or k != "res_norm"}
+    return out
+
+
+def size_of(opts: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the pictures that are trained on; SIZE where no transform says it."""
+    return output_size(read_steps(opts["data"]["transforms"])) or (SIZE, SIZE)
+
+
+def weights(opts: Mapping[str, Any]) -> Weights:
+    """By what each loss counts."""
+    of_g = opts["train"]["lambdas"]["G"]
+    flat = {f"{t}_{k}": v for t in "at" for k, v in of_g[t].items()}
+    flat |= {k: v for k, v in of_g.items() if k not in "at"}
+    return Weights(**flat, C=opts["train"]["lambdas"]["C"])
+
+
+# ------------------------------------------------------------------------------------- data
+
+
+def loaders(opts: Mapping[str, Any], args: Namespace, run: Run) -> Loaders:
+    """`loaders[mode][domain]`. Errors: DataError, UsageError."""
+    data, size = opts["data"], opts["data"]["loaders"]["batch_size"]
+    if size % run.world_size:
+        raise UsageError(
+            f"data.loaders.batch_size {size} cannot be shared by {run.world_size} GPUs"
+        )
+    steps = read_steps(data["transforms"])
+    conditions = [task for task in active(opts) if task in "dhsw"]
+    samples = {
+        mode: {
+            domain: DomainSamples(
+                open_samples(
+                    data["files"][mode][domain],
+                    domain,
+                    mode,
+                    keep=[k for k in data["labels"][domain] if k in conditions],
+                    base=data["files"]["base"],
+                    classes=opts["gen"]["s"]["output_dim"],
+                    depth_unit=data["depth_unit"],
+                ),
+                domain, mode, steps, args.seed,
+            )
+            for domain in domains(opts, mode)
+        }
+        for mode in data["files"] if mode != "base"
+    }  # fmt: skip
+    scenes = any(w.startswith("scenes") for w in data["files"]["train"].values())
+    if scenes and "s" in active(opts) and opts["gen"]["s"]["output_dim"] < CLASSES:
+        raise DataError(
+            f"gen.s.output_dim {opts['gen']['s']['output_dim']}: scenes have {CLASSES} classes"
+        )
+    workers = -(-args.num_workers // len(samples["train"]))
+    return make_loaders(
+        samples, size, seed=args.seed, shuffle=data["loaders"]["shuffle"], num_workers=workers,
+        pin_memory=run.device.type == "cuda", rank=run.rank, world_size=run.world_size,
+        worker_init=seed_worker,
+    )  # fmt: skip
+
+
+def class_names(opts: Mapping[str, Any]) -> list[str]:
+    """Names of the classes of `s`: the scenes', or numbers."""
+    count = opts["gen"]["s"]["output_dim"]
+    words = opts["data"]["files"]["train"].values()
+    drawn = all(w == "none" or w.startswith("scenes") for w in words)
+    return list(SEGMENTS) if drawn and count == len(SEGMENTS) else list(map(str, range(count)))
+
+
+def on_device(batches: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Multi-batches with their tensors on a device."""
+
+    def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v.to(device, non_blocking=True) for k, v in tensors.items()}
+
+    return {
+        domain: {**batch, "data": moved(batch["data"]), "present": moved(batch["present"])}
+        for domain, batch in batches.items()
+    }
+
+
+# ------------------------------------------------------------------------------- optimizers
+
+
+def optimizers(opts: Mapping[str, Any], trainer: Omnigan) -> dict[str, torch.optim.Optimizer]:
+    """An optimizer of each player, by its letter."""
+    found: dict[str, torch.optim.Optimizer] = {}
+    for name, module in trainer.players.items():
+        said = _said(opts, name)
+        groups: Any = [{"params": list(module.parameters())}]
+        if name == "G":
+            groups = parameter_groups(trainer.G, said["lr"])
+        how: dict[str, Any] = {
+            "lr": said["lr"], "betas": (said["beta1"], said["beta2"]),
+            "weight_decay": said["weight_decay"],
+        }  # fmt: skip
+        if said["optimizer"] == "Adam":
+            found[name] = torch.optim.Adam(groups, **how)
+        else:
+            found[name] = ExtraAdam(groups, **how, alternating=True)
+    return found
+
+
+def learning_rate(opts: Mapping[str, Any], player: str, step: int, epoch_steps: int) -> float:
+    """A player's in a step that counts from 0: a function of the step alone, so that it needs no
+    state."""
+    said = _said(opts, player)
+    if said["lr_policy"] == "constant":
+        return said["lr"]
+    return said["lr"] * said["lr_gamma"] ** (step // epoch_steps // said["lr_step_size"])
+
+
+def _said(opts: Mapping[str, Any], player: str) -> dict[str, Any]:
+    return opts[{"G": "gen", "D": "dis", "C": "classifier"}[player]]["opt"]
+
+
+def keeper(opts: Mapping[str, Any], G: OmniGenerator) -> Distillation | EWC | None:
+    """What keeps the representation from being forgotten; None without."""
+    how = opts["train"]["keep_representation"]
+    return None if how == "none" else Distillation(G) if how == "distill" else EWC(G)
+
+
+# ------------------------------------------------------------------------------------- files
+
+
+def announce(opts: Mapping[str, Any]) -> None:
+    """Tell W&B the note, the tags and the experiment of the settings, in the environment that it
+    reads; what stands there already counts."""
+    said = opts["wandb"]
+    for name, value in (
+        ("WANDB_NOTES", said["note"]),
+        ("WANDB_TAGS", ",".join(said["tags"])),
+        ("WANDB_RUN_GROUP", said["description"]),
+    ):
+        if value:
+            os.environ.setdefault(name, value)
+
+
+def snapshot_config(opts: Mapping[str, Any], G: OmniGenerator, step: int) -> dict[str, Any]:
+    """What a snapshot says of the network, as JSON values."""
+    return {
+        "net": G.config,
+        "resolution": list(size_of(opts)),
+        "classes": class_names(opts) if "s" in G.tasks else [],
+        "step": step,
+    }
+
+
+# ------------------------------------------------------------------------------- how it runs
+
+
+def layout(args: Namespace) -> torch.memory_format:
+    """The memory format of networks."""
+    return torch.channels_last if args.channels_last else torch.contiguous_format
+
+
+def compile_parts(args: Namespace, trainer: Omnigan) -> None:
+    """--compile: every network by itself, in its place, so that names of weights stay."""
+    if args.compile:
+        for module in (trainer.G.encoder, *_parts(trainer.G.decoders), *_parts(trainer.D)):
+            module.compile()
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """The networks in a dictionary of networks, or of such dictionaries."""
+    if not isinstance(module, nn.ModuleDict):
+        return [module]
+    return [part for child in module.values() for part in _parts(child)]
