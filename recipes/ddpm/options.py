@@ -107,8 +107,8 @@ OPTIONS: Table = {
         ("--lr", positive_float, 2e-4, "learning rate of Adam", USUAL),
     ],
     "validation": [
-        ("--val_images", count(1 << 24, 0), 0, "held-out pictures whose loss, at the same steps and "
-         "noise every time, is logged at every snapshot as val/..; 0: none", EXECUTION, ADDED,
+        ("--val_images", count(1 << 24, 0), 0, "held-out pictures whose loss, at the same steps "
+         "and noise every time, is logged at every snapshot as val/..; 0: none", EXECUTION, ADDED,
          USUAL),
         ("--bits_per_dim", count(1 << 24, 0), 0, "held-out pictures whose bits a dimension are "
          "logged there, by as many evaluations each as there are --timesteps; 0: none", EXECUTION,
