@@ -62,7 +62,7 @@ def open_autoencoder(file: Path) -> tuple[Autoencoder, str]:
             if found is None:
                 raise CheckpointError(f"{file}: no autoencoder of latent diffusion in it")
             snapshot = found.snapshot(file)
-    return build(lambda **net: Autoencoder(**net), snapshot), str(snapshot.provenance["sha256"])
+    return build(Autoencoder, snapshot), str(snapshot.provenance["sha256"])
 
 
 def copy_autoencoder(folder: Path, model: Autoencoder, sha256: str) -> None:

@@ -69,12 +69,12 @@ def _opened(file: Path) -> nn.Module:
         snapshot = load_snapshot(file)
         if snapshot.kind != KIND:
             raise CheckpointError(f"{file} holds {in_words(snapshot.kind)}, no classifier")
-        return build(lambda **net: Classifier(**net), snapshot)
+        return build(Classifier, snapshot)
     with reading(file, "classifier"):
         state = {name: made(entry) for name, entry in weights_in(open_contents(file).value).items()}
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         snapshot = Snapshot(state, KIND, {"net": classifier_arguments(shapes)}, {})
-    return build(lambda **net: Classifier(**net), snapshot)
+    return build(Classifier, snapshot)
 
 
 def classifier_arguments(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.ddpm.attention import GroupNorm, attend, linear, pixels, tokens
 from models.ddpm.blocks import Upsample
+from storage.arguments import Classes, Count, Depth, Multiple, Width
 
 EPS = 1e-6  # of its normalisations
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
@@ -179,15 +180,15 @@ class Autoencoder(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        channels: int = 128,
-        channel_mult: Sequence[float] = (1, 2, 4),
-        num_res_blocks: int = 2,
-        attention: Sequence[int] = (),
-        z_channels: int = 3,
-        embed_dim: int = 3,
-        n_embed: int | None = None,
+        in_channels: Width = 3,
+        out_channels: Width = 3,
+        channels: Width = 128,
+        channel_mult: Sequence[Multiple] = (1, 2, 4),
+        num_res_blocks: Depth = 2,
+        attention: Sequence[Count] = (),
+        z_channels: Width = 3,
+        embed_dim: Width = 3,
+        n_embed: Classes | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
