@@ -16,6 +16,7 @@ from models.ddpm.autoencoder import Autoencoder
 from storage.dirs import models_home
 from storage.errors import CheckpointError, UsageError
 from storage.files import expanded
+from storage.find import identity
 from storage.foreign.modules import reading
 from storage.snapshot import Snapshot, load_snapshot, save_snapshot
 
@@ -62,7 +63,8 @@ def open_autoencoder(file: Path) -> tuple[Autoencoder, str]:
             if found is None:
                 raise CheckpointError(f"{file}: no autoencoder of latent diffusion in it")
             snapshot = found.snapshot(file)
-    return build(Autoencoder, snapshot), str(snapshot.provenance["sha256"])
+    known = snapshot.provenance.get("sha256")
+    return build(Autoencoder, snapshot), known if isinstance(known, str) else identity(file)
 
 
 def copy_autoencoder(folder: Path, model: Autoencoder, sha256: str) -> None:
