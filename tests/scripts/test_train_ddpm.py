@@ -86,9 +86,10 @@ def test_every_mode_resumes_bit_exactly(mode, tmp_path):
     assert same(weights(whole), weights(broken))
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_step_changes_nothing(tmp_path):
     """Gradients are there and the update is not; what was saved a step before is gone on from."""
-    words, log = MODES["improved"].split(), tmp_path / "log"
+    words, log = [*MODES["improved"].split(), "--duration", "40"], tmp_path / "log"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(whole, *words)
     assert harness.finish(killed, [broken, 4, *words], log) == -9, log.read_text()
