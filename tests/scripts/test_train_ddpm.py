@@ -62,6 +62,11 @@ def killed(run_dir, step, *words):
     train(run_dir, *words)
 
 
+def slow_but(kept, names):
+    """Parameters of a test, of which all but those kept are left to `make test-slow`."""
+    return [n if n in kept else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 def weights(run_dir):
     (file,) = (Path(run_dir) / "snapshots").glob("*.safetensors")
     return load_snapshot(file).state_dict
@@ -71,7 +76,7 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", slow_but(["layout", "jest"], MODES))
 def test_every_mode_resumes_bit_exactly(mode, tmp_path):
     words = MODES[mode].split()
     longest = words[words.index("--duration") + 1] if "--duration" in words else "48"
@@ -120,7 +125,7 @@ def test_two_ranks_that_are_killed_in_a_step_end_as_one_that_is_not(tmp_path):
     assert torch.equal(*counts)
 
 
-@pytest.mark.parametrize("mode", ["class", "layout", "improved"])
+@pytest.mark.parametrize("mode", slow_but(["class"], ["class", "layout", "improved"]))
 def test_two_ranks_are_one(mode, tmp_path):
     words = [*MODES[mode].split(), "--duration", "24"]
     train(tmp_path / "one", *words)
@@ -151,8 +156,10 @@ def test_parts_change_nothing_but_roundings(tmp_path):
     ("name", "words"),
     [
         ("DDPM_MNIST", "--loss ldm --elbo_weight 1"),
-        ("DDIM_MNIST", "--variance learned_range --loss rescaled_mse --timesteps 3 "
-         "--schedule_sampler loss-second-moment"),
+        pytest.param(
+            "DDIM_MNIST", "--variance learned_range --loss rescaled_mse --timesteps 3 "
+            "--schedule_sampler loss-second-moment", marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_a_class_of_ones_own_trains_to_the_weights_of_the_page(name, words, tmp_path):
