@@ -191,6 +191,9 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     settings = record["settings"]
     samples, reference = settings["samples"][0], settings["reference"]
     said = [f"pictures: {of_pictures(samples)}"]
+    for what in ("inputs", "layouts"):
+        if of := samples.get(what):
+            said.append(f"{what}: {of['inputs']} of {of['data']}/{of['split']}")
     if reference:
         said.append(f"reference: {of_pictures(reference)}")
     if settings["held"]:
