@@ -12,8 +12,10 @@ arXiv:2302.08908), which is told what stands where.
 Conditions:
     none       --no-cond, or data without classes
     class      where the data has classes; --class_dropout 0.1 makes guidance possible
-    layout     --layout boxes or segmentation, of a layout set (data/SetupLayoutData.py);
+    layout     --layout boxes, masks or segmentation, of a layout set (data/SetupLayoutData.py);
                --init_from NET --freeze base teaches it to a network that was trained without
+    image      --concat gray, lowres or segmentation: an image beside the noised one
+Pixels, or with --latents FILE the latents of an autoencoder.
 One's own code:
     --model FILE.py:CLASS      a class of diffusion.DDPMTraining, whose training_step trains
     --look FILE.py:FUNCTION    what its dictionaries are shown to
@@ -42,6 +44,7 @@ from diffusion import DDIMTraining
 from diffusion.rows import row_keys
 from recipes import initial
 from recipes.ddpm import parts, validation
+from recipes.ddpm.held_out import HeldOut
 from recipes.ddpm.options import (
     OPTIONS,
     drawing,
@@ -67,27 +70,28 @@ from storage.index_log import IndexLog
 
 def main(args: Namespace) -> None:
     # Data, before the run is named: whether it has classes shapes the run.
-    images = parts.data(args)
-    conditioning = parts.conditioning(args, images)
+    pictures = parts.data(args)
+    conditioning = parts.conditioning(args, pictures)
     with Run(
         args,
         script="train_ddpm",
         name=run_name(args),
         shaping_exclude=execution_options(args),
         length=tagged(OPTIONS, LENGTH),
-        inputs=lambda: parts.inputs(args, images),
+        inputs=lambda: parts.inputs(args, pictures),
     ) as run:
-        for line in (told(images.source), parts.said(args, images), conditioning):
+        for line in (told(pictures.source), parts.said(args, pictures), conditioning):
             run.say(line)
         share, at_once = parts.shares(args, run.world_size)
         torch.backends.cudnn.benchmark = args.bench and not args.deterministic
-        run.trains_on(listing_of(images.source))
+        run.trains_on(listing_of(pictures.source))
+        images, encoder = parts.latents(args, run, pictures)  # without --latents pixels
         sampler, loader = parts.loader(args, run, images)
 
         # Network; what it loses at a row, which knows the diffusion x_t = sqrt(A) x_0 +
         # sqrt(1 - A) eps and how t is drawn; optimizer; EMA.
-        net = parts.network(args, run, images)
-        how = parts.objective(args, run, images, net)
+        net = parts.network(args, run, images, encoder)
+        how = parts.objective(args, run, images, encoder, net)
         gaussian, schedule = how.gaussian, how.schedule_sampler
         own, shown_to = parts.own_training(args, net, how), parts.own_look(args)
         optimizer = parts.optimizer(args, net, own, run.device)
@@ -106,7 +110,10 @@ def main(args: Namespace) -> None:
         chosen_log = None
         if args.selection and run.is_main:
             chosen_log = IndexLog(run.dir / "selected.bin", run.completed)
-        measuring = During(args, run, images.source, res=images.resolution, crop=args.crop)
+        measuring = During(
+            args, run, pictures.source, res=pictures.resolution, crop=args.crop, vae=args.latents
+        )
+        held_out = HeldOut(args, run, pictures)
         selection_time, best_time = Stopwatch(run.device), Stopwatch(run.device)
         batches = run.spent.waits(sampler.batches(loader))
 
@@ -215,6 +222,7 @@ def main(args: Namespace) -> None:
                 name = f"network-snapshot-{run.completed + 1:07d}"
                 run.snapshot(name, ema.module, parts.KIND, config)
                 look(outputs)
+                held_out(ema.module, how)
             if measuring.due(step + 1):
                 config = parts.snapshot_config(args, run, net, how, images)
                 measuring(ema.module, parts.KIND, config)

@@ -26,7 +26,6 @@ together: recipes/edm2/options.py; how the parts are made of them: recipes/edm2/
 recipes/selection.py.
 """
 
-import contextlib
 import json
 from argparse import Namespace
 from functools import partial
@@ -34,13 +33,11 @@ from functools import partial
 import storage.environment  # noqa: F401  (says what to do where torch is missing)
 
 import torch
-from torch import Tensor, nn
 
 from data.listing import listing_of
 from data.told import told
-from diffusion import EDM2Loss, frozen_weights, normalize_weights, set_forced_weight_norm
-from diffusion.best_of import best_keys
-from diffusion.rows import Rows, row_keys, row_losses, super_batch_losses
+from diffusion import normalize_weights, set_forced_weight_norm
+from diffusion.rows import Rows, row_keys
 from recipes import initial
 from recipes.edm2 import parts, validation
 from recipes.edm2.options import (
@@ -94,9 +91,8 @@ def main(args: Namespace) -> None:
         # Network, loss, optimizer, EMAs.
         net, encoder = parts.network(args, run, images)
         set_forced_weight_norm(net, False)  # below, once a step instead of in every pass
-        # ln sigma ~ N(P_mean, P_std^2); a row's loss is the sum over its pixels of
-        # lambda(sigma) / e^u (D(x + sigma n) - x)^2 + u (diffusion.edm2_loss.per_pixel_loss).
-        loss_fn = EDM2Loss(args.P_mean, args.P_std, net.sigma_data)
+        how = parts.objective(args, net, encoder, share, at_once)
+        values = how.values  # of an image, which a loss sums over
         optimizer = parts.optimizer(args, net, run.device)
         averages = parts.averages(args, net)
         first_average = next(iter(averages.values())).module
@@ -104,7 +100,6 @@ def main(args: Namespace) -> None:
         # The guide, the draw, and the reference that the learner is compared with.
         guide = parts.load_network(args.guide_path, net, run, channels=args.ref_channels)
         reference = parts.load_network(args.ref_path, net, run, channels=args.ref_channels) or guide
-        values = net.img_channels * net.img_resolution**2  # of an image, which a loss sums over
         picker = selection_picker(args, run.world_size, values)
         switch = early_late_switch(args)
         if picker.needs_ref and reference is None:
@@ -126,49 +121,9 @@ def main(args: Namespace) -> None:
             args, run, images.source, res=images.resolution, crop=args.crop, vae=args.vae,
             steps=args.sample_steps,
         )  # fmt: skip
-        edges, level_names = validation.noise_levels(loss_fn, run.device)
+        edges, level_names = validation.noise_levels(how.loss_fn, run.device)
         selection_time, training_time = Stopwatch(run.device), Stopwatch(run.device)
         batches = run.spent.waits(sampler.batches(loader))
-
-        def losses_of(model: nn.Module, rows: Rows, draw: int = 0) -> tuple[Tensor, Tensor]:
-            """Losses [n] and sigmas [n] of rows, without gradients. draw: of the noise."""
-            # Keeping scaled weights costs memory traffic, and pays from the second part on.
-            with frozen_weights(model) if at_once < share else contextlib.nullcontext():
-                return super_batch_losses(
-                    model, rows, loss_fn, encoder, label_dim=net.label_dim, part=at_once, draw=draw
-                )
-
-        def best_noise(rows: Rows) -> Tensor:
-            """--best_of_k: keys of the noise at which each row loses least; of one its own key."""
-
-            def losses(keys: Tensor) -> Tensor:
-                lost, _ = row_losses(
-                    net, rows, loss_fn, encoder, label_dim=net.label_dim, noise_keys=keys
-                )
-                return lost / values
-
-            return best_keys(rows.keys, args.best_of_k, losses, reject=args.best_of_reject)
-
-        @run.spent.on("validation")
-        def look() -> None:
-            """Grids of samples, of the first EMA."""
-            decodes = encoder.config["name"] == "rgb" or args.vae is not None
-            if not (run.is_main and args.sample_images and decodes):
-                return
-            found = validation.samples(
-                first_average,
-                guide,
-                encoder,
-                count=args.sample_images,
-                steps=args.sample_steps,
-                weight=args.sample_guidance,
-                device=run.device,
-                each=run.phase("samples", together=False),
-            )
-            for name, pictures in found.items():
-                weight = args.sample_guidance if name == "guided" else None
-                words = validation.captions(len(pictures), net.label_dim, images.classes, weight)
-                run.sample_grid(name, pictures, max(1, round(args.sample_images**0.5)), words)
 
         def total() -> int:
             """Steps until --duration, if they go on as now."""
@@ -196,9 +151,9 @@ def main(args: Namespace) -> None:
             if selecting or waiting:
                 selection_time.start()
                 if reference is not None and (waiting or picker.needs_ref):
-                    ref, sigma = losses_of(reference, rows, draw=int(args.unpaired))
+                    ref, sigma = how.scores(reference, rows, draw=int(args.unpaired))
                 if selecting and (waiting or picker.needs_losses):
-                    learner, sigma = losses_of(net, rows)
+                    learner, sigma = how.scores(net, rows)
                 if selecting:
                     choice = choose(
                         picker,
@@ -219,10 +174,8 @@ def main(args: Namespace) -> None:
             training_time.start()
             losses, sigmas = [], []
             for piece in rows.parts(at_once):
-                noise_keys = best_noise(piece)
-                loss, sigma = row_losses(
-                    forward, piece, loss_fn, encoder, label_dim=net.label_dim, noise_keys=noise_keys
-                )
+                noise = how.best_noise(net, piece, args.best_of_k, args.best_of_reject)
+                loss, sigma = how.row_losses(forward, piece, noise)
                 # Gradients are averaged over ranks, so that this is the mean over the step's rows
                 # of losses summed over pixels.
                 run.backward(loss.sum() * (args.ls * run.world_size / size), piece.index)
@@ -257,7 +210,7 @@ def main(args: Namespace) -> None:
             done = run.nimg >= args.duration
             if done or (step + 1) % snapshot_period(args, step + 1) == 0:
                 parts.save_snapshots(args, run, averages, encoder, images.classes)
-                look()
+                parts.look(args, run, first_average, guide, encoder, images.classes)
             if measuring.due(step + 1):
                 config = parts.snapshot_config(args, run, net, encoder, images.classes)
                 measuring(first_average, "edm2", config)

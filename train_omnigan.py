@@ -75,9 +75,10 @@ def main(args: Namespace) -> None:
         state |= {} if keeper is None else {"keeper": keeper}
         run.restore(**state)
         parts.compile_parts(args, trainer)
-        batches = multi_batches(loaders.train)
+        batches = run.spent.waits(multi_batches(loaders.train))
         seen: dict[str, float] = {}
 
+        @run.spent.on("validation")
         def look() -> None:
             """Figures and panels of the validation pictures, of which every rank but 0 has none."""
             if not run.is_main or not loaders.val:

@@ -130,12 +130,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="png",
         help="png: lossless, as resizing on the fly; keep: the original's format (JPEG re-coded)",
     )
-    add(
-        "--data_path",
-        type=Path,
-        metavar="DIR",
-        help="where data sets are stored (default: DATA_HOME or dirs.json)",
-    )
+    add_data_path(parser)
     workers = add(
         "--num_workers",
         dest="workers",
@@ -222,6 +217,35 @@ def _offer_weights(say: Callable[[str], object]) -> None:
         )
 
 
+def add_places(parser: argparse.ArgumentParser, *, mirrors: bool = False) -> None:
+    """The options of a command that fetches networks: where to, and, where it has any, from."""
+    parser.add_argument(
+        "--models_path",
+        type=Path,
+        metavar="DIR",
+        help="where they go (default: MODELS_HOME or dirs.json)",
+    )
+    if mirrors:
+        add_mirror(parser)
+
+
+def add_mirror(parser: argparse.ArgumentParser) -> None:
+    """--mirror, of which there may be several."""
+    parser.add_argument(
+        "--mirror", action="append", metavar="URL", help="folder to try first (repeatable)"
+    )
+
+
+def add_data_path(parser: argparse.ArgumentParser) -> None:
+    """--data_path of a command that prepares a set."""
+    parser.add_argument(
+        "--data_path",
+        type=Path,
+        metavar="DIR",
+        help="where data sets are stored (default: DATA_HOME or dirs.json)",
+    )
+
+
 def weights(argv: Sequence[str]) -> None:
     """`SetupDataset.py fetch-weights`."""
     parser = argparse.ArgumentParser(
@@ -238,15 +262,7 @@ def weights(argv: Sequence[str]) -> None:
         help="which: vgg, alex, squeeze under LPIPS; inception, dinov2 (ViT-L/14), dinov2_vitb14 "
         "for calculate_metrics.py",
     )
-    parser.add_argument(
-        "--models_path",
-        type=Path,
-        metavar="DIR",
-        help="where they go (default: MODELS_HOME or dirs.json)",
-    )
-    parser.add_argument(
-        "--mirror", action="append", metavar="URL", help="folder to try first (repeatable)"
-    )
+    add_places(parser, mirrors=True)
     prepare(parser)
     args = parser.parse_args(argv)
     _fetch_weights(args.nets, args.models_path, args.mirror or [])
@@ -272,12 +288,7 @@ def networks(argv: Sequence[str]) -> None:
         help="a preset (both its networks), toy (those of toy_example.py plot), the name of a "
         "network, or a URL",
     )  # fmt: skip
-    parser.add_argument(
-        "--models_path",
-        type=Path,
-        metavar="DIR",
-        help="where they go (default: MODELS_HOME or dirs.json)",
-    )
+    add_places(parser)
     prepare(parser)
     args = parser.parse_args(argv)
     from data.prepare.networks import check_record, fetch_network, networks_of, place

@@ -48,13 +48,8 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         help="coco: whose pictures (default: both)",
     )
-    add(
-        "--data_path",
-        type=Path,
-        metavar="DIR",
-        help="where data sets are stored (default: DATA_HOME or dirs.json)",
-    )
-    add("--mirror", action="append", metavar="URL", help="folder to try first (repeatable)")
+    SetupDataset.add_data_path(parser)
+    SetupDataset.add_mirror(parser)
     add(
         "--num_workers",
         type=int,
@@ -96,15 +91,7 @@ def models(argv: Sequence[str]) -> None:
         "and take them apart: unet, autoencoder, text. Without a name, list what there is.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which")
-    parser.add_argument(
-        "--models_path",
-        type=Path,
-        metavar="DIR",
-        help="where they go (default: MODELS_HOME or dirs.json)",
-    )
-    parser.add_argument(
-        "--mirror", action="append", metavar="URL", help="folder to try first (repeatable)"
-    )
+    SetupDataset.add_places(parser, mirrors=True)
     prepare(parser)
     args = parser.parse_args(argv)
     from data.prepare.pretrained import PRETRAINED, fetch_pretrained, known

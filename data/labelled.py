@@ -54,7 +54,7 @@ class LabelledImages(Dataset):
             raise DataError(f"{source.name} has no images")
         self.source = source
         self.channels = channels_of(source)
-        self.xflip = bool(xflip)
+        self.xflip, self.crop = bool(xflip), crop
         if resolution is None or self.channels != 3:
             size = own_size(source)
             if resolution not in (None, size):

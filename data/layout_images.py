@@ -75,6 +75,7 @@ class LayoutImages(Dataset):
     boxes, so that shapes stay. max_objects: of more the largest are kept. mask_size: side of masks
     and segmentation (default: the resolution). filter: see `data.views.layouts.resize`. max_bad:
     unreadable pictures that are let pass, each replaced by another one and named (as `Pyramid`).
+    xflip: the set is twice as long; item n + k is item k mirrored (as `LabelledImages`).
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class LayoutImages(Dataset):
         filter: str = "bicubic",
         seed: int = 0,
         max_bad: int | None = None,
+        xflip: bool = False,
     ) -> None:
         if not len(source):
             raise DataError(f"{source.name} has no images")
@@ -101,14 +103,14 @@ class LayoutImages(Dataset):
             raise DataError(f"filter {filter!r} is none of {', '.join(FILTERS)}")
         self.source, self.resolution, self.augment, self.crop = source, resolution, augment, crop
         self.max_objects, self.least, self.mask_size = max_objects, least, mask_size
-        self.filter, self.seed = filter, seed
+        self.filter, self.seed, self.xflip = filter, seed, xflip
         self.max_bad = allowed_bad(len(source)) if max_bad is None else max_bad
         self.bad: dict[int, str] = {}  # of this process
         self.channels = 3
         self.num_classes = len(source.object_classes)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source) * (2 if self.xflip else 1)
 
     def __getitem__(self, which: int | tuple[int, int]) -> Item:
         i, draw = which if isinstance(which, tuple) else (which, None)
@@ -117,7 +119,9 @@ class LayoutImages(Dataset):
             raise IndexError(f"image {i} of {len(self)}")
         i %= len(self)
         keys = () if draw is None else (self.seed, i, int(draw))
-        one = self._framed(self._read(i, bool(keys)), keys)
+        one = self._framed(self._read(i % len(self.source), bool(keys)), keys)
+        if i >= len(self.source):
+            one = flip(one, self.source.flip_pairs)
         if self.max_objects is not None and len(one.classes) > self.max_objects:
             area = one.boxes[:, 2] * one.boxes[:, 3]
             one = one.take(np.sort(np.argsort(-area, kind="stable")[: self.max_objects]))
@@ -154,7 +158,7 @@ class LayoutImages(Dataset):
             size = -(-self.resolution * 5 // 4) if cropped else self.resolution
         fault = ""
         for attempt in range(_ATTEMPTS):
-            j = i if not attempt else (i + 7919 * attempt) % len(self)
+            j = i if not attempt else (i + 7919 * attempt) % len(self.source)
             if j in self.bad:
                 continue
             try:

@@ -105,11 +105,13 @@ def draw_states(
     *,
     cond: Cond | None = None,
     uncond: Cond | None = None,
+    cond_fn: Model | None = None,
     randn: Randn = torch.randn_like,
 ) -> tuple[int, Iterator[State]]:
     """From noise x_T [B, C, H, W] to images: how many states there will be, and the states.
 
-    uncond: the conditions that guidance leads away from, entries of cond. Errors: ValueError.
+    uncond: the conditions that guidance leads away from, entries of cond. cond_fn: a classifier's
+    gradient (`ddpm_guidance.classifier_gradient`). Errors: ValueError.
     """
     how.check()
     if how.guidance != 1:
@@ -119,7 +121,9 @@ def draw_states(
             )
         interval = gaussian.interval(*how.interval) if how.interval else None
         net = classifier_free(net, uncond, how.guidance, interval=interval, rescale=how.rescale)
-    given: dict[str, Any] = {"cond": cond, "x0_fn": x0_function(how.clip)}
+    given: dict[str, Any] = {
+        "cond": cond, "x0_fn": x0_function(how.clip), "cond_fn": cond_fn
+    }  # fmt: skip
     if how.sampler == "heun":
         states = SAMPLERS["heun"](net, x_T, gaussian, steps=how.steps, randn=randn, **given)
         return how.steps, states

@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class RGBEncoder:
     """Pixels as they are: uint8 [N, C, H, W] <-> float32 in [-1, 1]; raw is uint8 too."""
 
     noise_channels = 0  # of `eps`: none is needed
+    factor = 1  # how many times smaller latents are
 
     @property
     def config(self) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class StabilityVAEEncoder:
     """
 
     noise_channels = 4
+    factor = 8
 
     def __init__(
         self,
@@ -169,11 +171,109 @@ class StabilityVAEEncoder:
         return self._model.to(device)
 
 
-Encoder = RGBEncoder | StabilityVAEEncoder
+class Coder(Protocol):
+    """A network between pictures [B, 3, f h, f w] in [-1, 1] and what is drawn of them; what
+    `encode` gives is mean and standard deviation where they are drawn, else the latents."""
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+
+class AutoencoderEncoder:
+    """Latents of an autoencoder of latent diffusion, times a factor (Rombach et al. 2022,
+    arXiv:2112.10752, appendix G): of KL drawn of their distribution, of VQ before quantisation.
+
+    uint8 [N, 3, f h, f w] -> raw float32 [N, 2 channels (KL) or channels (VQ), h, w] -> latents
+    [N, channels, h, w]. load: gives the network at the first image that needs it. file, sha256: of
+    its weights. factor: f. scale: what latents are multiplied by. batch: images at a time.
+    """
+
+    name = "autoencoder"
+
+    def __init__(
+        self,
+        load: Callable[[], Coder],
+        *,
+        file: str,
+        sha256: str,
+        kl: bool,
+        channels: int,
+        factor: int,
+        scale: float,
+        batch: int = 8,
+    ) -> None:
+        if not scale > 0 or batch < 1:
+            raise ValueError(f"scale {scale} and batch {batch} of latents must be positive")
+        self.file, self.sha256, self.kl, self.factor = file, sha256, bool(kl), int(factor)
+        self.channels, self.scale, self.batch = int(channels), float(scale), batch
+        self.noise_channels = self.channels if kl else 0
+        self._load_model = load
+        self._model: Coder | None = None  # once it is needed
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All arguments but `load` and the batch."""
+        return {
+            "name": self.name, "file": self.file, "sha256": self.sha256, "kl": self.kl,
+            "channels": self.channels, "factor": self.factor, "scale": self.scale,
+        }  # fmt: skip
+
+    def latent_channels(self, raw_channels: int) -> int:
+        """Channels of the latents made of raw data with so many. Errors: ValueError."""
+        wanted = self.channels * (2 if self.kl else 1)
+        if raw_channels != wanted:
+            raise ValueError(f"raw latents of this autoencoder have {wanted} channels")
+        return self.channels
+
+    @torch.no_grad()
+    def encode_pixels(self, images: Tensor) -> Tensor:
+        """uint8 images -> raw. Errors: ValueError for sides that f does not divide."""
+        if images.shape[2] % self.factor or images.shape[3] % self.factor:
+            raise ValueError(
+                f"pictures of {images.shape[2]} x {images.shape[3]} for an autoencoder that makes "
+                f"them {self.factor} times smaller"
+            )
+        model = self._network(images.device)
+        pixels = RGBEncoder().encode_latents(images)
+        return torch.cat([model.encode(part).float() for part in pixels.split(self.batch)])
+
+    def encode_latents(self, raw: Tensor, eps: Tensor | None = None) -> Tensor:
+        """raw, and of KL unit normal eps [N, channels, h, w] -> latents (mean + eps std) scale.
+
+        Errors: ValueError without eps or for other shapes.
+        """
+        self.latent_channels(raw.shape[1])
+        if not self.kl:
+            return raw.to(torch.float32) * self.scale
+        mean, std = raw.to(torch.float32).chunk(2, dim=1)
+        if eps is None or eps.shape != mean.shape:
+            got = None if eps is None else list(eps.shape)
+            raise ValueError(f"noise {got} for latents {list(mean.shape)}: eps of that shape")
+        return (mean + eps * std) * self.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents -> uint8 [N, 3, f h, f w]."""
+        model = self._network(latents.device)
+        parts = (latents.to(torch.float32) / self.scale).split(self.batch)
+        images = torch.cat([model.decode(part).float() for part in parts])
+        return ((images + 1) * 127.5).round().clip(0, 255).to(torch.uint8)
+
+    def _network(self, device: torch.device) -> Any:
+        if self._model is None:
+            self._model = self._load_model()
+        return self._model.to(device)
+
+
+Encoder = RGBEncoder | StabilityVAEEncoder | AutoencoderEncoder
 
 
 def make_encoder(config: Mapping[str, Any], *, vae: str | None = None) -> Encoder:
-    """The encoder of a snapshot's config; `vae` replaces where the VAE lies. Errors: ValueError."""
+    """The encoder of a snapshot's config; `vae` replaces where the VAE lies. That of an autoencoder
+    needs the network: `generators.autoencoder`. Errors: ValueError."""
     settings = dict(config)
     name = settings.pop("name", None)
     if name == "rgb" and not settings:

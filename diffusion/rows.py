@@ -36,9 +36,13 @@ class Rows(NamedTuple):
 
     def parts(self, size: int) -> Iterator[Rows]:
         """Consecutive rows, `size` at a time (0: all at once); nothing if there are none."""
-        n = len(self.keys)
-        for first in range(0, n, size or max(n, 1)):
-            yield self.take(slice(first, first + (size or n)))
+        return map(self.take, consecutive(len(self.keys), size))
+
+
+def consecutive(n: int, size: int) -> Iterator[slice]:
+    """Slices of n rows, `size` at a time (0: all at once); none if there are no rows."""
+    for first in range(0, n, size or max(n, 1)):
+        yield slice(first, first + (size or n))
 
 
 def row_keys(seed: int, step: int, first: int, stride: int, n: int, device: torch.device) -> Tensor:

@@ -25,10 +25,10 @@ class Setup:
     """How a generator runs; a kind leaves alone what it has no use for.
 
     device: where. precision: fp32, bf16, fp16 or auto; None: fp32, or, for EDM2, as the network was
-    trained. compile: torch.compile the network. vae: folder or name of the VAE, for networks on its
-    latents, if not the one that the snapshot names. noise_device: where EDM2's noise is drawn, cpu
-    or cuda. code: a Python file, which is run, with the classes of a ddpm network that are none of
-    this toolkit.
+    trained. compile: torch.compile the network. vae: folder or name of the VAE, or the file of an
+    autoencoder, for networks on its latents, if not the one that the snapshot names. noise_device:
+    where EDM2's noise is drawn, cpu or cuda. code: a Python file, which is run, with the classes of
+    a ddpm network that are none of this toolkit.
     """
 
     device: torch.device | str = "cpu"
@@ -121,6 +121,8 @@ WORDS = {
     "edm2-toy": "a network of the toy",
     "simclr": "a SimCLR encoder",
     "ddpm": "a diffusion UNet",
+    "autoencoder": "an autoencoder",
+    "classifier": "a classifier of noised images",
     "edm": "a network of EDM",
     "omnigan": "an omnigan generator",
     "climategan": "a ClimateGAN generator",

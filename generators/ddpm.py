@@ -5,7 +5,7 @@ What an image shows depends on its seed, its class or layout, and the settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion.beside import gray, lowres, one_hot
 from diffusion.ddpm_generate import CLIPS, Drawing, draw_states, make_gaussian
-from diffusion.ddpm_guidance import autoguided
+from diffusion.ddpm_guidance import autoguided, classifier_gradient
 from diffusion.ddpm_rows import KeyedRandn, keyed_noise
-from diffusion.encoders import Encoder, make_encoder
+from diffusion.encoders import Encoder, RGBEncoder
 from diffusion.gaussian import Gaussian
 from diffusion.generate import Item, split_batches
+from generators.autoencoder import SCALES, encoder_of, snapshot_encoder
 from generators.base import Loaded, Setup, build, check_asked, check_same_kind
+from generators.classifier import NoisedClassifier, open_classifier
 from generators.edm2 import NOT_FINITE, Pictures
 from generators.fit import MAX_SIDE, Unfit, names_in
 from models.ddpm import ConditionBlock, EmbedBlock, Layout, UNet
@@ -38,9 +41,11 @@ class DDPM(Loaded):
     """A diffusion network: a `Generator`.
 
     encoder: between latents and images. gaussian: the diffusion. objects: names of what is in
-    layouts, [] without. layout: "none", "boxes" or "segmentation". Networks with classes of the
-    user's own need their file again (`Setup.code`): a snapshot keeps names, never code. Those of
-    guided-diffusion have its linear schedule of 1000 steps, unless the file says another.
+    layouts, [] without. layout: "none", "boxes", "masks" or "segmentation". concat: kind, and what
+    belongs to it, of the image that it is given beside the noised one; {} without. Networks with
+    classes of the user's own need their file again (`Setup.code`): a snapshot keeps names, never
+    code. Those of guided-diffusion have its linear schedule of 1000 steps, unless the file says
+    another.
     Errors: CheckpointError for a snapshot that does not fit itself, UsageError.
     """
 
@@ -55,10 +60,10 @@ class DDPM(Loaded):
         own = config if "gaussian" in config else _imported(config, file)
         try:
             self.gaussian: Gaussian = make_gaussian(own["gaussian"])
-            self.encoder: Encoder = make_encoder(own["encoder"], vae=self.setup.vae)
-            self.resolution = int(own["resolution"])
-            if not 1 <= self.resolution <= MAX_SIDE:
-                raise ValueError(f"resolution {self.resolution} is not in 1 to {MAX_SIDE}")
+            self.encoder: Encoder = snapshot_encoder(own["encoder"], self.setup.vae, file)
+            self.side = int(own["resolution"])  # of what is denoised
+            if not 1 <= self.side <= MAX_SIDE:
+                raise ValueError(f"resolution {self.side} is not in 1 to {MAX_SIDE}")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: no usable diffusion ({one_line(error, 200)})") from None
         given = snapshot._replace(config={**config, "net": own["net"]})
@@ -67,12 +72,18 @@ class DDPM(Loaded):
         self.precision.apply_tf32_policy()
         self.channels = int(own["net"]["in_channels"])
         self.classes: list[str] = names_in(own, "classes")
+        self.by_class = bool(self.classes)  # else classes are those of a classifier, if any
+        self.classifier: NoisedClassifier | None = None
+        self.classifier_scale = 1.0
         self.objects: list[str] = names_in(own, "objects")
         self.layout: str = own.get("layout", "none")
+        self.concat: dict[str, Any] = dict(own.get("concat") or {})
         self.clip: str = own.get("clip", "unit")
         if not isinstance(self.layout, str) or self.clip not in CLIPS:
             raise ValueError(f"its layout or clip is none: {str((self.layout, self.clip))[:80]}")
-        self.latent = bool(own.get("latent"))  # of an autoencoder that is not here
+        self.latent = bool(own.get("latent"))  # of an autoencoder that the file does not name
+        if self.latent and self.setup.vae is not None:
+            self._take_autoencoder(self.setup.vae, config.get("scale_factor"))
         self.code_sizes: list[int] = []
         self._called = torch.compile(self.net) if self.setup.compile else self.net
 
@@ -98,6 +109,30 @@ class DDPM(Loaded):
                 ) from None
             raise
 
+    def take_classifier(self, word: str, scale: float) -> None:
+        """Guide by a classifier of noised images (`generators.classifier`), times `scale`; a
+        network without classes has its. Errors: UsageError, CheckpointError."""
+        found = open_classifier(word, self.channels, self.side, self.device)
+        if self.by_class and found.classes != len(self.classes):
+            raise UsageError(
+                f"--classifier {word} knows {found.classes} classes, the network "
+                f"{len(self.classes)}"
+            )
+        self.classifier, self.classifier_scale = found, scale
+        if not self.by_class:
+            self.classes = [str(k) for k in range(found.classes)]
+
+    def _take_autoencoder(self, vae: str, scale: float | None) -> None:
+        """That of --vae, for a network of latent diffusion. Errors: UsageError, CheckpointError."""
+        encoder, model, _ = encoder_of(vae, scale)
+        if model.embed_dim != self.channels:
+            raise UsageError(
+                f"--vae {vae}: latents of {model.embed_dim} channels, the network makes "
+                f"{self.channels}"
+            )
+        encoder.scale = SCALES[model.kl] if scale is None else scale
+        self.encoder, self.latent = encoder, False
+
     def seed_classes(self, seeds: Sequence[int]) -> list[int]:
         """The class that is drawn from each seed, where none is asked for."""
         if not self.classes:
@@ -111,13 +146,13 @@ class DDPM(Loaded):
         if self.latent:
             raise CheckpointError(
                 f"{self.file} makes latents of {self.channels} channels, and not the autoencoder "
-                "that makes pictures of them"
+                "that makes pictures of them: --vae FILE"
             )
         self.encoder.decode(probe)
 
     def check_guide(self, guide: DDPM) -> None:
         """That `guide` predicts what this network does, of the same. Errors: ValueError."""
-        for what in ("channels", "resolution", "classes", "objects", "layout"):
+        for what in ("channels", "resolution", "classes", "objects", "layout", "concat"):
             if getattr(self, what) != getattr(guide, what):
                 raise ValueError(f"the guide has other {what}")
         ours, theirs = self.gaussian, guide.gaussian
@@ -126,13 +161,57 @@ class DDPM(Loaded):
             raise ValueError("the guide is of another diffusion, or predicts something else")
 
     def layouts(self, boxes: Sequence[Tensor]) -> Layout:
-        """Layouts of lists of [n, 5] x_min, y_min, width, height, class. Errors: UsageError."""
-        if self.layout != "boxes":
+        """Layouts of lists of [n, 5] x_min, y_min, width, height, class; of a network that knows
+        objects by their pixels these are all of their boxes'. Errors: UsageError."""
+        if self.layout not in ("boxes", "masks"):
             raise UsageError(f"{self.file or 'the network'} was trained without boxes")
         try:
             return Layout.pad(list(boxes), num_classes=len(self.objects))
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures, in pixels."""
+        return self.side * self.encoder.factor
+
+    def labelled(self, segmentation: Tensor) -> Layout:
+        """Layouts of maps of classes [B, h, w], 255 for none, brought to the pictures' side by the
+        nearest pixel; of a network of masks every class is one object. Errors: UsageError."""
+        found = self.sized(segmentation)
+        try:
+            if self.layout == "segmentation":
+                return Layout.of_segmentation(found, num_classes=len(self.objects))
+            if self.layout == "masks":
+                return Layout.of_label_map(found, num_classes=len(self.objects))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        raise UsageError(f"{self.file or 'the network'} was trained without classes of pixels")
+
+    def sized(self, segmentation: Tensor) -> Tensor:
+        """Maps int [B, h, w] at the pictures' side, by the nearest pixel."""
+        sizes = segmentation.shape[1:]
+        steps = (torch.arange(self.resolution) + 0.5) / self.resolution
+        rows, columns = ((steps * n).long() for n in sizes)
+        return segmentation[:, rows[:, None], columns].long()
+
+    def beside(self, given: Tensor) -> Tensor:
+        """The image that the network is given beside the noised one.
+
+        given: pictures uint8 [B, 3, H, W] of the network's resolution, or, where it takes a
+        segmentation, maps of classes [B, h, w]. Errors: UsageError.
+        """
+        kind = self.concat.get("kind", "none")
+        try:
+            if kind == "segmentation" and given.ndim == 3:
+                return one_hot(self.sized(given), len(self.concat["classes"]), self.side)
+            if kind in ("gray", "lowres") and given.ndim == 4:
+                pixels = RGBEncoder().encode_latents(given)
+                return gray(pixels) if kind == "gray" else lowres(pixels, self.concat["factor"])
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        wants = {"none": "no image beside", "segmentation": "a map of classes"}
+        raise UsageError(f"the network takes {wants.get(kind, 'pictures')}, not this")
 
     def draw(
         self,
@@ -141,6 +220,7 @@ class DDPM(Loaded):
         seed: int = 0,
         labels: Sequence[int] | None = None,
         layout: Layout | None = None,
+        given: Tensor | None = None,
         guide: DDPM | None = None,
         drawing: Drawing | None = None,
         batch: int = 32,
@@ -148,8 +228,9 @@ class DDPM(Loaded):
         """Images of the seeds seed .. seed + n - 1: uint8 [n, 3, H, W] on the CPU.
 
         labels: n classes (default: drawn from the seeds); layout: n layouts, or one for all
-        (default: none). guide: a weaker network, which guidance leads away from; without it that
-        is the network itself without its conditions. drawing: sampler, steps, guidance.
+        (default: none); given: n, or one for all, of what `beside` takes. guide: a weaker network,
+        which guidance leads away from; without it that is the network itself without its
+        conditions. drawing: sampler, steps, guidance.
         Errors: UsageError, ValueError, NonFiniteError.
         """
         check_asked(n, seed)
@@ -158,14 +239,21 @@ class DDPM(Loaded):
         items = [Item(seed + k, None if labels is None else int(labels[k])) for k in range(n)]
         rows = None
         if layout is not None:
-            given = len(layout.classes)
-            if given not in (1, n):
-                raise ValueError(f"{given} layouts for {n} images")
-            rows = {item: layout.take(slice(k, k + 1)) if given > 1 else layout
+            count = len(layout.classes)
+            if count not in (1, n):
+                raise ValueError(f"{count} layouts for {n} images")
+            rows = {item: layout.take(slice(k, k + 1)) if count > 1 else layout
                     for k, item in enumerate(items)}  # fmt: skip
+        images = None
+        if given is not None:
+            if len(given) not in (1, n):
+                raise ValueError(f"{len(given)} images beside for {n} images")
+            each = self.beside(given)
+            by_item = {item: each[k % len(each)][None] for k, item in enumerate(items)}
+            images = by_item.__getitem__
         parts = []
         for part in self.pictures(
-            split_batches(items, batch), drawing=drawing, guide=guide, layouts=rows
+            split_batches(items, batch), drawing=drawing, guide=guide, layouts=rows, given=images
         ):
             if not part.finite:
                 raise NonFiniteError(f"seeds {part.items[0].seed} and on: {NOT_FINITE}")
@@ -180,13 +268,20 @@ class DDPM(Loaded):
         drawing: Drawing | None = None,
         guide: DDPM | None = None,
         layouts: Mapping[Item, Layout] | None = None,
+        given: Callable[[Item], Tensor] | None = None,
         keep_every: int = 0,
     ) -> Iterator[Pictures]:
         """Batch after batch of images with chosen seeds and classes; other arguments as in `draw`.
 
-        layouts: of each item, one row. keep_every: n > 0 keeps every n-th predicted clean image.
+        layouts: of each item, one row; given: the `beside` of an item, one row. keep_every: n > 0
+        keeps every n-th predicted clean image.
         Errors: ValueError, UsageError.
         """
+        if (given is None) == bool(self.concat):
+            raise UsageError(
+                f"{self.file or 'the network'} draws beside an image: {self.concat['kind']}"
+                if self.concat else "the network takes no image beside"
+            )  # fmt: skip
         how = drawing or Drawing(clip=self.clip)
         model: Any = self._called
         if guide is not None:
@@ -202,15 +297,20 @@ class DDPM(Loaded):
         for batch in batches:
             items = self._classed(batch)
             cond, without = self._conditions(items, [layouts[i] for i in batch] if layouts else [])
+            if given is not None:
+                cond["concat"] = torch.cat([given(i) for i in batch]).to(self.device)
             seeds = torch.tensor([item.seed for item in items], device=self.device)
             keys = mix(_SEED, seeds)
-            side = self.resolution
-            noise = keyed_noise(keys, (self.channels, side, side))
+            noise = keyed_noise(keys, (self.channels, self.side, self.side))
             kept = []
+            gradient = None
+            if self.classifier is not None:
+                labels = torch.tensor([item.label or 0 for item in items], device=self.device)
+                gradient = classifier_gradient(self.classifier, labels, self.classifier_scale)
             with self.precision.autocast():
                 _, states = draw_states(
                     model, noise, self.gaussian, how,
-                    cond=cond, uncond=without, randn=KeyedRandn(keys),
+                    cond=cond, uncond=without, cond_fn=gradient, randn=KeyedRandn(keys),
                 )  # fmt: skip
                 state = None
                 for k, state in enumerate(states, 1):
@@ -237,7 +337,7 @@ class DDPM(Loaded):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         cond: dict[str, Any] = {}
         without: dict[str, Any] = {}
-        if self.classes:
+        if self.by_class:
             cond["y"] = torch.tensor([item.label or 0 for item in items], device=self.device)
             without["y"] = torch.full_like(cond["y"], -1)
         if self.layout != "none":

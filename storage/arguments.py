@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 _MAX_VALUES = 32  # of an argument that is a list
 _MAX_TEXT = 1000
+_MAX_PARTS, _LEVELS = 64, 6  # of settings that are objects
+_DEEP = re.compile(r"^n_(?!classes)|blocks|layers|depth")  # names of how many in a row
 
 
 class Between(NamedTuple):
@@ -59,7 +62,7 @@ class Argument(NamedTuple):
 
     def _fits(self, value: Any) -> bool:
         if self.type is object:
-            return True
+            return is_modest(value)
         if self.type is str:
             return isinstance(value, str) and len(value) <= _MAX_TEXT
         if self.type is bool:
@@ -143,6 +146,21 @@ def given_arguments(
 def is_number(value: Any) -> bool:
     """Whether a value is an int or a float of a size that arithmetic stands; a bool is none."""
     return type(value) in (int, float) and abs(value) < 1e300
+
+
+def is_modest(value: Any, key: str = "", level: int = 0) -> bool:
+    """Whether settings without bounds of their own, as of a part of a network, are of a size that
+    networks have: counts up to 2^16, of layers up to 256, lists and objects of 64."""
+    if isinstance(value, dict) and level < _LEVELS:
+        names = len(value) <= _MAX_PARTS and all(isinstance(k, str) for k in value)
+        return names and all(is_modest(v, k, level + 1) for k, v in value.items())
+    if isinstance(value, (list, tuple)) and level < _LEVELS:
+        return len(value) <= _MAX_PARTS and all(is_modest(v, key, level + 1) for v in value)
+    if isinstance(value, str):
+        return len(value) <= _MAX_TEXT
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return is_number(value) and abs(value) <= (256 if _DEEP.search(key) else 1 << 16)
+    return value is None or not isinstance(value, (dict, list, tuple))
 
 
 def _said(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def golden_dir(request: pytest.FixtureRequest) -> Path:
     """The folder given by --golden-dir."""
     return request.config.getoption("--golden-dir")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch: the same roundings everywhere."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -78,7 +78,10 @@ def environment(tree, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("title", sections())
+@pytest.mark.parametrize(
+    "title",
+    [t if t == "An option" else pytest.param(t, marks=pytest.mark.slow) for t in sections()],
+)
 def test_adding_works_as_written(title, tree, environment):
     section = sections()[title]
     blocks = [match.groupdict() for match in BLOCK.finditer(section)]

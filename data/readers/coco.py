@@ -60,7 +60,49 @@ def spade_splits(root: Path) -> dict[str, str]:
     }
 
 
-class CocoLayouts:
+class _Pictures:
+    """What both ways of laying COCO out share: pictures by number, and the names of classes."""
+
+    labelled = False
+    _files: PathTable
+    _pictures: Path
+
+    def _begin(self, root: Path, split: str, splits: Iterable[str], name: str | None) -> None:
+        self.name = name or f"{root.name}/{split}"
+        self.root, self.split = root, split
+        self.place: Place | None = Place(f"the folder {root}", tuple(splits))
+        self.classes = [root.name]
+        self.flip_pairs: tuple[tuple[int, int], ...] = ()
+        self.faults = BoxFaults(self.name)
+        self.object_classes = list(NAMES)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def label(self, i: int) -> int:
+        """0: pictures have no class, their objects have."""
+        return 0
+
+    def path(self, i: int) -> str:
+        """The picture's file."""
+        return str(self._pictures / self._files[i])
+
+    def relative(self, i: int) -> str:
+        """Its name."""
+        return self._files[i]
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return decode(self.path(i))
+
+    def _none_counts(self, rule: ObjectRule) -> DataError:
+        return DataError(
+            f"{self.root}: no picture of {self.split} has {rule.least} to {rule.most} objects "
+            f"larger than {rule.share:g} of it"
+        )
+
+
+class CocoLayouts(_Pictures):
     """A split of COCO's own layout: a `LayoutSource`.
 
     split: `train2017`. masks: give the objects' pixels too; segmentation: and every pixel's class,
@@ -68,8 +110,6 @@ class CocoLayouts:
     "other" never do). Pictures without any annotation of stuff are left out where there is stuff,
     as everybody does. Errors: DataError, naming the file and what is wrong in it.
     """
-
-    labelled = False
 
     def __init__(
         self,
@@ -81,14 +121,9 @@ class CocoLayouts:
         segmentation: bool = False,
         name: str | None = None,
     ) -> None:
-        self.name = name or f"{root.name}/{split}"
-        self.root, self.split, self.rule = root, split, rule
-        self.place: Place | None = Place(f"the folder {root}", tuple(coco_splits(root)))
-        self.classes = [root.name]
-        self.flip_pairs: tuple[tuple[int, int], ...] = ()
-        self.faults = BoxFaults(self.name)
+        self._begin(root, split, coco_splits(root), name)
+        self.rule = rule
         self._pictures = _first_folder(root / split, root / "images" / split)
-        self.object_classes = list(NAMES)
         folder = root / "annotations"
         things = _read(folder / f"instances_{split}.json", self.object_classes)
         stuff_file = folder / f"stuff_{split}.json"
@@ -159,35 +194,13 @@ class CocoLayouts:
             np.array([key in with_stuff for key in keys], bool),
         )
         if not len(left.pictures):
-            raise DataError(
-                f"{self.root}: no picture of {self.split} has {self.rule.least} to "
-                f"{self.rule.most} objects larger than {self.rule.share:g} of it"
-            )
+            raise self._none_counts(self.rule)
         chosen = [keys[k] for k in left.pictures]
         self._ids, self._sizes = np.array(chosen), sizes[left.pictures]
         self._files = PathTable(images[k]["file_name"] for k in chosen)
         self._boxes, self._ends = left.boxes, left.ends
         self._classes = np.array(found.classes, np.int64)[left.rows]
         self._masks = PathTable(found.masks[r] for r in left.rows) if found.with_masks else None
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def label(self, i: int) -> int:
-        """0: pictures have no class, their objects have."""
-        return 0
-
-    def path(self, i: int) -> str:
-        """The picture's file."""
-        return str(self._pictures / self._files[i])
-
-    def relative(self, i: int) -> str:
-        """Its name."""
-        return self._files[i]
-
-    def image(self, i: int) -> np.ndarray:
-        """uint8 [H, W, 3]."""
-        return decode(self.path(i))
 
     def annotated(self, i: int, size: int | None = None) -> Annotated:
         """Picture i and its layout; `size` has no meaning here."""
@@ -247,10 +260,8 @@ class _Objects:
             self.masks.append(json.dumps(annotation.get("segmentation")))
 
 
-class CocoMaps:
+class CocoMaps(_Pictures):
     """A split of SPADE's layout of COCO-Stuff: a `LayoutSource`. Arguments as `CocoLayouts`."""
-
-    labelled = False
 
     def __init__(
         self,
@@ -262,16 +273,11 @@ class CocoMaps:
         segmentation: bool = False,
         name: str | None = None,
     ) -> None:
-        self.name = name or f"{root.name}/{split}"
-        self.root, self.split, self.with_masks = root, split, masks
-        self.place: Place | None = Place(f"the folder {root}", tuple(spade_splits(root)))
-        self.classes = [root.name]
-        self.flip_pairs: tuple[tuple[int, int], ...] = ()
-        self.faults = BoxFaults(self.name)
-        self.object_classes = list(NAMES)
+        self._begin(root, split, spade_splits(root), name)
+        self.with_masks, self._pictures = masks, root / f"{split}_img"
         self.segment_classes = self.object_classes if segmentation else []
         self._with_maps = segmentation
-        pictures = sorted(p.name for p in (root / f"{split}_img").iterdir() if p.is_file())
+        pictures = sorted(p.name for p in self._pictures.iterdir() if p.is_file())
         stems = {p.stem for p in (root / f"{split}_label").glob("*.png")}
         stems &= {p.stem for p in (root / f"{split}_inst").glob("*.png")}
         files, boxes, classes, keys, ends = [], [], [], [], [0]
@@ -291,10 +297,7 @@ class CocoMaps:
             keys += [pairs[k][1] for k in good]
             ends.append(len(classes))
         if not files:
-            raise DataError(
-                f"{root}: no picture of {split} has {rule.least} to {rule.most} objects larger "
-                f"than {rule.share:g} of it"
-            )
+            raise self._none_counts(rule)
         self._files, self._ends = PathTable(files), np.array(ends, np.int64)
         self._boxes = np.concatenate(boxes)
         self._classes, self._keys = np.array(classes, np.int64), np.array(keys, np.int64)
@@ -304,25 +307,6 @@ class CocoMaps:
         height, width = labels.shape
         file = self.root / f"{self.split}_inst" / f"{stem}.png"
         return _checked(labels, str(self.root)), read_labels(file, width, height)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def label(self, i: int) -> int:
-        """0: pictures have no class, their objects have."""
-        return 0
-
-    def path(self, i: int) -> str:
-        """The picture's file."""
-        return str(self.root / f"{self.split}_img" / self._files[i])
-
-    def relative(self, i: int) -> str:
-        """Its name."""
-        return self._files[i]
-
-    def image(self, i: int) -> np.ndarray:
-        """uint8 [H, W, 3]."""
-        return decode(self.path(i))
 
     def annotated(self, i: int, size: int | None = None) -> Annotated:
         """Picture i and its layout; `size` has no meaning here."""

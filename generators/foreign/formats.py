@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from generators.foreign import camnet, omnigan, pickled, plain, simclr, unet
+from generators.foreign import autoencoder, camnet, omnigan, pickled, plain, simclr, unet
 from generators.foreign.contents import Asked, Contents, Found, open_contents
 from storage.errors import CheckpointError
 from storage.foreign.modules import reading
@@ -46,11 +46,13 @@ FORMATS: dict[str, Format] = {
     "ldm": Format(
         "the UNet of a latent-diffusion checkpoint", ("ddpm",), ("res", "config", "weights")
     ),
+    "ldm-autoencoder": Format("an autoencoder of latent diffusion", ("autoencoder",)),
     "omnigan": Format("a checkpoint of omnigan", ("omnigan",), ("res", "config")),
     "climategan": Format("a checkpoint of ClimateGAN", ("climategan",), ("config",)),
 }
 _FINDERS: tuple[Callable[[Contents, Asked], Found | None], ...] = (
-    pickled.find, plain.find, camnet.find, simclr.find, unet.find, omnigan.find,
+    pickled.find, plain.find, camnet.find, simclr.find, unet.find, autoencoder.find,
+    omnigan.find,
 )  # fmt: skip
 _WHAT = "network of others"
 

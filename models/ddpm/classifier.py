@@ -15,6 +15,7 @@ from models.ddpm.attention import GroupNorm, attend, linear, merge_heads, split_
 from models.ddpm.base import BlockSequence, EmbedBlock, Given
 from models.ddpm.blocks import AttentionBlock, Downsample, ResBlock
 from models.ddpm.embedding import TimeEmbedding
+from storage.arguments import Classes, Count, Depth, Multiple, Side, Width
 
 
 class AttentionPool(nn.Module):
@@ -45,15 +46,15 @@ class Classifier(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        in_channels: int,
-        num_classes: int,
+        image_size: Side,
+        in_channels: Width,
+        num_classes: Classes,
         *,
-        model_channels: int = 128,
-        channel_mult: Sequence[float] = (1, 2, 3, 4),
-        num_res_blocks: int = 2,
-        attention_resolutions: Sequence[int] = (2, 4, 8),
-        num_head_channels: int = 64,
+        model_channels: Width = 128,
+        channel_mult: Sequence[Multiple] = (1, 2, 3, 4),
+        num_res_blocks: Depth = 2,
+        attention_resolutions: Sequence[Count] = (2, 4, 8),
+        num_head_channels: Width = 64,
         use_scale_shift_norm: bool = True,
         resblock_updown: bool = True,
         use_checkpoint: bool = False,

@@ -79,6 +79,30 @@ class Layout(NamedTuple):
         )
 
     @staticmethod
+    def of_label_map(classes: Tensor, *, num_classes: int) -> Layout:
+        """Instances of per-pixel classes int [B, h, w], 255 background: every class that an image
+        has is one of its instances, its pixels the mask, the box around them. Errors: ValueError.
+        """
+        check_classes(classes[classes != NO_CLASS], num_classes)
+        height, width = classes.shape[1:]
+        rows, masks = [], []
+        for image in classes:
+            present = image[image != NO_CLASS].unique()
+            inside = image == present[:, None, None]
+            boxes = []
+            for mask in inside:
+                (i, j), sides = mask.nonzero().t(), torch.tensor([width, height])
+                low = torch.stack([j.min(), i.min()]) / sides
+                boxes.append(
+                    torch.cat([low, torch.stack([j.max() + 1, i.max() + 1]) / sides - low])
+                )
+            named = present[:, None].float()
+            placed = torch.stack(boxes) if boxes else torch.zeros(0, 4)
+            rows.append(torch.cat([placed, named], 1))
+            masks.append(inside)
+        return Layout.pad(rows, num_classes=num_classes, masks=masks)
+
+    @staticmethod
     def empty(batch: int, *, device: torch.device | str | None = None) -> Layout:
         """Images without any instance: all is background."""
         boxes = torch.zeros(batch, 0, 4, device=device)

@@ -33,11 +33,10 @@ IDLE: dict[str, tuple[str, ...]] = {
 }
 # Keys that may only say no.
 NOT_HERE: dict[str, str] = {
-    "vqvae_model": "pictures are trained on as pixels: no autoencoder",
     "text_model": "no text encoder is loaded",
     "learn_logvar": "only the class itself learns it: --model FILE.py:CLASS",
     "unet_init_weights": "weights to begin with are --init_from",
-    "vqvae_init_weights": "no autoencoder is loaded",
+    "vqvae_init_weights": "its weights are of a vqvae_model",
     "text_model_init_weights": "no text encoder is loaded",
 }
 # U-Net arguments -> options.
@@ -161,11 +160,15 @@ def translate(config: Mapping[str, Any]) -> dict[str, Any]:
     top = _Section(config, "")
     found: dict[str, Any] = {"_help": "the options of a file"}
     name, folder = top.take("expt_name", str), top.take("expt_dir", str)
+    # What it is made of its weights say; that there is one says that it is trained on latents.
+    found["latents"] = top.take("vqvae_model", dict)
     if name:
         found["outdir"] = str(Path(folder).expanduser() / name) if folder else name
     for read in (_trainer, _saving, _network, _diffusion, _data, _sampling):
         read(top, found)
     top.end()
+    if found["latents"] is None:
+        found.pop("latents")
     parts = found.pop("devices") * found.pop("accumulate")
     found["bs_gpu"], found["bs"] = found["bs"], found["bs"] * parts
     return found
@@ -222,14 +225,15 @@ def _network(top: _Section, found: dict[str, Any]) -> None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"denoising_model.model_args: {error}") from None
     channels, made = net.pop("in_channels"), net.pop("out_channels")
-    if channels not in (1, 3):
+    latent = bool(found["latents"])
+    if channels not in (1, 3) and not latent:
         raise ValueError(f"denoising_model.model_args.in_channel {channels}: pixels have 1 or 3")
     if made not in (channels, 2 * channels):
         raise ValueError(
             f"denoising_model.model_args.out_channel {made}: {channels}, or {2 * channels} with a "
             "learned variance"
         )
-    found["gray"], found["learned"] = channels == 1, made == 2 * channels
+    found["gray"], found["learned"] = channels == 1 and not latent, made == 2 * channels
     if _own_class(model):
         found["denoiser"] = model
         return
@@ -321,14 +325,28 @@ def _diffusion(top: _Section, found: dict[str, Any]) -> None:
     guidance = float(args.take("guidance_scale", NUMBER, 1.0))
     if "layout" in found or found.get("cond"):
         found["guidance"] = guidance
-    if args.take("scale_factor", NUMBER, 1.0) != 1.0:
-        raise ValueError("diffusion.model_args.scale_factor is of latents, pixels have none")
+    _latents(args, found)
     frozen = args.take("freeze_pretrained_weights", bool, False)
     if frozen:
         raise ValueError(
             "diffusion.model_args.freeze_pretrained_weights: --freeze base with --init_from"
         )
     args.end()
+
+
+def _latents(args: _Section, found: dict[str, Any]) -> None:
+    """The autoencoder's weights and the factor of its latents."""
+    scale = float(args.take("scale_factor", NUMBER, 1.0))
+    if not found["latents"]:
+        if scale != 1.0:
+            raise ValueError("diffusion.model_args.scale_factor is of latents, pixels have none")
+        return
+    weights = args.take("vqvae_init_weights", str)
+    if weights is None:
+        raise ValueError(
+            "vqvae_model: diffusion.model_args.vqvae_init_weights, its file, is missing"
+        )
+    found |= {"latents": weights, "latent_scale": scale, "clip": "none"}
 
 
 def _data(top: _Section, found: dict[str, Any]) -> None:

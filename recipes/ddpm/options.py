@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion.beside import KINDS as CONCATENATED
 from diffusion.ddpm_generate import CLIPS, SCHEDULES, Drawing, make_gaussian
 from diffusion.ddpm_samplers import SAMPLERS
 from diffusion.gaussian import PREDICTIONS, TIME_INPUTS, VARIANCES, Gaussian
@@ -16,7 +17,7 @@ from recipes.command import INIT_FROM, read_options
 from recipes.ddpm.founding import with_config
 from recipes.ddpm.presets import PRESETS
 from recipes.words import image_count, period, period_steps
-from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, tagged
+from runtime.options import ADDED, EXECUTION, LENGTH, USUAL, Rules, Table, tagged
 from runtime.types import (
     at_once,
     blocks,
@@ -25,6 +26,7 @@ from runtime.types import (
     dir_path,
     file_path,
     finite_float,
+    integer,
     levels,
     list_of,
     network,
@@ -43,7 +45,7 @@ from selection import Picker
 
 __all__ = ["OPTIONS", "PRESETS", "get_args"]
 
-LAYOUTS = ("none", "boxes", "segmentation")
+LAYOUTS = ("none", "boxes", "masks", "segmentation")
 LDM = "ldm"  # latent-diffusion's loss, beside those of `gaussian_loss.LOSSES`
 DRAWN = (*LOSSES, LDM)
 share = number(0, 1, hi_open=True)
@@ -65,8 +67,20 @@ OPTIONS: Table = {
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", EXECUTION),
         ("--cond", bool, None, "condition on the class (default: where the data has classes)",
          USUAL),
-        ("--layout", LAYOUTS, "none", "condition on what stands where: boxes with classes, or the "
-         "class of every pixel", USUAL),
+        ("--layout", LAYOUTS, "none", "condition on what stands where: boxes with classes, their "
+         "objects' own pixels (masks), or the class of every pixel", USUAL),
+        ("--concat", CONCATENATED, "none", "an image beside the noised one, which the network is "
+         "given: the picture in grey, made smaller, or the class of every pixel (of a layout set)",
+         ADDED),
+        ("--lowres_factor", integer(2, 64), 4, "how many times smaller, of --concat lowres",
+         ADDED),
+        ("--latents", text_called("FILE|NAME"), None, "train on latents of an autoencoder of "
+         "latent diffusion: its file (or a whole checkpoint), or a name of data/SetupLayoutData.py "
+         "fetch-models (default: on pixels)", ADDED, USUAL),
+        ("--latent_scale", positive_float, None, "what latents are multiplied by: 0.18215 in "
+         "Stable Diffusion (default: 1 over their standard deviation)", ADDED),
+        ("--latents_cache", ("disk", "memory"), "disk", "where latents are kept, encoded once: "
+         "below the data directory, or not at all", EXECUTION, ADDED),
         ("--max_objects", count(4096), 8, "boxes of a picture, the largest of more"),
     ],
     "what to train": [
@@ -92,7 +106,17 @@ OPTIONS: Table = {
          USUAL),
         ("--lr", positive_float, 2e-4, "learning rate of Adam", USUAL),
     ],
-    "validation": measuring.rows(),
+    "validation": [
+        ("--val_images", count(1 << 24, 0), 0, "held-out pictures whose loss, at the same steps "
+         "and noise every time, is logged at every snapshot as val/..; 0: none", EXECUTION, ADDED,
+         USUAL),
+        ("--bits_per_dim", count(1 << 24, 0), 0, "held-out pictures whose bits a dimension are "
+         "logged there, by as many evaluations each as there are --timesteps; 0: none", EXECUTION,
+         ADDED),
+        ("--data_val", data_set, None, "where they are from (default: split val of --data, else "
+         "test)", EXECUTION, ADDED),
+        *measuring.rows(),
+    ],
     "output": [
         ("--snapshot_every", period, "5000", "steps between snapshots, or images: 128Ki, 8Mi",
          EXECUTION, USUAL),
@@ -136,8 +160,8 @@ OPTIONS: Table = {
         ("--blocks", file_path, None, "classes of your own for --res_block and "
          "--attn_block (default: none)"),
         ("--denoiser", text_called("FILE:NAME"), None, "a whole network of your own: "
-         "CLASS(in_channels, out_channels), called as net(x, t), with y= or layout= if conditional "
-         "(default: the U-Net)"),
+         "CLASS(in_channels, out_channels), called as net(x, t), with y=, layout= or concat= if "
+         "conditional (default: the U-Net)"),
         ("--recompute", bool, False, "compute activations again in the backward pass: less memory",
          EXECUTION),
         ("--channels_last", bool, False, "memory format", EXECUTION),
@@ -221,18 +245,24 @@ def check(args: Namespace) -> None:
     for name in ("layout_factors", "layout_dim", "layout_dropout"):
         rules.belongs(name, "--layout", has_layout)
     for name in ("layout_attn", "max_objects"):
-        rules.belongs(name, "--layout boxes", args.layout == "boxes")
+        rules.belongs(name, "--layout boxes and masks", args.layout in ("boxes", "masks"))
+    rules.belongs("lowres_factor", "--concat lowres", args.concat == "lowres")
+    if args.cond and args.concat == "segmentation":
+        raise ValueError("--cond: layout sets, which --concat segmentation needs, have no class")
     if args.freeze == "base" and (not has_layout or not args.init_from):
         raise ValueError("--freeze base trains what a --layout adds to a network of --init_from")
     rules.belongs("eta", "--sampler ddim", args.sampler == "ddim")
     for name in ("sample_steps", "sampler", "spacing", "guidance", "frames"):
         rules.belongs(name, "--sample_images", args.sample_images > 0)
     rules.excludes("num_heads", "channels_per_head")
+    _check_latents(args, rules)
     _check_own_code(args, rules)
     best_of.check(args, OPTIONS)
+    rules.belongs("data_val", "--val_images or --bits_per_dim",
+                  bool(args.val_images or args.bits_per_dim))  # fmt: skip
     measuring.check(args, rules)
-    if args.metrics_every is not None and has_layout:
-        raise ValueError("--metrics_every draws without a layout, which --layout does not train")
+    if args.metrics_every is not None and (has_layout or args.concat != "none"):
+        raise ValueError("--metrics_every draws without a layout or an image beside")
     selection.check(args, OPTIONS, PRESETS)
     selection.check_jest_options(args, OPTIONS, PRESETS)
     if args.ref and not (args.acid or args.early or args.late):
@@ -242,11 +272,32 @@ def check(args: Namespace) -> None:
     check_shares(args, max(1, len(args.gpus or [])))
 
 
+def _check_latents(args: Namespace, rules: Rules) -> None:
+    for name in ("latent_scale", "latents_cache"):
+        rules.belongs(name, "--latents", args.latents is not None)
+    if args.latents is None:
+        return
+    if args.gray:
+        raise ValueError("--gray: an autoencoder of --latents has three channels")
+    if args.concat in ("gray", "lowres"):
+        raise ValueError(f"--concat {args.concat} is of pixels, --latents keep none")
+    if args.bits_per_dim:
+        raise ValueError("--bits_per_dim is of pixels, --latents have no bound on theirs")
+    if rules.typed("clip") and args.clip != "none":
+        raise ValueError(f"--clip {args.clip}: latents have no range to be clipped to")
+
+
+def clip_of(args: Namespace) -> str:
+    """What is done to predicted clean images while sampling; latents are left alone."""
+    return "none" if args.latents else args.clip
+
+
 def _check_own_code(args: Namespace, rules: Rules) -> None:
     if args.model:
         elsewhere = {
             "selection": bool(args.selection), "acid": args.acid,
             "best_of_k": args.best_of_k > 1, "snr_gamma": args.snr_gamma is not None,
+            "concat": args.concat != "none",
         }  # fmt: skip
         for name, asked in elsewhere.items():
             if asked:
@@ -282,7 +333,7 @@ def gaussian_config(args: Namespace) -> dict[str, object]:
 def drawing(args: Namespace) -> Drawing:
     """How the pictures of a snapshot are drawn."""
     return Drawing(
-        args.sampler, args.sample_steps, args.spacing, args.eta, args.guidance, clip=args.clip
+        args.sampler, args.sample_steps, args.spacing, args.eta, args.guidance, clip=clip_of(args)
     )
 
 
@@ -328,4 +379,6 @@ def run_name(args: Namespace) -> str:
     parts = ["ddpm", stem, f"c{args.channels}", mode, args.suffix]
     if args.layout != "none":
         parts.insert(2, args.layout)
+    if args.concat != "none":
+        parts.insert(2, f"by-{args.concat}")
     return "-".join(part for part in parts if part)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.labelled import LabelledImages
+from data.latents import LatentImages
 from data.layout_images import LayoutBatch, LayoutImages
 from data.layout_registry import open_layouts
 from data.layouts import LayoutSource
@@ -21,55 +22,59 @@ from data.samplers import StepSampler
 from data.sources import is_drawn
 from data.views.layouts import Augment
 from diffusion import DDIMTraining, DDPMTraining
-from diffusion.encoders import make_encoder
+from diffusion.beside import channels_beside
+from diffusion.encoders import Encoder, make_encoder
 from diffusion.schedule_sampler import schedule_sampler
+from generators.autoencoder import copy_autoencoder, encoder_of
 from generators.ddpm import DDPM, KIND
 from generators.door import open_generator
 from models.ddpm import ConditionBlock, EmbedBlock, UNet
 from models.ddpm.pretrained import adapters, base_names, freeze
-from recipes import initial, room
+from recipes import batches, initial, room
 from recipes.ddpm import founding
-from recipes.ddpm.options import LDM, OPTIONS, check_shares, gaussian, gaussian_config
+from recipes.ddpm.options import (
+    LDM,
+    OPTIONS,
+    check_shares,
+    clip_of,
+    gaussian,
+    gaussian_config,
+)
 from recipes.ddpm.step import Objective, Rows
 from recipes.edm2.parts import choose_conditioning
 from recipes.known import inputs_of
 from runtime import ema as emas
 from runtime.inputs import Inputs
 from runtime.run import Run
-from runtime.seeding import generator, seed_worker
 from storage.dirs import data_home
 from storage.errors import UsageError
 from storage.user_code import load_classes, load_object
 
-Images = LabelledImages | LayoutImages
+Pictures = LabelledImages | LayoutImages
+Images = Pictures | LatentImages
 LAYOUT_SIZE = 64  # pixels of a layout set where --res does not say
 
 
 def shares(args: Namespace, ranks: int) -> tuple[int, int]:
-    """Images of a step that a rank reads, and how many of them it takes at once.
-
-    Errors: UsageError if so many processes cannot share a batch.
-    """
-    try:
-        check_shares(args, ranks)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    share = args.bs // ranks
-    return share, min(args.bs_gpu or share, share)
+    """Images of a step that a rank reads, and how many of them it takes at once. Errors: UsageError
+    if so many processes cannot share a batch."""
+    return batches.shares(args, ranks, args.bs, args.bs_gpu, check_shares)
 
 
-def data(args: Namespace) -> Images:
+def data(args: Namespace) -> Pictures:
     """The pictures to train on, with their layouts under --layout. Errors: DataError."""
     home = args.data_path or data_home()
-    if args.layout == "none":
+    if not has_layouts(args):
         source = open_source(args.data, home, sizes=[args.res] if args.res else [])
         return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
-    by_pixel = args.layout == "segmentation"
-    layouts = open_layouts(args.data, home, segmentation=by_pixel)
+    layouts = layout_source(args, args.data, home)
+    views = Augment(flip=0.5, crop=not is_drawn(layouts)) if args.xflip else None
+    stored = args.latents is not None  # mirrored pictures have latents of their own, parts none
     return LayoutImages(
         layouts,
         args.res or LAYOUT_SIZE,
-        augment=Augment(flip=0.5, crop=not is_drawn(layouts)) if args.xflip else None,
+        augment=None if stored else views,
+        xflip=stored and args.xflip,
         crop=args.crop,
         max_objects=args.max_objects,
         least=args.max_objects,
@@ -77,7 +82,61 @@ def data(args: Namespace) -> Images:
     )
 
 
-def conditioning(args: Namespace, images: Images) -> str:
+def has_layouts(args: Namespace) -> bool:
+    """Whether the pictures are of a layout set."""
+    return args.layout != "none" or args.concat == "segmentation"
+
+
+def layout_source(args: Namespace, spec: str, home: Path, split: str = "train") -> LayoutSource:
+    """A layout set with what --layout and --concat need of it. Errors: DataError."""
+    return open_layouts(
+        spec, home, split=split, masks=args.layout == "masks",
+        segmentation="segmentation" in (args.layout, args.concat),
+    )  # fmt: skip
+
+
+def latents(args: Namespace, run: Run, images: Pictures) -> tuple[Images, Encoder]:
+    """What the network is trained on, and the encoder that makes it: of --latents the latents of
+    the pictures, encoded now if they are not stored, else the pictures as they are.
+
+    Errors: UsageError, CheckpointError, DataError.
+    """
+    if args.latents is None:
+        return images, make_encoder({"name": "rgb" if images.channels == 3 else "stability-vae"})
+    if images.channels != 3:
+        raise UsageError(f"--latents: {images.source.name} holds latents already")
+    encoder, model, sha256 = encoder_of(args.latents, args.latent_scale)
+    if images.resolution % model.factor:
+        raise UsageError(
+            f"--latents {args.latents}: pictures of {images.resolution} px do not become "
+            f"{model.factor} times smaller; --res"
+        )
+    model.to(run.device)
+    side, channels = images.resolution // model.factor, model.embed_dim * (2 if model.kl else 1)
+    folder = None
+    if args.latents_cache == "disk":
+        folder = Path(args.data_path or data_home()) / "latents"
+    found = LatentImages(
+        images, lambda pictures: encoder.encode_pixels(pictures.to(run.device)),
+        shape=(channels, side, side), digest=sha256, folder=folder, workers=args.num_workers,
+    )  # fmt: skip
+    if args.latent_scale is None:
+        encoder.scale = found.unit_scale(model.embed_dim, model.kl)
+    if run.is_main:
+        copy_autoencoder(run.dir, model, sha256)
+    run.say(
+        f"latents of {Path(encoder.file).name}, {model.embed_dim} channels of {side} px, times "
+        f"{encoder.scale:.5g}{f'; in {found.folder}' if folder else ''}"
+    )
+    return found, encoder
+
+
+def pictures(images: Images) -> Pictures:
+    """The pictures, where the network is trained on latents of them."""
+    return images.of if isinstance(images, LatentImages) else images
+
+
+def conditioning(args: Namespace, images: Pictures) -> str:
     """Settle --cond by the data where it is not given, and lengths that are in passes over it; a
     line that says what is conditioned on. Errors: UsageError."""
     if args.epochs is not None:
@@ -89,9 +148,13 @@ def conditioning(args: Namespace, images: Images) -> str:
     if args.cond:
         raise UsageError(f"--cond: the pictures of {images.source.name} have layouts, no class")
     args.cond = False
-    if not layout_classes(args, images):
+    if args.concat == "segmentation" and not beside_classes(args, images):
+        raise UsageError(f"--concat segmentation: {images.source.name} has none")
+    if args.layout == "none":
+        return f"with the class of every pixel beside, of {len(beside_classes(args, images))}"
+    if not layout_classes(args, images) or (args.layout == "masks" and images[0].masks is None):
         raise UsageError(f"--layout {args.layout}: {images.source.name} has none")
-    what = "boxes" if args.layout == "boxes" else "the class of every pixel"
+    what = {"boxes": "boxes", "masks": "objects' pixels"}.get(args.layout, "every pixel's class")
     return f"conditional on {what}, of {len(layout_classes(args, images))} classes"
 
 
@@ -104,8 +167,16 @@ def layout_classes(args: Namespace, images: Images) -> list[str]:
     return list(named)
 
 
+def beside_classes(args: Namespace, images: Images) -> list[str]:
+    """Names of the classes of pixels of --concat segmentation; [] without."""
+    if args.concat != "segmentation":
+        return []
+    return list(cast(LayoutSource, images.source).segment_classes)
+
+
 def classes(images: Images) -> list[str]:
     """Names of the classes of pictures."""
+    images = pictures(images)
     return images.classes if isinstance(images, LabelledImages) else []
 
 
@@ -121,26 +192,17 @@ def said(args: Namespace, images: Images) -> str:
 
 def inputs(args: Namespace, images: Images) -> Inputs:
     """What the run reads, known by content."""
-    networks = {"ref": "train_ddpm", "init_from": None}
+    networks = {"ref": "train_ddpm", "init_from": None, "latents": None}
     return inputs_of(args, {"data": images.source}, networks)
 
 
 def loader(args: Namespace, run: Run, images: Images) -> tuple[StepSampler, DataLoader]:
     """What reads this rank's images of every step; the sampler says which, and is checkpointed."""
-    layouts = isinstance(images, LayoutImages)
-    sampler = StepSampler(
-        len(images), args.bs, seed=args.seed, rank=run.rank, world_size=run.world_size,
-        with_draws=layouts,
+    return batches.step_loader(
+        args, run, images, args.bs,
+        with_draws=isinstance(pictures(images), LayoutImages),
+        collate=None if isinstance(images, LabelledImages) else images.collate,
     )  # fmt: skip
-    return sampler, DataLoader(
-        images,
-        batch_sampler=sampler,
-        num_workers=args.num_workers,
-        pin_memory=run.device.type == "cuda",
-        worker_init_fn=seed_worker,
-        generator=generator("cpu", "loader", args.seed),  # else it draws from the step's
-        collate_fn=images.collate if isinstance(images, LayoutImages) else None,
-    )
 
 
 def rows(batch: Any, keys: Tensor, device: torch.device) -> Rows:
@@ -154,20 +216,23 @@ def rows(batch: Any, keys: Tensor, device: torch.device) -> Rows:
     if not isinstance(batch, LayoutBatch):
         index, raw, labels = (moved(t) for t in batch)
         boxes, no = torch.zeros(n, 0, 4), torch.zeros(n, 0, dtype=torch.int64)
-        return Rows(index, raw, labels, keys, moved(boxes), moved(no), moved(none))
+        last = [moved(t) for t in (boxes, no, none, none[:, None].bool())]
+        return Rows(index, raw, labels, keys, *last)
     labels = torch.zeros(n, dtype=torch.int64)
     pixels = none if batch.segmentation is None else batch.segmentation
-    tensors = (batch.ids, batch.image, labels), (batch.boxes, batch.classes, pixels)
+    masks = none[:, None].bool() if batch.masks is None else batch.masks
+    tensors = (batch.ids, batch.image, labels), (batch.boxes, batch.classes, pixels, masks)
     (index, raw, labels), last = ([moved(t) for t in part] for part in tensors)
     return Rows(index, raw, labels, keys, *last)
 
 
-def objective(args: Namespace, run: Run, images: Images, net: nn.Module) -> Objective:
+def objective(
+    args: Namespace, run: Run, images: Images, encoder: Encoder, net: nn.Module
+) -> Objective:
     """The loss, the diffusion and how steps are drawn. Errors: UsageError."""
     diffusion = gaussian(args)
-    kind = "rgb" if images.channels == 3 else "stability-vae"
     return Objective(
-        make_encoder({"name": kind}),
+        encoder,
         diffusion,
         schedule_sampler(args.schedule_sampler, diffusion.T),
         run.precision.autocast,
@@ -180,16 +245,19 @@ def objective(args: Namespace, run: Run, images: Images, net: nn.Module) -> Obje
         layout=args.layout,
         class_dropout=args.class_dropout,
         layout_dropout=args.layout_dropout,
+        concat=args.concat,
+        concat_classes=len(beside_classes(args, images)),
+        lowres_factor=args.lowres_factor,
+        side=images.resolution,
         keyed=isinstance(net, UNet),
     )
 
 
-def network(args: Namespace, run: Run, images: Images) -> nn.Module:
+def network(args: Namespace, run: Run, images: Images, encoder: Encoder) -> nn.Module:
     """The network in training, on the run's device. Errors: UsageError for options, data or code of
     the user's that make none."""
-    channels = 1 if args.gray else images.channels
-    if images.channels != 3:
-        channels //= 2
+    channels = channels_of(args, images, encoder)
+    if encoder.config["name"] == "stability-vae":
         if args.gray or args.sample_images:
             raise UsageError(
                 f"{images.source.name} holds latents: --no-gray --sample_images 0 (they are drawn "
@@ -210,6 +278,11 @@ def network(args: Namespace, run: Run, images: Images) -> nn.Module:
     return net.to(run.device).to(memory_format=layout).train()
 
 
+def channels_of(args: Namespace, images: Images, encoder: Encoder) -> int:
+    """Channels that the network denoises."""
+    return 1 if args.gray else encoder.latent_channels(images.channels)
+
+
 def _unet(args: Namespace, images: Images) -> dict[str, Any]:
     names = layout_classes(args, images)
     layouts: dict[str, Any] = {}
@@ -226,6 +299,7 @@ def _unet(args: Namespace, images: Images) -> dict[str, Any]:
         "attention_resolutions": tuple(args.attn_factors),
         "dropout": args.dropout,
         "num_classes": len(classes(images)) if args.cond else None,
+        "concat_channels": channels_beside(args.concat, len(beside_classes(args, images))),
         "num_heads": args.num_heads,
         "num_head_channels": args.channels_per_head,
         "use_scale_shift_norm": args.scale_shift,
@@ -266,8 +340,8 @@ def own_training(args: Namespace, net: nn.Module, how: Objective) -> DDPMTrainin
     if not (isinstance(make, type) and issubclass(make, DDPMTraining)):
         raise UsageError(f"--model {args.model}: no class of diffusion.DDPMTraining")
     given: dict[str, Any] = {
-        "gaussian": how.gaussian, "clip_denoised": args.clip == "unit",
-        "dynamic_thresholding": args.clip == "dynamic",
+        "gaussian": how.gaussian, "clip_denoised": clip_of(args) == "unit",
+        "dynamic_thresholding": clip_of(args) == "dynamic",
         "optim_args": {"lr": args.lr, "weight_decay": args.weight_decay},
         "use_fast_sampling": args.sampler != "ddpm" or args.sample_steps < how.gaussian.T,
         "fast_sampler": args.sampler, "fast_sampling_steps": args.sample_steps,
@@ -351,7 +425,8 @@ def reference(args: Namespace, run: Run, net: nn.Module) -> nn.Module | None:
     )
     assert isinstance(found, DDPM)
     ours, theirs = (getattr(n, "config", {}) for n in (net, found.net))
-    for name in ("in_channels", "out_channels", "num_classes", "layout_classes"):
+    fits = ("in_channels", "out_channels", "num_classes", "layout_classes", "concat_channels")
+    for name in fits:
         if ours.get(name) != theirs.get(name):
             raise UsageError(
                 f"--ref {args.ref}: {name} {theirs.get(name)}, the learner's is {ours.get(name)}"
@@ -364,12 +439,24 @@ def learning_rate(args: Namespace, step: int) -> float:
     return args.lr * min(1.0, step / args.warmup) if args.warmup else args.lr
 
 
+def beside_config(args: Namespace, images: Images) -> dict[str, Any]:
+    """What a snapshot says of the image beside; nothing without."""
+    if args.concat == "none":
+        return {}
+    more: dict[str, Any] = {"kind": args.concat}
+    if args.concat == "segmentation":
+        more["classes"] = beside_classes(args, images)
+    if args.concat == "lowres":
+        more["factor"] = args.lowres_factor
+    return {"concat": more}
+
+
 def snapshot_config(
     args: Namespace, run: Run, net: nn.Module, how: Objective, images: Images
 ) -> dict[str, Any]:
     """What a snapshot says of the network, as JSON values."""
     config = {
-        "net": getattr(net, "config", {"in_channels": 1 if args.gray else images.channels}),
+        "net": getattr(net, "config", {}),
         "denoiser": args.denoiser.rpartition(":")[2] if args.denoiser else None,
         "gaussian": gaussian_config(args),
         "encoder": how.encoder.config,
@@ -378,13 +465,14 @@ def snapshot_config(
         "classes": classes(images) if args.cond else [],
         "layout": args.layout,
         "objects": layout_classes(args, images),
-        "clip": args.clip if how.encoder.config["name"] == "rgb" else "none",
+        **beside_config(args, images),
+        "clip": clip_of(args) if how.encoder.config["name"] == "rgb" else "none",
         "ema": args.ema,
         "step": run.completed + 1,
         "nimg": run.nimg,
     }
     if args.denoiser:
-        channels = 1 if args.gray else 3
+        channels = channels_of(args, images, how.encoder)
         out = channels * (2 if how.gaussian.learned else 1)
         config["net"] = {"in_channels": channels, "out_channels": out}
     return config

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffusion.beside import gray, lowres, one_hot
 from diffusion.best_of import best_keys
 from diffusion.ddpm_rows import keyed_noise
-from diffusion.encoders import Encoder
+from diffusion.encoders import Encoder, RGBEncoder
 from diffusion.gaussian import Gaussian
 from diffusion.gaussian_loss import ldm_losses, training_losses
+from diffusion.rows import consecutive
 from diffusion.schedule_sampler import UniformSampler
 from models.ddpm import Layout
 from runtime.counter_rng import mix, normal, uniform
@@ -29,8 +31,8 @@ _DROPOUT, _NO_CLASS, _NO_LAYOUT, _LATENT = 0x64726F70, 0x6E6F636C, 0x6E6F6C61, 0
 
 class Rows(NamedTuple):
     """index int64 [n] into the data, raw [n, C, H, W] as stored, labels int64 [n], keys int64 [n];
-    boxes float [n, N, 4] and classes int64 [n, N] (-1: none), segmentation uint8 [n, h, w], without
-    a layout of size 0."""
+    boxes float [n, N, 4] and classes int64 [n, N] (-1: none), segmentation uint8 [n, h, w], masks
+    bool [n, N, h, w]: of size 0 without."""
 
     index: Tensor  # type: ignore[assignment]  # a tuple's own `index` is of no use here
     raw: Tensor
@@ -39,6 +41,7 @@ class Rows(NamedTuple):
     boxes: Tensor
     classes: Tensor
     segmentation: Tensor
+    masks: Tensor
 
     def take(self, rows: Tensor | slice) -> Rows:
         """Some of the rows, in the order asked for."""
@@ -46,9 +49,7 @@ class Rows(NamedTuple):
 
     def parts(self, size: int) -> Iterator[Rows]:
         """Consecutive rows, `size` at a time (0: all at once); nothing if there are none."""
-        n = len(self.keys)
-        for first in range(0, n, size or max(n, 1)):
-            yield self.take(slice(first, first + (size or n)))
+        return map(self.take, consecutive(len(self.keys), size))
 
 
 class Lost(NamedTuple):
@@ -64,8 +65,9 @@ class Lost(NamedTuple):
 @dataclass(frozen=True)
 class Objective:
     """What is lost at a batch of rows. loss: of `gaussian_loss.LOSSES`, or "ldm" with its weights.
-    gray: images have one channel. labelled, layout: the conditions ("none", "boxes" or
-    "segmentation"), and how often rows go without. keyed: the network takes dropout_keys."""
+    gray: images have one channel. labelled, layout: the conditions ("none", "boxes", "masks" or
+    "segmentation"), and how often rows go without. concat: the image beside, of `beside.KINDS`; of
+    a segmentation with so many classes, at `side` pixels. keyed: the network takes dropout_keys."""
 
     encoder: Encoder
     gaussian: Gaussian
@@ -80,17 +82,36 @@ class Objective:
     layout: str = "none"
     class_dropout: float = 0.0
     layout_dropout: float = 0.0
+    concat: str = "none"
+    concat_classes: int = 0
+    lowres_factor: int = 4
+    side: int = 0
     keyed: bool = True
 
     def images(self, rows: Rows) -> Tensor:
-        """Clean images [n, C, H, W], pixels in [-1, 1]."""
-        eps = None
+        """Clean images [n, C, H, W], pixels in [-1, 1], or latents; of pictures that are not
+        encoded yet these are."""
+        eps, raw = None, rows.raw
+        if self.latent and raw.dtype == torch.uint8:
+            raw = self.encoder.encode_pixels(raw)
         if self.encoder.noise_channels:
-            shape = (self.encoder.noise_channels, *rows.raw.shape[2:])
+            shape = (self.encoder.noise_channels, *raw.shape[2:])
             eps = normal(mix(rows.keys, _LATENT), shape[0] * shape[1] * shape[2])
             eps = eps.view(len(rows.keys), *shape)
-        x0 = self.encoder.encode_latents(rows.raw, eps)
+        x0 = self.encoder.encode_latents(raw, eps)
         return x0.mean(1, keepdim=True) if self.gray else x0
+
+    @property
+    def latent(self) -> bool:
+        """Whether the network is trained on latents."""
+        return self.encoder.config["name"] != "rgb"
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What the network is trained on, [..., C, H, W], as pictures in [-1, 1]."""
+        if not self.latent:
+            return x
+        images = self.encoder.decode(x.reshape(-1, *x.shape[-3:]))
+        return (images.float() / 127.5 - 1).view(*x.shape[:-3], *images.shape[1:])
 
     def conditions(self, rows: Rows, *, dropping: bool = True) -> dict[str, Any]:
         """The network's keyword arguments. dropping: some rows go without their class or layout."""
@@ -101,21 +122,28 @@ class Objective:
                 kept = uniform(mix(rows.keys, _NO_CLASS), 1)[:, 0] >= self.class_dropout
                 found["y"] = torch.where(kept, rows.labels, -1)
         if self.layout != "none":
-            layout = layout_of(rows)
+            layout = layout_of(rows, self.layout)
             if dropping and self.layout_dropout:
                 kept = uniform(mix(rows.keys, _NO_LAYOUT), 1)[:, 0] >= self.layout_dropout
                 layout = layout.drop(kept)
             found["layout"] = layout
+        if self.concat == "segmentation":
+            found["concat"] = one_hot(rows.segmentation, self.concat_classes, self.side)
+        elif self.concat != "none":
+            pixels = RGBEncoder().encode_latents(rows.raw)
+            small = self.concat == "lowres"
+            found["concat"] = lowres(pixels, self.lowres_factor) if small else gray(pixels)
         return found
 
     def without(self, rows: Rows) -> dict[str, Any]:
-        """The conditions that guidance leads away from: no class, no layout."""
+        """The conditions that guidance leads away from: no class, no layout; the image beside
+        stays."""
         found: dict[str, Any] = {}
         if self.labelled:
             found["y"] = torch.full_like(rows.labels, -1)
         if self.layout != "none":
             keep = torch.zeros(len(rows.keys), dtype=torch.bool, device=rows.keys.device)
-            found["layout"] = layout_of(rows).drop(keep)
+            found["layout"] = layout_of(rows, self.layout).drop(keep)
         return found
 
     def row_losses(
@@ -162,8 +190,8 @@ class Objective:
         )
 
 
-def layout_of(rows: Rows) -> Layout:
-    """The rows' layouts, as networks take them."""
-    if rows.segmentation.numel():
+def layout_of(rows: Rows, kind: str) -> Layout:
+    """The rows' layouts, as networks take them. kind: boxes, masks or segmentation."""
+    if kind == "segmentation":
         return Layout(rows.boxes, rows.classes, None, rows.segmentation.long())
-    return Layout(rows.boxes, rows.classes)
+    return Layout(rows.boxes, rows.classes, rows.masks if kind == "masks" else None)

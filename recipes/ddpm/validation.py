@@ -68,20 +68,24 @@ def look(
 ) -> dict[str, Any]:
     """What `DDPMTraining.validation_step` returns, of `net` and rows of the data.
 
-    {"y_0_image", "restore", "sampling"}: restore begins at the rows' images, noised to the last
-    step, sampling in pure noise, the same every time; both with the rows' classes and layouts.
+    {"y_0_image", "restore", "sampling"}, of latents the pictures they decode to; "given", what
+    --concat has made of the pictures. restore begins at the rows' images, noised to the last step,
+    sampling in pure noise, the same every time; both with the rows' conditions.
     """
     x0, gaussian = how.images(rows), how.gaussian
     keys = mix(torch.arange(len(x0), device=x0.device), SAMPLES)
     noise = keyed_noise(keys, x0.shape[1:])
     starts = {"restore": gaussian.q_sample(x0, gaussian.T - 1, noise), "sampling": noise}
     cond, without = how.conditions(rows, dropping=False), how.without(rows)
-    found: dict[str, Any] = {"y_0_image": x0}
+    found: dict[str, Any] = {"y_0_image": how.shown(x0)}
+    if how.concat in ("gray", "lowres"):
+        found["given"] = cond["concat"]
     for name, x_T in starts.items():
-        found[name] = history(
+        drawn = history(
             net, x_T, gaussian, drawing, frames=frames, cond=cond, without=without, keys=keys,
             each=each,
         )._asdict()  # fmt: skip
+        found[name] = {k: how.shown(v) if isinstance(v, Tensor) else v for k, v in drawn.items()}
     return found
 
 
@@ -114,6 +118,9 @@ def sheets(
             frames.flatten(0, 1), frames.shape[1], Captions(f"{way}, from noise on", columns)
         )
     samples = _unit(outputs["sampling"]["model_output"])
+    if "given" in outputs:
+        given = nn.functional.interpolate(_unit(outputs["given"]), samples.shape[2:])
+        found["inputs"] = _beside(given.cpu(), pictures.cpu(), samples.cpu(), "given")
     labels = [names[c] if c < len(names) else "" for c in rows.labels.tolist()] if names else []
     side = max(1, round(len(samples) ** 0.5))
     found["samples"] = Sheet(samples, side, Captions("samples", each=labels))
@@ -121,7 +128,7 @@ def sheets(
         maps = segmentation_maps(rows.segmentation)
         maps = nn.functional.interpolate(maps, samples.shape[2:], mode="nearest")
         found["layouts"] = _beside(maps, pictures.cpu(), samples.cpu())
-    elif rows.classes.shape[1]:
+    elif rows.classes.shape[1] and objects:
         data, drawn = (
             with_boxes(x, rows.boxes, rows.classes, objects) for x in (pictures, samples)
         )
@@ -130,10 +137,10 @@ def sheets(
     return found
 
 
-def _beside(maps: Tensor, data: Tensor, samples: Tensor) -> Sheet:
+def _beside(maps: Tensor, data: Tensor, samples: Tensor, first: str = "layout") -> Sheet:
     each = [t.expand(-1, 3, -1, -1) for t in (maps, data, samples)]
     words = Captions("what was asked for, the picture it is of, the sample",
-                     ["layout", "data", "sample"])  # fmt: skip
+                     [first, "data", "sample"])  # fmt: skip
     return Sheet(torch.stack(each, 1).flatten(0, 1), 3, words)
 
 
@@ -153,11 +160,15 @@ def loss_figures(
         "loss/mse": (mse.sum(), float(len(mse))),
     }
     band = (t * BANDS // T).clamp_max(BANDS - 1)
-    for k in range(BANDS):
+    for k, (low, high) in enumerate(band_ends(T)):
         inside = (band == k).float()
-        name = f"loss/t {T * k // BANDS}-{T * (k + 1) // BANDS - 1}"
-        found[name] = ((mse * inside).sum(), inside.sum())
+        found[f"loss/t {low}-{high}"] = ((mse * inside).sum(), inside.sum())
     return found
+
+
+def band_ends(T: int) -> list[tuple[int, int]]:
+    """The first and the last step of each quarter of the steps, for which a loss is told."""
+    return [(T * k // BANDS, T * (k + 1) // BANDS - 1) for k in range(BANDS)]
 
 
 def verdict(steps: Sequence[int], losses: Sequence[float]) -> str:

@@ -10,34 +10,28 @@ from torch.utils.data import DataLoader
 from data.labelled import LabelledImages
 from data.registry import open_source
 from data.samplers import StepSampler
-from diffusion import Precond, selection_lr
+from diffusion import EDM2Loss, Precond, selection_lr
 from diffusion.encoders import Encoder, make_encoder
 from generators.door import open_generator
 from generators.edm2 import EDM2
-from recipes import room
+from recipes import batches, room
+from recipes.edm2 import validation
 from recipes.edm2.options import OPTIONS, check_shares, mini_batch
+from recipes.edm2.step import Objective
 from recipes.known import inputs_of
 from recipes.take import take
 from runtime import ema as emas
 from runtime.inputs import Inputs
 from runtime.run import Run
-from runtime.seeding import generator, seed_worker
 from selection import EarlyLateSwitch
 from storage.dirs import data_home
 from storage.errors import UsageError
 
 
 def shares(args: Namespace, ranks: int) -> tuple[int, int]:
-    """Images of a step that a rank reads, and how many of them it takes at once.
-
-    Errors: UsageError if so many processes cannot share a batch.
-    """
-    try:
-        check_shares(args, ranks)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    share = args.batch // ranks
-    return share, min(args.batch_gpu or share, share)
+    """Images of a step that a rank reads, and how many of them it takes at once. Errors: UsageError
+    if so many processes cannot share a batch."""
+    return batches.shares(args, ranks, args.batch, args.batch_gpu, check_shares)
 
 
 def data(args: Namespace) -> LabelledImages:
@@ -77,17 +71,7 @@ def choose_conditioning(args: Namespace, images: LabelledImages) -> str:
 
 def loader(args: Namespace, run: Run, images: LabelledImages) -> tuple[StepSampler, DataLoader]:
     """What reads this rank's images of every step; the sampler says which, and is checkpointed."""
-    sampler = StepSampler(
-        len(images), args.batch, seed=args.seed, rank=run.rank, world_size=run.world_size
-    )
-    return sampler, DataLoader(
-        images,
-        batch_sampler=sampler,
-        num_workers=args.num_workers,
-        pin_memory=run.device.type == "cuda",
-        worker_init_fn=seed_worker,
-        generator=generator("cpu", "loader", args.seed),  # else it draws from the step's
-    )
+    return batches.step_loader(args, run, images, args.batch)
 
 
 def network(args: Namespace, run: Run, images: LabelledImages) -> tuple[Precond, Encoder]:
@@ -185,6 +169,43 @@ def optimizer(args: Namespace, net: Precond, device: torch.device) -> torch.opti
 def averages(args: Namespace, net: Precond) -> dict[float, emas.EMA[Precond]]:
     """An EMA of the weights for each of --ema_stds, its relative width."""
     return {std: emas.EMA(net, emas.power(std)) for std in args.ema_stds}
+
+
+def objective(
+    args: Namespace, net: Precond, encoder: Encoder, share: int, at_once: int
+) -> Objective:
+    """What is lost at the rows of a step, of which this rank has `share`.
+
+    ln sigma ~ N(P_mean, P_std^2); a row's loss is the sum over its pixels of
+    lambda(sigma) / e^u (D(x + sigma n) - x)^2 + u (diffusion.edm2_loss.per_pixel_loss).
+    """
+    values = net.img_channels * net.img_resolution**2
+    loss_fn = EDM2Loss(args.P_mean, args.P_std, net.sigma_data)
+    return Objective(loss_fn, encoder, net.label_dim, values, share, at_once)
+
+
+def look(
+    args: Namespace,
+    run: Run,
+    net: Precond,
+    guide: Precond | None,
+    encoder: Encoder,
+    classes: list[str],
+) -> None:
+    """Grids of samples of a network and, with a guide, of the two, on rank 0."""
+    decodes = encoder.config["name"] == "rgb" or args.vae is not None
+    if not (run.is_main and args.sample_images and decodes):
+        return
+    each = run.phase("samples", together=False)
+    with run.spent.on("validation"):
+        found = validation.samples(
+            net, guide, encoder, count=args.sample_images, steps=args.sample_steps,
+            weight=args.sample_guidance, device=run.device, each=each,
+        )  # fmt: skip
+        for name, pictures in found.items():
+            weight = args.sample_guidance if name == "guided" else None
+            words = validation.captions(len(pictures), net.label_dim, classes, weight)
+            run.sample_grid(name, pictures, max(1, round(args.sample_images**0.5)), words)
 
 
 def learning_rate(

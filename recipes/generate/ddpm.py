@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from data.labelled import LabelledImages
 from data.readers.box_list import read_layouts
+from data.registry import open_source
 from diffusion.ddpm_generate import Drawing
 from diffusion.generate import Item, split_batches
 from generators.ddpm import DDPM
@@ -34,19 +37,24 @@ from runtime import distributed
 from runtime.distributed import say
 from runtime.gallery import grid_of_files
 from runtime.progress import Progress
-from storage.errors import NonFiniteError, UsageError
-from storage.layout_pictures import layout_maps, with_boxes
+from storage.dirs import data_home
+from storage.errors import DataError, NonFiniteError, UsageError
+from storage.files import expanded
+from storage.layout_pictures import layout_maps, segmentation_maps, with_boxes
 from storage.pictures import save_sheet
+
+PICTURE = (".png", ".bmp", ".gif", ".tif", ".tiff")  # a map of classes; without loss
 
 
 class Layouts(NamedTuple):
-    """The layouts of a file, each [n, 5] x_min, y_min, width, height, class."""
+    """The layouts of a file, of one row each, and what tells them apart."""
 
-    boxes: list[Tensor]
+    each: list[Layout]
+    told: list[str]
 
-    def of(self, item: Item) -> Tensor:
+    def of(self, item: Item) -> Layout:
         """The one that an image is drawn of: seed modulo how many there are."""
-        return self.boxes[item.seed % len(self.boxes)]
+        return self.each[item.seed % len(self.each)]
 
 
 def drawing(args: Namespace, net: DDPM) -> Drawing:
@@ -90,47 +98,110 @@ def guide(args: Namespace, net: DDPM, say: Callable[[str], object]) -> DDPM | No
 
 def layouts(args: Namespace, net: DDPM, say: Callable[[str], object]) -> Layouts | None:
     """The layouts of --layout; None without. Errors: UsageError, DataError."""
-    if args.layout is None:
+    if args.layout is None or net.layout == "none":
+        if args.layout is not None and net.concat.get("kind") != "segmentation":
+            raise UsageError(f"--layout {args.layout}: the network was trained without layouts")
         if net.layout != "none":
             say("no --layout: nothing but background is asked for")
         return None
-    if net.layout != "boxes":
-        raise UsageError(f"--layout {args.layout}: the network was trained without boxes")
+    if is_map(args.layout):
+        classes = class_map(args.layout)
+        return Layouts([net.labelled(classes)], [str(classes.tolist())])
+    if net.layout == "segmentation":
+        raise UsageError(
+            f"--layout {args.layout}: the network was trained on classes of pixels, which a PNG has"
+        )
     found = []
     for one in read_layouts(Path(args.layout).expanduser(), net.objects):
         if said := one.faults.said():
             say(said)
-        classes = torch.from_numpy(one.classes)[:, None].float()
-        found.append(torch.cat([torch.from_numpy(one.boxes).reshape(-1, 4), classes], 1))
-    return Layouts(found)
+        numbers = torch.from_numpy(one.classes)[:, None].float()
+        found.append(torch.cat([torch.from_numpy(one.boxes).reshape(-1, 4), numbers], 1))
+    most = max(len(boxes) for boxes in found)
+    rows = [Layout.pad([b], num_classes=len(net.objects), least=most) for b in found]
+    return Layouts(rows, [str(boxes.tolist()) for boxes in found])
 
 
-def rows_of(net: DDPM, asked: Layouts, items: Sequence[Item]) -> dict[Item, Layout]:
-    """For each image its layout, as the network takes it."""
-    most = max(len(boxes) for boxes in asked.boxes)
-    return {
-        item: Layout.pad([asked.of(item)], num_classes=len(net.objects), least=most)
-        for item in items
-    }
+def is_map(file: str) -> bool:
+    """Whether a file is a picture of classes, by its name, and no list of boxes."""
+    return file.lower().endswith(PICTURE)
 
 
-def beside(image: Tensor, boxes: Tensor, names: Sequence[str]) -> Tensor:
+def class_map(file: str) -> Tensor:
+    """The class of every pixel of a picture of one channel, or with a palette: int64 [1, h, w]; 255
+    is none. Errors: DataError for what is no such picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(expanded(file)) as picture:
+            if picture.mode not in ("L", "P", "1"):
+                raise DataError(
+                    f"{file}: a picture of mode {picture.mode}; the class of a pixel is its number "
+                    "in one channel of 256 values (mode L or P)"
+                )
+            return torch.from_numpy(np.array(picture, np.uint8)).long()[None]
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{file}: no picture that can be read ({error})") from None
+
+
+class Given(NamedTuple):
+    """What a network with an image beside is given: `of(item)`, one row, and what tells it."""
+
+    of: Callable[[Item], Tensor]
+    told: str
+
+
+def given(args: Namespace, net: DDPM) -> Given | None:
+    """The images of --data, by seed modulo how many there are, or the map of --layout; None for a
+    network without. Errors: UsageError, DataError."""
+    kind = net.concat.get("kind")
+    if kind in (None, "segmentation") and args.data is not None:
+        raise UsageError(f"--data {args.data}: the network takes no pictures")
+    if kind is None:
+        return None
+    if kind == "segmentation":
+        if args.layout is None or not is_map(args.layout):
+            raise UsageError("--layout FILE.png is missing: the class of every pixel, beside")
+        one = net.beside(class_map(args.layout))
+        return Given(lambda item: one, hashlib.sha256(str(one.tolist()).encode()).hexdigest())
+    if args.data is None:
+        raise UsageError(f"--data is missing: pictures that are given in {kind}")
+    source = open_source(args.data, Path(args.data_path or data_home()), split="val")
+    pictures = LabelledImages(source, net.resolution)
+
+    def of(item: Item) -> Tensor:
+        return net.beside(pictures[item.seed % len(pictures)][1][None])
+
+    return Given(of, f"{args.data} {len(pictures)}")
+
+
+def beside(image: Tensor, layout: Layout, names: Sequence[str]) -> Tensor:
     """The layout, and beside it the sample uint8 [C, H, W] with its boxes: uint8 [3, h, 2 w]."""
-    where, classes = boxes[None, :, :4], boxes[None, :, 4].long()
-    drawn = with_boxes(image[None].float() / 255, where, classes, names)
-    maps = layout_maps(where, classes, names, size=drawn.shape[-1])
+    sample = image[None].float() / 255
+    if layout.segmentation is not None:
+        maps = segmentation_maps(layout.segmentation)
+        drawn = sample.expand(-1, 3, -1, -1)
+        maps = nn.functional.interpolate(maps, drawn.shape[2:], mode="nearest")
+    else:
+        drawn = with_boxes(sample, layout.boxes, layout.classes, names)
+        maps = layout_maps(layout.boxes, layout.classes, names, size=drawn.shape[-1])
     return torch.cat([maps, drawn], 3)[0].mul(255).round().byte()
 
 
 def settings(
-    args: Namespace, net: DDPM, how: Drawing, weaker: DDPM | None, asked: Layouts | None
+    args: Namespace,
+    net: DDPM,
+    how: Drawing,
+    weaker: DDPM | None,
+    asked: Layouts | None,
+    inputs: Given | None,
 ) -> dict[str, Any]:
     """What decides how the image of a file name looks, as JSON values."""
     rule = vars(args)["class"] or ("random" if args.random else "seed modulo classes")
     told: Mapping[str, Any] = {k: plain(v) for k, v in vars(how).items()}
     sha = hashlib.sha256()
-    for boxes in asked.boxes if asked else ():
-        sha.update(str(boxes.tolist()).encode())
+    for line in asked.told if asked else ():
+        sha.update(line.encode())
     return {
         **told,
         "interval": list(how.interval) if how.interval else None,
@@ -139,18 +210,30 @@ def settings(
         "layout": sha.hexdigest() if asked else None,
         "class": "in the names" if has_class(args, net) else rule,
         "precision": args.precision,
+        **({"given": inputs.told} if inputs else {}),
+        **(
+            {"classifier": [net.classifier.content, net.classifier_scale]} if net.classifier else {}
+        ),
     }
+
+
+def _classifier_told(net: DDPM) -> dict[str, Any]:
+    if net.classifier is None:  # folders of before the option have no word of it
+        return {}
+    return {"classifier": net.classifier.content, "classifier_scale": net.classifier_scale}
 
 
 def images(args: Namespace, net: DDPM) -> None:
     """Images of all seeds, each of its class and layout, as far as they are missing."""
     net.check_pictures()
     how, weaker = drawing(args, net), guide(args, net, say)
-    asked = layouts(args, net, say)
+    if args.classifier is not None:
+        net.take_classifier(args.classifier, args.classifier_scale)
+    asked, inputs = layouts(args, net, say), given(args, net)
     names, shown, ncol = choose_images(args, net)
     ways = {i: n.replace(".png", "_trajectory.png") for i, n in names.items() if args.trajectory}
     maps = {i: n.replace(".png", "_layout.png") for i, n in names.items() if asked}
-    told = settings(args, net, how, weaker, asked)
+    told = settings(args, net, how, weaker, asked, inputs)
     folder = asked_outdir(args, say) or default_outdir(args, net.file, told)
     pictured = maps or names
     filling = Filling(
@@ -168,7 +251,8 @@ def images(args: Namespace, net: DDPM) -> None:
     ]  # fmt: skip
     drawn_batches = net.pictures(
         batches, drawing=how, guide=weaker, keep_every=max(1, args.steps // 8) * args.trajectory,
-        layouts=rows_of(net, asked, list(names)) if asked else None,
+        layouts={item: asked.of(item) for item in names} if asked else None,
+        given=inputs.of if inputs else None,
     )  # fmt: skip
     with Progress(sum(map(len, batches)), desc=folder.name, unit="image") as bar:
         for batch, drawn in zip(batches, drawn_batches, strict=True):

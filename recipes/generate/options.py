@@ -131,12 +131,14 @@ OPTIONS: Table = {
         ("--random", bool, True, "EDM2, DDPM: classes drawn from the seeds; --no-random: seed "
          "modulo classes", EDM2, DDPM),
         ("--layout", file_path, None, "DDPM: what stands where: a text of x,y,w,h,class a line, in "
-         "shares of the sides, or JSON, several layouts of which take turns by seed; each is drawn "
-         "beside its sample, <seed>_layout.png (default: none)", DDPM, USUAL),
+         "shares of the sides, or JSON, several layouts of which take turns by seed; or a PNG of "
+         "classes, 255 none, for networks of masks and of pixels' classes; each is drawn beside "
+         "its sample, <seed>_layout.png (default: none)", DDPM, USUAL),
         ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip, an LMDB or "
-         "a picture (required, unless it has no input)", IMLE, USUAL),
-        ("--data_path", dir_path, None, "IMLE: where data sets are stored (default: the data "
-         "directory)", IMLE),
+         "a picture (required, unless it has no input); DDPM of --concat: what is given in grey or "
+         "smaller, by seed", IMLE, DDPM, USUAL),
+        ("--data_path", dir_path, None, "IMLE, DDPM: where data sets are stored (default: the data "
+         "directory)", IMLE, DDPM),
         ("--num_images", many, 10, "IMLE: inputs, evenly spaced; or rows of the grid",
          IMLE, USUAL),
         ("--samples", many, 6, "IMLE: samples for each input", IMLE, USUAL),
@@ -185,6 +187,11 @@ OPTIONS: Table = {
          "spread of the network's own", DDPM),
         ("--clip", CLIPS, None, "DDPM: of predicted clean images: to [-1, 1], by their 0.9 "
          "quantile, or not (default: as the network was trained)", DDPM),
+        ("--classifier", text_called("FILE|file:PROGRAM"), None, "DDPM: guide by the gradient of a "
+         "classifier of noised images: a snapshot (docs/ddpm.md), a file of guided-diffusion's, or "
+         "a TorchScript program of (x, t) that gives logits (default: none)", DDPM),
+        ("--classifier_scale", positive_float, 1.0, "DDPM: what that gradient is multiplied by",
+         DDPM),
         ("--code", file_path, None, "DDPM: Python file with the blocks or the network of one's own "
          "that the network was made of; it is run (default: none)", DDPM),
     ],
@@ -255,6 +262,7 @@ def check(args: argparse.Namespace) -> None:
     rules = Rules(args, OPTIONS, PRESETS)
     for name in ("S_min", "S_max", "S_noise"):
         rules.belongs(name, "--S_churn", args.S_churn > 0)
+    rules.belongs("classifier_scale", "--classifier", args.classifier is not None)
 
 
 def check_unused(args: argparse.Namespace, kind: str) -> None:

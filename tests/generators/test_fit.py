@@ -16,6 +16,7 @@ from generators.fit import Unfit
 from imle import UnconditionalGenerator
 from models import SimCLR
 from models.ddpm import UNet
+from models.omnigan import OmniGenerator
 from recipes.simclr.files import encoder_of
 from recipes.toy import parts as toy
 from storage.errors import CheckpointError, RunError
@@ -39,7 +40,13 @@ def snapshots():
     recipe = {"net": encoder.config, "recipe": None, "picture_size": 32}
     plain = toy.untrained(0, "cpu")
     ddpm, config = _ddpm()
+    small = {"n_res": 1, "activation": "tanh"}
+    street = OmniGenerator(
+        "adst", encoder={"dim": 4, "n_downsample": 2, "n_res": 1}, a=small, d=small,
+        s={**small, "output_dim": 5}, condition_on="raw",
+    )  # fmt: skip
     return {
+        "omnigan": Snapshot(street.state_dict(), "omnigan", {"net": street.config}, {}),
         "edm2": edm2.untrained(),
         "camnet": imle.untrained(),
         "imle-unconditional": Snapshot(
@@ -77,7 +84,7 @@ def changed(config):
                     f"no {key}.{inner}",
                     copy | {key: {k: v for k, v in value.items() if k != inner}},
                 )
-                for bad in BAD:
+                for bad in BAD[::2]:
                     yield f"{key}.{inner} {bad!r:.30}", copy | {key: value | {inner: bad}}
             yield f"more in {key}", copy | {key: value | {"colour": 1}}
 

@@ -126,7 +126,10 @@ def normals(snapshot, sizes, n, seed):
     return [z.draw(i, SAMPLING_LOOP, ids, torch.arange(n)) for i in range(len(sizes))]
 
 
-@pytest.mark.parametrize("which", ["imle", "edm2", pytest.param("guided", marks=pytest.mark.slow)])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("imle", "guided")]
+
+
+@pytest.mark.parametrize("which", ["edm2", *SLOW])
 def test_programs_run_where_the_toolkit_cannot_be_imported(tmp_path, which):
     """Against what the toolkit itself draws or encodes."""
     cases = {}

@@ -11,6 +11,8 @@ from storage.errors import UsageError
 from tests.effects import check_changed, launch, pictures, seen
 from tests.scripts.support import load, metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCRIPT = load("train_ddpm")
 PLAIN = """--preset smoke --bs 8 --duration 32 --snapshot_every 100 --sample_images 0 --log_every 1
 --warmup 0 --lr 0.01"""
@@ -119,14 +121,6 @@ EFFECTS = [
     ("easy", "--easy_reference source", "first later"),
     ("rounding", "--rounding reference", "files steps rates first later net weights"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

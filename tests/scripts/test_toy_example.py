@@ -418,7 +418,7 @@ def test_flags_of_test_and_plot_are_promises(capsys):
 def test_a_reference_that_sees_nothing_ends_the_run(guide, tmp_path):
     """Its weights are finite, and so large that every loss is infinite."""
     found = load_snapshot(snapshot_of(guide))
-    state = {k: v * 1e30 if v.is_floating_point() else v for k, v in found.state_dict.items()}
+    state = found.state_dict | {"gain": torch.tensor(3e38)}
     file = save_snapshot(tmp_path / "large.safetensors", state, found.kind, found.config, {})
     with pytest.raises(NonFiniteError, match="non-finite scores of the selection"):
         train(tmp_path / "run", "--acid", "--guidance", "--guide", str(file))

@@ -13,6 +13,8 @@ from storage.snapshot import load_snapshot
 from tests import kill_harness as harness
 from tests.scripts.support import ROOT, load, metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = (
     "--preset smoke --bs 8 --duration 48 --snapshot_every 100 --sample_images 0 --save_every 3 "
     "--log_every 1 --sampler ddim"
@@ -45,14 +47,6 @@ def look(step, outputs, run_dir):
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def get_args(*words):
     return options.get_args(None, words)
 
@@ -68,6 +62,11 @@ def killed(run_dir, step, *words):
     train(run_dir, *words)
 
 
+def slow_but(kept, names):
+    """Parameters of a test, of which all but those kept are left to `make test-slow`."""
+    return [n if n in kept else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 def weights(run_dir):
     (file,) = (Path(run_dir) / "snapshots").glob("*.safetensors")
     return load_snapshot(file).state_dict
@@ -77,7 +76,7 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", slow_but(["layout", "jest"], MODES))
 def test_every_mode_resumes_bit_exactly(mode, tmp_path):
     words = MODES[mode].split()
     longest = words[words.index("--duration") + 1] if "--duration" in words else "48"
@@ -92,7 +91,41 @@ def test_every_mode_resumes_bit_exactly(mode, tmp_path):
     assert same(weights(whole), weights(broken))
 
 
-@pytest.mark.parametrize("mode", ["class", "layout", "improved"])
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_step_changes_nothing(tmp_path):
+    """Gradients are there and the update is not; what was saved a step before is gone on from."""
+    words, log = [*MODES["improved"].split(), "--duration", "40"], tmp_path / "log"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(whole, *words)
+    assert harness.finish(killed, [broken, 4, *words], log) == -9, log.read_text()
+    assert harness.committed(broken) == 3 and harness.in_a_save(broken) == "other"
+    train(broken, *words)
+    assert harness.differences(harness.final_state(whole), harness.final_state(broken)) == []
+    assert harness.metrics(whole) == harness.metrics(broken)
+    assert same(weights(whole), weights(broken))
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_killed_in_a_step_end_as_one_that_is_not(tmp_path):
+    words, log = [*MODES["improved"].split(), "--duration", "40"], tmp_path / "log"
+    train(tmp_path / "one", *words)
+    two = [tmp_path / "two", *words]
+    ranks = harness.launch_ranks(killed, [two[0], 4, *words], log, 2)
+    assert [harness.wait(process) for process in ranks] == [-9, -9], log.read_text()
+    assert harness.committed(two[0]) == 3
+    for process in harness.launch_ranks(train, two, log, 2):
+        assert harness.wait(process) == 0, log.read_text()
+    one, other = (harness.final_state(tmp_path / name) for name in ("one", "two"))
+    assert one["step"] == other["step"] == 5
+    for name, value in one["net"].items():  # as far as one without a kill: see below
+        torch.testing.assert_close(other["net"][name], value, rtol=0, atol=1e-5)
+    loss = metrics(tmp_path / "one", "Loss")
+    assert metrics(tmp_path / "two", "Loss") == pytest.approx(loss, rel=1e-5)
+    counts = [state["schedule_sampler"]["counts"] for state in (one, other)]
+    assert torch.equal(*counts)
+
+
+@pytest.mark.parametrize("mode", slow_but(["class"], ["class", "layout", "improved"]))
 def test_two_ranks_are_one(mode, tmp_path):
     words = [*MODES[mode].split(), "--duration", "24"]
     train(tmp_path / "one", *words)
@@ -123,8 +156,10 @@ def test_parts_change_nothing_but_roundings(tmp_path):
     ("name", "words"),
     [
         ("DDPM_MNIST", "--loss ldm --elbo_weight 1"),
-        ("DDIM_MNIST", "--variance learned_range --loss rescaled_mse --timesteps 3 "
-         "--schedule_sampler loss-second-moment"),
+        pytest.param(
+            "DDIM_MNIST", "--variance learned_range --loss rescaled_mse --timesteps 3 "
+            "--schedule_sampler loss-second-moment", marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_a_class_of_ones_own_trains_to_the_weights_of_the_page(name, words, tmp_path):
@@ -227,7 +262,8 @@ def test_a_shipped_configuration_runs(file, tmp_path):
         ("diffusion", "model", "DDIM.DDIM.DDIMTraining", "learns the variance"),
         ("diffusion.model_args", "learn_logvar", True, "learn_logvar"),
         ("diffusion.model_args", "loss_fn", 3, "another kind"),
-        ("", "vqvae_model", {"model": "x"}, "no autoencoder"),
+        ("", "vqvae_model", {"model": "x"}, "vqvae_init_weights, its file, is missing"),
+        ("diffusion.model_args", "vqvae_init_weights", "a.ckpt", "of a vqvae_model"),
         ("diffusion.model_args.beta_schedule_args", "schedule", "round", "round"),
     ],
 )
@@ -253,6 +289,16 @@ def test_a_file_means_options_and_what_is_typed_wins():
     assert (args.schedule, args.data, args.outdir) == ("ldm-sqrt_linear", "mnist", "MNIST")
     config = json.loads(file.read_text()) | {"callbacks": ["callbacks.x"]}
     assert founding.translate(config)["epochs"] == 20
+
+
+def test_a_file_with_an_autoencoder_means_latents():
+    config = json.loads((ROOT / "configs" / "MNIST.json").read_text())
+    config["vqvae_model"] = {"model": "modules.VQModel", "model_args": {}}
+    config["denoising_model"]["model_args"] |= {"in_channel": 4, "out_channel": 4}
+    config["diffusion"]["model_args"] |= {"vqvae_init_weights": "kl-f8", "scale_factor": 0.18215}
+    found = founding.translate(config)
+    assert (found["latents"], found["latent_scale"], found["clip"]) == ("kl-f8", 0.18215, "none")
+    assert found["gray"] is False
 
 
 @pytest.mark.parametrize(

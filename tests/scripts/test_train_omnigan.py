@@ -71,7 +71,10 @@ def test_smoke_has_both_phases_figures_and_panels(tmp_path):
     assert config["classes"][0] == "sky" and config["resolution"] == [16, 16]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    ["train", "freeze", *(pytest.param(w, marks=pytest.mark.slow) for w in ("distill", "ewc"))],
+)
 def test_every_way_resumes_bit_exactly(way, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(whole, *small(way))

@@ -8,7 +8,14 @@ import pytest
 
 from diffusion.edm2 import Precond
 from diffusion.toy import ToyModel
-from storage.arguments import Between, Share, arguments, given_arguments, is_number
+from storage.arguments import (
+    Between,
+    Share,
+    arguments,
+    given_arguments,
+    is_modest,
+    is_number,
+)
 
 
 class Made:
@@ -79,3 +86,23 @@ def test_annotations_that_are_not_understood():
     with pytest.raises(TypeError, match="dict"):
         arguments(make)
     assert is_number(1) and not is_number(True)
+
+
+def test_settings_without_bounds_are_modest():
+    good = {
+        "n_res": 4,
+        "dims": [64, 128],
+        "norm": "instance",
+        "bias": None,
+        "on": True,
+        "k": {"x": 0.5},
+    }
+    assert is_modest(good) and is_modest(None) and is_modest("abc")
+    for key, bad in (
+        ("n_res", 257), ("dims", [1 << 17]), ("dims", [1] * 65), ("norm", "x" * 1001),
+        ("k", {"num_layers": 10**9}), ("k", {"x": float("nan")}), ("k", {"x": 1e300}),
+        ("k", {1: 1}),
+        ("k", [[[[[[[1]]]]]]]),
+    ):  # fmt: skip
+        assert not is_modest({**good, key: bad}), (key, bad)
+    assert not is_modest({f"a{i}": 0 for i in range(65)})

@@ -61,7 +61,7 @@ def test_another_program_without_torch_is_not_ended(tmp_path):
 def test_the_environment_is_made_first_if_it_is_not_there(tmp_path):
     """In a copy: another checkout may have one."""
     (tmp_path / "storage").mkdir()
-    for name in ("__init__.py", "environment.py", "console.py", "errors.py"):
+    for name in ("__init__.py", "environment.py", "ending.py", "console.py", "errors.py"):
         shutil.copy(ROOT / "storage" / name, tmp_path / "storage" / name)
     (tmp_path / "page.py").write_text("import storage.environment\n")
     first = without_torch(["page.py"], tmp_path).stderr
