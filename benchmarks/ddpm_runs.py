@@ -490,7 +490,8 @@ def random_rows(args: argparse.Namespace) -> Rows:
     n, none = args.batch, torch.zeros(args.batch, 0, dtype=torch.int64)
     raw = torch.randint(256, (n, 3, args.res, args.res)).byte()
     keys = mix(torch.arange(n))
-    found = (torch.arange(n), raw, none.sum(1), keys, torch.zeros(n, 0, 4), none, none[:, :, None])
+    labels, boxes, maps = none.sum(1), torch.zeros(n, 0, 4), none[:, :, None]
+    found = Rows(torch.arange(n), raw, labels, keys, boxes, none, maps, maps[..., None].bool())
     return Rows(*(t.to(args.device) for t in found))
 
 

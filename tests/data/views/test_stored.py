@@ -249,7 +249,7 @@ def spoil(out, what):
 
 
 @pytest.mark.parametrize(
-    "what, says", [("byte", "differ"), ("size", "size"), ("note", "cannot be read")]
+    "what, says", [("byte", "differ"), ("size", "size"), ("note", "is damaged")]
 )
 def test_damage_is_named(tmp_path, source, what, says):
     write(tmp_path / "out", source, "memmap")
