@@ -385,7 +385,8 @@ def check_misc(v: Vectors) -> None:
     for key in v.keys("temb_*dim*"):
         period, dim = re.fullmatch(r"temb_(?:max_period_(\d+)_)?dim(\d+)", key).groups()
         found = timestep_embedding(v["temb_t"], int(dim), float(period or 10000))
-        assert_close(found, v[key], key, rtol=0, atol=1e-5)
+        # An angle near 1000 has steps of 6e-5 in fp32, and processors round exp differently.
+        assert_close(found, v[key], key, rtol=0, atol=1e-4)
 
 
 FAMILIES: dict[str, Check] = {
