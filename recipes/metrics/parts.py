@@ -112,6 +112,11 @@ def check_policies(found: Statistics, made: Mapping[str, Extractor], option: str
 def check_there(found: Statistics, wanted: Sequence[Metric], names: Mapping[str, str]) -> None:
     """That statistics have what metrics take of them, before pictures are drawn. UsageError."""
     for metric in wanted:
+        if metric.measure == "modes" and metric.word is None:
+            raise UsageError(
+                f"--metrics {metric.name}: of --classifier's classes it needs a data set as --ref, "
+                "statistics have none; without --classifier modes are clusters"
+            )
         if metric.measure not in OF_FEATURES or metric.word is None:
             continue
         name, known = names[metric.word], ", ".join(sorted(found.moments))

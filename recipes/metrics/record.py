@@ -191,6 +191,9 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     settings = record["settings"]
     samples, reference = settings["samples"][0], settings["reference"]
     said = [f"pictures: {of_pictures(samples)}"]
+    for what in ("inputs", "layouts"):
+        if of := samples.get(what):
+            said.append(f"{what}: {of['inputs']} of {set_in_words(of)}")
     if reference:
         said.append(f"reference: {of_pictures(reference)}")
     if settings["held"]:
@@ -211,6 +214,12 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         if "form" in more and (len(record["ranges"]) == 1 or "each" not in more):
             said.append(f"  {more['form']}")  # of FDr its parts, which differ from range to range
     return said
+
+
+def set_in_words(of: Mapping[str, Any]) -> str:
+    """The data set of inputs or layouts, with its split."""
+    split = f"/{of['split']}"
+    return str(of["data"]).removesuffix(split) + split
 
 
 def in_words(figure: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.metrics.record import FILE, SCRIPT, in_words, of_pictures
+from recipes.metrics.record import FILE, SCRIPT, in_words, of_pictures, set_in_words
 from recipes.metrics.record import read as read_record
 from recipes.report.html import Markup, el, table
 from recipes.report.reading import Read
@@ -77,7 +77,7 @@ def measured(record: Mapping[str, Any]) -> list[Measured]:
     samples, reference = settings["samples"][0], settings["reference"]
     against = f", against {of_pictures(reference)}" if reference else ""
     inputs = samples.get("inputs") or {}
-    against += f", inputs of {inputs['data']}/{inputs['split']}" if inputs else ""
+    against += f", inputs of {set_in_words(inputs)}" if inputs else ""
     seeds = [str(r["seeds"]) for r in record["ranges"] if r["seeds"]]
     step = samples.get("step")
     return [
@@ -101,7 +101,7 @@ def section(reads: Sequence[Read], name_of: Callable[[int], Markup]) -> Markup |
         return None
     rows = []
     for (name, conditions), row in sorted(cells.items()):
-        label = [name, el("span", conditions, class_="quiet small")]
+        label = [name, el("div", conditions, class_="quiet small")]
         rows.append([label, *(_cell(own) for own in row)])
     words = (
         "Records of calculate_metrics.py: value and 95 % interval over other samples of the same "
