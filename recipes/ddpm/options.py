@@ -144,8 +144,9 @@ OPTIONS: Table = {
         ("--num_heads", wide, 1, "heads of an attention"),
         ("--channels_per_head", wide, None, "channels of a head, instead of --num_heads "
          "(default: by --num_heads)"),
-        ("--scale_shift", bool, False, "time scales and shifts normalised activations, instead of "
-         "being added"),
+        ("--scale_shift", bool, False, "time and class scale and shift normalised activations, "
+         "instead of being added before the norm, which takes them out again where there are 32 "
+         "channels or fewer"),
         ("--updown", bool, False, "resample in residual blocks (BigGAN)"),
         ("--dropout", share, 0.1, "probability of dropping an activation"),
         ("--layout_attn", tuple(n for n in LAYOUT_ATTENTION if n != "segmentation"),

@@ -90,12 +90,13 @@ def test_a_new_network_gives_zero_and_a_noise_level_is_a_time():
 
 
 def test_classes_and_their_absence():
-    net, given = tiny(num_classes=4), inputs()
+    # Without scale and shift what is added to 32 channels is gone behind a norm of 32 groups.
+    net, given = tiny(num_classes=4, use_scale_shift_norm=True), inputs()
     y = torch.tensor([2, -1, 0])
     with torch.no_grad():
         out, none = net(**given, y=y), net(**given)
         torch.testing.assert_close(out[1], none[1])
-        assert not torch.allclose(out[0], none[0])
+        assert (out[0] - none[0]).abs().max() > 1e-3
         assert torch.equal(out, net(given["x"].double().float(), given["t"], y))
         one = net(given["x"], given["t"][0], y)  # one time for all
         torch.testing.assert_close(one[0], out[0], rtol=1e-5, atol=1e-5)
