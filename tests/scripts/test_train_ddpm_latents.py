@@ -151,7 +151,7 @@ def test_what_cannot_be_latents_is_one_line(kl, tmp_path, capsys):
     for words, says in (
         (["--latents", "x", "--gray"], "three channels"),
         (["--latents", "x", "--bits_per_dim", "2"], "--bits_per_dim is of pixels"),
-        (["--latents", "x", "--clip", "unit"], "no range"),
+        (["--latents", "x", "--clip", "dynamic"], "no range"),
     ):
         with pytest.raises(SystemExit):
             get_args(None, [*SHORT.split(), *words])
