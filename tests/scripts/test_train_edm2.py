@@ -19,6 +19,7 @@ from diffusion.encoders import RGBEncoder
 from diffusion.rows import row_losses
 from recipes import selection as recipe
 from recipes.edm2 import options
+from recipes.edm2 import step as edm2_step
 from runtime import rundir
 from selection import METHODS, EarlyLateSwitch, Method, picker, selection_size
 from storage import checkpoint
@@ -436,7 +437,7 @@ def test_the_gradient_is_the_mean_over_the_chosen_rows(weak, tmp_path, monkeypat
     monkeypatch.setattr(
         script, "choose", lambda *a, **k: chosen.append(choose(*a, **k)) or chosen[-1]
     )
-    monkeypatch.setattr(script, "row_losses", losses_of)
+    monkeypatch.setattr(edm2_step, "row_losses", losses_of)
     words = ["--batch", "26", "--duration", "5", "--batch-gpu", "2", *words_of("ajest", weak)]
     train(tmp_path / "here", *words)
     net, rows = nets[0], chosen[0][0]
