@@ -143,7 +143,8 @@ def main(args: Namespace) -> None:
                 run.snapshot(f"network-snapshot-{step + 1:07d}", G, parts.KIND, config)
             if last or (step + 1) % opts["val"]["every_n_steps"] == 0:
                 look()
-        run.say(f"validation: {validation.verdict(seen, list(loaders.val))}")
+        if seen or not loaders.val:  # a finished run looks at nothing again
+            run.say(f"validation: {validation.verdict(seen, list(loaders.val))}")
         run.say(f"snapshots {run.dir / 'snapshots'}")
 
 

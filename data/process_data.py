@@ -220,6 +220,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"process_data: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # such as a name that is too long
+        print(f"process_data: {args.path}: {error.strerror or error}", file=sys.stderr)
+        return DataError.exit_code
     for line in told(listed):
         print(line)
     for file, samples in zip(files, parts.values(), strict=True):

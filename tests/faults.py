@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 ERRORS = ("EIO", "ENOSPC", "EFBIG", "EROFS")
-PLAIN = "--gpus cpu --num_workers 0 --wandb disabled".split()
+PLAIN = "--gpus cpu --wandb disabled".split()
 # A smoke mode of each that takes a few seconds.
 SCRIPTS = {
     "toy_example": "train --preset smoke --total-iter 60 --batch-size 64 --dim 8 --save_every 4 "

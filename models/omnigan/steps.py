@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from models.omnigan.domains import other_flood, other_reality
 from models.omnigan.gan_losses import feature_matching, gradient_penalty, r1_penalty
 from models.omnigan.shared import Shared, frozen, over_parts
-from models.omnigan.task_losses import total_variation
+from models.omnigan.task_losses import nothing, total_variation
 
 PHASES = ("representation", "translation")
 MASKS = ("non-water", "ones")
@@ -114,6 +114,8 @@ def generator_loss(
             part = _translation(shared, D, losses, weights, mask)
             _take(whole, part, "translation")
     _complete(shared, whole.fakes)
+    if not whole.total.requires_grad:  # no batch has a label
+        whole.total = whole.total + nothing(*shared.z.values())
     whole.terms["generator"] = whole.total.detach()
     return whole
 

@@ -241,8 +241,7 @@ def _network(top: _Section, found: dict[str, Any]) -> None:
         raise ValueError(f"denoising_model.model {model!r}: UNet, or FILE.py:CLASS of your own")
     net.pop("image_size", None)
     kind = net.pop("layout_attn_type", None)
-    if net.pop("num_classes", None):
-        found["cond"] = True
+    found["cond"] = bool(net.pop("num_classes", None))
     net.pop("layout_classes", None)  # of the data
     if kind is not None:
         found["layout"] = "segmentation" if kind == "segmentation" else "boxes"
@@ -256,6 +255,7 @@ def _network(top: _Section, found: dict[str, Any]) -> None:
                 f"denoising_model.model_args: {key} is not for networks of pixels here"
             )
         found[NETWORK[key]] = list(value) if isinstance(value, tuple) else value
+    found.setdefault("dropout", 0.0)  # that of the U-Net where a file says nothing
     if "num_head_channels" in net and net["num_head_channels"] is not None:
         found.pop("num_heads", None)
     if "layout" not in found:
@@ -325,6 +325,8 @@ def _diffusion(top: _Section, found: dict[str, Any]) -> None:
     guidance = float(args.take("guidance_scale", NUMBER, 1.0))
     if "layout" in found or found.get("cond"):
         found["guidance"] = guidance
+        if guidance != 1:  # what it leads away from has to be trained
+            found["layout_dropout" if "layout" in found else "class_dropout"] = 0.1
     _latents(args, found)
     frozen = args.take("freeze_pretrained_weights", bool, False)
     if frozen:

@@ -253,7 +253,7 @@ def check(args: Namespace) -> None:
     if args.freeze == "base" and (not has_layout or not args.init_from):
         raise ValueError("--freeze base trains what a --layout adds to a network of --init_from")
     rules.belongs("eta", "--sampler ddim", args.sampler == "ddim")
-    for name in ("sample_steps", "sampler", "spacing", "guidance", "frames"):
+    for name in ("sample_steps", "sampler", "spacing", "guidance", "frames", "look"):
         rules.belongs(name, "--sample_images", args.sample_images > 0)
     rules.excludes("num_heads", "channels_per_head")
     _check_latents(args, rules)

@@ -32,7 +32,7 @@ from storage.yaml_files import yaml_text
 
 _RUN = re.compile(r"run_(\d+)")
 # Of these an array has its own.
-_OWN = re.compile(rf"{DIRECTIVE}\s+(--job-name|--output|--error|--array|-[JoeA]\b)")
+_OWN = re.compile(rf"{DIRECTIVE}\s+(--job-name|--output|--error|--array|-[Joea])")
 
 
 @dataclass(frozen=True)

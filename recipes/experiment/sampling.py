@@ -63,7 +63,7 @@ def _check_numbers(kind: str, values: list[Any], where: str) -> None:
             )
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{where}: from has {value!r}, which is no number")
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value) or abs(value) > 1e300:
             raise ValueError(f"{where}: from has {value!r}, which is not finite")
     if kind == "range":
         if len(values) > 3:

@@ -43,6 +43,7 @@ class Scanner:
     comment: bool = False
     document: bool = False
     line: str = ""  # of the line that is being read, what came so far
+    goes_on: bool = False  # a backslash was the last character that was read
     _here: bool = False  # a here-document begins after this line
 
     def quotable(self) -> bool:
@@ -61,11 +62,12 @@ class Scanner:
         self.comment = False
         self.document = self.document or self._here
         self._here = False
-        self.line = ""
+        self.line = self.line[:-1] if self.goes_on else ""  # a backslash joins two lines
+        self.goes_on = False
 
     def read(self, text: str) -> None:
         """Read on, within one line."""
-        at = 0
+        at, self.goes_on = 0, False
         while at < len(text):
             at += self._step(text, at)
         self.line += text
@@ -83,6 +85,7 @@ class Scanner:
                 self.inside.pop()
             return 1
         if char == "\\":
+            self.goes_on = at + 1 == len(text)
             return 2
         if inner == '"':
             return self._in_double_quotes(char, two, text[at : at + 3])

@@ -78,6 +78,17 @@ def make(opts: Mapping[str, Any]) -> Omnigan:
             C = DomainClassifier(shape, opts["classifier"]["loss"], opts["classifier"]["norm"])
     except ValueError as error:
         raise UsageError(str(error)) from None
+    for task in D:
+        if opts["train"]["lambdas"]["G"][task]["features"] and dis[task]["num_D"] == 1:
+            raise UsageError(
+                f"train.lambdas.G.{task}.features compares several scales: dis.{task}.num_D above 1"
+            )
+    sides = size_of(opts)
+    if any(side % 2**G.n_downsample for side in sides):
+        raise UsageError(
+            f"data.transforms end in {sides[0]} x {sides[1]} px: sides must be multiples of "
+            f"{2**G.n_downsample}, which the encoder makes smaller"
+        )
     for task, decoder in G.decoders.items():
         init_weights(decoder, gen[task]["init_type"], gen[task]["init_gain"])
     for task, head in D.items():
@@ -169,7 +180,8 @@ def loaders(opts: Mapping[str, Any], args: Namespace, run: Run) -> Loaders:
         }
         for mode in data["files"] if mode != "base"
     }  # fmt: skip
-    scenes = any(w.startswith("scenes") for w in data["files"]["train"].values())
+    words = [w for mode in ("train", "val") for w in data["files"][mode].values()]
+    scenes = any(word.startswith("scenes") for word in words)
     if scenes and "s" in active(opts) and opts["gen"]["s"]["output_dim"] < CLASSES:
         raise DataError(
             f"gen.s.output_dim {opts['gen']['s']['output_dim']}: scenes have {CLASSES} classes"

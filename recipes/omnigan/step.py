@@ -20,6 +20,7 @@ from models.omnigan import (
     phases_of,
     set_lr,
 )
+from recipes.omnigan.options import active
 from recipes.omnigan.parts import Omnigan, learning_rate
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -27,15 +28,18 @@ SUMS = ("representation", "translation", "generator", "discriminator", "classifi
 
 
 def phases(opts: Mapping[str, Any], step: int) -> tuple[str, ...]:
-    """What is trained in a step, which count from 0."""
+    """What is trained in a step, which count from 0; without t there is one phase."""
     train = opts["train"]
+    if "t" not in active(opts):
+        return ("representation",)
     return phases_of(step, train["representational_training"], train["representation_steps"])
 
 
 def begins_translation(opts: Mapping[str, Any], step: int) -> bool:
     """Whether a step is the first of the second phase."""
     train = opts["train"]
-    return train["representational_training"] and step == train["representation_steps"]
+    two = train["representational_training"] and "t" in active(opts)
+    return two and step == train["representation_steps"]
 
 
 def second_phase(
