@@ -187,7 +187,7 @@ OPTIONS: Table = {
          "spread of the network's own", DDPM),
         ("--clip", CLIPS, None, "DDPM: of predicted clean images: to [-1, 1], by their 0.9 "
          "quantile, or not (default: as the network was trained)", DDPM),
-        ("--classifier", text_called("FILE|file:PROGRAM"), None, "DDPM: guide by the gradient of a "
+        ("--classifier", text_called("FILE|file:FILE"), None, "DDPM: guide by the gradient of a "
          "classifier of noised images: a snapshot (docs/ddpm.md), a file of guided-diffusion's, or "
          "a TorchScript program of (x, t) that gives logits (default: none)", DDPM),
         ("--classifier_scale", positive_float, 1.0, "DDPM: what that gradient is multiplied by",
