@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from recipes.experiment.folders import _head
 from recipes.experiment.params import Code
 from recipes.experiment.template import fill
 from storage.errors import UsageError
@@ -31,6 +32,8 @@ ALONE = [
     'show "a \\" b" {{v}}',
 ]
 INSIDE = [
+    "eval \\\n  show {{v}}",
+    "bash -c \\\n  {{v}}",
     'show "{{v}}"',
     "show '{{v}}'",
     'show "\n{{v}}"',
@@ -116,3 +119,13 @@ def test_lines_are_kept_left_out_or_refused():
     ):
         with pytest.raises(UsageError, match=said):
             fill(bad, params, "t.sh")
+
+
+def test_a_line_that_goes_on_has_no_comment_of_its_own(tmp_path):
+    params = {"main_partition": Code(""), "v": "; touch HACKED ;"}
+    run(fill("echo foo\\\n#{{v}}", params, "t.sh").text, tmp_path)
+
+
+def test_an_array_keeps_the_account_and_not_another_array():
+    head = _head("#SBATCH -A mine\n#SBATCH -a 0-9\n#SBATCH --array=0-9\n#SBATCH -J x\n")
+    assert head == ["#SBATCH -A mine"]

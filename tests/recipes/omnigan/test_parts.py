@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.omnigan import ExtraAdam, Weights
-from recipes.omnigan import options, parts
+from recipes.omnigan import options, parts, step
 from recipes.omnigan.options import read_settings
 from recipes.omnigan.schema import SCHEMA
 from runtime.settings import defaults
@@ -103,3 +103,18 @@ def test_output_path_is_outdir(tmp_path):
     assert args.outdir == str(tmp_path)
     args = options.get_args(None, ["--outdir", "x", "--set", f"output_path={tmp_path}"])
     assert args.outdir == "x"
+
+
+def test_without_translation_there_is_one_phase():
+    opts = read_settings(words=["tasks=[d,s]", "train.representation_steps=2"])
+    assert [step.phases(opts, i) for i in (0, 2, 9)] == [("representation",)] * 3
+    assert not step.begins_translation(opts, 2)
+
+
+def test_wrong_sizes_and_scales_are_a_line():
+    for word, says in (
+        ("train.lambdas.G.a.features=10", "dis.a.num_D above 1"),
+        ("data.transforms=[{name: resize, new_size: 18}]", "multiples of"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            parts.make(read_settings(words=[word]))
