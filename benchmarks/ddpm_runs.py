@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -53,7 +54,7 @@ from recipes.ddpm.step import Objective, Rows
 from runtime.cli import prepare
 from runtime.counter_rng import mix
 from storage.dirs import data_home
-from storage.errors import UsageError
+from storage.errors import DataError, RunError
 from storage.files import make_folder, read_object, write_json
 from storage.find import find_network
 from storage.layout_pictures import layout_maps, with_boxes
@@ -136,8 +137,11 @@ def network(args: argparse.Namespace, word: str) -> tuple[DDPM, str]:
 def kept(
     args: argparse.Namespace, name: str, asked: dict[str, Any], make: Callable[[], Any]
 ) -> Any:
-    """What `make` gives, or what an earlier call with the same `asked` has left in --out."""
+    """What `make` gives, or what an earlier call with the same `asked` and the same data and judge
+    has left in --out."""
     file = args.out / f"{name}.json"
+    of_judge = ("data", "split", "train", "held_out", "epochs", "max_objects", "seed")
+    asked = asked | {option: getattr(args, option) for option in of_judge}
     found = read_object(file) if file.is_file() else None
     if found is None or found.get("asked") != asked:
         found = {"asked": asked, "found": make()}
@@ -151,7 +155,8 @@ def kept(
 def digit_judge(args: argparse.Namespace, net: DDPM) -> tuple[Judge, Tensor, Tensor]:
     """The classifier of the training split, and its features of and accuracy on held-out ones."""
     x, y = pictures_of(args, net, "train", args.train)
-    named = f"judge-{args.data.replace('/', '-')}-{net.resolution}.safetensors"
+    seen = f"{args.train or 'all'}-{args.epochs}-{args.seed}"
+    named = f"judge-{args.data.replace('/', '-')}-{net.resolution}-{seen}.safetensors"
     found = judge(args.out / named, x, y, len(net.classes), args)
     held, labels = pictures_of(args, net, args.split, args.held_out)
     features, logits = judged(found, held)
@@ -358,7 +363,8 @@ def layouts(args: argparse.Namespace) -> None:
     """How many boxes of samples hold what was asked for there."""
     net, name = network(args, args.net[0])
     real = scenes_of(args, net, "train", args.train or 4096)
-    file = args.out / f"judge-{args.data}-crops-{net.resolution}.safetensors"
+    seen = f"{args.train}-{args.epochs}-{args.seed}-{args.max_objects}"
+    file = args.out / f"judge-{args.data}-crops-{net.resolution}-{seen}.safetensors"
     x, y, _ = crops(real.image, real.boxes, real.classes)
     found = judge(file, x, y, len(net.objects), args)
     batch = scenes_of(args, net, args.split, args.pictures)
@@ -536,7 +542,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data, split = SETS.get(args.part, ("mnist", "test"))
     args.data, args.split = args.data or data, args.split or split
     if not args.net and args.part != "best_of":
-        raise UsageError(f"{args.part}: which network? --net RUN")
+        parser.error(f"{args.part}: which network? --net RUN")
     if args.quick:
         args.train, args.held_out, args.pictures, args.steps, args.each = 64, 16, 16, 2, 1
         args.evaluations, args.ddpm_steps, args.batch, args.repeats = [3], 4, 2, 1
@@ -544,7 +550,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     make_folder(args.out)
     print(machine(torch.device(args.device)))
-    PARTS[args.part](args)
+    try:
+        PARTS[args.part](args)
+    except (RunError, DataError) as error:
+        sys.exit(f"ddpm_runs: {error}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ EFFECTS = [
     ("plain", "--lr_scaling linear", f"rates {UPDATE}"),
     ("plain", "--lr_schedule google", "rates net weights"),
     ("plain", "--lr_schedule original", "rates net weights"),
-    ("plain", "--mm 0.5 0.5", UPDATE),
+    ("plain", "--mm 0.5 0.5", "later? net weights"),  # Adam's first update is the same
     ("plain", "--weight_decay 1", UPDATE),
     # of every run
     ("plain", "--seed 1", TRAINING),
