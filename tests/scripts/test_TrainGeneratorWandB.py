@@ -120,8 +120,9 @@ def at_a_search(run_dir):
     return "search" if steps and steps[-1] % 4 == 0 else "other"
 
 
-def test_thirty_kills(finished, tmp_path):
-    """kill -9 at 30 moments, some in a search, some in a save: the end is the uninterrupted one."""
+@pytest.mark.parametrize("kills", [10, pytest.param(30, marks=pytest.mark.slow)])
+def test_kills_at_any_moment(kills, finished, tmp_path):
+    """kill -9 at moments in searches, saves and between: the end is the uninterrupted one."""
     # How long a launch and its loop take here and now; the first also starts the fork server.
     for name in ("warm-up", "measured"):
         start = time.monotonic()
@@ -134,7 +135,7 @@ def test_thirty_kills(finished, tmp_path):
         train,
         lambda run_dir: (str(run_dir), "--save_every", "1"),
         tmp_path,
-        kills=30,
+        kills=kills,
         seconds=(0.5 * (whole - loop), (whole - loop) + 0.3 * loop),
         failpoints=[
             "half-file:4",
@@ -146,7 +147,7 @@ def test_thirty_kills(finished, tmp_path):
         classify=at_a_search,
         check=lambda run_dir: same_end(run_dir, finished),
     )
-    assert report.kills == 30
+    assert report.kills == kills
     assert report.where["save"] and report.where["search"], report
 
 

@@ -39,7 +39,7 @@ BASES = {
     "folder": f"{CASCADE} --data FOLDER",
     "levels": LEVELS,
     "rejects": f"{LOOPS} --rejection q0.9 --rejection_empty keep",
-    "empties": f"{CASCADE} --ns 2 --num_iteration 2 --outer_loops 4 --rejection q0.9",
+    "empties": f"{CASCADE} --ns 2 --num_iteration 2 --outer_loops 4 --rejection q0.9 --lr 1e-4",
     "again": AGAIN,
     "adapts": f"{AGAIN} --adaptive --adaptive_gamma 0.01 --adaptive_staleness 1",
     "uncond": UNCOND,

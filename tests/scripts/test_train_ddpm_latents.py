@@ -51,7 +51,10 @@ def train(run_dir, *words):
     load("train_ddpm").main(get_args(None, [*SHORT.split(), "--run-dir", str(run_dir), *words]))
 
 
-@pytest.mark.parametrize("more", ["", "--no-cond --layout boxes --max_objects 3 --xflip"])
+LAYOUT = pytest.param("--no-cond --layout boxes --max_objects 3 --xflip", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("more", ["", LAYOUT])
 def test_latents_train_resume_and_draw(more, kl, tmp_path):
     words = ["--latents", str(kl), *more.split()]
     train(tmp_path / "whole", *words)

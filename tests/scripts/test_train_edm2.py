@@ -250,7 +250,13 @@ def words_of(mode, weak):
     return MODES[mode].replace("WEAK", guide_of(weak)).replace("STRONG", strong).split()
 
 
-@pytest.mark.parametrize("mode", MODES)
+# The others in `make test-slow`.
+QUICK = ("baseline", "random", "ajest-as-autoguided")
+
+
+@pytest.mark.parametrize(
+    "mode", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in MODES]
+)
 def test_every_mode_runs_and_resumes_bit_exactly(mode, weak, tmp_path):
     """Stopped by a signal in the first step, killed without warning in the sixth, and gone on."""
     words = ["--duration", "80", "--save_every", "2", *words_of(mode, weak)]
