@@ -41,7 +41,7 @@ _CPU_SMALL = {
     **_OURS,
     "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16], "n_blocks": 1, "map_nc": 64,
     "latent_nc": 128, "bs": 8, "mini_bs": 8, "ns": [4, 2], "sp": [4, 2], "code_bs": 16,
-    "cells": [4], "local_ns": [2], "subsample_size": 256, "num_iteration": 128, "outer_loops": 14,
+    "cells": [4], "local_ns": [2], "subsample_size": 256, "num_iteration": 128, "outer_loops": 7,
     "alpha": 1.0, "lr": 1.5e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
     "num_workers": 0, "cache": "memory",
 }  # fmt: skip
@@ -59,16 +59,16 @@ PRESETS = {
         "wandb": "disabled", "num_workers": 0, "gpus": [],
     },
     "cpu-small": {
-        "_help": "x4 super-resolution 16 -> 64 of one's own pictures, half an hour of two cores",
+        "_help": "x4 super-resolution 16 -> 64 of one's own pictures, 20 minutes of two cores",
         **_CPU_SMALL, "res": [16, 32, 64],
     },
     "cpu-small-color": {
-        "_help": "colorization, grey 32 -> colours at 64, half an hour of two cores",
-        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "outer_loops": 12,
+        "_help": "colorization, grey 32 -> colours at 64, 20 minutes of two cores",
+        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "outer_loops": 6,
     },
     "cpu-small-mask": {
-        "_help": "inpainting 32 -> 64, a quarter of the cells masked, half an hour of two cores",
-        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 12,
+        "_help": "inpainting 32 -> 64, a quarter of the cells masked, 20 minutes of two cores",
+        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 6,
     },
     "camnet-sr16": {
         "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and ns of the paper's code; with "
