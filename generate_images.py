@@ -1,5 +1,5 @@
 """Images from a snapshot: of EDM2 and DDPM, guided or not, of conditional and unconditional IMLE,
-and of any kind of network that generators/ knows.
+of omnigan, and of any kind of network that generators/ knows.
 
 EDM2, one image per seed and class:
     python generate_images.py --net RUN/snapshots/network-snapshot-0005000-0.100 --seeds 0-63
@@ -12,6 +12,8 @@ DDPM, one image per seed and class, or of layouts, each drawn beside its sample:
 Conditional and unconditional IMLE, k samples for each input:
     python generate_images.py --net RUN/snapshots/network-latest.safetensors --data scenes/val
     python generate_images.py --net FILE --data DIR --num_images 100 --samples 10 --outdir OUT
+omnigan, pictures flooded (--to n: dried), beside what its decoders see:
+    python generate_images.py --net RUN --data streets --to f
 Any other kind, one image per seed:
     python generate_images.py --net FILE --seeds 0-63 --outdir OUT
 
@@ -19,10 +21,10 @@ Any other kind, one image per seed:
 folder, a zip or a single picture.
 
 EDM2, DDPM and any other kind write OUT/<seed>.png (with several classes OUT/<seed>_<class>.png),
-IMLE OUT/<number>_<name of the input>_<k>.png; all of them a grid.png, provenance.json, and
-files.jsonl, the list of what was written. A sweep has a folder of these for each of its points,
-beside sheet.png and sweep.json. A row of IMLE's grid: target, where it is known, input, bicubic,
-samples.
+IMLE OUT/<number>_<name of the input>_<k>.png, omnigan OUT/<number>_<name of the input>_f.png; all
+of them a grid.png, provenance.json, and files.jsonl, the list of what was written. A sweep has a
+folder of these for each of its points, beside sheet.png and sweep.json. A row of IMLE's grid:
+target, where it is known, input, bicubic, samples.
 An image depends on its seed, class or input, and the settings, not on what else is drawn or on the
 number of GPUs (another --batch may change last bits). OUT is by default a folder for each setting.
 The same command goes on where it stopped, or says that it is done; more seeds or samples may join,
@@ -47,7 +49,8 @@ from generators.base import Generator
 from generators.ddpm import DDPM
 from generators.edm2 import EDM2, NOT_FINITE
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
-from recipes.generate import ddpm, folders, parts
+from generators.omnigan import Omnigan
+from recipes.generate import ddpm, folders, parts, translated
 from recipes.generate.options import PRESETS, check_unused, get_args  # noqa: F401
 from recipes.generate.sheets import sample_sheet
 from recipes.words import compact_seeds
@@ -73,6 +76,8 @@ def main(args: argparse.Namespace) -> None:
         ddpm.images(args, net)
     elif isinstance(net, ConditionalIMLE | UnconditionalIMLE):
         imle_images(args, net)
+    elif isinstance(net, Omnigan):
+        translated.images(args, net)
     else:
         seed_images(args, net)
 

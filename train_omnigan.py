@@ -69,6 +69,7 @@ def main(args: Namespace) -> None:
         optimizers = parts.optimizers(opts, trainer)
         weights, train, clip = parts.weights(opts), opts["train"], opts["train"]["grad_clip"]
         keeper = parts.keeper(opts, G)
+        measuring = parts.measuring(opts, args, run)
 
         state: dict[str, Any] = {**trainer.players, "loaders": loaders}
         state |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
@@ -143,6 +144,8 @@ def main(args: Namespace) -> None:
                 run.snapshot(f"network-snapshot-{step + 1:07d}", G, parts.KIND, config)
             if last or (step + 1) % opts["val"]["every_n_steps"] == 0:
                 look()
+            if measuring.due(step + 1):
+                measuring(G, parts.KIND, parts.snapshot_config(opts, G, step + 1))
         if seen or not loaders.val:  # a finished run looks at nothing again
             run.say(f"validation: {validation.verdict(seen, list(loaders.val))}")
         run.say(f"snapshots {run.dir / 'snapshots'}")

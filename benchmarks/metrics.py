@@ -41,7 +41,7 @@ from evaluation.classes import inception_score, inception_score_replicates
 from evaluation.extractors import Request, open_extractor
 from evaluation.extractors.inception import InceptionV3
 from evaluation.frechet import FeatureStats, Moments, frechet_distance
-from evaluation.kernel_distance import kid_blocks, kid_subsets
+from evaluation.kernel_distance import kid_groups, kid_subsets
 from evaluation.likelihood import fld, fld_replicates
 from evaluation.manifolds import prdc, prdc_replicates
 from evaluation.memorisation import memorisation, memorisation_replicates
@@ -206,7 +206,7 @@ def intervals(args: argparse.Namespace, device: torch.device) -> list[str]:
     """Figures with their intervals, against the figures alone."""
     x, y = (features(args.rows, args.dim, seed).to(device) for seed in (0, 1))
     held, logits = y[: args.rows // 4] + 0.01, x[:, : min(args.dim, 1000)]
-    other, half = ours_moments(y), args.rows // 10
+    other = ours_moments(y)
     figure = frechet_distance(ours_moments(x), other)
     far = memorisation(x, y, held)
     pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
@@ -222,7 +222,7 @@ def intervals(args: argparse.Namespace, device: torch.device) -> list[str]:
             lambda: kid_subsets(x, y, subset_size=min(1000, args.rows)),
             lambda: (
                 kid_subsets(x, y, subset_size=min(1000, args.rows)),
-                kid_blocks(x, y, block=min(1000, half)),
+                kid_groups(x, y),
             ),
         ),
         "prdc": (lambda: prdc(x, y), lambda: prdc_replicates(x, y)),

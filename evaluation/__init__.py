@@ -41,7 +41,7 @@ from evaluation.intervals import (
     paired_t,
     proportion_interval,
 )
-from evaluation.kernel_distance import kid, kid_blocks, kid_subsets
+from evaluation.kernel_distance import kid, kid_blocks, kid_groups, kid_subsets
 from evaluation.likelihood import fld, fld_replicates
 from evaluation.linear_probe import l2_sweep
 from evaluation.manifolds import prdc, prdc_replicates
@@ -89,6 +89,7 @@ __all__ = [
     "judge",
     "kid",
     "kid_blocks",
+    "kid_groups",
     "kid_subsets",
     "knn_method",
     "l2_sweep",

@@ -75,3 +75,14 @@ def _drawn(
             text = shortened(written(names[number]), font, max(0, right - left - 2 * line))
             draw.text((left + line + 1, top + line), text, fill=colour, font=font)
     return np.asarray(picture)
+
+
+def street_map(task: str, output: Tensor) -> Tensor:
+    """A map of omnigan as a picture [B, 3, H, W] in [0, 1]: classes [B, H, W] in their colours (s),
+    inverse depth [B, 1, H, W] bright where it is near (d), height and water as they are (h, w)."""
+    if task == "s":
+        return segmentation_maps(output)
+    values = output.float()
+    if task == "d":
+        values = values / values.flatten(1).amax(1).clamp_min(1e-6)[:, None, None, None]
+    return values.clamp(0, 1).expand(-1, 3, -1, -1)

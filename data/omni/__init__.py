@@ -16,7 +16,7 @@ or YAML file, or is drawn (`scenes`). A sample is a picture `x` and, where there
 """
 
 from data.omni.loaders import Batches, Loaders, make_loaders, multi_batches
-from data.omni.samples import HEIGHT_M, DomainSamples, depth_of, open_samples
+from data.omni.samples import HEIGHT_M, DomainSamples, depth_of, open_samples, pictures_of
 from data.omni.words import CLASSES, DOMAINS, MAPS, MODES, NO_CLASS, Attributes
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "make_loaders",
     "multi_batches",
     "open_samples",
+    "pictures_of",
 ]

@@ -16,6 +16,7 @@ from data.omni.maps import read_map, read_picture
 from data.omni.transforms import Arrays, Step, drawn_size, transformed
 from data.omni.words import CLASSES, DOMAINS, MAPS, MODES
 from data.scenes import Scenes
+from data.sources import Source
 from data.views.layouts import nearest
 from storage.errors import DataError
 from storage.listing import Listing
@@ -108,6 +109,40 @@ class SceneSamples:
 
     def names(self) -> None:
         return None
+
+
+class ListedPictures:
+    """The pictures of a list without their maps: a `data.sources.Source` without classes."""
+
+    classes: list[str] = [""]
+    labelled = False
+
+    def __init__(self, samples: ListedSamples) -> None:
+        self.samples, self.name = samples.samples, samples.file.stem
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3]. Errors: DataError."""
+        return read_picture(self.samples[i]["x"])
+
+    def label(self, i: int) -> int:
+        """0, of all."""
+        return 0
+
+    def path(self, i: int) -> str:
+        """Where it lies."""
+        return self.samples[i]["x"]
+
+
+def pictures_of(samples: Samples) -> Source:
+    """The pictures of samples as other parts of the toolkit read them. Errors: TypeError."""
+    if isinstance(samples, SceneSamples):
+        return samples.scenes
+    if isinstance(samples, ListedSamples):
+        return ListedPictures(samples)
+    raise TypeError(f"{type(samples).__name__}: samples of a list or of scenes")
 
 
 class DomainSamples(Dataset):

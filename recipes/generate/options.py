@@ -13,6 +13,7 @@ from diffusion.guidance import guided
 from diffusion.respace import SPACINGS
 from diffusion.samplers import sigma_levels
 from generators.imle import CONSISTENCY
+from models.omnigan.domains import DOMAINS, FLOODS
 from recipes.words import seed_range
 from runtime.cli import parse
 from runtime.options import (
@@ -47,12 +48,20 @@ from runtime.types import (
 from storage.errors import UsageError
 
 SEEDS = [16, 17, 18, 19]
+TARGETS = (*FLOODS, *DOMAINS)  # of omnigan's translation
 MAX_SEEDS = 10_000_000
 
 # Tags of rows: of which kinds of generators an option is, ANY being those that this script knows by
 # their protocol alone; settings of Heun's method.
-IMLE, EDM2, DDPM, ANY, SAMPLER = "IMLE", "EDM2", "DDPM", "any kind", "sampler"
-FAMILIES = {"camnet": IMLE, "imle-unconditional": IMLE, "edm2": EDM2, "ddpm": DDPM}
+IMLE, EDM2, DDPM, OMNIGAN = "IMLE", "EDM2", "DDPM", "omnigan"
+ANY, SAMPLER = "any kind", "sampler"
+FAMILIES = {
+    "camnet": IMLE,
+    "imle-unconditional": IMLE,
+    "edm2": EDM2,
+    "ddpm": DDPM,
+    "omnigan": OMNIGAN,
+}
 
 
 def _published(row: Preset) -> dict[str, Any]:
@@ -134,13 +143,15 @@ OPTIONS: Table = {
          "shares of the sides, or JSON, several layouts of which take turns by seed; or a PNG of "
          "classes, 255 none, for networks of masks and of pixels' classes; each is drawn beside "
          "its sample, <seed>_layout.png (default: none)", DDPM, USUAL),
-        ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip, an LMDB or "
-         "a picture (required, unless it has no input); DDPM of --concat: what is given in grey or "
-         "smaller, by seed", IMLE, DDPM, USUAL),
-        ("--data_path", dir_path, None, "IMLE, DDPM: where data sets are stored (default: the data "
-         "directory)", IMLE, DDPM),
-        ("--num_images", many, 10, "IMLE: inputs, evenly spaced; or rows of the grid",
-         IMLE, USUAL),
+        ("--data", data_set, None, "IMLE, omnigan: inputs: NAME, NAME/SPLIT, a folder, a zip, an "
+         "LMDB or a picture (required, unless it has no input); DDPM of --concat: what is given in "
+         "grey or smaller, by seed", IMLE, DDPM, OMNIGAN, USUAL),
+        ("--data_path", dir_path, None, "IMLE, DDPM, omnigan: where data sets are stored (default: "
+         "the data directory)", IMLE, DDPM, OMNIGAN),
+        ("--num_images", many, 10, "IMLE, omnigan: inputs, evenly spaced; or rows of the grid",
+         IMLE, OMNIGAN, USUAL),
+        ("--to", TARGETS, "f", "omnigan: what pictures become: f flooded, n not, or as of a domain "
+         "(rf, rn, sf, sn)", OMNIGAN, USUAL),
         ("--samples", many, 6, "IMLE: samples for each input", IMLE, USUAL),
         ("--seed", nonnegative_int, 0, "IMLE: random seed of the codes and corruptions", IMLE,
          USUAL),
@@ -269,7 +280,7 @@ def check_unused(args: argparse.Namespace, kind: str) -> None:
     """An option of another kind of network does not pass silently. Errors: UsageError."""
     rules = Rules(args, OPTIONS)
     own = set(tagged(OPTIONS, FAMILIES.get(kind, ANY)))
-    for name in tagged(OPTIONS, IMLE, EDM2, DDPM):
+    for name in tagged(OPTIONS, IMLE, EDM2, DDPM, OMNIGAN):
         if name in own:
             continue
         given = args.seeds != SEEDS if name == "seeds" else rules.given(name)

@@ -23,6 +23,7 @@ from generators.base import Generator, Setup, WrongKind
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE
+from generators.omnigan import Omnigan
 from recipes.generate.options import OPTIONS, SAMPLER
 from recipes.take import take
 from runtime.options import tagged
@@ -124,7 +125,7 @@ class Inputs(NamedTuple):
 
 def inputs(
     args: Namespace,
-    net: ConditionalIMLE,
+    net: ConditionalIMLE | Omnigan,
     outdir: Path | None = None,
     say: Callable[[str], object] = print,
 ) -> Inputs:
@@ -134,7 +135,7 @@ def inputs(
     """
     if args.data is None:
         raise UsageError("--data is missing: this network needs input images")
-    if net.input_channels != 3:
+    if isinstance(net, ConditionalIMLE) and net.input_channels != 3:
         raise UsageError(
             f"--net {net.file} draws of maps of {net.input_channels} classes, which no --data has: "
             "imle_lab.load_generator(FILE).draw(inputs=...) takes them"
@@ -144,12 +145,13 @@ def inputs(
     split = next((name for name in ("val", "test", "train") if name in splits), "val")
     if splits and split != "val":
         say(f"{args.data} has no split val: taking {split}")
-    sizes = [net.input_size, net.resolution]
+    sizes = [net.input_size or net.resolution, net.resolution]
     source = open_source(args.data, home, split=split, sizes=sizes)
     say(told(source))
     if outdir is not None:
         check_outside(source, outdir, "--outdir")
-    pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=len(source))
+    crop = net.snapshot.config.get("crop", "center")
+    pyramid = Pyramid(source, sizes, crop=crop, max_bad=len(source))
     count = min(args.num_images, len(source))
     numbers, shown, targets = [], [], []
     for i in (i * len(source) // count for i in range(count)):

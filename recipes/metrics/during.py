@@ -26,6 +26,7 @@ from evaluation.verdict import seed_ranges
 from generators.base import Setup
 from generators.door import make_generator
 from generators.imle import ConditionalIMLE
+from generators.omnigan import Omnigan
 from recipes.generate.options import OPTIONS as GENERATE
 from recipes.metrics import parts
 from recipes.metrics.measures import Sides, figures
@@ -48,15 +49,16 @@ _ELSEWHERE = frozenset(("fdr", "fld", "memorisation", "scenefid", "top"))
 class During:
     """Measures networks of a run against the pictures that it is trained on.
 
-    train: those pictures; res, crop: how the network sees them. inputs: pictures to draw from, for
-    networks with an input. Errors, before training: UsageError for weights that are not there.
+    train: those pictures; may be None with --metrics_ref or without --metrics_every. res, crop: how
+    the network sees them. inputs: pictures to draw from, for networks with an input. Errors, before
+    training: UsageError for weights that are not there.
     """
 
     def __init__(
         self,
         args: Namespace,
         run: Run,
-        train: Source,
+        train: Source | None,
         *,
         res: int,
         crop: str,
@@ -101,6 +103,7 @@ class During:
         )
         self.reference = parts.reference(self.args)
         if self.reference is None:
+            assert train is not None
             num = min(MOST, len(train))
             pictures = Stored(train, num, res=res, crop=crop, workers=args.num_workers)
             self.reference = parts.Reference(None, pictures, pictures.about)
@@ -136,7 +139,7 @@ class During:
         self.run.say(f"metrics of {self.drawn} pictures{fewer}: {said}")
 
     def _inputs(self, made: Any) -> Any:
-        if not isinstance(made, ConditionalIMLE):
+        if not isinstance(made, ConditionalIMLE | Omnigan):
             return None
         if self.inputs is None:
             raise UsageError("--metrics_every: this network draws pictures of pictures")

@@ -15,7 +15,7 @@ from evaluation.accuracy import correct
 from evaluation.bootstrap import frechet_groups, frechet_replicates
 from evaluation.classes import classification, inception_score, inception_score_replicates
 from evaluation.frechet import Moments, fd_ratio, frechet_distance
-from evaluation.kernel_distance import kid_blocks, kid_subsets
+from evaluation.kernel_distance import kid_blocks, kid_groups, kid_subsets
 from evaluation.likelihood import fld_replicates
 from evaluation.manifolds import NAMES, prdc, prdc_replicates
 from evaluation.memorisation import memorisation, memorisation_replicates
@@ -34,7 +34,7 @@ from recipes.metrics.passing import Seen
 from storage.errors import UsageError
 
 KID_SUBSETS, KID_SIZE = 100, 1000
-KID_BLOCKS = 10  # at least, of the interval
+KID_BLOCKS = 10  # at least, of the interval of so many times KID_SIZE pictures and more
 RESAMPLES = 100
 CLASSIFIER = "classifier"  # the name under which its logits are
 NO_FEATURES = (
@@ -159,7 +159,9 @@ def _kid(metric: Metric, name: str, sides: Sides) -> Result:
     more = {"std": found.std, "subsets": KID_SUBSETS, "subset_size": size}
     block = min(KID_SIZE, min(len(ours), len(real)) // KID_BLOCKS)
     apart = None
-    if sides.resamples and block >= 2:
+    if sides.resamples and len(ours) < KID_BLOCKS * KID_SIZE:
+        apart = kid_groups(ours, real) if len(ours) > 2 else None
+    elif sides.resamples and block >= 2:
         apart = kid_blocks(ours, real, block=block)
         more["block"] = block
     return {suffix("kid", name): sides.figure(found.mean, len(ours), True, more, apart)}

@@ -188,13 +188,13 @@ GEN: Table = {
         ("--seeds", list_of(seed_range), None, "a range of seeds is a measurement: 0-49999 "
          "50000-99999 gives least and mean of two (default: --num from --seed on)", USUAL),
         *generating("class", "random"),
-        ("--data", data_set, None, "IMLE: inputs: NAME, NAME/SPLIT, a folder, a zip or an LMDB "
-         "(required, unless it has no input); DDPM trained with boxes: a layout set, whose layouts "
-         "take turns by seed", USUAL),
+        ("--data", data_set, None, "IMLE, omnigan: inputs: NAME, NAME/SPLIT, a folder, a zip or an "
+         "LMDB (required, unless it has no input); DDPM trained with boxes: a layout set, whose "
+         "layouts take turns by seed", USUAL),
         ("--num_images", many, None, "so many inputs or layouts, evenly spaced (default: "
          "all; layouts as many as pictures)", USUAL),
         ("--samples", many, 10, "IMLE: samples of each input, unless --seeds says", USUAL),
-        *generating("consistency"),
+        *generating("consistency", "to"),
     ],
     "against what": [
         ("--lpips", ("pretrained", "random"), "pretrained", "weights of LPIPS; random: not "

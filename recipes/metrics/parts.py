@@ -19,6 +19,7 @@ from generators.ddpm import DDPM
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from generators.omnigan import Omnigan
 from recipes.generate.options import OPTIONS, SEEDS
 from recipes.generate.options import check_unused as check_kind
 from recipes.generate.parts import guide as open_guide
@@ -43,6 +44,7 @@ from recipes.metrics.pictures import (
     drawn_conditional,
     drawn_ddpm,
     drawn_edm2,
+    drawn_translated,
     drawn_unconditional,
     inputs_of,
     stored,
@@ -224,7 +226,7 @@ def network(args: Namespace, device: torch.device) -> Network:
     elif isinstance(net, EDM2):
         net.check_pictures()
         guide = open_guide(args, net, device, say) if args.gnet and args.guidance != 1 else None
-    elif isinstance(net, ConditionalIMLE):
+    elif isinstance(net, ConditionalIMLE | Omnigan):
         inputs = inputs_of(args, net)
     elif net.input_size is not None:
         raise UsageError(f"a {net.kind!r} snapshot draws images of images: only camnet's here")
@@ -288,6 +290,9 @@ def ranges(
             yield drawn, watch
         elif isinstance(net, EDM2):
             yield drawn_edm2(args, net, found.guide, seeds), None
+        elif isinstance(net, Omnigan):
+            assert found.inputs is not None
+            yield drawn_translated(args, net, found.inputs), None
         elif isinstance(net, UnconditionalIMLE):
             yield drawn_unconditional(args, net, seeds), None
         else:
@@ -307,6 +312,10 @@ def _crops(
 
 
 def _ranges(args: Namespace, found: Network) -> Sequence[range]:
+    if isinstance(found.net, Omnigan):
+        if args.seeds is not None:
+            raise UsageError("--seeds: omnigan draws nothing by chance")
+        return [range(1)]
     return _seeds(args, args.samples if isinstance(found.net, ConditionalIMLE) else args.num)
 
 

@@ -40,6 +40,7 @@ from generators.base import Generator
 from generators.ddpm import DDPM
 from generators.edm2 import EDM2, NOT_FINITE
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from generators.omnigan import Omnigan
 from models.ddpm import Layout
 from recipes.generate import parts
 from recipes.generate.folders import class_number
@@ -366,7 +367,7 @@ class Inputs(NamedTuple):
     about: dict[str, Any]
 
 
-def inputs_of(args: Namespace, net: ConditionalIMLE) -> Inputs:
+def inputs_of(args: Namespace, net: ConditionalIMLE | Omnigan) -> Inputs:
     """Inputs of --data with their targets, evenly over classes. Errors: UsageError, DataError."""
     if args.data is None:
         raise UsageError("--data is missing: this network needs input images")
@@ -378,10 +379,10 @@ def inputs_of(args: Namespace, net: ConditionalIMLE) -> Inputs:
     return inputs_from(evenly(whole, args.num_images), net)
 
 
-def inputs_from(source: Source, net: ConditionalIMLE) -> Inputs:
+def inputs_from(source: Source, net: ConditionalIMLE | Omnigan) -> Inputs:
     """All pictures of a source as inputs, with their targets. Errors: DataError for a bad one."""
     sizes = [net.input_size or net.resolution, net.resolution]
-    pyramid = Pyramid(source, sizes, crop=net.snapshot.config["crop"], max_bad=0)
+    pyramid = Pyramid(source, sizes, crop=net.snapshot.config.get("crop", "center"), max_bad=0)
     rows = [pyramid[i] for i in range(len(source))]
     about = {
         "data": set_name(source),
@@ -427,4 +428,16 @@ def drawn_conditional(
     found = Drawn(about, range(count * each), draw)
     found.about["seeds"] = f"0, samples {compact_seeds(samples)} of each input"
     found.block = each
+    return found
+
+
+def drawn_translated(args: Namespace, net: Omnigan, inputs: Inputs) -> Drawn:
+    """Translations of omnigan: number k is input k as --to says. Errors: UsageError."""
+
+    def draw(numbers: list[int]) -> Tensor:
+        return net.draw(1, inputs=inputs.x[numbers], to=args.to, batch=len(numbers))
+
+    about = {**about_net(args, net), "inputs": inputs.about, "to": args.to}
+    found = Drawn(about, range(len(inputs.x)), draw)
+    found.about["seeds"] = "none: nothing is drawn by chance"
     return found

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes import measuring
 from recipes.command import read_options
 from recipes.omnigan.schema import SCHEMA
-from runtime.options import EXECUTION, LENGTH, USUAL, Table, tagged
+from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, tagged
 from runtime.settings import assigned, at, checked, defaults, merge, unlike_defaults
 from runtime.types import Switch, file_path, positive_int, short_name
 from storage.yaml_files import read_yaml, yaml_text
@@ -47,6 +48,7 @@ OPTIONS: Table = {
         ("--summary", Switch, False, "print the layers with their parameters, train nothing",
          EXECUTION, USUAL),
     ],
+    "validation": measuring.rows(),
     "what it runs on": [
         ("--channels_last", bool, False, "memory format", EXECUTION),
     ],
@@ -114,6 +116,9 @@ def check(args: Namespace) -> None:
     """Read the settings and see whether they go together. Errors: ValueError."""
     args.opts = read_settings(args.preset, args.config, args.set)
     refuse_wrong(args.opts)
+    measuring.check(args, Rules(args, OPTIONS, PRESETS))
+    if args.metrics_every is not None and "t" not in active(args.opts):
+        raise ValueError("--metrics_every measures translations, and there is no task t")
     found = unlike_defaults(args.opts, SCHEMA, EXECUTION)
     args.set = [f"{name}={_word(value)}" for name, value in found.items()]
     if args.outdir is None and args.opts["output_path"]:

@@ -17,9 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.omni import CLASSES, DomainSamples, Loaders, make_loaders, open_samples
+from data.omni import (
+    CLASSES,
+    DomainSamples,
+    Loaders,
+    make_loaders,
+    open_samples,
+    pictures_of,
+)
 from data.omni.transforms import output_size, read_steps
 from data.scenes import SEGMENTS
+from data.sources import Source
 from models.omnigan import (
     EWC,
     Distillation,
@@ -33,6 +41,7 @@ from models.omnigan import (
     make_losses,
     parameter_groups,
 )
+from recipes.metrics.during import During
 from recipes.omnigan.options import active, domains
 from runtime.run import Run
 from runtime.seeding import seed_worker
@@ -279,6 +288,24 @@ def snapshot_config(opts: Mapping[str, Any], G: OmniGenerator, step: int) -> dic
         "classes": class_names(opts) if "s" in G.tasks else [],
         "step": step,
     }
+
+
+def measuring(opts: Mapping[str, Any], args: Namespace, run: Run) -> During:
+    """What --metrics_every asks for: dry pictures of validation, flooded, against flooded ones of
+    training, real ones where there are any. Errors: UsageError, DataError."""
+    found: list[Source] = []
+    if args.metrics_every is not None:
+        files = opts["data"]["files"]
+        for what, mode, flood in (("flooded", "train", "f"), ("not flooded", "val", "n")):
+            domain = next((d for d in domains(opts, mode) if d[1] == flood), None)
+            if domain is None:
+                raise UsageError(
+                    f"--metrics_every: data.files.{mode} has no pictures that are {what}"
+                )
+            word = files[mode][domain]
+            found.append(pictures_of(open_samples(word, domain, mode, keep=(), base=files["base"])))
+    train, inputs = found or (None, None)
+    return During(args, run, train, res=min(size_of(opts)), crop="center", inputs=inputs)
 
 
 # ------------------------------------------------------------------------------- how it runs

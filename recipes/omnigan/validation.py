@@ -23,7 +23,7 @@ from evaluation.maps import (
 from evaluation.samples import psnr
 from models.omnigan import OmniGenerator, Shared, other_flood, other_reality
 from models.omnigan.domains import domain_of
-from storage.layout_pictures import segmentation_maps
+from storage.layout_pictures import street_map
 from storage.pictures import Captions
 
 Move = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -150,10 +150,10 @@ def _columns(shared: Shared, domain: str) -> dict[str, Tensor]:
     columns = {"x": _unit(x)}
     for task in G.conditions:
         if task in batch["data"]:
-            columns[f"{task} label"] = shown(task, batch["data"][task])
+            columns[f"{task} label"] = street_map(task, batch["data"][task])
         output = shared.decoded[domain][task]
         seen = output.argmax(1) if task == "s" else output.sigmoid() if task == "w" else output
-        columns[task] = shown(task, seen)
+        columns[task] = street_map(task, seen)
     if "a" in G.tasks:
         to = other_reality(domain)
         columns[f"a to {to}"] = _unit(shared.adapt(shared.z, to[0])[domain])
@@ -164,17 +164,6 @@ def _columns(shared: Shared, domain: str) -> dict[str, Tensor]:
         columns[f"t to {other_flood(domain)}"] = _unit(fake[domain])
         columns["and back"] = _unit(back[domain])
     return columns
-
-
-def shown(task: str, output: Tensor) -> Tensor:
-    """A map as a picture [B, 3, H, W] in [0, 1]: classes in their colours, depth bright where it is
-    near, height and water as they are."""
-    if task == "s":
-        return segmentation_maps(output)
-    values = output.float()
-    if task == "d":
-        values = values / values.flatten(1).amax(1).clamp_min(1e-6)[:, None, None, None]
-    return values.clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from evaluation.features import gather_rows
-from evaluation.kernel_distance import kid, kid_blocks, kid_subsets
+from evaluation.kernel_distance import kid, kid_blocks, kid_groups, kid_subsets
+from evaluation.replicates import groups_of
 from runtime import distributed
 from tests import gloo
 
@@ -51,12 +52,33 @@ def test_blocks_share_no_row_and_are_those_of_their_rows(monkeypatch):
     assert found.method == "means" and found.values.tolist() == pytest.approx(parts, rel=1e-9)
 
 
+@pytest.mark.parametrize("n", [3, 7, 43])
+def test_without_each_group_of_the_samples(n, monkeypatch):
+    monkeypatch.setattr("evaluation.distances._BLOCK", 64)
+    x, y = features(n), features(31, 1)
+    group = groups_of(n)
+    left = [by_pairs(x[group != g].numpy(), y.numpy()) for g in range(int(group.max()) + 1)]
+    found = kid_groups(x, y)
+    # but for the mean over pairs of the reference
+    apart = found.values.numpy() - left
+    assert found.method == "jackknife" and apart == pytest.approx([apart[0]] * len(left), rel=1e-8)
+    assert -apart[0] == pytest.approx(by_pairs(x.numpy(), y.numpy()) - by_pairs_of_x(x, y))
+
+
+def by_pairs_of_x(x, y):
+    """The part of `by_pairs` that is of x."""
+    k = lambda a, b: (a.double() @ b.double().T / x.shape[1] + 1) ** 3  # noqa: E731
+    n, inner = len(x), k(x, x)
+    return float((inner.sum() - inner.trace()) / (n * (n - 1)) - 2 * k(x, y).mean())
+
+
 def test_too_few():
     x = features(30)
     for call, says in [
         (lambda: kid_subsets(x, x, subset_size=31), "31"),
         (lambda: kid_blocks(x, x, block=16), "16"),
         (lambda: kid(x[:1], x), "1 samples"),
+        (lambda: kid_groups(x[:2], x), "2 samples"),
         (lambda: kid(x, features(5, dim=3)), "24 features"),
         (lambda: kid(x, x, degree=0), "degree 0"),
     ]:

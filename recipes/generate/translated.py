@@ -1,0 +1,77 @@
+"""generate_images.py with networks of omnigan: pictures translated, with what the decoders see."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from generators.omnigan import Omnigan
+from recipes.generate import folders
+from recipes.generate.parts import Inputs
+from recipes.generate.parts import inputs as open_inputs
+from runtime import distributed
+from runtime.distributed import say
+from runtime.gallery import read_png
+from runtime.progress import Progress
+from storage.layout_pictures import street_map
+from storage.pictures import Captions, save_sheet
+
+SEEN = {"d": "depth", "h": "height", "s": "segments", "w": "water"}
+
+
+def images(args: Namespace, net: Omnigan) -> None:
+    """Each picture of --data flooded, or as --to says; in the grid beside itself and its maps.
+
+    Errors: UsageError, DataError.
+    """
+    folder = folders.asked_outdir(args, say)
+    inputs = open_inputs(args, net, folder, say)
+    net.draw(1, inputs=inputs.x[:1], to=args.to)  # a target that there is not, before a folder is
+    shown = range(min(len(inputs.names), folders.ROWS))
+    where = folders.PARTS if args.grid_only else ""
+    drawn = shown if args.grid_only else range(len(inputs.names))
+    names = {i: f"{where}{inputs.names[i]}_{args.to}.png" for i in drawn}
+    settings = {
+        "data": inputs.data, "inputs": inputs.checksum(), "net": net.content, "to": args.to,
+        "precision": args.precision,
+    }  # fmt: skip
+    folder = folder or folders.imle_outdir(args, net.file, settings)
+    filling = folders.Filling(
+        args, net, folder, settings, list(names.values()), shown=[names[i] for i in shown],
+        words=f"{len(inputs.names)}-{args.to}", what=f"{len(inputs.names)} pictures",
+    )  # fmt: skip
+    if filling.finished:
+        return
+    todo = [i for i in drawn if filling.lacks([names[i]])]
+    mine = todo[distributed.rank() :: distributed.world_size()]
+    with Progress(len(mine), desc=folder.name, unit="picture") as bar:
+        for start in range(0, len(mine), args.batch):
+            rows = mine[start : start + args.batch]
+            made = net.draw(1, inputs=inputs.x[rows], to=args.to, batch=args.batch)
+            for i, image in zip(rows, made, strict=True):
+                filling.add(names[i], image)
+            bar.update(len(rows))
+    files = {i: folder / names[i] for i in shown}
+    filling.end(lambda grid: sheet(grid, files, net, inputs, args.to, args.batch))
+
+
+def sheet(
+    file: Path, made: Mapping[int, Path], net: Omnigan, inputs: Inputs, to: str, batch: int
+) -> Path:
+    """A PNG with a row for each picture: itself, what each decoder sees in it, its translation."""
+    x = inputs.x[list(made)]
+    seen = {SEEN[task]: street_map(task, found) for task, found in net.see(x, batch=batch).items()}
+    after = torch.stack([read_png(one) for one in made.values()]).float() / 255
+    columns: dict[str, Tensor] = {"picture": x, **seen, words_of(to): after}
+    names: Sequence[str] = [inputs.names[i][:24] for i in made]
+    stack = torch.stack([column.float().cpu() for column in columns.values()], 1)
+    return save_sheet(file, stack.flatten(0, 1), len(columns), Captions("", list(columns), names))
+
+
+def words_of(to: str) -> str:
+    """What stands above the column of translations."""
+    return {"f": "flooded", "n": "not flooded"}.get(to, f"as {to}")
