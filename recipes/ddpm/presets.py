@@ -31,6 +31,7 @@ _PIXELS: dict[str, Any] = {
     **_LAYOUT, "res": 64, "channels": 128, "channel_mult": [1, 2, 3, 4], "num_blocks": 2,
     "attn_factors": [4, 8], "channels_per_head": 64, "scale_shift": True, "layout_factors": [2, 4],
     "schedule": "cosine", "crop": "squash", "bs": 128, "duration": "32Mi", "snapshot_every": 5000,
+    "views": "published",
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
