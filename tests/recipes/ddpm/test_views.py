@@ -1,6 +1,8 @@
 """Random views of layout sets: as published for each, unless --xflip is typed."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data.layouts import ObjectRule
 from data.readers import visual_genome
@@ -11,11 +13,24 @@ from tests.data.layout_files import make_celeba, make_coco, make_genome
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
+def few_and_small_pictures(monkeypatch):
+    def vocabulary(objects, train, alias, least):
+        return names(objects, train, alias, 1)
+
+    names = visual_genome.vocabulary
+    monkeypatch.setattr(visual_genome, "vocabulary", vocabulary)
     monkeypatch.setattr(visual_genome, "RULE", ObjectRule(side=5, picture_side=9))
 
 
-MADE = {"coco": make_coco, "vg": make_genome, "celebamask": make_celeba}
+def make_masks(root):
+    make_celeba(root)
+    (root / "CelebAMaskHQ-mask").mkdir()
+    for key in (0, 2001):
+        mask = Image.fromarray(np.zeros((512, 512), np.uint8))
+        mask.save(root / "CelebAMaskHQ-mask" / f"{key}.png")
+
+
+MADE = {"coco": make_coco, "vg": make_genome, "celebamask": make_masks}
 
 
 @pytest.mark.parametrize(
