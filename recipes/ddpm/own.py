@@ -9,7 +9,8 @@ exception while something of it is made - is one line with its place; see `stora
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from diffusion import DDIMTraining, DDPMTraining
 from models.ddpm import ConditionBlock, EmbedBlock
 from recipes.ddpm.options import LDM, clip_of
 from recipes.ddpm.step import Objective, Rows
-from storage.errors import UsageError
-from storage.user_code import at_work, load_classes, load_object
+from storage.errors import UsageError, one_line
+from storage.user_code import at_work, blame, load_classes, load_object
 
 Look = Callable[[int, dict[str, Any], Path], object]
 
@@ -129,10 +130,12 @@ def batch_of(how: Objective, part: Rows, *, dropping: bool = True) -> tuple[Any,
 def trained(model: DDPMTraining, how: Objective, part: Rows, step: int) -> dict[str, Any]:
     """What the class's training_step returns of rows, by their keys: its "loss" is a scalar.
 
-    Errors: UsageError without one; those of the class.
+    Errors: UsageError without one, and for a batch that the class or the network does not take;
+    those of the class.
     """
     model.row_keys = part.keys
-    outputs = model.training_step(batch_of(how, part), step)
+    with _refused(model):
+        outputs = model.training_step(batch_of(how, part), step)
     if not isinstance(outputs, dict) or not isinstance(outputs.get("loss"), Tensor):
         raise UsageError(
             f"--model: training_step of {type(model).__name__} returned no dictionary with a loss"
@@ -153,7 +156,7 @@ def validated(
     model.denoise_fn, model.logged, model.row_keys = net, {}, rows.keys
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _refused(model):
             outputs = model.validation_step(batch_of(how, rows, dropping=False), 0)
         told = model.logged
     finally:
@@ -166,6 +169,17 @@ def validated(
             f"{type(outputs).__name__}, not a dictionary"
         )
     return _shown(outputs, how), told
+
+
+@contextmanager
+def _refused(model: DDPMTraining) -> Iterator[None]:
+    """What this toolkit says of the class's batches, in a line; failures in its own file pass."""
+    try:
+        yield
+    except ValueError as error:
+        if blame(error):
+            raise
+        raise UsageError(f"--model: {type(model).__name__}: {one_line(error)}") from error
 
 
 def _shown(outputs: Mapping[str, Any], how: Objective) -> dict[str, Any]:

@@ -107,6 +107,8 @@ class Step(DDPMTraining):
 class Nothing(DDPMTraining):
     def training_step(self, batch, batch_idx):
         return None
+class Plain(DDPMTraining):
+    pass
 class Block(ResBlock):
     def __init__(self, *a, **k):
         super().__init__(*a, **k)
@@ -120,11 +122,15 @@ def net(in_channels, out_channels):
     ("words", "said"),
     [
         (["--model", "FILE:Init"], "--model FILE:Init, line 6: AttributeError: "),
-        (["--model", "FILE:Nobody"], "FILE has no Nobody; it has Init, Step, Nothing, Block, net"),
+        (
+            ["--model", "FILE:Nobody"],
+            "FILE has no Nobody; it has Init, Step, ",
+        ),
         (["--model", "FILE:Nothing"], "training_step of Nothing returned no dictionary"),
+        (["--model", "FILE:Plain"], "--model: Plain: process_batch wants images, not a tuple: "),
         (["--look", "FILE:Nobody"], "FILE has no Nobody"),
-        (["--blocks", "FILE", "--res_block", "Block"], "--blocks FILE, line 16: TypeError: "),
-        (["--denoiser", "FILE:net"], "--denoiser FILE:net, line 18: NameError: name 'undefined'"),
+        (["--blocks", "FILE", "--res_block", "Block"], "--blocks FILE, line 18: TypeError: "),
+        (["--denoiser", "FILE:net"], "--denoiser FILE:net, line 20: NameError: name 'undefined'"),
     ],
 )
 def test_a_mistake_in_ones_own_file_is_one_line(words, said, tmp_path, capfd):
