@@ -43,7 +43,7 @@ from data.told import told
 from diffusion import DDIMTraining
 from diffusion.rows import row_keys
 from recipes import initial
-from recipes.ddpm import parts, validation
+from recipes.ddpm import own, parts, validation
 from recipes.ddpm.held_out import HeldOut
 from recipes.ddpm.options import (
     OPTIONS,
@@ -69,6 +69,7 @@ from storage.index_log import IndexLog
 
 
 def main(args: Namespace) -> None:
+    own.check(args)
     # Data, before the run is named: whether it has classes shapes the run.
     pictures = parts.data(args)
     conditioning = parts.conditioning(args, pictures)
@@ -93,14 +94,15 @@ def main(args: Namespace) -> None:
         net = parts.network(args, run, images, encoder)
         how = parts.objective(args, run, images, encoder, net)
         gaussian, schedule = how.gaussian, how.schedule_sampler
-        own, shown_to = parts.own_training(args, net, how), parts.own_look(args)
-        optimizer = parts.optimizer(args, net, own, run.device)
+        model, shown_to = own.training(args, net, how), own.look_of(args)
+        optimizer = parts.optimizer(args, net, model, run.device)
+        rates = [group["lr"] for group in optimizer.param_groups]
         ema = parts.average(args, net)
         switch, pick = early_late_switch(args), picker(args, run.world_size)
 
         state: dict[str, Any] = {"net": net, "optimizer": optimizer, "sampler": sampler, "ema": ema}
         state |= {"schedule_sampler": schedule, "switch": switch}
-        run.restore(**state, **({} if own is None else {"model": own}))
+        run.restore(**state, **({} if model is None else {"model": model}))
         read = parts.read_base(net)
         initial.start(run, net, args.init_from, parts.KIND, averages=[ema], read=read)
         reference = parts.reference(args, run, net)
@@ -119,18 +121,23 @@ def main(args: Namespace) -> None:
 
         @run.spent.on("validation")
         def look(outputs: dict[str, Any]) -> None:
-            """Histories from noise to picture, of the average; --look has what they are drawn of,
-            and the outputs of the step."""
+            """Histories from noise to picture, of the average, with --model by its
+            validation_step; --look has what they are drawn of, and the outputs of the step."""
             if not (run.is_main and args.sample_images):
                 return
             count = min(args.sample_images, len(images))
             keys = torch.arange(count, device=run.device)
             batch = loader.collate_fn([images[i] for i in range(count)])
             seen = parts.rows(batch, keys, run.device)
-            each = run.phase("samples", together=False)
-            found = validation.look(
-                ema.module, how, drawing(args), seen, frames=args.frames, each=each
-            )
+            if model is None:
+                each = run.phase("samples", together=False)
+                found = validation.look(
+                    ema.module, how, drawing(args), seen, frames=args.frames, each=each
+                )
+            else:
+                seen = seen._replace(keys=validation.sample_keys(seen))
+                found, logged = own.validated(model, ema.module, how, seen)
+                run.log_now(**logged)
             names, objects = parts.classes(images), parts.layout_classes(args, images)
             labels = names if args.cond else []
             for name, sheet in validation.sheets(found, seen, labels, objects).items():
@@ -176,17 +183,16 @@ def main(args: Namespace) -> None:
             # averaged over ranks, so that this is the mean over the step's rows.
             losses: list[Lost] = []
             outputs: dict[str, Any] = {}
-            for group in optimizer.param_groups:
-                group["lr"] = parts.learning_rate(args, step + 1)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * parts.ramp(args, step + 1)
             for part in rows.parts(at_once):
                 weight = len(part.keys) * run.world_size / size
-                if own is not None:
-                    own.row_keys = part.keys
+                if model is not None:
                     with run.precision.autocast():
-                        outputs = own.training_step(parts.batch_of(how, part))
+                        outputs = own.trained(model, how, part, step)
                     run.backward(outputs["loss"] * weight, part.index)
-                    run.log(Loss=outputs["loss"].detach(), **own.logged)
-                    if isinstance(own, DDIMTraining):
+                    run.log(Loss=outputs["loss"].detach(), **model.logged)
+                    if isinstance(model, DDIMTraining):
                         flat, t = outputs["loss_flat"], outputs["t"]
                         losses.append(Lost(flat, schedule.importance(t), t, flat))
                     continue
@@ -206,7 +212,7 @@ def main(args: Namespace) -> None:
                     schedule.update(t, loss)
             run.nimg += size
             run.log(**{"Learning rate": optimizer.param_groups[0]["lr"]})
-            if losses and own is None:
+            if losses and model is None:
                 run.log_sums(**validation.loss_figures(losses, gaussian.T))
             if choice is not None and chosen_log is not None:
                 chosen_log.add(step, choice.chosen.flatten().cpu().numpy())

@@ -156,11 +156,16 @@ def digit_judge(args: argparse.Namespace, net: DDPM) -> tuple[Judge, Tensor, Ten
     """The classifier of the training split, and its features of and accuracy on held-out ones."""
     x, y = pictures_of(args, net, "train", args.train)
     seen = f"{args.train or 'all'}-{args.epochs}-{args.seed}"
-    named = f"judge-{args.data.replace('/', '-')}-{net.resolution}-{seen}.safetensors"
-    found = judge(args.out / named, x, y, len(net.classes), args)
+    found = judge(judge_file(args, net, seen), x, y, len(net.classes), args)
     held, labels = pictures_of(args, net, args.split, args.held_out)
     features, logits = judged(found, held)
     return found, features, (logits.argmax(1) == labels).float().mean()
+
+
+def judge_file(args: argparse.Namespace, net: DDPM, seen: str, of: str = "") -> Path:
+    """Where a classifier of --data is kept, which may be a path."""
+    data = args.data.strip("/").replace("/", "-")
+    return args.out / f"judge-{data}-{of}{net.resolution}-{seen}.safetensors"
 
 
 def digits(args: argparse.Namespace) -> None:
@@ -364,9 +369,8 @@ def layouts(args: argparse.Namespace) -> None:
     net, name = network(args, args.net[0])
     real = scenes_of(args, net, "train", args.train or 4096)
     seen = f"{args.train}-{args.epochs}-{args.seed}-{args.max_objects}"
-    file = args.out / f"judge-{args.data}-crops-{net.resolution}-{seen}.safetensors"
     x, y, _ = crops(real.image, real.boxes, real.classes)
-    found = judge(file, x, y, len(net.objects), args)
+    found = judge(judge_file(args, net, seen, "crops-"), x, y, len(net.objects), args)
     batch = scenes_of(args, net, args.split, args.pictures)
     n = len(batch.image)
     how = Drawing(args.sampler, args.steps, guidance=args.guidance, clip=net.clip)

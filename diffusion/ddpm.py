@@ -148,7 +148,8 @@ class DDPMTraining(DDPMBase):
     LayoutDiffuse was released; elbo 0 is DDPM's L_simple. learn_logvar: weigh steps by a learned
     uncertainty that begins at logvar_init. optim_args: lr and weight_decay of Adam.
     use_fast_sampling: sample by fast_sampler in fast_sampling_steps instead of by all steps;
-    guidance_scale: of `unconditional`. More arguments: `DDPMBase`'s. Errors: ValueError.
+    guidance_scale: of `unconditional`; sample_num: frames of a history. More arguments:
+    `DDPMBase`'s. Errors: ValueError.
 
     row_keys: set to keys int64 [B] of the rows of the next batch (`diffusion.rows.row_keys`), steps
     and noise are functions of those; otherwise they come from torch's generator. One batch uses
@@ -169,6 +170,7 @@ class DDPMTraining(DDPMBase):
         fast_sampler: str | None = "ddim",
         fast_sampling_steps: int = 50,
         guidance_scale: float = 5.0,
+        sample_num: int = 10,
         **base: Any,
     ) -> None:
         super().__init__(denoise_fn, **base)
@@ -182,7 +184,7 @@ class DDPMTraining(DDPMBase):
         self.loss_simple_weight, self.loss_elbo_weight = loss_simple_weight, loss_elbo_weight
         self.use_fast_sampling, self.fast_sampler = use_fast_sampling, fast_sampler
         self.fast_sampling_steps = min(fast_sampling_steps, self.gaussian.T)
-        self.guidance_scale = guidance_scale
+        self.guidance_scale, self.sample_num = guidance_scale, sample_num
         self.logvar: nn.Parameter | None = None
         if learn_logvar:
             self.logvar = nn.Parameter(torch.full((self.gaussian.T,), float(logvar_init)))
@@ -282,7 +284,7 @@ class DDPMTraining(DDPMBase):
         self,
         noise: Tensor | None = None,
         image_size: Sequence[int] | None = None,
-        sample_num: int = 10,
+        sample_num: int | None = None,
         *,
         model_kwargs: dict[str, Any] | None = None,
         randn: Callable[[Tensor], Tensor] = torch.randn_like,
@@ -290,9 +292,10 @@ class DDPMTraining(DDPMBase):
         """Images from noise [B, C, H, W], or from new noise of image_size (B, C, H, W).
 
         {"model_output" [B, C, H, W], "model_history_output" [B, frames, C, H, W]}: frame 0 is the
-        noise, then come about `sample_num` evenly spaced, the last one the output. The network is
-        in eval mode meanwhile. Errors: ValueError.
+        noise, then come about `sample_num` evenly spaced (None: the class's own), the last one the
+        output. The network is in eval mode meanwhile. Errors: ValueError.
         """
+        sample_num = self.sample_num if sample_num is None else sample_num
         if (noise is None) == (image_size is None):
             raise ValueError("sampling begins in noise or has an image_size, one of them")
         if sample_num < 1:

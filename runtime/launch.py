@@ -34,6 +34,7 @@ from runtime.preemption import heeded
 from storage.console import tell
 from storage.ending import Ends
 from storage.errors import DISK_FAILURES, UsageError, first_line, shortened
+from storage.user_code import blame
 from storage.waiting import state_of
 
 Main = Callable[[argparse.Namespace], object]
@@ -52,7 +53,7 @@ def launch(
 
     Returns only after success. An exception with an `exit_code` attribute becomes one line on
     stderr and that code; out of memory 8, a disk that is full or fails 7; any other keeps its
-    traceback and gives 1
+    traceback, behind a line that names a user's own file where it is of one, and gives 1
     (IMLE_LAB_TRACEBACK=1 shows all tracebacks). With spawned ranks the code is the first meaningful
     one among theirs; signals that ask for an end are passed on to them; when one dies the others
     get `grace_s` seconds to notice, then SIGTERM, then SIGKILL. `main` must be importable (a
@@ -124,6 +125,8 @@ def _report(error: BaseException, who: str) -> int:
     text = str(error).strip() or type(error).__name__
     if not isinstance(code, int) or isinstance(code, bool):
         code, text = _common_failure(error, text)
+    if code is None and (place := blame(error)):
+        tell(f"{who}the error is of your own code, {place}:", sys.stderr)
     if code is None or os.environ.get(_TRACEBACK) == "1":
         traceback.print_exception(error)
     if code is None:

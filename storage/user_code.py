@@ -11,11 +11,15 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from storage.errors import UsageError, one_line
+from storage.errors import RunError, UsageError, one_line
+
+_PREFIX = "user_code."
 
 
 def load_object(place: str, what: str = "object") -> Any:
@@ -64,7 +68,7 @@ def load_file(file: str | Path, what: str = "file") -> ModuleType:
         raise UsageError(f"{what} {file}: not a Python file (.py)")
     if not path.is_file():
         raise UsageError(f"{what} {file}: no such file")
-    name = f"user_code.{path.stem}_{abs(hash(str(path))):x}"
+    name = f"{_PREFIX}{path.stem}_{abs(hash(str(path))):x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -74,16 +78,40 @@ def load_file(file: str | Path, what: str = "file") -> ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UsageError(f"{what} {file}{_line(error, path)}: {_said(error)}") from error
+        with at_work(file, what):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+@contextmanager
+def at_work(place: str | Path, what: str) -> Iterator[None]:
+    """Whatever fails inside is the file's: of a place FILE.py, or FILE.py:NAME.
+
+    Errors: UsageError that says in which line and with what; those of this toolkit as they are.
+    """
+    file = str(place) if str(place).endswith(".py") else str(place).rpartition(":")[0]
+    path = Path(file).expanduser().resolve()
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} {place}{_line(error, path)}: {_said(error)}") from error
+
+
+def blame(error: BaseException) -> str:
+    """Whose an error is: "FILE, line 7", the last place in a loaded file that it went through; ""
+    if in none."""
+    files = {
+        module.__file__ for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)
+    }
+    places = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    return f"{places[-1].filename}, line {places[-1].lineno}" if places else ""
 
 
 def _public(module: ModuleType) -> list[str]:

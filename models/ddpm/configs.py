@@ -127,7 +127,7 @@ _RENAMED = {
     "instance_prompt_attn_type": "layout_attn_type",
 }
 # ... or that are of the transformer.
-_TRANSFORMER = {
+TRANSFORMER = {
     "transformer_depth": "depth",
     "context_dim": "text_dim",
     "text_context_dim": "text_dim",
@@ -137,7 +137,7 @@ _TRANSFORMER = {
     "use_linear_in_transformer": "use_linear",
 }
 # Arguments of theirs that change nothing here: (name, values without effect).
-_WITHOUT_EFFECT = {"dims": (2,), "use_fp16": (False, True), "legacy": (False, True)}
+WITHOUT_EFFECT = {"dims": (2,), "use_fp16": (False, True), "legacy": (False, True)}
 
 
 def unet_config(released: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +150,7 @@ def unet_config(released: Mapping[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     attention: dict[str, Any] = {}
     spatial = bool(released.get("use_spatial_transformer"))
+    spatial = spatial or released.get("attn_block_type") == "SpatialTransformer"
     for name, value in released.items():
         if isinstance(value, list):
             value = tuple(value)
@@ -171,11 +172,11 @@ def unet_config(released: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "use_spatial_transformer":
             if value:
                 config["attn_block_type"] = "SpatialTransformer"
-        elif name in _TRANSFORMER:
+        elif name in TRANSFORMER:
             if spatial:  # without transformers the released networks have no prompts either
-                attention[_TRANSFORMER[name]] = value
-        elif value not in _WITHOUT_EFFECT.get(name, ()):
-            known = [*_SAME, *_RENAMED, *_TRANSFORMER, "channel_mult", "attention_resolutions"]
+                attention[TRANSFORMER[name]] = value
+        elif value not in WITHOUT_EFFECT.get(name, ()):
+            known = [*_SAME, *_RENAMED, *TRANSFORMER, "channel_mult", "attention_resolutions"]
             raise ValueError(
                 f"the denoising network's {name} {value!r} is not known here; known are "
                 f"{', '.join(sorted(known))}"

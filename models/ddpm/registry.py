@@ -46,11 +46,13 @@ def make_block(
 ) -> nn.Module:
     """make(...) with the arguments that every block of its kind gets and those of the options.
 
-    Errors: ValueError for an argument that the class does not have.
+    Errors: ValueError for an argument that the class does not have; those of the class.
     """
     if make is None:
         raise ValueError(f"{option} none has no block to make")
     try:
         return make(*arguments, **{**named, **(more or {})})
     except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # of what the class does, not of how it is called
         raise ValueError(f"{option} {make.__name__}: {error}") from None

@@ -67,6 +67,7 @@ class PromptAttention(CrossAttention):
     gated: what prompts and image tokens add is multiplied by a learned number, 0 at first, so that
     a pretrained network is unchanged: out = A(text) + gate (A(text, prompts, image) - A(text)).
     Gate 1 is the released form, which has no gate and whose prompts change the network at once.
+    Without text_dim the rows themselves are the text, as in a network without prompts.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class PromptAttention(CrossAttention):
         ):
             wanted = "none" if self.text_dim is None else f"[{len(x)}, T, {self.text_dim}]"
             raise ValueError(f"text of shape {list(text.shape)}, the network takes {wanted}")
+        if self.gate is not None and self.text_dim is None:
+            text = x
         context = self._context(x, text)
         if not context:
             if self.text_dim is not None:

@@ -1,7 +1,7 @@
 """--config: a JSON file of LayoutDiffuse's code as options of train_ddpm.py.
 
-Every key is known and means an option, or is known and without effect here (`idle`), or is refused.
-Arguments of its networks: `models.ddpm.configs.unet_config`.
+Every key means an option, or is without effect here, which is said with the reason (`idle`), or is
+refused. Arguments of its networks: `models.ddpm.configs.unet_config`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.ddpm.configs import unet_config
+from models.ddpm.configs import TRANSFORMER, WITHOUT_EFFECT, unet_config
 
 FLAG = "--config"
 TARGETS = {"noise": "eps", "eps": "eps", "y0": "x0", "x0": "x0", "v": "v"}
@@ -21,16 +21,25 @@ SETS = {
     "coco": "coco", "vg": "vg", "celeb_mask": "celebamask", "celebamask": "celebamask",
 }  # fmt: skip
 
-# Keys that are known and change nothing here, by the section they stand in.
-IDLE: dict[str, tuple[str, ...]] = {
-    "": ("callbacks", "iteration_callbacks"),
-    "trainer_args": ("limit_val_batches", "strategy", "num_nodes", "sync_batchnorm"),
-    "save_model_config": ("save_top_k",),
-    "diffusion.model_args": ("logvar_init", "use_different_learning_rate"),
-    "data": ("val_args",),
-    "data.train_args": ("data_len",),
-    "sampling_args": ("sampling_w_noise", "image_size", "in_channel", "callbacks"),
-}
+# Keys that are known and change nothing here, by the section they stand in, and why.
+IDLE: dict[str, dict[str, str]] = {
+    "": {"callbacks": "snapshots and pictures are options", "iteration_callbacks": "as callbacks"},
+    "trainer_args": {
+        "limit_val_batches": "pictures are --sample_images", "strategy": "ranks average gradients",
+        "num_nodes": "torchrun says it", "sync_batchnorm": "there is no batch norm",
+        "gpu": "a GPU is taken where there is one, --gpus says which",
+    },
+    "save_model_config": {"save_top_k": "all snapshots are kept"},
+    "diffusion.model_args": {
+        "logvar_init": "of learn_logvar", "use_different_learning_rate": "there is one",
+    },
+    "data": {"val_args": "held-out pictures are --val_images and --data_val"},
+    "data.train_args": {"data_len": "the set says its length"},
+    "sampling_args": {
+        "sampling_w_noise": "sampling begins in noise", "image_size": "the network says it",
+        "in_channel": "the network says it", "callbacks": "generate_images.py draws",
+    },
+}  # fmt: skip
 # Keys that may only say no.
 NOT_HERE: dict[str, str] = {
     "text_model": "no text encoder is loaded",
@@ -89,15 +98,10 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def idle(file: Path) -> list[str]:
-    """Keys of a file that change nothing here, as `section.key`."""
-    config = _load(file)
-    found = []
-    for section, names in IDLE.items():
-        part: Any = config
-        for step in filter(None, section.split(".")):
-            part = part.get(step) or {}
-        found += [f"{section}.{n}".lstrip(".") for n in names if n in part]
-    return found
+    """Keys of a file that change nothing here, as `section.key (why)`. Errors: ValueError."""
+    notes: dict[str, str] = {}
+    translate(_load(file), notes)
+    return [f"{key} ({why})" for key, why in notes.items()]
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -113,14 +117,15 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 class _Section:
-    """Keys of one object, each taken once; what is left over is refused."""
+    """Keys of one object, each taken once; what is left over is refused. notes: keys without effect
+    and why, of all sections of a file."""
 
-    def __init__(self, value: Any, name: str) -> None:
+    def __init__(self, value: Any, name: str, notes: dict[str, str]) -> None:
         if value is not None and not isinstance(value, Mapping):
             raise ValueError(f"{name or 'the file'} is no object")
-        self.left, self.name = dict(value or {}), name
-        for key in IDLE.get(name, ()):
-            self.left.pop(key, None)
+        self.left, self.name, self.notes = dict(value or {}), name, notes
+        for key, why in IDLE.get(name, {}).items():
+            self.drop(key, why)
 
     def path(self, key: str) -> str:
         return f"{self.name}.{key}".lstrip(".")
@@ -135,7 +140,17 @@ class _Section:
         return value
 
     def section(self, key: str) -> _Section:
-        return _Section(self.left.pop(key, None), self.path(key))
+        return _Section(self.left.pop(key, None), self.path(key), self.notes)
+
+    def drop(self, key: str, why: str) -> None:
+        """Note a key that has no effect, if it is there."""
+        if key in self.left:
+            self.left.pop(key)
+            self.note(key, why)
+
+    def note(self, key: str, why: str) -> None:
+        """The same of a key that was taken."""
+        self.notes[self.path(key)] = why
 
     def word(self, key: str, known: Mapping[str, Any], default: str) -> Any:
         value = self.take(key, str, default)
@@ -155,15 +170,20 @@ class _Section:
 NUMBER = (int, float)
 
 
-def translate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a file -> options, as a preset has them. Errors: ValueError."""
-    top = _Section(config, "")
+def translate(config: Mapping[str, Any], notes: dict[str, str] | None = None) -> dict[str, Any]:
+    """The keys of a file -> options, as a preset has them. notes: keys that have no effect are
+    entered there, with the reason. Errors: ValueError."""
+    top = _Section(config, "", {} if notes is None else notes)
     found: dict[str, Any] = {"_help": "the options of a file"}
     name, folder = top.take("expt_name", str), top.take("expt_dir", str)
     # What it is made of its weights say; that there is one says that it is trained on latents.
     found["latents"] = top.take("vqvae_model", dict)
+    for key in found["latents"] or ():
+        top.note(f"vqvae_model.{key}", "its weights say it")
     if name:
         found["outdir"] = str(Path(folder).expanduser() / name) if folder else name
+    elif folder:
+        top.note("expt_dir", "there is no expt_name")
     for read in (_trainer, _saving, _network, _diffusion, _data, _sampling):
         read(top, found)
     top.end()
@@ -181,7 +201,8 @@ def _trainer(top: _Section, found: dict[str, Any]) -> None:
     devices = part.take("devices", (list, int), 1)
     found["devices"] = len(devices) if isinstance(devices, list) else devices
     accelerator = part.take("accelerator", str)
-    part.left.pop("gpu", None)
+    if accelerator not in (None, "auto", "cpu", "gpu", "cuda"):
+        raise ValueError(f"trainer_args.accelerator {accelerator!r} is none of auto, cpu, gpu")
     if accelerator == "cpu":
         found["gpus"] = []
     elif said and isinstance(devices, list):
@@ -204,6 +225,10 @@ def _saving(top: _Section, found: dict[str, Any]) -> None:
     part = top.section("save_model_config")
     every = part.take("every_n_epochs", int)
     if every is not None:
+        if found.get("snapshot_epochs", every) != every:
+            part.notes["trainer_args.check_val_every_n_epoch"] = (
+                "pictures are made at snapshots, save_model_config.every_n_epochs counts"
+            )
         found["snapshot_epochs"] = every
     part.end()
 
@@ -215,48 +240,88 @@ def _own_class(name: str) -> bool:
 def _network(top: _Section, found: dict[str, Any]) -> None:
     part = top.section("denoising_model")
     model = part.take("model", str, "UNet")
-    arguments = part.take("model_args", dict) or {}
+    args = part.section("model_args")
     part.end()
     for one in ("in_channel", "out_channel"):
-        if not {one, f"{one}s"} & set(arguments):
-            raise ValueError(f"denoising_model.model_args.{one} is missing")
+        if not {one, f"{one}s"} & set(args.left):
+            raise ValueError(f"{args.path(one)} is missing")
     try:
-        net = unet_config(arguments)
+        net = unet_config(args.left)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"denoising_model.model_args: {error}") from None
+        raise ValueError(f"{args.name}: {error}") from None
     channels, made = net.pop("in_channels"), net.pop("out_channels")
     latent = bool(found["latents"])
     if channels not in (1, 3) and not latent:
-        raise ValueError(f"denoising_model.model_args.in_channel {channels}: pixels have 1 or 3")
+        raise ValueError(f"{args.path('in_channel')} {channels}: pixels have 1 or 3")
     if made not in (channels, 2 * channels):
         raise ValueError(
-            f"denoising_model.model_args.out_channel {made}: {channels}, or {2 * channels} with a "
-            "learned variance"
+            f"{args.path('out_channel')} {made}: {channels}, or {2 * channels} with a learned "
+            "variance"
         )
     found["gray"], found["learned"] = channels == 1 and not latent, made == 2 * channels
     if _own_class(model):
         found["denoiser"] = model
+        if more := sorted(set(args.left) - {"in_channel", "in_channels", *_OUT}):
+            raise ValueError(
+                f"{args.path(more[0])}: {model} is made with in_channels and out_channels alone"
+            )
         return
     if model.rpartition(".")[2].lower() != "unet":
         raise ValueError(f"denoising_model.model {model!r}: UNet, or FILE.py:CLASS of your own")
+    _unet_notes(args, net)
+    _unet(args, net, found)
+
+
+_OUT = ("out_channel", "out_channels")
+# Values of the network's arguments that are what is done here, and have no option.
+_FIXED = {"conv_resample": True, "num_heads_upsample": None, "concat_channels": 0}
+_FIXED_TRANSFORMER = {"depth": 1, "text_dim": None, "prompt_dim": 128, "image_in_kv": False,
+                      "use_linear": False, "new_order": False}  # fmt: skip
+
+
+def _unet_notes(args: _Section, net: Mapping[str, Any]) -> None:
+    """Which of the network's keys have no effect, and why."""
+    reasons = dict.fromkeys(WITHOUT_EFFECT, "there is one way here")
+    reasons["use_fp16"] = "precision is trainer_args.precision"
+    reasons["image_size"] = "the pictures say it"
+    reasons["num_classes"] = "that there are classes counts, the data says how many"
+    if net.get("attn_block_type") != "SpatialTransformer":
+        reasons |= dict.fromkeys(TRANSFORMER, "there is no transformer")
+    if net.get("num_head_channels") is not None:
+        reasons["num_heads"] = "num_head_channels counts"
+    if net.get("layout_attn_type") is None:
+        reasons["instance_attn_res"] = "there is no instance_prompt_attn_type"
+        reasons["instance_prompt_args"] = reasons["instance_attn_res"]
+    elif "num_classes" in (args.left.get("instance_prompt_args") or {}):
+        args.note("instance_prompt_args.num_classes", "the data says how many")
+    for key, why in reasons.items():
+        args.drop(key, why)
+
+
+def _unet(args: _Section, net: dict[str, Any], found: dict[str, Any]) -> None:
     net.pop("image_size", None)
     kind = net.pop("layout_attn_type", None)
     found["cond"] = bool(net.pop("num_classes", None))
     net.pop("layout_classes", None)  # of the data
     if kind is not None:
         found["layout"] = "segmentation" if kind == "segmentation" else "boxes"
+        found |= {"views": "published", "xflip": True}
         if kind != "segmentation":
             found["layout_attn"] = kind
+    prompts = net.pop("attn_block_args", {})
+    if count := prompts.pop("num_prompts", 0):
+        found["task_prompts"] = count
+    for key, value in prompts.items():
+        if value != _FIXED_TRANSFORMER[key]:
+            raise ValueError(f"{args.name}: {key} {value!r} has no option here")
     for key, value in net.items():
-        if value is None:
+        if value is None or (key in _FIXED and value == _FIXED[key]):
             continue
         if key not in NETWORK:
-            raise ValueError(
-                f"denoising_model.model_args: {key} is not for networks of pixels here"
-            )
+            raise ValueError(f"{args.name}: {key} {value!r} has no option here")
         found[NETWORK[key]] = list(value) if isinstance(value, tuple) else value
     found.setdefault("dropout", 0.0)  # that of the U-Net where a file says nothing
-    if "num_head_channels" in net and net["num_head_channels"] is not None:
+    if net.get("num_head_channels") is not None:
         found.pop("num_heads", None)
     if "layout" not in found:
         for key in ("layout_factors", "layout_dim"):
@@ -268,7 +333,6 @@ def _diffusion(top: _Section, found: dict[str, Any]) -> None:
     model = part.take("model", str, "DDPMTraining")
     args = part.section("model_args")
     part.end()
-    improved = False
     if _own_class(model):
         found["model"] = model
         improved = found["learned"]
@@ -285,11 +349,6 @@ def _diffusion(top: _Section, found: dict[str, Any]) -> None:
     if args.take("loss_fn", str, "mse") not in ("mse", "l2"):
         raise ValueError("diffusion.model_args.loss_fn: mse alone")
     found["predict"] = args.word("training_target", TARGETS, "noise")
-    found["clip"] = "unit" if args.take("clip_denoised", bool, True) else "none"
-    if args.take("dynamic_thresholding", bool, False):
-        found["clip"] = "dynamic"
-    if args.take("dynamic_thresholding_percentile", NUMBER, 0.9) != 0.9:
-        raise ValueError("diffusion.model_args.dynamic_thresholding_percentile: 0.9 alone")
     simple = float(args.take("loss_simple_weight", NUMBER, 1.0))
     elbo = float(args.take("loss_elbo_weight", NUMBER, 1.0))
     if improved:
@@ -300,8 +359,27 @@ def _diffusion(top: _Section, found: dict[str, Any]) -> None:
     else:
         found |= {"variance": "fixed_small", "loss": "ldm"}
         found |= {"simple_weight": simple, "elbo_weight": elbo}
+    _betas(args, found)
+    optim = args.section("optim_args")
+    found["lr"] = float(optim.take("lr", NUMBER, 1e-3))
+    found["weight_decay"] = float(optim.take("weight_decay", NUMBER, 0.0))
+    optim.end()
+    _sampled(args, found)
+    _latents(args, found)
+    if args.take("freeze_pretrained_weights", bool, False):
+        raise ValueError(
+            "diffusion.model_args.freeze_pretrained_weights: --freeze base with --init_from"
+        )
+    args.end()
+
+
+def _betas(args: _Section, found: dict[str, Any]) -> None:
     betas = args.section("beta_schedule_args")
     schedule = betas.take("schedule", str, "linear")
+    unused = ("linear_start", "linear_end") if schedule == "cosine" else ("cosine_s",)
+    for key in unused:
+        if key in betas.left:
+            betas.note(key, f"the schedule is {schedule}")
     found["schedule"] = f"ldm-{schedule}"
     found["timesteps"] = betas.take("n_timestep", int, 1000)
     start = float(betas.take("linear_start", NUMBER, 1e-4))
@@ -311,29 +389,37 @@ def _diffusion(top: _Section, found: dict[str, Any]) -> None:
     if schedule == "cosine":
         found["cosine_s"] = offset
     betas.end()
-    optim = args.section("optim_args")
-    found["lr"] = float(optim.take("lr", NUMBER, 1e-3))
-    found["weight_decay"] = float(optim.take("weight_decay", NUMBER, 0.0))
-    optim.end()
+
+
+def _sampled(args: _Section, found: dict[str, Any]) -> None:
+    """How pictures are drawn."""
+    if found["latents"]:
+        for key in ("clip_denoised", "dynamic_thresholding"):
+            args.drop(key, "latents have no range to be clipped to")
+    clipped = args.take("clip_denoised", bool)
+    found["clip"] = "none" if found["latents"] or clipped is False else "unit"
+    if args.take("dynamic_thresholding", bool, False):
+        found["clip"] = "dynamic"
+        if clipped is not None:
+            args.note("clip_denoised", "dynamic_thresholding counts")
+    if args.take("dynamic_thresholding_percentile", NUMBER, 0.9) != 0.9:
+        raise ValueError("diffusion.model_args.dynamic_thresholding_percentile: 0.9 alone")
     if args.take("use_fast_sampling", bool, False):
         found["sampler"] = args.take("fast_sampler", str) or "ddpm"
         found["sample_steps"] = args.take("fast_sampling_steps", int, 50)
     else:
-        args.left.pop("fast_sampler", None)
-        args.left.pop("fast_sampling_steps", None)
+        for key in ("fast_sampler", "fast_sampling_steps"):
+            args.drop(key, "use_fast_sampling is not on")
         found |= {"sampler": "ddpm", "sample_steps": found["timesteps"]}
+    said = "guidance_scale" in args.left
     guidance = float(args.take("guidance_scale", NUMBER, 1.0))
-    if "layout" in found or found.get("cond"):
+    condition = "layout" in found or bool(found.get("cond"))
+    if condition or "model" in found:
         found["guidance"] = guidance
-        if guidance != 1:  # what it leads away from has to be trained
-            found["layout_dropout" if "layout" in found else "class_dropout"] = 0.1
-    _latents(args, found)
-    frozen = args.take("freeze_pretrained_weights", bool, False)
-    if frozen:
-        raise ValueError(
-            "diffusion.model_args.freeze_pretrained_weights: --freeze base with --init_from"
-        )
-    args.end()
+    elif said:
+        args.note("guidance_scale", "there is no class and no layout to lead away from")
+    if condition and guidance != 1:  # what it leads away from has to be trained
+        found["layout_dropout" if "layout" in found else "class_dropout"] = 0.1
 
 
 def _latents(args: _Section, found: dict[str, Any]) -> None:
@@ -348,7 +434,7 @@ def _latents(args: _Section, found: dict[str, Any]) -> None:
         raise ValueError(
             "vqvae_model: diffusion.model_args.vqvae_init_weights, its file, is missing"
         )
-    found |= {"latents": weights, "latent_scale": scale, "clip": "none"}
+    found |= {"latents": weights, "latent_scale": scale}
 
 
 def _data(top: _Section, found: dict[str, Any]) -> None:
@@ -391,5 +477,7 @@ def _sampling(top: _Section, found: dict[str, Any]) -> None:
     part = top.section("sampling_args")
     count = part.take("num_samples", int)
     if count is not None:
+        if found.get("sample_images", count) != count:
+            top.note("data.val_batch_size", "sampling_args.num_samples counts")
         found["sample_images"] = count
     part.end()

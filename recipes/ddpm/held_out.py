@@ -126,7 +126,7 @@ def held_out_images(args: Namespace, train: parts.Pictures) -> parts.Pictures:
         few: LayoutSource = LayoutSubset(source, numbers, source.name)
         return LayoutImages(
             few, train.resolution, crop=args.crop, max_objects=args.max_objects,
-            least=args.max_objects,
+            least=args.max_objects, filter=train.filter,
         )  # fmt: skip
     pictures = open_source(spec, home, split=split, sizes=[train.resolution])
     held = LabelledImages(evenly(pictures, most), train.resolution, crop=args.crop)

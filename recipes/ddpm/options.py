@@ -64,6 +64,9 @@ OPTIONS: Table = {
         ("--gray", bool, False, "one channel, the mean of the three"),
         ("--xflip", bool, False, "the data twice, once mirrored; with --layout mirrored at random, "
          "and cropped by up to a fifth"),
+        ("--views", ("xflip", "published"), "xflip", "random views of a layout set: as --xflip "
+         "says, or as published for it: COCO mirrored and cropped by up to a fifth, CelebAMask-HQ "
+         "and scenes mirrored, Visual Genome neither, each made smaller by its filter", ADDED),
         ("--cache", ("none", "memory"), "none", "keep decoded images in memory", EXECUTION),
         ("--cond", bool, None, "condition on the class (default: where the data has classes)",
          USUAL),
@@ -158,6 +161,9 @@ OPTIONS: Table = {
         ("--res_block", text_called("NAME"), "ResBlock", "class of residual blocks, of "
          "models/ddpm/registry.py or of --blocks"),
         ("--attn_block", text_called("NAME"), "AttentionBlock", "class of attention, or none"),
+        ("--task_prompts", count(4096, 0), 0, "learned prompts of every transformer (--attn_block "
+         "SpatialTransformer), to which pixels attend beside themselves, without effect at first; "
+         "0: none", ADDED),
         ("--blocks", file_path, None, "classes of your own for --res_block and "
          "--attn_block (default: none)"),
         ("--denoiser", text_called("FILE:NAME"), None, "a whole network of your own: "
@@ -250,14 +256,19 @@ def check(args: Namespace) -> None:
     rules.belongs("lowres_factor", "--concat lowres", args.concat == "lowres")
     if args.cond and args.concat == "segmentation":
         raise ValueError("--cond: layout sets, which --concat segmentation needs, have no class")
-    if args.freeze == "base" and (not has_layout or not args.init_from):
-        raise ValueError("--freeze base trains what a --layout adds to a network of --init_from")
+    _settle_views(args, rules)
+    transformer = args.attn_block == "SpatialTransformer"
+    rules.belongs("task_prompts", "--attn_block SpatialTransformer", transformer)
+    if args.freeze == "base" and not (args.init_from and (has_layout or args.task_prompts)):
+        raise ValueError(
+            "--freeze base trains what --layout and --task_prompts add to a network of --init_from"
+        )
     rules.belongs("eta", "--sampler ddim", args.sampler == "ddim")
     for name in ("sample_steps", "sampler", "spacing", "guidance", "frames", "look"):
         rules.belongs(name, "--sample_images", args.sample_images > 0)
     rules.excludes("num_heads", "channels_per_head")
     _check_latents(args, rules)
-    _check_own_code(args, rules)
+    _check_own_code(args, rules, diffusion.learned)
     best_of.check(args, OPTIONS)
     rules.belongs("data_val", "--val_images or --bits_per_dim",
                   bool(args.val_images or args.bits_per_dim))  # fmt: skip
@@ -271,6 +282,17 @@ def check(args: Namespace) -> None:
     if (args.early or args.late) and not (args.acid or args.ref):
         raise ValueError("--early and --late of a random selection need a --ref")
     check_shares(args, max(1, len(args.gpus or [])))
+
+
+def _settle_views(args: Namespace, rules: Rules) -> None:
+    """--views of a preset are for layout sets, and give way to an --xflip that was typed."""
+    layouts = args.layout != "none" or args.concat == "segmentation"
+    rules.belongs("views", "--layout", layouts)
+    from_preset = getattr(args, "from_preset", set())
+    if rules.typed("views") and rules.typed("xflip"):
+        raise ValueError("--views published and --xflip exclude each other: give one")
+    if "views" in from_preset and ("xflip" not in from_preset or not layouts):
+        args.views = "xflip"
 
 
 def _check_latents(args: Namespace, rules: Rules) -> None:
@@ -293,18 +315,9 @@ def clip_of(args: Namespace) -> str:
     return "none" if args.latents else args.clip
 
 
-def _check_own_code(args: Namespace, rules: Rules) -> None:
+def _check_own_code(args: Namespace, rules: Rules, learned: bool) -> None:
     if args.model:
-        elsewhere = {
-            "selection": bool(args.selection), "acid": args.acid,
-            "best_of_k": args.best_of_k > 1, "snr_gamma": args.snr_gamma is not None,
-            "concat": args.concat != "none",
-        }  # fmt: skip
-        for name, asked in elsewhere.items():
-            if asked:
-                raise ValueError(f"{rules.shown(name)}: --model says itself how a batch is trained")
-        if args.loss not in (LDM, "mse", "rescaled_mse"):
-            raise ValueError(f"--loss {args.loss}: --model's classes have mse, ldm, rescaled_mse")
+        _check_model(args, rules, learned)
     if args.denoiser:
         for name in ("blocks", "res_block", "attn_block"):
             if rules.typed(name):
@@ -312,6 +325,32 @@ def _check_own_code(args: Namespace, rules: Rules) -> None:
     for option, place in (("model", args.model), ("look", args.look), ("denoiser", args.denoiser)):
         if place is not None and not place.rpartition(":")[0].endswith(".py"):
             raise ValueError(f"--{option} {place}: FILE.py:NAME, a Python file and a name in it")
+
+
+def _check_model(args: Namespace, rules: Rules, learned: bool) -> None:
+    """What a class of the user's says itself, and what it has no place for."""
+    elsewhere = {
+        "selection": bool(args.selection), "acid": args.acid, "best_of_k": args.best_of_k > 1,
+        "snr_gamma": args.snr_gamma is not None, "concat": args.concat != "none",
+    }  # fmt: skip
+    for name, asked in elsewhere.items():
+        if asked:
+            raise ValueError(f"{rules.shown(name)}: --model says itself how a batch is trained")
+    if args.compile:
+        raise ValueError("--compile: --model's classes call the network as it is")
+    if args.sampler == "heun":
+        raise ValueError("--sampler heun: --model's classes have no such sampler")
+    losses = ("rescaled_mse",) if learned else (LDM, "mse", "rescaled_mse")
+    if args.loss not in losses:
+        kind = "DDIMTraining has" if learned else "DDPMTraining have"
+        raise ValueError(f"--loss {args.loss}: --model's classes of {kind} {', '.join(losses)}")
+    if args.cond is None:
+        args.cond = False  # a class is given labels and decides; an embedding is for --cond
+    steps = "the loop of the script, --model has trailing steps"
+    rules.belongs("spacing", steps, args.spacing == "trailing")
+    rules.belongs("eta", "the loop of the script, --model has none", False)
+    rules.belongs("schedule_sampler", "--model's classes of DDIMTraining", learned)
+    rules.belongs("class_dropout", "--cond", args.cond)
 
 
 def gaussian(args: Namespace) -> Gaussian:

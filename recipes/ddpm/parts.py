@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,25 +15,24 @@ from torch.utils.data import DataLoader
 from data.labelled import LabelledImages
 from data.latents import LatentImages
 from data.layout_images import LayoutBatch, LayoutImages
-from data.layout_registry import open_layouts
+from data.layout_registry import Views, open_layouts, views_of
 from data.layouts import LayoutSource
 from data.registry import open_source
 from data.samplers import StepSampler
 from data.sources import is_drawn
 from data.views.layouts import Augment
-from diffusion import DDIMTraining, DDPMTraining
+from diffusion import DDPMTraining
 from diffusion.beside import channels_beside
 from diffusion.encoders import Encoder, make_encoder
 from diffusion.schedule_sampler import schedule_sampler
 from generators.autoencoder import copy_autoencoder, encoder_of
 from generators.ddpm import DDPM, KIND
 from generators.door import open_generator
-from models.ddpm import ConditionBlock, EmbedBlock, UNet
+from models.ddpm import UNet
 from models.ddpm.pretrained import adapters, base_names, freeze
 from recipes import batches, initial, room
-from recipes.ddpm import founding
+from recipes.ddpm import founding, own
 from recipes.ddpm.options import (
-    LDM,
     OPTIONS,
     check_shares,
     clip_of,
@@ -48,7 +47,7 @@ from runtime.inputs import Inputs
 from runtime.run import Run
 from storage.dirs import data_home
 from storage.errors import UsageError
-from storage.user_code import load_classes, load_object
+from storage.user_code import at_work, blame
 
 Pictures = LabelledImages | LayoutImages
 Images = Pictures | LatentImages
@@ -68,13 +67,14 @@ def data(args: Namespace) -> Pictures:
         source = open_source(args.data, home, sizes=[args.res] if args.res else [])
         return LabelledImages(source, args.res, crop=args.crop, xflip=args.xflip, cache=args.cache)
     layouts = layout_source(args, args.data, home)
-    views = Augment(flip=0.5, crop=not is_drawn(layouts)) if args.xflip else None
+    views = layout_views(args, layouts, home)
     stored = args.latents is not None  # mirrored pictures have latents of their own, parts none
     return LayoutImages(
         layouts,
         args.res or LAYOUT_SIZE,
-        augment=None if stored else views,
-        xflip=stored and args.xflip,
+        augment=None if stored else views.augment,
+        xflip=stored and views.augment is not None and views.augment.flip > 0,
+        filter=views.filter,
         crop=args.crop,
         max_objects=args.max_objects,
         least=args.max_objects,
@@ -85,6 +85,13 @@ def data(args: Namespace) -> Pictures:
 def has_layouts(args: Namespace) -> bool:
     """Whether the pictures are of a layout set."""
     return args.layout != "none" or args.concat == "segmentation"
+
+
+def layout_views(args: Namespace, layouts: LayoutSource, home: Path) -> Views:
+    """How the pictures of a layout set are looked at in training."""
+    if args.views == "published":
+        return views_of(args.data, home)
+    return Views(Augment(flip=0.5, crop=not is_drawn(layouts)) if args.xflip else None)
 
 
 def layout_source(args: Namespace, spec: str, home: Path, split: str = "train") -> LayoutSource:
@@ -183,11 +190,23 @@ def classes(images: Images) -> list[str]:
 def said(args: Namespace, images: Images) -> str:
     """What there is to say of bad boxes and of idle keys of --config; "" for nothing."""
     lines = []
-    if isinstance(images, LayoutImages) and (faults := images.source.faults.said()):
-        lines.append(faults)
+    if isinstance(images, LayoutImages):
+        if faults := images.source.faults.said():
+            lines.append(faults)
+        if args.views == "published":
+            lines.append(f"random views, as published for {args.data}: {_views_said(images)}")
     if args.config and (keys := founding.idle(Path(args.config).expanduser())):
         lines.append(f"{args.config}: without effect here: {', '.join(keys)}")
+    if args.guidance != 1 and own.unguided(args):
+        lines.append(f"guidance {args.guidance:g} has no effect: {own.UNGUIDED}")
     return "\n".join(lines)
+
+
+def _views_said(images: LayoutImages) -> str:
+    one = images.augment
+    mirrored = images.xflip or (one is not None and one.flip > 0)
+    kinds = {"mirrored": mirrored, "cropped": one is not None and one.crop}
+    return " and ".join(kind for kind, there in kinds.items() if there) or "none"
 
 
 def inputs(args: Namespace, images: Images) -> Inputs:
@@ -266,16 +285,31 @@ def network(args: Namespace, run: Run, images: Images, encoder: Encoder) -> nn.M
     out = channels * (2 if gaussian(args).learned else 1)
     try:
         if args.denoiser:
-            net = own_network(args.denoiser, channels, out)
+            net = own.network(args.denoiser, channels, out)
         else:
-            own, given = own_blocks(args.blocks), _unet(args, images)
-            make = partial(UNet, channels, out, blocks=own, **given)
+            blocks, given = own.blocks_of(args.blocks), _unet(args, images)
+            make = partial(UNet, channels, out, blocks=blocks, **given)
             sizes = ("channels", "channel_mult", "num_blocks", "layout_dim")
-            net = make() if own else room.network(make, run.device, args, OPTIONS, sizes)
+            net = (
+                _made(args, make)
+                if blocks
+                else room.network(make, run.device, args, OPTIONS, sizes)
+            )
     except ValueError as error:
         raise UsageError(str(error)) from None
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     return net.to(run.device).to(memory_format=layout).train()
+
+
+def _made(args: Namespace, make: Callable[[], nn.Module]) -> nn.Module:
+    """A network with blocks of the user's, whose mistakes are told with their place."""
+    try:
+        return make()
+    except Exception as error:
+        if not blame(error):
+            raise
+        with at_work(args.blocks, "--blocks"):
+            raise
 
 
 def channels_of(args: Namespace, images: Images, encoder: Encoder) -> int:
@@ -292,6 +326,9 @@ def _unet(args: Namespace, images: Images) -> dict[str, Any]:
             "layout_attn_type": kind, "layout_attn_resolutions": tuple(args.layout_factors),
             "layout_classes": len(names), "layout_dim": args.layout_dim,
         }  # fmt: skip
+    prompts: dict[str, Any] = {}
+    if args.task_prompts:
+        prompts = {"attn_block_args": {"num_prompts": args.task_prompts, "gated": True}}
     return {
         "model_channels": args.channels,
         "channel_mult": tuple(args.channel_mult),
@@ -310,87 +347,18 @@ def _unet(args: Namespace, images: Images) -> dict[str, Any]:
         "image_size": images.resolution,
         "use_checkpoint": args.recompute,
         **layouts,
+        **prompts,
     }
 
 
-def own_blocks(file: str | None) -> Mapping[str, type[nn.Module]] | None:
-    """Classes of a user's file for --res_block and --attn_block. Errors: UsageError."""
-    if file is None:
-        return None
-    return load_classes(file, (EmbedBlock, ConditionBlock, nn.Module), "--blocks")
-
-
-def own_network(place: str, channels: int, out: int) -> nn.Module:
-    """A user's whole network. Errors: UsageError."""
-    make = load_object(place, "--denoiser")
-    try:
-        net = make(in_channels=channels, out_channels=out)
-    except TypeError as error:
-        raise UsageError(f"--denoiser {place}: {error}") from None
-    if not isinstance(net, nn.Module):
-        raise UsageError(f"--denoiser {place} made a {type(net).__name__}, not a torch module")
-    return net
-
-
-def own_training(args: Namespace, net: nn.Module, how: Objective) -> DDPMTraining | None:
-    """The class of --model around the network; None without. Errors: UsageError."""
-    if args.model is None:
-        return None
-    make = load_object(args.model, "--model")
-    if not (isinstance(make, type) and issubclass(make, DDPMTraining)):
-        raise UsageError(f"--model {args.model}: no class of diffusion.DDPMTraining")
-    given: dict[str, Any] = {
-        "gaussian": how.gaussian, "clip_denoised": clip_of(args) == "unit",
-        "dynamic_thresholding": clip_of(args) == "dynamic",
-        "optim_args": {"lr": args.lr, "weight_decay": args.weight_decay},
-        "use_fast_sampling": args.sampler != "ddpm" or args.sample_steps < how.gaussian.T,
-        "fast_sampler": args.sampler, "fast_sampling_steps": args.sample_steps,
-        "guidance_scale": args.guidance,
-    }  # fmt: skip
-    if issubclass(make, DDIMTraining):
-        given["schedule_sampler"] = how.schedule_sampler
-    else:
-        weighted = args.loss == LDM
-        given["loss_simple_weight"] = args.simple_weight if weighted else 1.0
-        given["loss_elbo_weight"] = args.elbo_weight if weighted else 0.0
-    if issubclass(make, DDIMTraining) != how.gaussian.learned:
-        raise UsageError(
-            f"--model {args.model}: a class of DDIMTraining learns the variance, for which it is "
-            "--variance learned_range; one of DDPMTraining does not"
-        )
-    if args.sampler == "heun":
-        raise UsageError("--model: its classes have no --sampler heun")
-    try:
-        return make(net, **given).to(next(net.parameters()).device)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--model {args.model}: {error}") from None
-
-
-def own_look(args: Namespace) -> Callable[[int, dict[str, Any], Path], object] | None:
-    """The function of --look; None without. Errors: UsageError."""
-    if args.look is None:
-        return None
-    found = load_object(args.look, "--look")
-    if not callable(found):
-        raise UsageError(f"--look {args.look}: no function")
-    return found
-
-
-def batch_of(how: Objective, part: Rows) -> tuple[Any, ...]:
-    """A batch as a data set gives it, for `process_batch`: images in [-1, 1], labels, and the
-    layouts where there are any."""
-    layouts = (how.conditions(part)["layout"],) if how.layout != "none" else ()
-    return (how.images(part), part.labels, *layouts)
-
-
 def optimizer(
-    args: Namespace, net: nn.Module, own: DDPMTraining | None, device: torch.device
+    args: Namespace, net: nn.Module, model: DDPMTraining | None, device: torch.device
 ) -> torch.optim.Optimizer:
     """Adam on what is trained, or what a --model configures. Errors: UsageError."""
     if args.freeze == "base":
         freeze(net, adapters(net))
-    if own is not None:
-        return own.configure_optimizers()
+    if model is not None:
+        return own.optimizer(args, model)
     trained = [p for p in net.parameters() if p.requires_grad]
     fused = True if device.type == "cuda" else None
     return torch.optim.Adam(trained, lr=args.lr, weight_decay=args.weight_decay, fused=fused)
@@ -434,9 +402,9 @@ def reference(args: Namespace, run: Run, net: nn.Module) -> nn.Module | None:
     return found.net
 
 
-def learning_rate(args: Namespace, step: int) -> float:
-    """Of the update that makes it `step` steps."""
-    return args.lr * min(1.0, step / args.warmup) if args.warmup else args.lr
+def ramp(args: Namespace, step: int) -> float:
+    """What the learning rate is multiplied by in the update that makes it `step` steps."""
+    return min(1.0, step / args.warmup) if args.warmup else 1.0
 
 
 def beside_config(args: Namespace, images: Images) -> dict[str, Any]:

@@ -27,6 +27,7 @@ _LAYOUT: dict[str, Any] = {
     "layout": "boxes", "cond": False, "layout_dropout": 0.1, "guidance": 2.0, "xflip": True,
 }  # fmt: skip
 # LayoutDiffuse (arXiv:2302.08908) trains on latents of pretrained networks; these on pixels.
+# Its views of COCO are those of xflip.
 _PIXELS: dict[str, Any] = {
     **_LAYOUT, "res": 64, "channels": 128, "channel_mult": [1, 2, 3, 4], "num_blocks": 2,
     "attn_factors": [4, 8], "channels_per_head": 64, "scale_shift": True, "layout_factors": [2, 4],
@@ -80,9 +81,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "celebamask-layout": {
         "_help": "CelebAMask-HQ at 64 px from the class of every pixel",
         **_PIXELS, "data": "celebamask", "layout": "segmentation", "guidance": 1.0,
+        "views": "published",
     },
     "vg-layout": {
         "_help": "Visual Genome at 64 px from boxes",
-        **_PIXELS, "data": "vg", "max_objects": 10,
+        **_PIXELS, "data": "vg", "max_objects": 10, "views": "published",
     },
 }  # fmt: skip

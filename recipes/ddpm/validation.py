@@ -73,7 +73,7 @@ def look(
     sampling in pure noise, the same every time; both with the rows' conditions.
     """
     x0, gaussian = how.images(rows), how.gaussian
-    keys = mix(torch.arange(len(x0), device=x0.device), SAMPLES)
+    keys = sample_keys(rows)
     noise = keyed_noise(keys, x0.shape[1:])
     starts = {"restore": gaussian.q_sample(x0, gaussian.T - 1, noise), "sampling": noise}
     cond, without = how.conditions(rows, dropping=False), how.without(rows)
@@ -89,6 +89,11 @@ def look(
     return found
 
 
+def sample_keys(rows: Rows) -> Tensor:
+    """Keys int64 [n] of the noise that the rows' pictures are drawn from, the same every time."""
+    return mix(torch.arange(len(rows.keys), device=rows.keys.device), SAMPLES)
+
+
 class Sheet(NamedTuple):
     """images [n, C, H, W] in [0, 1], in `columns` columns, with what stands on them."""
 
@@ -101,40 +106,58 @@ def sheets(
     outputs: dict[str, Any], rows: Rows, names: Sequence[str], objects: Sequence[str]
 ) -> dict[str, Sheet]:
     """The pictures of a look: a strip over time for each row, restored and sampled; the samples
-    in a square; with layouts, the layout, the data's picture and the sample, boxes drawn.
+    in a square; with layouts, the layout, the data's picture and the sample, boxes drawn. What a
+    class of the user's does not return, or what is no picture, is left out.
 
     names, objects: of classes and of what is in layouts.
     """
-    found = {}
-    pictures = _unit(outputs["y_0_image"])
+    found: dict[str, Sheet] = {}
+    pictures = _picture(outputs.get("y_0_image"))
     for way in WAYS:
-        strips = outputs[way]["model_history_output"]
-        frames = _unit(strips)
-        if way == "restore":  # the picture itself at the end of its row
-            frames = torch.cat([frames, pictures[:, None]], 1)
-        steps = outputs[way].get("steps") or [""] * (strips.shape[1] - 1)
-        columns = ["noise", *(f"t {s}" for s in steps), *(["data"] if way == "restore" else [])]
-        found[way] = Sheet(
-            frames.flatten(0, 1), frames.shape[1], Captions(f"{way}, from noise on", columns)
-        )
-    samples = _unit(outputs["sampling"]["model_output"])
-    if "given" in outputs:
+        if (sheet := _strips(way, outputs.get(way), pictures)) is not None:
+            found[way] = sheet
+    drawn = outputs.get("sampling")
+    samples = _picture(drawn.get("model_output") if isinstance(drawn, dict) else None)
+    if samples is None:
+        return found
+    if "given" in outputs and pictures is not None:
         given = nn.functional.interpolate(_unit(outputs["given"]), samples.shape[2:])
-        found["inputs"] = _beside(given.cpu(), pictures.cpu(), samples.cpu(), "given")
+        found["inputs"] = _beside(given.cpu(), pictures, samples, "given")
+    of_rows = len(samples) == len(rows.keys)
     labels = [names[c] if c < len(names) else "" for c in rows.labels.tolist()] if names else []
     side = max(1, round(len(samples) ** 0.5))
-    found["samples"] = Sheet(samples, side, Captions("samples", each=labels))
+    found["samples"] = Sheet(samples, side, Captions("samples", each=labels if of_rows else []))
+    if pictures is None or not of_rows:
+        return found
     if rows.segmentation.numel():
         maps = segmentation_maps(rows.segmentation)
         maps = nn.functional.interpolate(maps, samples.shape[2:], mode="nearest")
-        found["layouts"] = _beside(maps, pictures.cpu(), samples.cpu())
+        found["layouts"] = _beside(maps, pictures, samples)
     elif rows.classes.shape[1] and objects:
-        data, drawn = (
-            with_boxes(x, rows.boxes, rows.classes, objects) for x in (pictures, samples)
-        )
+        data, made = (with_boxes(x, rows.boxes, rows.classes, objects) for x in (pictures, samples))
         maps = layout_maps(rows.boxes, rows.classes, objects, size=data.shape[-1])
-        found["layouts"] = _beside(maps, data, drawn)
+        found["layouts"] = _beside(maps, data, made)
     return found
+
+
+def _strips(way: str, outputs: Any, pictures: Tensor | None) -> Sheet | None:
+    """A strip over time for each row; None without a history [n, frames, C, H, W]."""
+    strips = outputs.get("model_history_output") if isinstance(outputs, dict) else None
+    if not isinstance(strips, Tensor) or strips.ndim != 5 or strips.shape[2] not in (1, 3):
+        return None
+    frames = _unit(strips)
+    steps = outputs.get("steps")
+    columns = ["noise"] + ([f"t {s}" for s in steps] if steps else [""] * (strips.shape[1] - 1))
+    if way == "restore" and pictures is not None and pictures.shape == frames[:, 0].shape:
+        frames = torch.cat([frames, pictures.to(frames.device)[:, None]], 1)
+        columns.append("data")  # the picture itself at the end of its row
+    return Sheet(frames.flatten(0, 1), frames.shape[1], Captions(f"{way}, from noise on", columns))
+
+
+def _picture(x: Any) -> Tensor | None:
+    """Images [n, 1 or 3, H, W] in [-1, 1] as ones in [0, 1]; None for anything else."""
+    image = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] in (1, 3)
+    return _unit(x).cpu() if image else None
 
 
 def _beside(maps: Tensor, data: Tensor, samples: Tensor, first: str = "layout") -> Sheet:

@@ -253,6 +253,20 @@ def test_gated_prompts_begin_as_nothing():
     ]  # fmt: skip
 
 
+def test_gated_prompts_without_text_are_beside_the_rows():
+    plain = randomised(PromptAttention(8, heads=2, dim_head=4))
+    gated = PromptAttention(8, heads=2, dim_head=4, num_prompts=3, prompt_dim=5, gated=True)
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 7, 8)
+    assert torch.equal(gated(x), plain(x))
+    with torch.no_grad():
+        gated.gate.fill_(1)
+    context = torch.cat([x, gated.prompt_to_context_dim(gated.prompt).expand(2, -1, -1)], 1)
+    wide = PromptAttention(8, 8, heads=2, dim_head=4)
+    wide.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(gated(x), wide(x, context))
+
+
 def test_prompts_without_text_and_rows_of_a_batch():
     net, given = tiny(**LAYOUT, **TRANSFORMER), inputs()
     text = torch.randn(3, 4, 12)
