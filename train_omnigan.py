@@ -31,6 +31,7 @@ from models.omnigan import (
     classifier_loss,
     discriminator_loss,
     generator_loss,
+    settled,
     summary,
 )
 from recipes.omnigan import parts, validation
@@ -57,6 +58,8 @@ def main(args: Namespace) -> None:
         # Data: loaders[mode][domain], each with its own list.
         loaders = parts.loaders(opts, args, run)
         run.trains_on(loaders.listing())
+        for line in parts.remarks(opts, loaders):
+            run.say(line)
         total = args.steps or opts["train"]["epochs"] * loaders.epoch
         batch_size = opts["data"]["loaders"]["batch_size"]
         move = partial(parts.on_device, device=run.device)
@@ -102,7 +105,8 @@ def main(args: Namespace) -> None:
             batch = move(next(batches))
             phases, factors = steps.phases(opts, step), {}
             if steps.begins_translation(opts, step):
-                steps.remember(keeper, trainer, batch, weights)
+                with settled(*optimizers.values()):
+                    steps.remember(keeper, trainer, batch, weights)
             second = phases == ("translation",)
             if second:
                 factors = steps.second_phase(opts, trainer, optimizers)
@@ -127,6 +131,7 @@ def main(args: Namespace) -> None:
                     d = discriminator_loss(shared, D, losses, g.fakes, r1=dis["r1"], gp=dis["gp"])
                 run.backward(d.total)
                 run.step(optimizers["D"], clip=clip or None)
+                steps.bound(opts, trainer)
                 players["D"] = d
 
             # C: which of the four domains a latent is of.
@@ -138,14 +143,16 @@ def main(args: Namespace) -> None:
                 players["C"] = c
 
             run.log(**steps.figures(train["log_level"], players))
+            # What is kept and looked at is of whole updates, also between an ExtraAdam's halves.
             last = step + 1 == total
-            if last or (step + 1) % args.snapshot_every == 0:
-                config = parts.snapshot_config(opts, G, step + 1)
-                run.snapshot(f"network-snapshot-{step + 1:07d}", G, parts.KIND, config)
-            if last or (step + 1) % opts["val"]["every_n_steps"] == 0:
-                look()
-            if measuring.due(step + 1):
-                measuring(G, parts.KIND, parts.snapshot_config(opts, G, step + 1))
+            with settled(*optimizers.values()):
+                if last or (step + 1) % args.snapshot_every == 0:
+                    config = parts.snapshot_config(opts, G, step + 1)
+                    run.snapshot(f"network-snapshot-{step + 1:07d}", G, parts.KIND, config)
+                if last or (step + 1) % opts["val"]["every_n_steps"] == 0:
+                    look()
+                if measuring.due(step + 1):
+                    measuring(G, parts.KIND, parts.snapshot_config(opts, G, step + 1))
         if seen or not loaders.val:  # a finished run looks at nothing again
             run.say(f"validation: {validation.verdict(seen, list(loaders.val))}")
         run.say(f"snapshots {run.dir / 'snapshots'}")

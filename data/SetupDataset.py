@@ -250,9 +250,9 @@ def weights(argv: Sequence[str]) -> None:
     """`SetupDataset.py fetch-weights`."""
     parser = argparse.ArgumentParser(
         prog="SetupDataset.py fetch-weights",
-        description="Fetch the networks under LPIPS, and those that calculate_metrics.py measures "
-        "by, into the models directory, for jobs without internet (set TORCH_HOME to that "
-        "directory, as the training scripts do).",
+        description="Fetch the networks under LPIPS, those that calculate_metrics.py measures by, "
+        "and one that train_omnigan.py may begin with, into the models directory, for jobs without "
+        "internet (set TORCH_HOME to that directory, as the training scripts do).",
     )
     parser.add_argument(
         "--nets",
@@ -260,7 +260,7 @@ def weights(argv: Sequence[str]) -> None:
         choices=NETS,
         default=["vgg"],
         help="which: vgg, alex, squeeze under LPIPS; inception, dinov2 (ViT-L/14), dinov2_vitb14 "
-        "for calculate_metrics.py",
+        "for calculate_metrics.py; deeplabv2 for train_omnigan.py",
     )
     add_places(parser, mirrors=True)
     prepare(parser)

@@ -33,15 +33,15 @@ NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 1
 HEAD=${NODES%%$'\n'*}
 PORT=$((10000 + SLURM_JOB_ID % 20000)) # below the ports that systems give out by themselves
 
-# Data that are read from each node's own disk: copied whole, or not there.
+# Data that are read from each node's own disk: whole, verified, used again by later jobs.
 STAGE={{stage}}
 STAGED=$STAGE
 if [ -n "$STAGE" ]; then
-  LOCAL=${SLURM_TMPDIR:-${TMPDIR:-/tmp}/imle-lab-$SLURM_JOB_ID}
-  STAGED=$LOCAL/$(basename -- "$STAGE")
-  srun --ntasks-per-node=1 bash -c '[ -e "$2" ] || { mkdir -p "$(dirname -- "$2")" &&
-    rm -rf -- "$2.part" && cp -r -- "$1" "$2.part" && mv -- "$2.part" "$2"; }' \
-    stage "$STAGE" "$STAGED" || exit 1
+  LOCAL=${SLURM_TMPDIR:-${TMPDIR:-/tmp}/imle-lab-$UID}
+  TOOLKIT={{toolkit}}
+  STAGED=$(PYTHONPATH="$TOOLKIT" {{python}} -m recipes.experiment.stage --where "$STAGE" "$LOCAL") || exit 1
+  PYTHONPATH="$TOOLKIT" srun --ntasks-per-node=1 {{python}} -m recipes.experiment.stage \
+    "$STAGE" "$LOCAL" || exit 1
 fi
 
 rm -f "$RUN/status.json" # what an earlier start came to decides nothing

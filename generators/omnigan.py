@@ -78,15 +78,12 @@ class Omnigan(Loaded):
         [B, 1, H, W]; "s": classes int64 [B, H, W]; "w": probability [B, 1, H, W]}, on the CPU.
         Errors: UsageError."""
         found: dict[str, list[Tensor]] = {task: [] for task in self.net.conditions}
-        raw = self.net.condition_on == "raw"
         for x in self._batches(inputs, batch):
             with self.precision.autocast():
                 decoded = self.net.decode_tasks(self.net.encode(x))
             for task, output in decoded.items():
                 seen = output.argmax(1) if task == "s" else output.float()
-                if task == "w" and not raw:
-                    seen = seen.sigmoid()
-                found[task].append(seen.cpu())
+                found[task].append((self.net.water(seen) if task == "w" else seen).cpu())
         return {task: torch.cat(parts) for task, parts in found.items()}
 
     def _batches(self, inputs: Tensor | None, batch: int) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ or YAML file, or is drawn (`scenes`). A sample is a picture `x` and, where there
     loaders     batches of every domain, endless for training, once through for validation
 """
 
-from data.omni.loaders import Batches, Loaders, make_loaders, multi_batches
+from data.omni.loaders import Batches, Loaders, Reading, make_loaders, multi_batches
 from data.omni.samples import HEIGHT_M, DomainSamples, depth_of, open_samples, pictures_of
 from data.omni.words import CLASSES, DOMAINS, MAPS, MODES, NO_CLASS, Attributes
 
@@ -30,6 +30,7 @@ __all__ = [
     "Batches",
     "DomainSamples",
     "Loaders",
+    "Reading",
     "depth_of",
     "make_loaders",
     "multi_batches",

@@ -20,12 +20,15 @@ _NAMED = 3  # of several faults of a kind
 Sample = dict[str, str]  # key -> absolute path
 
 
-def read_list(file: Path, keep: Sequence[str] = MAPS) -> list[Sample]:
+def read_list(
+    file: Path, keep: Sequence[str] = MAPS, unread: dict[str, int] | None = None
+) -> list[Sample]:
     """The samples of a list file, in its order: absolute paths of `x` and of the maps in `keep`.
 
     Relative paths are relative to the file's folder. `x` is in every sample, any map may be
-    missing. Errors: DataError, one line: no JSON or YAML, no list of objects, an unknown key, a
-    sample without x, two with the same x, paths where nothing is.
+    missing. unread: is told of how many samples each other map is left out. Errors: DataError, one
+    line: no JSON or YAML, no list of objects, an unknown key, a sample without x, two with the same
+    x, paths where nothing is.
     """
     samples = [_sample(entry, i, file) for i, entry in enumerate(_load(file))]
     if not samples:
@@ -35,6 +38,10 @@ def read_list(file: Path, keep: Sequence[str] = MAPS) -> list[Sample]:
         if sample["x"] in seen:
             raise DataError(f"{file}: samples {seen[sample['x']]} and {i} are both {sample['x']}")
         seen[sample["x"]] = i
+    if unread is not None:
+        for key in MAPS:
+            if key not in keep and (count := sum(key in sample for sample in samples)):
+                unread[key] = count
     found = [{k: p for k, p in sample.items() if k in ("x", *keep)} for sample in samples]
     gone = [p for sample in found for p in sample.values() if not os.path.isfile(p)]
     if gone:

@@ -1,7 +1,7 @@
 """Batches of every domain: endless ones for training, whose position is in the checkpoint, and one
 pass in order for validation.
 
-    loaders = make_loaders({"train": {"rf": samples, ..}, "val": {..}}, 2, seed=seed)
+    loaders = make_loaders({"train": {"rf": samples, ..}, "val": {..}}, 2, Reading(seed))
     for batches in multi_batches(loaders.train):     # {"rf": batch, "rn": batch, ..}
         batches["rf"].data.x                         # or batches["rf"]["data"]["x"]
 
@@ -18,6 +18,7 @@ A batch is a dict, whose keys are attributes too:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +63,20 @@ def collate(items: Sequence[Item], domain: str, mode: str) -> Batch:
     )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read. shuffle: whether training has orders of its own, of `seed`, pass after
+    pass. num_workers: of each domain. rank, world_size: whose share of a training batch it is."""
+
+    seed: int = 0
+    shuffle: bool = True
+    num_workers: int = 0
+    pin_memory: bool = False
+    rank: int = 0
+    world_size: int = 1
+    worker_init: Any = None
+
+
 class Batches:
     """The batches of one domain in one mode.
 
@@ -70,35 +85,23 @@ class Batches:
     the last batch with what is left. `len`: batches of a pass.
     """
 
-    def __init__(
-        self,
-        samples: DomainSamples,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        worker_init: Any = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
+    def __init__(self, samples: DomainSamples, batch_size: int, how: Reading) -> None:
         self.samples, self.batch_size = samples, batch_size
         self.trains = samples.mode == "train"
         self.sampler = StepSampler(
-            len(samples), batch_size, seed=seed, shuffle=shuffle, rank=rank,
-            world_size=world_size, with_draws=True,
+            len(samples), batch_size, seed=how.seed, shuffle=how.shuffle, rank=how.rank,
+            world_size=how.world_size, with_draws=True,
         )  # fmt: skip
         order: dict[str, Any] = {"batch_sampler": self.sampler}
         if not self.trains:
             order = {"batch_size": batch_size, "shuffle": False}
         self.loader = DataLoader(
             samples,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            worker_init_fn=worker_init,
-            generator=generator,
+            num_workers=how.num_workers,
+            pin_memory=how.pin_memory,
+            worker_init_fn=how.worker_init,
+            # of its own: else workers' seeds would be drawn from the step's
+            generator=torch.Generator().manual_seed(how.seed),
             collate_fn=self._collate,
             **order,
         )
@@ -149,33 +152,18 @@ class Loaders(Attributes):
 
 
 def make_loaders(
-    samples: Mapping[str, Mapping[str, DomainSamples]],
-    batch_size: int,
-    *,
-    seed: int = 0,
-    shuffle: bool = True,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    worker_init: Any = None,
+    samples: Mapping[str, Mapping[str, DomainSamples]], batch_size: int, how: Reading | None = None
 ) -> Loaders:
     """`loaders[mode][domain]` of the samples that there are; modes and domains may be missing.
 
-    batch_size: of training over all ranks. Validation is done by one rank. num_workers: of each
-    domain. Errors: DataError.
+    batch_size: of training over all ranks. Validation is done by one rank. Errors: DataError.
     """
+    how = how or Reading()
+    modes = {"train": how, "val": replace(how, rank=0, world_size=1)}
     loaders = Loaders({mode: Attributes() for mode in MODES})
     for mode, domains in samples.items():
         for domain, found in domains.items():
-            shared = (rank, world_size) if mode == "train" else (0, 1)
-            # a generator of its own: else workers' seeds would be drawn from the step's
-            generator = torch.Generator().manual_seed(seed)
-            loaders[mode][domain] = Batches(
-                found, batch_size, seed=seed, shuffle=shuffle, num_workers=num_workers,
-                pin_memory=pin_memory, rank=shared[0], world_size=shared[1],
-                worker_init=worker_init, generator=generator,
-            )  # fmt: skip
+            loaders[mode][domain] = Batches(found, batch_size, modes[mode])
     return loaders
 
 

@@ -37,8 +37,11 @@ def read_picture(path: str) -> np.ndarray:
     return (array * 255).round().astype(np.uint8)
 
 
-def read_map(key: str, path: str, classes: int = NO_CLASS) -> np.ndarray:
+def read_map(
+    key: str, path: str, classes: int = NO_CLASS, no_class: int | None = None
+) -> np.ndarray:
     """A map [H, W] of one of MAPS. classes: numbers of `s` below which a pixel's has to be.
+    no_class: of `s`, a number in files that is no class, besides NO_CLASS.
 
     d: float32, as it stands in the file (0: unknown). h: float32 in [0, 1]; numbers of 8 and 16
     bits are divided by the largest of them, others have to be in it. w: float32, 1 where the file
@@ -46,7 +49,7 @@ def read_map(key: str, path: str, classes: int = NO_CLASS) -> np.ndarray:
     Errors: DataError, one line that names the file.
     """
     if key == "s":
-        return _segments(path, classes)
+        return _segments(path, classes, no_class)
     values = _single(path)
     largest = np.iinfo(values.dtype).max if values.dtype in (np.uint8, np.uint16) else 1
     out = values.astype(np.float32)
@@ -76,7 +79,7 @@ def read_array(path: str) -> np.ndarray:
     return array
 
 
-def _segments(path: str, classes: int) -> np.ndarray:
+def _segments(path: str, classes: int, no_class: int | None) -> np.ndarray:
     name = path.lower()
     if name.endswith(LOSSY):
         raise bad_image(path, "a JPEG or WebP changes the numbers of classes: use PNG or .npy")
@@ -84,6 +87,8 @@ def _segments(path: str, classes: int) -> np.ndarray:
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
         raise bad_image(path, "numbers of classes are whole")
     labels = labels.astype(np.int32)
+    if no_class is not None:
+        labels[labels == no_class] = NO_CLASS
     wrong = (labels >= classes) & (labels != NO_CLASS) | (labels < -1)
     if wrong.any():
         raise bad_image(

@@ -50,13 +50,21 @@ class Samples(Protocol):
 
 
 class ListedSamples:
-    """The samples of a list file. classes, depth_unit: see `open_samples`. Errors: DataError."""
+    """The samples of a list file. classes, no_class, depth_unit: see `open_samples`. unread: {map
+    that is not in `keep`: how many samples have it}. Errors: DataError."""
 
     def __init__(
-        self, file: Path, keep: Sequence[str], classes: int = CLASSES, depth_unit: float = 1.0
+        self,
+        file: Path,
+        keep: Sequence[str],
+        classes: int = CLASSES,
+        depth_unit: float = 1.0,
+        no_class: int | None = None,
     ) -> None:
         self.file, self.classes, self.depth_unit = file, classes, depth_unit
-        self.samples = read_list(file, keep)
+        self.no_class = no_class
+        self.unread: dict[str, int] = {}
+        self.samples = read_list(file, keep, self.unread)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -66,7 +74,7 @@ class ListedSamples:
         out = {"x": read_picture(sample["x"])}
         for key in MAPS:
             if key in sample:
-                array = read_map(key, sample[key], self.classes)
+                array = read_map(key, sample[key], self.classes, self.no_class)
                 _check_shape(out["x"], array, sample["x"], sample[key])
                 array = nearest(array, out["x"].shape[:2])  # maps are often of another resolution
                 out[key] = array * np.float32(self.depth_unit) if key == "d" else array
@@ -219,11 +227,13 @@ def open_samples(
     base: str | None = None,
     classes: int = CLASSES,
     depth_unit: float = 1.0,
+    no_class: int | None = None,
 ) -> Samples:
     """The samples that a word names: a list file, or `scenes`, `scenes:COUNT` of the domain.
 
     keep: the maps that are read. base: the folder that relative list files lie in (default: the
     working directory). classes: of segmentations. depth_unit: metres of a unit in depth files.
+    no_class: a number in segmentations of a list that is no class, as 255 never is one.
     Errors: DataError.
     """
     name, _, count = word.partition(":")
@@ -232,7 +242,7 @@ def open_samples(
             raise DataError(f"{word}: scenes, or scenes:COUNT with a positive number")
         return SceneSamples(domain, mode, keep, int(count) if count else None)
     file = (Path(base).expanduser() if base else Path()) / Path(word).expanduser()
-    return ListedSamples(file.absolute(), keep, classes, depth_unit)
+    return ListedSamples(file.absolute(), keep, classes, depth_unit, no_class)
 
 
 def _check_shape(picture: np.ndarray, array: np.ndarray, x: str, path: str) -> None:

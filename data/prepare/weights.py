@@ -51,7 +51,16 @@ EXTRACTORS = {
         "Apache 2.0",
     ),
 }
-NETS = (*LPIPS_BACKBONES, *EXTRACTORS)
+# What training begins with: Deeplabv2's ResNet-101 on ImageNet, by ADVENT, who publish no digest.
+ENCODERS = {
+    "deeplabv2": Published(
+        "DeepLab_resnet_pretrained_imagenet.pth",
+        "https://github.com/valeoai/ADVENT/releases/download/v0.1/",
+        "",
+        "Apache 2.0",
+    ),
+}
+NETS = (*LPIPS_BACKBONES, *EXTRACTORS, *ENCODERS)
 
 
 def weights_folder(models_home: Path) -> Path:
@@ -69,6 +78,11 @@ def extractor_file(models_home: Path, net: str) -> Path:
     return weights_folder(models_home) / EXTRACTORS[net].file
 
 
+def encoder_file(models_home: Path, net: str) -> Path:
+    """Where the weights of an encoder lie or are to lie. Errors: KeyError."""
+    return weights_folder(models_home) / ENCODERS[net].file
+
+
 def fetch_weights(
     models_home: Path,
     nets: Sequence[str] = ("vgg",),
@@ -80,8 +94,8 @@ def fetch_weights(
     publishes them. DataError says where to put them."""
     files = []
     for net in nets:
-        if net in EXTRACTORS:
-            name, folder, digest, licence = EXTRACTORS[net]
+        if net in EXTRACTORS or net in ENCODERS:
+            name, folder, digest, licence = (EXTRACTORS | ENCODERS)[net]
         elif net in LPIPS_BACKBONES:
             name, folder, licence = LPIPS_BACKBONES[net], PYTORCH, ""
             digest = Path(name).stem.rsplit("-", 1)[1]
@@ -91,7 +105,7 @@ def fetch_weights(
             fetch(
                 [base.rstrip("/") + "/" + name for base in (*mirrors, folder)],
                 weights_folder(models_home) / name,
-                sha256=digest,
+                sha256=digest or None,
                 bar=bar,
                 about=f"licence {licence}" if licence and bar else "",
             )

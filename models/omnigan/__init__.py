@@ -5,8 +5,8 @@ from models.omnigan.classifier import DomainClassifier
 from models.omnigan.deeplab import load_pretrained
 from models.omnigan.discriminators import make_discriminators
 from models.omnigan.domains import CONDITIONS, DOMAINS, TASKS, other_flood, other_reality
-from models.omnigan.extra_adam import ExtraAdam
-from models.omnigan.gan_losses import GANLoss
+from models.omnigan.extra_adam import ExtraAdam, settled
+from models.omnigan.gan_losses import GANLoss, clip_weights
 from models.omnigan.generator import PUBLISHED, OmniGenerator
 from models.omnigan.losses import make_losses
 from models.omnigan.names import our_names
@@ -45,6 +45,7 @@ __all__ = [
     "Terms",
     "Weights",
     "classifier_loss",
+    "clip_weights",
     "discriminator_loss",
     "freeze",
     "generator_loss",
@@ -58,6 +59,7 @@ __all__ = [
     "parameter_groups",
     "phases_of",
     "set_lr",
+    "settled",
     "summary",
     "unfreeze",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,50 +17,49 @@ from models.omnigan.norms import make_norm, spectral
 Prediction = Tensor | list[list[Tensor]]
 
 
-def patch_layers(
-    input_nc: int, ndf: int, n_layers: int, norm: str, use_sigmoid: bool
-) -> list[list[nn.Module]]:
-    """The layers of a PatchGAN, in groups: n_layers convolutions of stride 2, one of stride 1, and
-    the last to one channel; all 4x4, padded by 1, under spectral normalisation. Channels are ndf
-    times 1, 2, 4, 8, 8, ... Errors: ValueError.
-    """
-    if n_layers < 1:
-        raise ValueError(f"n_layers {n_layers}: a discriminator has at least 1")
-    bias = norm != "batch"  # its own shift would be the same thing
-    width = ndf
-    groups: list[list[nn.Module]] = [
-        [spectral(nn.Conv2d(input_nc, ndf, 4, 2, 1)), nn.LeakyReLU(0.2)]
-    ]
-    for n in range(1, n_layers + 1):
-        before, width = width, ndf * min(2**n, 8)
-        stride = 2 if n < n_layers else 1
-        conv = nn.Conv2d(before, width, 4, stride, 1, bias=bias)
-        groups.append([spectral(conv), make_norm(norm, width), nn.LeakyReLU(0.2)])
-    groups.append([spectral(nn.Conv2d(width, 1, 4, 1, 1))])
-    if use_sigmoid:
-        groups[-1].append(nn.Sigmoid())
-    return groups
+@dataclass(frozen=True)
+class Patches:
+    """A PatchGAN's shape: n_layers convolutions of stride 2, one of stride 1, and the last to one
+    channel; all 4x4, padded by 1, under spectral normalisation. Channels are ndf times 1, 2, 4, 8,
+    8, ... norm: instance, batch, layer, none. use_sigmoid: numbers in [0, 1], for the least-squares
+    loss."""
+
+    input_nc: int = 3
+    ndf: int = 64
+    n_layers: int = 3
+    norm: str = "instance"
+    use_sigmoid: bool = False
+
+    def layers(self) -> list[list[nn.Module]]:
+        """Its layers, in groups. Errors: ValueError."""
+        if self.n_layers < 1:
+            raise ValueError(f"n_layers {self.n_layers}: a discriminator has at least 1")
+        bias = self.norm != "batch"  # its own shift would be the same thing
+        width = self.ndf
+        groups: list[list[nn.Module]] = [
+            [spectral(nn.Conv2d(self.input_nc, width, 4, 2, 1)), nn.LeakyReLU(0.2)]
+        ]
+        for n in range(1, self.n_layers + 1):
+            before, width = width, self.ndf * min(2**n, 8)
+            stride = 2 if n < self.n_layers else 1
+            conv = nn.Conv2d(before, width, 4, stride, 1, bias=bias)
+            groups.append([spectral(conv), make_norm(self.norm, width), nn.LeakyReLU(0.2)])
+        groups.append([spectral(nn.Conv2d(width, 1, 4, 1, 1))])
+        if self.use_sigmoid:
+            groups[-1].append(nn.Sigmoid())
+        return groups
 
 
 class PatchDiscriminator(nn.Module):
     """A PatchGAN: [B, input_nc, H, W] -> a map [B, 1, about H / 2^n, W / 2^n] of unbounded numbers,
     each of which judges a patch (256 x 256 with n_layers 3: 30 x 30).
 
-    norm: instance, batch, layer, none. use_sigmoid: numbers in [0, 1], for the least-squares loss.
     Source: Isola et al. 2017; spectral normalisation: Miyato et al. 2018. Errors: ValueError.
     """
 
-    def __init__(
-        self,
-        input_nc: int = 3,
-        ndf: int = 64,
-        n_layers: int = 3,
-        norm: str = "instance",
-        use_sigmoid: bool = False,
-    ) -> None:
+    def __init__(self, shape: Patches) -> None:
         super().__init__()
-        groups = patch_layers(input_nc, ndf, n_layers, norm, use_sigmoid)
-        self.model = nn.Sequential(*(layer for group in groups for layer in group))
+        self.model = nn.Sequential(*(layer for group in shape.layers() for layer in group))
 
     def forward(self, x: Tensor) -> Prediction:
         return self.model(x)
@@ -89,21 +89,12 @@ class MultiscaleDiscriminator(nn.Module):
     Errors: ValueError.
     """
 
-    def __init__(
-        self,
-        input_nc: int = 3,
-        ndf: int = 64,
-        n_layers: int = 3,
-        norm: str = "instance",
-        use_sigmoid: bool = False,
-        num_D: int = 3,
-    ) -> None:
+    def __init__(self, shape: Patches, num_D: int = 3) -> None:
         super().__init__()
         if num_D < 1:
             raise ValueError(f"num_D {num_D}: a discriminator has at least 1 scale")
         for i in range(num_D):
-            groups = patch_layers(input_nc, ndf, n_layers, norm, use_sigmoid)
-            self.add_module(f"discriminator_{i}", _Scale(groups))
+            self.add_module(f"discriminator_{i}", _Scale(shape.layers()))
 
     def forward(self, x: Tensor) -> Prediction:
         scales = []
@@ -123,9 +114,8 @@ def make_discriminator(
     num_D: int = 1,
 ) -> nn.Module:
     """A PatchDiscriminator, or with num_D above 1 a MultiscaleDiscriminator. Errors: ValueError."""
-    if num_D == 1:
-        return PatchDiscriminator(input_nc, ndf, n_layers, norm, use_sigmoid)
-    return MultiscaleDiscriminator(input_nc, ndf, n_layers, norm, use_sigmoid, num_D)
+    shape = Patches(input_nc, ndf, n_layers, norm, use_sigmoid)
+    return PatchDiscriminator(shape) if num_D == 1 else MultiscaleDiscriminator(shape, num_D)
 
 
 def make_discriminators(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -128,3 +129,25 @@ def restore(optimizer: torch.optim.Optimizer, params: Iterable[nn.Parameter]) ->
         saved = optimizer.state[p].pop(_SAVED, None) if p in optimizer.state else None
         if saved is not None:
             p.copy_(saved)
+
+
+@contextlib.contextmanager
+def settled(*optimizers: torch.optim.Optimizer) -> Iterator[None]:
+    """Parameters as the last whole update left them: those that an extrapolation has moved are put
+    back for as long as this is open. Nothing inside may change them."""
+    moved = [
+        (p, state)
+        for optimizer in optimizers
+        for p, state in optimizer.state.items()
+        if _SAVED in state
+    ]
+    there = [p.detach().clone() for p, _ in moved]
+    with torch.no_grad():
+        for p, state in moved:
+            p.copy_(state[_SAVED])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (p, _), value in zip(moved, there, strict=True):
+                p.copy_(value)

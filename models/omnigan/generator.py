@@ -61,9 +61,10 @@ class OmniGenerator(nn.Module):
     - shared: one decoder for both floods, or one each; one decoder needs bits;
     - n_upsample, and arguments of the decoder.
 
-    condition_on: "probabilities", softmax of s and sigmoid of w, or "raw": decoders' outputs as
-    they are, which is how networks of the original code were trained. `config` is all of it, to
-    make the same network again. Errors: ValueError, of one line.
+    condition_on: "probabilities", softmax of s and sigmoid of w, or "raw": outputs of decoders that
+    end in an activation as they are, which is how networks of the original code were trained;
+    logits become probabilities in any case. `config` is all of it, to make the same network again.
+    Errors: ValueError, of one line.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class OmniGenerator(nn.Module):
         self.n_downsample = int(cast(Any, self.encoder).n_downsample)
         self.conditions = tuple(task for task in CONDITIONS if task in self.tasks)
         self.output_dims: dict[str, int] = {}
+        self.logits: set[str] = set()  # tasks whose decoders end without an activation
         decoders: dict[str, nn.Module] = {}
         for task in self.tasks:
             if task != "t":
@@ -118,6 +120,8 @@ class OmniGenerator(nn.Module):
         said.setdefault("activation", "tanh" if task == "a" else "none")
         said.setdefault("output_dim", _CHANNELS[task])
         said["res_dim"] = self.latent_dim
+        if said["activation"] == "none":
+            self.logits.add(task)
         self.output_dims[task] = int(said["output_dim"])
         if task != "s" and self.output_dims[task] != _CHANNELS[task]:
             raise ValueError(f"{where}.output_dim is {said['output_dim']}: it is {_CHANNELS[task]}")
@@ -191,9 +195,19 @@ class OmniGenerator(nn.Module):
         return torch.cat(maps, 1)
 
     def _condition(self, task: str, output: Tensor) -> Tensor:
-        if self.condition_on == "raw" or task not in ("s", "w"):
+        raw = self.condition_on == "raw" and task not in self.logits
+        if raw or task not in ("s", "w"):
             return output
         return output.softmax(1) if task == "s" else output.sigmoid()
+
+    def wet(self, output: Tensor) -> Tensor:
+        """Where an output of w says that there is water: bool, of its shape."""
+        return output > (0 if "w" in self.logits else 0.5)  # a logit of 0 is a half
+
+    def water(self, output: Tensor) -> Tensor:
+        """An output of w as a probability in [0, 1]."""
+        output = output.float()
+        return output.sigmoid() if "w" in self.logits else output.clamp(0, 1)
 
     def adapt(self, z: Tensor, reality: str) -> Tensor:
         """Latents as real (r) or simulated (s) pictures [B, 3, H, W] in [-1, 1]."""

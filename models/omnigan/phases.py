@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from models.omnigan.extra_adam import restore
 from models.omnigan.generator import OmniGenerator
 from models.omnigan.shared import Shared
+from runtime import distributed
 
 
 def phases_of(
@@ -145,14 +146,17 @@ class EWC(nn.Module):
 
     def estimate(self, G: OmniGenerator, losses: Iterable[Callable[[], Tensor]]) -> None:
         """Take the weights as they are now, and F of the gradients of these losses: functions that
-        compute the representation loss, each of other pictures. Gradients that G had are gone."""
+        compute the representation loss, each of other pictures. Gradients that G had are gone.
+
+        With several ranks each one's losses are of its share of the pictures: gradients are
+        averaged before they are squared, so that F is that of one rank with all of them.
+        """
         weights = _weights(G)
         sums, count = [torch.zeros_like(p) for p in weights], 0
         for loss in losses:
             grads = torch.autograd.grad(loss(), weights, allow_unused=True)
             for total, grad in zip(sums, grads, strict=True):
-                if grad is not None:
-                    total.add_(grad.square())
+                total.add_(_over_ranks(torch.zeros_like(total) if grad is None else grad).square())
             count += 1
         if not count:
             raise ValueError("EWC is estimated of one loss at least")
@@ -167,6 +171,11 @@ class EWC(nn.Module):
             for i, p in enumerate(_weights(G))
         ]
         return torch.stack(lost).sum() / 2
+
+
+def _over_ranks(grad: Tensor) -> Tensor:
+    """The mean over ranks; of one rank the same."""
+    return distributed.mean(grad) if distributed.world_size() > 1 else grad
 
 
 def _weights(G: OmniGenerator) -> list[nn.Parameter]:

@@ -241,17 +241,12 @@ def _mask(shared: Shared, domain: str, seen: Mapping[str, Tensor], mask: str) ->
         return dry
     label = shared.label(domain, "w")
     decoded = shared.decoded[domain].get("w")
-    before = torch.zeros_like(dry) if decoded is None else _water(shared, decoded)
+    before = torch.zeros_like(dry) if decoded is None else shared.G.wet(decoded).float()
     if label is not None:
         has = torch.ones(len(x), device=x.device) if label[1] is None else label[1].to(x.device)
         before = torch.where(has[:, None, None, None] > 0, (label[0] > 0.5).float(), before)
-    after = _water(shared, seen["w"]) if "w" in seen else torch.zeros_like(dry)
+    after = shared.G.wet(seen["w"]).float() if "w" in seen else torch.zeros_like(dry)
     return dry - torch.maximum(before, after)
-
-
-def _water(shared: Shared, output: Tensor) -> Tensor:
-    raw = shared.G.condition_on == "raw"
-    return (output > (0.5 if raw else 0)).float()  # a logit of 0 is a probability of a half
 
 
 def _judged(
@@ -294,16 +289,18 @@ def _judged(
 
 @torch.no_grad()
 def _complete(shared: Shared, fakes: Pictures) -> None:
-    """Pictures that the discriminators need and no loss of the generator has made."""
-    if "a" in shared.G.tasks and "a" not in fakes:
-        made: dict[str, Tensor] = {}
+    """Pictures that the discriminators need and no loss of the generator has made: of every domain,
+    also of one whose partner is not there."""
+    for task in ("a", "t"):
+        if task not in shared.G.tasks:
+            continue
+        made = fakes.setdefault(task, {})
+        z = {d: shared.z[d] for d in shared.domains if d not in made}
+        if task == "t":
+            made |= shared.translate(z, shared.decoded, other_flood)
+            continue
         for reality in "rs":
-            z = {d: shared.z[d] for d in shared.paired(other_reality) if d[0] != reality}
-            made |= shared.adapt(z, reality)
-        fakes["a"] = made
-    if "t" in shared.G.tasks and "t" not in fakes:
-        z = {d: shared.z[d] for d in shared.paired(other_flood)}
-        fakes["t"] = shared.translate(z, shared.decoded, other_flood)
+            made |= shared.adapt({d: v for d, v in z.items() if d[0] != reality}, reality)
 
 
 # ------------------------------------------------------------- discriminators and classifier

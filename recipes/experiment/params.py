@@ -21,6 +21,7 @@ class Code(str):
 # One value; several words; shell text; None: nothing gives it a value.
 Param = str | int | tuple[str, ...] | Code | None
 
+ROOT = Path(__file__).resolve().parents[2]  # the toolkit's own folder
 STAGED = '"$STAGED"'  # what the template calls the copy of sbatch.stage on a node's own disk
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d\d?(:\d\d){0,2}")
 _GPU = re.compile(r"(?:gpu)?:?(?:([A-Za-z][\w.-]*):)?(\d+)")
@@ -124,6 +125,7 @@ def params_of(experiment: Mapping[str, Any], run: Mapping[str, Any], folder: Pat
         "description": told["description"],
         "output_path": str(folder),
         "folder": os.getcwd(),
+        "toolkit": str(ROOT),
         "python": sys.executable,
         "command": Code(staged(command, str(asked["stage"]))),
         "exports": Code(exports(experiment, run)),

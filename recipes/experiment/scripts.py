@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from recipes.experiment.params import sbatch_of, staged, told_of
+from recipes.experiment.params import ROOT, sbatch_of, staged, told_of
 from recipes.experiment.plan import Planned
 from runtime.near import closest, hint
 from runtime.settings import flat
@@ -28,8 +28,8 @@ from storage.errors import UsageError
 from storage.files import write_text
 from storage.yaml_files import yaml_text
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGURED = ("train_omnigan.py",)  # their options are a file, --config
+# Whose options are a file, --config: the module that sees whether their networks can be made.
+CONFIGURED = {"train_omnigan.py": "recipes.omnigan.parts"}
 CONFIG = "config.yaml"
 
 
@@ -110,7 +110,8 @@ def _configured(
         file = Path(scratch) / CONFIG
         write_text(file, yaml_text(run.trainer), durable=False)
         try:
-            read([*front, "--config", str(file)])
+            args = read([*front, "--config", str(file)])
+            importlib.import_module(CONFIGURED[run.script[0]]).try_to_make(args.opts)
         except UsageError as error:
             raise UsageError(str(error).replace(str(file), "trainer")) from None
     words = [*front, "--config", str(folder / CONFIG), "--outdir", str(folder)]

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.experiment.params import Code, Param, params_of
-from recipes.experiment.shell import DIRECTIVE, Scanner, plain, quoted
+from recipes.experiment.shell import DIRECTIVE, Scanner, number, plain, quoted
 from runtime.near import closest, hint
 from storage.errors import UsageError
 from storage.files import read_bytes, write_text
 
+# Parameters that may stand in the place of a command's name: nothing in them is a user's.
+OWN = ("command", "exports", "main_partition", "python")
 _PLACE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
@@ -52,8 +54,8 @@ def fill(template: str, params: Mapping[str, Param], where: str) -> Filled:
     that would not stay one where it stands.
     """
     kept, left_out, scanner = [], [], Scanner()
-    for number, line in enumerate(template.splitlines(), 1):
-        at = f"{where}:{number}"
+    for row, line in enumerate(template.splitlines(), 1):
+        at = f"{where}:{row}"
         names = _PLACE.findall(line)
         if rest := _PLACE.sub("", line).partition("{{")[1:]:
             if rest[0]:
@@ -72,6 +74,8 @@ def fill(template: str, params: Mapping[str, Param], where: str) -> Filled:
             raise UsageError(f"{at}: {{{{{empty[0]}}}}} has no value: give sbatch.{empty[0]}")
         kept.append(_filled(line, params, at, scanner, directive))
         scanner.end_line()
+        if scanner.fault:
+            raise UsageError(f"{at}: {scanner.fault}, behind values: it would read them as code")
     return Filled("\n".join(kept) + "\n", left_out)
 
 
@@ -85,7 +89,8 @@ def _filled(
         name = found[1]
         value = in_place(name, params[name], line[: found.start()], line[found.end() :])
         parts += [before, _written(name, value, at, scanner, directive)]
-        scanner.line += "x"  # a word stands here
+        if not directive and not scanner.comment:
+            scanner.value()
         end = found.end()
     scanner.read(line[end:])
     text = "".join([*parts, line[end:]])
@@ -108,14 +113,17 @@ def _written(name: str, value: Param, at: str, scanner: Scanner, directive: bool
         return " ".join(words)
     if scanner.comment:
         return " ".join("".join(c if c.isprintable() else " " for c in w) for w in words)
-    if all(map(plain, words)) and len(words) == 1 and not isinstance(value, Code):
+    if len(words) == 1 and number(words[0]):
         return words[0]
-    if not scanner.quotable():
+    code = isinstance(value, Code)
+    itself = len(words) == 1 and plain(words[0]) and not code
+    count = ("", "") if code else words
+    if why := scanner.refusal(count, quotes=itself, own=name in OWN):
         raise UsageError(
-            f"{at}: {{{{{name}}}}} stands inside of quotes or of what a shell reads twice; let it "
-            "stand alone: a value is quoted where it needs to be"
+            f"{at}: {{{{{name}}}}} stands {why}: let it be a word by itself, of a command that "
+            "reads it as data; it is quoted where it needs to be"
         )
-    return str(value) if isinstance(value, Code) else quoted(words)
+    return words[0] if itself or code else quoted(words)
 
 
 def in_place(name: str, value: Param, before: str, after: str) -> Param:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.omni import MODES
 from recipes import measuring
 from recipes.command import read_options
 from recipes.omnigan.schema import SCHEMA
@@ -132,13 +133,41 @@ def read_settings(
 
     A section `comet` in a file is read as `wandb`. Errors: ValueError, one line.
     """
-    opts = merge(defaults(SCHEMA), checked(SETTINGS.get(preset or "", {}), SCHEMA, f"{preset}"))
+    said = checked(SETTINGS.get(preset or "", {}), SCHEMA, f"{preset}")
     if file is not None:
         path = Path(file).expanduser()
-        opts = merge(opts, checked(_as_wandb(read_yaml(path), str(path)), SCHEMA, str(path)))
+        said = merge(said, checked(_as_wandb(read_yaml(path), str(path)), SCHEMA, str(path)))
     for word in words:
-        opts = merge(opts, checked(assigned(word), SCHEMA, "--set"))
+        said = merge(said, checked(assigned(word), SCHEMA, "--set"))
+    opts = merge(defaults(SCHEMA), said)
+    _refuse_unasked_scenes(said, opts)
     return opts
+
+
+def _refuse_unasked_scenes(said: Mapping[str, Any], opts: Mapping[str, Any]) -> None:
+    """Errors: ValueError where some domains have lists, and of others nothing is said: scenes are
+    no pictures of the same streets, and stand in for none that is forgotten."""
+    files = (said.get("data") or {}).get("files") or {}
+    given = {f"{m}.{d}": w for m in MODES for d, w in (files.get(m) or {}).items()}
+    lists = [name for name, word in given.items() if _is_list(word)]
+    unsaid = [
+        f"{mode}.{domain}" for mode in MODES for domain in opts["data"]["files"][mode]
+        if f"{mode}.{domain}" not in given
+    ]  # fmt: skip
+    if lists and unsaid:
+        raise ValueError(
+            f"data.files: {lists[0]} is a list, and nothing is said of {', '.join(unsaid)}: give "
+            "each a list, scenes, or none"
+        )
+
+
+def _is_list(word: str) -> bool:
+    return word != "none" and not word.startswith("scenes")
+
+
+def of_scenes(opts: Mapping[str, Any]) -> bool:
+    """Whether training is on embedded scenes alone."""
+    return not any(_is_list(word) for word in opts["data"]["files"]["train"].values())
 
 
 def _as_wandb(config: Any, where: str) -> Any:
@@ -172,6 +201,8 @@ def refuse_wrong(opts: Mapping[str, Any]) -> None:
                 f"{pairs[1][0]} and {pairs[1][1]}); there are {', '.join(trained)}: leave it out "
                 "of tasks, or give data.files.train"
             )
+    if opts["dis"]["clip"] and opts["dis"]["gan"] != "wgan":
+        raise ValueError(f"dis.clip is of dis.gan wgan, and it is {opts['dis']['gan']}")
     train = opts["train"]
     if train["freeze_representation"] and (
         train["representation_lr"] != 1 or train["keep_representation"] != "none"

@@ -21,11 +21,13 @@ from data.omni import (
     CLASSES,
     DomainSamples,
     Loaders,
+    Reading,
     make_loaders,
     open_samples,
     pictures_of,
 )
 from data.omni.transforms import output_size, read_steps
+from data.prepare.weights import encoder_file
 from data.scenes import SEGMENTS
 from data.sources import Source
 from models.omnigan import (
@@ -42,12 +44,14 @@ from models.omnigan import (
     parameter_groups,
 )
 from recipes.metrics.during import During
-from recipes.omnigan.options import active, domains
+from recipes.omnigan.options import active, domains, of_scenes
 from runtime.run import Run
 from runtime.seeding import seed_worker
+from storage.dirs import models_home
 from storage.errors import DataError, UsageError
 
 KIND = "omnigan"
+ADVENT = "advent"  # in the place of a file: the weights that fetch-weights gets
 SIZE = 256  # of pictures whose size no transform says
 BLOCKS = ("n_res", "res_norm", "activ", "pad_type")
 
@@ -71,7 +75,31 @@ class Omnigan:
 
 def make(opts: Mapping[str, Any]) -> Omnigan:
     """Networks at their beginning, drawn from torch's generator, and losses. Errors: UsageError."""
-    gen, dis, tasks = opts["gen"], opts["dis"], active(opts)
+    gen, dis = opts["gen"], opts["dis"]
+    file = pretrained_file(opts)
+    trainer = _players(opts)
+    for task, decoder in trainer.G.decoders.items():
+        init_weights(decoder, gen[task]["init_type"], gen[task]["init_gain"])
+    for task, head in trainer.D.items():
+        init_weights(head, dis[task]["init_type"], dis[task]["init_gain"])
+    if trainer.C is not None:
+        init = opts["classifier"]
+        init_weights(trainer.C, init["init_type"], init["init_gain"])
+    if file is not None:
+        load_pretrained(trainer.G.encoder, file)
+    return trainer
+
+
+def try_to_make(opts: Mapping[str, Any]) -> None:
+    """See whether `make` would do it, in no time and memory. Errors: UsageError."""
+    pretrained_file(opts)
+    with torch.device("meta"):
+        _players(opts)
+
+
+def _players(opts: Mapping[str, Any]) -> Omnigan:
+    """Networks as their layers begin, and losses. Errors: UsageError."""
+    dis, tasks = opts["dis"], active(opts)
     try:
         G = OmniGenerator(tasks, **generator_arguments(opts))
         heads = {k: {n: v for n, v in dis[k].items() if not n.startswith("init_")} for k in "at"}
@@ -98,15 +126,26 @@ def make(opts: Mapping[str, Any]) -> Omnigan:
             f"data.transforms end in {sides[0]} x {sides[1]} px: sides must be multiples of "
             f"{2**G.n_downsample}, which the encoder makes smaller"
         )
-    for task, decoder in G.decoders.items():
-        init_weights(decoder, gen[task]["init_type"], gen[task]["init_gain"])
-    for task, head in D.items():
-        init_weights(head, dis[task]["init_type"], dis[task]["init_gain"])
-    if C is not None:
-        init_weights(C, opts["classifier"]["init_type"], opts["classifier"]["init_gain"])
-    if gen["encoder"]["architecture"] == "deeplabv2" and gen["deeplabv2"]["pretrained_model"]:
-        load_pretrained(G.encoder, Path(gen["deeplabv2"]["pretrained_model"]).expanduser())
     return Omnigan(G, D, C, losses)
+
+
+def pretrained_file(opts: Mapping[str, Any]) -> Path | None:
+    """The weights that a Deeplabv2 encoder begins with; None: it begins at random, or is another.
+
+    Errors: UsageError where there is no such file.
+    """
+    word = opts["gen"]["deeplabv2"]["pretrained_model"]
+    if opts["gen"]["encoder"]["architecture"] != "deeplabv2" or not word:
+        return None
+    named = word == ADVENT
+    file = encoder_file(models_home(), "deeplabv2") if named else Path(word).expanduser()
+    if not file.is_file():
+        get = "run `python data/SetupDataset.py fetch-weights --nets deeplabv2`, " if named else ""
+        raise UsageError(
+            f"gen.deeplabv2.pretrained_model {word}: there is no {file}: {get}give the path of a "
+            "file, or null"
+        )
+    return file
 
 
 def generator_arguments(opts: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +156,7 @@ def generator_arguments(opts: Mapping[str, Any]) -> dict[str, Any]:
         encoder |= {k: gen["encoder"][k] for k in ("input_dim", "dim", "n_downsample", "norm")}
     else:
         encoder |= {"proj_dim": gen["deeplabv2"]["proj_dim"]}
-    found: dict[str, Any] = {"encoder": encoder, "condition_on": gen["t"]["condition_on"]}
+    found: dict[str, Any] = {"encoder": encoder}
     for task in tasks.replace("t", ""):
         found[task] = {k: gen[task][k] for k in (*BLOCKS, "n_upsample")}
         if task == "s":
@@ -182,6 +221,7 @@ def loaders(opts: Mapping[str, Any], args: Namespace, run: Run) -> Loaders:
                     base=data["files"]["base"],
                     classes=opts["gen"]["s"]["output_dim"],
                     depth_unit=data["depth_unit"],
+                    no_class=data["no_class"],
                 ),
                 domain, mode, steps, args.seed,
             )
@@ -196,11 +236,11 @@ def loaders(opts: Mapping[str, Any], args: Namespace, run: Run) -> Loaders:
             f"gen.s.output_dim {opts['gen']['s']['output_dim']}: scenes have {CLASSES} classes"
         )
     workers = -(-args.num_workers // len(samples["train"]))
-    return make_loaders(
-        samples, size, seed=args.seed, shuffle=data["loaders"]["shuffle"], num_workers=workers,
-        pin_memory=run.device.type == "cuda", rank=run.rank, world_size=run.world_size,
-        worker_init=seed_worker,
+    how = Reading(
+        args.seed, data["loaders"]["shuffle"], workers, run.device.type == "cuda", run.rank,
+        run.world_size, seed_worker,
     )  # fmt: skip
+    return make_loaders(samples, size, how)
 
 
 def class_names(opts: Mapping[str, Any]) -> list[str]:
@@ -265,6 +305,28 @@ def keeper(opts: Mapping[str, Any], G: OmniGenerator) -> Distillation | EWC | No
 
 
 # ------------------------------------------------------------------------------------- files
+
+
+def remarks(opts: Mapping[str, Any], loaders: Loaders) -> list[str]:
+    """What a run begins with that one may not have thought of, a line each."""
+    lines = []
+    if opts["gen"]["encoder"]["architecture"] == "deeplabv2":
+        file = pretrained_file(opts)
+        lines.append(
+            f"encoder deeplabv2 begins with the weights of {file}" if file else "encoder deeplabv2 "
+            "begins at random: gen.deeplabv2.pretrained_model is null (advent, or a file)"
+        )  # fmt: skip
+    if of_scenes(opts):
+        lines.append("data.files.train has no lists: pictures are embedded scenes")
+    for mode, those in loaders.items():
+        for domain, batches in those.items():
+            unread = getattr(batches.samples.samples, "unread", {})
+            for key, count in unread.items():
+                why = f"task {key} is off" if key not in active(opts) else (
+                    f"data.labels.{domain} is {', '.join(opts['data']['labels'][domain])}"
+                )  # fmt: skip
+                lines.append(f"{mode} {domain}: {key} of {count} samples is not read: {why}")
+    return lines
 
 
 def announce(opts: Mapping[str, Any]) -> None:

@@ -121,6 +121,8 @@ SCHEMA: dict[str, Any] = {
         "transforms": Leaf(Each(dict), [dict(t) for t in DEFAULT], "hflip, resize, crop; "
                            "`ignore: val` leaves one out there", check=_transforms),
         "depth_unit": Leaf(positive_float, 1.0, "metres of a unit in depth files"),
+        "no_class": Leaf(nonnegative_int, None, "a number in segmentations that is no class, as "
+                         "255 is"),
     },
     "gen": {
         "opt": _optimizer(0.9),
@@ -134,7 +136,8 @@ SCHEMA: dict[str, Any] = {
             **_BLOCKS,
         },
         "deeplabv2": {
-            "pretrained_model": Leaf(file_path, None, "weights of ADVENT (null: begins at random)"),
+            "pretrained_model": Leaf(file_path, None, "a file of ADVENT's weights, or advent, the "
+                                     "one that fetch-weights gets (null: begins at random)"),
             "proj_dim": Leaf(positive_int, 256, "channels of the latent"),
         },
         "a": _decoder(),
@@ -154,8 +157,6 @@ SCHEMA: dict[str, Any] = {
             "spade_kernel_size": Leaf(positive_int, 3),
             "spade_param_free_norm": Leaf(("instance", "batch"), "instance"),
             "spade_use_spectral_norm": Leaf(bool, True),
-            "condition_on": Leaf(("probabilities", "raw"), "probabilities", "softmax of s and "
-                                 "sigmoid of w, or outputs as they are"),
             **{**_BLOCKS, "pad_type": Leaf(text, "zero")},
             **_INIT,
         },
@@ -168,6 +169,8 @@ SCHEMA: dict[str, Any] = {
         "smooth_fake": Leaf(bool, True, "shift the targets of fakes too"),
         "r1": Leaf(nonnegative_float, 0.0, "weight of the penalty on gradients at real pictures"),
         "gp": Leaf(nonnegative_float, 0.0, "weight of WGAN's gradient penalty"),
+        "clip": Leaf(nonnegative_float, 0.0, "of wgan: weights are kept within it (published: "
+                     "0.01); 0: as they are"),
         "opt": _optimizer(0.5),
         "default": Leaf(dict, {}, "a place for an anchor", EXE),
         "a": _discriminator(),

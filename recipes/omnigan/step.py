@@ -15,6 +15,7 @@ from models.omnigan import (
     Shared,
     Terms,
     Weights,
+    clip_weights,
     freeze,
     generator_loss,
     phases_of,
@@ -78,6 +79,12 @@ def remember(
 def kept(keeper: Distillation | EWC, trainer: Omnigan, shared: Shared) -> Tensor:
     """How far the representation has gone from what is to be kept."""
     return keeper(shared) if isinstance(keeper, Distillation) else keeper(trainer.G)
+
+
+def bound(opts: Mapping[str, Any], trainer: Omnigan) -> None:
+    """Keep the discriminators' weights within `dis.clip`, if it is set."""
+    if opts["dis"]["clip"]:
+        clip_weights([trainer.D], opts["dis"]["clip"])
 
 
 def set_learning_rates(

@@ -112,15 +112,15 @@ def _sums(shared: Shared, C: nn.Module | None, domain: str) -> Sums:
         elif task == "h":
             sums["h/mae"] = (float((output - label[0]).abs().sum()), float(output.numel()))
         else:
-            sums["w/iou"] = overlap_sums(output > 0, label[0] > 0.5)["iou"]
+            sums["w/iou"] = overlap_sums(G.wet(output), label[0] > 0.5)["iou"]
     if "t" in G.tasks:
         own = shared.translate(shared.z, shared.decoded, lambda d: d)[domain]
         value = psnr(_unit(own), _unit(shared.x[domain]))
         sums["t/psnr"] = (float(value.sum()), float(len(value)))
         if "w" in G.tasks:
             other = shared.translate(shared.z, shared.decoded, other_flood)
-            after = shared.decode(shared.encode(other))[domain]["w"] > 0
-            for name, wet in (("before", decoded["w"] > 0), ("after", after)):
+            after = G.wet(shared.decode(shared.encode(other))[domain]["w"])
+            for name, wet in (("before", G.wet(decoded["w"])), ("after", after)):
                 sums[f"t/water_{name}"] = (float(wet.sum()), float(wet.numel()))
     if C is not None:
         right = C(shared.z[domain]).argmax(1) == domain_of(domain)
@@ -152,8 +152,13 @@ def _columns(shared: Shared, domain: str) -> dict[str, Tensor]:
         if task in batch["data"]:
             columns[f"{task} label"] = street_map(task, batch["data"][task])
         output = shared.decoded[domain][task]
+<<<<<<< HEAD
         seen = output.argmax(1) if task == "s" else output.sigmoid() if task == "w" else output
         columns[task] = street_map(task, seen)
+=======
+        seen = output.argmax(1) if task == "s" else G.water(output) if task == "w" else output
+        columns[task] = shown(task, seen)
+>>>>>>> a17
     if "a" in G.tasks:
         to = other_reality(domain)
         columns[f"a to {to}"] = _unit(shared.adapt(shared.z, to[0])[domain])

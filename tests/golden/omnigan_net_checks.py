@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.omnigan.blocks import BaseDecoder, ContentEncoder, Conv2dBlock, ResBlocks
 from models.omnigan.classifier import DomainClassifier
-from models.omnigan.discriminators import MultiscaleDiscriminator, PatchDiscriminator
+from models.omnigan.discriminators import MultiscaleDiscriminator, PatchDiscriminator, Patches
 from models.omnigan.domains import DOMAINS
 from models.omnigan.losses import DomainLoss
 from models.omnigan.names import our_names
@@ -168,11 +168,10 @@ def check_spade_decoder(v: Vectors) -> None:
 
 def check_discriminator(v: Vectors) -> None:
     net: Any
-    names: tuple[str, ...]
+    names = ("input_nc", "ndf", "n_layers", "norm")
     for case in cases(v, "patch"):
         meta = v.json(f"{case}/meta")
-        names = ("input_nc", "ndf", "n_layers", "norm")
-        net = PatchDiscriminator(**{name: meta[name] for name in names})
+        net = PatchDiscriminator(Patches(**{name: meta[name] for name in names}))
         load(net, v.tree(f"{case}/sd")).train(meta["mode"] == "train")
         x = v[f"{case}/x"].requires_grad_()
         y = net(x)
@@ -182,8 +181,8 @@ def check_discriminator(v: Vectors) -> None:
         assert_close(x.grad, v[f"{case}/gx_of_mean_y2"], f"{v.name} {case}: gx", **PATCH)
     for case in cases(v, "multi"):
         meta = v.json(f"{case}/meta")
-        names = ("input_nc", "ndf", "n_layers", "norm", "num_D")
-        net = MultiscaleDiscriminator(**{name: meta[name] for name in names})
+        shape = Patches(**{name: meta[name] for name in names})
+        net = MultiscaleDiscriminator(shape, meta["num_D"])
         load(net, v.tree(f"{case}/sd"))
         scales = net(v[f"{case}/x"])
         assert len(scales) == meta["num_D"]

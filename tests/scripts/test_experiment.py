@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -245,6 +246,10 @@ runs: [{sbatch: {stage: /lists}, comet: {note: "a\nb", tags: [c]}, trainer: {tas
     for wrong, said in (
         ("gen: {opt: {lrr: 1}}", r"runs\[0\].*trainer: gen\.opt\.lrr is no setting; did you mean"),
         ("gen: {opt: {lr: 1e-3}}", r"gen\.opt\.lr '1e-3' is a text: .* write 0\.001"),
+        (
+            "gen: {d: {n_upsample: 5}}",
+            r"runs\[0\].*gen\.d\.n_upsample is 5, but the encoder halves",
+        ),
     ):
         file.write_text(f"config: {{{wrong}}}\nruns: [{{}}]\n")
         with pytest.raises(UsageError, match=said):
@@ -337,7 +342,9 @@ runs:
     stub = tmp_path / "stub"
     stub.write_text(STUB)
     stub.chmod(0o755)
-    script.write_text(script.read_text().replace(sys.executable, str(stub)))
+    torchrun = " -m torch.distributed.run"
+    text = script.read_text()
+    script.write_text(text.replace(sys.executable + torchrun, str(stub) + torchrun))
     cluster.env |= {"STATUS": str(script.parent / "status.json"), "TMPDIR": str(tmp_path / "local")}
     return script
 
@@ -373,10 +380,16 @@ def test_without_names_of_nodes_nothing_is_started(batch, cluster):
 def test_data_are_copied_to_the_nodes_own_disk_and_read_there(batch, cluster, tmp_path):
     assert cluster.start(batch, STUB="0").wait(60) == 0
     args = (cluster.folder / "args").read_text().splitlines()
-    copy = tmp_path / "local" / "imle-lab-701" / "my data"
-    assert args[args.index("--data") + 1] == str(copy) and names(copy) == ["x.txt"]
-    assert names(copy.parent) == ["my data"]
+    copy = Path(args[args.index("--data") + 1])
+    assert copy.parents[1] == tmp_path / "local" / f"imle-lab-{os.getuid()}"
+    assert names(copy) == ["x.txt"] and names(copy.parent) == ["files.json", "my data"]
     assert "--rdzv-endpoint=127.0.0.1:10701" in args and "--rdzv-id=701-0" in args
+
+
+def test_data_that_are_gone_start_nothing(batch, cluster, tmp_path):
+    (tmp_path / "my data" / "x.txt").unlink()
+    assert cluster.start(batch, STUB="0").wait(60) == 1
+    assert not (cluster.folder / "args").exists()
 
 
 @pytest.mark.slow
@@ -431,3 +444,38 @@ runs:
     assert [launch["world_size"] for launch in launches] == [2, 2]
     assert launches[1]["from_step"] > 0
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_omnigan_is_preempted_between_two_halves_and_ends_as_one_that_was_not(tmp_path, cluster):
+    text = """
+experiment: {base_dir: BASE, script: train_omnigan.py --preset smoke, repeat: 2}
+config:
+  data: {transforms: [{name: resize, new_size: 8}], files: {base: SHARED}}
+  train: {representation_steps: 20}
+  val: {every_n_steps: 1000, samples: 2, max_log_images: 0}
+runs:
+- sbatch: {stage: SHARED}
+  trainer: {}
+""".replace("SHARED", str(tmp_path / "lists"))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "x").write_text("x")
+    cluster.env["TMPDIR"] = str(tmp_path / "local")
+    words = "script: train_omnigan.py --preset smoke"
+    text = text.replace(words, f"{words} --steps 40 --save_every 1000 --log_every 1")
+    runs = experiment(tmp_path, text)
+    broken, whole = runs / "run_001", runs / "run_002"
+
+    def steps() -> int:
+        file = broken / "metrics.jsonl"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    shell = cluster.start(broken / "exp.sh", 701)
+    until(lambda: steps() > 4, 120)
+    shell.send_signal(signal.SIGUSR1)
+    assert shell.wait(120) == 0 and cluster.written("requeued") == ["701"]
+    assert 0 < json.loads((broken / "status.json").read_text())["step"] < 40
+    assert cluster.start(broken / "exp.sh", 701, 1).wait(300) == 0
+    assert cluster.start(whole / "exp.sh", 702).wait(300) == 0
+    assert checkpointed(broken) == checkpointed(whole) != {}
+    assert len(list((tmp_path / "local").glob("imle-lab-*/*/lists"))) == 1  # one copy for all

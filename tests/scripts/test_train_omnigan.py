@@ -90,6 +90,15 @@ def test_every_way_resumes_bit_exactly(way, tmp_path):
         assert weights and all(k.startswith(("decoders.a.", "decoders.t.")) for k in weights)
 
 
+def test_snapshots_between_the_halves_are_of_whole_updates(tmp_path):
+    train(tmp_path, *small("train"), "--snapshot_every", "1")
+    found = [load_snapshot(f).state_dict for f in sorted((tmp_path / "snapshots").iterdir())]
+    weights = [k for k in found[0] if not k.endswith(("._u", "._v"))]
+    same = [all(torch.equal(a[k], b[k]) for k in weights)
+            for a, b in zip(found, found[1:], strict=False)]  # fmt: skip
+    assert same == [False, True, False]  # after 1, 2, 3, 4 half-steps
+
+
 def test_a_kill_loses_nothing(tmp_path):
     words = [*small("train"), "--save_every", "1"]
     train(tmp_path / "whole", *words)

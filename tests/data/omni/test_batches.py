@@ -10,6 +10,7 @@ from data.omni import (
     DOMAINS,
     NO_CLASS,
     DomainSamples,
+    Reading,
     depth_of,
     make_loaders,
     multi_batches,
@@ -101,7 +102,7 @@ def test_scenes_fill_four_domains_and_share_none():
 def test_shorter_domains_begin_again_and_go_on_where_they_were(listed):
     def make():
         train = {"rf": _samples(listed, "rf"), "sn": _samples("scenes:4", "sn", keep=[])}
-        return make_loaders({"train": train}, 3, seed=5)
+        return make_loaders({"train": train}, 3, Reading(5))
 
     loaders = make()
     assert loaders.epoch == 2

@@ -32,6 +32,20 @@ def test_unknown_net(tmp_path):
         weights.fetch_weights(tmp_path, ["resnet"])
 
 
+def test_an_encoder_is_known_by_its_first_copy(tmp_path, monkeypatch, capsys):
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    row = weights.ENCODERS["deeplabv2"]
+    (mirror / row.file).write_bytes(b"PK" + bytes(90))
+    command = ["fetch-weights", "--nets", "deeplabv2", "--models_path", str(tmp_path / "m"),
+               "--mirror", mirror.as_uri()]  # fmt: skip
+    assert main(command) == 0
+    file = weights.encoder_file(tmp_path / "m", "deeplabv2")
+    assert file.read_bytes() == (mirror / row.file).read_bytes()
+    file.write_bytes(b"PK" + bytes(91))
+    assert main(command) == 6 and "is there but" in capsys.readouterr().err
+
+
 def test_an_extractor_has_its_own_place_and_digest(tmp_path, monkeypatch, capsys):
     data = b"DINOv2" * 50
     own = tmp_path / "meta"

@@ -114,6 +114,23 @@ def test_what_a_generator_refuses(change, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("activation", ["none", "tanh"])
+def test_logits_are_no_condition(activation):
+    """What a decoder ends without an activation is a logit, also where outputs go in raw."""
+    how = {"n_res": 1, "res_norm": "none", "activation": activation}
+    G = generator(tasks="stw", a=None, d=None, h=None, s={**how, "output_dim": 3}, w=how,
+                  condition_on="raw")  # fmt: skip
+    decoded = {"s": torch.randn(1, 3, 4, 4) * 4, "w": torch.tensor([-3.0, 0.2, 0.6, 3]).view(
+        1, 1, 2, 2).repeat(1, 1, 2, 2)}  # fmt: skip
+    cond = G.conditioning(decoded)
+    logits = activation == "none"
+    expected = [decoded["s"].softmax(1), decoded["w"].sigmoid()] if logits else decoded.values()
+    assert torch.equal(cond, torch.cat(list(expected), 1))
+    assert torch.equal(G.wet(decoded["w"]), decoded["w"] > (0 if logits else 0.5))
+    water = G.water(decoded["w"])
+    assert water.min() >= 0 and water.max() <= 1 and torch.equal(water > 0.5, G.wet(decoded["w"]))
+
+
 def test_pictures_that_do_not_fit():
     G = generator()
     with pytest.raises(ValueError, match="sides must be multiples of 4"):

@@ -13,13 +13,16 @@ from models.omnigan import (
     Shared,
     Weights,
     classifier_loss,
+    clip_weights,
     discriminator_loss,
     freeze,
     generator_loss,
     make_losses,
     parameter_groups,
+    phases,
     phases_of,
     set_lr,
+    settled,
     unfreeze,
 )
 from models.omnigan.shared import over_parts
@@ -36,6 +39,21 @@ TABLE = {
 
 def grads(module):
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_three_domains_have_four_updates_each():
+    three = ("rf", "rn", "sf")
+    shared = Shared(generator(), batches(three))
+    losses = make_losses(soft_shift=0, flip_prob=0)
+    D, C = discriminators(), classifier(norm="group")
+    for phases_ in (("representation",), ("translation",)):
+        g = generator_loss(shared, D, C, losses, Weights(), phases_)
+        assert {t for t in g.terms if t.startswith("t/gan")} <= {
+            "t/gan/rf_to_rn", "t/gan/rn_to_rf",
+        }  # fmt: skip
+        for fakes in (g.fakes, None):
+            found = discriminator_loss(shared, D, losses, fakes).terms
+            assert set(found) - {"discriminator"} == {t for t in TABLE if t[:2] in three}
 
 
 def test_the_sixteen_updates_of_the_discriminators():
@@ -271,6 +289,51 @@ def test_elastic_weight_consolidation():
     assert torch.equal(other(G), ewc(G))
     with pytest.raises(ValueError, match="one loss at least"):
         ewc.estimate(G, [])
+
+
+def test_ewc_of_two_ranks_is_that_of_one(monkeypatch):
+    G = generator(h=None, w=None, tasks="ds", a=None, t=None)
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def loss(rows):
+        return lambda: G.decode_tasks(G.encode(x[rows]))["d"].square().mean()
+
+    alone, shared = EWC(G), EWC(G)
+    alone.estimate(G, [loss(slice(0, 4))])
+    weights = [p for m in G.representation() for p in m.parameters()]
+    other = iter(torch.autograd.grad(loss(slice(2, 4))(), weights, allow_unused=True))
+
+    def mean(grad):  # with that of the other rank, which has the other half of the pictures
+        theirs = next(other)
+        return grad / 2 if theirs is None else (grad + theirs) / 2
+
+    monkeypatch.setattr(phases.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(phases.distributed, "mean", mean)
+    shared.estimate(G, [loss(slice(0, 2))])
+    for (name, one), two in zip(alone.named_buffers(), shared.buffers(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-3, atol=1e-9), name
+    assert any(b.any() for n, b in alone.named_buffers() if n.startswith("fisher"))
+
+
+def test_what_is_looked_at_between_the_halves_is_of_whole_updates():
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = ExtraAdam([p], 0.1, alternating=True)
+    whole = p.detach().clone()
+    for t in range(4):
+        p.grad = p.detach() + 1
+        optimizer.step()
+        there = p.detach().clone()
+        if t % 2:
+            whole = there
+        with settled(optimizer, torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])):
+            assert torch.equal(p.detach(), whole) and torch.equal(whole, there) == bool(t % 2)
+        assert torch.equal(p.detach(), there)
+
+
+def test_weights_of_the_first_wgan_stay_within_a_bound():
+    D = discriminators()
+    clip_weights([D], 0.01)
+    assert max(float(p.detach().abs().max()) for p in D.parameters()) <= 0.01
 
 
 def test_extra_adam_resumes_between_its_halves():

@@ -23,36 +23,83 @@ ALONE = [
     'show "$(show {{v}})"',
     "(show {{v}})",
     'X={{v}}; show "$X"',
+    'export X={{v}}; show "$X"',
     "# {{v}}\nshow {{v}}",
     "true # it's {{v}}\nshow {{v}}",
     "if [ {{v}} != zzz ]; then show {{v}}; fi",
-    "show ${X%%$'\\n'*} {{v}}",
+    "Y=${X%%$'\\n'*}; show {{v}}",
     "Y=$((1 + (2 * 3))); show {{v}}",
-    "show <<< {{v}}",
+    "(( 1 + 1 )); [[ a == a ]] && show {{v}}",
     'show "a \\" b" {{v}}',
+    'case "$HOME" in zzz) false ;; *) show {{v}} ;; esac',
+    "for x in a {{v}}; do show x; done; show {{v}}",
+    "show 2>&1 {{v}} &> /dev/null; show {{v}}",
+    "f() { show {{v}}; }; f",
+    """bash -ec 'printf "%s|" "$1"' x {{v}}""",
+    'eval "true"; show {{v}}',
+    'show {{v}} "${X[@]}"',
+    "a=(x '(' y); show {{v}}",
+    "show a | cat; show {{v}}",
 ]
+QUOTED = ['show "{{v}}"', "show '{{v}}'", 'show "\n{{v}}"', "show $'{{v}}'"]
 INSIDE = [
     "eval \\\n  show {{v}}",
     "bash -c \\\n  {{v}}",
-    'show "{{v}}"',
-    "show '{{v}}'",
-    'show "\n{{v}}"',
     "show `show {{v}}`",
     'show "`show {{v}}`"',
-    "show $'{{v}}'",
     "echo ${X:-{{v}}}",
+    "X=Y; echo ${X{{v}}}",
     'echo "${X:-$(show {{v}})}"',
     "(( {{v}} ))",
     "X=$(( {{v}} ))",
     "cat << END\n{{v}}\nEND",
     "cat <<'END'\n{{v}}\nEND",
     "eval show {{v}}",
+    'eval "show {{v}}"',
+    'eval "$(show {{v}})"',
     "bash -c {{v}}",
+    "bash -e -c {{v}}",
+    "bash -o pipefail -c {{v}}",
+    "bash -c 'eval \"$1\"' bash -c {{v}}",
+    "nice -n 1 bash -c {{v}}",
+    "env -S {{v}}",
+    'S=bash; "$S" -c {{v}}',
+    "S='bash -c'; $S {{v}}",
+    'S=(bash -c); "${S[@]}" {{v}}',
     "/bin/sh -ec {{v}}",
+    "bash <<< {{v}}",
+    "bash < <(echo {{v}})",
+    ". <(echo {{v}})",
+    "$(show {{v}})",
+    "{{v}}",
+    "X=1 {{v}}",
+    "{{v}}/bin/true",
+    "command {{v}}",
+    "show $(case x in x) show y ;; esac) {{v}}",
+    "X=$(case x in a) show y; esac; {{v}} )",
+    "(case x in x) show y ;; esac; {{v}})",
     "[[ {{v}} -eq 1 ]]",
+    "[[ 1 -eq 1 && 1 -eq {{v}} ]]",
+    "test -v {{v}}",
+    "[ -v {{v}} ]",
+    "printf -v {{v}} x",
+    "read {{v}} < /dev/null",
+    "unset {{v}}",
+    "declare {{v}}",
+    "declare -i X; X={{v}}",
+    "a[{{v}}]=1",
+    "a=({{v}})",
+    "PS4={{v}}; set -x; true",
     "trap {{v}} EXIT",
     "show \\{{v}}",
     "show ${{v}}",
+    'show "\\{{v}}"',
+]
+PIPED = [
+    "echo {{v}} | bash",
+    "echo {{v}} |\n  bash",
+    "{ echo {{v}}; } | bash -s",
+    "(echo {{v}}) | tee x | xargs -I% sh -c %",
 ]
 
 
@@ -72,19 +119,34 @@ def test_a_value_that_stands_alone_arrives_as_it_is(place, tmp_path):
         text = fill(place, {"v": value, "main_partition": Code("")}, "t.sh").text
         done = run(text, tmp_path)
         assert done.returncode == 0 and not done.stderr, (value, text, done.stderr)
-        if "<<<" not in place and '"$(' not in place and "\n" not in place:
+        if '"$(' not in place and "\n" not in place:
             assert f"{value}|" in done.stdout, (value, text)
 
 
-@pytest.mark.parametrize("place", INSIDE)
+@pytest.mark.parametrize("place", [*QUOTED, *INSIDE])
 def test_where_quotes_would_not_hold_a_value_has_to_be_a_plain_one(place, tmp_path):
     params = {"main_partition": Code("")}
-    for value in NASTY:
-        if value == "-n":  # plain
+    for value in [*NASTY, "reboot", "@P", "END"]:
+        if place in QUOTED and value in ("-n", "reboot", "@P", "END"):  # plain ones
+            run(fill(place, params | {"v": value}, "t.sh").text, tmp_path)
             continue
-        with pytest.raises(UsageError, match=r"t\.sh:\d: \{\{v\}\} stands inside of quotes"):
+        with pytest.raises(UsageError, match=r"t\.sh:\d: \{\{v\}\} stands "):
             fill(place, params | {"v": value}, "t.sh")
-    run(fill(place, params | {"v": "a-1.b"}, "t.sh").text, tmp_path)
+    run(fill(place, params | {"v": "12"}, "t.sh").text, tmp_path)
+
+
+@pytest.mark.parametrize("place", PIPED)
+def test_what_has_values_is_piped_into_no_shell(place):
+    with pytest.raises(UsageError, match=r"t\.sh:\d: a pipe into `.*`, behind values"):
+        fill(place, {"main_partition": Code(""), "v": "x"}, "t.sh")
+
+
+def test_several_words_are_no_part_of_one():
+    params = {"main_partition": Code(""), "v": ("--tag", "reboot")}
+    assert fill("show {{v}}", params, "t.sh").text == "show --tag reboot\n"
+    for place in ("X={{v}}", "show > {{v}}", 'show "{{v}}"'):
+        with pytest.raises(UsageError, match=r"t\.sh:1: \{\{v\}\} stands in"):
+            fill(place, params, "t.sh")
 
 
 def test_lines_of_sbatch_take_plain_values_only():

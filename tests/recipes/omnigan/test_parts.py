@@ -1,9 +1,13 @@
 """Settings of omnigan as networks, losses and weights."""
 
+import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from models.omnigan import ExtraAdam, Weights
 from recipes.omnigan import options, parts, step
@@ -109,6 +113,81 @@ def test_without_translation_there_is_one_phase():
     opts = read_settings(words=["tasks=[d,s]", "train.representation_steps=2"])
     assert [step.phases(opts, i) for i in (0, 2, 9)] == [("representation",)] * 3
     assert not step.begins_translation(opts, 2)
+
+
+def test_scenes_stand_in_for_no_list_that_is_forgotten(tmp_path):
+    said = "data.files.train={rf: a.json, rn: none, sf: none, sn: scenes}"
+    with pytest.raises(
+        ValueError, match=r"train\.rf is a list, and nothing is said of val\.rf, val"
+    ):
+        read_settings("cpu-small", words=["tasks=[s]", said])
+    with pytest.raises(
+        ValueError, match=r"train\.rf is a list, and nothing is said of train\.rn, "
+    ):
+        read_settings(words=["tasks=[s]", "data.files.train.rf=a.json"])
+    val = "data.files.val={rf: none, rn: none, sf: none, sn: none}"
+    opts = read_settings(words=["tasks=[s]", said, val])
+    assert opts["data"]["files"]["train"]["sn"] == "scenes" and not options.of_scenes(opts)
+    assert options.of_scenes(read_settings())
+
+
+def _remarks(opts, seed=0):
+    args = Namespace(seed=seed, num_workers=0)
+    run = Namespace(world_size=1, rank=0, device=torch.device("cpu"))
+    return parts.remarks(opts, parts.loaders(opts, args, run))
+
+
+def test_what_is_not_read_is_said(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"map-{name}")
+    maps = {key: str(tmp_path / "map-a.png") for key in "sdhw"}
+    samples = [{"x": "a.png", **maps}, {"x": "b.png", "h": maps["h"]}]
+    (tmp_path / "l.json").write_text(json.dumps(samples))
+    files = f"{{rf: {tmp_path}/l.json, rn: scenes, sf: scenes, sn: none}}"
+    words = ["tasks=[s,h]", "data.labels.rf=[s]", f"data.files.train={files}",
+             "data.files.val={rf: none, rn: none, sf: none, sn: none}"]  # fmt: skip
+    assert _remarks(read_settings("smoke", words=words)) == [
+        "train rf: d of 1 samples is not read: task d is off",
+        "train rf: h of 2 samples is not read: data.labels.rf is s",
+        "train rf: w of 1 samples is not read: task w is off",
+    ]
+    assert _remarks(read_settings("smoke")) == [
+        "data.files.train has no lists: pictures are embedded scenes"
+    ]
+
+
+def test_where_deeplab_begins_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELS_HOME", str(tmp_path))
+    words = ["tasks=[s]", "gen.encoder.architecture=deeplabv2"]
+    weights = "gen.deeplabv2.pretrained_model"
+    opts = read_settings("smoke", words=words)
+    assert parts.pretrained_file(opts) is None
+    assert _remarks(opts)[0].startswith("encoder deeplabv2 begins at random: ")
+    opts = read_settings("smoke", words=[*words, f"{weights}=advent"])
+    with pytest.raises(UsageError, match="fetch-weights --nets deeplabv2"):
+        parts.pretrained_file(opts)
+    file = tmp_path / "hub/checkpoints/DeepLab_resnet_pretrained_imagenet.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    assert _remarks(opts)[0] == f"encoder deeplabv2 begins with the weights of {file}"
+    opts = read_settings("smoke", words=[*words, f"{weights}={tmp_path}/own.pth"])
+    with pytest.raises(UsageError, match="there is no .*own.pth: give the path of a file, or null"):
+        parts.try_to_make(opts)
+    (tmp_path / "own.pth").write_bytes(b"")
+    assert parts.pretrained_file(opts) == tmp_path / "own.pth"
+    opts = read_settings("smoke", words=["tasks=[s]", f"{weights}={tmp_path}/own.pth"])
+    assert parts.pretrained_file(opts) is None  # of another encoder
+
+
+def test_weights_are_kept_within_a_bound_where_it_is_set():
+    with pytest.raises(ValueError, match="dis.clip is of dis.gan wgan, and it is lsgan"):
+        options.refuse_wrong(read_settings("smoke", words=["dis.clip=0.01"]))
+    for words, bound in ((["dis.gan=wgan"], False), (["dis.gan=wgan", "dis.clip=0.01"], True)):
+        opts = read_settings("smoke", words=words)
+        trainer = parts.make(opts)
+        step.bound(opts, trainer)
+        assert (max(float(p.detach().abs().max()) for p in trainer.D.parameters()) <= 0.01) == bound
 
 
 def test_wrong_sizes_and_scales_are_a_line():
