@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
         make_views = parts.views(args, recipe)
 
         # Network, loss, optimizer.
-        net = parts.network(args, run.world_size)
+        net = parts.network(args, run.world_size, run.device)
         run.say(net.describe())
         net.to(memory_format=parts.layout(args)).to(run.device)
         loss_fn = parts.loss(args)

@@ -64,8 +64,8 @@ def ref(args: Namespace, device: torch.device) -> None:
         parts.check_same(dest, about, args.features)
         say(f"done already: {dest} is there (--overwrite makes it anew)")
         return
+    batch = parts.checked_batch(args, device, tools, len(pictures))
     distributed.from_main(lambda: make_folder(dest.absolute().parent))
-    batch = parts.batch_of(args, device)
     seen = look(pictures, tools.all(), batch=batch, keep=args.features, desc="reference")
     if distributed.is_main():
         save_statistics(dest, seen.moments, about, seen.features if args.features else None)
@@ -115,7 +115,8 @@ def measure(
         say(f"done already: {folder / record.FILE}")
         return
 
-    batch = parts.batch_of(args, device)
+    most = max(len(pictures) for pictures, _ in judged)
+    batch = parts.checked_batch(args, device, tools, most, res)
     real = reference.seen(tools, batch, keep=True) if reference is not None else None
     kept = look(held, tools.all(), batch=batch, desc="held out") if held is not None else None
     ranges: list[tuple[str | None, Mapping[str, Figure]]] = []

@@ -176,7 +176,9 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
     folder = folders.asked_outdir(args, say)
     parts.check_consistency(args, net)
     inputs = parts.inputs(args, net, folder, say) if isinstance(net, ConditionalIMLE) else None
-    rows = inputs.names if inputs else [f"row{i:04d}" for i in range(args.num_images)]
+    count = len(inputs.names) if inputs else args.num_images
+    parts.check_room(args, net, count * args.samples, args.samples)
+    rows = inputs.names if inputs else [f"row{i:04d}" for i in range(count)]
     ids = inputs.ids if inputs else torch.arange(len(rows))
     shown = range(min(len(rows), folders.ROWS))
     drawn = shown if args.grid_only else range(len(rows))

@@ -47,10 +47,12 @@ def main(args: argparse.Namespace) -> None:
     distributed.init(device)
     flag = PreemptionFlag()
     flag.install()
+    code = None
     try:
         generate(args, device, flag)
+        code = 0
     finally:
-        flag.restore()
+        flag.restore(code)
 
 
 def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFlag) -> None:
@@ -60,6 +62,7 @@ def generate(args: argparse.Namespace, device: torch.device, flag: PreemptionFla
     distributed.say(told(source))
     split = getattr(root_of(source)[0], "split", None) or args.split
     sampler, settings = parts.sampler(args, args.net, args.size, device, distributed.say)
+    parts.check_turn(args, sampler, device)
     settings |= parts.data_settings(args, whole, source)
     out = parts.folder(args, whole.name, settings, distributed.say)
     check_outside(whole, out, "--outdir")

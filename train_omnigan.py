@@ -34,7 +34,7 @@ from models.omnigan import (
     settled,
     summary,
 )
-from recipes.omnigan import parts, validation
+from recipes.omnigan import parts, validation, weighing
 from recipes.omnigan import step as steps
 from recipes.omnigan.options import OPTIONS, execution_options, get_args, run_name
 from runtime.launch import launch
@@ -45,6 +45,7 @@ from runtime.run import Run
 def main(args: Namespace) -> None:
     opts = args.opts
     if args.summary:
+        weighing.check(opts)
         print(summary(parts.make(opts).G, parts.size_of(opts))[0])
         return
     parts.announce(opts)
@@ -65,6 +66,7 @@ def main(args: Namespace) -> None:
         move = partial(parts.on_device, device=run.device)
 
         # Players, what they lose, optimizers; what keeps the representation in the second phase.
+        weighing.check(opts, run.device, run.world_size)
         trainer = parts.make(opts)
         for module in trainer.players.values():
             module.to(memory_format=parts.layout(args)).to(run.device)

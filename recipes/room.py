@@ -36,6 +36,20 @@ def network(
 
     names: the options that say how large it is. Errors: UsageError; those of `make`.
     """
+    weigh(make, device, args, table, names, copies=copies)
+    return make()
+
+
+def weigh(
+    make: Callable[[], nn.Module],
+    device: torch.device,
+    args: Namespace,
+    table: Table,
+    names: Sequence[str],
+    *,
+    copies: int = COPIES,
+) -> None:
+    """That the device's memory holds `copies` of the weights of make(). Errors: as of `network`."""
     # The shapes alone, and no random number of the process is drawn for them.
     weights = 0
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -44,7 +58,6 @@ def network(
     require(
         weights * copies, device, "the network with what its training needs", args, table, names
     )
-    return make()
 
 
 def batch(

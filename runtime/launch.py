@@ -75,7 +75,7 @@ def launch(
         _die_with_parent(signal.SIGTERM)
     if count == 1:
         with grace.listening():  # before a run, which has one of its own, and after it
-            code = call_main(main, args)
+            code = call_main(main, args, ends)
     else:
         code = _spawn(main, args, count, start_method, grace_s)
     ends.settle(code)
@@ -100,12 +100,14 @@ def _ranks_to_spawn(gpus: Sequence[int] | None) -> int:
     return max(1, count if gpus is None else len(gpus))
 
 
-def call_main(main: Main, args: argparse.Namespace) -> int:
-    """main(args) -> exit code; says what went wrong."""
+def call_main(main: Main, args: argparse.Namespace, ends: Ends | None = None) -> int:
+    """main(args) -> exit code; says what went wrong. ends: told when nothing is left to be done."""
     here = place()
     who = f"rank {here.rank}: " if here.world > 1 else ""
     try:
         main(args)
+        if ends is not None:
+            ends.expect(0)
         shutdown()
         return 0
     except SystemExit as stop:

@@ -29,6 +29,7 @@ from typing import Any
 from runtime.types import (
     BoolAction,
     GpuList,
+    count,
     dir_path,
     integer,
     metavar_of,
@@ -339,7 +340,7 @@ def run_table(*, save_every: int = 500) -> Table:
              "have it, fp32 elsewhere"),
             ("--compile", bool, False, "torch.compile the networks"),
             ("--deterministic", bool, False, "bit-equal reruns on GPUs too, slower"),
-            ("--profile", nonnegative_int, 0, "profile so many steps, after the first three of a "
+            ("--profile", count(10_000, 0), 0, "profile so many steps, after the first three of a "
              "launch: a trace, the costliest operators and, on GPUs, a memory snapshot in the "
              "run's folder; 0: none"),
         ],

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from runtime.grace import Grace
+from storage.ending import Ends
 
 NO_PROGRESS = 3  # launches preempted at one and the same step: another would be too
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
@@ -38,6 +39,7 @@ class PreemptionFlag:
         self._first_time = 0.0
         self._pid = 0
         self._previous: dict[signal.Signals, Any] = {}
+        self._expect: Callable[[int | None], None] = lambda code: None
 
     @property
     def is_set(self) -> bool:
@@ -51,14 +53,20 @@ class PreemptionFlag:
         try:
             for signum in heeded():
                 self._previous[signum] = signal.signal(signum, self._handle)
+                before = getattr(self._previous[signum], "__self__", None)
+                if isinstance(before, Ends):
+                    self._expect = before.expect
+            self._expect(None)  # of a run before this one in the same process
             self._grace.start()
         except ValueError:
             self._previous.clear()
 
-    def restore(self) -> None:
-        """Give the signals back to whoever had them."""
+    def restore(self, code: int | None = None) -> None:
+        """Give the signals back to whoever had them. code: what the process is to end with, if that
+        is known; a signal that comes now changes it no more."""
         if os.getpid() != self._pid:
             return
+        self._expect(code)
         self._grace.stop()
         for signum, handler in self._previous.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)

@@ -122,6 +122,7 @@ class Run(Outputs):
         self._shots: list[Path] = []
         self._lock: rundir.RunDir | None = None
         self._ended = True  # status.json has it that no launch is going on
+        self._code: int | None = None  # what status.json has that the launch ended with
         self._useless = False  # the directory holds nothing but a wrong command line
         self._flag = PreemptionFlag(self._preempted)
         self._reached = 0  # steps that earlier launches came to, saved or not (rank 0)
@@ -217,7 +218,7 @@ class Run(Outputs):
 
     def _release(self) -> None:
         self._logs.close_bar()
-        self._flag.restore()
+        self._flag.restore(self._code)
         torch.use_deterministic_algorithms(self._was_deterministic)
         if self._lock is not None:
             self._lock.discard() if self._useless else self._lock.release()
@@ -281,6 +282,7 @@ class Run(Outputs):
     def _status(
         self, state: str, code: int | None, message: str = "", *, wants_requeue: bool = False
     ) -> None:
+        self._code = code
         if self._lock is not None:
             self._ended = state != "running"
             self._status_timer.restart()

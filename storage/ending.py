@@ -34,10 +34,15 @@ class Ends:
                 with contextlib.suppress(ValueError):
                     self._before[number] = signal.signal(number, self._end)
 
+    def expect(self, code: int | None) -> None:
+        """How the process would end now, as a run has that is over: a signal only ends it sooner,
+        with this code and without a line. None: with 75 and a line again, as at first."""
+        self._code = code
+
     def settle(self, code: int) -> None:
         """From now on the process is as good as ended, with `code`: a signal only ends it sooner,
         Ctrl-C too. In a process that is no script of ours, and goes on, signals are given back."""
-        self._code = code
+        self.expect(code)
         ours = any(before is not signal.SIG_DFL for before in self._before.values())
         with contextlib.suppress(ValueError):
             if not ours:

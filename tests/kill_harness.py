@@ -8,7 +8,10 @@ A target is a module-level function, `target(*args)`; its last launch must write
 the directory that it was given.  See `tests/runtime/test_kill.py` for use.
 """
 
+import contextlib
+import faulthandler
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -59,6 +62,7 @@ def _child(target: Target, args: tuple[Any, ...], log: str, env: dict[str, str])
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | env)
+    faulthandler.enable(sys.stderr)  # SIGABRT then says where every thread is
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for data workers, as in a plain process
     code = call_main(lambda _: target(*args), None)  # as `launch` would
@@ -79,12 +83,16 @@ def finish(
 
 
 def wait(process: Any, timeout: float = 120.0) -> int:
-    """Exit code of a process; it is killed and an error raised after `timeout` seconds."""
+    """Exit code of a process; after `timeout` seconds it has to write into its log where it is, is
+    killed, and an error raised."""
     process.join(timeout)
     if process.exitcode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGABRT)
+        process.join(10.0)
         process.kill()
         process.join()
-        raise TimeoutError(f"process {process.pid} did not end in {timeout} s")
+        raise TimeoutError(f"process {process.pid} did not end in {timeout:.0f} s")
     return process.exitcode
 
 
@@ -125,6 +133,8 @@ def kill_and_resume(
     failpoints: Sequence[str] = (),
     classify: Callable[[Path], str] = in_a_save,
     check: Callable[[Path], None] = lambda run_dir: None,
+    timeout: float = 120.0,
+    until: float = math.inf,
 ) -> Report:
     """Kill launches of `target(*make_args(run_dir))` until `kills` died, then let it finish.
 
@@ -133,26 +143,27 @@ def kill_and_resume(
     before all kills are used up, another is begun in a new directory.
     After each kill the newest committed checkpoint must be whole and not older than before; after
     each finished run `check(run_dir)` is called.
+    A machine may be faster by now than when `seconds` was measured: whenever a whole run ends
+    before its kill, kills come a fifth earlier. timeout: seconds of a launch. until: the time, by
+    time.monotonic(), from which on nothing is killed any more, so that it returns fewer kills.
     """
     rng, where, launches, done, number = random.Random(seed), Counter(), 0, 0, 0
-    points = list(failpoints)
-    while done < kills:
+    points, earlier = list(failpoints), 1.0
+    while done < kills and time.monotonic() < until:
         run_dir, newest = folder / f"run-{number}", 0
         number += 1
         while True:
             env = {"IMLE_LAB_FAILPOINT": points.pop(0)} if points else {}
             process = launch(target, make_args(run_dir), folder / "log.txt", env)
             launches += 1
-            if env:
-                code = wait(process)
-            elif done < kills:
-                process.join(rng.uniform(*seconds))
+            aimed = not env and done < kills and time.monotonic() < until
+            if aimed:
+                process.join(earlier * rng.uniform(*seconds))
                 if process.exitcode is None:
                     os.kill(process.pid, signal.SIGKILL)
-                code = wait(process)
-            else:
-                code = wait(process)
+            code = wait(process, timeout)
             if code == 0:
+                earlier *= 0.8 if aimed and newest == 0 else 1.0
                 break
             said = (folder / "log.txt").read_text()[-2000:]
             assert code == -signal.SIGKILL, f"exit code {code}:\n{said}"

@@ -216,7 +216,11 @@ def inputs(args: Namespace, images: Images) -> Inputs:
 
 
 def loader(args: Namespace, run: Run, images: Images) -> tuple[StepSampler, DataLoader]:
-    """What reads this rank's images of every step; the sampler says which, and is checkpointed."""
+    """What reads this rank's images of every step; the sampler says which, and is checkpointed.
+    Errors: UsageError for more at once than memory holds."""
+    values = images.resolution**2 * (3 if args.denoiser else args.channels)  # of the first layer
+    names = ("bs", "bs_gpu", "channels", "res")
+    room.batch(shares(args, run.world_size)[1], values, run.device, args, OPTIONS, names)
     return batches.step_loader(
         args, run, images, args.bs,
         with_draws=isinstance(pictures(images), LayoutImages),

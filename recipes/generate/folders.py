@@ -18,7 +18,7 @@ from generators.ddpm import DDPM
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from recipes.generate.options import OPTIONS, SAMPLER
-from recipes.generate.parts import Inputs
+from recipes.generate.parts import Inputs, check_room
 from recipes.words import compact_seeds
 from runtime import distributed
 from runtime.distributed import say
@@ -115,6 +115,7 @@ def choose_images(args: Namespace, net: EDM2 | DDPM) -> tuple[dict[Item, str], l
     count, words = len(net.classes), vars(args)["class"]
     if words and not count:
         raise UsageError(f"--class {' '.join(words)}: this network has no classes")
+    check_room(args, net, len(args.seeds) * (count if words == ["all"] else len(words or "1")))
     if words:
         wanted = range(count) if words == ["all"] else [class_number(w, net) for w in words]
         classes = list(dict.fromkeys(wanted))

@@ -20,11 +20,13 @@ from diffusion.generate import Sampler
 from diffusion.samplers import heun
 from generators import ddpm, edm2, imle
 from generators.base import Generator, Setup, WrongKind
+from generators.ddpm import DDPM
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE
 from generators.omnigan import Omnigan
-from recipes.generate.options import OPTIONS, SAMPLER
+from recipes import room
+from recipes.generate.options import MAX_SEEDS, OPTIONS, SAMPLER
 from recipes.take import take
 from runtime.options import tagged
 from storage.dirs import data_home
@@ -85,6 +87,31 @@ def _edm2(
         raise UsageError(f"{option} {error}") from None
     assert isinstance(found, EDM2)
     return found
+
+
+def check_room(args: Namespace, net: Generator, pictures: int, samples: int = 0) -> None:
+    """That memory holds a batch of `pictures`, and all `samples` of an input. Errors: UsageError,
+    also for more pictures than a command draws.
+
+    Of diffusion networks the features of the first convolution count, of IMLE those of the last
+    level, of others the picture.
+    """
+    if pictures > MAX_SEEDS:
+        raise UsageError(
+            f"{pictures} pictures, at most {MAX_SEEDS} at a time: fewer --seeds, --samples or "
+            "--num_images"
+        )
+    values = 3 * net.resolution**2
+    if isinstance(net, EDM2 | DDPM):
+        side = net.net.img_resolution if isinstance(net, EDM2) else net.side
+        values = side**2 * next((p.shape[0] for p in net.net.parameters() if p.ndim == 4), 3)
+    elif isinstance(net, ConditionalIMLE):
+        values = net.resolution**2 * net.net.config["resid_nc"][-1]
+    device = next(net.net.parameters()).device
+    rows = min(args.batch, samples or pictures)
+    room.batch(rows, values, device, args, OPTIONS, ("batch",))
+    host = torch.device("cpu")
+    room.batch(samples, 3 * net.resolution**2, host, args, OPTIONS, ("samples",))
 
 
 def sampler(args: Namespace) -> Sampler:

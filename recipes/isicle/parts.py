@@ -71,7 +71,7 @@ def inputs(args: Namespace) -> Inputs:
 
 def network(args: Namespace, run: Run) -> SimCLR:
     """SimCLR's encoder on the run's device; with --domain_bn norms for both kinds of views."""
-    net = simclr.network(args, run.world_size)
+    net = simclr.network(args, run.world_size, run.device)
     run.say(net.describe())
     net.to(run.device).to(memory_format=simclr.layout(args))
     if args.domain_bn:

@@ -130,7 +130,7 @@ REFERENCE: Table = {
         ("--clusters", count(10**6), 100, "of the reference's features, for modes"),
         ("--nearest", count(10**5), 5, "neighbours of prdc: 5 as Naeem et al. 2020, 3 as "
          "Kynkaanniemi et al. 2019"),
-        ("--bootstrap", integer(0), None, "resamples for intervals; 0: no intervals (default: "
+        ("--bootstrap", count(10**5, 0), None, "resamples for intervals; 0: no intervals (default: "
          "100; of Frechet distances that are long to make, 20 groups left out in turn)"),
     ],
 }
@@ -212,8 +212,8 @@ COMPARE: Table = {
     "how": [
         ("--margin", number(0, 1, hi_open=True), 0.013, "share of a Frechet distance that does not "
          "count, for the spread between trainings"),
-        ("--resamples", integer(20), 100, "of pairs of samples, for Frechet distances where each "
-         "has one range of seeds and kept its features; else the replicates of both records"),
+        ("--resamples", count(10**5, 20), 100, "of pairs of samples, for Frechet distances where "
+         "each has one range of seeds and kept its features; else the replicates of both records"),
         ("--gpus", GpuList, None, "numbers of GPUs, or cpu (default: all there are)",
          also("--device")),
     ],
@@ -327,6 +327,8 @@ def _check_gen(args: Namespace, rules: Rules) -> None:
     if args.net is None and args.preset != "smoke":
         raise ValueError("--net is missing: a run's folder, a snapshot, a published name")
     args.guidance = 1.0 if args.guidance is None else args.guidance
+    if args.seeds is None and args.num > MAX_SEEDS:
+        raise ValueError(f"--num {args.num}: at most {MAX_SEEDS} are drawn at a time")
     if args.seeds is not None:
         lengths = {len(r) for r in args.seeds}
         if len(lengths) > 1:

@@ -20,6 +20,7 @@ from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from generators.omnigan import Omnigan
+from recipes import room
 from recipes.generate.options import OPTIONS, SEEDS
 from recipes.generate.options import check_unused as check_kind
 from recipes.generate.parts import guide as open_guide
@@ -76,6 +77,17 @@ class Tools(NamedTuple):
 def batch_of(args: Namespace, device: torch.device) -> int:
     """Pictures that networks are given at a time."""
     return args.batch or (64 if device.type == "cuda" else 16)
+
+
+def checked_batch(
+    args: Namespace, device: torch.device, tools: Tools, pictures: int, res: int | None = None
+) -> int:
+    """`batch_of`, once it is known that memory holds so many of the pictures, as extractors take
+    them, or of side `res` as they are drawn. Errors: UsageError."""
+    batch = batch_of(args, device)
+    sides = [res or 1, *(one.about.get("side") or 1 for one in tools.all().values())]
+    room.batch(min(batch, pictures), 3 * max(sides) ** 2, device, args, {}, ("batch",))
+    return batch
 
 
 def tools(args: Namespace, device: torch.device, known: Statistics | None = None) -> Tools:

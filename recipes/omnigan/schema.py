@@ -9,8 +9,12 @@ from data.omni.transforms import DEFAULT, read_steps
 from runtime.options import EXECUTION
 from runtime.settings import Each, Leaf
 from runtime.types import (
+    at_once,
+    classes,
+    count,
     dir_path,
     file_path,
+    many,
     nonnegative_float,
     nonnegative_int,
     number,
@@ -18,6 +22,7 @@ from runtime.types import (
     positive_int,
     probability,
     text,
+    wide,
 )
 
 EXE = (EXECUTION,)
@@ -52,7 +57,7 @@ _INIT: dict[str, Leaf] = {
     "init_gain": Leaf(positive_float, 0.2, "of the others than kaiming, which has none"),
 }
 _BLOCKS: dict[str, Leaf] = {
-    "n_res": Leaf(nonnegative_int, 4, "residual blocks"),
+    "n_res": Leaf(count(256, 0), 4, "residual blocks"),
     "res_norm": Leaf(text, "instance", "none, batch, instance, layer or spectral"),
     "activ": Leaf(text, "lrelu", "relu, lrelu, prelu, selu, tanh, sigmoid, none"),
     "pad_type": Leaf(text, "reflect", "zero, reflect, replicate"),
@@ -63,7 +68,7 @@ def _decoder(**more: Leaf) -> dict[str, Leaf]:
     return {
         "ignore": Leaf(bool, False, "true: without this decoder, as if the task were not there"),
         **_BLOCKS,
-        "n_upsample": Leaf(positive_int, None, "null: as often as the encoder halves; another "
+        "n_upsample": Leaf(count(16), None, "null: as often as the encoder halves; another "
                            "number is refused"),
         **_INIT,
         **more,
@@ -72,11 +77,11 @@ def _decoder(**more: Leaf) -> dict[str, Leaf]:
 
 def _discriminator() -> dict[str, Leaf]:
     return {
-        "ndf": Leaf(positive_int, 64, "channels after the first layer"),
-        "n_layers": Leaf(positive_int, 3),
+        "ndf": Leaf(wide, 64, "channels after the first layer"),
+        "n_layers": Leaf(count(16), 3),
         "norm": Leaf(text, "instance"),
         "use_sigmoid": Leaf(bool, False),
-        "num_D": Leaf(positive_int, 1, "scales"),
+        "num_D": Leaf(count(16), 1, "scales"),
         **_INIT,
     }
 
@@ -115,7 +120,7 @@ SCHEMA: dict[str, Any] = {
             for domain in DOMAINS
         },
         "loaders": {
-            "batch_size": Leaf(positive_int, 2, "samples of each domain in a step, over all GPUs"),
+            "batch_size": Leaf(at_once, 2, "samples of each domain in a step, over all GPUs"),
             "shuffle": Leaf(bool, True),
         },
         "transforms": Leaf(Each(dict), [dict(t) for t in DEFAULT], "hflip, resize, crop; "
@@ -130,20 +135,20 @@ SCHEMA: dict[str, Any] = {
         "encoder": {
             "architecture": Leaf(("munit", "deeplabv2"), "munit"),
             "input_dim": Leaf(positive_int, 3, "channels of a picture"),
-            "dim": Leaf(positive_int, 32, "of munit: channels at full resolution"),
-            "n_downsample": Leaf(positive_int, 3, "of munit: how often it halves"),
+            "dim": Leaf(wide, 32, "of munit: channels at full resolution"),
+            "n_downsample": Leaf(count(16), 3, "of munit: how often it halves"),
             "norm": Leaf(text, "spectral", "of munit, outside of residual blocks"),
             **_BLOCKS,
         },
         "deeplabv2": {
             "pretrained_model": Leaf(file_path, None, "a file of ADVENT's weights, or advent, the "
                                      "one that fetch-weights gets (null: begins at random)"),
-            "proj_dim": Leaf(positive_int, 256, "channels of the latent"),
+            "proj_dim": Leaf(wide, 256, "channels of the latent"),
         },
         "a": _decoder(),
         "d": _decoder(),
         "h": _decoder(),
-        "s": _decoder(output_dim=Leaf(positive_int, 19, "classes")),
+        "s": _decoder(output_dim=Leaf(classes, 19, "classes")),
         "w": _decoder(),
         "t": {
             "ignore": Leaf(bool, False),
@@ -153,8 +158,8 @@ SCHEMA: dict[str, Any] = {
             "shared": Leaf(bool, None, "one decoder for both floods (null: yes, unless plain)"),
             "use_spade": Leaf(bool, None, "false: form plain"),
             "use_bit_conditioning": Leaf(bool, None, "false: a decoder for each flood"),
-            "spade_n_up": Leaf(positive_int, None, "null: as often as the encoder halves"),
-            "spade_kernel_size": Leaf(positive_int, 3),
+            "spade_n_up": Leaf(count(16), None, "null: as often as the encoder halves"),
+            "spade_kernel_size": Leaf(count(255), 3),
             "spade_param_free_norm": Leaf(("instance", "batch"), "instance"),
             "spade_use_spectral_norm": Leaf(bool, True),
             **{**_BLOCKS, "pad_type": Leaf(text, "zero")},
@@ -216,8 +221,8 @@ SCHEMA: dict[str, Any] = {
     },
     "val": {
         "every_n_steps": Leaf(positive_int, 1000, "steps between figures and panels", EXE),
-        "samples": Leaf(positive_int, 64, "samples of each domain that figures are of", EXE),
-        "max_log_images": Leaf(nonnegative_int, 4, "rows of a panel; 0: no panels", EXE),
+        "samples": Leaf(many, 64, "samples of each domain that figures are of", EXE),
+        "max_log_images": Leaf(count(1000, 0), 4, "rows of a panel; 0: no panels", EXE),
     },
     "wandb": _NOTES,
 }  # fmt: skip

@@ -152,13 +152,8 @@ def _columns(shared: Shared, domain: str) -> dict[str, Tensor]:
         if task in batch["data"]:
             columns[f"{task} label"] = street_map(task, batch["data"][task])
         output = shared.decoded[domain][task]
-<<<<<<< HEAD
-        seen = output.argmax(1) if task == "s" else output.sigmoid() if task == "w" else output
-        columns[task] = street_map(task, seen)
-=======
         seen = output.argmax(1) if task == "s" else G.water(output) if task == "w" else output
-        columns[task] = shown(task, seen)
->>>>>>> a17
+        columns[task] = street_map(task, seen)
     if "a" in G.tasks:
         to = other_reality(domain)
         columns[f"a to {to}"] = _unit(shared.adapt(shared.z, to[0])[domain])

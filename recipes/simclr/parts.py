@@ -265,11 +265,15 @@ def views(args: Namespace, recipe: Recipe) -> ExactViews | FoldedViews:
 # ------------------------------------------------------------------------- network, loss, optimizer
 
 
-def network(args: Namespace, ranks: int = 1) -> SimCLR:
-    """The encoder and its projection head. UsageError for options that do not fit one another."""
+def network(args: Namespace, ranks: int = 1, device: torch.device | None = None) -> SimCLR:
+    """The encoder and its projection head. device: where it is trained, with the batches of --bs;
+    None: it is not. UsageError for options that do not fit one another, or that device."""
     sync_bn = args.sync_bn and ranks > 1
     make = partial(take, SimCLR, args, resolution=args.crop_size, sync_bn=sync_bn)
     host = torch.device("cpu")
+    if device is not None:  # two views of every picture, and what the first convolution makes
+        values = 3 * args.crop_size**2 + 64 * (args.crop_size // 2) ** 2
+        room.batch(2 * args.bs // ranks, values, device, args, {}, ("bs", "crop_size"))
     try:
         return room.network(make, host, args, {}, ("proj_dim", "proj_hidden"), copies=1)
     except ValueError as error:

@@ -26,9 +26,10 @@ from generators import imle
 from generators.base import Generator, ImageConditioned, WrongKind, in_words
 from generators.door import kinds_with_views, make_generator, open_generator
 from imle.perceptual import MIN_SIDE
+from recipes import room
 from recipes.imle.perceptual import perceptual_loss
-from recipes.views.options import CORRUPTION, GENERATOR, is_filtered
-from runtime.options import tagged
+from recipes.views.options import CORRUPTION, GENERATOR, OPTIONS, is_filtered
+from runtime.options import merged, tagged
 from runtime.precision import Precision
 from storage.dirs import output_folder, results_home
 from storage.errors import CheckpointError, DataError, UsageError
@@ -64,6 +65,10 @@ def sampler(
     made = cast(ImageConditioned, generator).view_sampler(size, **options, device=device)
     if made.image_size < made.size and args.view_source == "generated":
         say(f"the generator gives {made.image_size} px: views of {made.size} px are enlarged")
+    config = getattr(generator.net, "config", {})
+    values = made.image_size**2 * min(config.get("resid_nc", [3]))  # features of the last level
+    if args.view_source == "generated":
+        room.batch(args.view_batch, values, device, args, GENERATOR, ("view_batch",))
     filtered = None
     if is_filtered(args):
         filtered = [args.lpips_min or 0.0, args.lpips_max, args.tries, args.lpips]
@@ -122,6 +127,16 @@ def pictures_at_once(views: int, rows: int) -> int:
     """Pictures whose views fill whole batches of `rows`, unless that would be very many."""
     exact = rows // math.gcd(rows, views)
     return exact if exact * views <= 8 * max(rows, views) else max(1, rows // views)
+
+
+def check_turn(args: Namespace, sampler: Sampler, device: torch.device) -> None:
+    """That memory holds the views of all pictures that are drawn in one turn. Errors: UsageError."""
+    turn = pictures_at_once(args.views, args.view_batch) * args.views
+    names = ("views", "view_batch", "size")
+    pixels = 3 * sampler.size**2
+    room.require(
+        turn * pixels, device, f"{turn} views at once", args, merged(OPTIONS, GENERATOR), names
+    )
 
 
 def data_settings(args: Namespace, whole: Source, source: Source) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from runtime.preemption import PreemptionFlag
 from storage.ending import Ends
 
 
@@ -50,6 +51,20 @@ def test_before_and_after_a_run(name):
 
         status, said = child(settled)
         assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == code and said == ""
+
+
+def test_what_a_run_ended_with_holds_until_the_next_one_begins():
+    def work(*codes):
+        Ends().install()
+        for code in codes:
+            flag = PreemptionFlag()
+            flag.install()
+            flag.restore(code)
+        signal.raise_signal(signal.SIGTERM)
+
+    for codes, expected in (((None, 5), 5), ((0,), 0), ((0, None), 75)):
+        status, said = child(lambda codes=codes: work(*codes))
+        assert os.WEXITSTATUS(status) == expected and bool(said) == (expected == 75)
 
 
 def test_signals_that_are_somebodys_stay_theirs():

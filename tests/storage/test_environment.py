@@ -116,9 +116,15 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path, page):
     assert "Traceback" in interrupted([page], tmp_path, IMLE_LAB_TRACEBACK="1").stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_scheduler_that_ends_it_during_imports_runs_it_again(tmp_path, number):
-    done = interrupted(["TrainSimCLR.py"], tmp_path, number)
+@pytest.mark.parametrize(
+    "page, number",
+    [
+        *(("TrainSimCLR.py", number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)),
+        *((page, signal.SIGTERM) for page in PAGES if page != "TrainSimCLR.py"),
+    ],
+)
+def test_a_scheduler_that_ends_it_during_imports_runs_it_again(tmp_path, page, number):
+    done = interrupted([page], tmp_path, number)
     said = f"{number.name}: ended; the same command goes on from what is saved\n"
     assert (done.returncode, done.stderr) == (75, said)
 
