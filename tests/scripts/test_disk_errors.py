@@ -102,3 +102,20 @@ def test_a_folder_that_the_disk_does_not_make(command, number, monkeypatch):
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert code == 7 and len(errors) == 1 and "Traceback" not in said, (code, said)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["imle", "folder", "lmdb"], indirect=True)
+def test_what_killed_launches_left_is_swept(command):
+    launch, out = command
+    assert launch()[0] == 0
+    folders = [path for path in (out, *out.rglob("*")) if path.is_dir()]
+    left = [folder / ".tmp-0_x.png-0123abcd" for folder in folders]
+    for file in left:
+        file.write_bytes(b"half")
+        # torchvision's ImageFolder, which views are promised to be, goes by this
+        assert file.suffix not in (".png", ".jpg")
+    for picture in list(out.glob("*.png"))[:1]:
+        picture.unlink()  # else there is nothing to do
+    assert launch()[0] == 0
+    assert not any(file.exists() for file in left)
+    whole(out)
