@@ -116,7 +116,7 @@ def call_main(main: Main, args: argparse.Namespace, ends: Ends | None = None) ->
         tell(f"error: {who}{stop.code}", sys.stderr)
         return 1
     except KeyboardInterrupt:
-        with contextlib.suppress(ValueError):  # another would stop what ends the process
+        with contextlib.suppress(ValueError):  # another would stop the line, and what comes then
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         tell(f"error: {who}interrupted", sys.stderr)
         return 128 + signal.SIGINT
