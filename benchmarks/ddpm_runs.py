@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.imle_setup import machine
+from benchmarks.imle_setup import add_running, begin, parser_of
 from benchmarks.layout_attention import seconds
 from data.labelled import LabelledImages
 from data.layout_images import LayoutImages
@@ -51,7 +51,6 @@ from generators.ddpm import DDPM, KIND
 from generators.door import open_generator
 from models.ddpm import UNet
 from recipes.ddpm.step import Objective, Rows
-from runtime.cli import prepare
 from runtime.counter_rng import mix
 from storage.dirs import data_home
 from storage.errors import DataError, RunError
@@ -513,9 +512,7 @@ SETS = {"layouts": ("scenes", "val")}  # what data a part looks at, if not MNIST
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--net", nargs="+", default=[], help="runs or snapshots of train_ddpm.py")
     parser.add_argument("--out", type=Path, default=Path("ddpm_runs"), help="figures and sheets")
@@ -537,11 +534,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--res", type=int, default=28, help="of best_of's pictures")
     parser.add_argument("--batch", type=int, default=32, help="of best_of's step")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of best_of")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
-    prepare(parser)
+    add_running(parser)
     args = parser.parse_args(argv)
     data, split = SETS.get(args.part, ("mnist", "test"))
     args.data, args.split = args.data or data, args.split or split
@@ -551,9 +544,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.train, args.held_out, args.pictures, args.steps, args.each = 64, 16, 16, 2, 1
         args.evaluations, args.ddpm_steps, args.batch, args.repeats = [3], 4, 2, 1
         args.best_of_k, args.channels, args.res, args.epochs = [1, 2], 8, 8, 1
-    torch.set_num_threads(args.threads)
     make_folder(args.out)
-    print(machine(torch.device(args.device)))
+    begin(args)
     try:
         PARTS[args.part](args)
     except (RunError, DataError) as error:

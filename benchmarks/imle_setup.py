@@ -17,6 +17,7 @@ from data.pyramids import Pyramid
 from data.scenes import Scenes
 from imle import CAMNet, CIMLEDataLoader, CodeGenerator, KorKMinusOne, ResolutionLoss
 from recipes.imle.step import imle_loss
+from runtime.cli import prepare
 from storage.snapshot import load_snapshot, save_snapshot
 
 
@@ -66,6 +67,38 @@ def start(args: argparse.Namespace) -> torch.device:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    device = torch.device(args.device)
+    print(machine(device), flush=True)
+    return device
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A benchmark's parser, which shows the text of its file as it stands there."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_running(
+    parser: argparse.ArgumentParser, *, device: str | None = None, seed: bool = True
+) -> None:
+    """The options of every benchmark that is one process, behind all others: what it runs on.
+
+    device: where the features lie, for benchmarks of these; None: a GPU if there is one.
+    """
+    own = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    told = None if device is None else "where the features lie"
+    parser.add_argument("--device", default=device or own, help=told)
+    if seed:
+        parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
+    prepare(parser)
+
+
+def begin(args: argparse.Namespace) -> torch.device:
+    """Apply the options of `add_running`, print the machine; the device."""
+    torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     print(machine(device), flush=True)
     return device

@@ -22,10 +22,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.imle_setup import machine
+from benchmarks.imle_setup import add_running, begin, parser_of
 from models.ddpm.layout_forms import FORMS, choose, make_regions, region_attention
 from models.ddpm.regions import Layout, region_masks
-from runtime.cli import prepare
 
 
 def layouts(images: int, boxes: int, generator: torch.Generator) -> Layout:
@@ -109,26 +108,18 @@ def compare(images: int, boxes: int, args: argparse.Namespace, device: torch.dev
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--images", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--boxes", nargs="+", type=int, default=[2, 8, 20], help="of an image")
     parser.add_argument("--grid", type=int, default=16, help="side of the feature map")
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--heads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the forms take turns")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
-    prepare(parser)
+    add_running(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.images, args.boxes, args.grid, args.channels, args.repeats = [1, 2], [2], 8, 32, 1
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    print(machine(device))
+    device = begin(args)
     far = check(args, device)
     print(f"largest difference from the loop in float64, relative: {far:.0e}")
     print(f"grid {args.grid} x {args.grid}, {args.channels} channels, {args.heads} heads, fp32\n")

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.imle_setup import machine
+from benchmarks.imle_setup import add_running, begin, parser_of
 from data.registry import open_source
 from data.scenes import Scenes
 from evaluation.bootstrap import frechet_groups, frechet_interval
@@ -48,7 +48,6 @@ from evaluation.memorisation import memorisation, memorisation_replicates
 from evaluation.replicates import interval
 from recipes.metrics.passing import look
 from recipes.metrics.pictures import Stored
-from runtime.cli import prepare
 from storage.files import writing
 
 Part = Callable[[argparse.Namespace, torch.device], list[str]]
@@ -252,9 +251,7 @@ PARTS: dict[str, Part] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--rows", type=int, default=10000, help="rows of each set of features")
     parser.add_argument("--dim", type=int, default=2048, help="numbers of a row")
@@ -263,17 +260,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16, help="pictures at a time")
     parser.add_argument("--workers", type=int, default=0, help="processes that read them")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the methods take turns")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cpu", help="where the features lie")
-    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
-    prepare(parser)
+    add_running(parser, device="cpu", seed=False)
     args = parser.parse_args(argv)
     if args.quick:
         args.rows, args.dim, args.repeats = 200, 32, 1
         args.pictures, args.side, args.batch = 4, 32, 2
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    print(machine(device), flush=True)
+    device = begin(args)
     for part in args.parts:
         print()
         print("\n".join(PARTS[part](args, device)), flush=True)

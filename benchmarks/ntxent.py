@@ -23,10 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.imle_setup import machine
+from benchmarks.imle_setup import add_running, begin, parser_of
 from benchmarks.selection import _status
 from models.losses import NTXent
-from runtime.cli import prepare
 from runtime.precision import LOWEST_TEMPERATURE
 from runtime.types import number
 
@@ -129,26 +128,18 @@ def _peak_cpu(n: int, method: str, args: argparse.Namespace) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--n", nargs="+", type=int, default=[2048, 8192], help="images")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--temperature", type=number(LOWEST_TEMPERATURE), default=0.5)
     parser.add_argument("--chunk", type=int, default=None, help="rows of S at once; default ours")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the methods take turns")
     parser.add_argument("--processes", type=int, default=3, help="memory: fresh processes each")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
-    prepare(parser)
+    add_running(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.n, args.repeats = [128], 1
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    print(machine(device))
+    device = begin(args)
     print(f"d {args.dim}, temperature {args.temperature:g}, fp32, {args.repeats} rounds\n")
     print("| images | method | median s | times faster | peak MiB | times less | gradients |")
     print("|---|---|---|---|---|---|---|", flush=True)

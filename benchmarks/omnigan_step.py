@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.imle_setup import machine
+from benchmarks.imle_setup import add_running, begin, parser_of
 from benchmarks.layout_attention import seconds
 from models.omnigan import (
     DOMAINS,
@@ -53,7 +53,6 @@ from models.omnigan import (
 from models.omnigan.shared import frozen
 from models.omnigan.spade import SPADE, SPADEResnetBlock
 from models.omnigan.steps import PHASES, consistency
-from runtime.cli import prepare
 
 LOSSES = make_losses(soft_shift=0, flip_prob=0)
 WEIGHTS = Weights(t_hm=0)
@@ -317,9 +316,7 @@ def far(found: Found, plain: Found) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--res", type=int, default=128)
     parser.add_argument("--batch", type=int, default=1, help="pictures of each domain")
     parser.add_argument("--dim", type=int, default=16, help="first width of encoder and critics")
@@ -329,17 +326,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--bf16", action="store_true", help="bf16 too")
     parser.add_argument("--parts", action="store_true", help="where the time goes too")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the lines take turns")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
-    prepare(parser)
+    add_running(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.res, args.dim, args.n_res, args.repeats = 16, 4, 1, 1
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    print(machine(device))
+    device = begin(args)
     nets, batches = setup(args, device)
     number = sum(p.numel() for net in nets for p in net.parameters())
     print(f"{number:,} parameters, 4 x {args.batch} of {args.res} x {args.res}")

@@ -27,8 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.imle_setup import machine
-from runtime.cli import prepare
+from benchmarks.imle_setup import add_running, begin, parser_of
 from selection import jointly_sample_batch
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -147,25 +146,17 @@ def _status(field: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--super_batch", nargs="+", type=int, default=[256, 2048, 8192])
     parser.add_argument("--N", type=int, default=8, help="chunks")
     parser.add_argument("--filter_ratio", type=float, default=0.8)
     parser.add_argument("--repeats", type=int, default=7, help="rounds; the methods take turns")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
-    prepare(parser)
+    add_running(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.super_batch, args.repeats = [128], 1
-    torch.set_num_threads(args.threads)
     np.random.seed(args.seed)
-    device = torch.device(args.device)
-    print(machine(device))
+    device = begin(args)
     print(f"N {args.N}, filter ratio {args.filter_ratio}, {args.repeats} rounds\n")
     print("| B | method | median ms | times faster | peak MiB | mean score drawn |")
     print("|---|---|---|---|---|---|", flush=True)

@@ -29,10 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.imle_setup import machine
+from benchmarks.imle_setup import add_running, begin, parser_of
 from benchmarks.layout_attention import seconds
 from models.ddpm import AttentionBlock, UNet
-from runtime.cli import prepare
 from runtime.ema import EMA
 
 
@@ -155,9 +154,7 @@ def methods(args: argparse.Namespace, device: torch.device) -> dict[str, Callabl
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--res", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--image_channels", type=int, default=1)
@@ -172,17 +169,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="compiled too")
     parser.add_argument("--checkpoint", action="store_true", help="recomputed activations too")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the methods take turns")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="seconds: does it run?")
-    prepare(parser)
+    add_running(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.res, args.batch, args.channels, args.repeats = 8, 2, 32, 1
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    print(machine(device))
+    device = begin(args)
     steps = {name: make() for name, make in methods(args, device).items()}
     number = sum(p.numel() for p in steps["plain"].net.parameters())
     print(f"{number:,} parameters, batch {args.batch} of {args.res} x {args.res}\n")

@@ -114,15 +114,20 @@ class Adaptive:
         loop: int,
         check: Callable[[list[int], Memory], Tensor],
         search: Callable[[list[int]], Searched],
+        *,
+        skips: bool = False,
     ) -> Turn:
         """The different images of a loop come up: those that are due are searched.
 
         check: images [V] and a memory with a row for each, in order -> losses [V] of their stored
         codes. search: images -> what was found. Neither is called with no image. `memory` is left
-        alone.
+        alone. skips: images all of whose candidates were rejected are not trained on, so that they
+        have no code to keep: they are searched whenever they come up.
         """
         rows = memory.rows(images)
         known = rows >= 0
+        if skips and len(memory.images):
+            known &= ~memory.empty[rows]
         age = torch.where(known, memory.age[rows], 0) + 1 if len(memory.age) else known.long() + 1
         looked = known & (age >= self.staleness)
         if not self.compat:  # where it is searched in any case, nobody asks for its loss
@@ -136,7 +141,8 @@ class Adaptive:
             tau = torch.where(known, memory.tau[rows], -torch.inf)
             due = due | self.due(age, tau, d)
         searched = _taken(images, due)
-        memory = _aged(memory, rows[known], age[known])
+        there = rows >= 0
+        memory = _aged(memory, rows[there], age[there])
         if searched:
             found = search(searched)
             cost = found.losses.cpu().double().sum(1)

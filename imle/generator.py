@@ -213,40 +213,18 @@ class CAMNet(nn.Module):
     ) -> None:
         super().__init__()
         levels = max(len(res) - 1, 0)
-        if feat_scales is None:
-            feat_scales = [0.1 * i for i in range(levels)]
+        feat_scales = [0.1 * i for i in range(levels)] if feat_scales is None else feat_scales
         self.config: dict[str, Any] = dict(
-            res=[int(r) for r in res],
-            in_nc=in_nc,
-            out_nc=out_nc,
-            code_nc=code_nc,
-            map_nc=map_nc,
-            latent_nc=latent_nc,
-            resid_nc=[int(n) for n in resid_nc[:levels]],
-            dense_nc=[int(n) for n in dense_nc[:levels]],
-            n_blocks=n_blocks,
-            act_type=act_type,
-            color_space=color_space,
-            lab_range=lab_range,
-            feat_scales=[float(s) for s in feat_scales[:levels]],
-            feedback=feedback,
-            rgb_from=rgb_from,
-            head=head,
-            init=init,
-            init_type=init_type,
-            init_scale=init_scale,
-            mapping_init=mapping_init,
-            mapping=mapping,
-            base=base,
-            consistency=consistency,
-            padding=padding,
-            norm=norm,
-            code_gain=code_gain,
-            grayscale=grayscale,
-            mask_frac=mask_frac,
-            mask_res=mask_res,
-            fill=fill,
-        )
+            res=[int(r) for r in res], in_nc=in_nc, out_nc=out_nc, code_nc=code_nc, map_nc=map_nc,
+            latent_nc=latent_nc, resid_nc=[int(n) for n in resid_nc[:levels]],
+            dense_nc=[int(n) for n in dense_nc[:levels]], n_blocks=n_blocks, act_type=act_type,
+            color_space=color_space, lab_range=lab_range,
+            feat_scales=[float(s) for s in feat_scales[:levels]], feedback=feedback,
+            rgb_from=rgb_from, head=head, init=init, init_type=init_type, init_scale=init_scale,
+            mapping_init=mapping_init, mapping=mapping, base=base, consistency=consistency,
+            padding=padding, norm=norm, code_gain=code_gain, grayscale=grayscale,
+            mask_frac=mask_frac, mask_res=mask_res, fill=fill,
+        )  # fmt: skip
         check_settings(self.config)
         self.base, self.consistency = base, consistency
         self.task = Corruption(grayscale, mask_res, mask_frac, fill)
@@ -256,31 +234,34 @@ class CAMNet(nn.Module):
         self.feedback, self.head, self.in_nc = feedback, head, in_nc
         # State-dict keys are `levels.I...` (the CIMLE refactoring's) while `.levels` is the count
         # that a code search asks for; hence the registration by hand, and `stages` for the modules
-        self._modules["levels"] = nn.ModuleList(
-            Level(
-                in_nc,
-                code_nc,
-                resid_nc[i - 1] if i else 0,
-                out_nc,
-                map_nc,
-                latent_nc,
-                resid_nc[i],
-                dense_nc[i],
-                n_blocks,
-                double=res[i + 1] == 2 * res[i],
-                rgb_from_trunk=rgb_from == "trunk"
-                or (rgb_from == "trunk_but_last" and i < levels - 1)
-                or (rgb_from == "auto" and res[i + 1] == res[i]),
-                feat_scale=float(feat_scales[i]),
-                # the original decompression's last `up` is never run
-                skip_up=rgb_from == "trunk" and i == levels - 1,
-                before=i if mapping == "hierarchical" else 0,
-                norm=norm,
-            )
-            for i in range(levels)
-        )
+        self._modules["levels"] = nn.ModuleList(self._level(i) for i in range(levels))
         set_padding(self, padding)
         self.reset_parameters()
+
+    def _level(self, i: int) -> Level:
+        """A new level, as the settings have it."""
+        c = self.config
+        last, rgb_from = i == len(c["resid_nc"]) - 1, c["rgb_from"]
+        return Level(
+            c["in_nc"],
+            c["code_nc"],
+            c["resid_nc"][i - 1] if i else 0,
+            c["out_nc"],
+            c["map_nc"],
+            c["latent_nc"],
+            c["resid_nc"][i],
+            c["dense_nc"][i],
+            c["n_blocks"],
+            double=c["res"][i + 1] == 2 * c["res"][i],
+            rgb_from_trunk=rgb_from == "trunk"
+            or (rgb_from == "trunk_but_last" and not last)
+            or (rgb_from == "auto" and c["res"][i + 1] == c["res"][i]),
+            feat_scale=c["feat_scales"][i],
+            # the original decompression's last `up` is never run
+            skip_up=rgb_from == "trunk" and last,
+            before=i if c["mapping"] == "hierarchical" else 0,
+            norm=c["norm"],
+        )
 
     @property
     def stages(self) -> nn.ModuleList:

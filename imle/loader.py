@@ -62,6 +62,22 @@ _STATE_VERSION = 1
 _CELLS_VERSION = 2  # of a state whose winners are put together from cells
 
 
+def _check_counts(num_workers: int, **positive: int) -> None:
+    """Errors: ValueError for a number that is none, and for a batch that ranks cannot share."""
+    for name, value, least in (
+        *((name, value, 1) for name, value in positive.items()),
+        ("num_workers", num_workers, 0),
+    ):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    ranks = distributed.world_size()
+    if positive["batch_size"] % ranks:
+        raise ValueError(
+            f"batch_size {positive['batch_size']} cannot be divided among {ranks} ranks; use a "
+            "multiple of it"
+        )
+
+
 class CIMLEDataLoader(LoopSearch):
     """Iterating yields `num_iteration` tuples (cx, codes, ys) on the device.
 
@@ -151,54 +167,32 @@ class CIMLEDataLoader(LoopSearch):
     ) -> None:
         if subsample_size is None:
             subsample_size = len(kkm) if is_sized(kkm) else len(dataset)  # type: ignore[arg-type]
-        for name, value, least in (
-            ("code_bs", code_bs, 1),
-            ("subsample_size", subsample_size, 1),
-            ("num_iteration", num_iteration, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("prefetch_factor", prefetch_factor, 1),
-            ("rescore", rescore, 1),
-        ):
-            if not isinstance(value, Integral) or value < least:
-                raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-        if batch_size % distributed.world_size():
-            raise ValueError(
-                f"batch_size {batch_size} cannot be divided among {distributed.world_size()} "
-                "ranks; use a multiple of it"
-            )
+        _check_counts(
+            num_workers, code_bs=code_bs, subsample_size=subsample_size,
+            num_iteration=num_iteration, batch_size=batch_size, prefetch_factor=prefetch_factor,
+            rescore=rescore,
+        )  # fmt: skip
         check_pieces(kkm, model, corruptor, z_gen, loss_fn, searcher=searcher)
         if adaptive is not None:
             check_adaptive(z_gen, corruptor, searcher)
 
         super().__init__(
-            model,
-            corruptor,
-            z_gen,
-            loss_fn,
-            num_samples,
-            sample_parallelism,
-            code_bs,
-            augment=augment,
-            device=device,
-            on_chunk=on_chunk,
-            precision=precision,
-            rescore=rescore,
-            channels_last=channels_last,
-            searcher=searcher,
-            cells=cells,
-            local_ns=local_ns,
-            rejection=rejection,
-        )
+            model, corruptor, z_gen, loss_fn, num_samples, sample_parallelism, code_bs,
+            augment=augment, device=device, on_chunk=on_chunk, precision=precision,
+            rescore=rescore, channels_last=channels_last, searcher=searcher, cells=cells,
+            local_ns=local_ns, rejection=rejection,
+        )  # fmt: skip
         self.dataset, self.kkm, self.adaptive = dataset, kkm, adaptive
         self.subsample_size = int(subsample_size)
         self.num_iteration, self.batch_size = int(num_iteration), int(batch_size)
         self.pin_memory, self.num_workers = pin_memory, int(num_workers)
-        self.shuffle = shuffle is None or bool(shuffle)
-        self.drop_last, self.seed = bool(drop_last), int(seed)
-        self.cache_images, self.prefetch_factor = bool(cache_images), prefetch_factor
-        self.worker_init_fn = worker_init_fn
+        self.shuffle, self.drop_last = shuffle is None or bool(shuffle), bool(drop_last)
+        self.seed, self.cache_images = int(seed), bool(cache_images)
+        self.prefetch_factor, self.worker_init_fn = prefetch_factor, worker_init_fn
+        self._begin()
 
+    def _begin(self) -> None:
+        """Nothing is searched yet."""
         self.last_ids: list[int] = []
         self._report: SearchReport | None = None
         self._begun = -1  # number of the loop begun last
@@ -348,7 +342,7 @@ class CIMLEDataLoader(LoopSearch):
         def check(looked: list[int], of: Memory) -> Tensor:
             return self._measured(looked, of, self._read(number, self._share(looked), [], store))
 
-        turn = self.adaptive.turn(self._memory, images, number, check, search)
+        turn = self.adaptive.turn(self._memory, images, number, check, search, skips=self._skips)
         self._memory = turn.memory
         loop = self._remembered(number, ids, kkm, turn.memory)
         self._report = self._reported(

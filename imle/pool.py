@@ -185,8 +185,6 @@ def pool_search(
     if pool_size < 1 or chunk < 1:
         raise ValueError(f"pool_size and chunk must be at least 1, got {pool_size} and {chunk}")
     device = torch.device(device) if device is not None else device_of(model)
-    dtype = resolve_dtype(precision)
-    low = dtype != torch.float32
     nearest = Nearest(torch.cat([features(t.to(device)).float() for t in targets]))
     world, rank = distributed.world_size(), distributed.rank()
     chunk = min(chunk, -(-pool_size // world))
@@ -194,31 +192,46 @@ def pool_search(
     total = rounds * (2 if eps > 0 else 1)
 
     def samples(before: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and numbers of this rank's samples, chunk by chunk."""
         for i in range(rounds):
             first = min((i * world + rank) * chunk, pool_size)
             ids = torch.arange(first, min(first + chunk, pool_size), device=device)
-            if len(
-                ids
-            ):  # the last round may have nothing for this rank, but its callback must come
-                with torch.autocast(device.type, dtype if low else torch.bfloat16, enabled=low):
+            # the last round may have nothing for this rank, but its callback must come
+            if len(ids):
+                with _autocast(precision, device):
                     images = image_of_level(model, None, [pool_codes(z, loop, ids)], -1)
                 yield features(images), ids
             if on_chunk is not None:
                 on_chunk(before + i + 1, total)
 
-    rejected = torch.zeros(0, dtype=torch.int64, device=device)
-    if eps > 0:
-        near = NearestFew(nearest.queries, min(knn_ignore, pool_size))
-        for rows, ids in samples(0):
-            near.update(rows, ids)
-        rejected = near.within(eps)
-        if len(rejected) == pool_size:
-            rejected = rejected[:0]
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    few = min(knn_ignore, pool_size)
+    rejected = _too_near(nearest.queries, few, samples(0), eps, pool_size) if eps > 0 else none
     for rows, ids in samples(total - rounds):
         kept = ~torch.isin(ids, rejected) if len(rejected) else slice(None)
         nearest.update(rows[kept], ids[kept])
     return nearest.result()._replace(rejected=len(rejected))
+
+
+def _autocast(precision: str | torch.dtype, device: torch.device) -> torch.autocast:
+    """Autocast to a low precision, none to fp32."""
+    dtype = resolve_dtype(precision)
+    low = dtype != torch.float32
+    return torch.autocast(device.type, dtype if low else torch.bfloat16, enabled=low)
+
+
+def _too_near(
+    queries: Tensor,
+    few: int,
+    chunks: Iterable[tuple[Tensor, Tensor]],
+    eps: float,
+    pool_size: int,
+) -> Tensor:
+    """Numbers of the samples that are left out for all images: none where all would be."""
+    near = NearestFew(queries, few)
+    for rows, ids in chunks:
+        near.update(rows, ids)
+    found = near.within(eps)
+    return found[:0] if len(found) == pool_size else found
 
 
 class NearestFew:

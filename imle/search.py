@@ -24,6 +24,7 @@ hides no other.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -269,44 +270,26 @@ class CodeSearch:
         fast = self._fast
         if len(cx) == 0:
             raise ValueError("nothing to search: the batch of inputs is empty")
-        plan, local = self.plan(len(ys)), self.local_sweeps(len(ys))
-        grids = self.grids(len(ys), draw, cx.device)
+        local, grids = self.local_sweeps(len(ys)), self.grids(len(ys), draw, cx.device)
         state = self._exact.start(cx)
         fast_state = fast.start(cx) if fast else None
         best: list[_Best] = []
         whole: list[Tensor] = []
         losses: list[_Losses] = []
         nears = [Near(r, len(cx), cx.device) for r in radii or [0.0] * len(ys)]
-        for level, (y, chunks, grid) in enumerate(zip(ys, plan, grids, strict=True)):
-            near = nears[level]
-            ids = [torch.arange(*c, device=cx.device) for c in chunks]
-            row = _Losses(return_losses)
-            few = sum(len(c) for c in ids) <= self.rescore  # all would be taken again
-            before = fast_state
-            quick: list[Any] = []  # the target in low precision, once it is needed
-            if fast is None or few:
-                target = self._exact.prepare(y)
-                with no_tf32(cx.device, fast is not None):
-                    found = self._argmin(state, target, level, ids, draw, on_chunk, row, near)
-                if fast is not None and level + 1 < len(ys):
-                    one = map_tree(lambda t: t[:1], fast_state)
-                    fast_state = fast.as_mine(found.state, one, found.code[:1], level)
-            else:
-                quick.append(fast.prepare(y))
-                target = self._exact.prepare(y)
-                found, fast_state = self._two_stage(
-                    fast, state, fast_state, y, quick[0], target, level, ids, draw, on_chunk, row,
-                    near,
-                )  # fmt: skip
+        for level, (y, grid) in enumerate(zip(ys, grids, strict=True)):
+            losses.append(_Losses(return_losses))
+            exact = Judge(self._exact, state, self._exact.prepare(y))
+            low = None if fast is None else Judge(fast, fast_state, None)
+            found, low, fast_state = self._whole_codes(
+                level, len(ys), y, exact, low, draw, on_chunk, losses[level], nears[level]
+            )
             whole.append(found.loss)
-            losses.append(row)
             if grid is not None:
                 assert isinstance(draw, KeyedDraw), "check_cells sees to it"
-                low = None
-                if fast is not None:
-                    low = Judge(fast, before, quick[0] if quick else fast.prepare(y))
+                if low is not None and low.target is None:
+                    low = low._replace(target=low.losses.prepare(y))
                 after = fast_state if level + 1 < len(ys) else None
-                exact = Judge(self._exact, state, target)
                 kept = choose_cells(
                     level, grid, exact, low, Chosen(*found, after), draw, local[level], on_chunk
                 )
@@ -324,6 +307,37 @@ class CodeSearch:
             torch.stack([near.count for near in nears], 1),
             torch.stack([w < near.radius for w, near in zip(whole, nears, strict=True)], 1),
         )
+
+    def _whole_codes(
+        self,
+        level: int,
+        levels: int,
+        y: Tensor,
+        exact: Judge,
+        low: Judge | None,
+        draw: Draw,
+        on_chunk: Callable[[], None] | None,
+        row: _Losses,
+        near: Near,
+    ) -> tuple[_Best, Judge | None, Any]:
+        """The best of a level's candidates as they are; `low` again, with its target if that was
+        needed; and its state behind the level."""
+        ids = [torch.arange(*chunk, device=y.device) for chunk in self.plan(levels)[level]]
+        few = sum(len(c) for c in ids) <= self.rescore  # all would be taken again
+        if low is not None and not few:
+            low = low._replace(target=low.losses.prepare(y))
+            found, after = self._two_stage(
+                low.losses, exact.state, low.state, y, low.target, exact.target, level, ids, draw,
+                on_chunk, row, near,
+            )  # fmt: skip
+            return found, low, after
+        with no_tf32(y.device, low is not None):
+            found = self._argmin(exact.state, exact.target, level, ids, draw, on_chunk, row, near)
+        after = None if low is None else low.state
+        if low is not None and level + 1 < levels:
+            one = map_tree(lambda t: t[:1], low.state)
+            after = low.losses.as_mine(found.state, one, found.code[:1], level)
+        return found, low, after
 
     @torch.no_grad()
     def measure(self, cx: Tensor, ys: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
@@ -466,6 +480,18 @@ def check_found(failed: Tensor, image_ids: Sequence[int]) -> None:
         )
 
 
+def _counted(on_chunk: OnChunk | None, total: int) -> Callable[[], None]:
+    """What calls on_chunk(done, total) with a count of its own calls."""
+    numbers = itertools.count(1)
+
+    def report() -> None:
+        done = next(numbers)
+        if on_chunk is not None:
+            on_chunk(done, total)
+
+    return report
+
+
 def search(
     model: Cascade | Model,
     loss_fn: Loss | PreparedLoss,
@@ -511,30 +537,18 @@ def search(
     if code_bs < 1:
         raise ValueError(f"code_bs must be at least 1 (and the batch not empty), got {code_bs}")
     image_ids = image_ids.to(cx.device)
+    counted = _counted(on_chunk, -(-len(cx) // code_bs) * engine.chunks(len(ys)))
     parts: list[SearchResult] = []
-    total = -(-len(cx) // code_bs) * engine.chunks(len(ys))
-    done = 0
-
-    def report() -> None:
-        nonlocal done
-        done += 1
-        if on_chunk is not None:
-            on_chunk(done, total)
-
     with engine:
         for i in range(0, len(cx), code_bs):
             at = slice(i, i + code_bs)
             part = [pool[at] for pool in z] if isinstance(z, (list, tuple)) else z
-            parts.append(
-                engine(
-                    cx[at],
-                    [y[at] for y in ys],
-                    draw_of(part, loop, image_ids[at], cx.device),
-                    on_chunk=report,
-                    return_losses=return_losses,
-                    radii=radii,
-                )
-            )
+            draw = draw_of(part, loop, image_ids[at], cx.device)
+            found = engine(
+                cx[at], [y[at] for y in ys], draw,
+                on_chunk=counted, return_losses=return_losses, radii=radii,
+            )  # fmt: skip
+            parts.append(found)
     result = SearchResult.joined(parts)
     check_found(result.failed, image_ids.tolist())
     return result

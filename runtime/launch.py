@@ -11,6 +11,7 @@ Three ways to start, one code path after that:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import math
 import os
@@ -116,6 +117,8 @@ def call_main(main: Main, args: argparse.Namespace, ends: Ends | None = None) ->
         tell(f"error: {who}{stop.code}", sys.stderr)
         return 1
     except KeyboardInterrupt:
+        with contextlib.suppress(ValueError):  # another would stop the line, and what comes then
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         tell(f"error: {who}interrupted", sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:

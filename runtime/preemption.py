@@ -8,6 +8,7 @@ all.  The step is finished, the state saved, and the process exits 75.
 import atexit
 import contextlib
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import time
@@ -50,6 +51,7 @@ class PreemptionFlag:
         self._pid = os.getpid()
         atexit.unregister(_end_workers)
         atexit.register(_end_workers)  # registered last, so it runs before multiprocessing's
+        multiprocessing.util.Finalize(None, _end_workers, exitpriority=100)
         try:
             for signum in heeded():
                 self._previous[signum] = signal.signal(signum, self._handle)
@@ -115,9 +117,13 @@ def shield_worker() -> None:
 def _end_workers() -> None:
     """Kill the workers that an error left open when the process ends.
 
-    multiprocessing would send them SIGTERM, to which they are deaf, and wait for ever.
+    multiprocessing would send them SIGTERM, to which they are deaf, and wait for ever. So nothing
+    may stop this: Ctrl-C does no more, and where one came just before, this is done once more from
+    the end of multiprocessing itself.
     """
-    with contextlib.suppress(ValueError):  # torch's handler would call their end an error
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # torch's handler would call their end an error
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:

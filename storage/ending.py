@@ -48,7 +48,7 @@ class Ends:
             if not ours:
                 for number, before in self._before.items():
                     signal.signal(number, before)
-            elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            elif code == 130 or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._end)
 
     def _end(self, number: int, frame: FrameType | None) -> None:

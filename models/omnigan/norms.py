@@ -71,7 +71,9 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def converge(self, weight: Tensor, iterations: int = 15) -> None:
-        """Power iterations: for weights that are new."""
+        """Power iterations: for weights that are new. Of meta tensors nothing is asked for."""
+        if weight.is_meta:
+            return
         rows = weight.detach().flatten(1).float()
         for _ in range(iterations):
             u, v = self._iterated(rows)

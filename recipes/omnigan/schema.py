@@ -134,7 +134,7 @@ SCHEMA: dict[str, Any] = {
         "default": Leaf(dict, {}, "a place for an anchor; nothing reads it", EXE),
         "encoder": {
             "architecture": Leaf(("munit", "deeplabv2"), "munit"),
-            "input_dim": Leaf(positive_int, 3, "channels of a picture"),
+            "input_dim": Leaf(wide, 3, "channels of a picture"),
             "dim": Leaf(wide, 32, "of munit: channels at full resolution"),
             "n_downsample": Leaf(count(16), 3, "of munit: how often it halves"),
             "norm": Leaf(text, "spectral", "of munit, outside of residual blocks"),

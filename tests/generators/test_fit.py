@@ -4,6 +4,7 @@ no memory taken, for every kind in the same way."""
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from imle import UnconditionalGenerator
 from models import SimCLR
 from models.ddpm import UNet
 from models.omnigan import OmniGenerator
+from recipes.edm2 import parts as edm2_parts
+from recipes.generate import parts as generate_parts
+from recipes.generate.options import get_args as generate_args
 from recipes.simclr.files import encoder_of
 from recipes.toy import parts as toy
 from storage.errors import CheckpointError, RunError
@@ -130,6 +134,38 @@ def test_weights_that_are_not_those_of_the_configuration(kind):
     ):
         with pytest.raises(CheckpointError):
             opened(snapshot._replace(state_dict=harmed))
+
+
+CPU = SimpleNamespace(
+    device=torch.device("cpu"), precision=SimpleNamespace(requested="fp32"), say=lambda line: None
+)
+GUIDES = {  # how each script opens a guide, or a reference
+    "train_edm2": ("edm2", lambda file, net: edm2_parts.load_network(file, net.net, CPU)),
+    "generate_images": (
+        "edm2",
+        lambda file, net: generate_parts.guide(
+            generate_args(None, ["--net", "x", "--guide", file]), net, CPU.device, CPU.say
+        ),
+    ),
+    "toy_example": ("edm2-toy", lambda file, net: toy.load_net(file, CPU.device)),
+}
+
+
+@pytest.mark.parametrize("harm", ["missing", "extra", "misshapen"])
+@pytest.mark.parametrize("script", GUIDES)
+def test_a_guide_that_does_not_fit_is_one_line_in_every_script(script, harm, tmp_path):
+    kind, opens = GUIDES[script]
+    snapshot = ALL[kind]
+    name = next(n for n, v in snapshot.state_dict.items() if v.ndim > 1)
+    state = {
+        "missing": {k: v for k, v in snapshot.state_dict.items() if k != name},
+        "extra": snapshot.state_dict | {"colour": torch.zeros(3)},
+        "misshapen": snapshot.state_dict | {name: torch.zeros(1, 2, 3, 5)},
+    }[harm]
+    file = save_snapshot(tmp_path / "x.safetensors", state, kind, snapshot.config, {})
+    with pytest.raises(CheckpointError) as caught:
+        opens(str(file), make_generator(snapshot, Setup()))
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 3
 
 
 def test_bounds_are_asked_before_anything_is_built():

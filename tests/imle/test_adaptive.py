@@ -110,6 +110,34 @@ def test_a_solved_image_is_searched_again_and_its_threshold_follows_the_new_code
     assert turn.searched == [1] and turn.memory.tau.tolist() == pytest.approx([0.9, 0.9 * 1.7])
 
 
+def test_an_image_that_was_emptied_is_searched_whenever_it_comes_up():
+    """All its candidates were rejected, so that it is not trained on: it has no code to keep."""
+    adaptive, calls, empty = Adaptive(0.1, 5, 9), [], {3}
+
+    def search(images):
+        calls.append(images)
+        gone = torch.tensor([i in empty for i in images])
+        return Searched(torch.tensor(images)[:, None], torch.ones(len(images), 1), gone)
+
+    def check(images, of):
+        raise AssertionError("nobody is old enough")
+
+    def come_up(memory, loop, **how):
+        return adaptive.turn(memory, [2, 3, 4], loop, check, search, **how)
+
+    first = come_up(Memory.blank(), 0, skips=True)
+    second = come_up(first.memory, 1, skips=True)
+    assert second.searched == [3] and second.memory.empty.tolist() == [False, True, False]
+    empty.clear()
+    third = come_up(second.memory, 2, skips=True)
+    assert third.searched == [3] and not third.memory.empty.any()
+    assert third.memory.loop.tolist() == [0, 2, 0] and third.memory.age.tolist() == [2, 0, 2]
+    assert come_up(third.memory, 3, skips=True).searched == []
+    # where such images are kept, they have the code of their farthest candidate
+    assert come_up(first.memory, 1).searched == []
+    assert calls == [[2, 3, 4], [3], [3]]
+
+
 def test_the_check_is_the_loss_that_the_search_found():
     """The weights stand still, so the loss of a stored code is what it was when it was chosen."""
     loader = make(adaptive=Adaptive(0.04, 1, 9), subsample_size=9, kkm=KorKMinusOne(range(9)))

@@ -187,6 +187,32 @@ def test_without_cells_nothing_changes_and_nothing_more_is_run():
     assert torch.equal(some.losses[:, 0], results[0].losses[:, 0])
 
 
+class Coarse(MappedMSE):
+    """Its losses in steps of `step`: many are equal."""
+
+    step = 0.05
+
+    def forward(self, fx, y):
+        return (super().forward(fx, y) / self.step).floor()
+
+    def maps(self, fx, y, cells):
+        return (super().maps(fx, y, cells) / self.step).floor()
+
+
+class Flat(Coarse):
+    step = 1e9
+
+
+def test_of_equals_the_first_wins_whatever_the_chunks():
+    model, z, cx, ys = problem()
+    how = dict(code_bs=3, cells=[2, 4], local_ns=[6, 18])
+    flat = search(model, Flat(), z, cx, ys, IDS, 2, [5, 4], 2, **how).winners
+    assert not flat.any()  # the first candidate, and in every cell the base
+    found = [search(model, Coarse(), z, cx, ys, IDS, 2, [5, 4], sp, **how) for sp in (1, 3, 100)]
+    assert all(torch.equal(found[0].winners, other.winners) for other in found[1:])
+    assert (found[0].winners >= FIRST_NUMBER).any()
+
+
 def test_chunks_of_the_second_search():
     assert sweeps(4, 8, 4) == [(0, [(0, 3), (3, 6), (6, 9)], None)]
     assert sweeps(4, 15, 8) == [(0, [(0, 8), (8, 16)], None)]

@@ -142,6 +142,7 @@ def test_colours_keep_their_hue():
     task, cx, y = example(dict(grayscale=1), high=8)
     moved = project(y, cx, task) - y
     torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), atol=1e-6, rtol=0)
+    assert moved.abs().mean() > 0.01 and (y - y[:, :1]).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("fill", ["zero", "color"])
@@ -168,7 +169,7 @@ def test_holes_are_filled_smoothly():
     known = torch.ones(1, 1, 16, 16, dtype=torch.bool)
     known[..., 4:8, 8:12] = False
     got = fill_in(ramp * known, known)
-    assert torch.equal(got[:, :, :4], ramp[:, :, :4]) and (got - ramp).abs().max() < 0.06
+    assert torch.equal(got * known, ramp * known) and (got - ramp).abs().max() < 0.06
     assert torch.equal(fill_in(ramp * 0, known & False), torch.full_like(ramp, 0.5))
 
 
@@ -197,6 +198,8 @@ def test_gradients(task, high):
     with torch.no_grad():
         change = ((project(y + direction, cx, task) - out) * weights).sum()
     torch.testing.assert_close((grad * direction).sum().float(), change, atol=2e-4, rtol=1e-4)
+    decided = high == 8 and known_pixels(cx, task) is None and task.grayscale == 0
+    assert change.abs() < 1e-6 if decided else change.abs() > 0.01
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -212,6 +215,10 @@ def test_what_is_shown_is_in_range_and_agrees(task, high):
     assert mean.max() < 1 / 255 and largest.max() < 12 / 255
     if high == 16:
         assert largest.max() < 1 / 255  # rounding alone
+    asked = project(y, cx, task)  # and it is that, where that can be shown
+    inside = (asked.clamp(0, 1) - asked).abs().amax(1) == 0
+    apart = (got - asked).abs().amax(1)
+    assert inside.float().mean() > 0.3 and apart[inside].mean() < 0.02
 
 
 def test_paling_keeps_luma_and_hue():
@@ -224,6 +231,11 @@ def test_paling_keeps_luma_and_hue():
     )
     share = (got - cx) / (y - cx)
     torch.testing.assert_close(share, share[:, :1].expand_as(share), atol=1e-4, rtol=1e-3)
+    # paled, and no more than it takes
+    assert got.min() >= 0 and got.max() <= 1 and y.max() > 1
+    edge = (got.amax(1) > 1 - 1e-5) | (got.amin(1) < 1e-5)
+    whole = (share.amin(1) > 1 - 1e-4) & (y.amax(1) <= 1) & (y.amin(1) >= 0)
+    assert (edge | whole).all() and edge.any()
 
 
 def test_half_precision_around_it_does_not_reach_it():

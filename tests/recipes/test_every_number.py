@@ -89,7 +89,7 @@ def numbers_of(read, words, monkeypatch):
 
 @pytest.mark.parametrize("read, words", COMMANDS, ids=lambda value: str(value).split(".")[0])
 def test_no_option_takes_a_number_that_no_machine_holds(read, words, monkeypatch, capsys):
-    words, start = words.split(), time.monotonic()
+    words, start = words.split(), time.process_time()
     for name, kind in numbers_of(read, words, monkeypatch).items():
         for number in LARGE:
             try:
@@ -103,13 +103,13 @@ def test_no_option_takes_a_number_that_no_machine_holds(read, words, monkeypatch
             except SystemExit as end:
                 said = capsys.readouterr().err
                 assert end.code == 2 and len(said.splitlines()) == 1 and name in said
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 10
 
 
 def test_a_command_has_numbers(monkeypatch):
     """That the test above looks at something."""
     kinds = numbers_of(edm2, [], monkeypatch)
-    assert {"--seed", "--channels", "--channel_mult", "--batch", "--res"} <= kinds.keys()
+    assert {"--seed", "--channels", "--channel_mult", "--bs", "--res"} <= kinds.keys()
 
 
 def test_no_setting_of_omnigan_takes_a_number_that_no_machine_holds():
@@ -139,7 +139,7 @@ def test_batches_of_simclr():
 def test_batches_of_ddpm():
     args = ddpm(None, "--preset smoke --bs 1000000".split())
     run, images = SimpleNamespace(world_size=1, device=CPU), SimpleNamespace(resolution=64)
-    with pytest.raises(UsageError, match=r"^1000000 rows at once.*; lower --bs 1000000$"):
+    with pytest.raises(UsageError, match=r"^1000000 rows at once.*; lower --bs 1000000"):
         ddpm_parts.loader(args, run, images)
 
 
@@ -183,7 +183,7 @@ def test_batches_of_calculate_metrics():
      "gen.d.n_res=256 gen.encoder.dim=4096", "data.loaders.batch_size=1000000"],
 )  # fmt: skip
 def test_settings_of_omnigan_that_no_memory_holds(word):
-    start = time.monotonic()
+    start = time.process_time()
     opts = omnigan(None, ["--preset", "smoke"]).opts
     weighing.check(opts, CPU, 1)
     opts = omnigan(None, ["--preset", "smoke", "--set", *word.split()]).opts
@@ -191,4 +191,4 @@ def test_settings_of_omnigan_that_no_memory_holds(word):
     first = word.split()[0].replace("=", " ")
     with pytest.raises(UsageError, match=f"GB at least, .*; lower .*{first}"):
         weighing.check(opts, CPU, 1)
-    assert torch.equal(torch.get_rng_state(), before) and time.monotonic() - start < 3
+    assert torch.equal(torch.get_rng_state(), before) and time.process_time() - start < 5

@@ -119,3 +119,46 @@ def test_workers_left_open_do_not_hold_up_the_end():
     """They are deaf to the SIGTERM that multiprocessing would send before it waits for them."""
     done = subprocess.run([sys.executable, "-c", WORKERS_LEFT_OPEN], timeout=120)
     assert done.returncode == 75
+
+
+STORM = """
+import argparse, multiprocessing, os, signal, sys, time
+from multiprocessing import context
+from runtime import launch, preemption
+
+def worker():
+    preemption.shield_worker()
+    time.sleep(1000)
+
+def interrupting(function):  # as a signal of the storm does, once
+    def first(*args, **named):
+        setattr(*place[function], function)
+        os.kill(os.getpid(), signal.SIGINT)
+        return function(*args, **named)
+    return first
+
+place = {{}}
+def strike(module, name):
+    place[getattr(module, name)] = (module, name)
+    setattr(module, name, interrupting(getattr(module, name)))
+
+def main(args):
+    flag = preemption.PreemptionFlag()
+    flag.install()
+    context.ForkProcess(target=worker, daemon=True).start()
+    time.sleep(0.2)
+    flag.restore()
+    strike({place})
+    raise KeyboardInterrupt
+
+sys.argv = ["toy"]
+launch.launch(main, argparse.Namespace(gpus=[]))
+"""
+
+
+@pytest.mark.parametrize("place", ["launch, 'tell'", "multiprocessing, 'active_children'"])
+def test_ctrl_c_again_while_the_process_ends_does_not_leave_it_waiting(place):
+    """Of an ISICLE launch that had said `error: interrupted` and stayed, in a storm of signals."""
+    code = STORM.format(place=place)
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr == "error: interrupted\n"

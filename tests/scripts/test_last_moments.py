@@ -7,9 +7,10 @@ import signal
 import pytest
 
 from runtime import launch as launching
+from runtime.run import Run
 from runtime.rundir import RunDir
-from runtime.update import Updater
 from storage.ending import Ends
+from storage.errors import NonFiniteError
 from tests import faults
 from tests import kill_harness as harness
 from tests.scripts.support import get_args, load
@@ -28,12 +29,16 @@ def signal_after(kind, name):
     setattr(kind, name, after)
 
 
-def after_its_run(name, words, run_dir, no_update=False):
+def after_its_run(name, words, run_dir, fails=False):
     """Entry of a child: a script whose run gives back its lock, and the signals before that."""
     signal_after(RunDir, "release")
-    if no_update:
-        Updater.step = lambda self, *args: False
+    if fails:
+        Run.step = not_finite
     faults.run(name, words, run_dir)
+
+
+def not_finite(*args):
+    raise NonFiniteError("three in a row")
 
 
 def after_its_main(name, words):
@@ -59,8 +64,7 @@ def test_a_finished_run_stays_finished(name, tmp_path):
 
 def test_a_run_that_failed_keeps_its_exit_code(tmp_path):
     log, run_dir = tmp_path / "log", tmp_path / "run"
-    words = [*faults.SCRIPTS["toy_example"].split(), "--total-iter", "2"]
-    args = ("toy_example", words, str(run_dir), True)
+    args = ("toy_example", [], str(run_dir), True)
     assert harness.finish(after_its_run, args, log) == 5, log.read_text()
     assert json.loads((run_dir / "status.json").read_text())["exit_code"] == 5
 
@@ -79,4 +83,4 @@ def test_a_script_whose_work_is_done(name, words, tmp_path):
     log = tmp_path / "log"
     words = words.format(tmp_path).split()
     assert harness.finish(after_its_main, (name, words), log) == 0, log.read_text()
-    assert "SIGTERM" not in log.read_text() and "Traceback" not in log.read_text()
+    assert "SIGTERM: ended" not in log.read_text() and "Traceback" not in log.read_text()
