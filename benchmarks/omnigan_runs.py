@@ -59,8 +59,7 @@ def unit(images: list[Any]) -> Tensor:
 
 def losses(args: argparse.Namespace) -> None:
     """Means of each task's logged losses over --ends of the records at either end."""
-    run = Path(args.net)
-    file = (run if run.is_dir() else run.parent.parent) / "metrics.jsonl"
+    file = find_network(args.net, "train_omnigan").parent.parent / "metrics.jsonl"
     records = [json.loads(line) for line in read_bytes(file).splitlines() if line.strip()]
     names = sorted({k for r in records for k in r if k.startswith("G/task_loss/")})
     if not names:

@@ -82,6 +82,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "layout_attention",
             "metrics",
             "ntxent",
+            "omnigan_runs",
             "omnigan_step",
             "pictures",
             "scenes",
