@@ -61,7 +61,7 @@ def test_histories_are_of_the_classes_own_validation_step(file, tmp_path):
     words = [*PLAIN, "--model", f"{file}:Mine"]
     train(tmp_path / "blind", *words)
     train(tmp_path / "run", *words, *LOOKS, "--look", f"{file}:look", "--snapshot_every", "1")
-    outputs = torch.load(tmp_path / "run" / "outputs.pt")
+    outputs = torch.load(tmp_path / "run" / "outputs.pt", weights_only=True)
     assert (outputs["sampling"]["model_output"] == 1).all() and not outputs["grad"]
     assert outputs["labels"].shape == (2,) and "y_0_hat" in outputs  # of the training step
     assert outputs["restore"]["model_history_output"].shape == (2, 4, 3, 8, 8)  # --frames 3
