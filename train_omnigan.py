@@ -73,8 +73,12 @@ def main(args: Namespace) -> None:
         G, D, C, losses = trainer.G, trainer.D, trainer.C, trainer.losses
         optimizers = parts.optimizers(opts, trainer)
         weights, train, clip = parts.weights(opts), opts["train"], opts["train"]["grad_clip"]
+<<<<<<< HEAD
         keeper = parts.keeper(opts, G)
         measuring = parts.measuring(opts, args, run)
+=======
+        keeper, low = parts.keeper(opts, G), train["flood_height"]
+>>>>>>> a17
 
         state: dict[str, Any] = {**trainer.players, "loaders": loaders}
         state |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
@@ -119,7 +123,7 @@ def main(args: Namespace) -> None:
             # keep. One encoder pass for the pictures of all domains; D and C use what it made.
             with run.precision.autocast():
                 shared = Shared(G, batch)
-                g = generator_loss(shared, D, C, losses, weights, phases, train["mask"])
+                g = generator_loss(shared, D, C, losses, weights, phases, train["mask"], low)
                 if second and keeper is not None:
                     g.add("kept", steps.kept(keeper, trainer, shared), train["keep_weight"])
             run.backward(g.total)

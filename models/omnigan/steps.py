@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from models.omnigan.domains import other_flood, other_reality
 from models.omnigan.gan_losses import feature_matching, gradient_penalty, r1_penalty
 from models.omnigan.shared import Shared, frozen, over_parts
-from models.omnigan.task_losses import nothing, total_variation
+from models.omnigan.task_losses import bce, nothing, total_variation
 
 PHASES = ("representation", "translation")
 MASKS = ("non-water", "ones")
@@ -36,7 +36,8 @@ class Weights:
 
     d, h, s, w: of the tasks. a_, t_: of adaptation and translation, gan, cycle, auto; feature
     matching, of a picture and its cycle in a multi-scale discriminator. t_sm, t_dm, t_hm: that a
-    translation keeps segmentation, depth, height. t_tv: total variation of translated pictures.
+    translation keeps segmentation, depth, height. t_wm: that a flooded one has water where it is
+    low. t_tv: total variation of translated pictures.
     classifier: of fooling it; C: of the classifier itself.
     """
 
@@ -55,6 +56,7 @@ class Weights:
     t_sm: float = 1.0
     t_dm: float = 1.0
     t_hm: float = 1.0
+    t_wm: float = 0.0
     t_tv: float = 0.0
     classifier: float = 1.0
     C: float = 1.0
@@ -91,13 +93,15 @@ def generator_loss(
     weights: Weights,
     phases: Sequence[str] = PHASES,
     mask: str = "non-water",
+    flood_height: float = 0.1,
 ) -> Terms:
     """The generator's loss, of the phases that there are.
 
     Terms are named task_loss/d/rf, t/auto/rf, a/gan/rn_to_sn, t/dm/rn_to_rf, classifier/rf; beside
     them their weighted sums representation, translation and generator. mask: where translation must
     keep what is there: "non-water", neither in the picture (by its label, or else by the decoder w)
-    nor in the translated one, or "ones", everywhere. `fakes` has what the discriminators' update
+    nor in the translated one, or "ones", everywhere. flood_height: where t_wm wants water, of h.
+    `fakes` has what the discriminators' update
     needs, also of a phase that is off. Errors: ValueError.
     """
     wrong = [phase for phase in phases if phase not in PHASES]
@@ -111,7 +115,7 @@ def generator_loss(
             part = _representation(shared, D, C, losses, weights)
             _take(whole, part, "representation")
         if "translation" in phases and "t" in shared.G.tasks:
-            part = _translation(shared, D, losses, weights, mask)
+            part = _translation(shared, D, losses, weights, mask, flood_height)
             _take(whole, part, "translation")
     _complete(shared, whole.fakes)
     if not whole.total.requires_grad:  # no batch has a label
@@ -180,6 +184,7 @@ def _translation(
     losses: Mapping[str, Any],
     weights: Weights,
     mask: str,
+    flood_height: float,
 ) -> Terms:
     G, of, out = shared.G, losses["G"], _no_terms(shared)
     paired = shared.paired(other_flood)
@@ -189,8 +194,9 @@ def _translation(
     seen = shared.decode(z_fake)
     cycles = shared.translate(z_fake, seen, lambda domain: domain)
     _judged(shared, D, "t", fakes, cycles, of, weights, out)
-    if weights.t_sm or weights.t_dm or weights.t_hm:
-        kept = _with_frozen_decoders(shared, z_fake, seen)
+    if weights.t_sm or weights.t_dm or weights.t_hm or weights.t_wm:
+        tasks = ("d", "h", "s", "w") if weights.t_wm else ("d", "h", "s")
+        kept = _with_frozen_decoders(shared, z_fake, seen, tasks)
     else:
         kept = seen
     for domain in paired:
@@ -201,23 +207,36 @@ def _translation(
                 weight = getattr(weights, f"t_{name}")
                 value = consistency(task, kept[domain][task], shared.decoded[domain][task], where)
                 out.add(f"t/{name}/{to}", value if weight else value.detach(), weight)
+        if weights.t_wm and domain[1] == "n":
+            low = low_ground(shared.decoded[domain]["h"], flood_height)
+            before = G.water(shared.decoded[domain]["w"].detach())
+            value = bce(kept[domain]["w"], torch.maximum(low, before))
+            out.add(f"t/wm/{to}", value, weights.t_wm)
         if weights.t_tv:
             out.add(f"t/tv/{to}", total_variation(fakes[domain]), weights.t_tv)
     return out
 
 
 def _with_frozen_decoders(
-    shared: Shared, z: Mapping[str, Tensor], seen: dict[str, dict[str, Tensor]]
+    shared: Shared,
+    z: Mapping[str, Tensor],
+    seen: dict[str, dict[str, Tensor]],
+    tasks: Sequence[str],
 ) -> dict[str, dict[str, Tensor]]:
     """What decoders see in latents, with no gradient for them: they are to measure what a
     translation keeps, not to be taught to see it."""
-    decoders = [shared.G.decoders[task] for task in shared.G.conditions if task != "w"]
+    decoders = [shared.G.decoders[task] for task in shared.G.conditions if task in tasks]
     if not any(p.requires_grad for module in decoders for p in module.parameters()):
         return seen
     with frozen(*decoders):
         parts = {d: (v,) for d, v in z.items()}
         G = shared.G
-        return over_parts(G.decoders, lambda v: G.decode_tasks(v, ("d", "h", "s")), parts)
+        return over_parts(G.decoders, lambda v: G.decode_tasks(v, tasks), parts)
+
+
+def low_ground(h: Tensor, below: float) -> Tensor:
+    """1 where a decoded height is below a bound, else 0; without a gradient."""
+    return (h.detach().float() < below).float()
 
 
 def consistency(task: str, of_fake: Tensor, of_real: Tensor, mask: Tensor) -> Tensor:

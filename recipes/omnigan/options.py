@@ -201,6 +201,10 @@ def refuse_wrong(opts: Mapping[str, Any]) -> None:
                 f"{pairs[1][0]} and {pairs[1][1]}); there are {', '.join(trained)}: leave it out "
                 "of tasks, or give data.files.train"
             )
+    if opts["train"]["lambdas"]["G"]["t"]["wm"] and not {"h", "t", "w"} <= set(tasks):
+        raise ValueError(
+            "train.lambdas.G.t.wm: that a flood is where it is low needs tasks h, t, w"
+        )
     if opts["dis"]["clip"] and opts["dis"]["gan"] != "wgan":
         raise ValueError(f"dis.clip is of dis.gan wgan, and it is {opts['dis']['gan']}")
     train = opts["train"]

@@ -49,6 +49,7 @@ from runtime.run import Run
 from runtime.seeding import seed_worker
 from storage.dirs import models_home
 from storage.errors import DataError, UsageError
+from storage.snapshot import load_snapshot
 
 KIND = "omnigan"
 ADVENT = "advent"  # in the place of a file: the weights that fetch-weights gets
@@ -87,7 +88,23 @@ def make(opts: Mapping[str, Any]) -> Omnigan:
         init_weights(trainer.C, init["init_type"], init["init_gain"])
     if file is not None:
         load_pretrained(trainer.G.encoder, file)
+    if gen["pretrained"]:
+        _take_weights(trainer.G, Path(gen["pretrained"]).expanduser())
     return trainer
+
+
+def _take_weights(G: OmniGenerator, file: Path) -> None:
+    """Begin with the weights of a snapshot. Errors: UsageError, CheckpointError."""
+    snapshot = load_snapshot(file)
+    if snapshot.kind != KIND:
+        raise UsageError(f"gen.pretrained {file}: is of {snapshot.kind}, not of {KIND}")
+    own = G.state_dict()
+    theirs = snapshot.state_dict
+    odd = [n for n in own if n not in theirs or theirs[n].shape != own[n].shape]
+    if odd or len(own) < len(theirs):
+        name = (odd or [n for n in theirs if n not in own])[0]
+        raise UsageError(f"gen.pretrained {file}: is of other tasks or another size, see {name}")
+    G.load_state_dict(theirs)
 
 
 def try_to_make(opts: Mapping[str, Any]) -> None:

@@ -131,6 +131,8 @@ SCHEMA: dict[str, Any] = {
     },
     "gen": {
         "opt": _optimizer(0.9),
+        "pretrained": Leaf(file_path, None, "a snapshot of train_omnigan.py whose weights the "
+                           "generator begins with (null: at random)"),
         "default": Leaf(dict, {}, "a place for an anchor; nothing reads it", EXE),
         "encoder": {
             "architecture": Leaf(("munit", "deeplabv2"), "munit"),
@@ -200,6 +202,8 @@ SCHEMA: dict[str, Any] = {
                                     "frozen copy, or elastic weight consolidation"),
         "keep_weight": Leaf(nonnegative_float, 1.0, "of keep_representation"),
         "mask": Leaf(("non-water", "ones"), "non-water", "where a translation keeps d, h, s"),
+        "flood_height": Leaf(nonnegative_float, 0.1, "where decoded heights are below it, "
+                             "lambdas.G.t.wm wants water in what is flooded"),
         "losses": {
             "cycle": Leaf(DIFFERENCES, "l2"),
             "auto": Leaf(DIFFERENCES, "l2"),
@@ -211,7 +215,8 @@ SCHEMA: dict[str, Any] = {
             "G": {
                 **_weights(d=1, h=1, s=1, w=1),
                 "a": _weights(auto=1, cycle=1, gan=1, features=0),
-                "t": _weights(auto=1, cycle=1, gan=1, features=0, sm=1, dm=1, hm=1, tv=0),
+                "t": _weights(auto=1, cycle=1, gan=1, features=0, sm=1, dm=1, hm=1, wm=0,
+                              tv=0),
                 **_weights(classifier=1),
             },
             **_weights(C=1),

@@ -23,10 +23,11 @@ from models.omnigan import (
     phases_of,
     set_lr,
     settled,
+    task_losses,
     unfreeze,
 )
 from models.omnigan.shared import over_parts
-from tests.models.omnigan.tiny import batches, classifier, discriminators, generator
+from tests.models.omnigan.tiny import SIDE, batches, classifier, discriminators, generator
 
 LOSSES = make_losses(soft_shift=0, flip_prob=0)
 TABLE = {
@@ -160,6 +161,25 @@ def test_the_mask_leaves_water_out():
     torch.nn.init.constant_(G.decoders["w"].model[-1].conv.bias, 99)  # water everywhere
     terms = generator_loss(Shared(G, made), D, None, LOSSES, Weights(), ("translation",)).terms
     assert float(terms["t/dm/rn_to_rf"]) == 0
+
+
+def test_a_flood_has_water_where_it_is_low():
+    # without a condition, by which a decoder learns what a translation needs of it
+    G, D = generator(t={"form": "plain", "n_res": 1, "res_norm": "none"}), discriminators()
+    shared = Shared(G, batches())
+    none = {each: 0.0 for each in Weights.__dataclass_fields__}
+    heights = torch.linspace(0, 0.2, SIDE).view(1, 1, 1, SIDE).expand(1, 1, SIDE, SIDE)
+    for decoded in shared.decoded.values():
+        decoded["h"], decoded["w"] = heights, torch.full_like(heights, -9.0)
+    weights = Weights(**{**none, "t_wm": 1.0})
+    g = generator_loss(shared, D, None, LOSSES, weights, ("translation",), flood_height=0.1)
+    assert {t for t in g.terms if "wm" in t} == {"t/wm/rn_to_rf", "t/wm/sn_to_sf"}
+    fake = G.decode_tasks(G.encode(g.fakes["t"]["rn"]))["w"]
+    target = torch.maximum((heights < 0.1).float(), torch.full_like(heights, -9.0).sigmoid())
+    assert torch.allclose(g.terms["t/wm/rn_to_rf"], task_losses.bce(fake, target), atol=1e-4)
+    g.total.backward()
+    assert grads(G.decoders["t"]["f"]) and not any(map(len, map(grads, map(
+        G.decoders.__getitem__, "dhsw"))))  # which are not taught to see it  # fmt: skip
 
 
 def test_domains_and_labels_that_are_not_there():

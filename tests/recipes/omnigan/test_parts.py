@@ -15,6 +15,7 @@ from recipes.omnigan.options import read_settings
 from recipes.omnigan.schema import SCHEMA
 from runtime.settings import defaults
 from storage.errors import UsageError
+from storage.snapshot import save_snapshot
 from storage.yaml_files import read_yaml
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -178,6 +179,23 @@ def test_where_deeplab_begins_is_said(tmp_path, monkeypatch):
     assert parts.pretrained_file(opts) == tmp_path / "own.pth"
     opts = read_settings("smoke", words=["tasks=[s]", f"{weights}={tmp_path}/own.pth"])
     assert parts.pretrained_file(opts) is None  # of another encoder
+
+
+def test_weights_to_begin_with(tmp_path):
+    opts = read_settings("smoke")
+    torch.manual_seed(1)
+    first = parts.make(opts).G
+    config = parts.snapshot_config(opts, first, 1)
+    file = save_snapshot(tmp_path / "a.safetensors", first.state_dict(), parts.KIND, config, {})
+    torch.manual_seed(2)
+    second = parts.make(read_settings("smoke", words=[f"gen.pretrained={file}"])).G
+    assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
+    for words in (["gen.encoder.dim=8"], ["tasks=[d,s]"], ["gen.encoder.n_res=2"]):
+        with pytest.raises(UsageError, match="is of other tasks or another size, see "):
+            parts.make(read_settings("smoke", words=[f"gen.pretrained={file}", *words]))
+    save_snapshot(tmp_path / "b.safetensors", first.state_dict(), "edm2", config, {})
+    with pytest.raises(UsageError, match="is of edm2, not of omnigan"):
+        parts.make(read_settings("smoke", words=[f"gen.pretrained={tmp_path}/b.safetensors"]))
 
 
 def test_weights_are_kept_within_a_bound_where_it_is_set():
