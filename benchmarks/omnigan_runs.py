@@ -79,9 +79,9 @@ def losses(args: argparse.Namespace) -> None:
 def segments(args: argparse.Namespace) -> None:
     """Segmentation of --pictures held-out pictures of each of --domains."""
     net, name = network(args.net, args)
-    size, classes = net.resolution, net.net.output_dims["s"]
-    steps = read_steps([{"name": "resize", "new_size": size}])
-    print(f"{name}, {size} px\n\n| domain | pictures | accuracy | most frequent class | mIoU | "
+    sides, classes = net.snapshot.config.get("resolution", 256), net.net.output_dims["s"]
+    steps = read_steps([{"name": "resize", "new_size": sides}])
+    print(f"{name}, {sides} px\n\n| domain | pictures | accuracy | most frequent class | mIoU | "
           "mIoU of that class |\n|---|---|---|---|---|---|")  # fmt: skip
     for domain in args.domains:
         found = open_samples(

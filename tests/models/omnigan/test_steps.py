@@ -197,7 +197,7 @@ def test_domains_and_labels_that_are_not_there():
     assert abs(float(found.terms["task_loss/d/rf"] - alone)) < 1e-5
     shared = Shared(G, some)
     terms = discriminator_loss(shared, D, LOSSES).terms
-    assert "rf/a/s" not in terms and "rf/a/r" in terms and "sn/t/n" in terms
+    assert set(terms) - {"discriminator"} == {t for t in TABLE if t[:2] in some}
 
 
 @pytest.mark.parametrize("form", ["plain", "spade-munit"])
