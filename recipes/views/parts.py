@@ -130,7 +130,7 @@ def pictures_at_once(views: int, rows: int) -> int:
 
 
 def check_turn(args: Namespace, sampler: Sampler, device: torch.device) -> None:
-    """That memory holds the views of all pictures of one turn. Errors: UsageError."""
+    """That memory holds all views that are drawn in one turn. Errors: UsageError."""
     turn = pictures_at_once(args.views, args.view_batch) * args.views
     names = ("views", "view_batch", "size")
     pixels = 3 * sampler.size**2

@@ -218,7 +218,7 @@ def test_what_is_shown_is_in_range_and_agrees(task, high):
     asked = project(y, cx, task)  # and it is that, where that can be shown
     inside = (asked.clamp(0, 1) - asked).abs().amax(1) == 0
     apart = (got - asked).abs().amax(1)
-    assert inside.float().mean() > 0.3 and apart[inside].mean() < 0.02
+    assert inside.float().mean() > 0.5 and apart[inside].mean() < 0.03  # an enlargement: 0.13
 
 
 def test_paling_keeps_luma_and_hue():
