@@ -73,12 +73,8 @@ def main(args: Namespace) -> None:
         G, D, C, losses = trainer.G, trainer.D, trainer.C, trainer.losses
         optimizers = parts.optimizers(opts, trainer)
         weights, train, clip = parts.weights(opts), opts["train"], opts["train"]["grad_clip"]
-<<<<<<< HEAD
-        keeper = parts.keeper(opts, G)
-        measuring = parts.measuring(opts, args, run)
-=======
         keeper, low = parts.keeper(opts, G), train["flood_height"]
->>>>>>> a17
+        measuring = parts.measuring(opts, args, run)
 
         state: dict[str, Any] = {**trainer.players, "loaders": loaders}
         state |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
