@@ -87,7 +87,12 @@ def numbers_of(read, words, monkeypatch):
     return kinds
 
 
-@pytest.mark.parametrize("read, words", COMMANDS, ids=lambda value: str(value).split(".")[0])
+def called(value):
+    """A name for a case, the same in every process."""
+    return value if isinstance(value, str) else value.__module__.split(".")[1]
+
+
+@pytest.mark.parametrize("read, words", COMMANDS, ids=called)
 def test_no_option_takes_a_number_that_no_machine_holds(read, words, monkeypatch, capsys):
     words, start = words.split(), time.process_time()
     for name, kind in numbers_of(read, words, monkeypatch).items():
