@@ -288,7 +288,7 @@ def _settle_views(args: Namespace, rules: Rules) -> None:
     """--views of a preset are for layout sets, and give way to an --xflip that was typed."""
     layouts = args.layout != "none" or args.concat == "segmentation"
     rules.belongs("views", "--layout", layouts)
-    from_preset = getattr(args, "from_preset", set())
+    from_preset: set[str] = getattr(args, "from_preset", set())
     if rules.typed("views") and rules.typed("xflip"):
         raise ValueError("--views published and --xflip exclude each other: give one")
     if "views" in from_preset and ("xflip" not in from_preset or not layouts):
