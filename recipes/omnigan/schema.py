@@ -126,7 +126,7 @@ SCHEMA: dict[str, Any] = {
         "transforms": Leaf(Each(dict), [dict(t) for t in DEFAULT], "hflip, resize, crop; "
                            "`ignore: val` leaves one out there", check=_transforms),
         "depth_unit": Leaf(positive_float, 1.0, "metres of a unit in depth files"),
-        "no_class": Leaf(nonnegative_int, None, "a number in segmentations that is no class, as "
+        "no_class": Leaf(count(254, 0), None, "a number in segmentations that is no class, as "
                          "255 is"),
     },
     "gen": {
