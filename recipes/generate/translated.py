@@ -46,15 +46,17 @@ def images(args: Namespace, net: Omnigan) -> None:
     )  # fmt: skip
     if filling.finished:
         return
-    todo = [i for i in drawn if filling.lacks([names[i]])]
+    # A batch that lacks an image is drawn whole, so that it is what it would have been at once.
+    order = list(drawn)
+    batches = [order[start : start + args.batch] for start in range(0, len(order), args.batch)]
+    todo = [batch for batch in batches if filling.lacks(names[i] for i in batch)]
     mine = todo[distributed.rank() :: distributed.world_size()]
-    with Progress(len(mine), desc=folder.name, unit="picture") as bar:
-        for start in range(0, len(mine), args.batch):
-            rows = mine[start : start + args.batch]
-            made = net.draw(1, inputs=inputs.x[rows], to=args.to, batch=args.batch)
-            for i, image in zip(rows, made, strict=True):
+    with Progress(sum(map(len, mine)), desc=folder.name, unit="picture") as bar:
+        for batch in mine:
+            made = net.draw(1, inputs=inputs.x[batch], to=args.to, batch=args.batch)
+            for i, image in zip(batch, made, strict=True):
                 filling.add(names[i], image)
-            bar.update(len(rows))
+            bar.update(len(batch))
     files = {i: folder / names[i] for i in shown}
     filling.end(lambda grid: sheet(grid, files, net, inputs, args.to, args.batch))
 

@@ -58,7 +58,8 @@ def test_what_a_path_says_and_draws(kind, tmp_path):
         inputs = {"inputs": pictures[:1]}
         two = net.draw(3, inputs=pictures)
         assert two.shape == (6, 3, net.resolution, net.resolution)
-        assert torch.equal(two[:3], net.draw(3, **inputs))
+        apart = (two[:3].int() - net.draw(3, **inputs).int()).abs().max()
+        assert apart <= (kind == "omnigan")  # which draws inputs together: another batch
         other = net.draw(3, inputs=pictures[1:], ids=torch.tensor([1]))
         assert torch.equal(two[3:], other)
     images = net.draw(3, **inputs)
