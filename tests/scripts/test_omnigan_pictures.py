@@ -10,6 +10,7 @@ from PIL import Image
 
 from data.omni import open_samples, pictures_of
 from data.registry import open_source
+from data.sources import evenly
 from generators import omnigan
 from generators.door import open_generator
 from recipes.metrics.options import get_args as get_metrics_args
@@ -102,8 +103,11 @@ def test_figures_are_of_the_translations(net, real, tmp_path):
     assert values["f"]["n"] == 6 and values["f"]["value"] != values["n"]["value"]
     assert '"to": "f"' in json.dumps(found["f"])
     folder = tmp_path / "pictures"
-    draw(net, folder, "--data", "scenes/val", "--num_images", "6")
-    (folder / "grid.png").unlink()
+    folder.mkdir()
+    inputs = evenly(open_source("scenes/val", "", split="val", sizes=[32]), 6)
+    x = torch.stack([torch.tensor(inputs.native(i, 32)).permute(2, 0, 1) for i in range(6)]) / 255
+    for i, image in enumerate(open_generator(net).draw(1, inputs=x).permute(0, 2, 3, 1)):
+        Image.fromarray(image.numpy()).save(folder / f"{i}.png")
     words = ["calc", "--images", str(folder), "--num", "6", "--ref", str(real), *COMMON]
     words += ["--outdir", str(tmp_path / "calc")]
     MEASURE.main(get_metrics_args(None, words))
