@@ -191,3 +191,9 @@ def test_a_line_that_goes_on_has_no_comment_of_its_own(tmp_path):
 def test_an_array_keeps_the_account_and_not_another_array():
     head = _head("#SBATCH -A mine\n#SBATCH -a 0-9\n#SBATCH --array=0-9\n#SBATCH -J x\n")
     assert head == ["#SBATCH -A mine"]
+
+
+def test_an_array_asks_for_nothing_that_stands_in_a_value():
+    template = "#!/bin/bash\n\n  # A\n#SBATCH -A mine\nexport NOTE={{v}}\n"
+    params = {"main_partition": Code(""), "v": "a note\n#SBATCH --partition=other\n"}
+    assert _head(fill(template, params, "t.sh").text) == ["#SBATCH -A mine"]
