@@ -135,8 +135,8 @@ def _through(trainer: Omnigan, x: Tensor, what: str) -> None:
             next(iter(cast(nn.ModuleDict, heads).values()))(x)
         except (ValueError, RuntimeError):
             raise UsageError(
-                f"dis.{task}: {what} are too small for its n_layers and num_D, which halve them again "
-                "and again: make these fewer, or pictures larger (data.transforms)"
+                f"dis.{task}: {what} are too small for its n_layers and num_D, which halve them "
+                "again and again: make these fewer, or pictures larger (data.transforms)"
             ) from None
 
 
