@@ -40,6 +40,7 @@ ALONE = [
     'show {{v}} "${X[@]}"',
     "a=(x '(' y); show {{v}}",
     "show a | cat; show {{v}}",
+    'printf "%s|" {{v}}; [ a = {{v}} ] || test -n x{{v}} && timeout 5 printf "%s|" {{v}}',
 ]
 QUOTED = ['show "{{v}}"', "show '{{v}}'", 'show "\n{{v}}"', "show $'{{v}}'"]
 INSIDE = [
@@ -83,6 +84,15 @@ INSIDE = [
     "test -v {{v}}",
     "[ -v {{v}} ]",
     "printf -v {{v}} x",
+    "printf {{v}} x",
+    "[ {{v}} {{v}} ]",
+    "test ! {{v}} {{v}}",
+    "show x >& {{v}}",
+    "jobs -x {{v}} HACKED",
+    "timeout 5 {{v}} HACKED",
+    "setsid {{v}} HACKED",
+    "flock x {{v}} {{v}}",
+    "tar cf x.tar . --checkpoint=1 --checkpoint-action=exec={{v}}",
     "read {{v}} < /dev/null",
     "unset {{v}}",
     "declare {{v}}",
