@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 SHELLS = frozenset("ash bash csh dash fish ksh mksh rbash sh tcsh zsh".split())
 # Read what they are given a second time, as code or as the name of a variable with a subscript.
@@ -25,8 +26,8 @@ DATA = frozenset("[ : case cd echo exit export for printf pushd return set test"
 WRAPPERS = {**dict.fromkeys("builtin command env exec ionice mpirun nice nohup setsid srun stdbuf "
                             "time unbuffer".split(), 0),
             **dict.fromkeys("chroot chrt flock taskset timeout".split(), 1)}  # fmt: skip
-# Words after which a command begins.
-OPENING = frozenset("! { } do done elif else esac fi if then time until while".split())
+# Words after which a command begins; -p is of `time`.
+OPENING = frozenset("! { } -p do done elif else esac fi if then time until while".split())
 _CODE_OPTION = re.compile(
     r"-[A-Za-z]*c|--([\w-]+=)?(wrap|(\w+-)?command|eval|exec|split-string|rsh|use-compress-program)"
 )
@@ -144,7 +145,11 @@ class Command:
         )
         if wrong:
             return f"in `{first}`"
-        named = [w for w in rest if not w.startswith("-") and not _ASSIGNED.match(w)]
+        named = [
+            w for before, w in pairwise(self.words)
+            if not w.startswith("-") and not _ASSIGNED.match(w)
+            and not (w.isdigit() and before.startswith("-"))
+        ]  # fmt: skip
         if first in WRAPPERS and len(named) <= WRAPPERS[first] and not own:
             return "in the place of a command's name"
         return None
