@@ -225,13 +225,14 @@ def _with_frozen_decoders(
 ) -> dict[str, dict[str, Tensor]]:
     """What decoders see in latents, with no gradient for them: they are to measure what a
     translation keeps, not to be taught to see it."""
-    decoders = [shared.G.decoders[task] for task in shared.G.conditions if task in tasks]
+    there = [task for task in shared.G.conditions if task in tasks]
+    decoders = [shared.G.decoders[task] for task in there]
     if not any(p.requires_grad for module in decoders for p in module.parameters()):
         return seen
     with frozen(*decoders):
         parts = {d: (v,) for d, v in z.items()}
         G = shared.G
-        return over_parts(G.decoders, lambda v: G.decode_tasks(v, tasks), parts)
+        return over_parts(G.decoders, lambda v: G.decode_tasks(v, there), parts)
 
 
 def low_ground(h: Tensor, below: float) -> Tensor:

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 SHELLS = frozenset("ash bash csh dash fish ksh mksh rbash sh tcsh zsh".split())
 # Read what they are given a second time, as code or as the name of a variable with a subscript.
 READERS = frozenset(
     "[[ alias at awk batch bind busybox compgen complete compopt coproc crontab declare doas "
-    "enable eval expect fc find function gawk getopts hash history let local make mapfile mawk "
-    "parallel perl read readarray readonly rsh ruby runuser screen script sed select ssh su sudo "
-    "tmux trap typeset unset watch xargs".split()
+    "enable eval expect fc find function gawk getopts hash history jobs let local make mapfile "
+    "mawk parallel perl read readarray readonly rsh ruby runuser screen script sed select ssh su "
+    "sudo tmux trap typeset unset watch xargs".split()
 )
 FROM_PIPES = SHELLS | frozenset("at batch busybox parallel perl ruby ssh su sudo xargs".split())
-# Commands whose arguments are data whatever they are called, and those that run another one.
+# Commands whose arguments are data whatever they are called.
 DATA = frozenset("[ : case cd echo exit export for printf pushd return set test".split())
-WRAPPERS = frozenset("builtin command env exec mpirun nice nohup srun".split())
-# Words after which a command begins.
-OPENING = frozenset("! { } do done elif else esac fi if then time until while".split())
-_CODE_OPTION = re.compile(r"-[A-Za-z]*c|--(wrap|command|eval|exec|split-string)")
+# Those that run another one, and how many of their arguments come before it.
+WRAPPERS = {**dict.fromkeys("builtin command env exec ionice mpirun nice nohup setsid srun stdbuf "
+                            "time unbuffer".split(), 0),
+            **dict.fromkeys("chroot chrt flock taskset timeout".split(), 1)}  # fmt: skip
+# Words after which a command begins; -p is of `time`.
+OPENING = frozenset("! { } -p do done elif else esac fi if then time until while".split())
+_CODE_OPTION = re.compile(
+    r"-[A-Za-z]*c|--([\w-]+=)?(wrap|(\w+-)?command|eval|exec|split-string|rsh|use-compress-program)"
+)
+_OPERATOR = re.compile(r"-\w+|!?=|==|[<>!(]")  # of `[` and `test`
 _KNOWN_SHOPT = frozenset("-s -u dotglob failglob globstar inherit_errexit nullglob".split())
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)\+?=")
 # Variables whose value bash itself expands or calculates with.
@@ -100,8 +107,8 @@ class Command:
         word = self.word or ""
         if several and (self.word is not None or self.target):
             return "in a word, and is several"
-        if self.target:
-            return "after `<<<`" if self.target == "<<<" else None
+        if self.target:  # the word behind `>&` is expanded twice
+            return f"after `{self.target}`" if self.target in ("<<<", ">&", "<&") else None
         if not self.words:
             return None if own and self.word is None else self._in_front(word)
         if any(MANY in each for each in [*self.words, word]):
@@ -127,7 +134,9 @@ class Command:
         assigned = _ASSIGNED.match(word)
         wrong = (
             (first in ("[", "test") and {"-v", "-R"} & set(rest))
-            or (first == "printf" and any(w.startswith("-v") for w in rest))
+            # A value that is `-v` would make code of the next, and of itself in a format's place
+            or (first in ("[", "test") and rest and not _OPERATOR.fullmatch(rest[-1]))
+            or (first == "printf" and (not rest or any(w.startswith("-v") for w in rest)))
             or (first == "set" and "--" not in rest)
             or (first == "wait" and "-p" in rest)
             or (first == "export" and (not assigned or _SPECIAL.fullmatch(assigned[1])))
@@ -136,8 +145,12 @@ class Command:
         )
         if wrong:
             return f"in `{first}`"
-        named = [w for w in rest if not w.startswith("-") and not _ASSIGNED.match(w)]
-        if first in WRAPPERS and not named and not own:
+        named = [
+            w for before, w in pairwise(self.words)
+            if not w.startswith("-") and not _ASSIGNED.match(w)
+            and not (w.isdigit() and before.startswith("-"))
+        ]  # fmt: skip
+        if first in WRAPPERS and len(named) <= WRAPPERS[first] and not own:
             return "in the place of a command's name"
         return None
 

@@ -16,6 +16,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,12 @@ def array_script(jobs: list[Job], at_once: int, name: str) -> str:
 
 
 def _head(text: str) -> list[str]:
-    """What a batch script asks of SLURM, but for what an array has of its own."""
-    lines = [line for line in text.splitlines() if line.startswith(DIRECTIVE)]
-    return [line for line in lines if not _OWN.match(line)]
+    """What a batch script asks of SLURM, but for what an array has of its own.
+
+    As for sbatch, its first command ends it: behind that such a line may be one of a value.
+    """
+    front = takewhile(lambda line: not line.strip() or line.lstrip()[0] == "#", text.splitlines())
+    return [line for line in front if line.startswith(DIRECTIVE) and not _OWN.match(line)]
 
 
 def array_file(jobs: list[Job]) -> Path:

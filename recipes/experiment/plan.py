@@ -122,6 +122,11 @@ def _planned(
     """The runs that one entry of the list is: one, or those of a search."""
     where = f"runs[{i}]"
     run = _mapping({} if run is None else run, where)
+    if run.get("trainer", ...) is None and (odd := [key for key in run if key not in _RUN]):
+        raise UsageError(
+            f"{where}: trainer is empty and {odd[0]} stands beside it: options of a run are "
+            "indented further than `trainer:`"
+        )
     _known(run, _RUN, f"{where}.")
     if run.get("wandb") and run.get("comet"):
         raise UsageError(f"{where}: wandb and comet are the same block: give one")

@@ -81,7 +81,10 @@ def _range(values: tuple[Any, ...]) -> tuple[Any, Any, int]:
     """(start, step, how many) of a range, its end left out."""
     start, stop = (0, values[0]) if len(values) == 1 else values[:2]
     step = values[2] if len(values) == 3 else 1
-    return start, step, 0 if step == 0 else max(0, math.ceil((stop - start) / step))
+    count = 0 if step == 0 else max(0, math.ceil((stop - start) / step))
+    if count and (start + step * (count - 1) - stop) * step >= 0:  # the quotient was rounded up
+        count -= 1
+    return start, step, count
 
 
 def sampled_in(tree: Any, path: str = "") -> Iterator[tuple[str, Sampled]]:

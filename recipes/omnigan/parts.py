@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ from recipes.omnigan.options import active, domains, of_scenes
 from runtime.run import Run
 from runtime.seeding import seed_worker
 from storage.dirs import models_home
-from storage.errors import DataError, UsageError
+from storage.errors import DataError, UsageError, first_line
 from storage.snapshot import load_snapshot
 
 KIND = "omnigan"
@@ -77,6 +77,7 @@ class Omnigan:
 def make(opts: Mapping[str, Any]) -> Omnigan:
     """Networks at their beginning, drawn from torch's generator, and losses. Errors: UsageError."""
     gen, dis = opts["gen"], opts["dis"]
+    try_to_make(opts)
     file = pretrained_file(opts)
     trainer = _players(opts)
     for task, decoder in trainer.G.decoders.items():
@@ -108,10 +109,35 @@ def _take_weights(G: OmniGenerator, file: Path) -> None:
 
 
 def try_to_make(opts: Mapping[str, Any]) -> None:
-    """See whether `make` would do it, in no time and memory. Errors: UsageError."""
+    """See whether `make` would do it, and whether pictures of the size that is trained on go
+    through what it makes, in no time and memory. Errors: UsageError."""
     pretrained_file(opts)
-    with torch.device("meta"):
-        _players(opts)
+    with torch.device("meta"), torch.no_grad():
+        trainer = _players(opts)
+        x = torch.empty(opts["data"]["loaders"]["batch_size"], 3, *size_of(opts))
+        _through(trainer, x, f"pictures of {x.shape[2]} x {x.shape[3]} px")
+
+
+def _through(trainer: Omnigan, x: Tensor, what: str) -> None:
+    """Send pictures through each network. Errors: UsageError with what is too small for them."""
+    G = trainer.G
+    try:
+        z = G.encode(x)
+        decoded = G.decode_tasks(z)
+        if "a" in G.tasks:
+            G.adapt(z, "r")
+        if "t" in G.tasks:
+            G.translate(z, G.conditioning(decoded) if G.spade else None, "rf")
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"gen: {what}: {first_line(error, 200)}") from None
+    for task, heads in trainer.D.items():
+        try:
+            next(iter(cast(nn.ModuleDict, heads).values()))(x)
+        except (ValueError, RuntimeError):
+            raise UsageError(
+                f"dis.{task}: {what} are too small for its n_layers and num_D, which halve them "
+                "again and again: make these fewer, or pictures larger (data.transforms)"
+            ) from None
 
 
 def _players(opts: Mapping[str, Any]) -> Omnigan:
@@ -133,6 +159,11 @@ def _players(opts: Mapping[str, Any]) -> Omnigan:
     except ValueError as error:
         raise UsageError(str(error)) from None
     for task in D:
+        if dis[task]["use_sigmoid"] and dis["gan"] != "lsgan":
+            raise UsageError(
+                f"dis.{task}.use_sigmoid is for dis.gan lsgan: {dis['gan']} takes numbers without "
+                "bounds"
+            )
         if opts["train"]["lambdas"]["G"][task]["features"] and dis[task]["num_D"] == 1:
             raise UsageError(
                 f"train.lambdas.G.{task}.features compares several scales: dis.{task}.num_D above 1"
@@ -189,7 +220,14 @@ def _translation(t: Mapping[str, Any]) -> dict[str, Any]:
         if t["use_bit_conditioning"]:
             raise UsageError("gen.t.use_bit_conditioning: bits are a condition of SPADE's")
         form = "plain"
+    elif form == "plain" and t["use_spade"]:
+        raise UsageError("gen.t.use_spade is true, and gen.t.form plain has none: give one")
     elif t["use_bit_conditioning"] is False:
+        if shared or bits not in (None, "none"):
+            raise UsageError(
+                "gen.t.use_bit_conditioning is false, which is a decoder for each flood without "
+                "bits: give it, or gen.t.bits and gen.t.shared"
+            )
         bits, shared = "none", False
     out: dict[str, Any] = {"form": form, "n_upsample": t["spade_n_up"]}
     out |= {k: v for k, v in (("bits", bits), ("shared", shared)) if v is not None}

@@ -142,6 +142,20 @@ def test_consistency_teaches_the_translation_and_no_decoder(name, task):
     assert torch.allclose(value, wanted, rtol=1e-4)
 
 
+@pytest.mark.parametrize("tasks", ["st", "dst", "dhwt", "wt"])
+def test_a_translation_keeps_the_tasks_that_there_are(tasks):
+    G, losses = (
+        generator(tasks=tasks, **dict.fromkeys(set("adhsw") - set(tasks))),
+        make_losses(tasks),
+    )
+    found = generator_loss(
+        Shared(G, batches()), discriminators(tasks=tasks), None, losses, Weights(), ("translation",)
+    )
+    found.total.backward()
+    kept = {name[2] for name in found.terms if name.startswith(("t/sm/", "t/dm/", "t/hm/"))}
+    assert kept == set(tasks) & set("dhs") and grads(G.decoders["t"])
+
+
 def test_the_mask_leaves_water_out():
     G, D = generator(), discriminators()
     torch.nn.init.constant_(G.decoders["w"].model[-1].conv.bias, -99)  # it sees no water

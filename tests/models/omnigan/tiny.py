@@ -22,10 +22,10 @@ def generator(seed: int = 0, **change: Any) -> Any:
     return OmniGenerator(**{**NET, **change})
 
 
-def discriminators(seed: int = 1, **change: Any) -> Any:
+def discriminators(seed: int = 1, tasks: str = "adhstw", **change: Any) -> Any:
     torch.manual_seed(seed)
     how = {"ndf": 4, "n_layers": 1, **change}
-    return make_discriminators(a=how, t=how)
+    return make_discriminators(tasks, a=how, t=how)
 
 
 def classifier(seed: int = 2, **change: Any) -> DomainClassifier:

@@ -74,6 +74,7 @@ runs: [{trainer: {}}, {trainer: {lr: 9}}]
         ("runs: []", "runs: a list with a run or more"),
         ("run: [{}]", r"run is no key of an experiment; did you mean runs\?"),
         ("runs: [{trainr: {}}]", r"runs\[0\]\.trainr is no key .* did you mean trainer\?"),
+        ("runs: [{trainer: , gen: {}}]", r"runs\[0\]: trainer is empty and gen stands beside it"),
         ("experiment: {reapeat: 2}\nruns: [{}]", r"experiment\.reapeat .* did you mean repeat\?"),
         ("experiment: {repeat: 0}\nruns: [{}]", "experiment.repeat 0 is not a whole number >= 1"),
         ("experiment: {dev_mode: 3}\nruns: [{}]", "dev_mode 3 is not true or false"),

@@ -23,6 +23,7 @@ def test_the_three_kinds():
     assert set(many("range", [3])) == {0, 1, 2} and set(many("range", [2, 5])) == {2, 3, 4}
     assert set(many("range", [0, 10, 5])) == {0, 5} and set(many("range", [3, 0, -1])) == {3, 2, 1}
     assert set(many("range", [0.0, 1.0, 0.25])) == {0.0, 0.25, 0.5, 0.75}
+    assert max(many("range", [1, 1.3, 0.1])) < 1.3  # of which (1.3 - 1) / 0.1 is a bit above 3
     assert {type(v) for v in many("range", [3])} == {int}
     spread = many("uniform", [0.01, 0.001])
     assert all(type(v) is float and 0.001 <= v <= 0.01 for v in spread) and len(set(spread)) == 200

@@ -40,6 +40,7 @@ ALONE = [
     'show {{v}} "${X[@]}"',
     "a=(x '(' y); show {{v}}",
     "show a | cat; show {{v}}",
+    'printf "%s|" {{v}}; [ a = {{v}} ] || test -n x{{v}} && timeout 5 printf "%s|" {{v}}',
 ]
 QUOTED = ['show "{{v}}"', "show '{{v}}'", 'show "\n{{v}}"', "show $'{{v}}'"]
 INSIDE = [
@@ -83,6 +84,18 @@ INSIDE = [
     "test -v {{v}}",
     "[ -v {{v}} ]",
     "printf -v {{v}} x",
+    "printf {{v}} x",
+    "[ {{v}} {{v}} ]",
+    "test ! {{v}} {{v}}",
+    "show x >& {{v}}",
+    "jobs -x {{v}} HACKED",
+    "timeout 5 {{v}} HACKED",
+    "setsid {{v}} HACKED",
+    "nice -n 10 {{v}} HACKED",
+    "timeout -k 5 10 {{v}} HACKED",
+    "time -p {{v}} HACKED",
+    "flock x {{v}} {{v}}",
+    "tar cf x.tar . --checkpoint=1 --checkpoint-action=exec={{v}}",
     "read {{v}} < /dev/null",
     "unset {{v}}",
     "declare {{v}}",
@@ -191,3 +204,9 @@ def test_a_line_that_goes_on_has_no_comment_of_its_own(tmp_path):
 def test_an_array_keeps_the_account_and_not_another_array():
     head = _head("#SBATCH -A mine\n#SBATCH -a 0-9\n#SBATCH --array=0-9\n#SBATCH -J x\n")
     assert head == ["#SBATCH -A mine"]
+
+
+def test_an_array_asks_for_nothing_that_stands_in_a_value():
+    template = "#!/bin/bash\n\n  # A\n#SBATCH -A mine\nexport NOTE={{v}}\n"
+    params = {"main_partition": Code(""), "v": "a note\n#SBATCH --partition=other\n"}
+    assert _head(fill(template, params, "t.sh").text) == ["#SBATCH -A mine"]

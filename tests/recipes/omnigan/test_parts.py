@@ -71,12 +71,40 @@ def test_old_words_for_the_translation():
     )
     with pytest.raises(UsageError, match="bits are a condition of SPADE's"):
         parts.make(opts)
+    opts = read_settings("smoke", words=["gen.t.use_bit_conditioning=false", "gen.t.bits=flood"])
+    with pytest.raises(UsageError, match="a decoder for each flood without bits: give it, or"):
+        parts.make(opts)
+    opts = read_settings("smoke", words=["gen.t.use_spade=true", "gen.t.form=plain"])
+    with pytest.raises(UsageError, match="use_spade is true, and gen.t.form plain has none"):
+        parts.make(opts)
 
 
 def test_a_decoder_that_enlarges_otherwise_is_a_line():
     opts = read_settings("smoke", words=["gen.d.n_upsample=5"])
     with pytest.raises(UsageError, match="gen.d.n_upsample is 5, but the encoder halves"):
         parts.make(opts)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dis.t.n_layers=5"], "dis.t: pictures of 16 x 16 px are too small"),
+        (["dis.a.num_D=5"], "dis.a: pictures of 16 x 16 px are too small"),
+        (['data.transforms=[{"name":"resize","new_size":4}]'], "gen: pictures of 4 x 4 px"),
+        (["dis.gan=vanilla", "dis.t.use_sigmoid=true"], "dis.t.use_sigmoid is for dis.gan lsgan"),
+    ],
+)
+def test_what_could_not_be_trained_is_a_line_before_it_is(words, said):
+    opts = read_settings("smoke", words=words)
+    for make in (parts.make, parts.try_to_make):
+        with pytest.raises(UsageError, match=said):
+            make(opts)
+
+
+def test_to_try_draws_no_numbers():
+    before = torch.random.get_rng_state()
+    parts.try_to_make(read_settings("smoke"))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_optimizers_and_their_rates():
