@@ -143,7 +143,8 @@ class Outputs:
         return self._lock is None or self._lock.mine
 
     def check_folder(self) -> None:
-        """Before something is written outside the loop: LockError where the folder is not this run's any more (rank 0)."""
+        """Before something is written: LockError where the folder is not this run's any more (rank
+        0)."""
         if self._lock is not None:
             self._lock.check()
 
