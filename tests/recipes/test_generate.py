@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffusion.generate import Item
 from recipes.generate.ddpm import class_map
-from recipes.generate.folders import captions_of, levels_of
+from recipes.generate.folders import captions_of, levels_of, point_folders
 from recipes.generate.options import (
     ANY,
     EDM2,
@@ -184,3 +184,9 @@ def test_a_layout_that_is_no_picture_is_neither_waited_for_nor_a_traceback(tmp_p
     file.write_bytes(whole[:16] + header + checksum + whole[33:])
     with pytest.raises(DataError, match="40000x40000|1600000000 pixels"):
         class_map(str(file))
+
+
+@pytest.mark.parametrize("points", [None, 3, "x", {}, [3, None, {}, {"folder": 3}, {"folder": {}}]])
+def test_points_of_a_sweep_of_another_shape(points):
+    assert point_folders({"points": points}) == []
+    assert point_folders({"points": [{"folder": "../a"}, {"folder": "b"}]}) == ["a", "b"]
