@@ -116,7 +116,7 @@ def main(args: Namespace) -> None:
         forward = run.compile(net)
         chosen_log = None
         if args.selection and run.is_main:
-            chosen_log = IndexLog(run.dir / "selected.bin", run.completed)
+            chosen_log = IndexLog(run.dir / "selected.bin", run.completed, run.is_mine)
         measuring = During(
             args, run, images.source, res=images.resolution, crop=args.crop, vae=args.vae,
             steps=args.sample_steps,

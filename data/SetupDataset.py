@@ -34,7 +34,7 @@ from data.registry import KNOWN, SYNTHETIC, fraction_of, full_name
 from data.sources import CROPS, resolution_name, split_of
 from runtime.cli import prepare
 from runtime.options import add_names
-from storage.errors import DISK_ERRNOS, UsageError
+from storage.errors import DISK_FAILURES, UsageError
 
 SIZES = (16, 32, 64, 128, 256)
 MAX_SIZE = 8192
@@ -357,7 +357,7 @@ def report(command: str, action: Callable[[], None]) -> int:
     except Exception as error:
         code = getattr(error, "exit_code", None)  # ours and runtime's errors carry one
         if isinstance(error, OSError):
-            code = 7 if error.errno in DISK_ERRNOS else 6
+            code = 7 if error.errno in DISK_FAILURES else 6
         if code is None or os.environ.get("IMLE_LAB_TRACEBACK"):
             raise
         print(f"{command}: {error}", file=sys.stderr)

@@ -44,7 +44,7 @@ from data.sources import Source, channels_of, is_drawn, is_labelled, latent, nam
 from runtime.cli import prepare
 from runtime.options import add_names
 from storage import files
-from storage.errors import DISK_ERRNOS, DataDiskError, DataError
+from storage.errors import DISK_FAILURES, DataDiskError, DataError
 from storage.files import locked, make_folder
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def writing(dest: Path) -> Iterator[Writer]:
                     part.mkdir()
                     yield partial(_into_folder, part)
         except OSError as error:
-            if error.errno in DISK_ERRNOS:
+            if error.errno in DISK_FAILURES:
                 raise DataDiskError(f"cannot write {dest}: {error.strerror}") from None
             raise
         finally:
@@ -566,7 +566,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         code = getattr(error, "exit_code", None)  # ours and runtime's errors carry one
         if isinstance(error, OSError):
-            code = 7 if error.errno in DISK_ERRNOS else 6
+            code = 7 if error.errno in DISK_FAILURES else 6
         if code is None or os.environ.get("IMLE_LAB_TRACEBACK"):
             raise
         print(f"dataset_tool: {error}", file=sys.stderr)

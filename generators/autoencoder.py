@@ -18,7 +18,7 @@ from storage.errors import CheckpointError, UsageError
 from storage.files import expanded
 from storage.find import identity
 from storage.foreign.modules import reading
-from storage.snapshot import Snapshot, load_snapshot, save_snapshot
+from storage.snapshot import Snapshot, load_snapshot, refuse_not_finite, save_snapshot
 
 KIND = "autoencoder"
 COPY = "autoencoder.safetensors"  # in the folder of a run that trains on its latents
@@ -63,6 +63,7 @@ def open_autoencoder(file: Path) -> tuple[Autoencoder, str]:
             if found is None:
                 raise CheckpointError(f"{file}: no autoencoder of latent diffusion in it")
             snapshot = found.snapshot(file)
+    refuse_not_finite(snapshot.state_dict, file)
     known = snapshot.provenance.get("sha256")
     return build(Autoencoder, snapshot), known if isinstance(known, str) else identity(file)
 

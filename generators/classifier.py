@@ -18,7 +18,7 @@ from storage.errors import CheckpointError, UsageError, one_line
 from storage.files import expanded
 from storage.find import identity
 from storage.foreign.modules import reading
-from storage.snapshot import Snapshot, load_snapshot
+from storage.snapshot import Snapshot, load_snapshot, refuse_not_finite
 from storage.torchfile import load_script
 
 KIND = "classifier"
@@ -69,11 +69,13 @@ def _opened(file: Path) -> nn.Module:
         snapshot = load_snapshot(file)
         if snapshot.kind != KIND:
             raise CheckpointError(f"{file} holds {in_words(snapshot.kind)}, no classifier")
+        refuse_not_finite(snapshot.state_dict, file)
         return build(Classifier, snapshot)
     with reading(file, "classifier"):
         state = {name: made(entry) for name, entry in weights_in(open_contents(file).value).items()}
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         snapshot = Snapshot(state, KIND, {"net": classifier_arguments(shapes)}, {})
+    refuse_not_finite(state, file)
     return build(Classifier, snapshot)
 
 

@@ -26,6 +26,7 @@ from runtime.run import Run
 from storage.errors import CheckpointError, UsageError
 from storage.files import read_object, write_json
 from storage.find import find_network, identity, say_found
+from storage.snapshot import refuse_not_finite
 from storage.torchfile import load_foreign
 
 RECORD = "init_from.json"
@@ -134,6 +135,7 @@ def start(
     if found.kind not in (None, kind):
         what = in_words(found.kind)
         raise UsageError(f"--init_from {word} is {what}, which cannot start {in_words(kind)}")
+    refuse_not_finite(found.state, file)
     fit = compare(found.state, net)
     share = _share(fit, net)
     if not share:

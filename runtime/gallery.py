@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -21,8 +22,16 @@ import torch
 from torch import Tensor
 
 from runtime import distributed
-from storage.errors import UsageError, not_made
-from storage.files import append_line, read_lines, read_object, sweep_dead, write_text, writing
+from storage.errors import UsageError, first_line, not_made
+from storage.files import (
+    append_line,
+    read_bytes,
+    read_lines,
+    read_object,
+    sweep_dead,
+    write_text,
+    writing,
+)
 from storage.pictures import Captions, as_image, compose, save_sheet
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 FACTS = "provenance.json"
 FILES = "files.jsonl"
 _AT_ONCE = 100  # names in a line of FILES: short lines of several processes do not mix
+_LARGEST = 1 << 30  # bytes of a picture's file
 # Settings that are of an option (its name among the arguments) of another name.
 _ARGUMENTS = {"guide": "gnet", "inputs": "data"}
 
@@ -252,14 +262,24 @@ def _read_files(folder: Path, settings: Any) -> _Listed:
     if not isinstance(settings, dict):
         return found
     of = settings_digest(settings)
-    for line in read_lines(folder / FILES):
+    try:
+        lines = read_lines(folder / FILES)
+    except OSError as error:
+        raise UsageError(
+            f"{folder / FILES}, the list of what was written there, cannot be read "
+            f"({error.strerror}): choose another folder"
+        ) from None
+    for line in lines:
         if line.get("settings") != of:
             continue
         if line.get("gone"):
             found = _Listed(set(), {})
         found = found._replace(older=found.older or bool(line.get("older")), there=True)
-        found.names.update(name for name in line.get("files", ()) if _is_below(name))
-        found.sheets.update(line.get("sheets", {}))
+        files, sheets = line.get("files"), line.get("sheets")
+        if isinstance(files, list):
+            found.names.update(name for name in files if _is_below(name))
+        if isinstance(sheets, dict):
+            found.sheets.update({k: v for k, v in sheets.items() if isinstance(v, str)})
     return found
 
 
@@ -283,7 +303,8 @@ def difference(
 
     asked: the options as typed now. At most three options are told.
     """
-    old, typed = facts["settings"], facts.get("args") or {}
+    old, told = facts["settings"], facts.get("args")
+    typed = told if isinstance(told, dict) else {}
     said: dict[str, str] = {}
     changed: dict[str, str] = {}  # options that are what they were, of things that are not
     for key in dict.fromkeys([*settings, *old]):
@@ -335,10 +356,13 @@ def read_png(path: Path) -> Tensor:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(read_bytes(path, _LARGEST))) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise UsageError(f"{path} is not a readable image ({error}); remove it") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise nearly everything on damaged bytes
+        said = first_line(error)
+        raise UsageError(f"{path} is not a readable image ({said}); remove it") from error
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 

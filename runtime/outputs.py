@@ -110,7 +110,7 @@ class Outputs:
         weights = getattr(module, "_orig_mod", module).state_dict()
 
         def write() -> Path:
-            self._check_folder()
+            self.check_folder()
             return save_snapshot(path, weights, kind, config, origin)
 
         try:
@@ -138,8 +138,13 @@ class Outputs:
         args = rundir.plain(vars(self.args))
         return {"script": self.script, "config_hash": self.config_hash, "args": args}
 
-    def _check_folder(self) -> None:
-        """LockError where the folder is not this run's any more (rank 0)."""
+    def is_mine(self) -> bool:
+        """Whether the folder is this run's still, so that it may be written to."""
+        return self._lock is None or self._lock.mine
+
+    def check_folder(self) -> None:
+        """Before something is written: LockError where the folder is not this run's any more (rank
+        0)."""
         if self._lock is not None:
             self._lock.check()
 
@@ -148,7 +153,7 @@ class Outputs:
         if self._unwritten is not None:
             raise self._unwritten
         if self.is_main:
-            self._check_folder()
+            self.check_folder()
             check_snapshots(self._shots)
 
     def _check_finished(self) -> None:

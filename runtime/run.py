@@ -160,7 +160,7 @@ class Run(Outputs):
             self.checkpoints = self.dir / "checkpoints"
             self._history = history.History(self.dir)
             self._saver = saving.Saver(
-                self.checkpoints, self.say, keep=self.args.keep, check=self._check_folder
+                self.checkpoints, self.say, keep=self.args.keep, check=self.check_folder
             )
             self._logs.describe(
                 self.dir, args.wandb, project=self.project, name=self.display_name or self.dir.name,

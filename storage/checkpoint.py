@@ -325,13 +325,13 @@ def verify(path: Path) -> dict[str, Any]:
 
 def read_meta(path: Path) -> dict[str, Any]:
     """The JSON beside the states of the checkpoint directory `path`, verified; CheckpointError."""
-    manifest = _read_manifest(path)
     try:
+        manifest = _read_manifest(path)
         if files.hash_file(path / "meta.json") != manifest["files"]["meta.json"]["sha256"]:
             raise CheckpointError(f"{path.name}/meta.json: sha256 mismatch")
         return files.read_json(path / "meta.json")
     except (OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path.name}/meta.json: {error}") from None
+        raise CheckpointError(f"{path.name}: meta.json cannot be read: {error}") from None
 
 
 def load_path(path: Path, *, verified: bool = False) -> Loaded:

@@ -7,12 +7,13 @@ metrics.jsonl are for scalars; two thousand indices a step belong here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from storage.errors import DiskError
+from storage.files import set_aside
 
 _WORD = np.dtype("<u4")
 
@@ -21,13 +22,17 @@ class IndexLog:
     """Appends records to `path`; made by one rank.
 
     completed: steps whose records stay; later ones, of a run that was killed before it saved, and
-    a record cut short go, so that each step is there once. Errors: DiskError.
+    a record cut short go, so that each step is there once. mine: whether the folder may be written
+    to; where it may not, nothing is added any more. What is no file (a pipe, a folder) is renamed
+    `.bad`. Errors: DiskError.
     """
 
-    def __init__(self, path: Path, completed: int) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, completed: int, mine: Callable[[], bool] = lambda: True) -> None:
+        self.path, self._mine = Path(path), mine
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(self.path) and not self.path.is_file():
+                set_aside(self.path, "bad")  # opening a pipe would wait for its reader
             self._file = open(self.path, "ab")
             end = 0
             for step, start, indices in _records(self.path):
@@ -40,6 +45,8 @@ class IndexLog:
 
     def add(self, step: int, indices: np.ndarray) -> None:
         """Append the 1-D indices in [0, 2^32) of a 0-based step. Errors: DiskError."""
+        if not self._mine():
+            return
         head = np.array([step, len(indices)], _WORD)
         try:
             self._file.write(head.tobytes() + np.asarray(indices).astype(_WORD).tobytes())

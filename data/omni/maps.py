@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.decode import MAX_PIXELS, bad_image, decode
+from data.decode import MAX_BYTES, MAX_PIXELS, bad_image, decode
 from data.formats import is_image_name
 from data.omni.words import NO_CLASS
 from data.readers.label_maps import read_labels
@@ -69,7 +69,13 @@ def read_map(
 def read_array(path: str) -> np.ndarray:
     """The array of a .npy file, which must not be empty or have objects. Errors: DataError."""
     try:
-        array = np.load(path, allow_pickle=False)
+        # What its header claims is compared with the file's size before memory is taken.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(mapped, np.ndarray) and mapped.nbytes > MAX_BYTES:
+            raise bad_image(path, f"an array of {_shape(mapped)}, too large")
+        array = np.array(mapped) if isinstance(mapped, np.ndarray) else None
+    except DataError:
+        raise
     except OSError as error:
         raise bad_image(path, error.strerror or first_line(error, 80)) from None
     except (ValueError, EOFError) as error:

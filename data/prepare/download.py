@@ -24,7 +24,7 @@ from data.prepare.workers import say
 from data.readers.tree import is_archive as has_archive_name
 from data.readers.tree import member_name
 from storage import files
-from storage.errors import DISK_ERRNOS, DataBusyError, DataDiskError, DataError, one_line
+from storage.errors import DISK_FAILURES, DataBusyError, DataDiskError, DataError, one_line
 from storage.files import locked, make_folder
 
 WAIT = 900.0  # seconds for another process that fetches the same file, and gets nothing
@@ -137,7 +137,7 @@ def _try(
     except (OSError, http.client.HTTPException, ValueError) as error:
         if mirror.startswith("drive:"):
             discard(part)
-        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        if isinstance(error, OSError) and error.errno in DISK_FAILURES:
             raise DataDiskError(f"cannot write {file}: {error.strerror}") from None
         return _one_line(error)
     try:
@@ -277,7 +277,7 @@ def extract(
     except FileExistsError as error:
         raise _unsafe(archive, f"two members named {Path(error.filename).name}") from None
     except Exception as error:  # zipfile, tarfile and four codecs each raise their own
-        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        if isinstance(error, OSError) and error.errno in DISK_FAILURES:
             raise DataDiskError(f"cannot unpack {archive}: {error.strerror}") from None
         raise DataError(f"{archive} is damaged ({_one_line(error)}); fetch it again") from None
     return folder

@@ -40,7 +40,7 @@ from data.sources import SPLITS, allowed_bad, resolution_name
 from data.told import not_read, not_used
 from runtime.progress import track
 from storage import files
-from storage.errors import DISK_ERRNOS, DataDiskError, DataError
+from storage.errors import DISK_FAILURES, DataDiskError, DataError
 from storage.files import make_folder, read_object, write_json
 
 
@@ -77,7 +77,7 @@ def prepare_folders(
         for split, folder in splits.items():
             _prepare_split(root, split, folder, sizes, workers, crop, form)
     except OSError as error:
-        if error.errno not in DISK_ERRNOS:
+        if error.errno not in DISK_FAILURES:
             raise
         raise DataDiskError(
             f"cannot write beside {root}: {error.strerror}; run again when it can"

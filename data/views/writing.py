@@ -423,7 +423,8 @@ _NOTE = {"plan": _PLAN, "sums": [(COUNT, COUNT)], "names?": [str], "done?": COUN
 def read_note(file: Path) -> dict[str, Any] | None:
     """A note of views, or of how far they are, None if there is none; DataError for a damaged one.
     One of views says of which `names`."""
-    form = _NOTE if file.name.startswith("building-") else _NOTE | {"names": [str]}
+    begun = file.name.startswith("building-")
+    form = _NOTE | ({"done": COUNT} if begun else {"names": [str]})
     note = notes.read_note(file, form, "remove its folder")
     if note is not None and note["plan"]["format"] not in FORMATS:
         raise DataError(f"{file} is damaged (format {note['plan']['format'][:40]!r}); remove it")

@@ -107,6 +107,10 @@ def idle(file: Path) -> list[str]:
 def _load(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(
+            "is no JSON that can be read (objects lie too deep in one another)"
+        ) from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
     except ValueError as error:

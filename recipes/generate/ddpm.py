@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.decode import MAX_PIXELS, picture_bytes
 from data.labelled import LabelledImages
 from data.readers.box_list import read_layouts
 from data.registry import open_source
@@ -38,7 +40,7 @@ from runtime.distributed import say
 from runtime.gallery import grid_of_files
 from runtime.progress import Progress
 from storage.dirs import data_home
-from storage.errors import DataError, NonFiniteError, UsageError
+from storage.errors import DataError, NonFiniteError, UsageError, first_line
 from storage.files import expanded
 from storage.layout_pictures import layout_maps, segmentation_maps, with_boxes
 from storage.pictures import save_sheet
@@ -130,18 +132,22 @@ def is_map(file: str) -> bool:
 def class_map(file: str) -> Tensor:
     """The class of every pixel of a picture of one channel, or with a palette: int64 [1, h, w]; 255
     is none. Errors: DataError for what is no such picture."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(expanded(file)) as picture:
+        with Image.open(io.BytesIO(picture_bytes(expanded(file)))) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(f"{file}: {picture.width}x{picture.height}, too large")
             if picture.mode not in ("L", "P", "1"):
                 raise DataError(
                     f"{file}: a picture of mode {picture.mode}; the class of a pixel is its number "
                     "in one channel of 256 values (mode L or P)"
                 )
             return torch.from_numpy(np.array(picture, np.uint8)).long()[None]
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise DataError(f"{file}: no picture that can be read ({error})") from None
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:  # decoders raise nearly everything on damaged bytes
+        raise DataError(f"{file}: no picture that can be read ({first_line(error, 120)})") from None
 
 
 class Given(NamedTuple):

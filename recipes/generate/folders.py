@@ -242,6 +242,14 @@ def _name(args: Namespace, file: Path | None) -> str:
     return file.name.removesuffix(file.suffix) if file else args.preset
 
 
+def point_folders(note: Mapping[str, Any]) -> list[str]:
+    """Names of the folders of a sweep's points, as its sweep.json tells them."""
+    points = note.get("points")
+    known = points if isinstance(points, list) else []
+    told = [point.get("folder") for point in known if isinstance(point, dict)]
+    return [Path(name).name for name in told if isinstance(name, str)]
+
+
 class Sweep:
     """The folder of a sweep: sheet.png with a labelled cell for each finished point, and sweep.json
     with its settings; other seeds have files of other names. settings: of all points together.
@@ -273,8 +281,8 @@ class Sweep:
         self.finished = gallery.has([sheet, self.note.name])
 
         def clear_points() -> None:  # of other settings; only sweep.json tells where they are
-            for point in before.get("points", []):
-                clear(outdir / Path(str(point.get("folder", "."))).name)
+            for name in point_folders(before):
+                clear(outdir / name)
 
         gallery.start([sheet, self.note.name], clear_points)
         gallery.describe(facts_of(args, net, outdir) if distributed.is_main() else {})

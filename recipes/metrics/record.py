@@ -69,6 +69,7 @@ def there_already(folder: Path, settings: Mapping[str, Any], args: Namespace) ->
     old = read_object(folder / FILE) or {}
     if old.get("settings") != settings:
         raise UsageError(f"{folder / FILE} is of other settings: another --outdir, or --overwrite")
+    _check_whole(old, folder / FILE)
     return None if args.features and not (folder / FEATURES).exists() else old
 
 
@@ -161,11 +162,16 @@ def read(word: str) -> tuple[Path, dict[str, Any]]:
         raise DataError(f"{path}: no JSON ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{path}: no record of calculate_metrics.py")
+    _check_whole(record, path)
+    return path.parent, record
+
+
+def _check_whole(record: Mapping[str, Any], path: Path) -> None:
+    """That a record can be told. Errors: DataError."""
     try:
         lines(record)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise DataError(f"{path}: a damaged record; measure again with --overwrite") from None
-    return path.parent, record
 
 
 def save_features(

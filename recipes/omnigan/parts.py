@@ -49,7 +49,7 @@ from runtime.run import Run
 from runtime.seeding import seed_worker
 from storage.dirs import models_home
 from storage.errors import DataError, UsageError, first_line
-from storage.snapshot import load_snapshot
+from storage.snapshot import load_snapshot, refuse_not_finite
 
 KIND = "omnigan"
 ADVENT = "advent"  # in the place of a file: the weights that fetch-weights gets
@@ -99,6 +99,7 @@ def _take_weights(G: OmniGenerator, file: Path) -> None:
     snapshot = load_snapshot(file)
     if snapshot.kind != KIND:
         raise UsageError(f"gen.pretrained {file}: is of {snapshot.kind}, not of {KIND}")
+    refuse_not_finite(snapshot.state_dict, file)
     own = G.state_dict()
     theirs = snapshot.state_dict
     odd = [n for n in own if n not in theirs or theirs[n].shape != own[n].shape]

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusion.original import PickleFile, counted, is_autoguided
 from runtime.rundir import plain, timestamp
+from storage.arguments import is_number
 from storage.dirs import results_home
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import SnapshotFile
@@ -60,8 +61,8 @@ def find_inputs(indir: Path, prefix: str | None, stds: Sequence[float] | None) -
     for path in _files(indir, prefix):
         file = PickleFile(path) if path.suffix == ".pkl" else _dated(SnapshotFile(path))
         config: dict[str, Any] = file.config
-        times = [config[key] for key in ("nimg", "step") if _is_number(config.get(key))]
-        if not times or not _is_number(std := config.get("ema_std")):
+        times = _times(config)
+        if not times or not is_number(std := config.get("ema_std")):
             print(f"{path.name}: passed over, not a snapshot of an average at a known time")
         elif "reconstructed" in file.provenance:
             print(f"{path.name}: passed over, itself reconstructed")
@@ -78,8 +79,10 @@ def find_inputs(indir: Path, prefix: str | None, stds: Sequence[float] | None) -
     return files
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _times(config: Mapping[str, Any]) -> list[int]:
+    """Images and steps, as far as they are told; none where one of them is no time."""
+    told = [config[key] for key in ("nimg", "step") if config.get(key) is not None]
+    return told if all(type(time) is int and 0 <= time < 1 << 63 for time in told) else []
 
 
 def _dated(file: SnapshotFile) -> SnapshotFile:
@@ -102,7 +105,7 @@ def clock(files: Sequence[Stored]) -> str:
     Errors: CheckpointError for files that have no common one.
     """
     for key in ("nimg", "step"):
-        if all(_is_number(file.config.get(key)) for file in files):
+        if all(file.config.get(key) is not None for file in files):
             return key
     known = [f.path.name for key in ("nimg", "step") for f in files if f.config.get(key) is None]
     raise CheckpointError(
@@ -179,10 +182,13 @@ def check_results(paths: Mapping[float, Path], files: Sequence[Stored], *, overw
             continue
         old = SnapshotFile(path)
         note = old.provenance.get("reconstructed")
-        if note is None:
-            raise UsageError(f"{path} is no result of this script: another --outdir or --outprefix")
-        before = {(one["sha256"], one["ema_std"]) for one in note["inputs"]}
-        width = old.config["ema_std"]
+        try:
+            before = {(one["sha256"], one["ema_std"]) for one in note["inputs"]}
+            width = old.config["ema_std"]
+        except (TypeError, KeyError):  # of another program, or of none that is known
+            raise UsageError(
+                f"{path} is no result of this script: another --outdir or --outprefix"
+            ) from None
         if overwrite or before == made_of and width == std:
             continue
         differs = f"width {width:g} before, {std:g} now"

@@ -153,6 +153,7 @@ def final_probes(
     record = {"figures": found.figures, "asked": asked, "step": run.completed, "network": network}
     record["l2"] = [sweep.l2 for sweep in found.sweeps]
     if run.is_main:
+        run.check_folder()
         try:
             _export(run, net, trained, tested, rows, network=network)
             write_torch(run.dir / "right.pt", found.right)

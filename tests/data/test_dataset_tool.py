@@ -510,3 +510,13 @@ def test_cocos_root_is_read_as_nvidias_tool_reads_it(tmp_path, capsys):
     assert tool.main([*again, *size]) == 0
     with zipfile.ZipFile(tmp_path / "again.zip") as archive:
         assert json.loads(archive.read("dataset.json")) == note
+
+
+@pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EFBIG"])
+def test_a_disk_that_fails_is_7(tmp_path, monkeypatch, capsys, name):
+    make_set(tmp_path / "in", {"train": {"a": 2}})
+    monkeypatch.setenv("IMLE_LAB_FAILPOINT", f"file-written:all={name}")
+    words = ["--transform", "center-crop", "--resolution", "16x16", "--dest", tmp_path / "out.zip"]
+    run("convert", "--source", tmp_path / "in", *words, code=7)
+    assert len([x for x in capsys.readouterr().err.splitlines() if "cannot write" in x]) == 1
+    assert not temporaries(tmp_path)

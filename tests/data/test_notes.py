@@ -135,6 +135,13 @@ def test_notes_of_views(tmp_path):
         assert told(lambda: open_views(tmp_path / "w", source, size=8, quiet=True)), text[:80]
 
 
+def test_a_note_of_views_that_are_begun_says_how_far_they_are(tmp_path):
+    plan = {"format": "memmap", "k": 1, "size": 8, "first": 0}
+    (tmp_path / "building-views-train.json").write_text(json.dumps({"plan": plan, "sums": []}))
+    with pytest.raises(DataError, match="damaged"):
+        writing.read_note(tmp_path / "building-views-train.json")
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"lab', DEEP, "\0\0\0"])
 def test_a_damaged_dataset_json_is_damage(tmp_path, text):
     """Not a set without classes."""

@@ -1,13 +1,19 @@
 """generate_images: its options, and which of them are of which kind of network."""
 
+import contextlib
 import csv
+import os
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diffusion.generate import Item
-from recipes.generate.folders import captions_of, levels_of
+from recipes.generate.ddpm import class_map
+from recipes.generate.folders import captions_of, levels_of, point_folders
 from recipes.generate.options import (
     ANY,
     EDM2,
@@ -20,7 +26,7 @@ from recipes.generate.options import (
     get_args,
 )
 from runtime.options import names_of, tagged
-from storage.errors import UsageError
+from storage.errors import DataError, UsageError
 
 
 def test_defaults_are_those_of_the_original():
@@ -159,3 +165,28 @@ def test_a_grid_names_seeds_and_classes():
     by_class = captions_of([Item(seed, c) for c in (0, 2) for seed in (7, 8, 9)], 3, names)
     assert list(by_class.columns) == ["seed 7", "seed 8", "seed 9"] and not by_class.each
     assert list(by_class.rows) == ["cat", "fox"]
+
+
+def test_a_layout_that_is_no_picture_is_neither_waited_for_nor_a_traceback(tmp_path):
+    file = tmp_path / "m.png"
+    os.mkfifo(file)
+    with pytest.raises(DataError, match="a pipe"):
+        class_map(str(file))
+    file.unlink()
+    Image.new("L", (8, 8)).save(file)
+    whole = file.read_bytes()
+    for at in range(8, len(whole), 3):
+        file.write_bytes(whole[:at])
+        with contextlib.suppress(DataError):
+            class_map(str(file))
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    file.write_bytes(whole[:16] + header + checksum + whole[33:])
+    with pytest.raises(DataError, match="40000x40000|1600000000 pixels"):
+        class_map(str(file))
+
+
+@pytest.mark.parametrize("points", [None, 3, "x", {}, [3, None, {}, {"folder": 3}, {"folder": {}}]])
+def test_points_of_a_sweep_of_another_shape(points):
+    assert point_folders({"points": points}) == []
+    assert point_folders({"points": [{"folder": "../a"}, {"folder": "b"}]}) == ["a", "b"]

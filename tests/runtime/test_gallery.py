@@ -1,6 +1,7 @@
 """Folders of images of one setting, grids and sheets."""
 
 import json
+import os
 import re
 
 import pytest
@@ -214,3 +215,39 @@ def test_labelled_sheet(tmp_path):
     large = save_png(tmp_path / "large.png", image(7, 1000))
     sheet = read_png(labelled_sheet(path, [[large]], [""], ["w 1"]))
     assert 512 <= min(sheet.shape[1:]) and max(sheet.shape[1:]) < 620
+
+
+@pytest.mark.parametrize("key", ["files", "sheets", "older", "gone"])
+@pytest.mark.parametrize("value", [3, None, "x", [1], [[]], {"a": 1}, {"a": {}}, True])
+def test_a_list_of_another_shape_is_no_traceback(tmp_path, key, value):
+    fill(tmp_path, {"w": 1}, NAMES)
+    lines = (tmp_path / "files.jsonl").read_text().splitlines()
+    (tmp_path / "files.jsonl").write_text(
+        "".join(json.dumps(json.loads(line) | {key: value}) + "\n" for line in lines)
+    )
+    for settings in ({"w": 1}, {"w": 2}):
+        try:
+            fill(tmp_path, settings, NAMES)
+            sheet_of(tmp_path, NAMES)
+        except UsageError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_list_or_facts_that_are_no_files(tmp_path):
+    fill(tmp_path, {"w": 1}, NAMES)
+    facts = json.loads((tmp_path / "provenance.json").read_text())
+    (tmp_path / "provenance.json").write_text(json.dumps(facts | {"args": [1]}))
+    with pytest.raises(UsageError, match="--w 1 before, 2 now"):
+        fill(tmp_path, {"w": 2}, NAMES)
+    (tmp_path / "files.jsonl").unlink()
+    for make in (os.mkdir, os.mkfifo):
+        make(tmp_path / "files.jsonl")
+        with pytest.raises(UsageError, match="files.jsonl, .*cannot be read"):
+            fill(tmp_path, {"w": 1}, NAMES)
+        os.rmdir(tmp_path / "files.jsonl") if make is os.mkdir else None
+
+
+def test_a_picture_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / NAMES[0])
+    with pytest.raises(UsageError, match="a pipe, not a file.*; remove it"):
+        read_png(tmp_path / NAMES[0])

@@ -5,12 +5,15 @@ import contextlib
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from recipes.simclr import figures
 from runtime.run import Run
 from storage.errors import DiskError, LockError
+from storage.index_log import IndexLog, read_index_log
 from tests import kill_harness as harness
 from tests.runtime.runs import status, steps_in
 from tests.runtime.toy import open_run, toy_args, train
@@ -73,6 +76,45 @@ def test_a_second_writer_has_the_folder_to_itself(tmp_path):
     assert [line["step"] for line in harness.metrics(folder)] == list(range(1, 10))
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert harness.committed(folder) == 9
+
+
+def test_what_was_selected_is_the_second_writers_alone(tmp_path):
+    """And no step stands in selected.bin twice, though both have it open."""
+
+    def one(lost):
+        with open_run(toy_args(tmp_path, save_every=4)) as run:
+            run.restore(net=torch.nn.Linear(1, 1))
+            log = IndexLog(run.dir / "selected.bin", run.completed, run.is_mine)
+            for step in run.steps(8):
+                if lost and step == 5:
+                    (run.dir / "lock").unlink()
+                    one(lost=False)
+                log.add(step, torch.arange(4).numpy())
+        return run
+
+    with pytest.raises(LockError):
+        one(lost=True)
+    (file,) = tmp_path.rglob("selected.bin")
+    assert [step for step, _ in read_index_log(file)] == list(range(8))
+
+
+def test_probes_after_the_loop_are_not_written_into_anothers_folder(tmp_path, monkeypatch):
+    rows = SimpleNamespace(features=None, classes=1)
+    monkeypatch.setattr(figures, "_embedded", lambda *given: rows)
+    monkeypatch.setattr(figures, "_probed", lambda *given: figures.Found({}, {}, []))
+    for name in ("_show_neighbours", "_log_rank", "_log", "_export"):
+        monkeypatch.setattr(figures, name, lambda *given, **named: None)
+    args = toy_args(tmp_path)
+    vars(args).update(dict.fromkeys(figures.ASKED) | vars(args))
+    with pytest.raises(LockError), open_run(args) as run:
+        another_lock(run.dir)
+        there = contents(run.dir)
+        try:
+            figures.final_probes(
+                run, torch.nn.Linear(1, 1), None, None, SimpleNamespace(_asdict=dict)
+            )
+        finally:
+            assert contents(run.dir) == there
 
 
 def test_a_save_that_another_swept_is_no_fault_of_the_disk(tmp_path, monkeypatch):

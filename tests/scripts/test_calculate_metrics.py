@@ -7,6 +7,7 @@ import pickle
 import shutil
 import zipfile
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from evaluation.extractors import open_extractor
 from evaluation.frechet import FeatureStats, Moments, frechet_distance, load_moments
 from evaluation.statistics import load_statistics
 from generators.door import open_generator
+from recipes.metrics import record
 from recipes.metrics.names import by_classifier, fdr_words, metrics_of, words_of
 from recipes.metrics.options import get_args
 from recipes.metrics.passing import look
@@ -333,3 +335,10 @@ def test_an_extractor_that_no_metric_takes(capsys):
     with pytest.raises(SystemExit):
         get_args(None, "calc --images a --ref b --extractor pixels".split())
     assert "--extractor pixels is of metrics that name none" in capsys.readouterr().err
+
+
+def test_a_damaged_record_of_these_settings_is_one_line(tmp_path):
+    args = SimpleNamespace(overwrite=False, features=False)
+    (tmp_path / "metrics.json").write_text('{"settings": {"metrics": []}, "figures": 3}')
+    with pytest.raises(DataError, match="a damaged record; measure again with --overwrite"):
+        record.there_already(tmp_path, {"metrics": []}, args)

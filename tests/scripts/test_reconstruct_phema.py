@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion import Precond
+from recipes.phema.inputs import OURS
 from recipes.phema.options import get_args
 from runtime import ema
 from storage.errors import CheckpointError, UsageError
@@ -324,6 +325,32 @@ def test_missing_times_and_folders(tmp_path):
 def test_widths_out_of_range_in_a_file(tmp_path):
     write(tmp_path, 1, 0.4)
     with pytest.raises(CheckpointError, match="0.4 is not in"):
+        reconstruct("--indir", tmp_path, "--outstd", 0.2)
+
+
+@pytest.mark.parametrize("name", ["nimg", "step", "ema_std"])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, 10**400, "x", [1], {}, True, -1, 1.5], ids=lambda v: str(v)[:9]
+)
+def test_facts_of_a_file_that_are_nonsense_are_no_traceback(tmp_path, name, value, capsys):
+    write(tmp_path, 1, 0.1)
+    write(tmp_path, 2, 0.1)
+    file = write(tmp_path, 3, 0.1, config={name: value}).rename(tmp_path / f"{OURS}-x.safetensors")
+    try:
+        reconstruct("--indir", tmp_path, "--outstd", 0.2)
+        assert f"{file.name}: passed over" in capsys.readouterr().out
+    except CheckpointError as error:
+        assert name == "ema_std" and str(value) in str(error)
+
+
+@pytest.mark.parametrize("note", [3, [], {}, {"inputs": [3]}, {"inputs": [{}]}])
+def test_a_result_that_says_nonsense_is_none_of_this_script(tmp_path, note):
+    write(tmp_path, 1, 0.1)
+    old = {"w": torch.zeros(3)}
+    save_snapshot(
+        tmp_path / "phema-0000001-0.200.safetensors", old, "edm2", {}, {"reconstructed": note}
+    )
+    with pytest.raises(UsageError, match="no result of this script"):
         reconstruct("--indir", tmp_path, "--outstd", 0.2)
 
 

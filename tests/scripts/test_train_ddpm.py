@@ -440,3 +440,9 @@ def test_presets_are_the_papers():
 def test_noise_of_a_row_is_its_keys(tmp_path):
     keys = torch.arange(4)
     assert torch.equal(keyed_noise(keys, (2,))[1:3], keyed_noise(keys[1:3], (2,)))
+
+
+def test_a_configuration_that_is_too_deep_is_one_line(tmp_path):
+    (tmp_path / "c.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="too deep in one another"):
+        founding.read_config(tmp_path / "c.json")

@@ -494,3 +494,11 @@ def test_a_poisoned_file_inside_a_checkpoint_with_right_hashes_is_refused(two):
     with pytest.raises(CheckpointError, match="refused: global posix.system"):
         ck.load_latest(two, quiet)
     assert not marker.exists()
+
+
+def test_a_manifest_that_is_no_file_is_one_line(tmp_path):
+    path = ck.save_state(tmp_path, 1, {"a": {"x": torch.zeros(2)}}, {})
+    (path / "manifest.json").unlink()
+    (path / "manifest.json").mkdir()
+    with pytest.raises(CheckpointError, match="Is a directory"):
+        ck.read_meta(path)

@@ -1,5 +1,7 @@
 """The log of index lists: each step once, whatever was killed in between."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,13 @@ def test_no_place_to_write(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="file"):
         IndexLog(tmp_path / "file" / "indices.bin", 0)
+
+
+def test_what_is_no_file_is_set_aside_and_not_waited_for(tmp_path):
+    path = tmp_path / "indices.bin"
+    for make in (os.mkfifo, os.mkdir, lambda name: os.symlink(tmp_path / "no" / "where", name)):
+        make(path)
+        write(path, 0, [(0, [1])])
+        assert read(path) == [(0, [1])]
+        path.unlink()
+    assert len(list(tmp_path.glob("indices.bin.bad*"))) == 3

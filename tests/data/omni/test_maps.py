@@ -88,3 +88,15 @@ def test_a_picture_may_be_an_array(made):
         read_picture(made("y.npy", np.full((2, 2, 3), 300)))
     with pytest.raises(DataError, match="a picture is HxWx3"):
         read_picture(made("z.npy", np.zeros((2, 2, 4), np.uint8)))
+
+
+def test_what_an_array_claims_takes_no_memory(tmp_path):
+    """A header alone, of 8 TB; and a file of as much, all of it a hole."""
+    file = tmp_path / "d.npy"
+    with open(file, "wb") as out:
+        claim = {"descr": "<f8", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
+        np.lib.format.write_array_header_1_0(out, claim)
+        for size in (out.tell(), out.tell() + (1 << 43)):
+            out.truncate(size)
+            with pytest.raises(DataError, match="bad image .*d.npy"):
+                read_map("d", str(file))
