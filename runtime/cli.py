@@ -119,8 +119,10 @@ def prepare(
     fail: Callable[[str], NoReturn] | None = None,
 ) -> None:
     """Make a parser speak as all do here: help by `runtime.help`, mistakes in one line, both
-    spellings of every option. presets: name -> description. fail: as in `parse`."""
+    spellings of every option, and by its parse_args what is given twice. presets: name ->
+    description. fail: as in `parse`."""
     parser.error = fail or types.MethodType(_one_line_error, parser)  # type: ignore
+    parser.parse_args = types.MethodType(_parse_args, parser)  # type: ignore[method-assign]
     lines = dict(presets or {})
     parser.format_help = lambda: help_text(parser, lines, everything=False)  # type: ignore
     parser.format_help_all = lambda: help_text(parser, lines)  # type: ignore
@@ -137,6 +139,29 @@ def prepare(
         if option.startswith("--") and not parser.allow_abbrev:
             table.setdefault(canonical(option), action)
             table.setdefault("--" + option[2:].replace("-", "_"), action)
+
+
+def _parse_args(
+    parser: argparse.ArgumentParser,
+    args: Sequence[str] | None = None,
+    namespace: argparse.Namespace | None = None,
+) -> argparse.Namespace:
+    """As argparse's own; options that are given twice are said, those of a subcommand too."""
+    words = list(sys.argv[1:] if args is None else args)
+    found = argparse.ArgumentParser.parse_args(parser, words, namespace)
+    table = dict(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            chosen = action.choices.get(getattr(found, action.dest, None))
+            table |= {} if chosen is None else chosen._option_string_actions
+    _say_twice(parser.prog, found, _typed(table, words))
+    return found
+
+
+def _typed(table: Mapping[str, argparse.Action], words: Sequence[str]) -> list[argparse.Action]:
+    """The options among words, one for each time that it is there."""
+    found = (table.get(word.split("=")[0]) for word in words if word.startswith("-"))
+    return [action for action in found if action is not None]
 
 
 def published(action: argparse.Action) -> str:
@@ -193,9 +218,9 @@ def parse(
             parser.error(f"unrecognized arguments: {' '.join(extra)}{hint(near)}")
         args.typed_as = {name: published(action) for name, action in options.items()}
         args.absent_at = {a.dest: v for a, v, _ in saved if getattr(a, "added", False)}
-        words = [table.get(word.split("=")[0]) for word in argv if word.startswith("-")]
-        typed = {action.dest for action in words if action is not None}
-        _say_twice(parser.prog, args, [action for action in words if action is not None])
+        words = _typed(table, argv)
+        typed = {action.dest for action in words}
+        _say_twice(parser.prog, args, words)
         args.from_preset = set(converted.get(chosen or "", {})) - typed
         # A default list belongs to the parser (or the script): hand out copies only.
         for key, value in vars(args).items():

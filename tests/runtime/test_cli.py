@@ -5,6 +5,7 @@ import copy
 
 import pytest
 
+from data import dataset_tool, process_data
 from recipes.words import compact_seeds, image_count, period, period_steps, seed_range
 from runtime.cli import parse
 from runtime.options import add_bool, add_run_args
@@ -409,3 +410,18 @@ def test_an_option_given_twice_is_said(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     parse(parser, {}, ["--lr", "1", "--lr", "2"])
     assert capsys.readouterr().err == ""
+
+
+def test_an_option_given_twice_to_a_data_tool_is_said(capsys, tmp_path):
+    """They have parsers of their own, and commands below them."""
+    assert process_data.main(["--path", "a", "--path", str(tmp_path / "b")]) == 6
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[0].endswith(f"--path is given twice; {tmp_path}/b counts")
+    words = f"encode --source a --batch 2 --dest {tmp_path}/c --batch=3 --source {tmp_path}/d"
+    assert dataset_tool.main(words.split()) == 6
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2] for line in said[:2]] == [
+        f"--source is given twice; {tmp_path}/d counts",
+        "--batch is given twice; 3 counts",
+    ]
+    assert not any("is given" in line for line in said[2:])
