@@ -115,7 +115,7 @@ def options_of(target: str, module: bool, words: list[str]) -> tuple[set[str], s
     lines = frozen_cli.read(table) or frozen_cli.read(name)
     if not lines:
         source = (file if file.is_file() else package).read_text(encoding="utf-8")
-        return set(re.findall(r'"(--[\w-]+)"', source)), set()
+        return {"--help", *re.findall(r'"(--[\w-]+)"', source)}, set()
     options: set[str] = {"--help"}
     for line in lines:
         if line.startswith("-"):
