@@ -181,7 +181,7 @@ def check_results(paths: Mapping[float, Path], files: Sequence[Stored], *, overw
         if not path.exists():
             continue
         old = SnapshotFile(path)
-        note = old.provenance.get("reconstructed")
+        note: Any = old.provenance.get("reconstructed")
         try:
             before = {(one["sha256"], one["ema_std"]) for one in note["inputs"]}
             width = old.config["ema_std"]
