@@ -77,7 +77,7 @@ def _name(text: str) -> str:
 
 
 def _workers(text: str) -> int:
-    if not text.isdigit() or not 0 <= int(text) <= 1024:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (0..1024)")
     return int(text)
 
