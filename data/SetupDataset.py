@@ -77,7 +77,7 @@ def _name(text: str) -> str:
 
 
 def _workers(text: str) -> int:
-    if not text.isdigit() or not 0 <= int(text) <= 1024:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (0..1024)")
     return int(text)
 
@@ -358,6 +358,8 @@ def report(command: str, action: Callable[[], None]) -> int:
         code = getattr(error, "exit_code", None)  # ours and runtime's errors carry one
         if isinstance(error, OSError):
             code = 7 if error.errno in DISK_FAILURES else 6
+        if isinstance(error, MemoryError):
+            code, error = 8, MemoryError(f"out of memory: {error}".removesuffix(": "))
         if code is None or os.environ.get("IMLE_LAB_TRACEBACK"):
             raise
         print(f"{command}: {error}", file=sys.stderr)

@@ -567,6 +567,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = getattr(error, "exit_code", None)  # ours and runtime's errors carry one
         if isinstance(error, OSError):
             code = 7 if error.errno in DISK_FAILURES else 6
+        if isinstance(error, MemoryError):
+            code, error = 8, MemoryError(f"out of memory: {error}".removesuffix(": "))
         if code is None or os.environ.get("IMLE_LAB_TRACEBACK"):
             raise
         print(f"dataset_tool: {error}", file=sys.stderr)

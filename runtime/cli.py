@@ -122,7 +122,7 @@ def prepare(
     spellings of every option, and by its parse_args what is given twice. presets: name ->
     description. fail: as in `parse`."""
     parser.error = fail or types.MethodType(_one_line_error, parser)  # type: ignore
-    parser.parse_args = types.MethodType(_parse_args, parser)  # type: ignore[method-assign]
+    parser.parse_args = types.MethodType(_parse_args, parser)  # type: ignore
     lines = dict(presets or {})
     parser.format_help = lambda: help_text(parser, lines, everything=False)  # type: ignore
     parser.format_help_all = lambda: help_text(parser, lines)  # type: ignore

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -91,7 +92,7 @@ def _ranks_to_spawn(gpus: Sequence[int] | None) -> int:
     if cpu_ranks:
         if gpus:
             raise UsageError(f"--gpus {words(gpus)} and {CPU_RANKS} exclude each other")
-        if not cpu_ranks.isdigit() or not 1 <= int(cpu_ranks) <= 1024:
+        if not re.fullmatch(r"[0-9]{1,9}", cpu_ranks) or not 1 <= int(cpu_ranks) <= 1024:
             raise UsageError(f"{CPU_RANKS}={cpu_ranks!r} is not a number of processes (1 to 1024)")
         return int(cpu_ranks)
     if gpus is not None and not len(gpus):

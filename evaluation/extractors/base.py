@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from storage.torchfile import load_foreign
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIDE = 8192  # pixels, as of networks that draw (`storage.arguments.Side`)
 # Keys under which checkpoints of others keep the weights of the network.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -44,6 +46,13 @@ class Request:
     resize: str | None = None
     order: Tensor | None = None
     device: torch.device | str = "cpu"
+
+
+def side_of(text: str, word: str) -> int:
+    """The side that an extractor `word` is asked to see pictures at. Errors: UsageError."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_SIDE:
+        raise UsageError(f"{word},side={text[:40]}: a number of pixels, 1 to {MAX_SIDE}")
+    return int(text)
 
 
 class Extractor:

@@ -27,6 +27,7 @@ from evaluation.extractors.base import (
     needs_weights,
     policy,
     seeded,
+    side_of,
     state_of,
 )
 from evaluation.extractors.dinov2 import normalised
@@ -112,10 +113,7 @@ def open_timm(request: Request) -> Extractor:
 
 def _open(request: Request, library: str, look: Look, make: Callable[..., nn.Module]) -> Extractor:
     word = f"{library}:{request.name}"
-    side = request.settings.get("side", str(look.side))
-    if not side.isdigit() or not int(side):
-        raise UsageError(f"{word},side={side}: a number of pixels")
-    look = look._replace(side=int(side))
+    look = look._replace(side=side_of(request.settings.get("side", str(look.side)), word))
     state: dict[str, Tensor] | None = None
     more: dict[str, Any] = {}
     if request.random is None:

@@ -25,6 +25,7 @@ from evaluation.extractors.base import (
     Outputs,
     Request,
     policy,
+    side_of,
 )
 from evaluation.extractors.dinov2 import normalised
 from storage.errors import CheckpointError, UsageError, one_line
@@ -61,9 +62,7 @@ def open_program(request: Request) -> Extractor:
         raise UsageError(f"file:{request.name}: there is no such file")
     program = _exported(path) if path.suffix == ENDING else _script(path)
     side_word = request.settings.get("side", "")
-    if side_word and (not side_word.isdigit() or not int(side_word)):
-        raise UsageError(f"file:{request.name},side={side_word}: a number of pixels")
-    side = int(side_word) if side_word else program.side
+    side = side_of(side_word, f"file:{request.name}") if side_word else program.side
     if program.side is not None and side != program.side:
         raise UsageError(f"{path.name} takes pictures of {program.side} px, not {side}")
     kind = request.settings.get("input", program.input)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -162,7 +163,7 @@ def levels_of(args: Namespace) -> Captions:
 
 def class_number(word: str, net: EDM2 | DDPM) -> int:
     """A class by number or by name. Errors: UsageError."""
-    if word.isdigit() and int(word) < len(net.classes):
+    if re.fullmatch(r"[0-9]{1,9}", word) and int(word) < len(net.classes):
         return int(word)
     if word in net.classes:
         return net.classes.index(word)

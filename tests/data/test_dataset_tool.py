@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data import SetupDataset
 from data import dataset_tool as tool
 from data.labelled import LabelledImages
 from data.readers.edm_zip import EdmSource
@@ -520,3 +521,14 @@ def test_a_disk_that_fails_is_7(tmp_path, monkeypatch, capsys, name):
     run("convert", "--source", tmp_path / "in", *words, code=7)
     assert len([x for x in capsys.readouterr().err.splitlines() if "cannot write" in x]) == 1
     assert not temporaries(tmp_path)
+
+
+def test_a_want_of_memory_is_8_and_one_line(monkeypatch, capsys):
+    def want(*given):
+        raise MemoryError
+
+    monkeypatch.setattr(tool, "run", want)
+    run("convert", "--source", "a", "--dest", "b", code=8)
+    assert SetupDataset.report("SetupDataset", want) == 8
+    said = capsys.readouterr().err
+    assert said == "dataset_tool: out of memory\nSetupDataset: out of memory\n"

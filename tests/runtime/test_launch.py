@@ -172,6 +172,7 @@ def test_wrong_requests_are_usage_errors(tmp_path, monkeypatch):
             ([99], {}, "--gpus 99: this machine has"),
             ([0, 1], {"IMLE_LAB_CPU_RANKS": "2"}, "exclude each other"),
             (None, {"IMLE_LAB_CPU_RANKS": "two"}, "'two' is not a number of processes"),
+            (None, {"IMLE_LAB_CPU_RANKS": "\u00b2"}, "'\u00b2' is not a number of processes"),
             (None, {"IMLE_LAB_CPU_RANKS": "0"}, "'0' is not a number of processes"),
         ]
     ):

@@ -291,6 +291,8 @@ def test_random_weights_are_the_same_everywhere_and_say_so():
         ("torchvision:nothing", "no classifier of that name"),
         ("timm:nothing", "no network of that name"),
         ("pixels,side=4", "has no settings"),
+        ("torchvision:resnet18,side=1000000000", "side=1000000000: a number of pixels"),
+        ("torchvision:resnet18,side=\u00b2", "a number of pixels"),
         ("file:gone.pt", "no such file"),
         ("inception:x", "takes no name"),
     ],
