@@ -152,7 +152,7 @@ def _parse_args(
     table = dict(parser._option_string_actions)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            chosen = action.choices.get(getattr(found, action.dest, None))
+            chosen = action.choices.get(str(getattr(found, action.dest, "")))
             table |= {} if chosen is None else chosen._option_string_actions
     _say_twice(parser.prog, found, _typed(table, words))
     return found
