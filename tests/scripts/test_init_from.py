@@ -195,7 +195,7 @@ def test_files_without_weights_of_use_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no weights in it"):
         begin("empty.pt")
     torch.save({"gain": torch.tensor(torch.nan)}, tmp_path / "nan.pt")
-    with pytest.raises(CheckpointError, match="gain is not finite"):
+    with pytest.raises(CheckpointError, match="its weights are not finite .gain."):
         begin("nan.pt")
     (tmp_path / "x.safetensors").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="damaged or foreign"):
