@@ -1,4 +1,5 @@
-"""Layouts drawn: boxes with the names of their classes, over a picture or on white."""
+"""Layouts drawn: boxes with the names of their classes, over a picture or on white; maps of classes,
+and omnigan's maps, as pictures."""
 
 from __future__ import annotations
 

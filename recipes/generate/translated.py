@@ -13,6 +13,7 @@ from generators.omnigan import Omnigan
 from recipes.generate import folders
 from recipes.generate.parts import Inputs
 from recipes.generate.parts import inputs as open_inputs
+from recipes.generate.sheets import MOST_LETTERS
 from runtime import distributed
 from runtime.distributed import say
 from runtime.gallery import read_png
@@ -69,7 +70,7 @@ def sheet(
     seen = {SEEN[task]: street_map(task, found) for task, found in net.see(x, batch=batch).items()}
     after = torch.stack([read_png(one) for one in made.values()]).float() / 255
     columns: dict[str, Tensor] = {"picture": x, **seen, words_of(to): after}
-    names: Sequence[str] = [inputs.names[i][:24] for i in made]
+    names: Sequence[str] = [inputs.names[i][:MOST_LETTERS] for i in made]
     stack = torch.stack([column.float().cpu() for column in columns.values()], 1)
     return save_sheet(file, stack.flatten(0, 1), len(columns), Captions("", list(columns), names))
 
