@@ -1,5 +1,6 @@
-"""Layouts drawn: boxes with the names of their classes, over a picture or on white; maps of classes,
-and omnigan's maps, as pictures."""
+"""Layouts drawn: boxes with the names of their classes, over a picture or on white; maps of
+classes, and those of omnigan, as pictures.
+"""
 
 from __future__ import annotations
 
