@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipes.experiment import scripts
 from recipes.experiment.folders import Job, jobs_of
@@ -446,14 +447,24 @@ runs:
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
+def saved(run, name):
+    """An object's state in the newest checkpoint of a run."""
+    return torch.load(max((run / "checkpoints").glob("step-*")) / f"{name}.pt", weights_only=True)
+
+
 @pytest.mark.slow
 def test_omnigan_is_preempted_between_two_halves_and_ends_as_one_that_was_not(tmp_path, cluster):
     text = """
-experiment: {base_dir: BASE, script: train_omnigan.py --preset smoke, repeat: 2}
+experiment: {base_dir: BASE, script: SCRIPT, repeat: 2}
 config:
-  data: {transforms: [{name: resize, new_size: 8}], files: {base: SHARED}}
-  train: {representation_steps: 20}
-  val: {every_n_steps: 1000, samples: 2, max_log_images: 0}
+  data:
+    transforms: [{name: resize, new_size: 8}]
+    files:
+      base: SHARED
+      train: &few {rf: scenes:1, rn: scenes:1, sf: scenes:1, sn: scenes:1}
+      val: *few
+  train: {representation_steps: 8, log_level: 0}
+  val: {every_n_steps: 1000, samples: 1, max_log_images: 0}
 runs:
 - sbatch: {stage: SHARED}
   trainer: {}
@@ -461,21 +472,29 @@ runs:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "x").write_text("x")
     cluster.env["TMPDIR"] = str(tmp_path / "local")
-    words = "script: train_omnigan.py --preset smoke"
-    text = text.replace(words, f"{words} --steps 40 --save_every 1000 --log_every 1")
-    runs = experiment(tmp_path, text)
+    script = "train_omnigan.py --preset smoke --steps 14 --save_every 1000 --log_every 1"
+    runs = experiment(tmp_path, text.replace("SCRIPT", script))
     broken, whole = runs / "run_001", runs / "run_002"
 
     def steps() -> int:
         file = broken / "metrics.jsonl"
         return len(file.read_text().splitlines()) if file.exists() else 0
 
-    shell = cluster.start(broken / "exp.sh", 701)
-    until(lambda: steps() > 4, 120)
-    shell.send_signal(signal.SIGUSR1)
-    assert shell.wait(120) == 0 and cluster.written("requeued") == ["701"]
-    assert 0 < json.loads((broken / "status.json").read_text())["step"] < 40
-    assert cluster.start(broken / "exp.sh", 701, 1).wait(300) == 0
+    for restart in range(4):  # once more, where it stopped after an update's second half
+        before = steps()
+        shell = cluster.start(broken / "exp.sh", 701, restart)
+        until(lambda before=before: steps() > before + 1, 120)
+        shell.send_signal(signal.SIGUSR1)
+        assert shell.wait(120) == 0 and cluster.written("requeued") == ["701"] * (restart + 1)
+        assert 0 < json.loads((broken / "status.json").read_text())["step"] < 14
+        if any("saved" in state for state in saved(broken, "optimizer_G")["state"].values()):
+            break
+    else:
+        raise AssertionError("it never stopped between two halves")
+    assert cluster.start(broken / "exp.sh", 701, restart + 1).wait(300) == 0
     assert cluster.start(whole / "exp.sh", 702).wait(300) == 0
-    assert checkpointed(broken) == checkpointed(whole) != {}
+    for name in ("G", "D", "C"):
+        ended, undisturbed = saved(broken, name), saved(whole, name)
+        assert ended.keys() == undisturbed.keys() and len(ended) > 4
+        assert all(torch.equal(ended[key], undisturbed[key]) for key in ended)
     assert len(list((tmp_path / "local").glob("imle-lab-*/*/lists"))) == 1  # one copy for all
