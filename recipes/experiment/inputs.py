@@ -21,20 +21,19 @@ from data.sources import split_of
 from runtime.settings import flat
 from storage.errors import UsageError
 from storage.files import expanded
-from storage.find import SUFFIXES, find_file, published
+from storage.find import SUFFIXES, find_file, opened, published
 
 # Options, as in the scripts' tables: a file from here; perhaps one, perhaps a name or a word.
-FILES = ("blocks", "code", "config", "file", "label_order", "layout", "lpips_path")
+FILES = ("blocks", "config", "file", "label_order", "lpips_path")
 EITHER = (
-    "cache", "classifier", "data", "data_tr", "data_val", "denoiser", "few_shot", "folders", "gnet",
-    "guide", "guide_path", "held", "indir", "init_from", "latents", "look", "metrics_ref",
-    "metrics_weights", "model", "net", "probe_only", "ref", "ref_path", "resume", "runs", "vae",
-    "weights",
+    "cache", "classifier", "code", "data", "data_tr", "data_val", "denoiser", "few_shot", "folders",
+    "gnet", "guide", "guide_path", "held", "indir", "init_from", "latents", "layout", "look",
+    "metrics_ref", "metrics_weights", "model", "net", "probe_only", "ref", "ref_path", "resume",
+    "runs", "vae", "weights",
 )  # fmt: skip
 # Written, or no trouble where they are missing.
 NOT_READ = ("data_path", "dest", "logging", "out", "outdir", "results_path", "run_dir", "save")
 _PATH = re.compile(r"[/~]|\.\.?/")
-_NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 
 def refuse_missing(args: Namespace, stage: str, elsewhere: Sequence[Path]) -> None:
@@ -91,7 +90,14 @@ def _there(word: str) -> bool:
     """Whether a word means something that is there, in one of the ways that options read words:
     a path, with or without its ending; a part of a set, or of an archive; `file:PATH`, `PATH:NAME`.
     """
-    if "*" in word or find_file(word).exists():
+    try:
+        return _found(word)
+    except OSError:  # it cannot be looked at: its reader will say why
+        return True
+
+
+def _found(word: str) -> bool:
+    if "*" in word or opened(find_file(word)).exists():
         return True
     words = [word, word.removeprefix("file:"), word.rpartition(":")[0], fraction_of(word)[0]]
     paths = [expanded(each) for each in words if each]
@@ -100,13 +106,5 @@ def _there(word: str) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    """Whether something is there; what cannot be looked at counts, and its reader will say why."""
-    for each in (path, *(Path(f"{path}{suffix}") for suffix in (*SUFFIXES, ".zip"))):
-        try:
-            os.stat(each)
-        except _NOT_THERE:
-            continue
-        except OSError:
-            return True
-        return True
-    return False
+    """Whether something is there, with or without an ending. Errors: OSError."""
+    return path.exists() or any(Path(f"{path}{end}").exists() for end in (*SUFFIXES, ".zip"))

@@ -118,7 +118,10 @@ def test_dry_run_shows_all_and_writes_nothing(tmp_path, capsys):
     [
         (("preset: smoke", "preset: smoke, lrr: 1"), UsageError, r"runs\[0\] \(toy.* meant? --lr"),
         (("preset: smoke", "preset: smok"), UsageError, "did you mean smoke"),
-        (("preset: smoke", "outdir: x"), UsageError, "the folder of the run is"),
+        (("preset: smoke", "outdir: x"), UsageError, "outdir x: the folder of the run is"),
+        (("preset: smoke", "run_dir: x"), UsageError, "run_dir x: the folder of the run is"),
+        (("train\n", "train --outdir x\n"), UsageError, "outdir x: the folder of the run is"),
+        (("preset: smoke", "init_from: /no/x.pt"), UsageError, "--init_from /no/x.pt: there is no"),
         (("toy_example.py train", "toy.py"), UsageError, "none of the toolkit's"),
         (("cpu: 4", "cpus: 4"), UsageError, r"sbatch\.cpus: neither SLURM .* did you mean cpu"),
         (("cpu: 4", "cpu: 4, stage: /no"), UsageError, "nothing would read the copy"),
@@ -255,6 +258,64 @@ runs: [{sbatch: {stage: /lists}, comet: {note: "a\nb", tags: [c]}, trainer: {tas
         file.write_text(f"config: {{{wrong}}}\nruns: [{{}}]\n")
         with pytest.raises(UsageError, match=said):
             jobs_of(read_experiment(file), "{{command}}", "t.sh", 1)
+
+
+OMNIGAN = """
+experiment: {exp_desc: what, base_dir: BASE, script: train_omnigan.py --preset smoke}
+runs:
+- wandb: {note: ours, tags: [a b]}
+  trainer: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("trainer: {}", "trainer: {output_path: /x}"), "output_path /x: the folder of the run"),
+        (("--preset smoke", "--set output_path=x"), "output_path x: the folder of the run is"),
+        (("--preset smoke", "--config x.yaml"), "--config: the settings are the experiment's"),
+        (
+            ("trainer: {}", "trainer: {wandb: {note: theirs}}"),
+            r"wandb.note is 'ours', and trainer.wandb.note is 'theirs': give one",
+        ),
+        (("trainer: {}", "trainer: {comet: {tags: [c]}}"), r"trainer.comet.tags is \['c'\]: give"),
+        (
+            ("trainer: {}", "trainer: {wandb: {description: other}}"),
+            "trainer.wandb.description 'other': of an experiment that is experiment.exp_desc",
+        ),
+    ],
+)
+def test_what_an_omnigan_run_says_twice_is_not_passed_over(change, said, tmp_path):
+    file = tmp_path / "e.yaml"
+    text = OMNIGAN.replace(*change).replace("BASE", str(tmp_path))
+    file.write_text(text)
+    with pytest.raises(UsageError, match=rf"^runs\[0\] .*{said}") as caught:
+        jobs_of(read_experiment(file), "{{command}}", "t.sh", 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("trainer: {}", "trainer: {wandb: {note: ours, tags: [a_b]}, output_path: null}"),
+        ("trainer: {}", "trainer: {wandb: {note: null, description: what}}"),
+        (
+            "wandb: {note: ours, tags: [a b]}\n  trainer: {}",
+            "trainer: {comet: &c {note: ours, tags: [a b]}}",
+        ),
+        ("tags: [a b]}\n  trainer: {}", "}\n  trainer: {wandb: {tags: [a b]}}"),
+    ],
+)
+def test_job_and_settings_tell_wandb_the_same(change, tmp_path):
+    file = tmp_path / "e.yaml"
+    file.write_text(OMNIGAN.replace(*change).replace("BASE", str(tmp_path)))
+    (job,) = jobs_of(read_experiment(file), "{{exports}}\ntrue {{tags}} {{note}}", "t.sh", 1)
+    assert job.script.text == (
+        "export WANDB_NOTES='what\nours' WANDB_TAGS=a_b WANDB_RUN_GROUP=e\n"
+        "true --tag a_b --note ours\n"
+    )
+    told = job.run.trainer.get("wandb") or job.run.trainer["comet"]
+    assert told == {"note": "ours", "tags": ["a_b"], "description": "what"}
 
 
 def test_there_is_an_experiment_for_every_method():
