@@ -33,6 +33,7 @@ EITHER = (
 )  # fmt: skip
 # Written, or no trouble where they are missing.
 NOT_READ = ("data_path", "dest", "logging", "out", "outdir", "results_path", "run_dir", "save")
+_WEIGHTS = (*SUFFIXES, ".pt", ".pth")
 _PATH = re.compile(r"[/~]|\.\.?/")
 
 
@@ -42,12 +43,19 @@ def refuse_missing(args: Namespace, stage: str, elsewhere: Sequence[Path]) -> No
     args: of its script. stage: what is copied to the nodes first, "" for nothing. elsewhere:
     folders in which nothing is looked for.
     """
+    results = getattr(args, "results_path", None)
     aside = [Path(os.path.abspath(expanded(place))) for place in elsewhere]
     for option, word, from_here in _read_by(args, stage):
-        if word == stage or not (from_here or _PATH.match(word) or _is_weights(word)):
+        bare = word.removeprefix("file:")
+        if bare == stage or not (from_here or _PATH.match(bare) or _is_weights(bare)):
             continue
-        path = Path(os.path.abspath(expanded(word)))
-        if any(path.is_relative_to(place) for place in aside) or _there(word):
+        path = Path(os.path.abspath(expanded(bare)))
+        if any(path.is_relative_to(place) for place in aside):
+            continue
+        try:
+            if path.exists() or not from_here and _found(bare, results):
+                continue
+        except OSError:  # it cannot be looked at: its reader will say why
             continue
         raise UsageError(
             f"{option} {word}: there is no such file or folder, seen from {os.getcwd()}; if only "
@@ -83,23 +91,17 @@ def _of_settings(opts: Mapping[str, Any], stage: str) -> Iterator[tuple[str, str
 
 def _is_weights(word: str) -> bool:
     """Whether a word is a file's name, of weights that no one publishes."""
-    return word.endswith(SUFFIXES) and "*" not in word and not published(word) and "://" not in word
+    return word.endswith(_WEIGHTS) and "*" not in word and not published(word) and "://" not in word
 
 
-def _there(word: str) -> bool:
-    """Whether a word means something that is there, in one of the ways that options read words:
-    a path, with or without its ending; a part of a set, or of an archive; `file:PATH`, `PATH:NAME`.
+def _found(word: str, results: str | None) -> bool:
+    """Whether a word means something that is there, in one of the ways that options read words: a
+    path, with or without its ending; a part of a set, or of an archive; `PATH:NAME`. Errors:
+    OSError.
     """
-    try:
-        return _found(word)
-    except OSError:  # it cannot be looked at: its reader will say why
+    if "*" in word or opened(find_file(word, None, results)).exists():
         return True
-
-
-def _found(word: str) -> bool:
-    if "*" in word or opened(find_file(word)).exists():
-        return True
-    words = [word, word.removeprefix("file:"), word.rpartition(":")[0], fraction_of(word)[0]]
+    words = [word, word.rpartition(":")[0], fraction_of(word)[0]]
     paths = [expanded(each) for each in words if each]
     paths += [path.parent for path in paths if split_of(path.name)]
     return any(_exists(path) or any(map(os.path.isfile, path.parents)) for path in paths)

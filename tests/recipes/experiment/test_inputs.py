@@ -38,10 +38,10 @@ def here(tmp_path, monkeypatch):
          ["./photo", "HERE/no/val"]),
         ("init_from", ["HERE/w.safetensors", "HERE/w", "./w.pkl", "w.safetensors", "run-12345678",
                        "edm2-img512-xs-2147483-0.135.pkl", "https://a/b.pkl"],
-         ["HERE/v.safetensors", "~/no/such", "weights/v.safetensors"]),
+         ["HERE/v.safetensors", "~/no/such", "weights/v.safetensors", "v.pt"]),
         ("blocks", ["own.py", "HERE/own.py"], ["other.py", "HERE/other.py"]),
         ("model", ["./own.py:Net", "own.py:Net"], ["./other.py:Net"]),
-        ("classifier", ["file:HERE/w.safetensors", "name"], ["HERE/no.pt"]),
+        ("classifier", ["file:HERE/w.safetensors", "name"], ["HERE/no.pt", "file:HERE/no.pt"]),
         ("resume", ["auto", "3", "HERE/photos"], ["HERE/photo/checkpoints/step-000000001"]),
         ("outdir", ["HERE/no"], []),
     ],
@@ -56,7 +56,7 @@ def test_a_path_has_to_be_there_and_a_name_does_not(option, good, bad, here):
     for word in bad:
         with pytest.raises(UsageError, match=rf"^--{option} .*: there is no such file or folder"):
             look(word)
-        look(word, stage=word.replace("HERE", str(here)))
+        look(word, stage=word.replace("HERE", str(here)).removeprefix("file:"))
         look(word, elsewhere=["/", "~"])
 
 
