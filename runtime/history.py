@@ -7,6 +7,7 @@ Nothing of it is needed to go on, so nothing of it ends a run; but it is never l
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import CheckpointError
-from storage.files import hash_file, read_from
+from storage.files import blocks_from, hash_file
 from storage.snapshot import SnapshotFile
 
 LOGS = ("metrics.jsonl", "selected.bin")
 _WHOLE = ("snapshots/*.safetensors", "*.pt")
+_LINE = 1 << 24  # bytes of a line of figures: a file with a hole in it has none, and no end
 _LOOKED_AT = 2 << 30  # bytes of networks that are read again at a resume, the newest first
 
 
@@ -50,12 +52,16 @@ class History:
         done, digest = self._grown.get(name, (0, hashlib.sha256()))
         if path.stat().st_size < done:  # it was cut
             done, digest = 0, hashlib.sha256()
-        rest = read_from(path, done)
-        # The last line of figures may still be written anew.
-        whole = rest.rfind(b"\n", 0, -1) + 1 if name.endswith(".jsonl") else len(rest)
-        digest.update(rest[:whole])
-        self._grown[name] = (done + whole, digest)
-        return {"bytes": done + whole, "sha256": digest.hexdigest()}
+        held = b""  # the last line of figures may still be written anew
+        for block in blocks_from(path, done):
+            held += block
+            whole = held.rfind(b"\n", 0, -1) + 1 if name.endswith(".jsonl") else len(held)
+            digest.update(held[:whole])
+            done, held = done + whole, held[whole:]
+            if len(held) > _LINE:
+                raise OSError(errno.EFBIG, "a line without an end", str(path))
+        self._grown[name] = (done, digest)
+        return {"bytes": done, "sha256": digest.hexdigest()}
 
     def _network(self, path: Path) -> dict[str, Any]:
         facts = path.stat()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.files import open_plain, read_last_lines, read_lines
+from storage.files import LOGS, open_plain, read_last_lines, read_lines
 
 
 def count(metrics: Path) -> dict[str, int]:
@@ -17,6 +17,8 @@ def count(metrics: Path) -> dict[str, int]:
     if not metrics.exists():
         return {"lines": 0, "last": 0}
     try:
+        if metrics.stat().st_size > LOGS:
+            return {}
         with open_plain(metrics) as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
         last = (read_last_lines(metrics) or [{}])[-1].get("step", 0)

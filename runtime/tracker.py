@@ -34,7 +34,7 @@ from runtime.event_files import EventFiles
 from runtime.wandb_files import Held, held
 from storage.console import escaped, tell
 from storage.errors import first_line
-from storage.files import read_bytes, read_last_lines, read_lines, write_text
+from storage.files import LOGS, read_last_lines, read_lines, read_text, write_text
 
 # Together below the 20 s that a start may be delayed: probe 3 + online 8 + teardown 3 + offline 5.
 _PROBE_S, _ONLINE_S, _TEARDOWN_S, _OFFLINE_S = 3.0, 8.0, 3.0, 5.0
@@ -490,7 +490,7 @@ def _discard(run: Any) -> None:
 
 def _read(file: Path) -> str:
     try:
-        return read_bytes(file).decode("utf-8", errors="replace")
+        return read_text(file, LOGS)
     except OSError:
         return ""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from storage.files import read_bytes, write_bytes
+from storage.files import LOGS, read_bytes, write_bytes
 
 _HEADER, _BLOCK, _PIECE = 7, 1 << 15, struct.Struct("<IHB")
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
@@ -101,6 +101,6 @@ def _is_synced(file: Path) -> bool:
 
 def _bytes(file: Path) -> bytes:
     try:
-        return read_bytes(file)
+        return read_bytes(file, LOGS)
     except OSError:
         return b""

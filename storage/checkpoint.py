@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -30,6 +31,7 @@ from storage.torchfile import check_portable, load_torch
 FORMAT = 1
 KEEP = 2  # while a run goes on: where the newest is damaged, there is one before it
 MILESTONE_BYTES = 2e9  # of the milestones that are kept, together
+_MANIFEST = 1 << 24  # bytes of a manifest.json; those that are written have a thousand
 _NAME = re.compile(r"step-(\d{9,})")
 
 
@@ -128,6 +130,8 @@ def save_state(
     needed = sum(_tensor_bytes(value) for value in state.values())
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        if what := _foreign(final):
+            say(f"{final} is {what}, not a checkpoint; renamed {_aside(final, 'foreign')}")
         if final.exists() and _still_good(final, milestone, say):
             return final
         _check_space(directory, needed)
@@ -152,7 +156,7 @@ def _still_good(path: Path, milestone: bool, say: Callable[[str], None]) -> bool
     except _Foreign:
         raise
     except CheckpointError as error:
-        say(f"{error}; renamed {files.set_aside(path, 'bad').name}")
+        say(f"{error}; renamed {_aside(path, 'bad')}")
         return False
     if milestone and not manifest["milestone"]:
         manifest["milestone"] = True
@@ -270,16 +274,37 @@ def sweep(directory: Path, say: Callable[[str], None] = print) -> None:
 
 def steps_of(directory: Path) -> list[int]:
     """Steps of the checkpoints in `directory`, ascending, verified or not."""
+    return [step for step, path in _named(directory) if not _foreign(path)]
+
+
+def _named(directory: Path) -> list[tuple[int, Path]]:
+    """Step and path of all that bears a checkpoint's name, whatever it is, ascending."""
     if not directory.is_dir():
         return []
-    found = (_NAME.fullmatch(path.name) for path in directory.iterdir())
-    return sorted(int(match[1]) for match in found if match)
+    found = ((_NAME.fullmatch(path.name), path) for path in directory.iterdir())
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _foreign(path: Path) -> str:
+    """What lies under a checkpoint's name and can be none, since it is no folder, in words; "" for
+    a folder, for nothing, and for what cannot be looked at, of which `verify` says why."""
+    try:
+        folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        nowhere = error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR) and path.is_symlink()
+        return "a link that leads nowhere" if nowhere else ""
+    return "" if folder else "a file"
+
+
+def _aside(path: Path, suffix: str) -> str:
+    """Rename it, so that it is not used; its new name."""
+    return files.set_aside(path, suffix).name
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     short = path.name
     try:
-        manifest = json.loads(files.read_bytes(path / "manifest.json"))
+        manifest = json.loads(files.read_bytes(path / "manifest.json", _MANIFEST))
         version = manifest["format"]
         if isinstance(version, int) and version > FORMAT and manifest["digest"]:
             raise _Foreign(
@@ -291,6 +316,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{short}: its manifest says step {manifest['step']}")
     except FileNotFoundError:
         raise CheckpointError(f"{short}/manifest.json: missing") from None
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise CheckpointError(f"{short}/manifest.json: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{short}/manifest.json: damaged ({error})") from None
     return manifest
@@ -327,7 +356,8 @@ def read_meta(path: Path) -> dict[str, Any]:
     """The JSON beside the states of the checkpoint directory `path`, verified; CheckpointError."""
     try:
         manifest = _read_manifest(path)
-        if files.hash_file(path / "meta.json") != manifest["files"]["meta.json"]["sha256"]:
+        file, wanted = path / "meta.json", manifest["files"]["meta.json"]
+        if file.stat().st_size != wanted["size"] or files.hash_file(file) != wanted["sha256"]:
             raise CheckpointError(f"{path.name}/meta.json: sha256 mismatch")
         return files.read_json(path / "meta.json")
     except (OSError, KeyError, ValueError) as error:
@@ -354,7 +384,8 @@ def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | N
 
     Damaged ones are renamed `*.bad` and named.  If there are only damaged ones, now or from an
     earlier call, that is a CheckpointError: training never silently starts again. So is a folder of
-    checkpoints that is none, such as a link to a disk that is not mounted.
+    checkpoints that is none, such as a link to a disk that is not mounted. A file or such a link
+    under a checkpoint's name is named and passed over, if there is a good one besides.
     """
     if os.path.lexists(directory) and not directory.is_dir():
         what = "a link that leads nowhere" if directory.is_symlink() else "no folder"
@@ -362,20 +393,29 @@ def newest_good(directory: Path, say: Callable[[str], None] = print) -> Path | N
             f"{directory} is {what}: bring the checkpoints back (is their disk mounted?), or begin "
             "again in another --outdir"
         )
+    found = ((path.name, _foreign(path)) for _, path in _named(directory))
+    foreign = [f"{name} is {what}" for name, what in found if what]
     for path in _newest_first(directory):
         try:
             verify(path)
         except _Foreign:
             raise
         except CheckpointError as error:
-            say(f"checkpoint {error}; renamed {files.set_aside(path, 'bad').name}")
+            say(f"checkpoint {error}; renamed {_aside(path, 'bad')}")
         else:
+            if foreign:
+                say(f"{directory}: {', '.join(foreign)}, no checkpoint: passed over")
             return path
     bad = sorted(path.name for path in directory.glob("step-*.bad*") if "supers" not in path.name)
     if bad:
         raise CheckpointError(
             f"no checkpoint in {directory} is intact ({', '.join(bad)}): start again with "
             "--resume 0 or another --outdir"
+        )
+    if foreign:
+        raise CheckpointError(
+            f"there is no checkpoint in {directory}, but {', '.join(foreign)}: bring back what "
+            "belongs there (is its disk mounted?), or move it away to begin again"
         )
     return None
 
@@ -390,7 +430,7 @@ def supersede(directory: Path, after: int, say: Callable[[str], None] = print) -
     """Rename checkpoints later than step `after` to `*.superseded`; -1: all, damaged ones too."""
     for path in _newest_first(directory):
         if int(path.name.removeprefix("step-")) > after:
-            say(f"checkpoint {path.name} renamed {files.set_aside(path, 'superseded').name}")
+            say(f"checkpoint {path.name} renamed {_aside(path, 'superseded')}")
     if after < 0 and directory.is_dir():
         for path in sorted(directory.glob("step-*.bad*")):
             if "superseded" not in path.name:

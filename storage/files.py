@@ -25,7 +25,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,6 +40,12 @@ from storage.waiting import WAIT, doing, wait_limit
 _TEMPORARY = re.compile(r"\.tmp-.*-[0-9a-f]{8}", re.DOTALL)
 _NAME_BYTES = 200  # of a final name in a temporary's: file systems end at 255
 _BLOCK = 1 << 20
+# Bytes of what is read into memory as a whole, above what any has that is what it seems to be: of a
+# larger file nothing is read. A file with a hole in it has any size and needs no disk.
+NOTES = 1 << 28  # of a note, a record, a configuration
+ANNOTATIONS = 1 << 32  # of a data set's lists, of which the largest known has 0.7 GB
+LOGS = 1 << 32  # of a log: a run of ten million steps with a line for each has 3 GB
+_LINE = 1 << 24  # of one line of a log
 _POLL_S = 0.1  # between two looks at a lock
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device"}
 _LOCK_S = 24 * 3600.0  # a large data set may take its first process hours
@@ -412,12 +418,10 @@ def open_plain(path: str | os.PathLike[str]) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
-def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
+def read_bytes(path: str | os.PathLike[str], limit: int = NOTES) -> bytes:
     """All of a plain file; see `open_plain`. limit: bytes; of a larger file none is read, which is
     OSError with EFBIG."""
     with open_plain(path) as file:
-        if limit is None:
-            return file.read()
         size = os.fstat(file.fileno()).st_size
         data = b"" if size > limit else file.read(limit + 1)  # some files of the system say 0
     if size > limit or len(data) > limit:
@@ -425,11 +429,17 @@ def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     return data
 
 
-def read_from(path: Path, start: int) -> bytes:
-    """The bytes of a plain file from `start` on, none where it is shorter; see `open_plain`."""
+def read_text(path: Path, limit: int = NOTES) -> str:
+    """All of a plain file as text, what is no UTF-8 replaced; as `read_bytes`."""
+    return read_bytes(path, limit).decode("utf-8", errors="replace")
+
+
+def blocks_from(path: Path, start: int) -> Iterator[bytes]:
+    """The bytes of a plain file from `start` on, piece by piece; see `open_plain`."""
     with open_plain(path) as file:
         file.seek(start)
-        return file.read()
+        while block := file.read(_BLOCK):
+            yield block
 
 
 def hash_file(
@@ -454,13 +464,16 @@ class Damaged(ValueError):
     """A file that cannot be read or is no JSON; what is wrong with it, without its name."""
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in a file, None if there is no file. Errors: Damaged."""
+def read_json(path: Path, limit: int = NOTES) -> Any:
+    """The JSON value in a file, None if there is no file. limit: as of `read_bytes`. Errors:
+    Damaged."""
     try:
-        return json.loads(read_bytes(path).decode("utf-8"))
+        return json.loads(read_bytes(path, limit).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise Damaged(error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise Damaged(str(error)) from error
 
 
@@ -473,21 +486,34 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a log, one at a time and without their ends; what is no UTF-8 is replaced.
+
+    Errors: OSError, with EFBIG for what is no log: larger than LOGS, or a line without an end.
+    """
+    with open_plain(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > LOGS:
+            raise OSError(errno.EFBIG, f"{size} bytes, too large", os.fspath(path))
+        while line := file.readline(_LINE):
+            if len(line) == _LINE:
+                raise OSError(errno.EFBIG, f"a line of {_LINE} bytes and more", os.fspath(path))
+            yield from line.decode("utf-8", errors="replace").splitlines()
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a log, one a line; a line cut short by a kill is left out.
 
-    Empty if there is no file. Errors: OSError.
+    Empty if there is no file. Errors: as `lines_of`.
     """
     try:
-        text = read_bytes(path).decode("utf-8", errors="replace")
+        return _objects(lines_of(path))
     except FileNotFoundError:
         return []
-    return _objects(text)
 
 
-def _objects(lines: str) -> list[dict[str, Any]]:
+def _objects(lines: Iterable[str]) -> list[dict[str, Any]]:
     found = []
-    for line in lines.splitlines():
+    for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(value := json.loads(line), dict):
                 found.append(value)
@@ -505,7 +531,7 @@ def read_last_lines(path: Path, limit: int = 1 << 16) -> list[dict[str, Any]]:
         return []
     if size > limit:
         data = data.partition(b"\n")[2]  # the first line may have lost its beginning
-    return _objects(data.decode("utf-8", errors="replace"))
+    return _objects(data.decode("utf-8", errors="replace").splitlines())
 
 
 # ------------------------------------------------------------------------------------- the lock

@@ -128,7 +128,7 @@ def find_network(
     if opened(path).is_file():
         return path
     name, home = str(word).removesuffix(".pkl"), models_home()
-    if not _PUBLISHED.fullmatch(name):
+    if not published(word):
         if path.suffix in SUFFIXES:
             return path  # `generators.door.open_network` says what is missing
         raise missing(word, results, option)
@@ -148,6 +148,11 @@ def find_network(
             "publishes it with https://github.com/NVlabs/edm2; download it, put it there"
         )
     return next(iter(found.values()))
+
+
+def published(word: str | Path) -> bool:
+    """Whether a word has the form of a published network's name."""
+    return _PUBLISHED.fullmatch(str(word).removesuffix(".pkl")) is not None
 
 
 def missing(word: str | Path, results: str | Path | None, option: str) -> CheckpointError:

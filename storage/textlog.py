@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from storage.errors import UsageError
-from storage.files import append_line, expanded, write_text
+from storage.files import LOGS, append_line, expanded, read_text, write_text
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
 _FIGURE = re.compile(rf"^(?P<name>.*?[^\s=:])\s*[=:]?\s*(?P<value>{_NUMBER})\s*$")
@@ -34,7 +34,10 @@ class TextLog:
         header = f"Run {run} begins."
         lines = []
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(True)
+            try:
+                lines = read_text(self.path, LOGS).splitlines(True)
+            except OSError as error:
+                raise UsageError(f"cannot read the log {self.path}: {error.strerror}") from error
         starts = [i for i, line in enumerate(lines) if line.rstrip().endswith(" begins.")]
         mine = bool(starts) and lines[starts[-1]].rstrip().endswith(f"| {header}")
         if step == 0 or not mine:
@@ -71,7 +74,7 @@ def read_figures(path: str | Path) -> dict[str, dict[int, float]]:
     """
     path = expanded(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, LOGS)
     except OSError as error:
         raise UsageError(f"cannot read the log {path}: {error.strerror}") from error
     found: dict[str, dict[int, float]] = {}

@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 
 from storage.errors import first_line
+from storage.files import read_bytes
 
 DEEPEST = 40  # sections in sections; a file that contains itself has no end
+LARGEST_FILE = 1 << 26  # bytes
 LARGEST = 200_000  # values: a few lines of `&` and `*` can mean more than memory holds
 _NUMBERS = {
     "int": r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$",
@@ -67,7 +69,7 @@ def read_yaml(file: Path) -> Any:
     numbers, True, False, None. Errors: ValueError, one line that begins with the file's name.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        text = read_bytes(file, LARGEST_FILE).decode("utf-8-sig")
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:

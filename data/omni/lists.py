@@ -10,7 +10,7 @@ from typing import Any
 
 from data.omni.words import MAPS
 from storage.errors import DataError, first_line
-from storage.files import read_bytes
+from storage.files import ANNOTATIONS, read_bytes
 from storage.yaml_files import read_yaml
 
 KEYS = ("x", *MAPS)
@@ -58,7 +58,7 @@ def _load(file: Path) -> list[Any]:
         raise DataError(f"{file}: a list of samples is a {', '.join(SUFFIXES)} file")
     try:
         if file.suffix.lower() == ".json":
-            value = json.loads(read_bytes(file))
+            value = json.loads(read_bytes(file, ANNOTATIONS))
         else:
             value = read_yaml(file)
     except OSError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data.prepare.workers import say
 from runtime.progress import Progress
-from storage.files import hash_file, write_text
+from storage.files import hash_file, read_text, write_text
 
 _PIN = re.compile(r"(?:(sha256|sha1|md5):)?([0-9a-fA-F]{8,128})")
 
@@ -99,7 +99,7 @@ def read_record(file: Path) -> dict[str | None, str]:
     found: dict[str | None, str] = {}
     place: str | None = None
     with contextlib.suppress(FileNotFoundError):
-        for line in record_of(file).read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(record_of(file)).splitlines():
             if line.startswith("#"):
                 place = line[1:].strip()
                 place = None if place in ("", "found here") else place

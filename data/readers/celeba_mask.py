@@ -23,6 +23,7 @@ from data.layouts import Annotated, BoxFaults, ObjectRule, extents, wanted
 from data.readers.label_maps import read_labels
 from data.sources import PathTable, Place
 from storage.errors import DataError
+from storage.files import read_text
 
 # In the order in which they are laid over one another.
 PARTS = (
@@ -185,6 +186,6 @@ def merge_parts(folder: Path, key: int) -> np.ndarray:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return read_text(file).splitlines()
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from None

@@ -32,7 +32,7 @@ from data.readers.label_maps import read_labels
 from data.readers.rle import decode_mask
 from data.sources import PathTable, Place
 from storage.errors import DataError
-from storage.files import Damaged, read_json
+from storage.files import ANNOTATIONS, Damaged, read_json
 
 NUM_CLASSES = len(NAMES)  # 182
 OTHER = 183  # "other": things, to COCO-Stuff
@@ -358,7 +358,7 @@ def _first_folder(*folders: Path) -> Path:
 def _read(file: Path, names: list[str]) -> dict[str, Any]:
     """A file of annotations; puts the names of its classes in their places."""
     try:
-        value = read_json(file)
+        value = read_json(file, ANNOTATIONS)
     except Damaged as error:
         raise DataError(f"{file} cannot be read ({error}); fetch it again") from None
     parts = ("images", "annotations", "categories")
@@ -381,7 +381,7 @@ def _captions(file: Path, ids: Iterable[int]) -> list[tuple[str, ...]] | None:
     if not file.is_file():
         return None
     try:
-        value = read_json(file)
+        value = read_json(file, ANNOTATIONS)
         found: dict[int, list[str]] = {}
         for a in value["annotations"]:
             found.setdefault(a["image_id"], []).append(str(a["caption"]))

@@ -26,7 +26,7 @@ from data.decode import decode
 from data.layouts import Annotated, BoxFaults, ObjectRule, select
 from data.sources import PathTable, Place, keyed_order
 from storage.errors import DataError
-from storage.files import Damaged, read_json
+from storage.files import ANNOTATIONS, Damaged, read_json, read_text
 
 RULE = ObjectRule(least=3, most=30, largest=10, side=32, picture_side=200)
 LEAST_COUNT = 2000  # training objects of a class
@@ -128,7 +128,7 @@ def aliases(file: Path) -> dict[str, str]:
     """What each name of object_alias.txt stands for: the first of its line."""
     out: dict[str, str] = {}
     if file.is_file():
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(file).splitlines():
             names = [name.strip() for name in line.split(",")]
             out |= dict.fromkeys(filter(None, names), names[0])
     return out
@@ -209,7 +209,7 @@ def _objects(file: Path) -> dict[int, list[dict]]:
 
 def _list(file: Path) -> list[Any]:
     try:
-        value = read_json(file)
+        value = read_json(file, ANNOTATIONS)
     except Damaged as error:
         raise DataError(f"{file} cannot be read ({error}); fetch it again") from None
     if not isinstance(value, list):

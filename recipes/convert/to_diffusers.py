@@ -11,7 +11,7 @@ from diffusion.unet_diffusers import to_diffusers
 from generators.base import in_words
 from recipes.convert.targets import Given, source_of
 from storage.errors import CheckpointError, DiskError, UsageError
-from storage.files import remove, staging, write_bytes, write_json, write_text
+from storage.files import read_bytes, remove, staging, write_bytes, write_json, write_text
 
 KIND = "ddpm"
 _WHY = {
@@ -68,7 +68,7 @@ def write_diffusers(given: Given, path: Path, args: Namespace) -> list[str]:
 def about_diffusers(path: Path) -> str | None:
     """What a folder of ours for diffusers is, in a line; None for anything else."""
     try:
-        config = json.loads((path / "config.json").read_bytes()) if path.is_dir() else None
+        config = json.loads(read_bytes(path / "config.json")) if path.is_dir() else None
     except (OSError, ValueError):
         return None
     if not isinstance(config, dict) or not isinstance(config.get("imle_lab"), dict):

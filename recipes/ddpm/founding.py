@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.ddpm.configs import TRANSFORMER, WITHOUT_EFFECT, unet_config
+from storage.files import read_bytes
 
 FLAG = "--config"
 TARGETS = {"noise": "eps", "eps": "eps", "y0": "x0", "x0": "x0", "v": "v"}
@@ -106,7 +107,7 @@ def idle(file: Path) -> list[str]:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_bytes(file).decode("utf-8"))
     except RecursionError:
         raise ValueError(
             "is no JSON that can be read (objects lie too deep in one another)"

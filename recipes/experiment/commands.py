@@ -22,6 +22,9 @@ READERS = frozenset(
 FROM_PIPES = SHELLS | frozenset("at batch busybox parallel perl ruby ssh su sudo xargs".split())
 # Commands whose arguments are data whatever they are called.
 DATA = frozenset("[ : case cd echo exit export for printf pushd return set test".split())
+# Of these a word that begins with `-` does nothing where a value may stand.
+WITHOUT_OPTIONS = frozenset("[ : case echo for printf test".split())
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 # Those that run another one, and how many of their arguments come before it.
 WRAPPERS = {**dict.fromkeys("builtin command env exec ionice mpirun nice nohup setsid srun stdbuf "
                             "time unbuffer".split(), 0),
@@ -121,6 +124,43 @@ class Command:
             return "in a command whose name is not known"
         return self._known(word, own) or self._reader()
 
+    def option(self, value: str) -> str | None:
+        """The command of which a value that begins with `-` would become an option here, whatever
+        quotes are around it; None where it begins no word, or one that is read as data.
+
+        Those are words behind `--`, a negative number behind `--opt`, and those of commands that
+        take no options where values may stand.
+        """
+        begins = not (self.word or "").replace(ONE, "")
+        if self.target or not begins or not self.words or not value.startswith("-"):
+            return None
+        first, rest = self.words[0].rpartition("/")[2], self.words[1:]
+        if first in WITHOUT_OPTIONS or self._behind_end(first) or self._is_codes():
+            return None
+        if rest and re.fullmatch(r"--[\w-]+", rest[-1]) and re.fullmatch(_NEGATIVE, value):
+            return None
+        return first or "it"
+
+    def _behind_end(self, first: str) -> bool:
+        """Whether `--` ends the options of the command, or of the one that it runs."""
+        ends = [at for at, word in enumerate(self.words) if word == "--"]
+        if first not in WRAPPERS:
+            return bool(ends)
+        return any(len(self._named(at)) > WRAPPERS[first] for at in ends)
+
+    def _is_codes(self) -> bool:
+        """Whether a word here is one of those that `bash -c CODE` gives to its code."""
+        at = next((k for k, w in enumerate(self.words) if w.rpartition("/")[2] in SHELLS), None)
+        return at is not None and self._behind_code(at + 1)
+
+    def _named(self, end: int | None = None) -> list[str]:
+        """The words that may name what a wrapper runs: no options, and not their numbers."""
+        return [
+            w for before, w in pairwise(self.words[:end])
+            if not w.startswith("-") and not _ASSIGNED.match(w)
+            and not (w.isdigit() and before.startswith("-"))
+        ]  # fmt: skip
+
     def _in_front(self, word: str) -> str | None:
         found = _ASSIGNED.match(word)
         if found is None:
@@ -145,12 +185,7 @@ class Command:
         )
         if wrong:
             return f"in `{first}`"
-        named = [
-            w for before, w in pairwise(self.words)
-            if not w.startswith("-") and not _ASSIGNED.match(w)
-            and not (w.isdigit() and before.startswith("-"))
-        ]  # fmt: skip
-        if first in WRAPPERS and len(named) <= WRAPPERS[first] and not own:
+        if first in WRAPPERS and len(self._named()) <= WRAPPERS[first] and not own:
             return "in the place of a command's name"
         return None
 

@@ -113,7 +113,7 @@ def params_of(experiment: Mapping[str, Any], run: Mapping[str, Any], folder: Pat
     cpus, processes = int(str(asked["cpu"])), max(1, gpus)
     told = told_of(experiment, run)
     off, dev = told["off"], bool(experiment.get("dev_mode"))
-    tags = [word for tag in told["tags"] for word in ("--tag", tag)]
+    tags = [word for tag in told["tags"] for word in _option("--tag", tag)]
     partition = asked["partition"]
     command = run.get("command") or ("train_omnigan.py", "--config", str(folder / "config.yaml"))
     return {
@@ -135,10 +135,18 @@ def params_of(experiment: Mapping[str, Any], run: Mapping[str, Any], folder: Pat
         "no_comet": ("--no_comet",) if off else (),
         "no_wandb": ("--no_wandb",) if off else (),
         "dev_mode": ("--dev_mode",) if dev else (),
-        "exp_desc": ("--exp_desc", told["description"]) if told["description"] else (),
-        "note": ("--note", told["note"]) if told["note"] else (),
+        "exp_desc": _option("--exp_desc", told["description"]),
+        "note": _option("--note", told["note"]),
         "tags": tuple(tags),
     }
+
+
+def _option(name: str, value: str) -> tuple[str, ...]:
+    """An option and its value, nothing without one; a value that would look like one itself is
+    written behind `=`."""
+    if not value:
+        return ()
+    return (f"{name}={value}",) if value.startswith("-") else (name, value)
 
 
 def staged(command: Sequence[str], stage: str) -> str:

@@ -2,7 +2,7 @@
 
     experiment:                 # about all runs
       exp_desc: what is tried   # also: name, script, defaults, config, base_dir, repeat, n_search,
-    runs:                       # seed, array, dev_mode, no_wandb
+    runs:                       # seed, array, on_nodes, dev_mode, no_wandb
       - trainer: {lr: 0.1}      # also: sbatch, wandb, script, n_search
 
 Priority: runs[i].trainer > config > defaults, each a mapping or the path of a YAML file with one,
@@ -31,7 +31,7 @@ DEFAULT_SCRIPT = "train_omnigan.py"
 _FLAGS = ("dev_mode", "no_wandb", "no_comet")
 _EXPERIMENT = (
     "name", "exp_desc", "script", "defaults", "config", "base_dir", "repeat", "n_search", "seed",
-    "array", *_FLAGS,
+    "array", "on_nodes", *_FLAGS,
 )  # fmt: skip
 _TOP = ("experiment", "defaults", "config", "runs")
 _RUN = ("trainer", "sbatch", "wandb", "comet", "script", "n_search")
@@ -99,6 +99,7 @@ def _read(file: Path, seed: int | None) -> Experiment:
             raise UsageError(f"experiment.{key} {about[key]!r} is not true or false")
     if not isinstance(about.get("exp_desc") or "", str | int | float):
         raise UsageError(f"experiment.exp_desc {about['exp_desc']!r} is no text")
+    about["on_nodes"] = _on_nodes(about.get("on_nodes"))
     runs = whole.get("runs")
     if not isinstance(runs, list) or not runs:
         raise UsageError("runs: a list with a run or more is needed, each `- trainer: {...}`")
@@ -180,6 +181,14 @@ def _base_dir(about: Mapping[str, Any]) -> Path:
     if not isinstance(given, str) or not given.strip() or not given.isprintable():
         raise UsageError(f"experiment.base_dir {given!r} is no folder's name")
     return Path(os.path.abspath(_expanded(given, "experiment.base_dir")))
+
+
+def _on_nodes(value: Any) -> list[str]:
+    """Folders that only the jobs' machines have, absolute."""
+    words = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(w, str) and w for w in words):
+        raise UsageError(f"experiment.on_nodes {value!r} is no list of folders")
+    return [os.path.abspath(_expanded(word, "experiment.on_nodes")) for word in words]
 
 
 def _expanded(word: str, key: str) -> Path:

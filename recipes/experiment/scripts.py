@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recipes.experiment.inputs import refuse_missing
 from recipes.experiment.params import ROOT, sbatch_of, staged, told_of
 from recipes.experiment.plan import Planned
 from runtime.near import closest, hint
@@ -80,14 +81,16 @@ def with_command(run: Planned, about: Mapping[str, Any], folder: Path) -> Planne
         name, *front = run.script
         read = option_reader(name)
         if name in CONFIGURED:
-            run, words = _configured(run, about, folder, read)
+            run, words, args = _configured(run, about, folder, read)
         else:
             words = [*front, *words_of(run.trainer)]
-            if hasattr(read(words), "outdir"):
-                if any(key in run.trainer for key in ("outdir", "run_dir", "run-dir")):
-                    raise UsageError("outdir: the folder of the run is experiment.base_dir's")
+            args = read(words)
+            refuse_own_folder(args)
+            if hasattr(args, "outdir"):
                 words += ["--outdir", str(folder)]
         check_stage(run, words)
+        stage = str(sbatch_of(run.asked)["stage"])
+        refuse_missing(args, stage, [folder.parent, *map(Path, about.get("on_nodes") or [])])
         return replace(run, command=(str(ROOT / name), *words))
     except (UsageError, ValueError) as error:
         raise UsageError(f"runs[{run.index}] ({' '.join(run.script)}): {error}") from None
@@ -98,19 +101,19 @@ def _configured(
     about: Mapping[str, Any],
     folder: Path,
     read: Callable[[list[str]], argparse.Namespace],
-) -> tuple[Planned, list[str]]:
-    """Of a script whose options are a file: the run with what W&B is told of it, and its words."""
-    told = told_of(about, run.asked)
-    block = {key: " ".join(told[key].split()) for key in ("note", "description")}
-    block = {key: value for key, value in {**block, "tags": told["tags"]}.items() if value}
-    if block and not run.trainer.keys() & {"wandb", "comet"}:
-        run = replace(run, trainer={**run.trainer, "wandb": block})
+) -> tuple[Planned, list[str], argparse.Namespace]:
+    """Of a script whose options are a file: the run with what W&B is told of it, its words, and
+    what they were read to."""
+    run = _told_once(run, about)
     front = list(run.script[1:])
+    if any(word.partition("=")[0] == "--config" for word in front):
+        raise UsageError("--config: the settings are the experiment's; a file of them: defaults")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / CONFIG
         write_text(file, yaml_text(run.trainer), durable=False)
         try:
             args = read([*front, "--config", str(file)])
+            refuse_own_folder(args)
             importlib.import_module(CONFIGURED[run.script[0]]).try_to_make(args.opts)
         except UsageError as error:
             raise UsageError(str(error).replace(str(file), "trainer")) from None
@@ -120,7 +123,53 @@ def _configured(
         words += [
             w for k, v in flat(run.trainer).items() if v == stage for w in ("--set", f"{k}={v}")
         ]
-    return run, words
+    args.config = None  # which is gone
+    return run, words, args
+
+
+def _told_once(run: Planned, about: Mapping[str, Any]) -> Planned:
+    """A run of which W&B is told the same by its settings and by what its job exports.
+
+    Note and tags are those of runs[i].wandb or of trainer.wandb. Errors: UsageError where both have
+    one, and they are not alike, or where the settings describe another experiment.
+    """
+    key = "comet" if "comet" in run.trainer else "wandb"
+    said = run.trainer.get(key) or {}
+    if not isinstance(said, Mapping):  # as its schema will say
+        return run
+    ours, theirs = told_of(about, run.asked), told_of(about, {"wandb": said})
+    both = {}
+    for name in ("note", "tags"):
+        if ours[name] and theirs[name] and ours[name] != theirs[name]:
+            raise UsageError(
+                f"wandb.{name} is {ours[name]!r}, and trainer.{key}.{name} is {theirs[name]!r}: "
+                f"give one, and take away what defaults have by `{name}: null` in the trainer's"
+            )
+        if found := ours[name] or theirs[name]:
+            both[name] = found
+    about_it, other = ours["description"], said.get("description")
+    if other and other != about_it:
+        raise UsageError(
+            f"trainer.{key}.description {other!r}: of an experiment that is experiment.exp_desc"
+        )
+    if both:
+        run = replace(run, asked={k: v for k, v in run.asked.items() if k != "comet"})
+        run = replace(run, asked={**run.asked, "wandb": both})
+    block = {**both, "description": about_it} if about_it else dict(both)
+    block = {k: " ".join(v.split()) if isinstance(v, str) else v for k, v in block.items()}
+    return replace(run, trainer={**run.trainer, key: {**said, **block}}) if block else run
+
+
+def refuse_own_folder(args: argparse.Namespace) -> None:
+    """UsageError where a run's options name its folder, which is the experiment's to name."""
+    asked = {"output_path": getattr(args, "opts", {}).get("output_path")}
+    asked |= {name: getattr(args, name, None) for name in ("outdir", "run_dir")}
+    for name, value in asked.items():
+        if value is not None:
+            raise UsageError(
+                f"{name} {value}: the folder of the run is experiment.base_dir's run_NNN; give "
+                "base_dir instead"
+            )
 
 
 def check_stage(run: Planned, words: list[str]) -> None:

@@ -93,10 +93,14 @@ class Scanner:
                 return found
         return None
 
-    def value(self) -> None:
+    def option(self, value: str) -> str | None:
+        """The command that could take a value for one of its options here; None: none could."""
+        return None if self.lost else self._inner().option(value)
+
+    def value(self, text: str) -> None:
         """A value stands here."""
         self.values, self._goes_on = True, False
-        self._inner().add("x")
+        self._inner().add("x" if text else "")
         self._last = "x"
 
     def _inner(self) -> Command:

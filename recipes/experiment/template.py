@@ -90,7 +90,7 @@ def _filled(
         value = in_place(name, params[name], line[: found.start()], line[found.end() :])
         parts += [before, _written(name, value, at, scanner, directive)]
         if not directive and not scanner.comment:
-            scanner.value()
+            scanner.value(str(value))
         end = found.end()
     scanner.read(line[end:])
     text = "".join([*parts, line[end:]])
@@ -122,6 +122,12 @@ def _written(name: str, value: Param, at: str, scanner: Scanner, directive: bool
         raise UsageError(
             f"{at}: {{{{{name}}}}} stands {why}: let it be a word by itself, of a command that "
             "reads it as data; it is quoted where it needs to be"
+        )
+    if isinstance(value, str) and not code and (command := scanner.option(value)):
+        raise UsageError(
+            f"{at}: {{{{{name}}}}} is {value!r}, which `{command}` could take for an option, in "
+            f"quotes too: write `-- {{{{{name}}}}}` where the command knows `--`, or "
+            f"`--opt={{{{{name}}}}}`, or another value (a file: ./{value})"
         )
     return words[0] if itself or code else quoted(words)
 

@@ -88,7 +88,7 @@ def _run(path: Path, problems: list[str]) -> RunFolder:
 def _lines(file: Path, growing: bool, problems: list[str], need: str) -> list[dict[str, Any]]:
     """The whole lines of a log that have `need`; the last one of a `growing` log may be half."""
     try:
-        text = files.read_bytes(file).decode("utf-8", "replace")
+        lines = [line for line in files.lines_of(file) if line.strip()]
     except FileNotFoundError:
         problems.append(f"{file.name} is missing.")
         return []
@@ -96,7 +96,6 @@ def _lines(file: Path, growing: bool, problems: list[str], need: str) -> list[di
         problems.append(f"{file.name} cannot be read ({error.strerror or error}).")
         return []
     good, bad = [], 0
-    lines = [line for line in text.split("\n") if line.strip()]
     for k, line in enumerate(lines):
         value = _object(line)
         if value is not None and (need != "step" or _is_step(value.get("step"))):

@@ -197,7 +197,8 @@ def _state(run: RunFolder) -> tuple[str, str | None]:
 
 def _read_note(lock: Path) -> str:
     try:
-        return lock.read_text(encoding="utf-8", errors="replace")[:4096]
+        with files.open_plain(lock) as file:
+            return file.read(4096).decode("utf-8", errors="replace")
     except OSError:
         return ""
 

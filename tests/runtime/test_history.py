@@ -52,6 +52,18 @@ def test_what_is_lost_is_said_and_training_goes_on(tmp_path, capsys, name, harm)
     assert again.completed == 6
 
 
+def test_figures_of_any_size_are_not_read(tmp_path, capsys):
+    """A file with a hole in it: what was in it is not shown, and training goes on."""
+    run = written(tmp_path, 4)
+    os.truncate(run.dir / "metrics.jsonl", 100 << 30)
+    capsys.readouterr()
+    assert written(tmp_path, 6).completed == 6
+    out = capsys.readouterr().out
+    assert "metrics.jsonl cannot be read (107374182400 bytes, too large): its figures" in out
+    os.truncate(run.dir / "metrics.jsonl", 1 << 30)  # a line without an end
+    assert "metrics.jsonl" not in History(run.dir).record()
+
+
 def test_whole_files_are_no_news(tmp_path, capsys):
     written(tmp_path, 4)
     capsys.readouterr()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipes.experiment import scripts
 from recipes.experiment.folders import Job, jobs_of
@@ -117,7 +118,10 @@ def test_dry_run_shows_all_and_writes_nothing(tmp_path, capsys):
     [
         (("preset: smoke", "preset: smoke, lrr: 1"), UsageError, r"runs\[0\] \(toy.* meant? --lr"),
         (("preset: smoke", "preset: smok"), UsageError, "did you mean smoke"),
-        (("preset: smoke", "outdir: x"), UsageError, "the folder of the run is"),
+        (("preset: smoke", "outdir: x"), UsageError, "outdir x: the folder of the run is"),
+        (("preset: smoke", "run_dir: x"), UsageError, "run_dir x: the folder of the run is"),
+        (("train\n", "train --outdir x\n"), UsageError, "outdir x: the folder of the run is"),
+        (("preset: smoke", "init_from: /no/x.pt"), UsageError, "--init_from /no/x.pt: there is no"),
         (("toy_example.py train", "toy.py"), UsageError, "none of the toolkit's"),
         (("cpu: 4", "cpus: 4"), UsageError, r"sbatch\.cpus: neither SLURM .* did you mean cpu"),
         (("cpu: 4", "cpu: 4, stage: /no"), UsageError, "nothing would read the copy"),
@@ -254,6 +258,64 @@ runs: [{sbatch: {stage: /lists}, comet: {note: "a\nb", tags: [c]}, trainer: {tas
         file.write_text(f"config: {{{wrong}}}\nruns: [{{}}]\n")
         with pytest.raises(UsageError, match=said):
             jobs_of(read_experiment(file), "{{command}}", "t.sh", 1)
+
+
+OMNIGAN = """
+experiment: {exp_desc: what, base_dir: BASE, script: train_omnigan.py --preset smoke}
+runs:
+- wandb: {note: ours, tags: [a b]}
+  trainer: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("trainer: {}", "trainer: {output_path: /x}"), "output_path /x: the folder of the run"),
+        (("--preset smoke", "--set output_path=x"), "output_path x: the folder of the run is"),
+        (("--preset smoke", "--config x.yaml"), "--config: the settings are the experiment's"),
+        (
+            ("trainer: {}", "trainer: {wandb: {note: theirs}}"),
+            r"wandb.note is 'ours', and trainer.wandb.note is 'theirs': give one",
+        ),
+        (("trainer: {}", "trainer: {comet: {tags: [c]}}"), r"trainer.comet.tags is \['c'\]: give"),
+        (
+            ("trainer: {}", "trainer: {wandb: {description: other}}"),
+            "trainer.wandb.description 'other': of an experiment that is experiment.exp_desc",
+        ),
+    ],
+)
+def test_what_an_omnigan_run_says_twice_is_not_passed_over(change, said, tmp_path):
+    file = tmp_path / "e.yaml"
+    text = OMNIGAN.replace(*change).replace("BASE", str(tmp_path))
+    file.write_text(text)
+    with pytest.raises(UsageError, match=rf"^runs\[0\] .*{said}") as caught:
+        jobs_of(read_experiment(file), "{{command}}", "t.sh", 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("trainer: {}", "trainer: {wandb: {note: ours, tags: [a_b]}, output_path: null}"),
+        ("trainer: {}", "trainer: {wandb: {note: null, description: what}}"),
+        (
+            "wandb: {note: ours, tags: [a b]}\n  trainer: {}",
+            "trainer: {comet: &c {note: ours, tags: [a b]}}",
+        ),
+        ("tags: [a b]}\n  trainer: {}", "}\n  trainer: {wandb: {tags: [a b]}}"),
+    ],
+)
+def test_job_and_settings_tell_wandb_the_same(change, tmp_path):
+    file = tmp_path / "e.yaml"
+    file.write_text(OMNIGAN.replace(*change).replace("BASE", str(tmp_path)))
+    (job,) = jobs_of(read_experiment(file), "{{exports}}\ntrue {{tags}} {{note}}", "t.sh", 1)
+    assert job.script.text == (
+        "export WANDB_NOTES='what\nours' WANDB_TAGS=a_b WANDB_RUN_GROUP=e\n"
+        "true --tag a_b --note ours\n"
+    )
+    told = job.run.trainer.get("wandb") or job.run.trainer["comet"]
+    assert told == {"note": "ours", "tags": ["a_b"], "description": "what"}
 
 
 def test_there_is_an_experiment_for_every_method():
@@ -446,14 +508,24 @@ runs:
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
+def saved(run, name):
+    """An object's state in the newest checkpoint of a run."""
+    return torch.load(max((run / "checkpoints").glob("step-*")) / f"{name}.pt", weights_only=True)
+
+
 @pytest.mark.slow
 def test_omnigan_is_preempted_between_two_halves_and_ends_as_one_that_was_not(tmp_path, cluster):
     text = """
-experiment: {base_dir: BASE, script: train_omnigan.py --preset smoke, repeat: 2}
+experiment: {base_dir: BASE, script: SCRIPT, repeat: 2}
 config:
-  data: {transforms: [{name: resize, new_size: 8}], files: {base: SHARED}}
-  train: {representation_steps: 20}
-  val: {every_n_steps: 1000, samples: 2, max_log_images: 0}
+  data:
+    transforms: [{name: resize, new_size: 8}]
+    files:
+      base: SHARED
+      train: &few {rf: scenes:1, rn: scenes:1, sf: scenes:1, sn: scenes:1}
+      val: *few
+  train: {representation_steps: 8, log_level: 0}
+  val: {every_n_steps: 1000, samples: 1, max_log_images: 0}
 runs:
 - sbatch: {stage: SHARED}
   trainer: {}
@@ -461,21 +533,29 @@ runs:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "x").write_text("x")
     cluster.env["TMPDIR"] = str(tmp_path / "local")
-    words = "script: train_omnigan.py --preset smoke"
-    text = text.replace(words, f"{words} --steps 40 --save_every 1000 --log_every 1")
-    runs = experiment(tmp_path, text)
+    script = "train_omnigan.py --preset smoke --steps 14 --save_every 1000 --log_every 1"
+    runs = experiment(tmp_path, text.replace("SCRIPT", script))
     broken, whole = runs / "run_001", runs / "run_002"
 
     def steps() -> int:
         file = broken / "metrics.jsonl"
         return len(file.read_text().splitlines()) if file.exists() else 0
 
-    shell = cluster.start(broken / "exp.sh", 701)
-    until(lambda: steps() > 4, 120)
-    shell.send_signal(signal.SIGUSR1)
-    assert shell.wait(120) == 0 and cluster.written("requeued") == ["701"]
-    assert 0 < json.loads((broken / "status.json").read_text())["step"] < 40
-    assert cluster.start(broken / "exp.sh", 701, 1).wait(300) == 0
+    for restart in range(4):  # once more, where it stopped after an update's second half
+        before = steps()
+        shell = cluster.start(broken / "exp.sh", 701, restart)
+        until(lambda before=before: steps() > before + 1, 120)
+        shell.send_signal(signal.SIGUSR1)
+        assert shell.wait(120) == 0 and cluster.written("requeued") == ["701"] * (restart + 1)
+        assert 0 < json.loads((broken / "status.json").read_text())["step"] < 14
+        if any("saved" in state for state in saved(broken, "optimizer_G")["state"].values()):
+            break
+    else:
+        raise AssertionError("it never stopped between two halves")
+    assert cluster.start(broken / "exp.sh", 701, restart + 1).wait(300) == 0
     assert cluster.start(whole / "exp.sh", 702).wait(300) == 0
-    assert checkpointed(broken) == checkpointed(whole) != {}
+    for name in ("G", "D", "C"):
+        ended, undisturbed = saved(broken, name), saved(whole, name)
+        assert ended.keys() == undisturbed.keys() and len(ended) > 4
+        assert all(torch.equal(ended[key], undisturbed[key]) for key in ended)
     assert len(list((tmp_path / "local").glob("imle-lab-*/*/lists"))) == 1  # one copy for all

@@ -406,6 +406,34 @@ def test_a_second_damaged_one_of_the_same_step_does_not_collide(two):
     assert names(two)[2:] == ["step-000000002.bad", "step-000000002.bad2", "step-000000002.bad3"]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_no_folder_under_a_checkpoints_name_is_passed_over(tmp_path, link):
+    odd = tmp_path / "step-000000009"
+    odd.symlink_to("nowhere") if link else odd.write_text("notes")
+    what = "step-000000009 is a link that leads nowhere" if link else "step-000000009 is a file"
+    with pytest.raises(CheckpointError, match=f"^there is no checkpoint in .*, but {what}: bring"):
+        ck.newest_good(tmp_path)
+    said = []
+    ck.save_state(tmp_path, 5, {"net": {"x": torch.ones(2)}}, {}, say=said.append)
+    assert said == [] and ck.steps_of(tmp_path) == [5]
+    assert ck.newest_good(tmp_path, said.append) == tmp_path / "step-000000005"
+    assert said.pop() == f"{tmp_path}: {what}, no checkpoint: passed over" and os.path.lexists(odd)
+    ck.save_state(tmp_path, 9, {"net": {"x": torch.ones(2)}}, {}, say=said.append)
+    assert said[0].endswith("not a checkpoint; renamed step-000000009.foreign") and len(said) == 1
+    assert ck.load_latest(tmp_path, said.append).step == 9 and len(said) == 1
+
+
+def test_a_manifest_of_any_size_is_damage(two):
+    os.truncate(two / "step-000000002" / "manifest.json", 100 << 30)
+    os.truncate(two / "step-000000001" / "meta.json", 100 << 30)
+    with pytest.raises(CheckpointError, match="sha256 mismatch"):
+        ck.read_meta(two / "step-000000001")
+    said = []
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is intact"):
+        ck.newest_good(two, said.append)
+    assert "manifest.json: 107374182400 bytes, too large; renamed" in said[0]
+
+
 def test_a_newer_format_is_not_damage(two):
     path = two / "step-000000002" / "manifest.json"
     manifest = json.loads(path.read_text())

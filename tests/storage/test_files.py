@@ -19,6 +19,8 @@ import pytest
 
 from storage import files, waiting
 from storage.errors import DataBusyError, DataDiskError, UsageError, first_line, one_line
+from storage.textlog import read_figures
+from storage.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = ("file-begun", "file-half", "file-written", "file-flushed", "file-renamed")
@@ -374,6 +376,29 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         with pytest.raises(files.Damaged, match=said):
             files.read_json(path)
         assert files.read_object(path) is None
+
+
+def hollow(file, size=100 << 30):
+    """A file of a size that is not on the disk."""
+    with open(file, "wb") as opened:
+        opened.truncate(size)
+    return file
+
+
+def test_what_is_too_large_to_be_what_it_should_be_is_not_read(tmp_path):
+    file = hollow(tmp_path / "args.json")
+    with pytest.raises(files.Damaged, match=r"^107374182400 bytes, too large$"):
+        files.read_json(file)
+    assert files.read_object(file) is None and files.read_last_lines(file) == []
+    for read in (files.read_bytes, files.read_text, files.read_lines):
+        with pytest.raises(OSError, match="107374182400 bytes, too large"):
+            read(file)
+    with pytest.raises(ValueError, match=r"args.json: cannot be read \(107374182400 bytes, too l"):
+        read_yaml(file)
+    with pytest.raises(OSError, match="a line of 16777216 bytes and more"):
+        files.read_lines(hollow(tmp_path / "metrics.jsonl", 1 << 30))
+    with pytest.raises(UsageError, match="cannot read the log .* 107374182400 bytes, too large"):
+        read_figures(file)
 
 
 def test_a_reserved_file_is_of_zeros_whatever_it_was(tmp_path):

@@ -129,7 +129,11 @@ def run(text, folder):
 @pytest.mark.parametrize("place", ALONE)
 def test_a_value_that_stands_alone_arrives_as_it_is(place, tmp_path):
     for value in NASTY:
-        text = fill(place, {"v": value, "main_partition": Code("")}, "t.sh").text
+        try:
+            text = fill(place, {"v": value, "main_partition": Code("")}, "t.sh").text
+        except UsageError as error:
+            assert value == "-n" and "could take for an option" in str(error)
+            continue
         done = run(text, tmp_path)
         assert done.returncode == 0 and not done.stderr, (value, text, done.stderr)
         if '"$(' not in place and "\n" not in place:
@@ -140,12 +144,61 @@ def test_a_value_that_stands_alone_arrives_as_it_is(place, tmp_path):
 def test_where_quotes_would_not_hold_a_value_has_to_be_a_plain_one(place, tmp_path):
     params = {"main_partition": Code("")}
     for value in [*NASTY, "reboot", "@P", "END"]:
-        if place in QUOTED and value in ("-n", "reboot", "@P", "END"):  # plain ones
+        if place in QUOTED and value == "-n":
+            with pytest.raises(UsageError, match="`show` could take for an option"):
+                fill(place, params | {"v": value}, "t.sh")
+            continue
+        if place in QUOTED and value in ("reboot", "@P", "END"):  # plain ones
             run(fill(place, params | {"v": value}, "t.sh").text, tmp_path)
             continue
         with pytest.raises(UsageError, match=r"t\.sh:\d: \{\{v\}\} stands "):
             fill(place, params | {"v": value}, "t.sh")
     run(fill(place, params | {"v": "12"}, "t.sh").text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "tar cf {{v}} x", 'tar cf "{{v}}" x', "tar -cf {{v}} x", "show ''{{v}}", 'show ""{{v}} x',
+        "cd {{v}}", "nice -n 10 show {{v}}", "timeout 5 show {{v}}",
+        "X=1 show {{v}}", "show -o {{v}}", "show 2> x {{v}}", "true -- ; show {{v}}",
+        'X=; show "$X"{{v}}', "show {{empty}}{{v}}", "show \\\n  {{v}}", "( show {{v}} )",
+        'show "$(show {{v}})"', "if show {{v}}; then :; fi",
+    ],
+)  # fmt: skip
+def test_a_value_that_begins_with_a_dash_is_no_option_of_a_program(place):
+    params = {"main_partition": Code(""), "empty": ""}
+    for value in ("-n", "--checkpoint=1", "--evil=a", "-1", "-"):
+        with pytest.raises(
+            UsageError, match=r"t\.sh:\d: \{\{v\}\} is '-.*take for an option.*write"
+        ):
+            fill(place, params | {"v": value}, "t.sh")
+    fill(place, params | {"v": "a-b"}, "t.sh")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "show -- {{v}}", "show a -- b {{v}}", "show --opt={{v}}", "show -o{{v}}", "show ./{{v}}",
+        'show "a {{v}}"', "X={{v}}", "show > {{v}}", "for x in {{v}}; do show; done", "echo {{v}}",
+        "nice -n 10 show -- {{v}}", "timeout 5 show -- {{v}}", "[ {{v}} = x ]", 'printf "%s" {{v}}',
+        "bash -c 'show \"$1\"' x {{v}}", "case {{v}} in x) show ;; esac", "# {{v}}",
+    ],
+)  # fmt: skip
+def test_where_a_dash_is_data_it_may_begin_a_value(place):
+    for value in ("-n", "-1"):
+        fill(place, {"main_partition": Code(""), "v": value}, "t.sh")
+
+
+def test_a_negative_number_may_stand_behind_its_option():
+    params = {"main_partition": Code("")}
+    for value in ("-1", "-0.5", "-.5", "-1e-05"):
+        assert (
+            fill("show --x {{v}} y", params | {"v": value}, "t.sh").text == f"show --x {value} y\n"
+        )
+    for value in ("-n", "-1x", "--1"):
+        with pytest.raises(UsageError, match="take for an option"):
+            fill("show --x {{v}}", params | {"v": value}, "t.sh")
 
 
 @pytest.mark.parametrize("place", PIPED)
