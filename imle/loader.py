@@ -27,7 +27,7 @@ from torch import Tensor
 
 from imle.adaptive import Adaptive, Memory, Searched, check_adaptive, memory_of
 from imle.contract import check_pieces
-from imle.loop_search import LoopSearch, check_regression
+from imle.loop_search import LoopSearch
 from imle.loops import Found, Loop, SearchReport, no_losses, rows_of
 from imle.order import StreamOrder
 from imle.reading import Item, Read, chunks, collate, kept, read_items
@@ -125,9 +125,7 @@ class CIMLEDataLoader(LoopSearch):
     batches each worker decodes ahead. worker_init_fn: handed to torch's DataLoader. searcher: see
     Searcher. cells, local_ns: spatial noise chosen cell by cell, see CodeSearch. adaptive: which
     images keep the codes they have; rejection: which candidates are too near (imle.adaptive,
-    imle.rejection; a searcher looks after rejection itself). regression_loops: in so many loops at
-    first nothing is searched and all codes are 0: the network learns the one picture that samples
-    are to vary around, at half the price of a loop with a search.
+    imle.rejection; a searcher looks after rejection itself).
 
     last_ids: ids of the images of the last yielded (local) batch.
     """
@@ -166,7 +164,6 @@ class CIMLEDataLoader(LoopSearch):
         local_ns: int | Sequence[int] | None = None,
         adaptive: Adaptive | None = None,
         rejection: Rejection | None = None,
-        regression_loops: int = 0,
     ) -> None:
         if subsample_size is None:
             subsample_size = len(kkm) if is_sized(kkm) else len(dataset)  # type: ignore[arg-type]
@@ -178,14 +175,12 @@ class CIMLEDataLoader(LoopSearch):
         check_pieces(kkm, model, corruptor, z_gen, loss_fn, searcher=searcher)
         if adaptive is not None:
             check_adaptive(z_gen, corruptor, searcher)
-        if regression_loops:
-            check_regression(model, z_gen, corruptor, searcher)
 
         super().__init__(
             model, corruptor, z_gen, loss_fn, num_samples, sample_parallelism, code_bs,
             augment=augment, device=device, on_chunk=on_chunk, precision=precision,
             rescore=rescore, channels_last=channels_last, searcher=searcher, cells=cells,
-            local_ns=local_ns, rejection=rejection, regression_loops=regression_loops,
+            local_ns=local_ns, rejection=rejection,
         )  # fmt: skip
         self.dataset, self.kkm, self.adaptive = dataset, kkm, adaptive
         self.subsample_size = int(subsample_size)
@@ -324,11 +319,6 @@ class CIMLEDataLoader(LoopSearch):
             self.loss_fn.set_round(number)
         images = list(dict.fromkeys(ids))
         row, kkm = rows_of(ids), self._kkm_state()
-        if number < self.regression_loops:
-            winners = torch.zeros(len(images), self._levels, dtype=torch.int64)
-            loop = Loop(number, ids, kkm, row, winners, [], None, None)
-            self._report = self._reported(number, images, [], None, 0, began)
-            return loop, self._read(number, [], ids, store)
         if self.adaptive is None:
             share = images if self.searcher is not None else self._share(images)
             reader = self._read(number, share, ids, store)
@@ -385,7 +375,7 @@ class CIMLEDataLoader(LoopSearch):
         began: float,
     ) -> SearchReport:
         levels = self._memory.winners[:1].shape[1:2] if found is None else found.losses.shape[1:]
-        depth = int(levels[0]) if levels else self._levels
+        depth = int(levels[0])
         evaluations = checked * depth
         if found is not None:
             evaluations += self._evaluations(len(searched), depth)
@@ -451,7 +441,6 @@ class CIMLEDataLoader(LoopSearch):
             "drop_last": self.drop_last,
             "adaptive": self.adaptive and f"{self.adaptive.described()} cells {self.cells}",
             "rejection": self.rejection and self.rejection.described(),
-            "regression_loops": self.regression_loops or None,
         }
 
     def state_dict(self) -> State:
@@ -527,7 +516,7 @@ class CIMLEDataLoader(LoopSearch):
             self._current = self._resume = None
             return
         ids = state["ids"].tolist()
-        if self.adaptive is not None and self._begun >= self.regression_loops:
+        if self.adaptive is not None:
             loop = self._remembered(self._begun, ids, state["kkm"], self._memory)
         else:
             loop = Loop(

@@ -38,23 +38,6 @@ from imle.types import (
 from runtime import distributed
 
 
-def check_regression(
-    model: object, z_gen: object, corruptor: object, searcher: object = None
-) -> None:
-    """ValueError, in a sentence, for pieces with which no loop can go without codes."""
-    if searcher is not None or not has_levels(model):
-        what = model if searcher is None else searcher
-        raise ValueError(
-            f"regression_loops: with a {type(what).__name__} nobody says how long the codes of the "
-            "levels are (a CAMNet does, by code_sizes)"
-        )
-    if not is_keyed_codes(z_gen) or not (corruptor is None or is_keyed_corruption(corruptor)):
-        raise ValueError(
-            "regression_loops: codes and inputs must be such as can be made again from numbers "
-            "(those of a CodeGenerator and of a Corruption can)"
-        )
-
-
 class LoopSearch:
     """The search of a CIMLEDataLoader, whose docstring says what the arguments are. A loop's images
     are shared among the ranks, all of which call these methods together."""
@@ -79,7 +62,6 @@ class LoopSearch:
         cells: int | Sequence[int],
         local_ns: int | Sequence[int] | None,
         rejection: Rejection | None,
-        regression_loops: int,
     ) -> None:
         levels = len(model.code_sizes) if has_levels(model) else None
         for name, number in (
@@ -100,8 +82,7 @@ class LoopSearch:
         self.device = torch.device(device) if device is not None else device_of(model)
         self.precision, self.rescore, self.channels_last = precision, rescore, channels_last
         self.searcher, self.cells, self.local_ns = searcher, cells, local_ns
-        self.rejection, self.regression_loops = rejection, int(regression_loops)
-        self._levels = levels or 0  # as far as the model says
+        self.rejection = rejection
         self._grids: tuple[list[int], list[CellGrid | None]] | None = None
 
     # --------------------------------------------------------------------------------- images
@@ -276,10 +257,6 @@ class LoopSearch:
                 self._grids = (cells, cell_grids(self.model, cells, self.device))
             assert is_composed_codes(self.z_gen)
             return composed(self.z_gen, loop, image_ids, won, self._grids[1])
-        if loop < self.regression_loops:
-            assert has_levels(self.model), "check_regression sees to it"
-            zeros = image_ids.new_zeros(len(image_ids), 1, dtype=torch.float32)
-            return [zeros.repeat(1, size) for size in self.model.code_sizes]
         assert is_keyed_codes(self.z_gen)
         return [
             self.z_gen.draw(level, loop, image_ids, won[:, level : level + 1], self.device)

@@ -111,7 +111,7 @@ OUTER = "outer"
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
     "base", "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
-    "cells", "rejection_levels", "rejection_empty", "regression_loops",
+    "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
 LAYERS = 5  # of VGG16 whose features are compared
@@ -188,9 +188,6 @@ OPTIONS: Table = {
          "--ns; one number or one a level; 0: whole pictures only (default: 0)", USUAL),
         ("--local_ns", list_of(integer(1, 10**6)), None, "candidate codes of that second search, "
          "one number or one a level (default: as --ns)"),
-        ("--regression_loops", nonnegative_int, 0, "outer loops at first in which nothing is "
-         "searched and all codes are 0: the network learns what its samples are to vary around",
-         OUTER, ADDED),
         ("--rejection", text_called("FLOAT|TEXT"), None, "candidates are rejected whose loss is "
          "below this, and the nearest of the others is chosen (RS-IMLE); q0.1: below the "
          "0.1-quantile of the first loop's winners; 0: none (default: 0)"),
@@ -325,11 +322,6 @@ def check(args: Namespace) -> None:
         raise ValueError(
             f"--adaptive_staleness {args.adaptive_staleness} exceeds --adaptive_force "
             f"{args.adaptive_force}: it is to be at most that"
-        )
-    if args.regression_loops >= args.outer_loops and not args.unconditional:
-        raise ValueError(
-            f"--regression_loops {args.regression_loops}: none of {args.outer_loops} --outer_loops "
-            "would be left to search codes in"
         )
     if args.rejection is not None:
         try:

@@ -327,7 +327,6 @@ def loader(
         local_ns=args.local_ns,
         adaptive=adaptive(args),
         rejection=near,
-        regression_loops=0 if args.unconditional else args.regression_loops,
     )
 
 

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from imle.adaptive import Adaptive
 from imle.kkm import KorKMinusOne
 from imle.search import NonFiniteSearchError
 from runtime import distributed
@@ -42,38 +41,6 @@ def test_resume_anywhere_is_exact(workers, drop_last, cached):
     assert [len(take(again)) for _ in range(2)] == [2, 4]
     again.load_state_dict(states[8])
     assert len(take(again)) == 4 and len(again) == 4
-
-
-@pytest.mark.parametrize("change", [{}, {"adaptive": Adaptive(0.1, 1, 3)}])
-def test_loops_of_regression_have_codes_of_0_and_no_search(change):
-    """The pictures and their order are those of any loop, and a resume is exact."""
-    chunks, states = [], []
-    loader = make(regression_loops=2, on_chunk=lambda *at: chunks.append(at), **change)
-    plain = take(make(**change), 3)
-    found = take(loader, 2, mark=lambda: states.append(save(loader)))
-    assert not chunks and not loader.last_search.figures().get("search loss")
-    for (ids, cx, codes, ys), (other, x, drawn, _) in zip(found, plain, strict=False):
-        assert ids == other and ys
-        assert change or torch.equal(cx, x)  # adaptive keeps the inputs of earlier loops too
-        assert [c.shape for c in codes] == [c.shape for c in drawn]
-        assert not any(c.any() for c in codes) and all(c.any() for c in drawn)
-    found += take(loader, mark=lambda: states.append(save(loader)))
-    assert chunks and all(c.any() for c in found[-1][2])
-    for done in (1, 4, 5, 9, 10, 12):
-        again = make(regression_loops=2, **change)
-        again.load_state_dict(states[done - 1])
-        batches = again.forever()
-        rest = []
-        for _ in range(done, 15):
-            cx, codes, ys = next(batches)
-            rest.append((list(again.last_ids), cx, codes, ys))
-        same(rest, found[done:])
-
-
-def test_regression_needs_codes_of_known_length():
-    for change in ({"z_gen": lambda rows, level: torch.zeros(rows, 3)}, {"corruptor": lambda x: x}):
-        with pytest.raises(ValueError, match="regression_loops: codes and inputs must be such as"):
-            make(regression_loops=1, **change)
 
 
 def test_mid_loop_resume_needs_no_search():

@@ -95,7 +95,6 @@ EFFECTS = [
     ("cells", "--cells 0", TRAINING),
     ("cells", "--local_ns 9", TRAINING),
     ("cascade", "--proj_dim 6", TRAINING),
-    ("loops", "--regression_loops 1", TRAINING),
     ("uncond", "--pool_size 4", f"{START}"),
     ("loops", "--rejection q0.5", TRAINING),
     ("loops", "--rejection 0", ""),
@@ -309,10 +308,6 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--unconditional --cells 4", "--cells 4 is of"),
         ("--local_ns 4", "--local_ns 4 is of --cells"),
         ("--cells 0 --local_ns 4", "--local_ns 4 is of --cells"),
-        (
-            "--outer_loops 3 --regression_loops 3",
-            "--regression_loops 3: none of 3 --outer_loops would be left to search codes in",
-        ),
         (
             "--adaptive --adaptive_staleness 8 --adaptive_force 4",
             "--adaptive_staleness 8 exceeds --adaptive_force 4: it is to be at most that",
