@@ -10,8 +10,8 @@ plain              as the original computes a step: every domain by itself, enco
 detached           neither discriminators nor classifier reach the generator (the same gradients).
 one pass           one encoder pass of all domains, all of a kind through each network at once, and
                    the pictures of the generator's update for the discriminators.
-shared SPADE       gamma and beta in one convolution, the hidden maps of a block in one, its
-                   normalisation and resized condition once.
+shared SPADE       gamma and beta in one convolution, a block's normalisation and resized
+                   condition once.
 channels_last      weights and pictures in that memory format.
 bf16               the same under autocast to bf16 (only with `--bf16`: processors that do not have
                    it emulate it, many times slower).

@@ -105,9 +105,10 @@ class SPADEResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         norms = [self.norm_0, self.norm_1] + ([self.norm_s] if self.norm_s is not None else [])
-        shared = [norm.mlp_shared[0] for norm in norms]
-        convolutions = [conv for conv in shared if isinstance(conv, nn.Conv2d)]
-        hidden = F.relu(_together(convolutions, resized(cond, x))).split(HIDDEN, 1)
+        cond = resized(cond, x)
+        # Not in one convolution, as gamma and beta are: its parts would have to be copied for the
+        # convolutions behind it, which took an eighth of a block of 32 channels at 128 px.
+        hidden = [norm.mlp_shared(cond) for norm in norms]
         normalised = self.norm_0.param_free_norm(x)
         dx = self.conv_0(F.leaky_relu(self.norm_0.modulated(normalised, hidden[0]), 0.2))
         dx = self.norm_1.modulated(self.norm_1.param_free_norm(dx), hidden[1])
