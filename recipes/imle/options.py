@@ -70,7 +70,8 @@ PRESETS = {
     },
     "cpu-small-mask": {
         "_help": "inpainting 32 -> 64, a quarter of the cells masked, 20 minutes of two cores",
-        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "outer_loops": 6,
+        **_CPU_SMALL, "res": [32, 32, 64], "mask_frac": 0.25, "cells": [0], "ns": [8, 4],
+        "sp": [8, 4], "outer_loops": 6,
     },
     "camnet-sr16": {
         "_help": "CAM-Net x16 super-resolution 16 -> 256 (widths and ns of the paper's code; with "
