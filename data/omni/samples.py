@@ -191,8 +191,8 @@ class DomainSamples(Dataset):
         height, width = arrays["x"].shape[:2]
         if height % self.multiple or width % self.multiple:
             raise DataError(
-                f"{paths['x']} is {height}x{width} behind the transforms of {self.mode}: sides must "
-                f"be multiples of {self.multiple}: end them with a resize or crop"
+                f"{paths['x']} is {height}x{width} behind the transforms of {self.mode}: sides "
+                f"must be multiples of {self.multiple}: end them with a resize or crop"
             )
         return as_item(arrays, paths)
 
