@@ -167,6 +167,9 @@ def told_of(experiment: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, 
     A block `comet` is read as one of `wandb`. Errors: UsageError.
     """
     block = run.get("wandb") or run.get("comet") or {}
+    note = block.get("note")
+    if not isinstance(note, str | int | float | None) or isinstance(note, bool):
+        raise UsageError(f"wandb.note {note!r} is no text")
     tags = block.get("tags") or []
     tags = [tags] if isinstance(tags, str) else tags
     if not isinstance(tags, list) or not all(isinstance(t, str | int | float) for t in tags):
@@ -177,7 +180,7 @@ def told_of(experiment: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, 
             raise UsageError(f"wandb.tags: {tag!r} is no tag: 1 to 64 characters, no comma")
     switched = any(experiment.get(key) for key in ("no_wandb", "no_comet", "dev_mode"))
     return {
-        "note": str(block.get("note") or ""),
+        "note": "" if note is None else str(note),
         "tags": tags,
         "description": str(experiment.get("exp_desc") or ""),
         "off": switched,
