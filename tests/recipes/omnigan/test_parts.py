@@ -98,13 +98,6 @@ def test_a_decoder_that_enlarges_otherwise_is_a_line():
             ],
             "data.transforms end in 18 x 18 px in val: sides must be multiples of 4",
         ),
-        (
-            [
-                'data.transforms=[{"name":"resize","new_size":16,"ignore":"val"},'
-                '{"name":"resize","new_size":18,"ignore":"train"}]'
-            ],
-            "data.transforms end in 18 x 18 px in val: sides must be multiples of 4",
-        ),
         (["dis.gan=vanilla", "dis.t.use_sigmoid=true"], "dis.t.use_sigmoid is for dis.gan lsgan"),
     ],
 )
@@ -209,32 +202,6 @@ def test_a_task_without_its_map_is_said(tmp_path):
     assert [f"task {task}: {said.format(task)} it" for task in "dw"] == [
         line for line in _remarks(read_settings("smoke", words=words))
     ]
-
-
-def test_a_list_in_a_folder_called_scenes_is_a_list(tmp_path):
-    word = f"data.files.train.rf={tmp_path}/rf.json"
-    for word in (word, "data.files.train.rf=scenes/rf.json", "data.files.train.rf=scenes.json"):
-        with pytest.raises(ValueError, match="is a list, and nothing is said of train"):
-            read_settings(words=["tasks=[s]", word])
-    words = [f"data.files.{m}.{d}=scenes/l.json" for m in ("train", "val") for d in ("rf", "rn")]
-    words += [f"data.files.{m}.{d}=none" for m in ("train", "val") for d in ("sf", "sn")]
-    opts = read_settings(words=["tasks=[s]", *words])
-    assert not options.of_scenes(opts) and parts.class_names(opts)[0] == "0"
-    assert options.of_scenes(read_settings(words=["data.files.train.rf=scenes:3"]))
-
-
-def test_a_default_that_nothing_takes_is_said(tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text("gen: {default: {n_res: 1}, s: {activ: relu}}")
-    with pytest.raises(ValueError, match=r"c.yaml: gen.default.n_res is in no section beside it"):
-        read_settings("smoke", str(file))
-    with pytest.raises(ValueError, match=r"dis.default.ndf is in no section .* t: \*NAME"):
-        read_settings("smoke", words=["dis.default.ndf=8"])
-    file.write_text("gen: {default: &x {n_res: 1}, s: *x}")
-    assert options.unread_defaults(read_settings(file=str(file))) == []
-    file.write_text("gen: {default: {n_res: 7}, s: {n_res: 1}}")  # as an experiment merges them
-    opts = read_settings("smoke", str(file))
-    assert _remarks(opts)[1].startswith("gen.default.n_res 7 is in no section beside it")
 
 
 def _remarks(opts, seed=0):
