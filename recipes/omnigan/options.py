@@ -16,6 +16,8 @@ from recipes.omnigan.schema import SCHEMA
 from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, tagged
 from runtime.settings import assigned, at, checked, defaults, merge, unlike_defaults
 from runtime.types import Switch, file_path, positive_int, short_name
+from storage.errors import UsageError
+from storage.files import with_variables
 from storage.yaml_files import read_yaml, yaml_text
 
 __all__ = ["OPTIONS", "PRESETS", "SETTINGS", "get_args"]
@@ -139,8 +141,20 @@ def read_settings(
         said = merge(said, _said(_as_wandb(read_yaml(path), str(path)), str(path)))
     for word in words:
         said = merge(said, _said(assigned(word), "--set"))
-    opts = merge(defaults(SCHEMA), said)
+    opts = _of_this_machine(merge(defaults(SCHEMA), said))
     _refuse_unasked_scenes(said, opts)
+    return opts
+
+
+def _of_this_machine(opts: dict[str, Any]) -> dict[str, Any]:
+    """`$NAME` in the folders of settings replaced, as in original files. Errors: ValueError."""
+    for name, part in (("output_path", opts), ("base", opts["data"]["files"])):
+        if part[name] is None:
+            continue
+        try:
+            part[name] = with_variables(part[name])
+        except UsageError as error:
+            raise ValueError(f"{name} {error}") from None
     return opts
 
 

@@ -145,6 +145,22 @@ def test_output_path_is_outdir(tmp_path):
     assert args.outdir == "x"
 
 
+def test_variables_in_folders_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_SCRATCH", str(tmp_path))
+    file = tmp_path / "c.yaml"
+    file.write_text("output_path: $SOME_SCRATCH/out\ndata: {files: {base: '${SOME_SCRATCH}'}}")
+    opts = read_settings("smoke", str(file))
+    assert opts["output_path"] == f"{tmp_path}/out"
+    assert opts["data"]["files"]["base"] == str(tmp_path)
+    with pytest.raises(ValueError, match=r"output_path '\$NOBODY_SET/x': \$NOBODY_SET is not set"):
+        read_settings(words=["output_path=$NOBODY_SET/x"])
+
+
+def test_a_tag_is_one_that_wandb_takes():
+    with pytest.raises(ValueError, match=r"wandb.tags\[1\] 'b,c' is no tag"):
+        read_settings(words=["wandb.tags=[a, 'b,c']"])
+
+
 def test_without_translation_there_is_one_phase():
     opts = read_settings(words=["tasks=[d,s]", "train.representation_steps=2"])
     assert [step.phases(opts, i) for i in (0, 2, 9)] == [("representation",)] * 3
