@@ -39,7 +39,7 @@ from recipes.experiment.folders import (
 from recipes.experiment.options import get_args
 from recipes.experiment.plan import Experiment, read_experiment
 from recipes.experiment.starting import command_line, require_sbatch, run_here, submit
-from recipes.experiment.template import read_template, write_run_template
+from recipes.experiment.template import read_whole, write_run_template
 from recipes.runs.layout import printable, table
 from runtime.launch import launch
 from storage.console import tell
@@ -52,7 +52,7 @@ __all__ = ["write_run_template"]
 
 def main(args: Namespace) -> None:
     experiment = read_experiment(expanded(args.experiment), args.seed)
-    template = read_template(args.template)
+    template = read_whole(args.template)
     dev = bool(experiment.about.get("dev_mode"))
     if not (args.dry_run or args.local or dev):
         require_sbatch()

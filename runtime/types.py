@@ -165,6 +165,13 @@ def text(value: str) -> str:
     return value
 
 
+def tag(value: str) -> str:
+    """Type of a tag of W&B, which takes them with commas between."""
+    if not value.strip() or "," in value or len(value) > 64 or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{value!r} is no tag: 1 to 64 characters, no comma")
+    return value
+
+
 def text_called(metavar: str) -> Callable[[str], str]:
     """Type of a text that --help calls `metavar`."""
 

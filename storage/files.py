@@ -389,6 +389,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(found)
 
 
+def with_variables(path: str) -> str:
+    """A path of a file of settings, which no shell has read, with `$NAME` replaced. UsageError: a
+    variable that is not set."""
+    found = os.path.expandvars(path)
+    if unset := re.search(r"\$(\w+|\{\w+\})", found):
+        raise UsageError(f"{path!r}: {unset[0]} is not set")
+    return found
+
+
 def make_folder(folder: Path) -> Path:
     """`folder`, created with its parents; DataDiskError of one line if it cannot be."""
     try:

@@ -90,6 +90,7 @@ def parse_yaml(text: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         why = error.problem or error.context or "no YAML"
+        why = f"{error.context}, {why}" if why.startswith("but ") else why
         raise ValueError(where + first_line(Exception(why), 120)) from None
     except yaml.YAMLError as error:
         raise ValueError(f"is no YAML ({first_line(error, 120)})") from None

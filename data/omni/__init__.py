@@ -16,7 +16,14 @@ or YAML file, or is drawn (`scenes`). A sample is a picture `x` and, where there
 """
 
 from data.omni.loaders import Batches, Loaders, Reading, make_loaders, multi_batches
-from data.omni.samples import HEIGHT_M, DomainSamples, depth_of, open_samples, pictures_of
+from data.omni.samples import (
+    HEIGHT_M,
+    DomainSamples,
+    depth_of,
+    is_scenes,
+    open_samples,
+    pictures_of,
+)
 from data.omni.words import CLASSES, DOMAINS, MAPS, MODES, NO_CLASS, Attributes
 
 __all__ = [
@@ -32,6 +39,7 @@ __all__ = [
     "Loaders",
     "Reading",
     "depth_of",
+    "is_scenes",
     "make_loaders",
     "multi_batches",
     "open_samples",

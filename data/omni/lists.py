@@ -58,7 +58,7 @@ def _load(file: Path) -> list[Any]:
         raise DataError(f"{file}: a list of samples is a {', '.join(SUFFIXES)} file")
     try:
         if file.suffix.lower() == ".json":
-            value = json.loads(read_bytes(file, ANNOTATIONS))
+            value = json.loads(read_bytes(file, ANNOTATIONS), object_pairs_hook=_once)
         else:
             value = read_yaml(file)
     except OSError as error:
@@ -77,6 +77,16 @@ def _load(file: Path) -> list[Any]:
             "makes one of folders"
         )
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Errors: ValueError for a key that stands in it twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice!r} stands twice in one sample")
+    return found
 
 
 def _sample(entry: Any, number: int, file: Path) -> Sample:

@@ -157,16 +157,23 @@ class DomainSamples(Dataset):
     """Item i, or (i, draw), of a domain in a mode, through the transforms: an `Item`.
 
     i alone has no randomness, as validation wants it; (i, draw) is a function of (seed, domain, i,
-    draw), so that workers, ranks and resuming change nothing. Errors: DataError.
+    draw), so that workers, ranks and resuming change nothing. multiple: what the sides of pictures
+    have to be a multiple of. Errors: DataError.
     """
 
     def __init__(
-        self, samples: Samples, domain: str, mode: str, steps: Sequence[Step], seed: int = 0
+        self,
+        samples: Samples,
+        domain: str,
+        mode: str,
+        steps: Sequence[Step],
+        seed: int = 0,
+        multiple: int = 1,
     ) -> None:
         if domain not in DOMAINS or mode not in MODES:
             raise DataError(f"domain {domain!r}, mode {mode!r}: {DOMAINS} and {MODES} there are")
         self.samples, self.domain, self.mode = samples, domain, mode
-        self.steps, self.seed = list(steps), seed
+        self.steps, self.seed, self.multiple = list(steps), seed, multiple
         self.size = drawn_size(steps, mode)
 
     def __len__(self) -> int:
@@ -180,7 +187,20 @@ class DomainSamples(Dataset):
         key = None if draw is None else (self.seed, self.domain, i, int(draw))
         paths = self.samples.paths(i)
         arrays = self.samples.arrays(i, self.size)
-        return as_item(transformed(arrays, self.steps, self.mode, key, paths["x"]), paths)
+        arrays = transformed(arrays, self.steps, self.mode, key, paths["x"])
+        height, width = arrays["x"].shape[:2]
+        if height % self.multiple or width % self.multiple:
+            raise DataError(
+                f"{paths['x']} is {height}x{width} behind the transforms of {self.mode}: sides "
+                f"must be multiples of {self.multiple}: end them with a resize or crop"
+            )
+        return as_item(arrays, paths)
+
+    def has(self, key: str) -> bool:
+        """Whether any sample has a map."""
+        if isinstance(self.samples, ListedSamples):
+            return any(key in sample for sample in self.samples.samples)
+        return key in self.samples.paths(0)
 
     def listing(self) -> Listing | None:
         """The names of the samples, for a run to tell whether they changed; None if drawn."""
@@ -218,6 +238,11 @@ def depth_of(d: Tensor, farthest: float = 2000.0) -> Tensor:
     return 1 / (d.float() * STD + MEAN).clamp_min(1 / farthest)
 
 
+def is_scenes(word: str) -> bool:
+    """Whether a word in the place of a list means embedded scenes; `scenes/rf.json` is a list."""
+    return word.partition(":")[0] == SCENES
+
+
 def open_samples(
     word: str,
     domain: str,
@@ -236,8 +261,8 @@ def open_samples(
     no_class: a number in segmentations of a list that is no class, as 255 never is one.
     Errors: DataError.
     """
-    name, _, count = word.partition(":")
-    if name == SCENES:
+    count = word.partition(":")[2]
+    if is_scenes(word):
         if count and not (count.isdecimal() and int(count) > 0):
             raise DataError(f"{word}: scenes, or scenes:COUNT with a positive number")
         return SceneSamples(domain, mode, keep, int(count) if count else None)

@@ -64,7 +64,7 @@ def _step(entry: Any, number: int) -> Step:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where} is {entry!r:.60}, not {{name: .., ..}}")
     name = entry.get("name")
-    if name not in KEYS:
+    if not isinstance(name, str) or name not in KEYS:
         raise ValueError(f"{where}: name {name!r} is none of {', '.join(KEYS)}")
     allowed = ("name", "ignore", *KEYS[name])
     for key in entry:

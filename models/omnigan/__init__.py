@@ -2,7 +2,7 @@
 picture flooded."""
 
 from models.omnigan.classifier import DomainClassifier
-from models.omnigan.deeplab import load_pretrained
+from models.omnigan.deeplab import DeeplabEncoder, load_pretrained
 from models.omnigan.discriminators import make_discriminators
 from models.omnigan.domains import CONDITIONS, DOMAINS, TASKS, other_flood, other_reality
 from models.omnigan.extra_adam import ExtraAdam, settled
@@ -36,6 +36,7 @@ __all__ = [
     "EWC",
     "PUBLISHED",
     "TASKS",
+    "DeeplabEncoder",
     "Distillation",
     "DomainClassifier",
     "ExtraAdam",

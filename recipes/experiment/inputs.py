@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.omni import is_scenes
 from data.registry import fraction_of
 from data.sources import split_of
 from runtime.settings import flat
@@ -82,7 +83,7 @@ def _of_settings(opts: Mapping[str, Any], stage: str) -> Iterator[tuple[str, str
             continue
         if name in ("gen.pretrained", "data.files.base"):
             yield name, word, True
-        elif name.startswith("data.files.") and word != "none" and not word.startswith("scenes"):
+        elif name.startswith("data.files.") and word != "none" and not is_scenes(word):
             if not base:
                 yield name, word, True
             elif base != stage:

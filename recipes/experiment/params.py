@@ -6,11 +6,13 @@ import os
 import re
 import shlex
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipes.experiment.shell import plain
+from runtime.types import tag
 from storage.errors import UsageError
 
 
@@ -167,17 +169,22 @@ def told_of(experiment: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, 
     A block `comet` is read as one of `wandb`. Errors: UsageError.
     """
     block = run.get("wandb") or run.get("comet") or {}
+    note = block.get("note")
+    if not isinstance(note, str | int | float | None) or isinstance(note, bool):
+        raise UsageError(f"wandb.note {note!r} is no text")
     tags = block.get("tags") or []
     tags = [tags] if isinstance(tags, str) else tags
     if not isinstance(tags, list) or not all(isinstance(t, str | int | float) for t in tags):
         raise UsageError(f"wandb.tags {tags!r} is no list of texts")
-    tags = [re.sub(r"\s+", "_", str(tag).strip()) for tag in tags]
-    for tag in tags:
-        if not tag or "," in tag or len(tag) > 64 or not tag.isprintable():
-            raise UsageError(f"wandb.tags: {tag!r} is no tag: 1 to 64 characters, no comma")
+    tags = [re.sub(r"\s+", "_", str(word).strip()) for word in tags]
+    for word in tags:
+        try:
+            tag(word)
+        except ArgumentTypeError as error:
+            raise UsageError(f"wandb.tags: {error}") from None
     switched = any(experiment.get(key) for key in ("no_wandb", "no_comet", "dev_mode"))
     return {
-        "note": str(block.get("note") or ""),
+        "note": "" if note is None else str(note),
         "tags": tags,
         "description": str(experiment.get("exp_desc") or ""),
         "off": switched,

@@ -24,7 +24,7 @@ from runtime.near import closest, hint
 from runtime.settings import merge
 from storage.dirs import results_home
 from storage.errors import UsageError
-from storage.files import expanded
+from storage.files import expanded, with_variables
 from storage.yaml_files import read_yaml
 
 DEFAULT_SCRIPT = "train_omnigan.py"
@@ -193,10 +193,10 @@ def _on_nodes(value: Any) -> list[str]:
 
 def _expanded(word: str, key: str) -> Path:
     """A path with `~` and `$NAME` replaced."""
-    path = os.path.expandvars(word)
-    if unset := re.search(r"\$(\w+|\{\w+\})", path):
-        raise UsageError(f"{key} {word!r}: {unset[0]} is not set")
-    return expanded(path)
+    try:
+        return expanded(with_variables(word))
+    except UsageError as error:
+        raise UsageError(f"{key} {error}") from None
 
 
 def _script(value: Any, where: str) -> tuple[str, ...]:

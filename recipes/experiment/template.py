@@ -20,6 +20,8 @@ from storage.files import read_bytes, write_text
 
 # Parameters that may stand in the place of a command's name: nothing in them is a user's.
 OWN = ("command", "exports", "main_partition", "python")
+# By these a script can start a run, or find it.
+STARTS = ("command", "config", "output_path")
 _PLACE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
@@ -39,6 +41,17 @@ def read_template(file: Path) -> str:
         raise UsageError(f"--template {file}: {why}") from None
     if "\r" in text or "\0" in text:
         raise UsageError(f"--template {file}: no shell reads its line breaks: make them Unix's")
+    return text
+
+
+def read_whole(file: Path) -> str:
+    """The text of a template that starts something of a run. Errors: UsageError."""
+    text = read_template(file)
+    if not names_in(text) & set(STARTS):
+        raise UsageError(
+            f"--template {file}: it has no {{{{command}}}}, nor {{{{config}}}} or "
+            "{{output_path}}: its jobs would start no run"
+        )
     return text
 
 

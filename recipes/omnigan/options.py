@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.omni import MODES
+from data.omni import MODES, is_scenes
 from recipes import measuring
 from recipes.command import read_options
 from recipes.omnigan.schema import SCHEMA
 from runtime.options import EXECUTION, LENGTH, USUAL, Rules, Table, tagged
 from runtime.settings import assigned, at, checked, defaults, merge, unlike_defaults
 from runtime.types import Switch, file_path, positive_int, short_name
+from storage.errors import UsageError
+from storage.files import with_variables
 from storage.yaml_files import read_yaml, yaml_text
 
 __all__ = ["OPTIONS", "PRESETS", "SETTINGS", "get_args"]
@@ -136,12 +138,56 @@ def read_settings(
     said = checked(SETTINGS.get(preset or "", {}), SCHEMA, f"{preset}")
     if file is not None:
         path = Path(file).expanduser()
-        said = merge(said, checked(_as_wandb(read_yaml(path), str(path)), SCHEMA, str(path)))
+        said = merge(said, _said(_as_wandb(read_yaml(path), str(path)), str(path)))
     for word in words:
-        said = merge(said, checked(assigned(word), SCHEMA, "--set"))
-    opts = merge(defaults(SCHEMA), said)
+        said = merge(said, _said(assigned(word), "--set"))
+    opts = _of_this_machine(merge(defaults(SCHEMA), said))
     _refuse_unasked_scenes(said, opts)
     return opts
+
+
+def _of_this_machine(opts: dict[str, Any]) -> dict[str, Any]:
+    """`$NAME` in the folders of settings replaced, as in original files. Errors: ValueError."""
+    for name, part in (("output_path", opts), ("base", opts["data"]["files"])):
+        if part[name] is None:
+            continue
+        try:
+            part[name] = with_variables(part[name])
+        except UsageError as error:
+            raise ValueError(f"{name} {error}") from None
+    return opts
+
+
+def _said(config: Any, where: str) -> dict[str, Any]:
+    """What a file or a word says. Errors: ValueError; also where a `default`, which is there for an
+    anchor alone, has a key that no section beside it has."""
+    found = checked(config, SCHEMA, where)
+    for name, section, key in _of_defaults(found):
+        if not any(key in beside for beside in section):
+            raise ValueError(
+                f"{where}: {name}.default.{key} is in no section beside it, and default itself is "
+                "not read: name it, default: &NAME, and take it, "
+                f"{'d' if name == 'gen' else 't'}: *NAME"
+            )
+    return found
+
+
+def _of_defaults(said: Mapping[str, Any]) -> Iterator[tuple[str, list[Mapping[str, Any]], str]]:
+    """(gen or dis, the sections beside its `default`, a key of that) of all such keys."""
+    for name in ("gen", "dis"):
+        part = said.get(name) or {}
+        beside = [v for k, v in part.items() if k != "default" and isinstance(v, Mapping)]
+        yield from ((name, beside, key) for key in part.get("default") or ())
+
+
+def unread_defaults(opts: Mapping[str, Any]) -> list[str]:
+    """What stands in a `default` and in no section beside it, as a later file or word may leave
+    it: `gen.default.n_res 2`."""
+    return [
+        f"{name}.default.{key} {opts[name]['default'][key]!r}"
+        for name, beside, key in _of_defaults(opts)
+        if not any(key in s and s[key] == opts[name]["default"][key] for s in beside)
+    ]
 
 
 def _refuse_unasked_scenes(said: Mapping[str, Any], opts: Mapping[str, Any]) -> None:
@@ -162,7 +208,7 @@ def _refuse_unasked_scenes(said: Mapping[str, Any], opts: Mapping[str, Any]) -> 
 
 
 def _is_list(word: str) -> bool:
-    return word != "none" and not word.startswith("scenes")
+    return word != "none" and not is_scenes(word)
 
 
 def of_scenes(opts: Mapping[str, Any]) -> bool:

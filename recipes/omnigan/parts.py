@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from data.omni import (
     CLASSES,
+    MODES,
     DomainSamples,
     Loaders,
     Reading,
+    is_scenes,
     make_loaders,
     open_samples,
     pictures_of,
@@ -31,7 +33,9 @@ from data.prepare.weights import encoder_file
 from data.scenes import SEGMENTS
 from data.sources import Source
 from models.omnigan import (
+    CONDITIONS,
     EWC,
+    DeeplabEncoder,
     Distillation,
     DomainClassifier,
     ExtraAdam,
@@ -44,7 +48,7 @@ from models.omnigan import (
     parameter_groups,
 )
 from recipes.metrics.during import During
-from recipes.omnigan.options import active, domains, of_scenes
+from recipes.omnigan.options import active, domains, of_scenes, unread_defaults
 from runtime.run import Run
 from runtime.seeding import seed_worker
 from storage.dirs import models_home
@@ -169,12 +173,13 @@ def _players(opts: Mapping[str, Any]) -> Omnigan:
             raise UsageError(
                 f"train.lambdas.G.{task}.features compares several scales: dis.{task}.num_D above 1"
             )
-    sides = size_of(opts)
-    if any(side % 2**G.n_downsample for side in sides):
-        raise UsageError(
-            f"data.transforms end in {sides[0]} x {sides[1]} px: sides must be multiples of "
-            f"{2**G.n_downsample}, which the encoder makes smaller"
-        )
+    for mode in MODES:
+        sides = size_of(opts, mode)
+        if any(side % halved(opts) for side in sides):
+            raise UsageError(
+                f"data.transforms end in {sides[0]} x {sides[1]} px in {mode}: sides must be "
+                f"multiples of {halved(opts)}, which the encoder makes smaller"
+            )
     return Omnigan(G, D, C, losses)
 
 
@@ -241,9 +246,16 @@ def _translation(t: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def size_of(opts: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of the pictures that are trained on; SIZE where no transform says it."""
-    return output_size(read_steps(opts["data"]["transforms"])) or (SIZE, SIZE)
+def size_of(opts: Mapping[str, Any], mode: str = "train") -> tuple[int, int]:
+    """Height and width of the pictures of a mode; SIZE where no transform says it."""
+    return output_size(read_steps(opts["data"]["transforms"]), mode) or (SIZE, SIZE)
+
+
+def halved(opts: Mapping[str, Any]) -> int:
+    """How many times larger than the latent a picture's sides are."""
+    encoder = opts["gen"]["encoder"]
+    munit = encoder["architecture"] == "munit"
+    return 2 ** (encoder["n_downsample"] if munit else DeeplabEncoder.n_downsample)
 
 
 def weights(opts: Mapping[str, Any]) -> Weights:
@@ -279,15 +291,18 @@ def loaders(opts: Mapping[str, Any], args: Namespace, run: Run) -> Loaders:
                     depth_unit=data["depth_unit"],
                     no_class=data["no_class"],
                 ),
-                domain, mode, steps, args.seed,
+                domain, mode, steps, args.seed, halved(opts),
             )
             for domain in domains(opts, mode)
         }
         for mode in data["files"] if mode != "base"
     }  # fmt: skip
     words = [w for mode in ("train", "val") for w in data["files"][mode].values()]
-    scenes = any(word.startswith("scenes") for word in words)
-    if scenes and "s" in active(opts) and opts["gen"]["s"]["output_dim"] < CLASSES:
+    if (
+        any(map(is_scenes, words))
+        and "s" in active(opts)
+        and opts["gen"]["s"]["output_dim"] < CLASSES
+    ):
         raise DataError(
             f"gen.s.output_dim {opts['gen']['s']['output_dim']}: scenes have {CLASSES} classes"
         )
@@ -302,9 +317,11 @@ def loaders(opts: Mapping[str, Any], args: Namespace, run: Run) -> Loaders:
 def class_names(opts: Mapping[str, Any]) -> list[str]:
     """Names of the classes of `s`: the scenes', or numbers."""
     count = opts["gen"]["s"]["output_dim"]
-    words = opts["data"]["files"]["train"].values()
-    drawn = all(w == "none" or w.startswith("scenes") for w in words)
-    return list(SEGMENTS) if drawn and count == len(SEGMENTS) else list(map(str, range(count)))
+    return (
+        list(SEGMENTS)
+        if of_scenes(opts) and count == len(SEGMENTS)
+        else list(map(str, range(count)))
+    )
 
 
 def on_device(batches: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -374,6 +391,17 @@ def remarks(opts: Mapping[str, Any], loaders: Loaders) -> list[str]:
         )  # fmt: skip
     if of_scenes(opts):
         lines.append("data.files.train has no lists: pictures are embedded scenes")
+    lines += [
+        f"{what} is in no section beside it, and default itself is not read"
+        for what in unread_defaults(opts)
+    ]
+    trained = [batches.samples for batches in loaders.train.values()]
+    lines += [
+        f"task {task}: no sample that is trained on has a map {task} that is read, so its decoder "
+        "does not learn it"
+        for task in active(opts)
+        if task in CONDITIONS and not any(samples.has(task) for samples in trained)
+    ]
     for mode, those in loaders.items():
         for domain, batches in those.items():
             unread = getattr(batches.samples.samples, "unread", {})

@@ -21,6 +21,7 @@ from runtime.types import (
     positive_float,
     positive_int,
     probability,
+    tag,
     text,
     wide,
 )
@@ -92,7 +93,7 @@ def _weights(**defaults: float) -> dict[str, Leaf]:
 
 _NOTES: dict[str, Leaf] = {
     "note": Leaf(text, None, "of this run, for W&B", EXE),
-    "tags": Leaf(Each(text), [], "the same", EXE),
+    "tags": Leaf(Each(tag), [], "the same", EXE),
     "description": Leaf(text, None, "of the experiment that it is part of", EXE),
 }
 

@@ -218,6 +218,9 @@ def test_the_template_is_the_one_that_is_named(tmp_path, cluster):
     assert (runs / "run_002" / "exp.sh").read_text().startswith(f"echo {ROOT}/toy_example.py train")
     with pytest.raises(UsageError, match="--template /no/t.sh: No such file"):
         experiment(tmp_path, TWO, "--template", "/no/t.sh")
+    (tmp_path / "t.sh").write_text("echo {{note}}\n")
+    with pytest.raises(UsageError, match=r"t.sh: it has no {{command}}, .* would start no run"):
+        experiment(tmp_path, TWO, "--template", str(tmp_path / "t.sh"))
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

@@ -45,7 +45,7 @@ def test_what_is_a_number(text, value):
         ("a: &a [*a]", "more than 40 sections"),
         ("[" * 3000, "sections lie in one another"),
         ("a: \x01", "is no YAML"),
-        ("a: 1\n--- \nb: 2", "line 2"),
+        ("a: 1\n--- \nb: 2", "expected a single document in the stream, but found another"),
         ("a: !!binary aGk=", "a: bytes is no plain value"),
     ],
 )

@@ -147,6 +147,9 @@ def test_pictures_of_several_sizes_are_a_line(listed, tmp_path):
     samples = DomainSamples(open_samples(listed, "rf", "val", keep=[]), "rf", "val", [])
     with pytest.raises(DataError, match="of rf are 10x10 and 20x30: end the transforms with"):
         list(make_loaders({"val": {"rf": samples}}, 6).val.rf)
+    samples = DomainSamples(samples.samples, "rf", "val", [], multiple=4)
+    with pytest.raises(DataError, match=r"a0.png is 20x30 behind the transforms of val: .* of 4"):
+        samples[0]
 
 
 @pytest.mark.parametrize("word, says", [("scenes:x", "scenes:COUNT"), ("l.txt", "is a .json")])

@@ -34,6 +34,7 @@ def test_json_and_yaml_say_the_same(files):
         ("l.json", "{", "l.json: Expecting property name"),
         ("l.json", '{"a": {"x": "a.png"}}', "an object, not a list"),
         ("l.json", "[]", "lists no sample"),
+        ("l.json", '[{"x": "a.png", "x": "b.png"}]', "l.json: 'x' stands twice in one sample"),
         ("l.json", "[3]", "sample 0 is 3, not"),
         ("l.json", '[{"s": "a.npy"}]', "sample 0 has no x"),
         ("l.json", '[{"x": "a.png", "q": "a.npy"}]', "has the key 'q'; there are x, d, h, s, w"),

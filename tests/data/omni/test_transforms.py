@@ -97,6 +97,7 @@ def test_sizes_of_the_defaults():
     [
         (3, "transform 0 is 3"),
         ({"name": "flip"}, "name 'flip' is none of hflip, resize, crop"),
+        ({"name": ["hflip"]}, "name ['hflip'] is none of hflip, resize, crop"),
         ({"name": "hflip", "q": 1}, "hflip: 'q' is none of name, ignore, p"),
         ({"name": "hflip", "p": 2}, "p 2 is no probability"),
         ({"name": "resize"}, "new_size None is no number of pixels"),

@@ -90,6 +90,7 @@ runs: [{trainer: {}}, {trainer: {lr: 9}}]
         ("runs: [{sbatch: {time: '1', duration: '1'}}]", "are the same: give one"),
         ("runs: [{sbatch: {partition: a b}}]", "sbatch.partition 'a b' is no name"),
         ("runs: [{wandb: {tags: ['a,b']}}]", "wandb.tags: 'a,b' is no tag"),
+        ("runs: [{wandb: {note: [a]}}]", r"runs\[0\]\.wandb\.note \['a'\] is no text"),
         ("runs: [{wandb: {}, comet: {nte: 1}}]", "wandb.nte is no key"),
         ("runs: [{trainer: {lr: {sample: x, from: [1]}}}]", r"runs\[0\]\.trainer\.lr: sample 'x'"),
         ("runs: [\n- {", "line"),

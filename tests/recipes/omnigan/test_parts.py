@@ -91,6 +91,13 @@ def test_a_decoder_that_enlarges_otherwise_is_a_line():
         (["dis.t.n_layers=5"], "dis.t: pictures of 16 x 16 px are too small"),
         (["dis.a.num_D=5"], "dis.a: pictures of 16 x 16 px are too small"),
         (['data.transforms=[{"name":"resize","new_size":4}]'], "gen: pictures of 4 x 4 px"),
+        (
+            [
+                'data.transforms=[{"name":"resize","new_size":16,"ignore":"val"},'
+                '{"name":"resize","new_size":18,"ignore":"train"}]'
+            ],
+            "data.transforms end in 18 x 18 px in val: sides must be multiples of 4",
+        ),
         (["dis.gan=vanilla", "dis.t.use_sigmoid=true"], "dis.t.use_sigmoid is for dis.gan lsgan"),
     ],
 )
@@ -138,6 +145,22 @@ def test_output_path_is_outdir(tmp_path):
     assert args.outdir == "x"
 
 
+def test_variables_in_folders_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_SCRATCH", str(tmp_path))
+    file = tmp_path / "c.yaml"
+    file.write_text("output_path: $SOME_SCRATCH/out\ndata: {files: {base: '${SOME_SCRATCH}'}}")
+    opts = read_settings("smoke", str(file))
+    assert opts["output_path"] == f"{tmp_path}/out"
+    assert opts["data"]["files"]["base"] == str(tmp_path)
+    with pytest.raises(ValueError, match=r"output_path '\$NOBODY_SET/x': \$NOBODY_SET is not set"):
+        read_settings(words=["output_path=$NOBODY_SET/x"])
+
+
+def test_a_tag_is_one_that_wandb_takes():
+    with pytest.raises(ValueError, match=r"wandb.tags\[1\] 'b,c' is no tag"):
+        read_settings(words=["wandb.tags=[a, 'b,c']"])
+
+
 def test_without_translation_there_is_one_phase():
     opts = read_settings(words=["tasks=[d,s]", "train.representation_steps=2"])
     assert [step.phases(opts, i) for i in (0, 2, 9)] == [("representation",)] * 3
@@ -158,6 +181,43 @@ def test_scenes_stand_in_for_no_list_that_is_forgotten(tmp_path):
     opts = read_settings(words=["tasks=[s]", said, val])
     assert opts["data"]["files"]["train"]["sn"] == "scenes" and not options.of_scenes(opts)
     assert options.of_scenes(read_settings())
+
+
+def test_a_list_in_a_folder_called_scenes_is_a_list():
+    for word in ("scenes/rf.json", "scenes.json"):
+        with pytest.raises(ValueError, match="is a list, and nothing is said of train"):
+            read_settings(words=["tasks=[s]", f"data.files.train.rf={word}"])
+    words = [f"data.files.{m}.{d}=scenes/l.json" for m in ("train", "val") for d in ("rf", "rn")]
+    words += [f"data.files.{m}.{d}=none" for m in ("train", "val") for d in ("sf", "sn")]
+    opts = read_settings(words=["tasks=[s]", *words])
+    assert not options.of_scenes(opts) and parts.class_names(opts)[0] == "0"
+    assert options.of_scenes(read_settings(words=["data.files.train.rf=scenes:3"]))
+
+
+def test_a_default_that_nothing_takes_is_said(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("gen: {default: {n_res: 1}, s: {activ: relu}}")
+    with pytest.raises(ValueError, match=r"c.yaml: gen.default.n_res is in no section beside it"):
+        read_settings("smoke", str(file))
+    with pytest.raises(ValueError, match=r"dis.default.ndf is in no section .* t: \*NAME"):
+        read_settings("smoke", words=["dis.default.ndf=8"])
+    file.write_text("gen: {default: &x {n_res: 1}, s: *x}")
+    assert options.unread_defaults(read_settings(file=str(file))) == []
+    file.write_text("gen: {default: {n_res: 7}, s: {n_res: 1}}")  # as an experiment merges them
+    opts = read_settings("smoke", str(file))
+    assert _remarks(opts)[1].startswith("gen.default.n_res 7 is in no section beside it")
+
+
+def test_a_task_without_its_map_is_said(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "l.json").write_text('[{"x": "a.png"}]')
+    files = f"{{rf: {tmp_path}/l.json, rn: none, sf: none, sn: scenes}}"
+    words = ["tasks=[s,d,w]", f"data.files.train={files}", "data.labels.sn=[s]",
+             "data.files.val={rf: none, rn: none, sf: none, sn: scenes}"]  # fmt: skip
+    said = "no sample that is trained on has a map {0} that is read, so its decoder does not learn"
+    assert [f"task {task}: {said.format(task)} it" for task in "dw"] == [
+        line for line in _remarks(read_settings("smoke", words=words))
+    ]
 
 
 def _remarks(opts, seed=0):
