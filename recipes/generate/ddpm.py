@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.decode import MAX_PIXELS, picture_bytes
+from data.decode import MAX_PIXELS, picture_bytes, why_not_read
 from data.labelled import LabelledImages
 from data.readers.box_list import read_layouts
 from data.registry import open_source
@@ -113,7 +113,10 @@ def layouts(args: Namespace, net: DDPM, say: Callable[[str], object]) -> Layouts
         return None
     if is_map(args.layout):
         classes = class_map(args.layout)
-        return Layouts([net.labelled(classes)], [str(classes.tolist())])
+        try:
+            return Layouts([net.labelled(classes)], [str(classes.tolist())])
+        except UsageError as error:
+            raise UsageError(f"--layout {args.layout}: {error}") from None
     if net.layout == "segmentation":
         raise UsageError(
             f"--layout {args.layout}: the network was trained on classes of pixels, which a PNG has"
@@ -141,8 +144,10 @@ def class_map(file: str) -> Tensor:
     is none. Errors: DataError for what is no such picture."""
     from PIL import Image
 
+    data = None
     try:
-        with Image.open(io.BytesIO(picture_bytes(expanded(file)))) as picture:
+        data = picture_bytes(expanded(file))
+        with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{file}: {picture.width}x{picture.height}, too large")
             if picture.mode not in ("L", "P", "1"):
@@ -154,7 +159,8 @@ def class_map(file: str) -> Tensor:
     except (MemoryError, DataError):
         raise
     except Exception as error:  # decoders raise nearly everything on damaged bytes
-        raise DataError(f"{file}: no picture that can be read ({first_line(error, 120)})") from None
+        said = first_line(error, 120) if data is None else why_not_read(data, error)
+        raise DataError(f"{file}: no picture that can be read ({said})") from None
 
 
 class Given(NamedTuple):
