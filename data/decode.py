@@ -57,7 +57,7 @@ def open_rgb(data: bytes | str | os.PathLike, name: str | None = None) -> Image.
         except (MemoryError, DataError):
             raise
         except Exception as error:  # decoders raise nearly everything on damaged bytes
-            fault = _reason(data, error)
+            fault = why_not_read(data, error)
         try:
             bare = pixels_alone(data)
             if bare is not None:
@@ -65,7 +65,7 @@ def open_rgb(data: bytes | str | os.PathLike, name: str | None = None) -> Image.
         except (MemoryError, DataError):
             raise
         except Exception as error:
-            if bare is not None and _reason(bare, error) == "truncated":
+            if bare is not None and why_not_read(bare, error) == "truncated":
                 fault = "truncated"  # which says more than what is odd in metadata
         raise bad_image(name, fault) from None
 
@@ -156,7 +156,8 @@ def _turned(image: Image.Image, turn: object) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _reason(data: bytes, error: Exception) -> str:
+def why_not_read(data: bytes, error: Exception) -> str:
+    """What is wrong with the bytes of a picture, by what a decoder raised: a few words."""
     head = data[:512].lstrip().lower()
     if not data:
         return "empty file"

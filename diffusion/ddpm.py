@@ -213,6 +213,21 @@ class DDPMTraining(DDPMBase):
         y_t = self.gaussian.q_sample(batch, t, noise)
         return Batch(y_t, self.gaussian.target(batch, y_t, t, noise), t, batch, {})
 
+    def _processed(self, batch: Any, mode: str) -> Batch:
+        """What a subclass's `process_batch` returned. Errors: ValueError for anything else."""
+        found: Any = self.process_batch(batch, mode=mode)
+        if not isinstance(found, tuple | list) or len(found) != len(Batch._fields):
+            what = (
+                f"{len(found)} values"
+                if isinstance(found, tuple | list)
+                else "a " + type(found).__name__
+            )
+            raise ValueError(
+                f"process_batch returned {what}; (model_input, target, t, y_0, model_kwargs) is "
+                "wanted, as of super().process_batch"
+            )
+        return Batch(*found)
+
     def _keys(self, images: Tensor) -> Tensor:
         if self.row_keys is None:
             return torch.randint(2**62, (len(images),)).to(images.device)
@@ -231,7 +246,7 @@ class DDPMTraining(DDPMBase):
         The images are detached; y_0_hat, the predicted clean image, is clamped to [-1, 1].
         """
         with self._one_batch():
-            y_t, target, t, y_0, model_kwargs = self.process_batch(batch, mode="train")
+            y_t, target, t, y_0, model_kwargs = self._processed(batch, "train")
             output = self(y_t, t, **model_kwargs)
             losses = ldm_losses(
                 self.gaussian, self.gaussian.split(output, y_0.shape[1])[0], t, target,
@@ -260,13 +275,13 @@ class DDPMTraining(DDPMBase):
         restore begins at y_0 noised to the last step, sampling in pure noise.
         """
         with self._one_batch():
-            y_t, _, _, y_0, model_kwargs = self.process_batch(batch, mode="val")
+            y_t, _, _, y_0, model_kwargs = self._processed(batch, "val")
             return self._samples(y_t, y_0, model_kwargs)
 
     def test_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> dict[str, Any]:
         """As `validation_step`."""
         with self._one_batch():
-            y_t, _, _, y_0, model_kwargs = self.process_batch(batch, mode="test")
+            y_t, _, _, y_0, model_kwargs = self._processed(batch, "test")
             return self._samples(y_t, y_0, model_kwargs)
 
     def _samples(self, y_t: Tensor, y_0: Tensor, model_kwargs: dict[str, Any]) -> dict[str, Any]:

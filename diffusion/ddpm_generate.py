@@ -88,8 +88,9 @@ class Drawing:
         ):
             if value not in known:
                 raise ValueError(f"{value!r} is none of {', '.join(known)}")
-        if self.steps < 1 or (self.sampler == "heun" and self.steps < 2):
-            raise ValueError(f"{self.steps} steps of {self.sampler}")
+        least = 2 if self.sampler == "heun" else 1
+        if self.steps < least:
+            raise ValueError(f"{self.steps} steps of {self.sampler}, which takes at least {least}")
 
 
 def x0_function(clip: str) -> X0Fn | None:

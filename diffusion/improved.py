@@ -62,7 +62,7 @@ class DDIMTraining(DDIMBase, DDPMTraining):
     def training_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Tensor]:
         """As `DDPMTraining`'s, with "t" int64 [B] and "loss_flat" [B], the unweighted losses."""
         with self._one_batch():
-            y_t, target, t, y_0, model_kwargs = self.process_batch(batch, mode="train")
+            y_t, target, t, y_0, model_kwargs = self._processed(batch, "train")
             output = self(y_t, t, **model_kwargs)
         losses = training_losses(self.gaussian, output, y_0, y_t, t, target)
         flat = self.loss_simple_weight * losses["mse"]

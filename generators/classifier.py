@@ -49,7 +49,8 @@ def open_classifier(
     program = word.startswith(PROGRAM)
     file = expanded(word.removeprefix(PROGRAM))
     if not file.is_file():
-        raise CheckpointError(f"classifier {file}: no such file")
+        wrong = "a folder; a file is wanted" if file.is_dir() else "no such file"
+        raise CheckpointError(f"--classifier {word}: {wrong}")
     net = (load_script(file) if program else _opened(file)).to(device)
     x = torch.zeros(1, channels, side, side, device=device)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from storage.errors import DataError
 from storage.files import Damaged, read_bytes, read_json
 
 MAX_BYTES = 1 << 24
+_LISTED = 20  # classes that a message names
 
 
 class Boxes(NamedTuple):
@@ -86,8 +88,6 @@ def _from_json(file: Path, names: Sequence[str]) -> list[Boxes]:
         value = read_json(file)
     except Damaged as error:
         raise DataError(f"{file} cannot be read ({error})") from None
-    if value is None:
-        raise DataError(f"{file} is not there")
     several = isinstance(value, list) and bool(value) and not _is_box(value[0])
     return [_checked(file, _rows(file, one), names) for one in (value if several else [value])]
 
@@ -105,7 +105,10 @@ def _rows(file: Path, one: Any) -> list[tuple[str, list[Any], Any]]:
         raise DataError(f"{file}: boxes and classes are not lists of one length")
     if isinstance(one, list) and all(map(_is_box, one)):
         return [(f"box {n}", [b.get(k) for k in "xywh"], b["class"]) for n, b in enumerate(one, 1)]
-    raise DataError(f"{file}: {json.dumps(one)[:60]} is no list of boxes; see docs/data.md")
+    raise DataError(
+        f"{file}: {json.dumps(one)[:60]} is no list of boxes, "
+        '[{"x": , "y": , "w": , "h": , "class": }, ..]'
+    )
 
 
 def _checked(file: Path, rows: list[tuple[str, list[Any], Any]], names: Sequence[str]) -> Boxes:
@@ -116,11 +119,13 @@ def _checked(file: Path, rows: list[tuple[str, list[Any], Any]], names: Sequence
     for where, words, klass in rows:
         try:
             box = [float(v) for v in words]
-            if len(box) != 4:
+            if len(box) != 4 or any(isinstance(v, bool) for v in words):
                 raise ValueError
-        except (TypeError, ValueError):
-            raise DataError(f"{file}, {where}: {words} are not four numbers x,y,w,h") from None
-        if max(box) > 2:  # a little more than 1 reaches over an edge; pixels are far more
+        except (TypeError, ValueError, OverflowError):
+            said = str(words)[:80]
+            raise DataError(f"{file}, {where}: {said} are not four numbers x,y,w,h") from None
+        # A little more than 1 reaches over an edge; pixels are far more.
+        if any(2 < v < math.inf for v in box):
             raise DataError(
                 f"{file}, {where}: {words} are pixels; give shares of the picture, 0..1"
             )
@@ -138,11 +143,14 @@ def _class_number(
 ) -> int:
     if isinstance(klass, str) and klass.casefold() in numbers:
         return numbers[klass.casefold()]
-    number = int(klass) if isinstance(klass, str) and klass.isdecimal() else klass
+    said = str(klass)[:60]
+    number = int(said) if isinstance(klass, str) and said.isdecimal() else klass
     if isinstance(number, int) and not isinstance(number, bool):
         if 0 <= number < len(names):
             return number
-        raise DataError(f"{file}, {where}: class {klass}; there are 0 to {len(names) - 1}")
-    near = difflib.get_close_matches(str(klass).casefold(), numbers, n=1)
-    hint = f"did you mean {names[numbers[near[0]]]}?" if near else f"one is {names[0]}"
-    raise DataError(f"{file}, {where}: no class {klass!r}; {hint}")
+        raise DataError(f"{file}, {where}: class {said}; there are 0 to {len(names) - 1}")
+    shown = repr(said) if isinstance(klass, str) else said
+    near = difflib.get_close_matches(said.casefold(), numbers, n=1)
+    there = ", ".join(names[:_LISTED]) + (", .." if len(names) > _LISTED else "")
+    hint = f"did you mean {names[numbers[near[0]]]}?" if near else f"there are {there}"
+    raise DataError(f"{file}, {where}: no class {shown}; {hint}")

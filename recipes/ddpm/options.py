@@ -264,6 +264,7 @@ def check(args: Namespace) -> None:
             "--freeze base trains what --layout and --task_prompts add to a network of --init_from"
         )
     rules.belongs("eta", "--sampler ddim", args.sampler == "ddim")
+    rules.belongs("spacing", "samplers other than heun", args.sampler != "heun")
     for name in ("sample_steps", "sampler", "spacing", "guidance", "frames", "look"):
         rules.belongs(name, "--sample_images", args.sample_images > 0)
     rules.excludes("num_heads", "channels_per_head")

@@ -8,6 +8,7 @@ exception while something of it is made - is one line with its place; see `stora
 
 from __future__ import annotations
 
+import inspect
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,6 +75,10 @@ def training(args: Namespace, net: nn.Module, how: Objective) -> DDPMTraining | 
     make = load_object(args.model, "--model")
     if not (isinstance(make, type) and issubclass(make, DDPMTraining)):
         raise UsageError(f"--model {args.model}: no class of diffusion.DDPMTraining")
+    called = "process_batch(self, batch, mode='train')"
+    _takes(
+        make.process_batch, f"--model {args.model}: process_batch", called, None, (), mode="train"
+    )
     if issubclass(make, DDIMTraining) != how.gaussian.learned:
         raise UsageError(
             f"--model {args.model}: a class of DDIMTraining learns the variance, for which it is "
@@ -116,7 +121,21 @@ def look_of(args: Namespace) -> Look | None:
     found = load_object(args.look, "--look")
     if not callable(found):
         raise UsageError(f"--look {args.look}: no function")
+    _takes(found, f"--look {args.look}", "FUNCTION(step, outputs, run_dir)", 1, {}, Path())
     return found
+
+
+def _takes(function: Callable[..., object], what: str, as_: str, *args: Any, **named: Any) -> None:
+    """That it can be called so, asked before training: a snapshot may be hours away. Errors:
+    UsageError."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of C; it is called and seen
+        return
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        raise UsageError(f"{what} is called as {as_}, which it does not take: {error}") from None
 
 
 def batch_of(how: Objective, part: Rows, *, dropping: bool = True) -> tuple[Any, ...]:

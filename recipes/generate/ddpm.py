@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.decode import MAX_PIXELS, picture_bytes
+from data.decode import MAX_PIXELS, picture_bytes, why_not_read
 from data.labelled import LabelledImages
 from data.readers.box_list import read_layouts
 from data.registry import open_source
 from diffusion.ddpm_generate import Drawing
+from diffusion.encoders import RGBEncoder
 from diffusion.generate import Item, split_batches
 from generators.ddpm import DDPM
 from generators.door import open_generator
@@ -77,6 +78,8 @@ def drawing(args: Namespace, net: DDPM) -> Drawing:
             f"--guidance {args.guidance:g}: the network has no condition to leave out; --guide "
             "FILE can be a weaker one"
         )
+    if args.steps > net.gaussian.T and args.sampler != "heun":
+        say(f"--steps {args.steps}: the network has {net.gaussian.T}, all are visited")
     if interval and args.guidance == 1:
         raise UsageError("--guidance_interval: there is no --guidance")
     return how
@@ -84,6 +87,8 @@ def drawing(args: Namespace, net: DDPM) -> Drawing:
 
 def guide(args: Namespace, net: DDPM, say: Callable[[str], object]) -> DDPM | None:
     """The weaker network of --guide; None without. Errors: UsageError if it is no guide."""
+    if args.gnet and args.guidance == 1:
+        say("guidance 1: --guide has no influence and is not read")
     if not args.gnet or args.guidance == 1:
         return None
     found = take(
@@ -108,7 +113,10 @@ def layouts(args: Namespace, net: DDPM, say: Callable[[str], object]) -> Layouts
         return None
     if is_map(args.layout):
         classes = class_map(args.layout)
-        return Layouts([net.labelled(classes)], [str(classes.tolist())])
+        try:
+            return Layouts([net.labelled(classes)], [str(classes.tolist())])
+        except UsageError as error:
+            raise UsageError(f"--layout {args.layout}: {error}") from None
     if net.layout == "segmentation":
         raise UsageError(
             f"--layout {args.layout}: the network was trained on classes of pixels, which a PNG has"
@@ -120,6 +128,8 @@ def layouts(args: Namespace, net: DDPM, say: Callable[[str], object]) -> Layouts
         numbers = torch.from_numpy(one.classes)[:, None].float()
         found.append(torch.cat([torch.from_numpy(one.boxes).reshape(-1, 4), numbers], 1))
     most = max(len(boxes) for boxes in found)
+    if not most:
+        say(f"{args.layout} has no usable box: nothing but background is asked for")
     rows = [Layout.pad([b], num_classes=len(net.objects), least=most) for b in found]
     return Layouts(rows, [str(boxes.tolist()) for boxes in found])
 
@@ -134,8 +144,10 @@ def class_map(file: str) -> Tensor:
     is none. Errors: DataError for what is no such picture."""
     from PIL import Image
 
+    data = None
     try:
-        with Image.open(io.BytesIO(picture_bytes(expanded(file)))) as picture:
+        data = picture_bytes(expanded(file))
+        with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{file}: {picture.width}x{picture.height}, too large")
             if picture.mode not in ("L", "P", "1"):
@@ -147,7 +159,8 @@ def class_map(file: str) -> Tensor:
     except (MemoryError, DataError):
         raise
     except Exception as error:  # decoders raise nearly everything on damaged bytes
-        raise DataError(f"{file}: no picture that can be read ({first_line(error, 120)})") from None
+        said = first_line(error, 120) if data is None else why_not_read(data, error)
+        raise DataError(f"{file}: no picture that can be read ({said})") from None
 
 
 class Given(NamedTuple):
@@ -231,6 +244,8 @@ def _classifier_told(net: DDPM) -> dict[str, Any]:
 
 def images(args: Namespace, net: DDPM) -> None:
     """Images of all seeds, each of its class and layout, as far as they are missing."""
+    if args.vae is not None and isinstance(net.encoder, RGBEncoder):
+        raise UsageError(f"--vae {args.vae}: the network makes pixels, no latents to decode")
     net.check_pictures()
     how, weaker = drawing(args, net), guide(args, net, say)
     if args.classifier is not None:

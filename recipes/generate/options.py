@@ -273,6 +273,9 @@ def check(args: argparse.Namespace) -> None:
     rules = Rules(args, OPTIONS, PRESETS)
     for name in ("S_min", "S_max", "S_noise"):
         rules.belongs(name, "--S_churn", args.S_churn > 0)
+    rules.belongs("eta", "--sampler ddim", args.sampler == "ddim")
+    rules.belongs("spacing", "samplers other than heun", args.sampler != "heun")
+    rules.belongs("rescale", "--guidance", args.guidance != 1)
     rules.belongs("classifier_scale", "--classifier", args.classifier is not None)
 
 

@@ -16,7 +16,7 @@ from generators.base import Setup
 from generators.door import make_generator, open_generator
 from models.ddpm import UNet
 from recipes.ddpm import options
-from storage.errors import UsageError
+from storage.errors import CheckpointError, UsageError
 from storage.snapshot import Snapshot, load_snapshot, save_snapshot
 from tests.scripts.support import get_args, load
 
@@ -120,9 +120,34 @@ def test_what_cannot_be_drawn_is_one_line(boxed, tmp_path):
         (["--net", str(boxed), "--guidance_interval", "0.1", "1"], "there is no --guidance"),
         (["--net", str(boxed), "--noise_device", "cpu", "--S_churn", "1"], "no use for it"),
         (["--net", str(boxed), "--class", "a"], "no classes"),
+        (["--net", str(boxed), "--vae", "nowhere"], "makes pixels, no latents"),
+        (["--net", str(boxed), "--sampler", "heun", "--steps", "1"], "at least 2"),
     ):
         with pytest.raises(UsageError, match=says):
             generate(*words, "--outdir", str(tmp_path / "x"))
+    with pytest.raises(CheckpointError, match="a folder; a file is wanted"):
+        generate("--net", str(boxed), "--classifier", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--sampler dpmpp --eta 1", "--sampler heun --spacing quad", "--rescale 0.5"],
+)
+def test_an_option_without_effect_is_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        get_args(load("generate_images"), ["--net", "x", *words.split()])
+    assert "it has no effect here" in capsys.readouterr().err
+
+
+def test_what_a_request_does_not_do_is_said(boxed, tmp_path, capsys):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("# to come\n0.5,0.5,-0.1,0.1,tree\n")
+    words = ["--net", str(boxed), "--layout", str(empty), "--seeds", "0", "--guide", str(boxed)]
+    generate(*words, "--steps", "21", "--outdir", str(tmp_path / "a"))
+    out = capsys.readouterr().out
+    assert "empty.txt has no usable box: nothing but background is asked for" in out
+    assert "guidance 1: --guide has no influence" in out
+    assert "--steps 21: the network has 20, all are visited" in out
 
 
 OWN = """

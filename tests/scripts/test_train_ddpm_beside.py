@@ -85,10 +85,13 @@ def test_a_map_of_classes_is_a_layout(tmp_path):
     boxes = tmp_path / "boxes.txt"
     boxes.write_text("0,0,1,1,0\n")
     Image.new("RGB", (4, 4)).save(tmp_path / "rgb.png")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((tmp_path / "rgb.png").read_bytes()[:40])
     for layout, error, says in (
         (boxes, UsageError, "classes of pixels, which a PNG has"),
         (tmp_path / "rgb.png", DataError, "mode RGB"),
-        (a_map(tmp_path / "wrong.png", 77), UsageError, "class 77"),
+        (a_map(tmp_path / "wrong.png", 77), UsageError, r"--layout \S+wrong.png: .* class 77"),
+        (cut, DataError, r"no picture that can be read \((?!.*BytesIO)"),
     ):
         with pytest.raises(error, match=says):
             generate("--net", file, "--layout", layout, "--outdir", tmp_path / "no")

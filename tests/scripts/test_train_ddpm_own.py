@@ -115,6 +115,14 @@ class Block(ResBlock):
         self.out_layers = None + 1
 def net(in_channels, out_channels):
     return undefined
+def look(step):
+    pass
+class Unasked(DDPMTraining):
+    def process_batch(self, batch):
+        return super().process_batch(batch[0])
+class Short(DDPMTraining):
+    def process_batch(self, batch, mode="train"):
+        return batch[0]
 """
 
 
@@ -129,6 +137,9 @@ def net(in_channels, out_channels):
         (["--model", "FILE:Nothing"], "training_step of Nothing returned no dictionary"),
         (["--model", "FILE:Plain"], "--model: Plain: process_batch wants images, not a tuple: "),
         (["--look", "FILE:Nobody"], "FILE has no Nobody"),
+        (["--look", "FILE:look"], "FILE:look is called as FUNCTION(step, outputs, run_dir)"),
+        (["--model", "FILE:Unasked"], "process_batch is called as process_batch(self, batch, mode"),
+        (["--model", "FILE:Short"], "process_batch returned a Tensor; (model_input, target, t, "),
         (["--blocks", "FILE", "--res_block", "Block"], "--blocks FILE, line 18: TypeError: "),
         (["--denoiser", "FILE:net"], "--denoiser FILE:net, line 20: NameError: name 'undefined'"),
     ],

@@ -28,6 +28,8 @@ def test_a_box_a_line(tmp_path):
         file.write_text(box_list_text(found.boxes, found.classes, names))
         again = read_box_list(file, NAMES)
         assert np.allclose(again.boxes, found.boxes) and (again.classes == found.classes).all()
+    file.write_text("inf,0,1,1,person\n0,nan,1,1,person\n")
+    assert read_box_list(file, NAMES).faults.counts == {"not finite": 2}
     file.write_text("")
     assert read_box_list(file, NAMES).boxes.shape == (0, 4)
 
@@ -39,6 +41,8 @@ def test_a_box_a_line(tmp_path):
         ("#\n0,0,1,y,person", r"line 2: \['0', '0', '1', 'y'\] are not four numbers"),
         ("0,0,1,1,persn", "no class 'persn'; did you mean person"),
         ("0,0,1,1,3", "class 3; there are 0 to 2"),
+        ("0,0,1,1,zebra", "no class 'zebra'; there are person, Sky-other, hot dog"),
+        ("0,0,1,1," + "9" * 5000, "class 9{60}; there are 0 to 2"),
         ("10,20,100,50,person", "are pixels; give shares"),
         ("\xff".encode("latin-1"), "is no text"),
     ],
@@ -65,6 +69,9 @@ def test_json(tmp_path):
         ({"boxes": [], "classes": [0]}, "of one length"),
         ({"x": 1}, "is no list of boxes"),
         ([{**box, "class": True}], "no class True"),
+        ([{**box, "x": 10**400}], "not four numbers"),
+        ([{**box, "x": True}], "not four numbers"),
+        (None, "null is no list of boxes"),
     ):
         file.write_text(json.dumps(value))
         with pytest.raises(DataError, match=message):
