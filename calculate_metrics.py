@@ -5,7 +5,7 @@ ones; any generator of the toolkit, by the same command.
     python calculate_metrics.py gen --net RUN --ref tiny.pkl --seeds 0-49999
     python calculate_metrics.py gen --net NET --guide GUIDE --guidance 1.7 --ref tiny.pkl
     python calculate_metrics.py gen --net CAMNET --data photos/val --samples 10 --metrics lpips psnr
-    python calculate_metrics.py calc --images DIR --ref photos/train --held photos/val \
+    python calculate_metrics.py calc --images DIR --ref photos/train --held photos/val \\
         --metrics fid kid prdc fld memorisation
     python calculate_metrics.py compare A B
     python calculate_metrics.py calc --preset smoke
@@ -104,6 +104,8 @@ def measure(
     if statistics is not None:
         parts.check_policies(statistics, tools.extractors, "--ref")
         parts.check_there(statistics, args.wanted, tools.names)
+    labelled = judged[0][0].about.get("per_class") is not None
+    parts.check_classes(args.wanted, labelled)
     settings = record.settings_of(
         args, [pictures.about for pictures, _ in judged],
         None if reference is None else reference.about, None if held is None else held.about,

@@ -57,7 +57,7 @@ class Ends:
             os.kill(os.getpid(), number)
             return
         name = signal.Signals(number).name
-        said = f"{name}: ended; the same command goes on from what is saved\n"
+        said = f"{name}: ended; the same command goes on from what is saved, or begins anew\n"
         if self._code is not None:
             said = ""
         for work in (sys.stdout.flush, lambda: os.write(2, said.encode())):

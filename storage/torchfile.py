@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from storage.errors import CheckpointError, one_line
+from storage.errors import CheckpointError, one_line, shortened
 from storage.files import open_plain, writing
 from storage.foreign.programs import check_exported
 
@@ -138,7 +138,7 @@ def load_script(path: Path) -> Any:
             return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{path}: neither a TorchScript program nor a .pt2 ({one_line(error, 120)})"
+            f"{path}: neither a TorchScript program nor a .pt2 ({shortened(one_line(error), 120)})"
         ) from None
 
 

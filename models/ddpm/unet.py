@@ -266,7 +266,7 @@ class UNet(nn.Module):
             if concat.shape[2:] != x.shape[2:]:
                 concat = F.interpolate(concat, x.shape[2:], mode="bilinear")
             x = torch.cat([x, concat.to(x.dtype)], 1)
-        emb = self.embedding(t, y, len(x))
+        emb = self.embedding(t, y, x.shape[0])
         given = Given(emb, z, text, self.prompts(layout, x), dropout_keys)
         h, skips = x, []
         for block in self.input_blocks:
@@ -287,7 +287,7 @@ class UNet(nn.Module):
     ) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x of shape {list(x.shape)} instead of [B, {self.in_channels}, H, W]")
-        if t.numel() not in (1, len(x)):
+        if t.numel() not in (1, x.shape[0]):
             raise ValueError(f"t of shape {list(t.shape)} for {len(x)} images")
         multiple = 2 ** (self.levels - 1)
         if x.shape[2] % multiple or x.shape[3] % multiple:
@@ -302,7 +302,7 @@ class UNet(nn.Module):
         ):
             said = "none" if concat is None else f"{list(concat.shape)}"
             raise ValueError(f"concat is {said}; the network has {self.concat_channels} channels")
-        if layout is not None and (self.cls_embedder is None or len(layout.classes) != len(x)):
+        if layout is not None and (self.cls_embedder is None or len(layout.classes) != x.shape[0]):
             raise ValueError(
                 "a layout is given, but the network has no layout attention"
                 if self.cls_embedder is None

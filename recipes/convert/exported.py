@@ -61,9 +61,11 @@ def _by_parameter(program: Program, dims: list[dict[int, object]]) -> dict[str, 
     return found
 
 
-def difference(program: Program, run: Callable[..., Tensor]) -> str:
-    """How far what was written is from the network, in words. Errors: CheckpointError if farther
-    than rounding takes it.
+def difference(
+    program: Program, run: Callable[..., Tensor], tried: Callable[[], object] = lambda: None
+) -> str:
+    """How far what was written is from the network, in words. tried: called after each of ROWS.
+    Errors: CheckpointError if farther than rounding takes it.
 
     A number that is rounded to uint8 may fall on the other side: one in a thousand, by one.
     """
@@ -86,6 +88,7 @@ def difference(program: Program, run: Callable[..., Tensor]) -> str:
                 f"the written program is {float(apart.max()):.2g} off the network on {rows} rows"
             )
         worst = max(worst, float(apart.max()))
+        tried()
     return (
         f"tried on batches of {' and '.join(map(str, ROWS))}: at most {worst:.2g} off the network"
     )

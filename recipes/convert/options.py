@@ -52,9 +52,10 @@ SAID: Table = {
 }  # fmt: skip
 PROGRAM: Table = {
     "of --to pt2 and onnx": [
-        ("--program", WORDS, None, "what to give out: images or the denoiser of EDM2, features or "
-         "the projection of an encoder (default: images or features)", USUAL),
-        ("--steps", levels, None, "EDM2: of Heun's method (default: 32)", USUAL),
+        ("--program", WORDS, None, "what to give out: images or the denoiser of EDM2 and DDPM, "
+         "features or the projection of an encoder (default: images or features)", USUAL),
+        ("--steps", levels, None, "of EDM2 by Heun's method (default: 32), of DDPM by DDIM (50)",
+         USUAL),
         ("--guide", text_called("FILE|DIR|NAME"), None, "EDM2: the guide, a weaker or an "
          "unconditional network, which the program has in it (default: none)"),
         ("--guidance", finite_float, None, "EDM2: weight of the guidance, GUIDE + W * (NET - "

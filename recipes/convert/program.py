@@ -16,6 +16,7 @@ PROGRAMS = {
     "imle-unconditional": ("images",),
     "edm2": ("images", "denoiser"),
     "edm2-toy": ("images", "denoiser"),
+    "ddpm": ("images", "denoiser"),
     "simclr": ("features", "projection"),
 }
 WORDS = tuple(dict.fromkeys(word for words in PROGRAMS.values() for word in words))

@@ -12,6 +12,8 @@ has the batch as its first dimension, of any size.
 | edm2 | denoiser | x, sigma, classes -> denoised x |
 | edm2-toy | images | noise [N, 2] -> points [N, 2], by Heun's method |
 | edm2-toy | denoiser | x [N, 2], sigma -> denoised x |
+| ddpm | images | noise, classes -> uint8, by DDIM |
+| ddpm | denoiser | x, step, classes -> denoised x |
 | simclr | features | pictures uint8 -> h |
 | simclr | projection | pictures uint8 -> z |
 """
@@ -21,11 +23,12 @@ from __future__ import annotations
 from argparse import Namespace
 
 from generators.base import Setup, in_words
+from generators.ddpm import DDPM
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from generators.toy import Toy
-from recipes.convert import programs_edm2, programs_imle, programs_simclr
+from recipes.convert import programs_ddpm, programs_edm2, programs_imle, programs_simclr
 from recipes.convert.program import PROGRAMS, Program
 from recipes.convert.targets import Given, source_of
 from recipes.simclr.encoder import Encoder
@@ -51,8 +54,9 @@ def make_program(given: Given, args: Namespace) -> Program:
             f"--program {word} is none of {in_words(snapshot.kind)}, which has: {', '.join(words)}"
         )
     diffusion = snapshot.kind in ("edm2", "edm2-toy")
-    if args.steps is not None and not (diffusion and word == "images"):
-        raise UsageError(f"--steps {args.steps} is of Heun's method, of --program images of EDM2")
+    sampled = (diffusion or snapshot.kind == "ddpm") and word == "images"
+    if args.steps is not None and not sampled:
+        raise UsageError(f"--steps {args.steps} is of --program images of EDM2 and DDPM")
     if args.guide is not None and not diffusion:
         raise UsageError(f"--guide {args.guide}: {in_words(snapshot.kind)} is not guided")
 
@@ -64,6 +68,8 @@ def make_program(given: Given, args: Namespace) -> Program:
             made = programs_imle.conditional(generator)
         elif isinstance(generator, UnconditionalIMLE):
             made = programs_imle.unconditional(generator)
+        elif isinstance(generator, DDPM):
+            made = programs_ddpm.program(generator, word, args.steps or programs_ddpm.STEPS)
         else:
             assert isinstance(generator, EDM2 | Toy)
             guide = None

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from recipes.convert.exported import difference, quiet, traced
+from recipes.convert.exported import ROWS, difference, quiet, traced
 from recipes.convert.program import ABOUT, Program
 from recipes.convert.programs import make_program
 from recipes.convert.targets import Given
+from runtime.progress import Progress
 from storage.errors import CheckpointError, DiskError, UsageError, one_line
 from storage.files import move, scratch
 
@@ -38,26 +39,36 @@ def write_onnx(given: Given, path: Path, args: Namespace) -> list[str]:
         raise UsageError(f"--to onnx needs packages: pip install {' '.join(missing)}")
     program = make_program(given, args)
     text = program.text(path.name)
-    made = _as_onnx(program)
-    made.model.metadata_props[ABOUT] = text
-    try:
-        with scratch(path) as whole:
-            made.save(str(whole))
-            beside = whole.with_name(f"{whole.name}.data")
-            if beside.exists():
-                beside.unlink()
-                raise UsageError(f"--to onnx: over 2 GB, which one {path.suffix} file cannot hold")
-            said = "not tried: package onnxruntime is not installed"
-            if importlib.util.find_spec("onnxruntime") is not None:
-                said = difference(program, _runtime(whole, list(program.inputs)))
-            move(whole, path, durable=True)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error}") from error
+    can_try = importlib.util.find_spec("onnxruntime") is not None
+    parts = 3 + (len(ROWS) if can_try else 0)
+    with Progress(parts, desc="program", unit="part", brief=True) as bar:
+        graph = traced(program)
+        bar.update()
+        made = _as_onnx(program, graph)
+        made.model.metadata_props[ABOUT] = text
+        bar.update()
+        try:
+            with scratch(path) as whole:
+                made.save(str(whole))
+                beside = whole.with_name(f"{whole.name}.data")
+                if beside.exists():
+                    beside.unlink()
+                    raise UsageError(
+                        f"--to onnx: over 2 GB, which one {path.suffix} file cannot hold"
+                    )
+                bar.update()
+                said = "not tried: package onnxruntime is not installed"
+                if can_try:
+                    run = _runtime(whole, list(program.inputs))
+                    said = difference(program, run, bar.update)
+                move(whole, path, durable=True)
+        except OSError as error:
+            raise DiskError(f"cannot write {path}: {error}") from error
     return [said, f"without this toolkit: {program.usage(path.name)}"]
 
 
-def _as_onnx(program: Program) -> Any:
-    graph = _decomposed(traced(program))
+def _as_onnx(program: Program, graph: ExportedProgram) -> Any:
+    graph = _decomposed(graph)
     with quiet():
         try:
             made = torch.onnx.export(

@@ -8,10 +8,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from recipes.convert.exported import difference, quiet, traced
+from recipes.convert.exported import ROWS, difference, quiet, traced
 from recipes.convert.program import ABOUT, FORMAT
 from recipes.convert.programs import make_program
 from recipes.convert.targets import Given
+from runtime.progress import Progress
 from storage.errors import DiskError
 from storage.files import writing
 
@@ -26,18 +27,22 @@ def write_pt2(given: Given, path: Path, args: Namespace) -> list[str]:
     import torch.export
 
     program = make_program(given, args)
-    made = traced(program)
     text = program.text(path.name)
-    try:
-        with writing(path) as file:
-            with quiet():
-                torch.export.save(made, file, extra_files={ABOUT: text})
-                file.flush()
-                with open(file.name, "rb") as written:
-                    run = torch.export.load(written).module()
-            said = difference(program, run)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error}") from error
+    with Progress(3 + len(ROWS), desc="program", unit="part", brief=True) as bar:
+        made = traced(program)
+        bar.update()
+        try:
+            with writing(path) as file:
+                with quiet():
+                    torch.export.save(made, file, extra_files={ABOUT: text})
+                    bar.update()
+                    file.flush()
+                    with open(file.name, "rb") as written:
+                        run = torch.export.load(written).module()
+                bar.update()
+                said = difference(program, run, bar.update)
+        except OSError as error:
+            raise DiskError(f"cannot write {path}: {error}") from error
     return [said, f"without this toolkit: {program.usage(path.name)}"]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evaluation.extractors import Extractor
+from evaluation.extractors import Extractor, split_word
 from evaluation.extractors.resizing import POLICIES
 from evaluation.statistics import Statistics, is_statistics, load_statistics
 from generators import edm2
@@ -55,6 +55,9 @@ from runtime.distributed import say
 from runtime.options import kept_name, rows_of
 from storage.errors import UsageError
 from storage.files import expanded, hash_file
+
+# Kinds of extractors that are no classifiers; of a program only running it tells.
+WITHOUT_CLASSES = ("dinov2", "dinov2_vitl14", "dinov2_vitb14", "simclr", "pixels")
 
 
 class Tools(NamedTuple):
@@ -140,6 +143,17 @@ def check_there(found: Statistics, wanted: Sequence[Metric], names: Mapping[str,
             raise UsageError(NO_FEATURES.format(metric=metric.name, option="--ref"))
 
 
+def check_classes(wanted: Sequence[Metric], labelled: bool) -> None:
+    """That there are classes for metrics of classes, before pictures are drawn. labelled: whether
+    the pictures have classes. Errors: UsageError."""
+    for metric in wanted:
+        kind = split_word(metric.word)[0] if metric.word else ""
+        if metric.measure == "is" and kind in WITHOUT_CLASSES:
+            raise UsageError(f"--metrics {metric.name}: {kind} has no classes, inception has")
+        if metric.measure == "top" and not labelled:
+            raise UsageError("--metrics top: the pictures have no classes, so none can be right")
+
+
 def check_same(dest: Path, about: Mapping[str, Any], features: bool) -> None:
     """That a file has the statistics that would be written there. DataError, UsageError."""
     found = load_statistics(dest)
@@ -193,6 +207,11 @@ def reference(args: Namespace, res: int | None = None, crop: str | None = None) 
             "sha256": hash_file(path), "of": found.about.get("data"),
         }  # fmt: skip
         return Reference(found, None, about)
+    if path.is_file() and path.suffix.lower() in (".npz", ".pkl"):
+        raise UsageError(
+            f"--ref {args.ref} holds no statistics: neither of calculate_metrics.py ref, nor an "
+            ".npz of mu and sigma, nor a pickle of NVIDIA's"
+        )
     pictures = stored(args, args.ref, "--ref", split="train", res=res, crop=crop)
     return Reference(None, pictures, pictures.about)
 

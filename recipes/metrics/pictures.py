@@ -119,7 +119,7 @@ class Stored:
         self.about = {
             "kind": "data set",
             "data": set_name(source),
-            "split": source.name.rpartition("/")[2] if "/" in source.name else None,
+            "split": set_name(source).rpartition("/")[2] if "/" in set_name(source) else None,
             "pictures": len(self.source),
             "of": len(source),
             "seed": seed if len(self.source) < len(source) else None,

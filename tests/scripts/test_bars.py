@@ -16,7 +16,9 @@ import models.simclr
 import runtime.tracker
 from data import InvertDirStructure, SetupDataset
 from data.scenes import sheet
+from diffusion.toy import ToyModel
 from runtime import logs, progress
+from storage.snapshot import save_snapshot
 from tests.data.pictures import make_set
 from tests.scripts import simclr_support
 from tests.scripts.made_runs import make_run
@@ -77,8 +79,13 @@ def commands(tmp, monkeypatch):
     tested = ["test", "--preset", "smoke", "--samples", "64", "--gpus", "cpu"]
     plotted = ["plot", "--preset", "smoke", "--gpus", "cpu", "--save", str(tmp / "p.png")]
     kept = ["--preset", "smoke", "--outdir", str(tmp / "phema")]
+    net = ToyModel(hidden_dim=8, num_layers=1)
     trained = [*simclr_support.TINY, "--wandb", "disabled", "--run-dir", str(tmp / "run")]
+    toy = tmp / "toy.safetensors"
+    save_snapshot(toy, net.state_dict(), "edm2-toy", {"net": net.config}, {})
+    given = [str(toy), "--to", "pt2", "--program", "denoiser"]
     return {
+        "convert": (a_script("convert", *given), "part", f"wrote {tmp / 'toy.pt2'}"),
         "data.scenes": (lambda: sheet.main(shown), "scene", str(tmp / "sheet.png")),
         "InvertDirStructure": (lambda: InvertDirStructure.main(invert), "link", str(tmp / "out")),
         "SetupDataset": (lambda: SetupDataset.main(prepared), "picture", None),
@@ -92,8 +99,8 @@ def commands(tmp, monkeypatch):
 
 
 NAMES = (
-    "data.scenes", "InvertDirStructure", "SetupDataset", "generate_images", "generate_views",
-    "reconstruct_phema", "toy_example test", "toy_example plot", "TrainSimCLR",
+    "convert", "data.scenes", "InvertDirStructure", "SetupDataset", "generate_images",
+    "generate_views", "reconstruct_phema", "toy_example test", "toy_example plot", "TrainSimCLR",
 )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ def test_smoke_needs_nothing(tmp_path, capsys):
         said = capsys.readouterr().out
         assert (out / "metrics.json").is_file() and "fd_pixels" in said
         assert ("seeds 0-15" in said) == (command == "gen")
+        assert ("split train" in said) == (command == "calc")
         SCRIPT.main(get_args(None, [command, "--preset", "smoke", "--outdir", str(out)]))
         assert "done already" in capsys.readouterr().out
 
@@ -101,6 +102,24 @@ def test_a_folder_a_zip_and_statistics_give_the_same_figure(tmp_path, places, ca
     assert said.count("warning: the pictures are of 24 px, the reference of ") == 2  # not of "b1"
     assert first["settings"]["samples"][0]["file_format"] == "png"
     assert first["settings"]["samples"][0]["per_class"] == [11, 11]
+
+
+def test_what_cannot_be_measured_is_said_before_pictures_are_drawn(tmp_path, places, monkeypatch):
+    monkeypatch.setattr(SCRIPT, "look", lambda *args, **kwargs: pytest.fail("looked at pictures"))
+    pictures(tmp_path / "bare", 3)
+    (tmp_path / "odd.pkl").write_bytes(b"no pickle")
+    drawn = f"gen --net {places}/net.safetensors --num 4 --gpus cpu"
+    for words, told in (
+        (f"{drawn} --metrics is --extractor pixels", "--metrics is: pixels has no classes"),
+        (
+            f"calc --images {tmp_path}/bare --num 3 --gpus cpu --metrics top --classifier "
+            "torchvision:resnet18 --weights random",
+            "--metrics top: the pictures have no classes",
+        ),
+        (f"{drawn} {PIXELS} --ref {tmp_path}/odd.pkl", "odd.pkl holds no statistics: neither"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            measured(tmp_path / "out", words)
 
 
 def test_drawn_pictures_are_those_of_generate_images(tmp_path, places):

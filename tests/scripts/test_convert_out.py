@@ -16,14 +16,19 @@ from torch import nn
 
 from data.views.recipes import Recipe
 from diffusion import Precond, toy
+from diffusion.ddpm_generate import Drawing, draw_states
 from diffusion.guidance import guided
 from diffusion.samplers import SeedStack, heun
 from diffusion.toy_eval import sample
+from generators import ddpm
+from generators.base import Setup
 from generators.door import make_generator, open_generator
 from generators.files import open_network
 from generators.imle import SAMPLING_LOOP
 from imle import CAMNet, CodeGenerator, UnconditionalGenerator
 from models import SimCLR
+from recipes.convert import programs_ddpm
+from recipes.convert.exported import difference, traced
 from recipes.convert.options import get_args
 from recipes.convert.targets import TARGETS, can_be_made
 from recipes.simclr.encoder import Encoder
@@ -183,6 +188,27 @@ def test_programs_run_where_the_toolkit_cannot_be_imported(tmp_path, which):
             assert float(worst) <= 1 and float(share) <= 1e-2, (name, worst, share)
         else:
             assert float(worst) <= 1e-5 * max(1.0, float(size)), (name, worst)
+
+
+def test_a_program_of_ddpm_draws_as_its_generator():
+    """DDIM and the denoiser against the samplers; the denoiser as torch.export traces it."""
+    net = make_generator(ddpm.untrained(), Setup(precision="fp32"))
+    noise, classes = torch.randn(3, 3, 16, 16), torch.tensor([0, 2, -1])
+    program = programs_ddpm.program(net, "images", 4)
+    with torch.no_grad():
+        _, states = draw_states(net.net, noise, net.gaussian, Drawing(), cond={"y": classes})
+        _, few = draw_states(net.net, noise, net.gaussian, Drawing(steps=4), cond={"y": classes})
+        *_, last = few
+        assert torch.equal(program.module(noise, classes), net.encoder.decode(last.x))
+        first = next(iter(states))
+        clean = programs_ddpm.program(net, "denoiser", 4)
+        found = clean.module(noise, torch.full((3,), 49), classes).clamp(-1, 1)
+    assert (found - first.x0).abs().max() <= 1e-5
+    fixed = clean._replace(module=clean.module.eval().requires_grad_(False))
+    assert "at most" in difference(fixed, traced(fixed).module())
+    net.layout = "boxes"
+    with pytest.raises(UsageError, match="draws from layouts"):
+        programs_ddpm.program(net, "denoiser", 4)
 
 
 def test_what_is_taken_away_is_an_input(tmp_path):
@@ -437,5 +463,7 @@ def test_a_guided_diffusion_file_becomes_a_folder_for_diffusers(tmp_path, capsys
 def test_what_can_be_made_is_no_promise_that_is_broken():
     """Formats whose writers refuse a kind are not named as what can be made of it."""
     assert can_be_made("edm2") == ["snapshot", "safetensors", "pt2", "onnx"]
-    assert can_be_made("ddpm") == ["snapshot", "safetensors", "diffusers"]
+    assert can_be_made("ddpm") == [
+        "snapshot", "safetensors", "diffusers", "pt2", "onnx",
+    ]  # fmt: skip
     assert "torchvision" in can_be_made("simclr") and "pt2" not in can_be_made("omnigan")

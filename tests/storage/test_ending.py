@@ -38,7 +38,7 @@ def test_before_and_after_a_run(name):
 
     status, said = child(unsettled)
     assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 75
-    assert said == f"{name}: ended; the same command goes on from what is saved\n"
+    assert said == f"{name}: ended; the same command goes on from what is saved, or begins anew\n"
 
     for code in (0, 5):
 

@@ -126,7 +126,7 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path, page):
 )
 def test_a_scheduler_that_ends_it_during_imports_runs_it_again(tmp_path, page, number):
     done = interrupted([page], tmp_path, number)
-    said = f"{number.name}: ended; the same command goes on from what is saved\n"
+    said = f"{number.name}: ended; the same command goes on from what is saved, or begins anew\n"
     assert (done.returncode, done.stderr) == (75, said)
 
 
