@@ -20,14 +20,14 @@ from diffusion.ddpm_generate import Drawing, draw_states
 from diffusion.guidance import guided
 from diffusion.samplers import SeedStack, heun
 from diffusion.toy_eval import sample
-from generators import ddpm
+from generators import ddpm, omnigan
 from generators.base import Setup
 from generators.door import make_generator, open_generator
 from generators.files import open_network
 from generators.imle import SAMPLING_LOOP
 from imle import CAMNet, CodeGenerator, UnconditionalGenerator
 from models import SimCLR
-from recipes.convert import programs_ddpm
+from recipes.convert import programs_ddpm, programs_omnigan
 from recipes.convert.exported import difference, traced
 from recipes.convert.options import get_args
 from recipes.convert.targets import TARGETS, can_be_made
@@ -209,6 +209,27 @@ def test_a_program_of_ddpm_draws_as_its_generator():
     net.layout = "boxes"
     with pytest.raises(UsageError, match="draws from layouts"):
         programs_ddpm.program(net, "denoiser", 4)
+
+
+def test_programs_of_omnigan_draw_and_see_as_their_generator(tmp_path):
+    """A file of --domain n, and what the decoders see; the other ones as torch.export traces."""
+    made, rows = omnigan.untrained(), pictures(3, 32)
+    net = make_generator(made, Setup(precision="fp32"))
+    program = torch.export.load(written(tmp_path, "o", made, "pt2", "--domain", "n")).module()
+    assert torch.equal(program(rows), net.draw(1, inputs=rows.float() / 255, to="n"))
+    assert not torch.equal(program(rows), net.draw(1, inputs=rows.float() / 255))
+    seen = net.see(rows.float() / 255)
+    for word, task in programs_omnigan.TASKS.items():
+        one = programs_omnigan.program(net, word, "f")
+        one = one._replace(module=one.module.eval().requires_grad_(False))
+        found = traced(one).module()(rows)
+        assert found.shape[1:] == one.output.shape and found.dtype == one.output.dtype
+        assert (found - seen[task]).abs().max() <= 1e-6, word
+    with pytest.raises(UsageError, match="--domain f is of --program translate"):
+        written(tmp_path, "x", made, "pt2", "--program", "water", "--domain", "f")
+    net.net.bits = "domain"
+    with pytest.raises(UsageError, match="--domain f: .* is told one of rf, rn, sf, sn"):
+        programs_omnigan.program(net, "translate", "f")
 
 
 def test_what_is_taken_away_is_an_input(tmp_path):
@@ -466,4 +487,4 @@ def test_what_can_be_made_is_no_promise_that_is_broken():
     assert can_be_made("ddpm") == [
         "snapshot", "safetensors", "diffusers", "pt2", "onnx",
     ]  # fmt: skip
-    assert "torchvision" in can_be_made("simclr") and "pt2" not in can_be_made("omnigan")
+    assert "torchvision" in can_be_made("simclr") and "pt2" not in can_be_made("climategan")
