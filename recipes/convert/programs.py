@@ -47,7 +47,7 @@ from storage.errors import UsageError
 def make_program(given: Given, args: Namespace) -> Program:
     """The program that --program asks for (default: the first of the kind).
 
-    args: of convert.py: program, steps, guide, guidance, domain. Errors: UsageError for one that the kind
+    args: of convert.py: program, steps, guide, guidance, domain. Errors: UsageError for one that a kind
     has not, or an option without effect on it; CheckpointError for weights that do not fit.
     """
     snapshot = given.snapshot

@@ -27,6 +27,7 @@ from generators.files import open_network
 from generators.imle import SAMPLING_LOOP
 from imle import CAMNet, CodeGenerator, UnconditionalGenerator
 from models import SimCLR
+from models.ddpm import Layout, UNet
 from recipes.convert import programs_ddpm, programs_omnigan
 from recipes.convert.exported import difference, traced
 from recipes.convert.options import get_args
@@ -206,9 +207,75 @@ def test_a_program_of_ddpm_draws_as_its_generator():
     assert (found - first.x0).abs().max() <= 1e-5
     fixed = clean._replace(module=clean.module.eval().requires_grad_(False))
     assert "at most" in difference(fixed, traced(fixed).module())
-    net.layout = "boxes"
-    with pytest.raises(UsageError, match="draws from layouts"):
-        programs_ddpm.program(net, "denoiser", 4)
+
+
+BESIDE = {
+    "gray": dict(kind="gray"),
+    "lowres": dict(kind="lowres", factor=4),
+    "segmentation": dict(kind="segmentation", classes=list("abc")),
+}
+
+
+def ddpm_given(concat: str = "none", layout: str = "none") -> Snapshot:
+    """A network of 16 px that is given something beside noise, of random weights."""
+    torch.manual_seed(0)
+    wide = {"gray": 1}.get(concat, 3) if concat != "none" else 0
+    attention = {"boxes": "layout_partial_v2"}.get(layout, layout)
+    more = dict(layout_attn_type=attention, layout_classes=4, layout_attn_resolutions=[1, 2])
+    net = UNet(
+        3, 3, model_channels=16, channel_mult=(1, 2), num_res_blocks=1, concat_channels=wide,
+        **(more if layout != "none" else {}),
+    )  # fmt: skip
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    config = dict(ddpm.untrained().config, net=net.config, classes=[], layout=layout)
+    config |= dict(concat=BESIDE.get(concat, {}), objects=list("abcd") if layout != "none" else [])
+    return Snapshot(net.state_dict(), "ddpm", config, {"args": {"max_objects": 3}})
+
+
+def places(layout):
+    """Two layouts: of boxes, the second of one; of pixels' classes, some of none."""
+    if layout == "boxes":
+        rows = torch.tensor([[[0.1, 0.2, 0.5, 0.5, 1], [0.3, 0.3, 0.6, 0.4, 3]],
+                             [[0.0, 0.0, 1.0, 0.4, 2], [0.0, 0.0, 0.0, 0.0, -1]]])  # fmt: skip
+        rows = nn.functional.pad(rows, (0, 0, 0, 1), value=-1)  # of three
+        return [rows[..., :4], rows[..., 4].long()]
+    maps = torch.arange(256).view(1, 16, 16).repeat(2, 1, 1) // 7 % 4
+    maps[1, :4] = 255
+    return [maps]
+
+
+@pytest.mark.parametrize(
+    ("concat", "layout"),
+    [("gray", "none"), ("lowres", "boxes"), ("segmentation", "segmentation")],
+)
+def test_what_ddpm_is_given_is_an_input(concat, layout):
+    """A picture or a map beside, boxes, classes of pixels: drawn and denoised as the network."""
+    net = make_generator(ddpm_given(concat, layout), Setup(precision="fp32"))
+    noise = torch.randn(2, 3, 16, 16)
+    shown = places("pixels")[0] % 255 % 3 if concat == "segmentation" else pictures(2, 16)
+    inputs, cond = [shown], {"concat": net.beside(shown)}
+    if layout != "none":
+        inputs += places(layout)
+        cond["layout"] = (
+            Layout(*inputs[1:]) if layout == "boxes" else net.labelled(inputs[1])
+        )  # fmt: skip
+    with torch.no_grad():
+        _, few = draw_states(net.net, noise, net.gaussian, Drawing(steps=3), cond=cond)
+        *_, last = few
+        drawn = net.encoder.decode(last.x)
+        for word, lead in (("images", [noise]), ("denoiser", [noise, torch.full((2,), 30)])):
+            made = programs_ddpm.program(net, word, 3)
+            made = made._replace(module=made.module.eval().requires_grad_(False))
+            program = traced(made).module()
+            assert "at most" in difference(made, program)
+            found = program(*lead, *inputs)
+            if word == "images":
+                apart = (found.int() - drawn.int()).abs()
+                assert apart.max() <= 1 and (apart > 0).float().mean() <= 1e-2
+            else:
+                one = draw_states(net.net, noise, net.gaussian, Drawing(), cond=cond)
+                assert one is not None and found.shape == noise.shape
 
 
 def test_programs_of_omnigan_draw_and_see_as_their_generator(tmp_path):
