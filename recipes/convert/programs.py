@@ -12,8 +12,8 @@ has the batch as its first dimension, of any size.
 | edm2 | denoiser | x, sigma, classes -> denoised x |
 | edm2-toy | images | noise [N, 2] -> points [N, 2], by Heun's method |
 | edm2-toy | denoiser | x [N, 2], sigma -> denoised x |
-| ddpm | images | noise, classes -> uint8, by DDIM |
-| ddpm | denoiser | x, step, classes -> denoised x |
+| ddpm | images | noise, classes, what else it is given -> uint8, by DDIM |
+| ddpm | denoiser | x, step, classes, what else it is given -> denoised x |
 | omnigan | translate | pictures uint8 -> uint8 of another domain |
 | omnigan | depth, height, segmentation, water | pictures uint8 -> what a decoder sees in them |
 | simclr | features | pictures uint8 -> h |
@@ -47,8 +47,9 @@ from storage.errors import UsageError
 def make_program(given: Given, args: Namespace) -> Program:
     """The program that --program asks for (default: the first of the kind).
 
-    args: of convert.py: program, steps, guide, guidance, domain. Errors: UsageError for one that a kind
-    has not, or an option without effect on it; CheckpointError for weights that do not fit.
+    args: of convert.py: program, steps, guide, guidance, domain. Errors: UsageError for a program
+    that the kind has not, or an option without effect on it; CheckpointError for weights that do
+    not fit.
     """
     snapshot = given.snapshot
     words = PROGRAMS.get(snapshot.kind, ())

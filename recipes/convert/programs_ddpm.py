@@ -22,6 +22,7 @@ from storage.errors import UsageError
 
 STEPS = 50
 OBJECTS = 8  # boxes of a picture, where the file does not say
+MOST_OBJECTS = 4096  # that a run can be asked for
 
 
 class Given(NamedTuple):
@@ -121,7 +122,7 @@ class DDIM(nn.Module):
 
 def program(generator: DDPM, word: str, steps: int) -> Program:
     """`images` in so many steps of DDIM, or the `denoiser`. Errors: UsageError for what only
-    denoises."""
+    denoises, or for pictures that cannot be made as small as the network wants them."""
     gaussian, size, channels = generator.gaussian, generator.side, generator.channels
     shape = (channels, size, size)
     about: dict[str, Any] = {"precision": "fp32"}
@@ -182,7 +183,9 @@ def _given(generator: DDPM, about: dict[str, Any]) -> tuple[Given, dict[str, Val
             says = f"class of each pixel, 0 to {count - 1}; 255: none"
             inputs["segments"] = Value("number", (side, side), says, count)
         else:
-            factor = generator.concat.get("factor", 1)
+            factor = 1 if kind == "gray" else generator.concat["factor"]
+            if side % factor:
+                raise UsageError(f"pictures of {side} x {side} become not {factor} times smaller")
             beside = _grey if kind == "gray" else partial(_smaller, factor=factor)
             becomes = "made grey" if kind == "gray" else f"made {factor} times smaller"
             says = f"RGB, which is {becomes} and given beside the noised image"
@@ -195,13 +198,20 @@ def _given(generator: DDPM, about: dict[str, Any]) -> tuple[Given, dict[str, Val
             says = f"class of each pixel, 0 to {count - 1}; 255: none"
             inputs["layout"] = Value("number", (side, side), says, count)
         else:
-            most = int(generator.snapshot.provenance.get("args", {}).get("max_objects") or OBJECTS)
+            most = _most_objects(generator)
             names += ["boxes", "objects"]
             says = "x_min, y_min, width, height in shares of the sides"
             inputs["boxes"] = Value("unit", (most, 4), says)
             says = f"class of each box, 0 to {count - 1}; -1: no box"
             inputs["objects"] = Value("number", (most,), says, count)
     return Given(tuple(names), beside), inputs
+
+
+def _most_objects(generator: DDPM) -> int:
+    """How many boxes a picture of the training had at most."""
+    args = generator.snapshot.provenance.get("args")
+    found = args.get("max_objects") if isinstance(args, dict) else None
+    return found if isinstance(found, int) and 0 < found <= MOST_OBJECTS else OBJECTS
 
 
 def _grey(pictures: Tensor) -> Tensor:
