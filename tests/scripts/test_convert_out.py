@@ -259,7 +259,8 @@ def test_what_ddpm_is_given_is_an_input(concat, layout, word):
     """A picture or a map beside, boxes, classes of pixels: drawn and denoised as the network."""
     net = make_generator(ddpm_given(concat, layout), Setup(precision="fp32"))
     noise = torch.randn(2, 3, 16, 16)
-    shown = places("pixels")[0] % 255 % 3 if concat == "segmentation" else pictures(2, 16)
+    maps = places("segmentation")[0]  # here of three classes
+    shown = maps.where(maps == 255, maps % 3) if concat == "segmentation" else pictures(2, 16)
     inputs, cond = [shown], {"concat": net.beside(shown)}
     if layout != "none":
         inputs += places(layout)
