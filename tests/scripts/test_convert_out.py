@@ -402,9 +402,9 @@ def test_nothing_is_written_of_a_program_that_differs(tmp_path, monkeypatch):
     ("made", "words", "why"),
     [
         (encoder, ["--program", "denoiser"], "has: features, projection"),
-        (encoder, ["--steps", "3"], "of Heun's method"),
+        (encoder, ["--steps", "3"], "of --program images of EDM2 and DDPM"),
         (unconditional, ["--guide", "g.safetensors", "--guidance", "2"], "is not guided"),
-        (edm2, ["--program", "denoiser", "--steps", "3"], "of Heun's method"),
+        (edm2, ["--program", "denoiser", "--steps", "3"], "of --program images of EDM2 and DDPM"),
     ],
 )
 def test_a_program_that_a_kind_has_not_is_refused(tmp_path, made, words, why):
