@@ -298,11 +298,13 @@ class UNet(nn.Module):
         if y is not None and self.num_classes is None:
             raise ValueError("y is given, but the network has no classes (num_classes)")
         if (concat is not None) != bool(self.concat_channels) or (
-            concat is not None and concat.shape[:2] != (len(x), self.concat_channels)
+            concat is not None and concat.shape[:2] != (x.shape[0], self.concat_channels)
         ):
             said = "none" if concat is None else f"{list(concat.shape)}"
             raise ValueError(f"concat is {said}; the network has {self.concat_channels} channels")
-        if layout is not None and (self.cls_embedder is None or len(layout.classes) != x.shape[0]):
+        if layout is not None and (
+            self.cls_embedder is None or layout.classes.shape[0] != x.shape[0]
+        ):
             raise ValueError(
                 "a layout is given, but the network has no layout attention"
                 if self.cls_embedder is None

@@ -243,12 +243,15 @@ class OmniGenerator(nn.Module):
         """The index of each sample's domain."""
         if isinstance(target, Tensor):
             return target.to(z.device)
+        return torch.full((z.shape[0],), self.target_index(target), device=z.device)
+
+    def target_index(self, target: str) -> int:
+        """The number of a target of `translate`. Errors: ValueError."""
         if target in FLOODS and self.bits == "domain":
             raise ValueError(
                 f"target {target!r}: this translation is told one of {', '.join(DOMAINS)}"
             )
-        index = FLOODS.index(target) if target in FLOODS else domain_of(target)
-        return torch.full((len(z),), index, device=z.device)
+        return FLOODS.index(target) if target in FLOODS else domain_of(target)
 
     def _with_bits(self, cond: Tensor, domains: Tensor) -> Tensor:
         """The condition, and one-hot channels of where to: [1, 0] flooded, [0, 1] not."""

@@ -10,6 +10,7 @@ from typing import Any
 from data.views.recipes import NORMALISATIONS
 from generators.foreign.contents import Asked
 from imle.original import TASKS
+from models.omnigan.domains import DOMAINS, FLOODS
 from recipes.convert.program import WORDS
 from recipes.convert.targets import TARGETS
 from runtime.cli import parse
@@ -53,13 +54,16 @@ SAID: Table = {
 PROGRAM: Table = {
     "of --to pt2 and onnx": [
         ("--program", WORDS, None, "what to give out: images or the denoiser of EDM2 and DDPM, "
-         "features or the projection of an encoder (default: images or features)", USUAL),
+         "features or the projection of an encoder, of omnigan the translation or what a decoder "
+         "sees (default: images, features or translate)", USUAL),
         ("--steps", levels, None, "of EDM2 by Heun's method (default: 32), of DDPM by DDIM (50)",
          USUAL),
         ("--guide", text_called("FILE|DIR|NAME"), None, "EDM2: the guide, a weaker or an "
          "unconditional network, which the program has in it (default: none)"),
         ("--guidance", finite_float, None, "EDM2: weight of the guidance, GUIDE + W * (NET - "
          "GUIDE) (required with --guide)"),
+        ("--domain", (*FLOODS, *DOMAINS), None, "omnigan: what pictures become: f flooded, n not, "
+         "or as of a domain (rf, rn, sf, sn) (default: f)"),
     ],
 }  # fmt: skip
 OPTIONS: Table = {**OUTPUT, **SAID, **PROGRAM}
@@ -91,7 +95,7 @@ def check(args: Namespace) -> None:
     rules.needs("out", "to", why="the format to write")
     rules.belongs("overwrite", "--to", args.to is not None)
     program = args.to in ("pt2", "onnx")
-    for name in ("program", "steps", "guide", "guidance"):
+    for name in ("program", "steps", "guide", "guidance", "domain"):
         rules.belongs(name, "--to pt2 or onnx", program)
     rules.needs("guide", "guidance", why="its weight")
     rules.needs("guidance", "guide", why="the network that guides")

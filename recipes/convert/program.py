@@ -17,6 +17,7 @@ PROGRAMS = {
     "edm2": ("images", "denoiser"),
     "edm2-toy": ("images", "denoiser"),
     "ddpm": ("images", "denoiser"),
+    "omnigan": ("translate", "depth", "height", "segmentation", "water"),
     "simclr": ("features", "projection"),
 }
 WORDS = tuple(dict.fromkeys(word for words in PROGRAMS.values() for word in words))

@@ -12,8 +12,10 @@ has the batch as its first dimension, of any size.
 | edm2 | denoiser | x, sigma, classes -> denoised x |
 | edm2-toy | images | noise [N, 2] -> points [N, 2], by Heun's method |
 | edm2-toy | denoiser | x [N, 2], sigma -> denoised x |
-| ddpm | images | noise, classes -> uint8, by DDIM |
-| ddpm | denoiser | x, step, classes -> denoised x |
+| ddpm | images | noise, classes, what else it is given -> uint8, by DDIM |
+| ddpm | denoiser | x, step, classes, what else it is given -> denoised x |
+| omnigan | translate | pictures uint8 -> uint8 of another domain |
+| omnigan | depth, height, segmentation, water | pictures uint8 -> what a decoder sees in them |
 | simclr | features | pictures uint8 -> h |
 | simclr | projection | pictures uint8 -> z |
 """
@@ -27,8 +29,15 @@ from generators.ddpm import DDPM
 from generators.door import make_generator, open_generator
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
+from generators.omnigan import Omnigan
 from generators.toy import Toy
-from recipes.convert import programs_ddpm, programs_edm2, programs_imle, programs_simclr
+from recipes.convert import (
+    programs_ddpm,
+    programs_edm2,
+    programs_imle,
+    programs_omnigan,
+    programs_simclr,
+)
 from recipes.convert.program import PROGRAMS, Program
 from recipes.convert.targets import Given, source_of
 from recipes.simclr.encoder import Encoder
@@ -38,8 +47,9 @@ from storage.errors import UsageError
 def make_program(given: Given, args: Namespace) -> Program:
     """The program that --program asks for (default: the first of the kind).
 
-    args: of convert.py: program, steps, guide, guidance. Errors: UsageError for one that the kind
-    has not, or an option without effect on it; CheckpointError for weights that do not fit.
+    args: of convert.py: program, steps, guide, guidance, domain. Errors: UsageError for a program
+    that the kind has not, or an option without effect on it; CheckpointError for weights that do
+    not fit.
     """
     snapshot = given.snapshot
     words = PROGRAMS.get(snapshot.kind, ())
@@ -59,6 +69,8 @@ def make_program(given: Given, args: Namespace) -> Program:
         raise UsageError(f"--steps {args.steps} is of --program images of EDM2 and DDPM")
     if args.guide is not None and not diffusion:
         raise UsageError(f"--guide {args.guide}: {in_words(snapshot.kind)} is not guided")
+    if args.domain is not None and word != "translate":
+        raise UsageError(f"--domain {args.domain} is of --program translate of omnigan")
 
     if snapshot.kind == "simclr":
         made = programs_simclr.encoder(Encoder.of(snapshot), projection=word == "projection")
@@ -70,6 +82,8 @@ def make_program(given: Given, args: Namespace) -> Program:
             made = programs_imle.unconditional(generator)
         elif isinstance(generator, DDPM):
             made = programs_ddpm.program(generator, word, args.steps or programs_ddpm.STEPS)
+        elif isinstance(generator, Omnigan):
+            made = programs_omnigan.program(generator, word, args.domain or "f")
         else:
             assert isinstance(generator, EDM2 | Toy)
             guide = None

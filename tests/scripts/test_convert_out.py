@@ -20,14 +20,15 @@ from diffusion.ddpm_generate import Drawing, draw_states
 from diffusion.guidance import guided
 from diffusion.samplers import SeedStack, heun
 from diffusion.toy_eval import sample
-from generators import ddpm
+from generators import ddpm, omnigan
 from generators.base import Setup
 from generators.door import make_generator, open_generator
 from generators.files import open_network
 from generators.imle import SAMPLING_LOOP
 from imle import CAMNet, CodeGenerator, UnconditionalGenerator
 from models import SimCLR
-from recipes.convert import programs_ddpm
+from models.ddpm import Layout, UNet
+from recipes.convert import programs_ddpm, programs_omnigan
 from recipes.convert.exported import difference, traced
 from recipes.convert.options import get_args
 from recipes.convert.targets import TARGETS, can_be_made
@@ -206,9 +207,104 @@ def test_a_program_of_ddpm_draws_as_its_generator():
     assert (found - first.x0).abs().max() <= 1e-5
     fixed = clean._replace(module=clean.module.eval().requires_grad_(False))
     assert "at most" in difference(fixed, traced(fixed).module())
-    net.layout = "boxes"
-    with pytest.raises(UsageError, match="draws from layouts"):
-        programs_ddpm.program(net, "denoiser", 4)
+
+
+BESIDE = {
+    "gray": dict(kind="gray"),
+    "lowres": dict(kind="lowres", factor=4),
+    "segmentation": dict(kind="segmentation", classes=list("abc")),
+}
+
+
+def ddpm_given(concat: str = "none", layout: str = "none") -> Snapshot:
+    """A network of 16 px that is given something beside noise, of random weights."""
+    torch.manual_seed(0)
+    wide = {"gray": 1}.get(concat, 3) if concat != "none" else 0
+    attention = {"boxes": "layout_partial_v2"}.get(layout, layout)
+    more = dict(layout_attn_type=attention, layout_classes=4, layout_attn_resolutions=[1, 2])
+    net = UNet(
+        3, 3, model_channels=16, channel_mult=(1, 2), num_res_blocks=1, concat_channels=wide,
+        **(more if layout != "none" else {}),
+    )  # fmt: skip
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    config = dict(ddpm.untrained().config, net=net.config, classes=[], layout=layout)
+    config |= dict(concat=BESIDE.get(concat, {}), objects=list("abcd") if layout != "none" else [])
+    return Snapshot(net.state_dict(), "ddpm", config, {"args": {"max_objects": 3}})
+
+
+def places(layout):
+    """Two layouts: of boxes, the second of one; of pixels' classes, some of none."""
+    if layout == "boxes":
+        rows = torch.tensor([[[0.1, 0.2, 0.5, 0.5, 1], [0.3, 0.3, 0.6, 0.4, 3]],
+                             [[0.0, 0.0, 1.0, 0.4, 2], [0.0, 0.0, 0.0, 0.0, -1]]])  # fmt: skip
+        rows = nn.functional.pad(rows, (0, 0, 0, 1), value=-1)  # of three
+        return [rows[..., :4], rows[..., 4].long()]
+    maps = torch.arange(256).view(1, 16, 16).repeat(2, 1, 1) // 7 % 4
+    maps[1, :4] = 255
+    return [maps]
+
+
+@pytest.mark.parametrize(
+    ("concat", "layout", "word"),
+    [
+        ("gray", "none", "denoiser"),
+        ("segmentation", "segmentation", "denoiser"),
+        ("lowres", "boxes", "denoiser"),
+        pytest.param("lowres", "boxes", "images", marks=pytest.mark.slow),
+        pytest.param("segmentation", "segmentation", "images", marks=pytest.mark.slow),
+    ],
+)
+def test_what_ddpm_is_given_is_an_input(concat, layout, word):
+    """A picture or a map beside, boxes, classes of pixels: drawn and denoised as the network."""
+    net = make_generator(ddpm_given(concat, layout), Setup(precision="fp32"))
+    noise = torch.randn(2, 3, 16, 16)
+    maps = places("segmentation")[0]  # here of three classes
+    shown = maps.where(maps == 255, maps % 3) if concat == "segmentation" else pictures(2, 16)
+    inputs, cond = [shown], {"concat": net.beside(shown)}
+    if layout != "none":
+        inputs += places(layout)
+        boxes = layout == "boxes"
+        cond["layout"] = Layout(*inputs[1:]) if boxes else net.labelled(inputs[1])
+    clean = programs_ddpm.program(net, "denoiser", 3)
+    with torch.no_grad():
+        _, states = draw_states(net.net, noise, net.gaussian, Drawing(), cond=cond)
+        start = [noise, torch.full((2,), 49)]
+        x0 = clean.module(*start, *inputs)
+        assert (x0.clamp(-1, 1) - next(iter(states)).x0).abs().max() <= 1e-5
+        for k in range(len(inputs)):  # each of them matters
+            others = [x.flip(0) if i == k else x for i, x in enumerate(inputs)]
+            assert (clean.module(*start, *others) - x0).abs().max() > 1e-4, k
+        made = programs_ddpm.program(net, word, 3)
+        made = made._replace(module=made.module.eval().requires_grad_(False))
+        program = traced(made).module()
+        assert "at most" in difference(made, program)
+        if word == "images":
+            _, few = draw_states(net.net, noise, net.gaussian, Drawing(steps=3), cond=cond)
+            *_, last = few
+            found, drawn = program(noise, *inputs).int(), net.encoder.decode(last.x).int()
+            assert (found - drawn).abs().max() <= 1 and (found != drawn).float().mean() <= 1e-2
+
+
+def test_programs_of_omnigan_draw_and_see_as_their_generator(tmp_path):
+    """A file of --domain n, and what the decoders see; the other ones as torch.export traces."""
+    made, rows = omnigan.untrained(), pictures(3, 32)
+    net = make_generator(made, Setup(precision="fp32"))
+    program = torch.export.load(written(tmp_path, "o", made, "pt2", "--domain", "n")).module()
+    assert torch.equal(program(rows), net.draw(1, inputs=rows.float() / 255, to="n"))
+    assert not torch.equal(program(rows), net.draw(1, inputs=rows.float() / 255))
+    seen = net.see(rows.float() / 255)
+    for word, task in programs_omnigan.TASKS.items():
+        one = programs_omnigan.program(net, word, "f")
+        one = one._replace(module=one.module.eval().requires_grad_(False))
+        found = traced(one).module()(rows)
+        assert found.shape[1:] == one.output.shape and found.dtype == one.output.dtype
+        assert (found - seen[task]).abs().max() <= 1e-6, word
+    with pytest.raises(UsageError, match="--domain f is of --program translate"):
+        written(tmp_path, "x", made, "pt2", "--program", "water", "--domain", "f")
+    net.net.bits = "domain"
+    with pytest.raises(UsageError, match="--domain f: .* is told one of rf, rn, sf, sn"):
+        programs_omnigan.program(net, "translate", "f")
 
 
 def test_what_is_taken_away_is_an_input(tmp_path):
@@ -306,9 +402,9 @@ def test_nothing_is_written_of_a_program_that_differs(tmp_path, monkeypatch):
     ("made", "words", "why"),
     [
         (encoder, ["--program", "denoiser"], "has: features, projection"),
-        (encoder, ["--steps", "3"], "of Heun's method"),
+        (encoder, ["--steps", "3"], "of --program images of EDM2 and DDPM"),
         (unconditional, ["--guide", "g.safetensors", "--guidance", "2"], "is not guided"),
-        (edm2, ["--program", "denoiser", "--steps", "3"], "of Heun's method"),
+        (edm2, ["--program", "denoiser", "--steps", "3"], "of --program images of EDM2 and DDPM"),
     ],
 )
 def test_a_program_that_a_kind_has_not_is_refused(tmp_path, made, words, why):
@@ -466,4 +562,4 @@ def test_what_can_be_made_is_no_promise_that_is_broken():
     assert can_be_made("ddpm") == [
         "snapshot", "safetensors", "diffusers", "pt2", "onnx",
     ]  # fmt: skip
-    assert "torchvision" in can_be_made("simclr") and "pt2" not in can_be_made("omnigan")
+    assert "torchvision" in can_be_made("simclr") and "pt2" not in can_be_made("climategan")
