@@ -395,3 +395,17 @@ def test_gloo_run_reports_failures(how, said):
 def test_gloo_run_wants_a_module_level_function():
     with pytest.raises(TypeError, match="module-level"):
         gloo.run(2, lambda: 1)
+
+
+def test_where_autograd_has_threads_ranks_are_not_forked(monkeypatch):
+    methods = []
+
+    def once(method, *rest):
+        methods.append(method)
+        if method == "fork":
+            raise gloo.ChildFailed("Unable to handle .. with fork-based multiprocessing")
+        return ["done"]
+
+    monkeypatch.setattr(gloo, "_run", once)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gloo.run(1, gloo.shard, 3) == ["done"] and methods == ["fork", "forkserver"]
