@@ -388,8 +388,8 @@ def test_nothing_is_written_of_a_program_that_differs(tmp_path, monkeypatch):
         convert(file, "--to", "pt2", "--program", "denoiser")
     monkeypatch.setattr(torch.export, "save", saved)
 
-    def worse(program, run):
-        return difference(program, lambda *inputs: run(*inputs) + 1e-3)
+    def worse(program, run, *rest):
+        return difference(program, lambda *inputs: run(*inputs) + 1e-3, *rest)
 
     difference = to_pt2.difference
     monkeypatch.setattr(to_pt2, "difference", worse)
