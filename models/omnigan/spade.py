@@ -2,7 +2,7 @@
 
 Source of the normalisation and of its residual block: Park et al. 2019, "Semantic Image Synthesis
 with Spatially-Adaptive Normalization". Parameters have the published names (mlp_shared, mlp_gamma,
-mlp_beta); what several of them compute of one input is computed at once.
+mlp_beta); scale and shift are computed at once.
 """
 
 from __future__ import annotations
