@@ -17,6 +17,8 @@ quarters of a loop, and has as many loops as fit. What they took in the end is i
 
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
+cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2 and -x4: as it
+is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
 
 Figures are of --pictures held-out pictures, --samples samples each, of the EMA of the last step;
@@ -108,6 +110,8 @@ FULL = {
 }
 # Loops of `new` where the preset's are for photographs, of which a step costs four times as much.
 LOOPS = {"mnist": "--outer_loops 16", "mnist-mask": "--outer_loops 16"}
+SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-small/new
+LONGER = (2, 4)  # times the loops of cpu-small/new, for what more time brings
 # Options that name files and folders, and the length, which follows from the arm's time.
 NOT_COMPARED = (
     *tagged(imle_options.OPTIONS, EXECUTION),
@@ -178,6 +182,11 @@ def arms() -> dict[str, Arm]:
         if part == "cpu-small":
             found["cpu-small/present+project"] = Arm(PRESENT[preset], of="cpu-small/present")
         found[f"{part}/new"] = Arm(f"--preset {preset} {more} {LOOPS.get(part, '')}", data)
+        if part == "cpu-small":
+            found["cpu-small/present-short"] = Arm(f"{PRESENT[preset]} --outer_loops {SHORT}")
+            for times in LONGER:
+                loops = times * imle_options.PRESETS[preset].get("outer_loops", 1)
+                found[f"cpu-small/new-x{times}"] = Arm(f"--preset {preset} --outer_loops {loops}")
     found["demo/new"] = Arm("--preset smoke", "scenes")
     return found
 
@@ -251,7 +260,21 @@ def command(args: argparse.Namespace, piece: Piece, folder: Path, loops: int | N
         words += ["--num_val_images", "1", "--samples", "2"]
     words += [*shlex.split(args.extra), "--seed", str(piece.seed), "--data", data]
     words += ["--outer_loops", str(loops)] if loops else []
-    return [*words, "--run-dir", str(folder)]
+    return last_said([*words, "--run-dir", str(folder)])
+
+
+def last_said(words: Sequence[str]) -> list[str]:
+    """Options of which one that is said twice has its last values, and says nothing of it."""
+    said: dict[str, list[str]] = {}
+    option = ""
+    for word in words:
+        if word.startswith("--"):
+            option = word
+            said.pop(option, None)
+            said[option] = []
+        else:
+            said[option].append(word)
+    return [word for option, values in said.items() for word in (option, *values)]
 
 
 def asked(args: argparse.Namespace, piece: Piece, loops: int | None = None) -> argparse.Namespace:
