@@ -30,7 +30,7 @@ from data.listing import listing_of
 from imle.pool import used_fraction
 from recipes.imle import parts, validation
 from recipes.imle.options import OPTIONS, display_name, get_args, idle, run_name
-from recipes.imle.step import imle_gradients
+from recipes.imle.step import imle_gradients, regression_gradients
 from recipes.metrics.during import During
 from runtime.launch import launch
 from runtime.options import EXECUTION, LENGTH, tagged
@@ -78,6 +78,7 @@ def main(args: argparse.Namespace) -> None:
         parts.reschedule(args, run, scheduler)
         parts.start_from(args, run, net, ema)
         forward = run.compile(net)
+        regression = parts.regression(args, run, trained, net, corruption)
 
         measuring = During(args, run, train, res=args.res[-1], crop=args.crop, inputs=val)
 
@@ -124,6 +125,10 @@ def main(args: argparse.Namespace) -> None:
                     search.winners
                 ):  # far below 1: images share samples, a larger pool helps
                     run.log(used_fraction=used_fraction(search.winners))
+
+            # What all samples of an input have in common is learnt by regression beside.
+            if regression is not None:
+                run.log(**{"base mse": regression_gradients(run, net, next(regression))})
 
             # The loss of the outputs on all levels, --bs_gpu rows at a time.
             batch_loss = imle_gradients(

@@ -1,7 +1,8 @@
 """What a level adds its output to: the picture that it gets, enlarged, its holes filled in.
 
 With it a level has to learn only what is missing: super-resolution the detail, colorization the
-colours, inpainting the holes.
+colours, inpainting the holes. What of it follows from the input alone can be learnt beside, see
+`imle.regression`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ def filled(cx: Tensor, task: Corruption) -> Tensor:
     return cx.float() if known is None else fill_in(cx, known)
 
 
-def on_base(tanh: Tensor, base: Tensor, cx: Tensor, task: Corruption, *, lab: bool) -> Tensor:
-    """The enlarged base + 0.5 tanh, float32, in the network's colour space.
+def on_base(
+    tanh: Tensor, base: Tensor, cx: Tensor, task: Corruption, *, lab: bool, detail: Tensor | None
+) -> Tensor:
+    """The enlarged base + 0.5 tanh + detail, float32, in the network's colour space.
 
-    tanh `[B, 3, H, W]`; base `[B, 3, H or H / 2, ..]`; cx the inputs of the cascade. At the
-    resolution of these, known pixels stay as they are, what is added grows from 0 with the distance
-    from a hole's edge, and with `lab` the lightness of inputs without colour stays as it is.
+    tanh and detail `[B, 3, H, W]`; base `[B, 3, H or H / 2, ..]`; cx the inputs of the cascade. At
+    the resolution of these, known pixels stay as they are, what is added grows from 0 with the
+    distance from a hole's edge, and with `lab` the lightness of inputs without colour stays as it
+    is.
     """
     with torch.autocast(tanh.device.type, enabled=False):
         up, added, size = base.float(), _GAIN * tanh.float(), tanh.shape[2:]
+        if detail is not None:
+            added = added + detail
         if up.shape[2:] != size:
             up = F.interpolate(up, size=size, mode="bicubic", antialias=True)
         if cx.shape[2:] != size:

@@ -12,8 +12,9 @@ resolution r_i, computes from the image x_i `[B, in_nc, r_i, r_i]`, the code z_i
     t = tanh(conv(F_i)), or tanh(conv(h)) where nothing is doubled
     x_{i+1} = (t + 1) / 2, the output of the level and the input of the next
 
-or, with base="input", x_{i+1} = enlarged x_i + t / 2 (imle.base). With consistency="project"
-x_{i+1} is moved to where it agrees with x_0 (imle.consistency).
+or, with base="input", x_{i+1} = enlarged x_i + t / 2 (imle.base), with base="learned" also + d_i,
+detail that follows from x_0 alone (imle.regression). With consistency="project" x_{i+1} is moved to
+where it agrees with x_0 (imle.consistency).
 
 Deviations from the CIMLE refactoring, each with a switch back: `init` (its own was silently undone
 by weight norm), `mapping_init` (its styles started at 1e-9), `lab_range` (its LAB could not leave
@@ -36,6 +37,7 @@ from imle.color import LabRange, lab_to_rgb, rgb_to_lab
 from imle.consistency import project, to_show
 from imle.corruption import Corruption
 from imle.mapping import mapping_net
+from imle.regression import Regression
 from imle.rrdb import (
     SLOPE,
     Norm,
@@ -71,6 +73,7 @@ class CascadeState(NamedTuple):
     input (so that rows can be gathered like any other tensor); None otherwise. origin: the input of
     the cascade in RGB, where later levels need it; None otherwise. styles: outputs of the mapping
     networks so far, side by side, where later ones are conditioned on them; None otherwise.
+    details: what `Regression` found, of a network with a learnt base; None otherwise.
     """
 
     image: Tensor
@@ -78,6 +81,7 @@ class CascadeState(NamedTuple):
     pending: Tensor | None
     origin: Tensor | None = None
     styles: Tensor | None = None
+    details: Tensor | None = None
 
 
 class Level(nn.Module):
@@ -164,7 +168,9 @@ class CAMNet(nn.Module):
         init: "default" (kaiming or normal, see `reset_parameters`), or "reference": what the
             original really started from. mapping_init: "default" unit-scale styles or "reference".
         mapping: "independent", CAM-Net's, or "hierarchical", CHIMLE's (imle.mapping).
-        base: what outputs are added to: "none", the originals', or "input", see `imle.base`.
+        base: what outputs are added to: "none", the originals', or "input", see `imle.base`, or
+            "learned": that and what a network of base_nc channels and base_blocks residual blocks
+            makes of the input, see `imle.regression` and `regressed`.
         consistency: "none", or "project": every output agrees with the input of the cascade.
         padding: how pictures go on beyond their border, "zeros", the originals', "reflect" or
             "replicate". norm: of features before a style acts on them, "instance", the originals',
@@ -201,7 +207,9 @@ class CAMNet(nn.Module):
         init_scale: float = 0.1,
         mapping_init: Literal["default", "reference"] = "default",
         mapping: Literal["independent", "hierarchical"] = "independent",
-        base: Literal["none", "input"] = "none",
+        base: Literal["none", "input", "learned"] = "none",
+        base_nc: Width = 64,
+        base_blocks: Depth = 8,
         consistency: Literal["none", "project"] = "none",
         padding: Padding = "zeros",
         norm: Norm = "instance",
@@ -221,9 +229,10 @@ class CAMNet(nn.Module):
             color_space=color_space, lab_range=lab_range,
             feat_scales=[float(s) for s in feat_scales[:levels]], feedback=feedback,
             rgb_from=rgb_from, head=head, init=init, init_type=init_type, init_scale=init_scale,
-            mapping_init=mapping_init, mapping=mapping, base=base, consistency=consistency,
-            padding=padding, norm=norm, code_gain=code_gain, grayscale=grayscale,
-            mask_frac=mask_frac, mask_res=mask_res, fill=fill,
+            mapping_init=mapping_init, mapping=mapping, base=base, base_nc=base_nc,
+            base_blocks=base_blocks, consistency=consistency, padding=padding, norm=norm,
+            code_gain=code_gain, grayscale=grayscale, mask_frac=mask_frac, mask_res=mask_res,
+            fill=fill,
         )  # fmt: skip
         check_settings(self.config)
         self.base, self.consistency = base, consistency
@@ -235,6 +244,8 @@ class CAMNet(nn.Module):
         # State-dict keys are `levels.I...` (the CIMLE refactoring's) while `.levels` is the count
         # that a code search asks for; hence the registration by hand, and `stages` for the modules
         self._modules["levels"] = nn.ModuleList(self._level(i) for i in range(levels))
+        if base == "learned":
+            self._modules["regression"] = Regression(self.res, base_nc, base_blocks)
         set_padding(self, padding)
         self.reset_parameters()
 
@@ -267,6 +278,11 @@ class CAMNet(nn.Module):
     def stages(self) -> nn.ModuleList:
         """The `Level` modules."""
         return cast(nn.ModuleList, self._modules["levels"])
+
+    @property
+    def regression(self) -> Regression | None:
+        """What a learnt base is made by; None for another base."""
+        return cast(Regression | None, self._modules.get("regression"))
 
     @property
     def levels(self) -> int:
@@ -326,9 +342,13 @@ class CAMNet(nn.Module):
             cx = cx[0]
         cx = self._check_image(cx)
         kept = cx if (self.base, self.consistency) != ("none", "none") else None
+        details = None
+        if self.regression is not None:
+            with torch.no_grad() if self.is_frozen else contextlib.nullcontext():
+                details = self.regression(filled(cx, self.task))
         if self.color_space == "lab":
             cx = rgb_to_lab(cx.float(), lab_range=self.lab_range)
-        return CascadeState(cx, None, None, kept)
+        return CascadeState(cx, None, None, kept, None, details)
 
     def advance(self, state: CascadeState, code: Tensor, level: int) -> tuple[Tensor, CascadeState]:
         """Run one level: (image as returned by `forward`, state for the next level).
@@ -343,18 +363,17 @@ class CAMNet(nn.Module):
         self, state: CascadeState, code: Tensor, level: int
     ) -> tuple[Tensor, CascadeState]:
         stage = cast(Level, self.stages[level])
-        image, feature, pending, origin, styles = self._expand(state, code, level)
+        image, feature, pending, origin, styles, details = self._expand(state, code, level)
         w = stage.style_of(code, styles)
         tanh, feature = stage(image, feature, code, w)
-        if self.base == "input":
+        if self.base != "none":
             times = image.shape[0] // state.image.shape[0]  # len() is not for torch.export
             base = self._base(state, level).repeat_interleave(times, 0)
-            rgb, internal = self._on_base(tanh, base, cast(Tensor, origin))
+            rgb, internal = self._on_base(tanh, base, cast(Tensor, origin), details, level)
         else:
             rgb, internal = self._output(tanh, image)
         if self.consistency == "project":
-            rgb = project(rgb, cast(Tensor, origin), self.task)
-            internal = rgb_to_lab(rgb) if self.color_space == "lab" else rgb
+            rgb, internal = self._projected(rgb, cast(Tensor, origin))
         if self.feedback == "none" and level < self.levels - 1:
             assert pending is not None, "feedback none starts with the images of all levels"
             size = [2 * s if stage.doubles else s for s in image.shape[2:]]
@@ -365,7 +384,32 @@ class CAMNet(nn.Module):
             pending = pending[:, count:]
         if self.config["mapping"] == "hierarchical":
             styles = w if styles is None else torch.cat([styles, w], 1)
-        return rgb, CascadeState(internal, feature, pending, origin, styles)
+        return rgb, CascadeState(internal, feature, pending, origin, styles, details)
+
+    def regressed(self, cx: Tensor) -> list[Tensor]:
+        """Images of all levels where nothing is added to a learnt base: what it is trained by.
+
+        cx as in `forward`, no codes. Errors: ValueError for another base.
+        """
+        if self.regression is None:
+            raise ValueError(f"base {self.base} learns nothing: base learned does")
+        state, images = self.start(cx), []
+        origin = cast(Tensor, state.origin)
+        for level, side in enumerate(self.res[1:]):
+            nothing = origin.new_zeros(len(origin), 3, side, side, dtype=torch.float32)
+            rgb, internal = self._on_base(
+                nothing, self._base(state, level), origin, state.details, level
+            )
+            if self.consistency == "project":
+                rgb, internal = self._projected(rgb, origin)
+            images.append(rgb)
+            state = state._replace(image=internal)
+        return images
+
+    def _projected(self, rgb: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """(image, input of the next level) that agree with the input of the cascade."""
+        rgb = project(rgb, origin, self.task)
+        return rgb, rgb_to_lab(rgb) if self.color_space == "lab" else rgb
 
     def frozen_copy(
         self,
@@ -428,10 +472,14 @@ class CAMNet(nn.Module):
         cx = filled(cast(Tensor, state.origin), self.task)
         return rgb_to_lab(cx) if self.color_space == "lab" else cx
 
-    def _on_base(self, tanh: Tensor, base: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    def _on_base(
+        self, tanh: Tensor, base: Tensor, origin: Tensor, details: Tensor | None, level: int
+    ) -> tuple[Tensor, Tensor]:
         """As `_output`, of a network with a base."""
         lab = self.color_space == "lab"
-        internal = on_base(tanh, base, origin, self.task, lab=lab)
+        learned = self.regression
+        detail = None if learned is None else learned.detail(cast(Tensor, details), level)
+        internal = on_base(tanh, base, origin, self.task, lab=lab, detail=detail)
         return lab_to_rgb(internal) if lab else internal, internal
 
     def shown(self, images: Tensor, cx: Tensor) -> Tensor:
@@ -521,12 +569,18 @@ class CAMNet(nn.Module):
             weight.uniform_(-bound, bound)
         else:
             linear = any(
-                part in name for part in (".conv5.", ".lr_conv.", ".feat_net.", ".out_conv.")
-            )
+                part in f".{name}"
+                for part in (
+                    ".conv5.", ".lr_conv.", ".feat_net.", ".out_conv.",
+                    ".second.", ".stem.", ".long.", ".head.",
+                )
+            )  # fmt: skip
             gain = 1.0 if linear else math.sqrt(2)
             std = 0.02 if c["init_type"] == "normal" else gain / math.sqrt(conv.fan_in)
-            scaled = ".RDB" in name or ".out_conv." in name
+            scaled = any(part in name for part in (".RDB", ".out_conv.", ".second.", ".head."))
             weight.normal_(0, std * (c["init_scale"] if scaled else 1.0))
+            if ".head." in name:
+                weight *= c["init_scale"]  # a base starts as the enlarged input
             if ".feat_net." in f".{name}":
                 weight[:, : c["in_nc"]] *= _PICTURE_GAIN
                 weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= c["code_gain"]

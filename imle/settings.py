@@ -17,7 +17,7 @@ CHOICES = {
     "init_type": ("kaiming", "normal"),
     "mapping_init": ("default", "reference"),
     "mapping": ("independent", "hierarchical"),
-    "base": ("none", "input"),
+    "base": ("none", "input", "learned"),
     "consistency": ("none", "project"),
     "padding": ("zeros", "reflect", "replicate"),
     "norm": ("instance", "none"),
@@ -40,15 +40,19 @@ def check_settings(config: Mapping[str, Any]) -> None:
         )
     if head == "ab" and (in_nc, out_nc, feedback) != (1, 2, "none"):
         raise ValueError("head ab needs in_nc 1, out_nc 2 and feedback none (one L image a level)")
-    for name, value in (("color_space", "lab"), ("base", "input"), ("consistency", "project")):
+    for name, value in (
+        ("color_space", "lab"), ("base", "input"), ("base", "learned"), ("consistency", "project"),
+    ):  # fmt: skip
         rgb_to_rgb = (in_nc, out_nc, head, feedback) == (3, 3, "rgb", "reranged")
         if config[name] == value and not rgb_to_rgb:
             raise ValueError(f"{name} {value} needs in_nc 3, out_nc 3, head rgb, feedback reranged")
-    if config["base"] == "input" and (config["color_space"], config["lab_range"]) == (
+    if config["base"] != "none" and (config["color_space"], config["lab_range"]) == (
         "lab",
         "reference",
     ):
-        raise ValueError("base input needs lab_range correct: reference has a and b of two scales")
+        raise ValueError(
+            f"base {config['base']} needs lab_range correct: reference has a and b of two scales"
+        )
     if config["padding"] == "reflect" and res[0] < 2:
         raise ValueError(f"padding reflect needs images of 2 pixels or more, got res {res}")
 
@@ -60,7 +64,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_numbers(config: Mapping[str, Any], levels: int) -> None:
-    for name in ("in_nc", "out_nc", "map_nc", "latent_nc", "n_blocks"):
+    for name in ("in_nc", "out_nc", "map_nc", "latent_nc", "n_blocks", "base_nc", "base_blocks"):
         if config[name] < 1:
             raise ValueError(f"{name} must be at least 1, got {config[name]}")
     if config["code_nc"] < 0:

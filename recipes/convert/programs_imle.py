@@ -49,7 +49,8 @@ class Cascade(CAMNet):
         """The same network; weights are shared."""
         made = copy.copy(net)
         made.__class__ = cls
-        made._modules = {"cascade": net.stages}
+        made._modules = {**net._modules, "cascade": net.stages}
+        del made._modules["levels"]
         return made  # type: ignore[return-value]
 
 

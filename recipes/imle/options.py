@@ -35,7 +35,7 @@ from runtime.types import (
 )
 
 # What our networks have beyond the originals': docs/imle.md, "What the input says".
-_OURS = {"base": "input", "consistency": "project", "padding": "reflect", "norm": "none"}
+_OURS = {"base": "learned", "consistency": "project", "padding": "reflect", "norm": "none"}
 
 _CPU_SMALL = {
     **_OURS,
@@ -160,6 +160,8 @@ OPTIONS: Table = {
         ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together", USUAL),
         ("--bs_gpu", count(10**6), 8, "images a GPU takes at once; gradients add up to --bs",
          USUAL, was("--mini_bs")),
+        ("--base_bs", integer(0, 10**6), 32, "images more an optimizer step, all GPUs together, "
+         "that --base learned is trained on by regression; 0: by its samples alone", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
         ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
          OUTER, EXECUTION),
@@ -241,8 +243,11 @@ OPTIONS: Table = {
          NETWORK),
         ("--code_gain", positive_float, 0.3, "scale of codes in the initial network", NETWORK,
          ADDED),
-        ("--base", ("none", "input"), "none", "input: a level's output is added to the enlarged "
-         "input, masked cells filled in; none: it is the picture", NETWORK, ADDED),
+        ("--base", ("none", "input", "learned"), "none", "input: a level's output is added to the "
+         "enlarged input, masked cells filled in; learned: also to what a small network makes of "
+         "the input alone; none: it is the picture", NETWORK, ADDED),
+        ("--base_nc", wide, 64, "channels of that small network", NETWORK, ADDED),
+        ("--base_blocks", count(256), 8, "and its residual blocks", NETWORK, ADDED),
         ("--consistency", ("none", "project"), "none", "project: pictures agree with their input "
          "exactly, when reduced and corrupted again", NETWORK, ADDED),
         ("--padding", ("zeros", "reflect", "replicate"), "zeros", "how pictures go on beyond their "
@@ -438,14 +443,14 @@ def _check_cascade(args: Namespace) -> None:
     if args.init == "reference" and args.base != "none":
         if Rules(args, OPTIONS, PRESETS).typed("base"):
             raise ValueError(
-                "--base input and --init reference exclude each other: the CIMLE refactoring's "
-                "networks add their output to nothing"
+                f"--base {args.base} and --init reference exclude each other: the CIMLE "
+                "refactoring's networks add their output to nothing"
             )
         args.base = "none"  # a preset has it otherwise
     if args.base != "none" and (args.color_space, args.lab_range) == ("lab", "reference"):
         if Rules(args, OPTIONS, PRESETS).typed("base"):
             raise ValueError(
-                "--base input needs --lab_range correct: reference has a and b of two scales"
+                f"--base {args.base} needs --lab_range correct: reference has a and b of two scales"
             )
         args.base = "none"  # a preset has it otherwise
     if args.in_nc != 3 or args.out_nc != 3:

@@ -2,16 +2,18 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from data.pyramids import Pyramid
 from data.registry import train_val_sources
+from data.samplers import StepSampler
 from data.sources import Source
 from data.told import told
 from imle import (
@@ -58,8 +60,11 @@ Loss = ResolutionLoss | PixelLoss
 
 def check_ranks(args: Namespace, ranks: int) -> None:
     """UsageError for a batch that the processes cannot share."""
-    if args.bs % ranks:
-        raise UsageError(f"--bs {args.bs} cannot be shared by {ranks} processes")
+    for name in ("bs", "base_bs"):
+        if getattr(args, name) % ranks:
+            raise UsageError(
+                f"--{name} {getattr(args, name)} cannot be shared by {ranks} processes"
+            )
 
 
 def sources(args: Namespace) -> tuple[Source, Source]:
@@ -328,6 +333,38 @@ def loader(
         adaptive=adaptive(args),
         rejection=near,
     )
+
+
+def regression(
+    args: Namespace, run: Run, trained: Pyramid, net: Generator, corruption: Corruption
+) -> Iterator[tuple[Tensor, list[Tensor]]] | None:
+    """After run.restore: --base_bs pictures more for every step, which a learnt base is trained on:
+    inputs [B, 3, r_0, r_0] and a target a level, in [0, 1]. None: it learns from samples alone, or
+    there is none. Flip and corruption are functions of the number of the draw."""
+    if not isinstance(net, CAMNet) or net.regression is None or not args.base_bs:
+        return None
+    order = StepSampler(
+        len(trained), args.base_bs, seed=args.seed, rank=run.rank, world_size=run.world_size
+    )
+    order.drawn = run.completed * args.base_bs  # one batch a step
+    loaded = DataLoader(
+        trained,
+        batch_sampler=order,
+        num_workers=args.num_workers,
+        worker_init_fn=seed_worker,
+        pin_memory=run.device.type == "cuda",
+    )
+    flip = KeyedFlip(args.seed, args.flip)
+
+    def batches() -> Iterator[tuple[Tensor, list[Tensor]]]:
+        for x, ys in order.batches(loaded):
+            draws = torch.arange(order.drawn - args.base_bs + run.rank, order.drawn, run.world_size)
+            draws = draws.to(run.device)
+            images = [image.to(run.device, non_blocking=True).float() / 255 for image in (x, *ys)]
+            cx, *targets = flip(images, 0, draws)
+            yield corruption.keyed(cx, 0, draws), targets
+
+    return batches()
 
 
 def adaptive(args: Namespace) -> Adaptive | None:

@@ -1,12 +1,18 @@
-"""One step of IMLE, which is the same whether a generator trains alone or beside an encoder."""
+"""One step of IMLE, which is the same whether a generator trains alone or beside an encoder; and
+one of the regression that its base may learn by."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
+from imle.generator import CAMNet
 from imle.losses import LossTarget
 from imle.targets import rows
 from runtime.run import Run
+
+# Of the MSE of a base, about 0.02, beside losses of samples, about 0.1.
+REGRESSION = 10.0
 
 # Inputs, a code a level, a target a level.
 Batch = tuple[Tensor, list[Tensor], Sequence[Tensor | LossTarget]]
@@ -49,3 +55,21 @@ def imle_gradients(
         run.backward(loss, ids[part], last=part is parts[-1])
         losses.append(loss.detach())
     return sum(losses[1:], start=losses[0])
+
+
+def regression_gradients(
+    run: Run, net: nn.Module, pictures: tuple[Tensor, Sequence[Tensor]]
+) -> Tensor:
+    """Backpropagate how far a learnt base is off, the mean over rows of the sum over levels of the
+    MSE, times `REGRESSION`; returns the MSE, a detached scalar. Gradients of samples are to follow.
+
+    net: a CAMNet with such a base. pictures: inputs [B, 3, r_0, r_0] and a target [B, 3, r_l, r_l]
+    a level, in [0, 1].
+    """
+    cx, ys = pictures
+    with run.precision.autocast():
+        images = cast(CAMNet, net).regressed(cx)
+    off = [(x.float() - y).square().mean() for x, y in zip(images, ys, strict=True)]
+    mse = sum(off[1:], start=off[0])
+    run.backward(REGRESSION * mse, last=False)
+    return mse.detach()

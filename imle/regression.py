@@ -1,0 +1,66 @@
+"""The part of a base that is learnt: detail that follows from the input alone.
+
+Samples of a CAM-Net are to differ in what the input leaves open. What it does not leave open is one
+picture, which a small network at the resolution of the input, trained by regression, finds at a
+small part of a sample's price: features stay small, as in ESPCN (Shi et al. 2016) and EDSR (Lim et
+al. 2017), and detail is predicted level by level, as in LapSRN (Lai et al. 2017). Samples are then
+made around it, as diffusion refines a regression in Whang et al. 2022 ("Deblurring via Stochastic
+Refinement").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imle.rrdb import SLOPE, conv_act
+
+
+class Block(nn.Module):
+    """h + conv(lrelu(conv(h))), h `[B, nc, r, r]`."""
+
+    def __init__(self, nc: int) -> None:
+        super().__init__()
+        self.first = conv_act(nc, nc, act=False)
+        self.second = conv_act(nc, nc, act=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.second(F.leaky_relu(self.first(h), SLOPE))
+
+
+class Regression(nn.Module):
+    """Inputs `[B, 3, r_0, r_0]` in [0, 1] -> what levels add to the enlarged picture before them.
+
+    res: r_0, .., r_L, of which each is a multiple of the first. nc: channels of features; n_blocks:
+    residual blocks. The result is `[B, sum of 3 r_i^2]`, i from 1 to L, float32, a row an input, so
+    that rows can be gathered; `detail` has a level's.
+    """
+
+    def __init__(self, res: Sequence[int], nc: int, n_blocks: int) -> None:
+        super().__init__()
+        self.res = [int(r) for r in res]
+        self.shuffles = [r // self.res[0] for r in self.res[1:]]
+        self.stem = conv_act(3, nc, act=False)
+        self.blocks = nn.ModuleList(Block(nc) for _ in range(n_blocks))
+        self.long = conv_act(nc, nc, act=False)
+        self.head = conv_act(nc, 3 * sum(s * s for s in self.shuffles), act=False)
+        self.head.keep_fp32 = True  # type: ignore[assignment]  # a mark for `freeze`
+
+    def forward(self, cx: Tensor) -> Tensor:
+        h = first = self.stem(2 * cx - 1)
+        for block in self.blocks:
+            h = block(h)
+        h = first + self.long(h)
+        with torch.autocast(h.device.type, enabled=False):
+            parts = self.head(h.float()).split([3 * s * s for s in self.shuffles], 1)
+            made = [F.pixel_shuffle(p, s) for p, s in zip(parts, self.shuffles, strict=True)]
+            return torch.cat([image.flatten(1) for image in made], 1)
+
+    def detail(self, flat: Tensor, level: int) -> Tensor:
+        """Of one level, `[B, 3, r_{level + 1}, ..]`, of what `forward` returned."""
+        lengths = [3 * r * r for r in self.res[1:]]
+        first, side = sum(lengths[:level]), self.res[level + 1]
+        return flat[:, first : first + lengths[level]].reshape(-1, 3, side, side)
