@@ -11,6 +11,7 @@ from imle.losses import PixelLoss, ProjectedDistance, ResolutionLoss
 from imle.mapping import mapped, parameter_groups, to_hierarchical
 from imle.original import load_reference, reference_names
 from imle.pool import PoolSearch, pixel_features
+from imle.regression import to_learned
 from imle.rejection import Rejection
 from imle.sampling import draw_samples
 from imle.unconditional import UnconditionalGenerator, default_channels
@@ -37,4 +38,5 @@ __all__ = [
     "parameter_groups",
     "pixel_features",
     "to_hierarchical",
+    "to_learned",
 ]

@@ -10,7 +10,7 @@ Refinement").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,3 +64,15 @@ class Regression(nn.Module):
         lengths = [3 * r * r for r in self.res[1:]]
         first, side = sum(lengths[:level]), self.res[level + 1]
         return flat[:, first : first + lengths[level]].reshape(-1, 3, side, side)
+
+
+@torch.no_grad()
+def to_learned(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Weights of a CAM-Net with base "input" as those of `net`, whose base is learned, which then
+    compute the same: the gains of the last convolution of its `Regression` are 0."""
+    made = dict(state)
+    for name, value in net.state_dict().items():
+        if name.startswith("regression."):
+            last = name.startswith("regression.head.") and not name.endswith("weight_v")
+            made[name] = torch.zeros_like(value) if last else value.clone()
+    return made

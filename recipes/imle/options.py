@@ -113,7 +113,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
+    "base", "base_nc", "base_blocks", "base_bs", "consistency", "padding", "norm", "mapping",
+    "search_precision", "rescore",
     "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
@@ -322,8 +323,11 @@ def check(args: Namespace) -> None:
     if args.ipc % args.mini_bs:
         raise ValueError(f"--ipc {args.ipc} is not a multiple of --bs_gpu {args.mini_bs}")
     ranks = max(1, len(args.gpus or []))
-    if args.bs % ranks:
-        raise ValueError(f"--bs {args.bs} cannot be shared by {ranks} GPUs: take a multiple of it")
+    for name in ("bs", "base_bs") if args.base == "learned" else ("bs",):
+        if (shared := getattr(args, name)) % ranks:
+            raise ValueError(
+                f"--{name} {shared} cannot be shared by {ranks} GPUs: take a multiple of it"
+            )
     if 0 < args.ema_std < 1e-3:
         raise ValueError(f"--ema_std {args.ema_std}: 0 for no EMA, else at least 0.001")
     if (args.adaptive_staleness or 1) > args.adaptive_force:
@@ -375,6 +379,8 @@ def _check_effects(args: Namespace) -> None:
     taken = args.init == "default" or args.mapping_init == "default"
     rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
+    for name in ("base_nc", "base_blocks", "base_bs"):
+        rules.belongs(name, "--base learned", args.base == "learned")
     several = "a generator of several levels"
     for name in ("mapping", "rejection_levels"):
         rules.belongs(name, several, len(args.res) > 2)

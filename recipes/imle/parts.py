@@ -35,6 +35,7 @@ from imle import (
     pixel_features,
     reference_names,
     to_hierarchical,
+    to_learned,
 )
 from imle.losses import LossTarget
 from imle.rejection import parse as rejection_of
@@ -60,7 +61,7 @@ Loss = ResolutionLoss | PixelLoss
 
 def check_ranks(args: Namespace, ranks: int) -> None:
     """UsageError for a batch that the processes cannot share."""
-    for name in ("bs", "base_bs"):
+    for name in ("bs", "base_bs") if args.base == "learned" else ("bs",):
         if getattr(args, name) % ranks:
             raise UsageError(
                 f"--{name} {getattr(args, name)} cannot be shared by {ranks} processes"
@@ -236,6 +237,15 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
                     f"picture: --base none goes with them, not --base {net.base}"
                 )
             state = reference_names(state, net)
+        base = "none" if found.kind is None else str(found.built.get("base", "none"))
+        if (base, net.base) == ("input", "learned"):
+            state = to_learned(state, net)
+            say(f"{file.name} has the enlarged input as its base: what is learnt begins at nothing")
+        elif base != net.base and "learned" in (base, net.base):
+            raise UsageError(
+                f"--init_from {args.init_from}: weights of a network with --base {base}, not "
+                f"--base {net.base}: give --base {base}"
+            )
         if net.config["mapping"] == "hierarchical":
             state, widened = to_hierarchical(state, net)
             if widened:
@@ -260,6 +270,8 @@ def as_trained(args: Namespace, built: Mapping[str, Any]) -> dict[str, str]:
     """Of base, padding and norm what weights bring along from their network, built so: those that a
     preset alone would have otherwise. What it does not name it has as the originals."""
     theirs = {name: built.get(name, default_of(OPTIONS, name)) for name in FUNCTION}
+    if "learned" in (theirs["base"], args.base):  # has weights of its own
+        del theirs["base"]
     preset: set[str] = getattr(args, "from_preset", set())
     return {k: v for k, v in theirs.items() if k in preset and v != getattr(args, k)}
 

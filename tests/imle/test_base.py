@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imle import CAMNet, CodeGenerator, Corruption, draw_samples
+from imle import CAMNet, CodeGenerator, Corruption, draw_samples, to_learned
 from imle.color import rgb_to_lab
 from imle.consistency import consistency, fill_in, known_pixels
 from imle.search import CodeSearch
@@ -43,7 +43,7 @@ def codes(net: CAMNet, rows: int = 3) -> list[torch.Tensor]:
     return [torch.randn(rows, d, generator=g) for d in net.code_sizes]
 
 
-@pytest.mark.parametrize("base", ["none", "input"])
+@pytest.mark.parametrize("base", ["none", "input", "learned"])
 @pytest.mark.parametrize(("name", "color_space"), ALL)
 def test_every_level_agrees_with_the_input_and_teaches(name, color_space, base):
     net, cx = network(name, color_space, base=base, consistency="project", padding="reflect")
@@ -55,13 +55,14 @@ def test_every_level_agrees_with_the_input_and_teaches(name, color_space, base):
     assert all(stage.out_conv[0].weight_v.grad.abs().max() > 1e-4 for stage in net.stages)
     plain, _ = network(name, color_space, base=base, padding="reflect")
     apart = consistency(plain(cx, codes(plain), loi=0), cx, net.task).mean.max()
-    kept = base == "input" and net.task.mask_frac and net.res[1] == net.res[0]
+    kept = base != "none" and net.task.mask_frac and net.res[1] == net.res[0]
     assert apart < 1e-4 if kept else apart > 1e-3
 
 
+@pytest.mark.parametrize("base", ["input", "learned"])
 @pytest.mark.parametrize(("name", "color_space"), ALL)
-def test_a_frozen_copy_is_equal_and_candidates_are_rows(name, color_space):
-    options = dict(base="input", consistency="project", padding="replicate")
+def test_a_frozen_copy_is_equal_and_candidates_are_rows(name, color_space, base):
+    options = dict(base=base, consistency="project", padding="replicate")
     net, cx = network(name, color_space, **options)
     one = codes(net)
     with torch.no_grad():
@@ -249,7 +250,7 @@ def test_defaults_are_the_function_of_before():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(base="up"), "base must be one of none, input, got 'up'"),
+        (dict(base="up"), "base must be one of none, input, learned, got 'up'"),
         (dict(consistency="yes"), "consistency must be one of none, project, got 'yes'"),
         (dict(padding="wrap"), "padding must be one of zeros, reflect, replicate, got 'wrap'"),
         (dict(code_gain=0), "code_gain must be positive and finite, got 0"),
@@ -268,3 +269,53 @@ def test_defaults_are_the_function_of_before():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         CAMNet(**{**TINY, "res": [8, 16], **settings})
+
+
+# ------------------------------------------------------------------------------ a base that learns
+
+
+LEARNED = dict(base="learned", base_nc=6, base_blocks=2, consistency="project", padding="reflect")
+
+
+@pytest.mark.parametrize(("name", "color_space"), ALL)
+def test_a_learnt_base_is_what_samples_are_without_their_own_part(name, color_space):
+    net, cx = network(name, color_space, **LEARNED)
+    net.regression.head[0].weight_g.data *= 30
+    for stage in net.stages:
+        stage.out_conv[0].weight_g.data.zero_()
+    with torch.no_grad():
+        regressed, samples = net.regressed(cx), net(cx, codes(net))
+    for one, other in zip(regressed, samples, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    plain, _ = network(name, color_space, **{**LEARNED, "base": "input"})
+    for stage in plain.stages:
+        stage.out_conv[0].weight_g.data.zero_()
+    with torch.no_grad():
+        assert (plain(cx, codes(plain), loi=-1) - samples[-1]).abs().max() > 1e-3
+
+
+def test_a_learnt_base_is_trained_without_codes_and_alone():
+    net, cx = network("super-resolution", **LEARNED)
+    torch.testing.assert_close(
+        net.regressed(cx), net.frozen_copy().regressed(cx), atol=5e-5, rtol=0
+    )
+    sum(image.square().sum() for image in net.regressed(cx)).backward()
+    taught = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert taught == {n for n, _ in net.named_parameters() if n.startswith("regression.")}
+    plain, _ = network("super-resolution", base="input")
+    assert plain.regression is None and not any("regression" in n for n in plain.state_dict())
+    with pytest.raises(ValueError, match="base input learns nothing: base learned does"):
+        plain.regressed(cx)
+
+
+@pytest.mark.parametrize(("name", "color_space"), ALL)
+def test_a_network_gets_a_learnt_base_without_changing_its_function(name, color_space):
+    before, cx = network(name, color_space, **{**LEARNED, "base": "input"})
+    net, _ = network(name, color_space, **LEARNED)
+    net.load_state_dict(to_learned(before.state_dict(), net))
+    z = codes(net)
+    with torch.no_grad():
+        for one, other in zip(net(cx, z), before(cx, z), strict=True):
+            assert torch.equal(one, other)
+    net(cx, z, loi=-1).square().sum().backward()
+    assert net.regression.head[0].weight_g.grad.abs().max() > 0  # and learns from there
