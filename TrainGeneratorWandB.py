@@ -78,7 +78,6 @@ def main(args: argparse.Namespace) -> None:
         parts.reschedule(args, run, scheduler)
         parts.start_from(args, run, net, ema)
         forward = run.compile(net)
-        regression = parts.regression(args, run, trained, net, corruption)
 
         measuring = During(args, run, train, res=args.res[-1], crop=args.crop, inputs=val)
 
@@ -109,36 +108,36 @@ def main(args: argparse.Namespace) -> None:
 
         if run.completed == 0:
             look(net)
+        base_steps = args.base_loops * args.num_iteration
+        pictures = run.spent.waits(parts.base_pictures(args, run, trained, corruption))
         batches = run.spent.waits(loader.forever())
         prepared = parts.targets(args, run, loss_fn)
         stop_at = parts.stop_at(args, run.completed)
         work = partial(parts.work, args)
         for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at, work=work):
-            # Inputs; for every level the code whose output was nearest to the target; the targets.
-            cx, codes, ys = next(batches)
-            targets = prepared(step // args.num_iteration, loader.last_ids, ys)
-            if step % args.num_iteration == 0:  # the loader has just searched
-                search = loader.last_search
-                run.log(**search.figures(), **{"time/search_s": search.seconds})
-                run.spent.add("data", -search.seconds)
-                if args.unconditional and len(
-                    search.winners
-                ):  # far below 1: images share samples, a larger pool helps
-                    run.log(used_fraction=used_fraction(search.winners))
+            if step < base_steps:  # first what the samples of an input are to have in common
+                losses = {"base mse": regression_gradients(run, net, next(pictures))}
+            else:
+                # Inputs; for every level the code whose output was nearest to the target; targets.
+                cx, codes, ys = next(batches)
+                targets = prepared(step // args.num_iteration, loader.last_ids, ys)
+                if step % args.num_iteration == 0:  # the loader has just searched
+                    search = loader.last_search
+                    run.log(**search.figures(), **{"time/search_s": search.seconds})
+                    run.spent.add("data", -search.seconds)
+                    if args.unconditional and len(search.winners):
+                        # Far below 1: images share samples, a larger pool helps.
+                        run.log(used_fraction=used_fraction(search.winners))
 
-            # What all samples of an input have in common is learnt by regression beside.
-            if regression is not None:
-                run.log(**{"base mse": regression_gradients(run, net, next(regression))})
-
-            # The loss of the outputs on all levels, --bs_gpu rows at a time.
-            batch_loss = imle_gradients(
-                run, forward, loss_fn, (cx, codes, targets), loader.last_ids, mini_bs=args.mini_bs
-            )
+                # The loss of the outputs on all levels, --bs_gpu rows at a time.
+                batch, ids = (cx, codes, targets), loader.last_ids
+                loss = imle_gradients(run, forward, loss_fn, batch, ids, mini_bs=args.mini_bs)
+                losses = {"batch loss": loss}
             rate = scheduler.get_last_lr()[0]
             if run.step(optimizer, clip=args.grad_clip or None):
                 scheduler.step()
                 ema.update(net, run.nimg + args.bs, args.bs)
-            run.log(**{"batch loss": batch_loss, "learning rate": rate})
+            run.log(**losses, **{"learning rate": rate})
 
             if measuring.due(step + 1):
                 measuring(ema.module, parts.kind(args), config)

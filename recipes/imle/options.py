@@ -39,9 +39,9 @@ _OURS = {"base": "learned", "consistency": "project", "padding": "reflect", "nor
 
 _CPU_SMALL = {
     **_OURS,
-    "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16], "n_blocks": 1, "map_nc": 64,
-    "latent_nc": 128, "bs": 8, "mini_bs": 8, "ns": [4, 2], "sp": [4, 2], "code_bs": 16,
-    "cells": [4], "local_ns": [2], "subsample_size": 256, "num_iteration": 128, "outer_loops": 7,
+    "base_loops": 5, "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16],
+    "n_blocks": 1, "map_nc": 64, "latent_nc": 128, "bs": 8, "mini_bs": 8, "ns": [4, 2],
+    "sp": [4, 2], "code_bs": 16, "cells": [4], "local_ns": [2], "subsample_size": 256, "num_iteration": 128, "outer_loops": 12,
     "alpha": 1.0, "lr": 1.5e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
     "num_workers": 0, "cache": "memory",
 }  # fmt: skip
@@ -113,8 +113,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "base_nc", "base_blocks", "base_bs", "consistency", "padding", "norm", "mapping",
-    "search_precision", "rescore",
+    "base", "base_nc", "base_blocks", "base_loops", "consistency", "padding", "norm",
+    "mapping", "search_precision", "rescore",
     "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
@@ -161,8 +161,10 @@ OPTIONS: Table = {
         ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together", USUAL),
         ("--bs_gpu", count(10**6), 8, "images a GPU takes at once; gradients add up to --bs",
          USUAL, was("--mini_bs")),
-        ("--base_bs", integer(0, 10**6), 32, "images more an optimizer step, all GPUs together, "
-         "that --base learned is trained on by regression; 0: by its samples alone", OUTER, ADDED),
+        ("--base_loops", nonnegative_int, 0, "outer loops at first that train --base learned "
+         "alone, by regression", OUTER, ADDED),
+        ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together",
+         OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
         ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
          OUTER, EXECUTION),
@@ -323,7 +325,7 @@ def check(args: Namespace) -> None:
     if args.ipc % args.mini_bs:
         raise ValueError(f"--ipc {args.ipc} is not a multiple of --bs_gpu {args.mini_bs}")
     ranks = max(1, len(args.gpus or []))
-    for name in ("bs", "base_bs") if args.base == "learned" else ("bs",):
+    for name in ("bs", "base_bs") if args.base_loops else ("bs",):
         if (shared := getattr(args, name)) % ranks:
             raise ValueError(
                 f"--{name} {shared} cannot be shared by {ranks} GPUs: take a multiple of it"
@@ -334,6 +336,13 @@ def check(args: Namespace) -> None:
         raise ValueError(
             f"--adaptive_staleness {args.adaptive_staleness} exceeds --adaptive_force "
             f"{args.adaptive_force}: it is to be at most that"
+        )
+    if args.base != "learned" or args.unconditional:
+        args.base_loops = 0  # where a preset has some
+    if args.base_loops >= args.outer_loops:
+        raise ValueError(
+            f"--base_loops {args.base_loops}: none of {args.outer_loops} --outer_loops would be "
+            "left to search codes in"
         )
     if args.rejection is not None:
         try:
@@ -379,8 +388,9 @@ def _check_effects(args: Namespace) -> None:
     taken = args.init == "default" or args.mapping_init == "default"
     rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
-    for name in ("base_nc", "base_blocks", "base_bs"):
+    for name in ("base_nc", "base_blocks", "base_loops"):
         rules.belongs(name, "--base learned", args.base == "learned")
+    rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
     several = "a generator of several levels"
     for name in ("mapping", "rejection_levels"):
         rules.belongs(name, several, len(args.res) > 2)

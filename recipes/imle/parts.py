@@ -61,7 +61,7 @@ Loss = ResolutionLoss | PixelLoss
 
 def check_ranks(args: Namespace, ranks: int) -> None:
     """UsageError for a batch that the processes cannot share."""
-    for name in ("bs", "base_bs") if args.base == "learned" else ("bs",):
+    for name in ("bs", "base_bs") if args.base_loops else ("bs",):
         if getattr(args, name) % ranks:
             raise UsageError(
                 f"--{name} {getattr(args, name)} cannot be shared by {ranks} processes"
@@ -347,18 +347,18 @@ def loader(
     )
 
 
-def regression(
-    args: Namespace, run: Run, trained: Pyramid, net: Generator, corruption: Corruption
-) -> Iterator[tuple[Tensor, list[Tensor]]] | None:
-    """After run.restore: --base_bs pictures more for every step, which a learnt base is trained on:
-    inputs [B, 3, r_0, r_0] and a target a level, in [0, 1]. None: it learns from samples alone, or
-    there is none. Flip and corruption are functions of the number of the draw."""
-    if not isinstance(net, CAMNet) or net.regression is None or not args.base_bs:
-        return None
+def base_pictures(
+    args: Namespace, run: Run, trained: Pyramid, corruption: Corruption
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """After run.restore: what a learnt base is trained on in its --base_loops, a batch a step:
+    inputs [B, 3, r_0, r_0] and a target a level, in [0, 1].
+
+    Pictures, flip and corruption are functions of the number of the draw.
+    """
     order = StepSampler(
         len(trained), args.base_bs, seed=args.seed, rank=run.rank, world_size=run.world_size
     )
-    order.drawn = run.completed * args.base_bs  # one batch a step
+    order.drawn = run.completed * args.base_bs
     loaded = DataLoader(
         trained,
         batch_sampler=order,
@@ -367,16 +367,12 @@ def regression(
         pin_memory=run.device.type == "cuda",
     )
     flip = KeyedFlip(args.seed, args.flip)
-
-    def batches() -> Iterator[tuple[Tensor, list[Tensor]]]:
-        for x, ys in order.batches(loaded):
-            draws = torch.arange(order.drawn - args.base_bs + run.rank, order.drawn, run.world_size)
-            draws = draws.to(run.device)
-            images = [image.to(run.device, non_blocking=True).float() / 255 for image in (x, *ys)]
-            cx, *targets = flip(images, 0, draws)
-            yield corruption.keyed(cx, 0, draws), targets
-
-    return batches()
+    for x, ys in order.batches(loaded):
+        draws = torch.arange(order.drawn - args.base_bs + run.rank, order.drawn, run.world_size)
+        draws = draws.to(run.device)
+        images = [image.to(run.device, non_blocking=True).float() / 255 for image in (x, *ys)]
+        cx, *targets = flip(images, 0, draws)
+        yield corruption.keyed(cx, 0, draws), targets
 
 
 def adaptive(args: Namespace) -> Adaptive | None:
@@ -406,8 +402,10 @@ def search_precision(asked: str, device: torch.device) -> str:
 
 
 def work(args: Namespace, step: int) -> str | None:
-    """What tells steps apart that compute more or less (`runtime.flops`): the first of an outer
-    loop has a search in it."""
+    """What tells steps apart that compute more or less (`runtime.flops`): those of a base alone,
+    and the first of an outer loop, which has a search in it."""
+    if step < args.base_loops * args.num_iteration:
+        return "base"
     return "step" if step % args.num_iteration else None
 
 

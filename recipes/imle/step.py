@@ -11,9 +11,6 @@ from imle.losses import LossTarget
 from imle.targets import rows
 from runtime.run import Run
 
-# Of the MSE of a base, about 0.02, beside losses of samples, about 0.1.
-REGRESSION = 10.0
-
 # Inputs, a code a level, a target a level.
 Batch = tuple[Tensor, list[Tensor], Sequence[Tensor | LossTarget]]
 
@@ -60,8 +57,8 @@ def imle_gradients(
 def regression_gradients(
     run: Run, net: nn.Module, pictures: tuple[Tensor, Sequence[Tensor]]
 ) -> Tensor:
-    """Backpropagate how far a learnt base is off, the mean over rows of the sum over levels of the
-    MSE, times `REGRESSION`; returns the MSE, a detached scalar. Gradients of samples are to follow.
+    """Backpropagate the MSE of a learnt base, the mean over rows of the sum over levels; returns
+    it, a detached scalar.
 
     net: a CAMNet with such a base. pictures: inputs [B, 3, r_0, r_0] and a target [B, 3, r_l, r_l]
     a level, in [0, 1].
@@ -71,5 +68,5 @@ def regression_gradients(
         images = cast(CAMNet, net).regressed(cx)
     off = [(x.float() - y).square().mean() for x, y in zip(images, ys, strict=True)]
     mse = sum(off[1:], start=off[0])
-    run.backward(REGRESSION * mse, last=False)
+    run.backward(mse)
     return mse.detach()
