@@ -41,9 +41,9 @@ _CPU_SMALL = {
     **_OURS,
     "base_loops": 5, "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16],
     "n_blocks": 1, "map_nc": 64, "latent_nc": 128, "bs": 8, "mini_bs": 8, "ns": [4, 2],
-    "sp": [4, 2], "code_bs": 16, "cells": [4], "local_ns": [2], "subsample_size": 256, "num_iteration": 128, "outer_loops": 12,
-    "alpha": 1.0, "lr": 1.5e-3, "lpips": "auto", "cache_targets": True, "num_val_images": 20,
-    "num_workers": 0, "cache": "memory",
+    "sp": [4, 2], "code_bs": 16, "cells": [4], "local_ns": [2], "subsample_size": 256,
+    "num_iteration": 128, "outer_loops": 12, "alpha": 1.0, "lr": 1.5e-3, "lpips": "auto",
+    "cache_targets": True, "num_val_images": 20, "num_workers": 0, "cache": "memory",
 }  # fmt: skip
 
 PRESETS = {
@@ -338,7 +338,8 @@ def check(args: Namespace) -> None:
             f"{args.adaptive_force}: it is to be at most that"
         )
     if args.base != "learned" or args.unconditional:
-        args.base_loops = 0  # where a preset has some
+        if not Rules(args, OPTIONS, PRESETS).typed("base_loops"):
+            args.base_loops = 0  # where a preset has some
     if args.base_loops >= args.outer_loops:
         raise ValueError(
             f"--base_loops {args.base_loops}: none of {args.outer_loops} --outer_loops would be "
