@@ -49,7 +49,7 @@ _CPU_SMALL = {
 PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, a minute",
-        **_OURS,
+        **_OURS, "base_nc": 32, "base_blocks": 4,
         "data_tr": "scenes", "res": [8, 16, 32], "resid_nc": [16, 16], "dense_nc": [8, 8],
         "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [4], "sp": [4], "code_bs": 8,
         "cells": [4], "local_ns": [2],

@@ -91,6 +91,37 @@ def test_signal_in_the_middle_of_a_loop(finished, tmp_path, workers, monkeypatch
     same_end(run_dir, finished)
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_base_is_trained_alone_at_first(workers, tmp_path, monkeypatch):
+    """Two loops of regression, in which nothing is searched, and one of samples; SIGTERM in each:
+    every step as without."""
+    words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 2 --base_bs 6".split()
+    words += ["--num_workers", workers]
+    train(tmp_path / "whole", *words)
+    whole = tmp_path / "whole"
+    off, loss = metrics(whole, "base mse"), metrics(whole, "batch loss")
+    assert sorted(off) == list(range(1, 9)) and sorted(loss) == [9, 10, 11, 12]
+    assert sorted(metrics(whole, "search loss")) == [9]
+    run_dir, original, stops = tmp_path / "run", SCRIPT.Run.backward, [2, 6, 10]
+
+    def backward(self, *args, **kwargs):
+        if stops and self.completed == stops[0]:
+            stops.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SCRIPT.Run, "backward", backward)
+    for step in (3, 7, 11):
+        with pytest.raises(SystemExit) as stop:
+            train(run_dir, *words)
+        assert stop.value.code == 75
+        assert checkpoint.steps_of(run_dir / "checkpoints")[-1] == step
+    train(run_dir, *words)
+    same_end(run_dir, whole)
+    net = load_snapshot(run_dir / "snapshots" / "network-latest.safetensors")
+    assert net.config["net"]["base"] == "learned" and "regression.stem.0.weight_v" in net.state_dict
+
+
 def test_signal_in_a_search(finished, tmp_path, monkeypatch):
     """The search of loop 1 is abandoned, the state of step 4 kept, the search repeated exactly."""
     run_dir = tmp_path / "run"
@@ -272,7 +303,8 @@ def test_truncated_and_odd_images_are_survived(tmp_path, capfd):
 
 def test_two_ranks_equal_one(tmp_path):
     """Losses of every step to 1e-6 relative; not Adam-updated weights (see the issue of biases)."""
-    words = [*TINY, "--bs", "4", "--mini_bs", "4", "--outer_loops", "1", "--lr", "1e-9"]
+    words = [*TINY, "--bs", "4", "--mini_bs", "4", "--outer_loops", "2", "--lr", "1e-9"]
+    words += ["--base", "learned", "--base_loops", "1", "--base_bs", "6", "--base_nc", "6"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "TrainGeneratorWandB.py"), *words, "--run-dir"]
     one = subprocess.run([*command, tmp_path / "one"], env=env, capture_output=True, text=True)
@@ -280,9 +312,11 @@ def test_two_ranks_equal_one(tmp_path):
     env["IMLE_LAB_CPU_RANKS"] = "2"
     two = subprocess.run([*command, tmp_path / "two"], env=env, capture_output=True, text=True)
     assert two.returncode == 0, two.stderr
-    assert metrics(tmp_path / "two", "batch loss") == pytest.approx(
-        metrics(tmp_path / "one", "batch loss"), rel=1e-6
-    )
+    for name in ("base mse", "batch loss"):
+        assert len(metrics(tmp_path / "one", name)) == 4
+        assert metrics(tmp_path / "two", name) == pytest.approx(
+            metrics(tmp_path / "one", name), rel=1e-6
+        )
 
 
 def test_ranks_share_an_unconditional_run(tmp_path):
