@@ -185,11 +185,14 @@ def optimizer(args: Namespace, net: nn.Module) -> torch.optim.AdamW:
 
 
 def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
-    """Step -> learning rate over --lr: linear warm-up, then the named schedule over `total`."""
+    """Step -> learning rate over --lr: linear warm-up, then the named schedule over `total`; one
+    over --base_loops, and another over the loops behind them."""
+    alone = args.base_loops * args.num_iteration
 
     def factor(step: int) -> float:
+        step, length = (step, alone) if step < alone else (step - alone, total - alone)
         warm = min(1.0, (step + 1) / max(1, args.warmup))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, length))))
         if args.lr_schedule == "constant":
             return warm
         if args.lr_schedule == "reference":  # CosineAnnealingLR(eta_min=1e-4), no warm-up
