@@ -35,21 +35,21 @@ from runtime.types import (
 )
 
 # What our networks have beyond the originals': docs/imle.md, "What the input says".
-_OURS = {"base": "learned", "consistency": "project", "padding": "reflect", "norm": "none"}
+_OURS = {"base": "input", "consistency": "project", "padding": "reflect", "norm": "none"}
 
 _CPU_SMALL = {
     **_OURS,
-    "base_loops": 5, "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16],
+    "data_tr": "scenes", "resid_nc": [48, 32], "dense_nc": [24, 16],
     "n_blocks": 1, "map_nc": 64, "latent_nc": 128, "bs": 8, "mini_bs": 8, "ns": [4, 2],
     "sp": [4, 2], "code_bs": 16, "cells": [4], "local_ns": [2], "subsample_size": 256,
-    "num_iteration": 128, "outer_loops": 12, "alpha": 1.0, "lr": 1.5e-3, "lpips": "auto",
+    "num_iteration": 128, "outer_loops": 7, "alpha": 1.0, "lr": 1.5e-3, "lpips": "auto",
     "cache_targets": True, "num_val_images": 20, "num_workers": 0, "cache": "memory",
 }  # fmt: skip
 
 PRESETS = {
     "smoke": {
         "_help": "embedded scenes, CPU, a minute",
-        **_OURS, "base_nc": 32, "base_blocks": 4,
+        **_OURS,
         "data_tr": "scenes", "res": [8, 16, 32], "resid_nc": [16, 16], "dense_nc": [8, 8],
         "n_blocks": 1, "map_nc": 16, "latent_nc": 64, "bs": 8, "ns": [4], "sp": [4], "code_bs": 8,
         "cells": [4], "local_ns": [2],
