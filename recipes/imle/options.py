@@ -161,7 +161,7 @@ OPTIONS: Table = {
         ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together", USUAL),
         ("--bs_gpu", count(10**6), 8, "images a GPU takes at once; gradients add up to --bs",
          USUAL, was("--mini_bs")),
-        ("--base_loops", nonnegative_int, 0, "outer loops at first that train --base learned "
+        ("--base_loops", integer(0, 10**6), 0, "outer loops at first that train --base learned "
          "alone, by regression", OUTER, ADDED),
         ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together",
          OUTER, ADDED),
