@@ -84,11 +84,10 @@ PRESENT = {
     "--num_iteration 64 --outer_loops 30 --code_bs 64 --lr 2e-3 --mapping_lr_mult 1 --warmup 50 "
     "--flip 0 --num_workers 0 --cache memory",
 }
-# Part of the recipe -> option -> (its value without the part, its value with it: the preset's where
-# that has one of its own).
+# Part of the recipe -> option -> (its value in `present`, the value that is tried where the preset
+# cpu-small does not have one of its own).
 PARTS: dict[str, dict[str, tuple[str, str]]] = {
     "base": {"base": ("none", "input")},
-    "learned": {"base": ("input", "learned")},
     "consistency": {"consistency": ("none", "project")},
     "padding": {"padding": ("zeros", "reflect")},
     "norm": {"norm": ("instance", "none")},
@@ -145,8 +144,7 @@ def part_words(name: str, on: bool) -> str:
     for option, (without, tried) in PARTS[name].items():
         typed = flag(option, imle_options.OPTIONS)
         found = as_typed(preset[option]) if option in preset else without
-        own = found != without and option != "base"  # of which there are two parts
-        words += [typed, without if not on else found if own else tried]
+        words += [typed, without if not on else tried if found == without else found]
     return " ".join(words)
 
 
@@ -275,8 +273,8 @@ def last_said(words: Sequence[str]) -> list[str]:
             said.pop(option, None)
             said[option] = []
         else:
-            said[option].append(word)
-    return [word for option, values in said.items() for word in (option, *values)]
+            said.setdefault(option, []).append(word)
+    return [word for option, values in said.items() for word in (option, *values) if word]
 
 
 def asked(args: argparse.Namespace, piece: Piece, loops: int | None = None) -> argparse.Namespace:

@@ -344,6 +344,10 @@ class CAMNet(nn.Module):
         kept = cx if (self.base, self.consistency) != ("none", "none") else None
         details = None
         if self.regression is not None:
+            if tuple(cx.shape[2:]) != (self.res[0], self.res[0]):
+                raise ValueError(
+                    f"base learned is of inputs of {self.res[0]} pixels, got {list(cx.shape)}"
+                )
             with torch.no_grad() if self.is_frozen else contextlib.nullcontext():
                 details = self.regression(filled(cx, self.task))
         if self.color_space == "lab":
@@ -389,7 +393,8 @@ class CAMNet(nn.Module):
     def regressed(self, cx: Tensor) -> list[Tensor]:
         """Images of all levels where nothing is added to a learnt base: what it is trained by.
 
-        cx as in `forward`, no codes. Errors: ValueError for another base.
+        cx `[B, 3, r_0, r_0]` in [0, 1], no codes; returns `[B, 3, r_{i+1}, r_{i+1}]` of level i.
+        Errors: ValueError for another base, and for inputs of another size.
         """
         if self.regression is None:
             raise ValueError(f"base {self.base} learns nothing: base learned does")

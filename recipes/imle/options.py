@@ -163,8 +163,8 @@ OPTIONS: Table = {
          USUAL, was("--mini_bs")),
         ("--base_loops", integer(0, 10**6), 0, "outer loops at first that train --base learned "
          "alone, by regression", OUTER, ADDED),
-        ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together",
-         OUTER, ADDED),
+        ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together, "
+         "each its share at once", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
         ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
          OUTER, EXECUTION),
@@ -277,7 +277,7 @@ OPTIONS: Table = {
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
         ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
          "learning rate as it was over the former, instead of over the new one", OUTER, EXECUTION),
-        ("--warmup", nonnegative_int, 100, "steps of linear warm-up"),
+        ("--warmup", nonnegative_int, 100, "steps of linear warm-up, also behind --base_loops"),
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
         ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),
         ("--grad_clip", nonnegative_float, 0.0, "largest gradient norm; 0: no limit"),
@@ -337,14 +337,6 @@ def check(args: Namespace) -> None:
             f"--adaptive_staleness {args.adaptive_staleness} exceeds --adaptive_force "
             f"{args.adaptive_force}: it is to be at most that"
         )
-    if args.base != "learned" or args.unconditional:
-        if not Rules(args, OPTIONS, PRESETS).typed("base_loops"):
-            args.base_loops = 0  # where a preset has some
-    if args.base_loops >= args.outer_loops:
-        raise ValueError(
-            f"--base_loops {args.base_loops}: none of {args.outer_loops} --outer_loops would be "
-            "left to search codes in"
-        )
     if args.rejection is not None:
         try:
             radius = rejection_of(args.rejection)[0]
@@ -366,6 +358,11 @@ def check(args: Namespace) -> None:
     else:
         _check_cascade(args)
     _check_effects(args)
+    if args.base_loops >= args.outer_loops:
+        raise ValueError(
+            f"--base_loops {args.base_loops}: none of {args.outer_loops} --outer_loops would be "
+            "left to search codes in"
+        )
     if args.unconditional:
         args.cells = args.local_ns = None  # where a preset has them
 

@@ -240,15 +240,25 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
                     f"picture: --base none goes with them, not --base {net.base}"
                 )
             state = reference_names(state, net)
-        base = "none" if found.kind is None else str(found.built.get("base", "none"))
-        if (base, net.base) == ("input", "learned"):
-            state = to_learned(state, net)
-            say(f"{file.name} has the enlarged input as its base: what is learnt begins at nothing")
-        elif base != net.base and "learned" in (base, net.base):
-            raise UsageError(
-                f"--init_from {args.init_from}: weights of a network with --base {base}, not "
-                f"--base {net.base}: give --base {base}"
-            )
+        if found.kind in (None, kind(args)):
+            base = "none" if found.kind is None else str(found.built.get("base", "none"))
+            if (base, net.base) == ("input", "learned"):
+                state = to_learned(state, net)
+                say(f"{file.name} has the enlarged input as its base: what is learnt begins at 0")
+            elif base != net.base and "learned" in (base, net.base):
+                raise UsageError(
+                    f"--init_from {args.init_from}: weights of a network with --base {base}, not "
+                    f"--base {net.base}: give --base {base}"
+                )
+            elif base == "learned":
+                for name in ("base_nc", "base_blocks"):
+                    if (theirs := found.built.get(name, default_of(OPTIONS, name))) != (
+                        mine := net.config[name]
+                    ):
+                        raise UsageError(
+                            f"--init_from {args.init_from}: weights of a network with --{name} "
+                            f"{theirs}, not {mine}: samples were trained around that base"
+                        )
         if net.config["mapping"] == "hierarchical":
             state, widened = to_hierarchical(state, net)
             if widened:

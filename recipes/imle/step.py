@@ -61,7 +61,7 @@ def regression_gradients(
     it, a detached scalar.
 
     net: a CAMNet with such a base. pictures: inputs [B, 3, r_0, r_0] and a target [B, 3, r_l, r_l]
-    a level, in [0, 1].
+    a level, in [0, 1]. Errors: ValueError for a network with another base.
     """
     cx, ys = pictures
     with run.precision.autocast():

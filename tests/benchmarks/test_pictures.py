@@ -95,6 +95,20 @@ def test_parts_are_put_in_as_the_preset_has_them_and_left_out_as_they_were(monke
     assert arms["present+clip"].words.endswith("--grad_clip 1")
 
 
+def test_an_option_said_twice_has_its_last_values():
+    words = "--res 8 16 --cells 4 --flip 0 --res 16 32 --adaptive".split()
+    assert study.last_said(words) == "--cells 4 --flip 0 --res 16 32 --adaptive".split()
+    assert study.last_said(["odd", "--res", "8"]) == ["odd", "--res", "8"]
+
+
+def test_longer_and_shorter_runs_are_the_presets_but_for_their_loops(tmp_path):
+    args = args_of(tmp_path)
+    loops = {n: study.asked(args, study.Piece(f"cpu-small/{n}", 0)).outer_loops for n in
+             ("new", "new-x2", "new-x4", "present-short", "present")}  # fmt: skip
+    assert loops["new-x2"] == 2 * loops["new"] and loops["new-x4"] == 4 * loops["new"]
+    assert loops["present-short"] == study.SHORT < loops["present"]
+
+
 def test_pieces_are_in_order_and_wrong_words_are_said(tmp_path, capsys):
     args = args_of(tmp_path, "--only", "present*", "demo/*", "--seeds", "4", "5")
     found = study.pieces(args)

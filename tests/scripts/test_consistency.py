@@ -1,6 +1,7 @@
 """Runs and snapshots of networks with a base, consistency and another padding, from end to end."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,3 +183,20 @@ def test_runs_begun_before_the_options_go_on():
         name, value = words[2:].split()
         assert str(flags(words)[name]) == value
     assert flags("--base none --code_gain 0.3") == plain
+
+
+def test_a_learnt_base_begins_with_weights_that_go_with_it(tmp_path):
+    short = "--num_iteration 1 --outer_loops 1".split()
+    learned = [*short, *"--base learned --base_nc 6 --base_blocks 1".split()]
+
+    def last(name):
+        return str(tmp_path / name / "snapshots" / "network-latest.safetensors")
+
+    train(tmp_path / "input", *short)
+    train(tmp_path / "learned", *learned, "--init_from", last("input"))
+    assert load_snapshot(Path(last("learned"))).config["net"]["base"] == "learned"
+    assert open_generator(Path(last("learned"))).net.regression is not None
+    with pytest.raises(UsageError, match="--base learned, not --base input: give --base learned"):
+        train(tmp_path / "a", *short, "--init_from", last("learned"))
+    with pytest.raises(UsageError, match="a network with --base_nc 6, not 8"):
+        train(tmp_path / "b", *learned, "--base_nc", "8", "--init_from", last("learned"))
