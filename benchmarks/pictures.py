@@ -17,7 +17,7 @@ quarters of a loop, and has as many loops as fit. What they took in the end is i
 
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
-cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2 and -x4: as it
+cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
 is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
 
@@ -111,7 +111,7 @@ FULL = {
 # Loops of `new` where the preset's are for photographs, of which a step costs four times as much.
 LOOPS = {"mnist": "--outer_loops 16", "mnist-mask": "--outer_loops 16"}
 SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-small/new
-LONGER = (2, 4)  # times the loops of cpu-small/new, for what more time brings
+LONGER = (2, 4, 8)  # times the loops of cpu-small/new, for what more time brings
 # Options that name files and folders, and the length, which follows from the arm's time.
 NOT_COMPARED = (
     *tagged(imle_options.OPTIONS, EXECUTION),
