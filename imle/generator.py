@@ -169,8 +169,8 @@ class CAMNet(nn.Module):
             original really started from. mapping_init: "default" unit-scale styles or "reference".
         mapping: "independent", CAM-Net's, or "hierarchical", CHIMLE's (imle.mapping).
         base: what outputs are added to: "none", the originals', or "input", see `imle.base`, or
-            "learned": that and what a network of base_nc channels and base_blocks residual blocks
-            makes of the input, see `imle.regression` and `regressed`.
+            "learned": that and what a network of base_nc channels, base_blocks residual blocks and
+            base_context coarser resolutions makes of the input, see `imle.regression`, `regressed`.
         consistency: "none", or "project": every output agrees with the input of the cascade.
         padding: how pictures go on beyond their border, "zeros", the originals', "reflect" or
             "replicate". norm: of features before a style acts on them, "instance", the originals',
@@ -210,6 +210,7 @@ class CAMNet(nn.Module):
         base: Literal["none", "input", "learned"] = "none",
         base_nc: Width = 64,
         base_blocks: Depth = 8,
+        base_context: int = 0,
         consistency: Literal["none", "project"] = "none",
         padding: Padding = "zeros",
         norm: Norm = "instance",
@@ -230,9 +231,9 @@ class CAMNet(nn.Module):
             feat_scales=[float(s) for s in feat_scales[:levels]], feedback=feedback,
             rgb_from=rgb_from, head=head, init=init, init_type=init_type, init_scale=init_scale,
             mapping_init=mapping_init, mapping=mapping, base=base, base_nc=base_nc,
-            base_blocks=base_blocks, consistency=consistency, padding=padding, norm=norm,
-            code_gain=code_gain, grayscale=grayscale, mask_frac=mask_frac, mask_res=mask_res,
-            fill=fill,
+            base_blocks=base_blocks, base_context=base_context, consistency=consistency,
+            padding=padding, norm=norm, code_gain=code_gain, grayscale=grayscale,
+            mask_frac=mask_frac, mask_res=mask_res, fill=fill,
         )  # fmt: skip
         check_settings(self.config)
         self.base, self.consistency = base, consistency
@@ -245,7 +246,7 @@ class CAMNet(nn.Module):
         # that a code search asks for; hence the registration by hand, and `stages` for the modules
         self._modules["levels"] = nn.ModuleList(self._level(i) for i in range(levels))
         if base == "learned":
-            self._modules["regression"] = Regression(self.res, base_nc, base_blocks)
+            self._modules["regression"] = Regression(self.res, base_nc, base_blocks, base_context)
         set_padding(self, padding)
         self.reset_parameters()
 
@@ -369,7 +370,7 @@ class CAMNet(nn.Module):
         stage = cast(Level, self.stages[level])
         image, feature, pending, origin, styles, details = self._expand(state, code, level)
         w = stage.style_of(code, styles)
-        tanh, feature = stage(image, feature, code, w)
+        tanh, feature = stage(self._seen(image, details, level), feature, code, w)
         if self.base != "none":
             times = image.shape[0] // state.image.shape[0]  # len() is not for torch.export
             base = self._base(state, level).repeat_interleave(times, 0)
@@ -389,6 +390,14 @@ class CAMNet(nn.Module):
         if self.config["mapping"] == "hierarchical":
             styles = w if styles is None else torch.cat([styles, w], 1)
         return rgb, CascadeState(internal, feature, pending, origin, styles, details)
+
+    def _seen(self, image: Tensor, details: Tensor | None, level: int) -> Tensor:
+        """What a level looks at: the picture that it adds to, so that codes can act on what is
+        learnt, where that is of its resolution; in inpainting the picture with its holes."""
+        if self.regression is None or self.task.mask_frac:
+            return image
+        detail = self.regression.detail(cast(Tensor, details), level)
+        return image + detail if detail.shape == image.shape else image
 
     def regressed(self, cx: Tensor) -> list[Tensor]:
         """Images of all levels where nothing is added to a learnt base: what it is trained by.
@@ -577,7 +586,7 @@ class CAMNet(nn.Module):
                 part in f".{name}"
                 for part in (
                     ".conv5.", ".lr_conv.", ".feat_net.", ".out_conv.",
-                    ".second.", ".stem.", ".long.", ".head.",
+                    ".second.", ".stem.", ".long.", ".head.", ".widen.", ".narrow.",
                 )
             )  # fmt: skip
             gain = 1.0 if linear else math.sqrt(2)

@@ -53,6 +53,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"base {config['base']} needs lab_range correct: reference has a and b of two scales"
         )
+    _check_context(res[0], config["base_context"], config["padding"])
     if config["padding"] == "reflect" and res[0] < 2:
         raise ValueError(f"padding reflect needs images of 2 pixels or more, got res {res}")
 
@@ -81,6 +82,17 @@ def _check_numbers(config: Mapping[str, Any], levels: int) -> None:
             )
     if len(config["feat_scales"]) < levels:
         raise ValueError(f"feat_scales needs {levels} values, got {config['feat_scales']}")
+
+
+def _check_context(side: int, context: int, padding: str) -> None:
+    smallest = 2 if padding == "reflect" else 1
+    if context < 0:
+        raise ValueError(f"base_context must be at least 0, got {context}")
+    if context and (context > 16 or side % 2**context or side >> context < smallest):
+        raise ValueError(
+            f"base_context {context} halves {side} pixels {context} times: that has to come out "
+            f"even, with {smallest} or more left"
+        )
 
 
 def _check_res(res: Sequence[int]) -> None:

@@ -113,8 +113,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "base_nc", "base_blocks", "base_loops", "consistency", "padding", "norm",
-    "mapping", "search_precision", "rescore",
+    "base", "base_nc", "base_blocks", "base_context", "base_loops", "consistency", "padding",
+    "norm", "mapping", "search_precision", "rescore",
     "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
@@ -251,6 +251,8 @@ OPTIONS: Table = {
          "the input alone; none: it is the picture", NETWORK, ADDED),
         ("--base_nc", wide, 64, "channels of that small network", NETWORK, ADDED),
         ("--base_blocks", count(256), 8, "and its residual blocks", NETWORK, ADDED),
+        ("--base_context", integer(0, 16), 0, "and how many times it halves the input on the way "
+         "down of a U-Net, to see more of it: colours need that, with 1 block", NETWORK, ADDED),
         ("--consistency", ("none", "project"), "none", "project: pictures agree with their input "
          "exactly, when reduced and corrupted again", NETWORK, ADDED),
         ("--padding", ("zeros", "reflect", "replicate"), "zeros", "how pictures go on beyond their "
@@ -386,7 +388,7 @@ def _check_effects(args: Namespace) -> None:
     taken = args.init == "default" or args.mapping_init == "default"
     rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
-    for name in ("base_nc", "base_blocks", "base_loops"):
+    for name in ("base_nc", "base_blocks", "base_context", "base_loops"):
         rules.belongs(name, "--base learned", args.base == "learned")
     rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
     several = "a generator of several levels"

@@ -251,7 +251,7 @@ def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None
                     f"--base {net.base}: give --base {base}"
                 )
             elif base == "learned":
-                for name in ("base_nc", "base_blocks"):
+                for name in ("base_nc", "base_blocks", "base_context"):
                     if (theirs := found.built.get(name, default_of(OPTIONS, name))) != (
                         mine := net.config[name]
                     ):
