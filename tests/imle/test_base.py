@@ -277,9 +277,10 @@ def test_bad_settings(settings, message):
 LEARNED = dict(base="learned", base_nc=6, base_blocks=2, consistency="project", padding="reflect")
 
 
+@pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize(("name", "color_space"), ALL)
-def test_a_learnt_base_is_what_samples_are_without_their_own_part(name, color_space):
-    net, cx = network(name, color_space, **LEARNED)
+def test_a_learnt_base_is_what_samples_are_without_their_own_part(name, color_space, context):
+    net, cx = network(name, color_space, **LEARNED, base_context=context)
     net.regression.head[0].weight_g.data *= 30
     for stage in net.stages:
         stage.out_conv[0].weight_g.data.zero_()
@@ -295,7 +296,7 @@ def test_a_learnt_base_is_what_samples_are_without_their_own_part(name, color_sp
 
 
 def test_a_learnt_base_is_trained_without_codes_and_alone():
-    net, cx = network("super-resolution", **LEARNED)
+    net, cx = network("super-resolution", **LEARNED, base_context=1)
     torch.testing.assert_close(
         net.regressed(cx), net.frozen_copy().regressed(cx), atol=5e-5, rtol=0
     )
@@ -311,7 +312,7 @@ def test_a_learnt_base_is_trained_without_codes_and_alone():
 @pytest.mark.parametrize(("name", "color_space"), ALL)
 def test_a_network_gets_a_learnt_base_without_changing_its_function(name, color_space):
     before, cx = network(name, color_space, **{**LEARNED, "base": "input"})
-    net, _ = network(name, color_space, **LEARNED)
+    net, _ = network(name, color_space, **LEARNED, base_context=1)
     net.load_state_dict(to_learned(before.state_dict(), net))
     z = codes(net)
     with torch.no_grad():
@@ -319,3 +320,42 @@ def test_a_network_gets_a_learnt_base_without_changing_its_function(name, color_
             assert torch.equal(one, other)
     net(cx, z, loi=-1).square().sum().backward()
     assert net.regression.head[0].weight_g.grad.abs().max() > 0  # and learns from there
+
+
+def test_context_lets_a_learnt_base_see_the_whole_picture():
+    sees = []
+    for context in (0, 3):
+        net = CAMNet(**{**TINY, "res": [32, 64], **LEARNED, "base_context": context})
+        net.regression.head[0].weight_g.data *= 30
+        cx = torch.rand(1, 3, 32, 32, requires_grad=True)
+        net.regression(cx).reshape(-1)[:3].sum().backward()  # of the first pixel
+        sees.append(bool((cx.grad[0, :, -1, -1] != 0).any()))
+    assert sees == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("task", "sees"),
+    [(dict(grayscale=1), True), (dict(mask_frac=0.5, mask_res=4), False)],
+)
+def test_levels_look_at_what_is_learnt(task, sees):
+    """Where it is of their resolution: with no outputs of their own before, level 0's features
+    change with the base; in inpainting levels see the picture with its holes."""
+    torch.manual_seed(0)
+    net = CAMNet(**{**TINY, "res": [8, 8], **LEARNED, **task})
+    cx, code = torch.rand(2, 3, 8, 8), torch.randn(2, net.code_sizes[0])
+    features = []
+    with torch.no_grad():
+        for gain in (0, 30):
+            net.regression.head[0].weight_g.fill_(gain)
+            features.append(net.advance(net.start(cx), code, 0)[1].feature)
+    assert torch.equal(*features) != sees
+
+
+@pytest.mark.parametrize("context", [-1, 2, 4, 40])
+def test_context_that_does_not_come_out_even(context):
+    message = "at least 0" if context < 0 else f"halves 12 pixels {context} times: .* 2 or more"
+    if context == 2:  # 3 pixels are left
+        CAMNet(**{**TINY, "res": [12, 24], **LEARNED, "base_context": context})
+        return
+    with pytest.raises(ValueError, match=message):
+        CAMNet(**{**TINY, "res": [12, 24], **LEARNED, "base_context": context})

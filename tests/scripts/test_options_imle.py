@@ -125,6 +125,7 @@ EFFECTS = [
     ("cascade", "--base learned", SIZE),
     ("learned", "--base_nc 4", SIZE),
     ("learned", "--base_blocks 2", SIZE),
+    ("learned", "--base_context 1", SIZE),
     ("learned", "--base_loops 1", f"rates {TRAINING}"),
     ("based", "--base_bs 4", TRAINING),
     ("cascade", "--consistency project", NETWORK),
