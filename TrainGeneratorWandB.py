@@ -119,8 +119,7 @@ def main(args: argparse.Namespace) -> None:
             if step < base_steps:  # first what the samples of an input are to have in common
                 losses = {"base mse": regression_gradients(run, net, next(pictures))}
             else:
-                if step == base_steps:
-                    optimizer.state.clear()  # gradients of another loss are of another size
+                parts.behind_base(args, net, optimizer, step)
                 # Inputs; for every level the code whose output was nearest to the target; targets.
                 cx, codes, ys = next(batches)
                 targets = prepared(step // args.num_iteration, loader.last_ids, ys)

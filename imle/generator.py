@@ -593,8 +593,8 @@ class CAMNet(nn.Module):
             std = 0.02 if c["init_type"] == "normal" else gain / math.sqrt(conv.fan_in)
             scaled = any(part in name for part in (".RDB", ".out_conv.", ".second.", ".head."))
             weight.normal_(0, std * (c["init_scale"] if scaled else 1.0))
-            if ".head." in name:
-                weight *= c["init_scale"]  # a base starts as the enlarged input
+            if ".head." in name or (".out_conv." in name and c["base"] == "learned"):
+                weight *= c["init_scale"]  # a base starts as the enlarged input, samples as theirs
             if ".feat_net." in f".{name}":
                 weight[:, : c["in_nc"]] *= _PICTURE_GAIN
                 weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= c["code_gain"]

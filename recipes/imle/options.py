@@ -113,8 +113,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "base_nc", "base_blocks", "base_context", "base_loops", "consistency", "padding",
-    "norm", "mapping", "search_precision", "rescore",
+    "base", "base_nc", "base_blocks", "base_context", "base_loops", "freeze_base",
+    "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
     "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
 SIZES_OF_CASCADE = ("ns", "sp", "code_nc", "resid_nc", "dense_nc", "n_blocks")
@@ -165,6 +165,8 @@ OPTIONS: Table = {
          "alone, by regression", OUTER, ADDED),
         ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together, "
          "each its share at once", OUTER, ADDED),
+        ("--freeze_base", bool, False, "the learnt base stays as --base_loops or --init_from left "
+         "it, instead of learning from samples too", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
         ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
          OUTER, EXECUTION),
@@ -388,7 +390,7 @@ def _check_effects(args: Namespace) -> None:
     taken = args.init == "default" or args.mapping_init == "default"
     rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
-    for name in ("base_nc", "base_blocks", "base_context", "base_loops"):
+    for name in ("base_nc", "base_blocks", "base_context", "base_loops", "freeze_base"):
         rules.belongs(name, "--base learned", args.base == "learned")
     rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
     several = "a generator of several levels"

@@ -388,6 +388,19 @@ def base_pictures(
         yield corruption.keyed(cx, 0, draws), targets
 
 
+def behind_base(
+    args: Namespace, net: Generator, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """Before each step of samples: with --freeze_base a learnt base keeps its weights. At the first
+    behind --base_loops the optimizer begins anew: its moments are of the gradients of another loss,
+    a hundred times as small, by which the next steps would be that much too long."""
+    base = net.regression if isinstance(net, CAMNet) else None
+    if base is not None and args.freeze_base:
+        base.requires_grad_(False)
+    if step and step == args.base_loops * args.num_iteration:
+        optimizer.state.clear()
+
+
 def adaptive(args: Namespace) -> Adaptive | None:
     """Which pictures keep their codes; None: all are searched in every loop."""
     if not args.adaptive:

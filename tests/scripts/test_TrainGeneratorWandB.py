@@ -96,7 +96,7 @@ def test_a_base_is_trained_alone_at_first(workers, tmp_path, monkeypatch):
     """Two loops of regression, in which nothing is searched, and one of samples; SIGTERM in each:
     every step as without."""
     words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 2 --base_bs 6".split()
-    words += ["--num_workers", workers]
+    words += ["--num_workers", workers, "--freeze_base", str(workers == "2")]
     train(tmp_path / "whole", *words)
     whole = tmp_path / "whole"
     off, loss = metrics(whole, "base mse"), metrics(whole, "batch loss")
@@ -120,6 +120,25 @@ def test_a_base_is_trained_alone_at_first(workers, tmp_path, monkeypatch):
     same_end(run_dir, whole)
     net = load_snapshot(run_dir / "snapshots" / "network-latest.safetensors")
     assert net.config["net"]["base"] == "learned" and "regression.stem.0.weight_v" in net.state_dict
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_behind_the_base(freeze, tmp_path, monkeypatch):
+    """The optimizer begins anew, and a base that is frozen keeps its weights."""
+    original, seen = SCRIPT.parts.behind_base, []
+
+    def spied(args, net, optimizer, step):
+        moments = len(optimizer.state)
+        original(args, net, optimizer, step)
+        weights = torch.cat([p.detach().reshape(-1) for p in net.regression.parameters()])
+        seen.append((step, moments, len(optimizer.state), weights))
+
+    monkeypatch.setattr(SCRIPT.parts, "behind_base", spied)
+    words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 6".split()
+    train(tmp_path / "run", *words, "--freeze_base", str(freeze))
+    steps, before, after, weights = zip(*seen, strict=True)
+    assert steps[0] == 4 and before[0] > 0 and after[0] == 0 and min(after[1:]) > 0
+    assert all(torch.equal(w, weights[0]) == freeze for w in weights[1:])
 
 
 def test_signal_in_a_search(finished, tmp_path, monkeypatch):

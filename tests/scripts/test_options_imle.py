@@ -128,6 +128,7 @@ EFFECTS = [
     ("learned", "--base_context 1", SIZE),
     ("learned", "--base_loops 1", f"rates {TRAINING}"),
     ("based", "--base_bs 4", TRAINING),
+    ("based", "--freeze_base", TRAINING),
     ("cascade", "--consistency project", NETWORK),
     ("cascade", "--padding reflect", NETWORK),
     ("cascade", "--padding replicate", NETWORK),
