@@ -17,6 +17,7 @@ quarters of a loop, and has as many loops as fit. What they took in the end is i
 
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
+color/input: the preset without its learnt base, in as many loops of samples and one more.
 cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
 is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
@@ -110,6 +111,7 @@ FULL = {
 }
 # Loops of `new` where the preset's are for photographs, of which a step costs four times as much.
 LOOPS = {"mnist": "--outer_loops 16", "mnist-mask": "--outer_loops 16"}
+TINTS = "--base input --base_loops 0 --no-freeze_base --outer_loops 4"  # of color/input
 SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-small/new
 LONGER = (2, 4, 8)  # times the loops of cpu-small/new, for what more time brings
 # Options that name files and folders, and the length, which follows from the arm's time.
@@ -182,6 +184,8 @@ def arms() -> dict[str, Arm]:
         if part == "cpu-small":
             found["cpu-small/present+project"] = Arm(PRESENT[preset], of="cpu-small/present")
         found[f"{part}/new"] = Arm(f"--preset {preset} {more} {LOOPS.get(part, '')}", data)
+        if part == "color":
+            found["color/input"] = Arm(f"--preset {preset} {TINTS}")
         if part == "cpu-small":
             found["cpu-small/present-short"] = Arm(f"{PRESENT[preset]} --outer_loops {SHORT}")
             for times in LONGER:

@@ -64,9 +64,11 @@ PRESETS = {
     },
     "cpu-small-color": {
         "_help": "colorization, grey 32 -> colours at 64, a quarter of an hour of two cores",
-        # Cells make patches of orange and blue that belong to no object.
-        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "cells": [0], "ns": [8, 1],
-        "sp": [8, 1], "subsample_size": 512, "outer_loops": 4, "lr": 1e-3,
+        # What an object is has to be recognised: a U-Net learns that first, and stays as it is, as
+        # samples would spoil it. Cells make patches of orange and blue that belong to no object.
+        **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "base": "learned", "base_nc": 32,
+        "base_blocks": 1, "base_context": 3, "base_loops": 20, "freeze_base": True, "cells": [0],
+        "ns": [8, 1], "sp": [8, 1], "subsample_size": 512, "outer_loops": 23, "lr": 1e-3,
     },
     "cpu-small-mask": {
         "_help": "inpainting 32 -> 64, a quarter of the cells masked, 20 minutes of two cores",
