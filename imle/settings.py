@@ -53,7 +53,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"base {config['base']} needs lab_range correct: reference has a and b of two scales"
         )
-    _check_context(res[0], config["base_context"], config["padding"])
+    if config["base"] == "learned":
+        _check_context(res[0], config["base_context"], config["padding"])
     if config["padding"] == "reflect" and res[0] < 2:
         raise ValueError(f"padding reflect needs images of 2 pixels or more, got res {res}")
 
