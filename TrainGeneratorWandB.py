@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
         loss_fn = parts.loss(args, run.device)
         run.say(parts.described_distance(args))
         optimizer = parts.optimizer(args, net)
-        total = args.outer_loops * args.num_iteration
+        total = (args.base_loops + args.outer_loops) * args.num_iteration
         factor = parts.lr_factor(args, total)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         ema = parts.average(args, net)

@@ -17,7 +17,8 @@ quarters of a loop, and has as many loops as fit. What they took in the end is i
 
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
-color/input: the preset without its learnt base, in as many loops of samples and one more.
+cpu-small/learned: with a learnt base; color/input: without the one that the preset has, and a loop
+more of samples.
 cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
 is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
@@ -187,6 +188,7 @@ def arms() -> dict[str, Arm]:
         if part == "color":
             found["color/input"] = Arm(f"--preset {preset} {TINTS}")
         if part == "cpu-small":
+            found["cpu-small/learned"] = Arm(f"--preset {preset} --base learned --base_loops 5")
             found["cpu-small/present-short"] = Arm(f"{PRESENT[preset]} --outer_loops {SHORT}")
             for times in LONGER:
                 loops = times * imle_options.PRESETS[preset].get("outer_loops", 1)

@@ -155,6 +155,10 @@ COLUMNS: list[tuple[str, Callable[[Sequence[Found]], str]]] = [
         "error of hues, mean / best",
         lambda p: cell(p, figure("chroma_error"), figure("best_chroma_error")),
     ),
+    (
+        "within a picture",
+        lambda p: cell(p, figure("chroma_error_within"), figure("best_chroma_error_within")),
+    ),
     ("border error", lambda p: cell(p, figure("border_error"))),
     ("ripples", lambda p: cell(p, figure("ripple"))),
     ("seams", lambda p: cell(p, figure("seam"))),

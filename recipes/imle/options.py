@@ -68,7 +68,7 @@ PRESETS = {
         # samples would spoil it. Cells make patches of orange and blue that belong to no object.
         **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "base": "learned", "base_nc": 32,
         "base_blocks": 1, "base_context": 3, "base_loops": 20, "freeze_base": True, "cells": [0],
-        "ns": [8, 1], "sp": [8, 1], "subsample_size": 512, "outer_loops": 23, "lr": 1e-3,
+        "ns": [8, 1], "sp": [8, 1], "subsample_size": 512, "outer_loops": 3, "lr": 1e-3,
     },
     "cpu-small-mask": {
         "_help": "inpainting 32 -> 64, a quarter of the cells masked, 20 minutes of two cores",
@@ -163,8 +163,8 @@ OPTIONS: Table = {
         ("--bs", integer(1, 10**6), 512, "images an optimizer step, all GPUs together", USUAL),
         ("--bs_gpu", count(10**6), 8, "images a GPU takes at once; gradients add up to --bs",
          USUAL, was("--mini_bs")),
-        ("--base_loops", integer(0, 10**6), 0, "outer loops at first that train --base learned "
-         "alone, by regression", OUTER, ADDED),
+        ("--base_loops", integer(0, 10**6), 0, "loops before --outer_loops that train --base "
+         "learned alone, by regression", OUTER, ADDED),
         ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together, "
          "each its share at once", OUTER, ADDED),
         ("--freeze_base", bool, False, "the learnt base stays as --base_loops or --init_from left "
@@ -364,11 +364,6 @@ def check(args: Namespace) -> None:
     else:
         _check_cascade(args)
     _check_effects(args)
-    if args.base_loops >= args.outer_loops:
-        raise ValueError(
-            f"--base_loops {args.base_loops}: none of {args.outer_loops} --outer_loops would be "
-            "left to search codes in"
-        )
     if args.unconditional:
         args.cells = args.local_ns = None  # where a preset has them
 

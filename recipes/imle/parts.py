@@ -209,7 +209,7 @@ def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.La
     step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
 
     def factor(outer_loops: int) -> Callable[[int], float]:
-        return lr_factor(args, outer_loops * args.num_iteration)
+        return lr_factor(args, (args.base_loops + outer_loops) * args.num_iteration)
 
     now = factor(run.length.schedule)
     scheduler.lr_lambdas = [now] * len(groups)

@@ -165,6 +165,10 @@ class Task:
             figures["best_chroma_error"] = apart.min()
             figures["chroma_error_grey"] = chroma_distance(torch.zeros_like(true), true)[0]
             figures["chroma_error_mean_color"] = chroma_distance(one_color(true), true)[0]
+            # Less than one colour a picture: hues lie on objects, which no tint's do.
+            within = chroma_distance(lab - one_color(lab), true - one_color(true))
+            figures["chroma_error_within"] = within.mean()
+            figures["best_chroma_error_within"] = within.min()
         known = known_pixels(self.cx, self.corruption)
         if known is not None and 0 < known.sum() < known.numel():
             size = y.shape[-1]

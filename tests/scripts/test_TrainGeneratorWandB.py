@@ -96,6 +96,7 @@ def test_a_base_is_trained_alone_at_first(workers, tmp_path, monkeypatch):
     """Two loops of regression, in which nothing is searched, and one of samples; SIGTERM in each:
     every step as without."""
     words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 2 --base_bs 6".split()
+    words += ["--outer_loops", "1"]
     words += ["--num_workers", workers, "--freeze_base", str(workers == "2")]
     train(tmp_path / "whole", *words)
     whole = tmp_path / "whole"
@@ -322,7 +323,7 @@ def test_truncated_and_odd_images_are_survived(tmp_path, capfd):
 
 def test_two_ranks_equal_one(tmp_path):
     """Losses of every step to 1e-6 relative; not Adam-updated weights (see the issue of biases)."""
-    words = [*TINY, "--bs", "4", "--mini_bs", "4", "--outer_loops", "2", "--lr", "1e-9"]
+    words = [*TINY, "--bs", "4", "--mini_bs", "4", "--outer_loops", "1", "--lr", "1e-9"]
     words += ["--base", "learned", "--base_loops", "1", "--base_bs", "6", "--base_nc", "6"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "TrainGeneratorWandB.py"), *words, "--run-dir"]

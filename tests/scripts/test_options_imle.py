@@ -319,7 +319,6 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--cells 0 --local_ns 4", "--local_ns 4 is of --cells"),
         ("--base input --base_loops 1", "--base_loops 1 is of --base learned"),
         ("--base learned --base_loops 0 --base_bs 4", "--base_bs 4 is of --base_loops"),
-        ("--base learned --base_loops 20", "--base_loops 20: none of 20 --outer_loops would be"),
         ("--base input --base_nc 4", "--base_nc 4 is of --base learned"),
         (
             "--adaptive --adaptive_staleness 8 --adaptive_force 4",

@@ -232,6 +232,12 @@ def test_colours_are_held_against_grey_and_against_one_colour_a_picture():
     assert found["chroma_error_grey"] == pytest.approx(float(ab.norm(dim=1).mean()), rel=1e-4)
     even = (ab - ab.mean((2, 3), keepdim=True)).norm(dim=1).mean()
     assert found["chroma_error_mean_color"] == pytest.approx(float(even), rel=1e-4)
+    middle = [each[:, 1:] - each[:, 1:].mean((2, 3), keepdim=True) for each in lab]
+    apart = [(own - middle[2][i]).norm(dim=1).mean((1, 2)) for i, own in enumerate(middle[:2])]
+    within = float(torch.stack(apart).mean())
+    assert found["chroma_error_within"] == pytest.approx(within, rel=1e-4)
+    best = float(torch.stack([each.min() for each in apart]).mean())
+    assert found["best_chroma_error_within"] == pytest.approx(best, rel=1e-4)
     assert "error of hues" in look.verdict
     assert not [name for name in looked()[0].figures if "chroma" in name or "seam" in name]
 
