@@ -138,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
             rate = scheduler.get_last_lr()[0]
             if run.step(optimizer, clip=args.grad_clip or None):
                 scheduler.step()
-                ema.update(net, run.nimg + args.bs, args.bs)
+                ema.update(net, parts.averaged(args, step, run.nimg), args.bs)
             run.log(**losses, **{"learning rate": rate})
 
             if measuring.due(step + 1):

@@ -54,7 +54,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
             f"base {config['base']} needs lab_range correct: reference has a and b of two scales"
         )
     if config["base"] == "learned":
-        _check_context(res[0], config["base_context"], config["padding"])
+        check_context(res[0], config["base_context"], config["padding"])
     if config["padding"] == "reflect" and res[0] < 2:
         raise ValueError(f"padding reflect needs images of 2 pixels or more, got res {res}")
 
@@ -85,14 +85,15 @@ def _check_numbers(config: Mapping[str, Any], levels: int) -> None:
         raise ValueError(f"feat_scales needs {levels} values, got {config['feat_scales']}")
 
 
-def _check_context(side: int, context: int, padding: str) -> None:
+def check_context(side: int, context: int, padding: str) -> None:
+    """ValueError unless inputs of `side` pixels can be halved `context` times."""
     smallest = 2 if padding == "reflect" else 1
     if context < 0:
         raise ValueError(f"base_context must be at least 0, got {context}")
     if context and (context > 16 or side % 2**context or side >> context < smallest):
         raise ValueError(
-            f"base_context {context} halves {side} pixels {context} times: that has to come out "
-            f"even, with {smallest} or more left"
+            f"base_context {context} halves inputs of {side} pixels {context} times, which has to "
+            f"come out even, with {smallest} or more left"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from imle import default_channels
 from imle.rejection import parse as rejection_of
+from imle.settings import check_context
 from recipes import measuring
 from recipes.command import INIT_FROM, read_options
 from recipes.imle.perceptual import weights_file
@@ -366,6 +367,20 @@ def check(args: Namespace) -> None:
     _check_effects(args)
     if args.unconditional:
         args.cells = args.local_ns = None  # where a preset has them
+    if args.unconditional or args.base != "learned":  # likewise
+        args.base_loops = args.base_context = 0
+    if not _is_taught(args):
+        args.freeze_base = False
+    try:
+        check_context(args.res[0], args.base_context, args.padding)
+    except ValueError as error:
+        raise ValueError(f"--{error}: give another one, or other --res") from None
+
+
+def _is_taught(args: Namespace) -> bool:
+    """Whether there is a learnt base that knows something before samples are made."""
+    started = args.base_loops > 0 or getattr(args, "init_from", None) is not None
+    return args.base == "learned" and not args.unconditional and started
 
 
 def _check_effects(args: Namespace) -> None:
@@ -390,6 +405,7 @@ def _check_effects(args: Namespace) -> None:
     for name in ("base_nc", "base_blocks", "base_context", "base_loops", "freeze_base"):
         rules.belongs(name, "--base learned", args.base == "learned")
     rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
+    rules.belongs("freeze_base", "--base_loops or --init_from", _is_taught(args))
     several = "a generator of several levels"
     for name in ("mapping", "rejection_levels"):
         rules.belongs(name, several, len(args.res) > 2)

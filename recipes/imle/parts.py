@@ -225,6 +225,13 @@ def average(args: Namespace, net: nn.Module) -> emas.EMA:
     return emas.EMA(net, emas.power(args.ema_std) if args.ema_std else 0.0)
 
 
+def averaged(args: Namespace, step: int, nimg: int) -> int:
+    """Images behind a step over which the EMA goes: of the base's loops while those last, of the
+    samples' alone from there on, so that the average begins at what the base's loops left."""
+    alone = args.base_loops * args.num_iteration
+    return nimg + args.bs - (alone * args.bs if step >= alone else 0)
+
+
 def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None:
     """After run.restore: begin with the weights at --init_from, in a fresh run."""
 
@@ -392,8 +399,11 @@ def behind_base(
     args: Namespace, net: Generator, optimizer: torch.optim.Optimizer, step: int
 ) -> None:
     """Before each step of samples: with --freeze_base a learnt base keeps its weights. At the first
-    behind --base_loops the optimizer begins anew: its moments are of the gradients of another loss,
-    a hundred times as small, by which the next steps would be that much too long."""
+    behind --base_loops the optimizer begins anew: Adam divides by the size of past gradients, and
+    those of the base's loss are so much smaller that the next steps would go astray.
+
+    A signal in the search that follows goes back to the last save, from where this is done again.
+    """
     base = net.regression if isinstance(net, CAMNet) else None
     if base is not None and args.freeze_base:
         base.requires_grad_(False)

@@ -353,7 +353,9 @@ def test_levels_look_at_what_is_learnt(task, sees):
 
 @pytest.mark.parametrize("context", [-1, 2, 4, 40])
 def test_context_that_does_not_come_out_even(context):
-    message = "at least 0" if context < 0 else f"halves 12 pixels {context} times: .* 2 or more"
+    message = (
+        "at least 0" if context < 0 else f"halves inputs of 12 pixels {context} times, .* 2 or more"
+    )
     if context == 2:  # 3 pixels are left
         CAMNet(**{**TINY, "res": [12, 24], **LEARNED, "base_context": context})
         return
