@@ -171,7 +171,7 @@ OPTIONS: Table = {
         ("--freeze_base", bool, False, "the learnt base stays as --base_loops or --init_from left "
          "it, instead of learning from samples too", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
-        ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one outer loop (job arrays)",
+        ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one loop, of a base too (job arrays)",
          OUTER, EXECUTION),
     ],
     "validation": [
@@ -255,9 +255,11 @@ OPTIONS: Table = {
          "enlarged input, masked cells filled in; learned: also to what a small network makes of "
          "the input alone; none: it is the picture", NETWORK, ADDED),
         ("--base_nc", wide, 64, "channels of that small network", NETWORK, ADDED),
-        ("--base_blocks", count(256), 8, "and its residual blocks", NETWORK, ADDED),
+        ("--base_blocks", count(256), 8, "and its residual blocks, at each of its resolutions on "
+         "either way", NETWORK, ADDED),
         ("--base_context", integer(0, 16), 0, "and how many times it halves the input on the way "
-         "down of a U-Net, to see more of it: colours need that, with 1 block", NETWORK, ADDED),
+         "down of a U-Net, to see more of it, as colours need; 1 block is enough then", NETWORK,
+         ADDED),
         ("--consistency", ("none", "project"), "none", "project: pictures agree with their input "
          "exactly, when reduced and corrupted again", NETWORK, ADDED),
         ("--padding", ("zeros", "reflect", "replicate"), "zeros", "how pictures go on beyond their "

@@ -335,11 +335,15 @@ def test_context_lets_a_learnt_base_see_the_whole_picture():
 
 @pytest.mark.parametrize(
     ("task", "sees"),
-    [(dict(grayscale=1), True), (dict(mask_frac=0.5, mask_res=4), False)],
+    [
+        (dict(grayscale=1, base_context=1), True),
+        (dict(grayscale=1), False),  # as before there was context
+        (dict(mask_frac=0.5, mask_res=4, base_context=1), False),
+    ],
 )
 def test_levels_look_at_what_is_learnt(task, sees):
-    """Where it is of their resolution: with no outputs of their own before, level 0's features
-    change with the base; in inpainting levels see the picture with its holes."""
+    """Where it is of their resolution and has context: level 0's features change with the base; in
+    inpainting levels see the picture with its holes."""
     torch.manual_seed(0)
     net = CAMNet(**{**TINY, "res": [8, 8], **LEARNED, **task})
     cx, code = torch.rand(2, 3, 8, 8), torch.randn(2, net.code_sizes[0])
@@ -361,3 +365,13 @@ def test_context_that_does_not_come_out_even(context):
         return
     with pytest.raises(ValueError, match=message):
         CAMNet(**{**TINY, "res": [12, 24], **LEARNED, "base_context": context})
+
+
+def test_samples_begin_near_a_learnt_base():
+    off = []
+    for base in ("input", "learned"):
+        torch.manual_seed(0)
+        net = CAMNet(**{**TINY, "res": [8, 16], **LEARNED, "base": base, "consistency": "none"})
+        stage = net.stages[0]
+        off.append(float(stage.out_conv[0].weight_g.detach().abs().mean()))
+    assert off[1] == pytest.approx(off[0] * 0.1, rel=0.3)

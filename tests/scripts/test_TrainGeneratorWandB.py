@@ -324,7 +324,17 @@ def test_truncated_and_odd_images_are_survived(tmp_path, capfd):
 def test_two_ranks_equal_one(tmp_path):
     """Losses of every step to 1e-6 relative; not Adam-updated weights (see the issue of biases)."""
     words = [*TINY, "--bs", "4", "--mini_bs", "4", "--outer_loops", "1", "--lr", "1e-9"]
-    words += ["--base", "learned", "--base_loops", "1", "--base_bs", "6", "--base_nc", "6"]
+    words += [
+        "--base",
+        "learned",
+        "--base_loops",
+        "1",
+        "--base_bs",
+        "6",
+        "--base_nc",
+        "6",
+        "--freeze_base",
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "TrainGeneratorWandB.py"), *words, "--run-dir"]
     one = subprocess.run([*command, tmp_path / "one"], env=env, capture_output=True, text=True)

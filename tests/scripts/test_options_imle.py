@@ -319,6 +319,13 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--cells 0 --local_ns 4", "--local_ns 4 is of --cells"),
         ("--base input --base_loops 1", "--base_loops 1 is of --base learned"),
         ("--base learned --base_loops 0 --base_bs 4", "--base_bs 4 is of --base_loops"),
+        ("--base learned --freeze_base", "--freeze_base is of --base_loops or --init_from"),
+        ("--base learned --base_context 9", "--base_context 9 halves inputs of"),
+        (
+            "--preset cpu-small-color --res 20 20 40",
+            "--base_context 3 halves inputs of 20 pixels 3 times, which has to come out even, with "
+            "2 or more left: give another one, or other --res",
+        ),
         ("--base input --base_nc 4", "--base_nc 4 is of --base learned"),
         (
             "--adaptive --adaptive_staleness 8 --adaptive_force 4",

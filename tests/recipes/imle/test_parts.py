@@ -89,3 +89,41 @@ def test_the_perceptual_distance(tmp_path, monkeypatch):
     (tmp_path / "vgg.pth").write_bytes(b"no weights")
     with pytest.raises((UsageError, Exception), match="vgg.pth"):
         perceptual_loss("pretrained", str(tmp_path / "vgg.pth"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--base input",
+        "--base none",
+        "--init reference",
+        "--color_space lab --lab_range reference",
+    ],
+)
+def test_a_preset_with_a_learnt_base_and_another_asked_for(words):
+    args = get_args(None, f"--preset cpu-small-color --data scenes {words}".split())
+    assert args.base != "learned"
+    assert (args.base_loops, args.base_context, args.freeze_base) == (0, 0, False)
+
+
+def test_a_base_is_frozen_where_it_knows_something():
+    words = "--preset cpu-small-color --data scenes".split()
+    assert get_args(None, words).freeze_base
+    assert not get_args(None, [*words, "--base_loops", "0"]).freeze_base
+    assert get_args(None, [*words, "--base_loops", "0", "--init_from", "x.safetensors"]).freeze_base
+
+
+def test_the_average_begins_with_the_samples():
+    """Of the base's loops and of the samples' each their own; at the first step of either the
+    average is the network."""
+    words = "--preset cpu-small-color --data scenes --base_loops 2 --num_iteration 4 --bs 8"
+    args = get_args(None, words.split())
+    over = [parts.averaged(args, step, step * args.bs) for step in range(12)]
+    assert over == [8 * n for n in (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4)]
+    net = torch.nn.Linear(1, 1)
+    ema = parts.average(args, net)
+    for step in range(9):
+        with torch.no_grad():
+            net.weight.fill_(step)
+        ema.update(net, over[step], args.bs)
+    assert float(ema.module.weight) == 8
