@@ -62,6 +62,13 @@ def test_every_option_of_imle_is_taken_or_refused():
 JOINT = ["--data", "cifar10", "--joint", "2", "--imle_steps", "7", "--seed", "3"]
 
 
+def test_a_generator_beside_an_encoder_has_no_loops_of_a_base():
+    words = "--preset cpu-small-color"
+    own = imle_options(get_args(None, [*JOINT, "--imle", words]))
+    assert (own.base, own.base_context) == ("learned", 3)
+    assert (own.base_loops, own.freeze_base) == (0, False)
+
+
 def test_the_generators_options_are_this_runs_and_those_in_quotes():
     words = "--preset smoke --lr 0.5 --res 8 16 --resid_nc 6 --dense_nc=4 --no-channels_last"
     own = imle_options(get_args(None, [*JOINT, "--num_workers", "1", "--imle", words]))
