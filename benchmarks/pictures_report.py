@@ -19,7 +19,7 @@ from storage.files import write_text
 
 Found = dict[str, Any]  # of a piece: arm, seed, steps, cpu_s, figures, ...
 PAGE = "pictures.md"
-SHOWN = ["cpu-small/present-short"] + [
+SHOWN = ["cpu-small/present-short", "cpu-small/new-x8"] + [
     f"{part}/{kind}"
     for part in ("cpu-small", "color", "mask", "mnist", "mnist-mask", "uncond-small")
     for kind in ("present", "new")
