@@ -17,8 +17,7 @@ quarters of a loop, and has as many loops as fit. What they took in the end is i
 
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
-cpu-small/learned: with a learnt base; color/input: without the one that the preset has, and a loop
-more of samples.
+cpu-small/learned: with a learnt base; color/input: without the one that the preset has, 4 loops.
 cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
 is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.

@@ -69,7 +69,7 @@ PRESETS = {
         # samples would spoil it. Cells make patches of orange and blue that belong to no object.
         **_CPU_SMALL, "res": [32, 32, 64], "grayscale": 1, "base": "learned", "base_nc": 32,
         "base_blocks": 1, "base_context": 3, "base_loops": 20, "freeze_base": True, "cells": [0],
-        "ns": [8, 1], "sp": [8, 1], "subsample_size": 512, "outer_loops": 3, "lr": 1e-3,
+        "ns": [8, 1], "sp": [8, 1], "subsample_size": 512, "outer_loops": 2, "lr": 1e-3,
     },
     "cpu-small-mask": {
         "_help": "inpainting 32 -> 64, a quarter of the cells masked, 20 minutes of two cores",
