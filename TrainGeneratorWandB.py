@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
 
         if run.completed == 0:
             look(net)
-        base_steps = args.base_loops * args.num_iteration
+        base_steps = parts.base_steps(args)
         pictures = run.spent.waits(parts.base_pictures(args, run, trained, corruption))
         batches = run.spent.waits(loader.forever())
         prepared = parts.targets(args, run, loss_fn)

@@ -392,12 +392,12 @@ class CAMNet(nn.Module):
         return rgb, CascadeState(internal, feature, pending, origin, styles, details)
 
     def _seen(self, image: Tensor, details: Tensor | None, level: int) -> Tensor:
-        """What a level looks at: beside a base with context the picture that it adds to, where that
-        is of its resolution, so that codes can act on what was recognised; in inpainting always the
-        picture with its holes."""
-        if self.regression is None or not self.config["base_context"] or self.config["mask_frac"]:
+        """What a level looks at: the picture that it adds to, where a base with context is of its
+        resolution, so that codes act on what was recognised; holes stay holes."""
+        c, learned = self.config, self.regression
+        if learned is None or not c["base_context"] or c["mask_frac"]:
             return image
-        detail = self.regression.detail(cast(Tensor, details), level)
+        detail = learned.detail(cast(Tensor, details), level)
         return image + detail if detail.shape == image.shape else image
 
     def regressed(self, cx: Tensor) -> list[Tensor]:
@@ -595,9 +595,8 @@ class CAMNet(nn.Module):
             scaled = any(part in name for part in (".RDB", ".out_conv.", ".second.", ".head."))
             weight.normal_(0, std * (c["init_scale"] if scaled else 1.0))
             if ".head." in name or (".out_conv." in name and c["base"] == "learned"):
-                weight *= c[
-                    "init_scale"
-                ]  # a base starts as the enlarged input, samples as the base
+                # A base starts as the enlarged input, samples as the base.
+                weight *= c["init_scale"]
             if ".feat_net." in f".{name}":
                 weight[:, : c["in_nc"]] *= _PICTURE_GAIN
                 weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= c["code_gain"]

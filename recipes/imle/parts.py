@@ -187,7 +187,7 @@ def optimizer(args: Namespace, net: nn.Module) -> torch.optim.AdamW:
 def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
     """Step -> learning rate over --lr: linear warm-up, then the named schedule over `total`; one
     over --base_loops, and another over the loops behind them."""
-    alone = args.base_loops * args.num_iteration
+    alone = base_steps(args)
 
     def factor(step: int) -> float:
         step, length = (step, alone) if step < alone else (step - alone, total - alone)
@@ -225,10 +225,15 @@ def average(args: Namespace, net: nn.Module) -> emas.EMA:
     return emas.EMA(net, emas.power(args.ema_std) if args.ema_std else 0.0)
 
 
+def base_steps(args: Namespace) -> int:
+    """Steps that train a learnt base alone, before those of samples."""
+    return args.base_loops * args.num_iteration
+
+
 def averaged(args: Namespace, step: int, nimg: int) -> int:
     """Images behind a step over which the EMA goes: of the base's loops while those last, of the
     samples' alone from there on, so that the average begins at what the base's loops left."""
-    alone = args.base_loops * args.num_iteration
+    alone = base_steps(args)
     return nimg + args.bs - (alone * args.bs if step >= alone else 0)
 
 
@@ -407,7 +412,7 @@ def behind_base(
     base = net.regression if isinstance(net, CAMNet) else None
     if base is not None and args.freeze_base:
         base.requires_grad_(False)
-    if step and step == args.base_loops * args.num_iteration:
+    if step == base_steps(args):
         optimizer.state.clear()
 
 
@@ -440,7 +445,7 @@ def search_precision(asked: str, device: torch.device) -> str:
 def work(args: Namespace, step: int) -> str | None:
     """What tells steps apart that compute more or less (`runtime.flops`): those of a base alone,
     and the first of an outer loop, which has a search in it."""
-    if step < args.base_loops * args.num_iteration:
+    if step < base_steps(args):
         return "base"
     return "step" if step % args.num_iteration else None
 

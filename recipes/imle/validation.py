@@ -165,7 +165,7 @@ class Task:
             figures["best_chroma_error"] = apart.min()
             figures["chroma_error_grey"] = chroma_distance(torch.zeros_like(true), true)[0]
             figures["chroma_error_mean_color"] = chroma_distance(one_color(true), true)[0]
-            # Less than one colour a picture: hues lie on objects, which no tint's do.
+            # Where hues lie; grey has one colour a picture's error here, the right tint less.
             within = chroma_distance(lab - one_color(lab), true - one_color(true))
             figures["chroma_error_within"] = within.mean()
             figures["best_chroma_error_within"] = within.min()
