@@ -173,6 +173,7 @@ def draw(
 def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIMLE) -> None:
     """`samples` images for each input; those of an unconditional network are rows of the grid."""
     how: dict[str, Any] = {"seed": args.seed, "first": args.first, "batch": args.batch}
+    how["temperature"] = args.temperature
     folder = folders.asked_outdir(args, say)
     parts.check_consistency(args, net)
     inputs = parts.inputs(args, net, folder, say) if isinstance(net, ConditionalIMLE) else None

@@ -60,11 +60,14 @@ class _IMLE(Loaded):
         ids: Tensor,
         first: int,
         batch: int,
+        temperature: float,
         net: nn.Module | None = None,
     ) -> Tensor:
         """n images of each input as the network sees it, [B, ...]; one input at a time. net: in
         place of its own."""
         check_asked(n, seed)
+        if not 0 <= temperature < math.inf:
+            raise UsageError(f"temperature {temperature}: finite and at least 0")
         settings = {**codes_of(self.snapshot), "seed": seed}
         z = CodeGenerator(self.net.code_sizes, **settings)
         images = []
@@ -72,7 +75,7 @@ class _IMLE(Loaded):
             with self._precision.autocast():
                 drawn = draw_samples(
                     net or self.net, z, one.to(self.device), i.to(self.device), n,
-                    loop=SAMPLING_LOOP, first=first, parallel=batch,
+                    loop=SAMPLING_LOOP, first=first, parallel=batch, temperature=temperature,
                 )[0]  # fmt: skip
             images.append(to_uint8(drawn.float().cpu().nan_to_num(0.0)))
         return torch.cat(images).expand(-1, 3, -1, -1)
@@ -100,11 +103,12 @@ class UnconditionalIMLE(_IMLE):
         ids: Tensor | None = None,
         first: int = 0,
         batch: int = 32,
+        temperature: float = 1.0,
     ) -> Tensor:
         """n samples for each of the rows `ids` int64 [B] (default: row 0), row by row:
-        uint8 [B n, 3, H, W]. first: number of the first sample."""
+        uint8 [B n, 3, H, W]. first: number of the first sample. temperature: scale of the codes."""
         ids = torch.zeros(1, dtype=torch.int64) if ids is None else ids
-        return self._samples(torch.zeros(len(ids), 0), n, seed, ids, first, batch)
+        return self._samples(torch.zeros(len(ids), 0), n, seed, ids, first, batch, temperature)
 
 
 class ConditionalIMLE(_IMLE):
@@ -152,15 +156,17 @@ class ConditionalIMLE(_IMLE):
         ids: Tensor | None = None,
         first: int = 0,
         batch: int = 32,
+        temperature: float = 1.0,
         consistency: str | None = None,
     ) -> Tensor:
         """n samples of each input float [B, 3, r0, r0] in [0, 1], input by input:
         uint8 [B n, 3, H, W].
 
         ids: int64 [B], numbers of the inputs (default: 0, 1, ..). first: number of the first
-        sample. consistency: "project" or "none": whether samples agree with their input
-        (`imle.consistency`; default: as the network was trained). Errors: UsageError without
-        inputs, or for such as cannot be, and for a consistency that cannot.
+        sample. temperature: scale of the codes; 0: all samples are one. consistency: "project" or
+        "none": whether samples agree with their input (`imle.consistency`; default: as the network
+        was trained). Errors: UsageError without inputs, or for such as cannot be, and for a
+        consistency or temperature that cannot.
         """
         check_asked(n, seed)
         if inputs is None:
@@ -168,7 +174,8 @@ class ConditionalIMLE(_IMLE):
         shown = self.corrupt(inputs, seed=seed, ids=ids)
         corruption = Corruption(**configuration(self.snapshot.config, "corruption"))
         net = of_pictures(asked(self.net, consistency, corruption))
-        return self._samples(shown, n, seed, _numbered(inputs, ids), first, batch, net)
+        ids = _numbered(inputs, ids)
+        return self._samples(shown, n, seed, ids, first, batch, temperature, net)
 
     def view_sampler(
         self, size: int | None, *, corruption: Mapping[str, Any] | None = None, **options: Any

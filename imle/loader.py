@@ -62,11 +62,12 @@ _STATE_VERSION = 1
 _CELLS_VERSION = 2  # of a state whose winners are put together from cells
 
 
-def _check_counts(num_workers: int, **positive: int) -> None:
+def _check_counts(num_workers: int, rescore: int, **positive: int) -> None:
     """Errors: ValueError for a number that is none, and for a batch that ranks cannot share."""
     for name, value, least in (
         *((name, value, 1) for name, value in positive.items()),
         ("num_workers", num_workers, 0),
+        ("rescore", rescore, 0),
     ):
         if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
@@ -168,9 +169,8 @@ class CIMLEDataLoader(LoopSearch):
         if subsample_size is None:
             subsample_size = len(kkm) if is_sized(kkm) else len(dataset)  # type: ignore[arg-type]
         _check_counts(
-            num_workers, code_bs=code_bs, subsample_size=subsample_size,
+            num_workers, rescore, code_bs=code_bs, subsample_size=subsample_size,
             num_iteration=num_iteration, batch_size=batch_size, prefetch_factor=prefetch_factor,
-            rescore=rescore,
         )  # fmt: skip
         check_pieces(kkm, model, corruptor, z_gen, loss_fn, searcher=searcher)
         if adaptive is not None:

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from imle.fused_distance import distance
 from imle.perceptual import CHANNELS, VGG16Features, check_images
 
 Weighting = Literal["lpips", "reference", "original"]
@@ -69,6 +70,9 @@ class ResolutionLoss(nn.Module):
             "reference", the CIMLE refactoring's, mean over layers of the mean over positions AND
             channels (deep layers count 8x less); "original", CAM-Net's, sum over layers of the sum
             over positions / W^2 (as "lpips" for square images).
+        fused: the gradient of a map's distance is made beside it (`imle.fused_distance`), where
+            there is an image a target, and has no gradient itself; False: by autograd, up to
+            rounding the same.
 
     fx, y in [0, 1], `[B * K, 3, H, W]` and `[B, 3, H, W]`, sides >= 16. Gradients reach fx only.
     """
@@ -81,8 +85,10 @@ class ResolutionLoss(nn.Module):
         alpha: float = 0.1,
         weighting: Weighting = "lpips",
         lins: Sequence[Tensor] | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__()
+        self.fused = fused
         if not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"alpha must be finite and at least 0, got {alpha}")
         if weighting not in ("lpips", "reference", "original"):
@@ -104,6 +110,11 @@ class ResolutionLoss(nn.Module):
         """`[5, B * K]`: sum over channels and positions of the squared difference of each layer."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
+        if self.fused and isinstance(fx, Tensor) and fx.requires_grad and len(fx) == len(target.y):
+            check_pair(fx, target.y)
+            roots = (getattr(self.features, f"root{layer}") for layer in range(len(CHANNELS)))
+            maps = zip(self.features.maps(fx), target.features, roots, strict=True)
+            return torch.stack([distance(f, there, root) for f, there, root in maps])
         images, features = self._with_features(fx)
         check_pair(images, target.y)
         rows = [

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imle.fused_distance import EPS
 from storage.errors import CheckpointError
 from storage.torchfile import load_torch
 
@@ -49,7 +50,8 @@ class VGG16Features(nn.Module):
         lins: five channel weights `[C_l]` (any shape of C_l entries), default those of LPIPS v0.1.
 
     All tensors are buffers outside the state dict: they never train and are in no checkpoint.
-    Convolutions follow autocast; normalisation is in float32. Sides must be at least 16.
+    Convolutions follow autocast, for which weights are cast once and not in every call;
+    normalisation is in float32. Sides must be at least 16.
     """
 
     shift: Tensor
@@ -80,23 +82,41 @@ class VGG16Features(nn.Module):
             self.register_buffer(f"root{layer}", root, persistent=False)
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
+        self._cast: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}  # for autocast
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VGG16Features:
+        self._cast = {}  # copies of what is moved to another device or format
+        super()._apply(fn, recurse)
+        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        return [self._normalise(h.float(), layer) for layer, h in enumerate(self.maps(x))]
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The five maps `[N, C_l, H_l, W_l]` as they are, in the format of the convolutions."""
         check_images(x)
-        h = (2 * x - 1 - self.shift) / self.scale
-        maps, k = [], 0
+        weights = self._weights(x.device.type)
+        h, k = (2 * x - 1 - self.shift) / self.scale, 0
         for stage, count in enumerate(_CONVS_PER_STAGE):
             if stage:
                 h = F.max_pool2d(h, 2)
-            for _ in range(count):
-                h = F.conv2d(h, getattr(self, f"w{k}"), getattr(self, f"b{k}"), padding=1)
-                h = F.relu_(h)
-                k += 1
-            maps.append(self._normalise(h.float(), stage))
-        return maps
+            for weight, bias in weights[k : k + count]:
+                h = F.relu_(F.conv2d(h, weight, bias, padding=1))
+            k += count
+            yield h
+
+    def _weights(self, device: str) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each convolution, in the format that autocast asks for."""
+        own = [(getattr(self, f"w{k}"), getattr(self, f"b{k}")) for k in range(len(_INDICES))]
+        if not torch.is_autocast_enabled(device) or own[0][0].dtype != torch.float32:
+            return own
+        dtype = torch.get_autocast_dtype(device)
+        if dtype not in self._cast:
+            self._cast[dtype] = [(weight.to(dtype), bias.to(dtype)) for weight, bias in own]
+        return self._cast[dtype]
 
     def _normalise(self, f: Tensor, layer: int) -> Tensor:
-        length = torch.sqrt((f * f).sum(1, keepdim=True) + 1e-10) + 1e-10
+        length = torch.sqrt((f * f).sum(1, keepdim=True) + EPS) + EPS
         return f / length * getattr(self, f"root{layer}")
 
 

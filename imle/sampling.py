@@ -21,12 +21,15 @@ def draw_samples(
     loop: int,
     first: int = 0,
     parallel: int = 32,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Last-level images [B, num_samples, C, H, W] in [0, 1], sample k of image b by its own key.
 
     Sample k has the codes (loop, image id, level, candidate first + k), so it does not depend on
     what else is drawn beside it. A mixture shows its components in turn, k mod their number. cx
     [B, C, h, w] corrupted inputs, on the model's device. parallel: rows evaluated at a time.
+    temperature: codes are multiplied by it (as in Glow, Kingma and Dhariwal 2018): below 1, images
+    nearer to the middle of the distribution.
     """
     rows = []
     for k in range(num_samples):
@@ -36,7 +39,7 @@ def draw_samples(
             shown = torch.full_like(image_ids, (first + k) % z.num_components)
         rows.append(
             [
-                z.draw(level, loop, image_ids, ids, cx.device, components=shown)
+                temperature * z.draw(level, loop, image_ids, ids, cx.device, components=shown)
                 for level in range(z.levels)
             ]
         )

@@ -13,7 +13,8 @@ What makes it fast and small:
 - candidate codes are drawn on the device from their numbers, chunk by chunk, and forgotten: what is
   kept is the best number and loss so far. Memory depends on images x `sp`, not on `ns`;
 - nothing is fetched from the device inside the loop over chunks;
-- optionally losses are taken in bf16 or fp16, and those of the best m of each image again in fp32.
+- optionally losses are taken in bf16 or fp16, and those of the best m of each image again in fp32,
+  or, where few candidates make that most of a search, of none (m = 0).
 
 Candidates nearer than a radius may be rejected (`imle.rejection`): the nearest of the others is
 chosen, and where there is none the farthest.
@@ -151,7 +152,8 @@ class CodeSearch:
         as `loss_fn(fx [B*K, ...], target)` with the target prepared once a level.
     num_samples, sample_parallelism: candidates of a level, and how many of them at a time.
     precision: fp32, or bf16 / fp16 for all losses, those of the best `rescore` of each image and
-        level taken again in fp32 (without TF32), which decides.
+        level taken again in fp32 (without TF32), which decides. rescore 0: low precision decides,
+        and what is said below to be in fp32 is in it.
     channels_last: memory format handed to `model.frozen_copy`.
     cells: along a side of the grid in which spatial noise is chosen cell by cell behind the search
         over whole codes (`imle.cells`); 0: none. One number or one a level.
@@ -174,8 +176,8 @@ class CodeSearch:
     ) -> None:
         self._exact: LevelLosses  # inside `with`
         self._fast: LevelLosses | None = None  # ... where the precision is low
-        if rescore < 1:
-            raise ValueError(f"rescore must be at least 1, got {rescore}")
+        if rescore < 0:
+            raise ValueError(f"rescore must be at least 0, got {rescore}")
         self.model, self.loss_fn = model, loss_fn
         self.num_samples, self.sample_parallelism = num_samples, sample_parallelism
         self.dtype = resolve_dtype(precision)
@@ -194,7 +196,7 @@ class CodeSearch:
             with torch.no_grad():
                 made = [
                     LevelLosses(self.model, self.loss_fn, dtype, self.channels_last)
-                    for dtype in dict.fromkeys((torch.float32, self.dtype))
+                    for dtype in dict.fromkeys([torch.float32] * (self.rescore > 0) + [self.dtype])
                 ]
                 self._exact, self._fast = made[0], made[1] if len(made) > 1 else None
         except BaseException:

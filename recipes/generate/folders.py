@@ -206,8 +206,10 @@ def imle_settings(
     data: dict[str, Any] = {}
     if inputs is not None:
         data = {"data": inputs.data, "num_images": len(inputs.names), "inputs": inputs.checksum()}
-    if args.consistency is not None:  # folders of before the option have no word of it
+    if args.consistency is not None:  # folders of before an option have no word of it
         data["consistency"] = args.consistency
+    if args.temperature != 1:
+        data["temperature"] = args.temperature
     return {**data, "net": net.content, "seed": args.seed, "precision": args.precision}
 
 

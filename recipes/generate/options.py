@@ -157,6 +157,8 @@ OPTIONS: Table = {
          USUAL),
         ("--consistency", CONSISTENCY, None, "IMLE with an input: project: pictures agree with it "
          "when reduced and corrupted again (default: as the network was trained)", IMLE),
+        ("--temperature", nonnegative_float, 1.0, "IMLE: scale of the codes; below 1 samples "
+         "differ less and are nearer to what is likely", IMLE),
         ("--first", first_number, 0, "IMLE: number of the first sample, to draw more another "
          "time", IMLE),
     ],

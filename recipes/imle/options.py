@@ -223,7 +223,8 @@ OPTIONS: Table = {
          "itself, unconditional: in the pixel MSE", OUTER),
         ("--search_precision", ("auto", "fp32", "bf16"), "auto", "bf16: losses in bf16, those "
          "of the best few again in fp32; auto: on GPUs that have bf16"),
-        ("--rescore", count(10**6), 4, "how many are the best few"),
+        ("--rescore", integer(0, 10**6), 4, "how many are the best few; 0: bf16 alone decides, for "
+         "searches of few candidates"),
         ("--pool_size", integer(1, 10**8), 4096, "unconditional: samples all images choose from",
          OUTER),
     ],

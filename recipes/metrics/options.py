@@ -194,7 +194,7 @@ GEN: Table = {
         ("--num_images", many, None, "so many inputs or layouts, evenly spaced (default: "
          "all; layouts as many as pictures)", USUAL),
         ("--samples", many, 10, "IMLE: samples of each input, unless --seeds says", USUAL),
-        *generating("consistency", "to"),
+        *generating("consistency", "temperature", "to"),
     ],
     "against what": [
         ("--lpips", ("pretrained", "random"), "pretrained", "weights of LPIPS; random: not "

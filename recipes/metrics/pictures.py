@@ -339,13 +339,20 @@ def drawn_ddpm(
 def drawn_unconditional(args: Namespace, net: UnconditionalIMLE, seeds: Sequence[int]) -> Drawn:
     """Samples of an unconditional IMLE network: seed s is sample s of the codes of seed 0."""
 
+    how = _temperature(args)
+
     def draw(numbers: list[int]) -> Tensor:
         first, last = seeds[numbers[0]], seeds[numbers[-1]]
         if last - first + 1 == len(numbers):  # a range at once
-            return net.draw(len(numbers), first=first, batch=len(numbers))
-        return torch.cat([net.draw(1, first=seeds[i]) for i in numbers])
+            return net.draw(len(numbers), first=first, batch=len(numbers), **how)
+        return torch.cat([net.draw(1, first=seeds[i], **how) for i in numbers])
 
-    return Drawn(about_net(args, net), seeds, draw)
+    return Drawn({**about_net(args, net), **how}, seeds, draw)
+
+
+def _temperature(args: Namespace) -> dict[str, float]:
+    """--temperature where it is asked for: results of before the option have no word of it."""
+    return {} if args.temperature == 1 else {"temperature": args.temperature}
 
 
 def drawn_any(args: Namespace, net: Generator, seeds: Sequence[int]) -> Drawn:
@@ -406,6 +413,7 @@ def drawn_conditional(
     samples: K numbers of samples, a range, each drawn of every input.
     """
     count, each = len(inputs.x), len(samples)
+    how = _temperature(args)
 
     def draw(numbers: list[int]) -> Tensor:
         made = []
@@ -416,14 +424,14 @@ def drawn_conditional(
             made.append(
                 net.draw(
                     len(same), inputs=inputs.x[i : i + 1], ids=inputs.ids[i : i + 1],
-                    first=samples[first], consistency=args.consistency, batch=len(same),
+                    first=samples[first], consistency=args.consistency, batch=len(same), **how,
                 )
             )  # fmt: skip
         return torch.cat(made)
 
     about = {
         **about_net(args, net), "inputs": inputs.about, "consistency": args.consistency,
-        "samples_per_input": each,
+        "samples_per_input": each, **how,
     }  # fmt: skip
     found = Drawn(about, range(count * each), draw)
     found.about["seeds"] = f"0, samples {compact_seeds(samples)} of each input"

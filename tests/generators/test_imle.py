@@ -145,6 +145,24 @@ def test_temperature_truncation_and_the_fixed_code():
     assert torch.equal(fixed.sample(x, IDS, DRAWS), fixed.sample(x, IDS + 1, DRAWS + 1))
 
 
+@pytest.mark.parametrize("codes", [{}, {"method": "mixture", "num_components": 3}])
+def test_temperature_scales_the_codes_of_samples(codes, monkeypatch):
+    net, x = make_generator(snapshot(codes=codes)), inputs()[:2]
+    draw = CodeGenerator.draw
+    plain = net.draw(3, inputs=x)
+    assert torch.equal(net.draw(3, inputs=x, temperature=1.0), plain)
+    half = net.draw(3, inputs=x, temperature=0.5)
+    assert not torch.equal(half, plain)
+    monkeypatch.setattr(CodeGenerator, "draw", lambda *a, **k: 0.5 * draw(*a, **k))
+    assert torch.equal(net.draw(3, inputs=x), half)
+    monkeypatch.undo()
+    cold = net.draw(3, inputs=x, temperature=0.0)
+    assert torch.equal(cold[:3], cold[:1].expand(3, -1, -1, -1))
+    for bad in (-1.0, math.inf, math.nan):
+        with pytest.raises(UsageError, match="finite and at least 0"):
+            net.draw(1, inputs=x, temperature=bad)
+
+
 def test_truncated_normals_have_their_distribution():
     z = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     for bound in (0.5, 1.0, 2.0, 5.0):

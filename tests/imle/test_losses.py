@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from imle import ProjectedDistance, ResolutionLoss
+from imle.fused_distance import distance
 from imle.losses import LossTarget
 from imle.perceptual import VGG16Features, lpips_lins
 
@@ -289,3 +290,80 @@ def test_images_may_be_prepared_as_targets_are():
     assert torch.equal(loss.pairwise(x), loss.pairwise(ready))
     with pytest.raises(ValueError, match="cannot be shared out"):
         loss.terms(ready, images(3))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 40)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_fused_gradients_are_those_of_autograd(loss: ResolutionLoss, size, layout):
+    """Of brute-force float64, of a loss that weighs rows differently."""
+    eager = ResolutionLoss(vgg_state(loss.features), alpha=0.2, fused=False)
+    weights, y = torch.tensor([1.0, -0.5, 3.0]), images(3, *size)
+    made = {}
+    for name, tested in (("fused", loss), ("eager", eager)):
+        x = images(3, *size, seed=1).contiguous(memory_format=layout).requires_grad_()
+        value = tested(x, tested.prepare(y))
+        (value * weights).sum().backward()
+        made[name] = (value.detach(), x.grad)
+    for row in range(3):
+        x = images(3, *size, seed=1)[row].double().requires_grad_()
+        there = brute_features(loss.features, y[row])
+        lins = [lin.double()[:, None, None] for lin in lpips_lins()]
+        maps = zip(brute_features(loss.features, x), there, lins, strict=True)
+        value = sum((lin * (a - b).square()).sum(0).mean() for a, b, lin in maps)
+        value = value + 0.2 * (x - y[row].double()).square().mean()
+        (value * weights[row].double()).backward()
+        for found, grads in made.values():
+            torch.testing.assert_close(found[row].double(), value.detach(), rtol=1e-5, atol=1e-7)
+            # a ReLU at 0 up to rounding may go either way; the distance by itself: below
+            assert (grads[row] - x.grad).norm() < 0.02 * x.grad.norm()
+
+
+def test_fused_distance_of_empty_maps_and_low_precision():
+    """Maps of zeros have the gradient of autograd; bfloat16 in, its gradient in bfloat16 out."""
+    torch.manual_seed(0)
+    there, root = torch.randn(3, 5, 4, 6), torch.rand(1, 5, 1, 1)
+    f = torch.randn(3, 5, 4, 6)
+    f[0], f[1, :, 1] = 0, 0
+    for dtype, close in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        one, other = (f.to(dtype, copy=True).requires_grad_() for _ in range(2))
+        rows = distance(one, there, root)
+        full = other.float()
+        length = torch.sqrt((full * full).sum(1, keepdim=True) + 1e-10) + 1e-10
+        expected = (full / length * root - there).square().sum((1, 2, 3))
+        torch.testing.assert_close(rows, expected)
+        (rows * torch.tensor([1.0, 2.0, 0.5])).sum().backward()
+        (expected * torch.tensor([1.0, 2.0, 0.5])).sum().backward()
+        assert one.grad.dtype == dtype
+        assert (one.grad - other.grad).float().norm() < close * other.grad.float().norm()
+
+
+def test_fused_gradients_have_none_themselves(loss: ResolutionLoss):
+    x = images(2).requires_grad_()
+    value = loss(x, images(2, seed=1)).sum()
+    with pytest.raises(RuntimeError, match="no second gradient: ask for fused=False"):
+        torch.autograd.grad(value, x, create_graph=True)
+
+
+def test_candidates_have_gradients_too(loss: ResolutionLoss):
+    """Several images a target go by autograd, with the same gradient."""
+    y, one = images(2), images(2, seed=1).requires_grad_()
+    several = one.detach().repeat_interleave(3, 0).requires_grad_()
+    loss(one, y).sum().backward()
+    loss(several, y).sum().backward()
+    torch.testing.assert_close(several.grad[::3], one.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_cast_weights_follow_the_module():
+    """What autocast computes is the same at the first call, the second, and after a move."""
+    features, x = VGG16Features(random_seed=0), images(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        first, second = features(x), features(x)
+        features.to(memory_format=torch.channels_last)
+        assert features._cast == {}
+        for k in range(13):
+            getattr(features, f"w{k}").mul_(2)
+        moved = features(x)
+        features.half()
+        assert not features._cast
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, moved, strict=True))

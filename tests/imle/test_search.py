@@ -209,6 +209,27 @@ def test_low_precision_rescoring_beats_none():
     assert equal[0] < equal[1] and equal[1] >= 0.95
 
 
+def test_low_precision_alone_decides_without_rescoring():
+    """rescore 0: what is nearest in bf16 wins, and fp32 never computes."""
+    model, z, cx, ys = problem()
+    asked = []
+
+    def coarse(fx, y):
+        asked.append(torch.is_autocast_enabled("cpu"))
+        return mse(fx.float(), y).bfloat16()
+
+    low = search(model, coarse, z, cx, ys, IDS, 0, [9, 12], 5, precision="bf16", rescore=0)
+    assert all(asked)
+    with torch.autocast("cpu", torch.bfloat16):
+        winners, codes, tables = oracle(model, z, cx, ys, IDS, 0, [9, 12], coarse)
+    assert torch.equal(low.winners, winners)
+    for level in range(2):
+        assert torch.equal(low.codes[level], codes[level])
+        assert torch.equal(low.losses[:, level], tables[level].min(1).values.float())
+    fp32 = search(model, mse, z, cx, ys, IDS, 0, 7, 2)
+    assert torch.equal(fp32.winners, search(model, mse, z, cx, ys, IDS, 0, 7, 2, rescore=0).winners)
+
+
 def test_own_frozen_copy_is_used_and_closed():
     model, z, cx, ys = problem()
     winners, _, _ = oracle(model, z, cx, ys, IDS, 0, [5, 5])
@@ -353,7 +374,7 @@ def test_memory_does_not_depend_on_the_number_of_candidates():
         (dict(num_samples=0), "num_samples must be positive"),
         (dict(sample_parallelism=[2, 0]), "sample_parallelism must be positive"),
         (dict(precision="fp8"), "fp32, bf16, fp16"),
-        (dict(rescore=0), "rescore"),
+        (dict(rescore=-1), "rescore must be at least 0"),
         (dict(code_bs=0), "code_bs"),
         (dict(loss_fn=lambda fx, y: ((fx - y) ** 2).mean()), "one value per row"),
     ],

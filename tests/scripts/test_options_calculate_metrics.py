@@ -76,6 +76,7 @@ EFFECTS = [
     ("camnet", "--num_images 2", "samples values"),
     ("camnet", "--samples 3", "samples values"),
     ("camnet", "--consistency project", "samples values"),
+    ("camnet", "--temperature 0.5", "samples values"),
     ("camnet", "--metrics lpips --lpips random", "names"),
 ]
 

@@ -67,6 +67,7 @@ EFFECTS = [
     ("imle", "--seed 1", "show"),
     ("imle", "--first 3", "names show"),
     ("imle", "--consistency project", "show"),
+    ("imle", "--temperature 0.5", "show"),
 ]
 
 
