@@ -173,9 +173,8 @@ def draw(
 def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIMLE) -> None:
     """`samples` images for each input; those of an unconditional network are rows of the grid."""
     how: dict[str, Any] = {"seed": args.seed, "first": args.first, "batch": args.batch}
-    how["temperature"] = args.temperature
     folder = folders.asked_outdir(args, say)
-    parts.check_consistency(args, net)
+    parts.check_imle(args, net)
     inputs = parts.inputs(args, net, folder, say) if isinstance(net, ConditionalIMLE) else None
     count = len(inputs.names) if inputs else args.num_images
     parts.check_room(args, net, count * args.samples, args.samples)
@@ -203,6 +202,7 @@ def imle_images(args: argparse.Namespace, net: ConditionalIMLE | UnconditionalIM
             own: dict[str, Any] = {}
             if inputs:
                 own = {"inputs": inputs.x[i : i + 1], "consistency": args.consistency}
+                own["temperature"] = args.temperature
             images = net.draw(args.samples, ids=ids[i : i + 1], **how | own)
             for name, image in zip(names[i], images, strict=True):
                 filling.add(name, image)

@@ -28,6 +28,7 @@ from storage.snapshot import Snapshot
 SAMPLING_LOOP = -3
 VIEW_LOOP = -4
 CODES = ("random", "fixed")
+HOTTEST = 100.0  # a temperature beyond makes noise of any network
 CONSISTENCY = ("none", "project")
 
 
@@ -60,14 +61,14 @@ class _IMLE(Loaded):
         ids: Tensor,
         first: int,
         batch: int,
-        temperature: float,
+        temperature: float = 1.0,
         net: nn.Module | None = None,
     ) -> Tensor:
         """n images of each input as the network sees it, [B, ...]; one input at a time. net: in
         place of its own."""
         check_asked(n, seed)
-        if not 0 <= temperature < math.inf:
-            raise UsageError(f"temperature {temperature}: finite and at least 0")
+        if not 0 <= temperature <= HOTTEST:
+            raise UsageError(f"temperature {temperature}: from 0 to {HOTTEST:g}")
         settings = {**codes_of(self.snapshot), "seed": seed}
         z = CodeGenerator(self.net.code_sizes, **settings)
         images = []
@@ -103,12 +104,12 @@ class UnconditionalIMLE(_IMLE):
         ids: Tensor | None = None,
         first: int = 0,
         batch: int = 32,
-        temperature: float = 1.0,
     ) -> Tensor:
         """n samples for each of the rows `ids` int64 [B] (default: row 0), row by row:
-        uint8 [B n, 3, H, W]. first: number of the first sample. temperature: scale of the codes."""
+        uint8 [B n, 3, H, W]. first: number of the first sample. (There is no temperature: the
+        network scales codes to one length.)"""
         ids = torch.zeros(1, dtype=torch.int64) if ids is None else ids
-        return self._samples(torch.zeros(len(ids), 0), n, seed, ids, first, batch, temperature)
+        return self._samples(torch.zeros(len(ids), 0), n, seed, ids, first, batch)
 
 
 class ConditionalIMLE(_IMLE):

@@ -190,8 +190,9 @@ def choose_cells(
 ) -> Chosen:
     """Improve the winners of a level, `found`, cell by cell; see the module.
 
-    exact: in fp32, which decides; fast: in low precision, in which cells are compared, if there is
-    one. plan: of `sweeps`; `on_chunk` is called after each chunk. No image's loss becomes larger.
+    exact: in fp32, which decides (with rescore 0 of `CodeSearch` in bf16, and there is no other);
+    fast: in low precision, in which cells are compared, if there is one. plan: of `sweeps`;
+    `on_chunk` is called after each chunk. No image's loss becomes larger.
     """
     judge = exact if fast is None else fast
     winner = found.ids.clamp_min(0)[:, None]

@@ -1,9 +1,8 @@
 """The distance of two feature maps and its gradient in one go.
 
 Written out for autograd, LPIPS of one map takes eight passes over it in float32 and keeps five of
-them for the backward pass: of maps that do not fit into a cache, more than a third of what VGG16
-itself takes on a CPU. Here the gradient is made beside the value, while a part of the map is in the
-cache, and is all that is kept.
+them for the backward pass, of maps that do not fit into a cache. Here the gradient is made beside
+the value, while a part of the map is in the cache, and is all that is kept.
 """
 
 from __future__ import annotations
@@ -22,10 +21,14 @@ class _Distance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, there: Tensor, root: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(f) if wanted else None
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            # a loss scale, which keeps small gradients within float16, is not in it yet
+            kept = torch.float32 if f.dtype == torch.float16 else f.dtype
+            gradient = torch.empty_like(f, dtype=kept)
         out = f.new_empty(len(f), dtype=torch.float32)
-        step = len(f) if f.is_cuda else max(1, _MAP_BYTES // (4 * f[0].numel()))
+        rows = len(f) if f.is_cuda else _MAP_BYTES // (4 * max(1, f[:1].numel()))
+        step = max(1, rows)
         for at in (slice(i, i + step) for i in range(0, len(f), step)):
             part = f[at].float()
             length = torch.linalg.vector_norm(part, dim=1, keepdim=True).square_().add_(EPS).sqrt_()
@@ -40,14 +43,17 @@ class _Distance(torch.autograd.Function):
                 gradient[at] = d.addcmul_(part, along, value=-1)
         if gradient is not None:
             ctx.save_for_backward(gradient)
+            ctx.like = f.dtype
         return out
 
     @staticmethod
-    def backward(ctx: Any, rows: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, rows: Tensor) -> tuple[Tensor | None, None, None]:
         if torch.is_grad_enabled():  # create_graph
             raise RuntimeError("the fused distance has no second gradient: ask for fused=False")
         (gradient,) = ctx.saved_tensors
-        return gradient * rows[:, None, None, None].to(gradient.dtype), None, None
+        out = torch.empty_like(gradient, dtype=ctx.like)
+        # multiplied in float32 and rounded once
+        return torch.mul(gradient, rows[:, None, None, None], out=out), None, None
 
 
 def distance(f: Tensor, there: Tensor, root: Tensor) -> Tensor:
@@ -55,7 +61,7 @@ def distance(f: Tensor, there: Tensor, root: Tensor) -> Tensor:
 
     f: `[B, C, H, W]` before normalisation, in any floating format; there: `[B, C, H, W]` float32,
     normalised and multiplied by root, `[1, C, 1, 1]` float32. Computed in float32. Gradients, in
-    the format of f, reach f alone; there is no second one (RuntimeError).
+    the format of f, reach f alone; there is no second one (RuntimeError), and none of torch.func.
     """
-    value: Tensor = _Distance.apply(f, there, root)
+    value: Tensor = _Distance.apply(f, there.detach(), root.detach())
     return value

@@ -110,7 +110,7 @@ class ResolutionLoss(nn.Module):
         """`[5, B * K]`: sum over channels and positions of the squared difference of each layer."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
-        if self.fused and isinstance(fx, Tensor) and fx.requires_grad and len(fx) == len(target.y):
+        if self._is_fused(fx, target):
             check_pair(fx, target.y)
             roots = (getattr(self.features, f"root{layer}") for layer in range(len(CHANNELS)))
             maps = zip(self.features.maps(fx), target.features, roots, strict=True)
@@ -122,6 +122,11 @@ class ResolutionLoss(nn.Module):
             for f, t in zip(features, target.features, strict=True)
         ]
         return torch.stack(rows)
+
+    def _is_fused(self, fx: Tensor | LossTarget, target: LossTarget) -> bool:
+        known = type(self.features) is VGG16Features  # a subclass may compute something else
+        trained = isinstance(fx, Tensor) and fx.requires_grad and torch.is_grad_enabled()
+        return self.fused and known and trained and len(fx) == len(target.y)
 
     def terms(self, fx: Tensor | LossTarget, target: Tensor | LossTarget) -> LossTerms:
         """All terms per row; of either side images or what `prepare` made of them."""

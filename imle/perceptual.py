@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,15 @@ def lpips_lins() -> list[Tensor]:
     path = Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"
     state = load_torch(path)
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(5)]
+
+
+class _Cast(NamedTuple):
+    """Weights as autocast asked for them last: in which format, of which tensors, as they were."""
+
+    dtype: torch.dtype
+    of: list[Tensor]
+    versions: list[int]
+    made: list[tuple[Tensor, Tensor]]
 
 
 class VGG16Features(nn.Module):
@@ -82,12 +92,10 @@ class VGG16Features(nn.Module):
             self.register_buffer(f"root{layer}", root, persistent=False)
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
-        self._cast: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}  # for autocast
+        self._cast: _Cast | None = None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VGG16Features:
-        self._cast = {}  # copies of what is moved to another device or format
-        super()._apply(fn, recurse)
-        return self
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cast": None}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [self._normalise(h.float(), layer) for layer, h in enumerate(self.maps(x))]
@@ -108,12 +116,23 @@ class VGG16Features(nn.Module):
     def _weights(self, device: str) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each convolution, in the format that autocast asks for."""
         own = [(getattr(self, f"w{k}"), getattr(self, f"b{k}")) for k in range(len(_INDICES))]
-        if not torch.is_autocast_enabled(device) or own[0][0].dtype != torch.float32:
+        flat = [tensor for pair in own for tensor in pair]
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return own
-        dtype = torch.get_autocast_dtype(device)
-        if dtype not in self._cast:
-            self._cast[dtype] = [(weight.to(dtype), bias.to(dtype)) for weight, bias in own]
-        return self._cast[dtype]
+        if any(t.is_inference() or t.dtype != torch.float32 for t in flat):
+            return own
+        dtype, versions = torch.get_autocast_dtype(device), [t._version for t in flat]
+        kept = self._cast
+        if (
+            kept is None
+            or (kept.dtype, kept.versions) != (dtype, versions)
+            or any(one is not other for one, other in zip(kept.of, flat, strict=True))
+        ):
+            # Casts of inference mode could not be used in training afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                made = [(weight.to(dtype), bias.to(dtype)) for weight, bias in own]
+            self._cast = kept = _Cast(dtype, flat, versions, made)
+        return kept.made
 
     def _normalise(self, f: Tensor, layer: int) -> Tensor:
         length = torch.sqrt((f * f).sum(1, keepdim=True) + EPS) + EPS

@@ -152,8 +152,8 @@ class CodeSearch:
         as `loss_fn(fx [B*K, ...], target)` with the target prepared once a level.
     num_samples, sample_parallelism: candidates of a level, and how many of them at a time.
     precision: fp32, or bf16 / fp16 for all losses, those of the best `rescore` of each image and
-        level taken again in fp32 (without TF32), which decides. rescore 0: low precision decides,
-        and what is said below to be in fp32 is in it.
+        level taken again in fp32 (without TF32), which decides. rescore 0, of bf16: it decides
+        alone, and what is said below to be in fp32 is in it.
     channels_last: memory format handed to `model.frozen_copy`.
     cells: along a side of the grid in which spatial noise is chosen cell by cell behind the search
         over whole codes (`imle.cells`); 0: none. One number or one a level.
@@ -181,6 +181,8 @@ class CodeSearch:
         self.model, self.loss_fn = model, loss_fn
         self.num_samples, self.sample_parallelism = num_samples, sample_parallelism
         self.dtype = resolve_dtype(precision)
+        if rescore == 0 and self.dtype == torch.float16:
+            raise ValueError("rescore 0 is of bf16: losses of fp16 may overflow, which fp32 mends")
         self.rescore = rescore
         self.channels_last = channels_last
         self.cells, self.local_ns = cells, num_samples if local_ns is None else local_ns

@@ -12,7 +12,7 @@ from diffusion.ddpm_samplers import SAMPLERS
 from diffusion.guidance import guided
 from diffusion.respace import SPACINGS
 from diffusion.samplers import sigma_levels
-from generators.imle import CONSISTENCY
+from generators.imle import CONSISTENCY, HOTTEST
 from models.omnigan.domains import DOMAINS, FLOODS
 from recipes.words import seed_range
 from runtime.cli import parse
@@ -41,6 +41,7 @@ from runtime.types import (
     many,
     nonnegative_float,
     nonnegative_int,
+    number,
     positive_float,
     probability,
     text_called,
@@ -157,8 +158,8 @@ OPTIONS: Table = {
          USUAL),
         ("--consistency", CONSISTENCY, None, "IMLE with an input: project: pictures agree with it "
          "when reduced and corrupted again (default: as the network was trained)", IMLE),
-        ("--temperature", nonnegative_float, 1.0, "IMLE: scale of the codes; below 1 samples "
-         "differ less and are nearer to what is likely", IMLE),
+        ("--temperature", number(0, HOTTEST), 1.0, "IMLE with an input: scale of the codes; "
+         "below 1 samples differ less and are nearer to what is likely", IMLE),
         ("--first", first_number, 0, "IMLE: number of the first sample, to draw more another "
          "time", IMLE),
     ],

@@ -120,13 +120,18 @@ def sampler(args: Namespace) -> Sampler:
     return functools.partial(heun, **settings)
 
 
-def check_consistency(args: Namespace, net: Generator) -> None:
-    """UsageError where the network cannot do what --consistency asks for."""
-    if args.consistency is None:
-        return
+def check_imle(args: Namespace, net: Generator) -> None:
+    """UsageError where the network cannot do what --consistency or --temperature asks for."""
     if not isinstance(net, ConditionalIMLE):
-        raise UsageError(f"--consistency {args.consistency}: this network has no input")
-    imle.asked(net.net, args.consistency, net.net.task)
+        if args.consistency is not None:
+            raise UsageError(f"--consistency {args.consistency}: this network has no input")
+        if args.temperature != 1:
+            raise UsageError(
+                f"--temperature {args.temperature:g}: this network has no input, and scales its "
+                "codes to one length"
+            )
+    elif args.consistency is not None:
+        imle.asked(net.net, args.consistency, net.net.task)
 
 
 class Inputs(NamedTuple):

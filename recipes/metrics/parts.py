@@ -23,6 +23,7 @@ from generators.omnigan import Omnigan
 from recipes import room
 from recipes.generate.options import OPTIONS, SEEDS
 from recipes.generate.options import check_unused as check_kind
+from recipes.generate.parts import check_imle
 from recipes.generate.parts import guide as open_guide
 from recipes.metrics.conditional import Conditional
 from recipes.metrics.extractors import classifier, open_all
@@ -285,6 +286,8 @@ def _check_kind(args: Namespace, net: Generator) -> None:
         if ours or not hasattr(asked, name) or name in ("num_images", "samples", "seed"):
             setattr(asked, name, value)
     check_kind(asked, net.kind)
+    if isinstance(net, ConditionalIMLE | UnconditionalIMLE):
+        check_imle(args, net)
     if args.guidance != 1 and not isinstance(net, EDM2 | DDPM):
         raise UsageError(
             f"--guidance {args.guidance:g}: no use for it with a network of {net.kind}"

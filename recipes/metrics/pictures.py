@@ -339,20 +339,13 @@ def drawn_ddpm(
 def drawn_unconditional(args: Namespace, net: UnconditionalIMLE, seeds: Sequence[int]) -> Drawn:
     """Samples of an unconditional IMLE network: seed s is sample s of the codes of seed 0."""
 
-    how = _temperature(args)
-
     def draw(numbers: list[int]) -> Tensor:
         first, last = seeds[numbers[0]], seeds[numbers[-1]]
         if last - first + 1 == len(numbers):  # a range at once
-            return net.draw(len(numbers), first=first, batch=len(numbers), **how)
-        return torch.cat([net.draw(1, first=seeds[i], **how) for i in numbers])
+            return net.draw(len(numbers), first=first, batch=len(numbers))
+        return torch.cat([net.draw(1, first=seeds[i]) for i in numbers])
 
-    return Drawn({**about_net(args, net), **how}, seeds, draw)
-
-
-def _temperature(args: Namespace) -> dict[str, float]:
-    """--temperature where it is asked for: results of before the option have no word of it."""
-    return {} if args.temperature == 1 else {"temperature": args.temperature}
+    return Drawn(about_net(args, net), seeds, draw)
 
 
 def drawn_any(args: Namespace, net: Generator, seeds: Sequence[int]) -> Drawn:
@@ -413,7 +406,8 @@ def drawn_conditional(
     samples: K numbers of samples, a range, each drawn of every input.
     """
     count, each = len(inputs.x), len(samples)
-    how = _temperature(args)
+    # results of before the option have no word of it
+    how = {} if args.temperature == 1 else {"temperature": args.temperature}
 
     def draw(numbers: list[int]) -> Tensor:
         made = []

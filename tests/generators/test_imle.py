@@ -158,8 +158,8 @@ def test_temperature_scales_the_codes_of_samples(codes, monkeypatch):
     monkeypatch.undo()
     cold = net.draw(3, inputs=x, temperature=0.0)
     assert torch.equal(cold[:3], cold[:1].expand(3, -1, -1, -1))
-    for bad in (-1.0, math.inf, math.nan):
-        with pytest.raises(UsageError, match="finite and at least 0"):
+    for bad in (-1.0, 101.0, math.inf, math.nan):
+        with pytest.raises(UsageError, match="from 0 to 100"):
             net.draw(1, inputs=x, temperature=bad)
 
 

@@ -227,6 +227,9 @@ def test_images_are_decoded_once_more_a_use_unless_cached():
 
 def test_low_precision_search_is_a_matter_of_the_search():
     same(take(make(precision="bf16", rescore=4)), take(make()))
+    alone = make(precision="bf16", rescore=0)  # other winners, found again after a restart
+    again = make(precision="bf16", rescore=0)
+    same(take(alone), take(again))
 
 
 def test_global_generators_are_left_alone():
@@ -307,7 +310,7 @@ def test_an_image_without_finite_loss_is_named():
         (dict(num_samples=[1, 2, 3]), "num_samples has 3 values for 2 levels"),
         (dict(sample_parallelism=0), "sample_parallelism must be positive"),
         (dict(precision="fp8"), "fp32, bf16, fp16"),
-        (dict(rescore=0), "rescore"),
+        (dict(rescore=-1), "rescore must be a whole number >= 0, got -1"),
     ],
 )
 def test_bad_arguments(change, message):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from imle import ProjectedDistance, ResolutionLoss
+from imle import ProjectedDistance, ResolutionLoss, fused_distance
 from imle.fused_distance import distance
 from imle.losses import LossTarget
 from imle.perceptual import VGG16Features, lpips_lins
@@ -353,17 +354,96 @@ def test_candidates_have_gradients_too(loss: ResolutionLoss):
     torch.testing.assert_close(several.grad[::3], one.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_cast_weights_follow_the_module():
-    """What autocast computes is the same at the first call, the second, and after a move."""
-    features, x = VGG16Features(random_seed=0), images(2)
+def plainly_cast(features: VGG16Features, x: torch.Tensor) -> list[torch.Tensor]:
+    """Maps in bfloat16, every weight cast by autocast in every call."""
+    h, maps = (2 * x - 1 - features.shift) / features.scale, []
     with torch.autocast("cpu", torch.bfloat16):
-        first, second = features(x), features(x)
-        features.to(memory_format=torch.channels_last)
-        assert features._cast == {}
         for k in range(13):
-            getattr(features, f"w{k}").mul_(2)
-        moved = features(x)
-        features.half()
-        assert not features._cast
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(first, moved, strict=True))
+            h = F.max_pool2d(h, 2) if k in (2, 4, 7, 10) else h
+            w, b = getattr(features, f"w{k}"), getattr(features, f"b{k}")
+            h = F.conv2d(h, w, b, padding=1).relu()
+            if k in (1, 3, 6, 9, 12):
+                maps.append(h)
+    return maps
+
+
+def test_cast_weights_follow_the_weights():
+    """Weights are cast once, and again where they are others: changed in place, replaced, moved."""
+    features, x = VGG16Features(random_seed=0), images(2)
+
+    def cast() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return list(features.maps(x))
+
+    def check() -> None:
+        for _ in range(2):
+            made = cast()
+            assert all(
+                torch.equal(a, b) for a, b in zip(made, plainly_cast(features, x), strict=True)
+            )
+
+    with torch.inference_mode():
+        cast()
+    check()
+    once = features._cast
+    check()
+    assert features._cast is once
+    features.w3.mul_(2)
+    check()
+    features.b12 = features.b12 + 0.1
+    check()
+    features.to(memory_format=torch.channels_last)
+    check()
+    assert copy.deepcopy(features)._cast is None
+    assert features.half()._weights("cpu")[0][0].dtype == torch.float16
+
+
+def test_a_loss_first_computed_in_inference_mode_can_train(loss: ResolutionLoss):
+    fresh, y = ResolutionLoss(vgg_state(loss.features)), images(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            fresh(images(2, seed=1), y)
+        x = images(2, seed=1).requires_grad_()
+        fresh(x, y).sum().backward()
+    assert x.grad.isfinite().all() and x.grad.norm() > 0
+
+
+def test_fused_distance_in_parts(monkeypatch):
+    """Parts of a batch that fit into a cache give what the batch at once gives."""
+    torch.manual_seed(0)
+    there, root = torch.randn(5, 4, 3, 2), torch.rand(1, 4, 1, 1)
+    f = torch.randn(5, 4, 3, 2, requires_grad=True)
+    whole = distance(f, there, root)
+    (gradient,) = torch.autograd.grad(whole.sum(), f)
+    for rows in (0, 1, 2, 4):
+        monkeypatch.setattr(fused_distance, "_MAP_BYTES", rows * 4 * 24)
+        parts = distance(f, there, root)
+        assert torch.equal(parts, whole)
+        assert torch.equal(torch.autograd.grad(parts.sum(), f)[0], gradient)
+    empty = distance(f[:0], there[:0], root)
+    assert len(empty) == 0 and torch.autograd.grad(empty.sum(), f)[0].norm() == 0
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0, 1000.0])
+def test_scaled_gradients_of_half_precision(size):
+    """A loss scale keeps gradients of float16 as near as autograd does, and overflows no sooner."""
+    torch.manual_seed(0)
+    there, root = torch.randn(2, 64, 2, 2), torch.rand(1, 64, 1, 1)
+    f, scale = size * torch.randn(2, 64, 2, 2), 2.0**16
+
+    def far(grad: torch.Tensor, oracle: torch.Tensor) -> float:
+        return float((grad.double() - oracle).norm() / oracle.norm())
+
+    def eager(h: torch.Tensor) -> torch.Tensor:
+        length = torch.sqrt((h * h).sum(1, keepdim=True) + 1e-10) + 1e-10
+        return (h / length * root.to(h.dtype) - there.to(h.dtype)).square().sum((1, 2, 3))
+
+    exact, half, other = f.half().double(), f.half(), f.half()
+    for made in (exact, half, other):
+        made.requires_grad_()
+    (oracle,) = torch.autograd.grad(scale * eager(exact).sum(), exact)
+    (fused,) = torch.autograd.grad(scale * distance(half, there, root).sum(), half)
+    (plain,) = torch.autograd.grad(scale * eager(other.float()).sum(), other)
+    assert fused.isfinite().equal(plain.isfinite())
+    if plain.isfinite().all():
+        assert far(fused, oracle) < 1.1 * far(plain, oracle) + 1e-5

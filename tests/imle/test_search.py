@@ -375,6 +375,7 @@ def test_memory_does_not_depend_on_the_number_of_candidates():
         (dict(sample_parallelism=[2, 0]), "sample_parallelism must be positive"),
         (dict(precision="fp8"), "fp32, bf16, fp16"),
         (dict(rescore=-1), "rescore must be at least 0"),
+        (dict(precision="fp16", rescore=0), "rescore 0 is of bf16"),
         (dict(code_bs=0), "code_bs"),
         (dict(loss_fn=lambda fx, y: ((fx - y) ** 2).mean()), "one value per row"),
     ],
