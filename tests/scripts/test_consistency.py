@@ -117,6 +117,8 @@ def test_networks_that_have_no_input_to_agree_with(tmp_path):
     file = tmp_path / "run" / "snapshots" / "network-latest.safetensors"
     with pytest.raises(UsageError, match="--consistency project: this network has no input"):
         draw("--net", file, "--consistency", "project", "--outdir", tmp_path / "out")
+    with pytest.raises(UsageError, match="--temperature 0.5: this network has no input, and sca"):
+        draw("--net", file, "--temperature", "0.5", "--outdir", tmp_path / "out")
     net = CAMNet([8, 8], in_nc=1, out_nc=2, feedback="none", head="ab", resid_nc=[6],
                  dense_nc=[4], n_blocks=1, map_nc=4, latent_nc=8)  # fmt: skip
     config = {"net": net.config, "codes": {}, "corruption": {}, "crop": "squash"}
