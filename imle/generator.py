@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
@@ -36,15 +35,14 @@ from imle.base import filled, on_base
 from imle.color import LabRange, lab_to_rgb, rgb_to_lab
 from imle.consistency import project, to_show
 from imle.corruption import Corruption
+from imle.initial_weights import draw_weights
 from imle.mapping import mapping_net
 from imle.regression import Regression
 from imle.rrdb import (
-    SLOPE,
     Norm,
     Padding,
     StyleBlock,
     Upsample,
-    WNConv2d,
     conv_act,
     freeze,
     set_padding,
@@ -56,13 +54,6 @@ from storage.arguments import Count, Depth, Share, Side, Width
 Feedback = Literal["reranged", "raw", "none"]
 RgbFrom = Literal["auto", "up", "trunk", "trunk_but_last"]
 Head = Literal["rgb", "ab"]
-
-
-# At the start the picture must be heard beside the code: in [0, 1] it varies by about 0.25 where
-# noise varies by 1, and a level sees in_nc channels of it beside code_nc of noise and the style's
-# shifts. On x4 super-resolution of photographs, with a code_gain of 0.3: half the steps to the same
-# distance (docs/studies/imle.md).
-_PICTURE_GAIN = 4.0
 
 
 class CascadeState(NamedTuple):
@@ -165,7 +156,7 @@ class CAMNet(nn.Module):
         rgb_from: where the output convolution sits: "up" after the enlargement, "trunk" before it,
             "trunk_but_last", or "auto" (after it where the resolution doubles, else before it).
         head: "rgb", or "ab": two raw tanh channels behind the input's lightness.
-        init: "default" (kaiming or normal, see `reset_parameters`), or "reference": what the
+        init: "default" (kaiming or normal, see `imle.initial_weights`), or "reference": what the
             original really started from. mapping_init: "default" unit-scale styles or "reference".
         mapping: "independent", CAM-Net's, or "hierarchical", CHIMLE's (imle.mapping).
         base: what outputs are added to: "none", the originals', or "input", see `imle.base`, or
@@ -535,70 +526,7 @@ class CAMNet(nn.Module):
         c = self.config
         return (c["in_nc"], c["head"]) == (3, "rgb") and c["feedback"] != "none"
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all parameters anew from torch's global generator; biases 0.
-
-        init="default": convolutions N(0, gain^2 / fan_in) with gain sqrt(2) before an activation
-        and 1 elsewhere (kaiming), or N(0, 0.02^2) (normal), set through g and v so that they take
-        effect. Those inside residual dense blocks (as in ESRGAN) and the output convolutions (so
-        that tanh starts unsaturated: images with a standard deviation of about 0.1) are
-        multiplied by init_scale; the rest of the trunk is not, or nothing would come through.
-        Where a level reads its inputs, the picture's weights are multiplied by 4, the noise's by
-        `code_gain`.
-        init="reference": what remains of the original's initialisation, which weight norm undid:
-        torch's default convolution weights, U(+-1/sqrt(fan_in)), whatever init_type and init_scale.
-
-        mapping_init="default": gains that keep E[w^2] = 1 through the mapping network; shifts b
-        with a standard deviation of `code_gain` and gains g of 0.25. "reference": Linear weights
-        N(0, 2 / fan_in) * 0.1 (normal: N(0, 0.02^2)), which leave std(w) at 1e-8 and styles
-        without influence.
-        """
-        c = self.config
-        if next(self.parameters()).is_meta:
-            return
-        for name, module in self.named_modules():
-            if isinstance(module, WNConv2d):
-                self._init_conv(name, module)
-            elif isinstance(module, nn.Linear):
-                fan_in = module.in_features
-                if c["mapping_init"] == "default":
-                    gain = math.sqrt(2 / (1 + SLOPE**2)) if ".mapping_net." in name else 1.0
-                    std = gain / math.sqrt(fan_in)
-                elif c["init_type"] == "normal":
-                    std = 0.02
-                else:
-                    std = c["init_scale"] * math.sqrt(2 / fan_in)
-                module.weight.normal_(0, std)
-                if c["mapping_init"] == "default" and ".transform_" in name:
-                    # A gain 1 + g near 0 would leave the next instance norm only rounding noise
-                    module.weight[: module.out_features // 2] *= 0.25
-                    module.weight[module.out_features // 2 :] *= c["code_gain"]
-                module.bias.zero_()
-
-    def _init_conv(self, name: str, conv: WNConv2d) -> None:
-        c = self.config
-        weight = torch.empty_like(conv.weight_v)
-        if c["init"] == "reference":
-            bound = 1 / math.sqrt(conv.fan_in)  # kaiming_uniform with a = sqrt(5)
-            weight.uniform_(-bound, bound)
-        else:
-            linear = any(
-                part in f".{name}"
-                for part in (
-                    ".conv5.", ".lr_conv.", ".feat_net.", ".out_conv.",
-                    ".second.", ".stem.", ".long.", ".head.", ".widen.", ".narrow.",
-                )
-            )  # fmt: skip
-            gain = 1.0 if linear else math.sqrt(2)
-            std = 0.02 if c["init_type"] == "normal" else gain / math.sqrt(conv.fan_in)
-            scaled = any(part in name for part in (".RDB", ".out_conv.", ".second.", ".head."))
-            weight.normal_(0, std * (c["init_scale"] if scaled else 1.0))
-            if ".head." in name or (".out_conv." in name and c["base"] == "learned"):
-                # A base starts as the enlarged input, samples as the base.
-                weight *= c["init_scale"]
-            if ".feat_net." in f".{name}":
-                weight[:, : c["in_nc"]] *= _PICTURE_GAIN
-                weight[:, c["in_nc"] : c["in_nc"] + c["code_nc"]] *= c["code_gain"]
-        conv.set_weight_(weight)
-        conv.bias.zero_()
+        """Draw all parameters anew from torch's global generator, see `imle.initial_weights`."""
+        if not next(self.parameters()).is_meta:
+            draw_weights(self, self.config)
