@@ -9,6 +9,9 @@ ours fp32   imle.search: cascade cache, target features once a level, folded wei
             noise drawn on the device inside the search.
 ours bf16   the same with distances in bf16, those of the best m again in fp32.
 
+few         a search of few candidates, with cells, as the preset cpu-small has it: fp32; bf16 with
+            the best 4 again in fp32, which are all; bf16 alone (`--rescore 0` of the scripts).
+
 Also: do the winners agree, how often does bf16 choose the fp32 winner (`--decisions`), and how the
 peak memory depends on the number of candidates.
 """
@@ -127,6 +130,35 @@ def compare(name: str, config: Config, args: argparse.Namespace, device: torch.d
     print(table(times, args.images * model.levels * ns, "candidates"), flush=True)
 
 
+def few(name: str, config: Config, args: argparse.Namespace, device: torch.device) -> None:
+    """Time the search of the preset cpu-small, in which bf16's second look is most of the work."""
+    loss = make_loss(args, device)
+    model = trained(name, config, loss, args, device)
+    z = CodeGenerator(model.code_sizes, seed=args.seed)
+    images = 2 if args.quick else 16
+    cx, ys = batch_of(config, images, device)
+    ids = torch.arange(images, device=device)
+
+    def run(precision: str, rescore: int) -> SearchResult:
+        return search(
+            model, loss, z, cx, ys, ids, 0, [4, 2], [4, 2],
+            precision=precision, rescore=rescore, cells=4, local_ns=2,
+        )  # fmt: skip
+
+    ways = {"fp32": ("fp32", 4), "bf16, m 4": ("bf16", 4), "bf16, m 0": ("bf16", 0)}
+    found = {way: run(*settings).winners for way, settings in ways.items()}
+    print(f"\n{name}, few candidates: ns 4 2, cells 4, local_ns 2, {images} images")
+    for way, winners in found.items():
+        equal = (winners == found["fp32"]).float().mean()
+        print(f"{way}: {100 * equal:.1f} % of what is chosen is as in fp32")
+    times = take_turns(
+        {way: lambda settings=settings: run(*settings) for way, settings in ways.items()},
+        1 if args.quick else args.repeats,
+        device,
+    )
+    print(table(times, images, "images"), flush=True)
+
+
 def agreement(name: str, config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """How often bf16 with the best again in fp32 chooses as fp32 does; what other choices cost."""
     loss = make_loss(args, device)
@@ -219,6 +251,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.decisions, args.memory_ns = min(args.decisions, 8), args.memory_ns[:1]
     for name in args.configs:
         compare(name, CONFIGS[name], args, device)
+    if "small" in args.configs:
+        few("small", CONFIGS["small"], args, device)
     for name in args.agreement_configs if args.decisions else []:
         agreement(name, CONFIGS[name], args, device)
     if args.memory_ns:

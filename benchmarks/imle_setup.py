@@ -128,11 +128,13 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def make_loss(args: argparse.Namespace, device: torch.device) -> ResolutionLoss:
+def make_loss(
+    args: argparse.Namespace, device: torch.device, *, fused: bool = True
+) -> ResolutionLoss:
     """The loss of training and search. Random VGG16 weights cost the same as the real ones."""
     if args.vgg is not None:
-        return ResolutionLoss(args.vgg).to(device)
-    return ResolutionLoss(random_seed=0).to(device)
+        return ResolutionLoss(args.vgg, fused=fused).to(device)
+    return ResolutionLoss(random_seed=0, fused=fused).to(device)
 
 
 def trained(

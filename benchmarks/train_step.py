@@ -6,8 +6,9 @@ after the other, each on top of those before it, and measured in turns:
 reference          as the CIMLE refactoring: the loss network's weights gather gradients that nobody
                    uses, and the target's features are part of the graph.
 frozen loss        imle.ResolutionLoss: neither.
-channels_last      memory format of network and images.
+channels_last      memory format of network, loss network and images.
 bf16               autocast of network and loss network.
+fused distance     the gradient of LPIPS made beside its value (imle.fused_distance).
 compile            torch.compile of the network (only with `--compile`).
 """
 
@@ -88,16 +89,22 @@ def stepper(
 
 def compare(name: str, config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """Time the options on one configuration and print a table."""
-    plain, ours = reference_loss(make_loss(args, device)), make_loss(args, device)
+    plain = reference_loss(make_loss(args, device, fused=False))
+    ours = make_loss(args, device, fused=False)
+    last, fused = (
+        make_loss(args, device, fused=on).to(memory_format=torch.channels_last)
+        for on in (False, True)
+    )
     steps = {
         "reference": stepper(config, plain, args, device),
         "frozen loss": stepper(config, ours, args, device),
-        "+ channels_last": stepper(config, ours, args, device, channels_last=True),
-        "+ bf16": stepper(config, ours, args, device, channels_last=True, bf16=True),
+        "+ channels_last": stepper(config, last, args, device, channels_last=True),
+        "+ bf16": stepper(config, last, args, device, channels_last=True, bf16=True),
+        "+ fused distance": stepper(config, fused, args, device, channels_last=True, bf16=True),
     }
     if args.compile:
         steps["+ compile"] = stepper(
-            config, ours, args, device, channels_last=True, bf16=True, compiled=True
+            config, fused, args, device, channels_last=True, bf16=True, compiled=True
         )
     print(f"\n{name}: res {' '.join(map(str, config.res))}, batch {args.bs}", flush=True)
     first = {label: step().item() for label, step in steps.items()}
