@@ -67,7 +67,8 @@ def main(args: argparse.Namespace) -> None:
         loss_fn = parts.loss(args, run.device)
         run.say(parts.described_distance(args))
         optimizer = parts.optimizer(args, net)
-        total = (args.base_loops + args.outer_loops) * args.num_iteration
+        base_steps = parts.base_steps(args)
+        total = base_steps + args.outer_loops * args.num_iteration
         factor = parts.lr_factor(args, total)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         ema = parts.average(args, net)
@@ -109,17 +110,18 @@ def main(args: argparse.Namespace) -> None:
 
         if run.completed == 0:
             look(net)
-        base_steps = parts.base_steps(args)
         pictures = run.spent.waits(parts.base_pictures(args, run, trained, corruption))
         batches = run.spent.waits(loader.forever())
         prepared = parts.targets(args, run, loss_fn)
         stop_at = parts.stop_at(args, run.completed)
         work = partial(parts.work, args)
         for step in run.steps(total, images_per_step=args.bs, stop_at=stop_at, work=work):
+            parts.begin_loss(args, net, optimizer, step)
             if step < base_steps:  # first what the samples of an input are to have in common
-                losses = {"base mse": regression_gradients(run, net, next(pictures))}
+                name, distance, rows = parts.base_loss(args, loss_fn, step)
+                loss = regression_gradients(run, net, distance, next(pictures), mini_bs=rows)
+                losses = {name: loss}
             else:
-                parts.behind_base(args, net, optimizer, step)
                 # Inputs; for every level the code whose output was nearest to the target; targets.
                 cx, codes, ys = next(batches)
                 targets = prepared(step // args.num_iteration, loader.last_ids, ys)

@@ -116,7 +116,8 @@ OUTER = "outer"
 # those sizes of it that any command line may carry.
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
-    "base", "base_nc", "base_blocks", "base_context", "base_loops", "freeze_base",
+    "base", "base_nc", "base_blocks", "base_context", "base_loops",
+    "base_lpips_loops", "freeze_base",
     "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
     "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
@@ -168,6 +169,8 @@ OPTIONS: Table = {
          "learned alone, by regression", OUTER, ADDED),
         ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together, "
          "each its share at once", OUTER, ADDED),
+        ("--base_lpips_loops", integer(0, 10**6), 0, "loops behind these that train it alone by "
+         "the loss of samples, --bs images a step", OUTER, ADDED),
         ("--freeze_base", bool, False, "the learnt base stays as --base_loops or --init_from left "
          "it, instead of learning from samples too", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
@@ -371,7 +374,7 @@ def check(args: Namespace) -> None:
     if args.unconditional:
         args.cells = args.local_ns = None  # where a preset has them
     if args.unconditional or args.base != "learned":  # likewise
-        args.base_loops = args.base_context = 0
+        args.base_loops = args.base_lpips_loops = args.base_context = 0
     if not _is_taught(args):
         args.freeze_base = False
     try:
@@ -382,7 +385,8 @@ def check(args: Namespace) -> None:
 
 def _is_taught(args: Namespace) -> bool:
     """Whether there is a learnt base that knows something before samples are made."""
-    started = args.base_loops > 0 or getattr(args, "init_from", None) is not None
+    loops = args.base_loops + args.base_lpips_loops
+    started = loops > 0 or getattr(args, "init_from", None) is not None
     return args.base == "learned" and not args.unconditional and started
 
 
@@ -405,7 +409,8 @@ def _check_effects(args: Namespace) -> None:
     taken = args.init == "default" or args.mapping_init == "default"
     rules.belongs("code_gain", "--init default or --mapping_init default", taken)
     rules.belongs("local_ns", "--cells", bool(args.cells))
-    for name in ("base_nc", "base_blocks", "base_context", "base_loops", "freeze_base"):
+    learnt = ("base_nc", "base_blocks", "base_context", "base_loops", "base_lpips_loops")
+    for name in (*learnt, "freeze_base"):
         rules.belongs(name, "--base learned", args.base == "learned")
     rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
     rules.belongs("freeze_base", "--base_loops or --init_from", _is_taught(args))

@@ -1,5 +1,6 @@
 """From the options of `recipes.imle.options` to pictures, network, loss, optimizer and loader."""
 
+import itertools
 import math
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,11 +187,12 @@ def optimizer(args: Namespace, net: nn.Module) -> torch.optim.AdamW:
 
 def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
     """Step -> learning rate over --lr: linear warm-up, then the named schedule over `total`; one
-    over --base_loops, and another over the loops behind them."""
-    alone = base_steps(args)
+    over --base_loops, one over --base_lpips_loops, and another over the loops behind them."""
 
     def factor(step: int) -> float:
-        step, length = (step, alone) if step < alone else (step - alone, total - alone)
+        first = max(edge for edge in beginnings(args) if edge <= step)
+        last = min([edge for edge in beginnings(args) if edge > step], default=total)
+        step, length = step - first, last - first
         warm = min(1.0, (step + 1) / max(1, args.warmup))
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, length))))
         if args.lr_schedule == "constant":
@@ -209,7 +211,7 @@ def reschedule(args: Namespace, run: Run, scheduler: torch.optim.lr_scheduler.La
     step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
 
     def factor(outer_loops: int) -> Callable[[int], float]:
-        return lr_factor(args, (args.base_loops + outer_loops) * args.num_iteration)
+        return lr_factor(args, base_steps(args) + outer_loops * args.num_iteration)
 
     now = factor(run.length.schedule)
     scheduler.lr_lambdas = [now] * len(groups)
@@ -227,7 +229,21 @@ def average(args: Namespace, net: nn.Module) -> emas.EMA:
 
 def base_steps(args: Namespace) -> int:
     """Steps that train a learnt base alone, before those of samples."""
-    return args.base_loops * args.num_iteration
+    return (args.base_loops + args.base_lpips_loops) * args.num_iteration
+
+
+def beginnings(args: Namespace) -> tuple[int, int, int]:
+    """The first steps of a base by the MSE, of a base by LPIPS, and of samples: what is trained
+    by another loss has a schedule and an optimizer of its own."""
+    return (0, args.base_loops * args.num_iteration, base_steps(args))
+
+
+def base_loss(args: Namespace, loss_fn: Loss, step: int) -> tuple[str, Loss, int]:
+    """What a learnt base is trained by in one of its steps: the name of its figure, the loss, and
+    how many rows are taken at once. loss_fn: that of samples."""
+    if step < beginnings(args)[1]:
+        return "base mse", PixelLoss(), args.base_bs
+    return "base loss", loss_fn, args.mini_bs
 
 
 def averaged(args: Namespace, step: int, nimg: int) -> int:
@@ -375,15 +391,28 @@ def loader(
 def base_pictures(
     args: Namespace, run: Run, trained: Pyramid, corruption: Corruption
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """After run.restore: what a learnt base is trained on in its --base_loops, a batch a step:
-    inputs [B, 3, r_0, r_0] and a target a level, in [0, 1].
+    """After run.restore: what a learnt base is trained on, a batch a step: inputs [B, 3, r_0, r_0]
+    and a target a level, in [0, 1]. --base_bs pictures in --base_loops, then --bs.
 
     Pictures, flip and corruption are functions of the number of the draw.
     """
-    order = StepSampler(
-        len(trained), args.base_bs, seed=args.seed, rank=run.rank, world_size=run.world_size
-    )
-    order.drawn = run.completed * args.base_bs
+    _, by_lpips, last = beginnings(args)
+    done = run.completed
+    if done < by_lpips:
+        batches = _drawn(args, run, trained, corruption, args.base_bs, done * args.base_bs)
+        yield from itertools.islice(batches, by_lpips - done)
+        done = by_lpips
+    drawn = by_lpips * args.base_bs + (done - by_lpips) * args.bs
+    if done < last:
+        yield from _drawn(args, run, trained, corruption, args.bs, drawn)
+
+
+def _drawn(
+    args: Namespace, run: Run, trained: Pyramid, corruption: Corruption, bs: int, drawn: int
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Batches of `bs` pictures from draw number `drawn` on."""
+    order = StepSampler(len(trained), bs, seed=args.seed, rank=run.rank, world_size=run.world_size)
+    order.drawn = drawn
     loaded = DataLoader(
         trained,
         batch_sampler=order,
@@ -393,26 +422,26 @@ def base_pictures(
     )
     flip = KeyedFlip(args.seed, args.flip)
     for x, ys in order.batches(loaded):
-        draws = torch.arange(order.drawn - args.base_bs + run.rank, order.drawn, run.world_size)
+        draws = torch.arange(order.drawn - bs + run.rank, order.drawn, run.world_size)
         draws = draws.to(run.device)
         images = [image.to(run.device, non_blocking=True).float() / 255 for image in (x, *ys)]
         cx, *targets = flip(images, 0, draws)
         yield corruption.keyed(cx, 0, draws), targets
 
 
-def behind_base(
+def begin_loss(
     args: Namespace, net: Generator, optimizer: torch.optim.Optimizer, step: int
 ) -> None:
-    """Before each step of samples: with --freeze_base a learnt base keeps its weights. At the first
-    behind --base_loops the optimizer begins anew: Adam divides by the size of past gradients, and
-    those of the base's loss are so much smaller that the next steps would go astray.
+    """Before each step: where another loss begins, so does the optimizer: Adam divides by the size
+    of past gradients, and those of a base's MSE are so much smaller that the next steps would go
+    astray. In steps of samples a learnt base keeps its weights with --freeze_base.
 
     A signal in the search that follows goes back to the last save, from where this is done again.
     """
     base = net.regression if isinstance(net, CAMNet) else None
-    if base is not None and args.freeze_base:
+    if base is not None and args.freeze_base and step >= base_steps(args):
         base.requires_grad_(False)
-    if step == base_steps(args):
+    if step in beginnings(args):
         optimizer.state.clear()
 
 
@@ -444,9 +473,9 @@ def search_precision(asked: str, device: torch.device) -> str:
 
 def work(args: Namespace, step: int) -> str | None:
     """What tells steps apart that compute more or less (`runtime.flops`): those of a base alone,
-    and the first of an outer loop, which has a search in it."""
+    by either loss, and the first of an outer loop, which has a search in it."""
     if step < base_steps(args):
-        return "base"
+        return "base" if step < beginnings(args)[1] else "base by lpips"
     return "step" if step % args.num_iteration else None
 
 

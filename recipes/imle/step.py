@@ -55,18 +55,23 @@ def imle_gradients(
 
 
 def regression_gradients(
-    run: Run, net: nn.Module, pictures: tuple[Tensor, Sequence[Tensor]]
+    run: Run,
+    net: nn.Module,
+    loss_fn: nn.Module,
+    pictures: tuple[Tensor, Sequence[Tensor]],
+    *,
+    mini_bs: int,
 ) -> Tensor:
-    """Backpropagate the MSE of a learnt base, the mean over rows of the sum over levels; returns
-    it, a detached scalar.
+    """Backpropagate the loss of a learnt base, `mini_bs` rows at a time; returns it, a detached
+    scalar: the mean over rows of the sum over levels, as of samples.
 
-    net: a CAMNet with such a base. pictures: inputs [B, 3, r_0, r_0] and a target [B, 3, r_l, r_l]
-    a level, in [0, 1]. Errors: ValueError for a network with another base.
+    net: a CAMNet with such a base. loss_fn: as of `imle_loss`; `PixelLoss` is the MSE. pictures:
+    inputs [B, 3, r_0, r_0] and a target [B, 3, r_l, r_l] a level, in [0, 1]. Errors: ValueError for
+    a network with another base.
     """
     cx, ys = pictures
-    with run.precision.autocast():
-        images = cast(CAMNet, net).regressed(cx)
-    off = [(x.float() - y).square().mean() for x, y in zip(images, ys, strict=True)]
-    mse = sum(off[1:], start=off[0])
-    run.backward(mse)
-    return mse.detach()
+
+    def images(cx: Tensor, codes: list[Tensor]) -> list[Tensor]:
+        return cast(CAMNet, net).regressed(cx)
+
+    return imle_gradients(run, images, loss_fn, (cx, [], ys), [], mini_bs=mini_bs)

@@ -225,7 +225,8 @@ def imle_options(args: Namespace, net: Mapping[str, Any] | None = None) -> Names
         "seed": args.seed,
         "num_iteration": args.imle_steps,
         "num_workers": args.num_workers,
-        "base_loops": 0,  # samples are made from the first step on
+        "base_loops": 0,
+        "base_lpips_loops": 0,  # samples are made from the first step on
     }
     if net is not None:  # a number a level
         own |= {name: list(net[name]) for name in ("res", "resid_nc", "dense_nc")}

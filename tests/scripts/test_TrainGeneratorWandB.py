@@ -93,15 +93,15 @@ def test_signal_in_the_middle_of_a_loop(finished, tmp_path, workers, monkeypatch
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_base_is_trained_alone_at_first(workers, tmp_path, monkeypatch):
-    """Two loops of regression, in which nothing is searched, and one of samples; SIGTERM in each:
-    every step as without."""
-    words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 2 --base_bs 6".split()
-    words += ["--outer_loops", "1"]
+    """A loop of regression by the MSE, one by LPIPS, in which nothing is searched, and one of
+    samples; SIGTERM in each: every step as without."""
+    words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 6".split()
+    words += ["--base_lpips_loops", "1", "--outer_loops", "1"]
     words += ["--num_workers", workers, "--freeze_base", str(workers == "2")]
     train(tmp_path / "whole", *words)
     whole = tmp_path / "whole"
-    off, loss = metrics(whole, "base mse"), metrics(whole, "batch loss")
-    assert sorted(off) == list(range(1, 9)) and sorted(loss) == [9, 10, 11, 12]
+    for name, steps in (("base mse", 0), ("base loss", 4), ("batch loss", 8)):
+        assert sorted(metrics(whole, name)) == list(range(steps + 1, steps + 5))
     assert sorted(metrics(whole, "search loss")) == [9]
     run_dir, original, stops = tmp_path / "run", SCRIPT.Run.backward, [2, 6, 10]
 
@@ -124,9 +124,9 @@ def test_a_base_is_trained_alone_at_first(workers, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_behind_the_base(freeze, tmp_path, monkeypatch):
-    """The optimizer begins anew, and a base that is frozen keeps its weights."""
-    original, seen = SCRIPT.parts.behind_base, []
+def test_where_another_loss_begins(freeze, tmp_path, monkeypatch):
+    """The optimizer begins anew, and behind its loops a base that is frozen keeps its weights."""
+    original, seen = SCRIPT.parts.begin_loss, []
 
     def spied(args, net, optimizer, step):
         moments = len(optimizer.state)
@@ -134,12 +134,17 @@ def test_behind_the_base(freeze, tmp_path, monkeypatch):
         weights = torch.cat([p.detach().reshape(-1) for p in net.regression.parameters()])
         seen.append((step, moments, len(optimizer.state), weights))
 
-    monkeypatch.setattr(SCRIPT.parts, "behind_base", spied)
+    monkeypatch.setattr(SCRIPT.parts, "begin_loss", spied)
     words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 6".split()
-    train(tmp_path / "run", *words, "--freeze_base", str(freeze))
+    words += ["--base_lpips_loops", "1", "--freeze_base", str(freeze)]
+    train(tmp_path / "run", *words)
     steps, before, after, weights = zip(*seen, strict=True)
-    assert steps[0] == 4 and before[0] > 0 and after[0] == 0 and min(after[1:]) > 0
-    assert all(torch.equal(w, weights[0]) == freeze for w in weights[1:])
+    assert steps == tuple(range(len(steps))) and len(steps) > 12
+    for step in steps:
+        assert (after[step] == 0) == (step in (0, 4, 8))
+        assert (before[step] == 0) == (step == 0)
+    assert len({tuple(w[:20].tolist()) for w in weights[:9]}) == 9  # it learns by either loss
+    assert all(torch.equal(w, weights[8]) == freeze for w in weights[9:])
 
 
 def test_signal_in_a_search(finished, tmp_path, monkeypatch):
@@ -331,6 +336,8 @@ def test_two_ranks_equal_one(tmp_path):
         "1",
         "--base_bs",
         "6",
+        "--base_lpips_loops",
+        "1",
         "--base_nc",
         "6",
         "--freeze_base",
@@ -342,7 +349,7 @@ def test_two_ranks_equal_one(tmp_path):
     env["IMLE_LAB_CPU_RANKS"] = "2"
     two = subprocess.run([*command, tmp_path / "two"], env=env, capture_output=True, text=True)
     assert two.returncode == 0, two.stderr
-    for name in ("base mse", "batch loss"):
+    for name in ("base mse", "base loss", "batch loss"):
         assert len(metrics(tmp_path / "one", name)) == 4
         assert metrics(tmp_path / "two", name) == pytest.approx(
             metrics(tmp_path / "one", name), rel=1e-6

@@ -1,10 +1,12 @@
 """Options -> network, loss, rates, search; the perceptual distance that options name."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from data.samplers import StepSampler
 from imle import CAMNet, PixelLoss, UnconditionalGenerator
 from recipes.imle import parts
 from recipes.imle.options import get_args
@@ -111,6 +113,49 @@ def test_a_base_is_frozen_where_it_knows_something():
     assert get_args(None, words).freeze_base
     assert not get_args(None, [*words, "--base_loops", "0"]).freeze_base
     assert get_args(None, [*words, "--base_loops", "0", "--init_from", "x.safetensors"]).freeze_base
+
+
+def test_a_schedule_for_each_loss():
+    """A warm-up and a cosine to 0 over the steps by MSE, by LPIPS, and of samples."""
+    words = "--preset cpu-small-color --data scenes --base_loops 2 --base_lpips_loops 1 --warmup 2"
+    args = get_args(None, f"{words} --num_iteration 4 --outer_loops 3".split())
+    assert parts.beginnings(args) == (0, 8, 12)
+    factor = parts.lr_factor(args, 24)
+    for first, length in ((0, 8), (8, 4), (12, 12)):
+        for k in range(length):
+            warm, cosine = min(1, (k + 1) / 2), 0.5 * (1 + math.cos(math.pi * k / length))
+            assert factor(first + k) == pytest.approx(warm * cosine)
+    assert [parts.work(args, step) for step in (0, 7, 8, 11, 12, 13)] == [
+        "base", "base", "base by lpips", "base by lpips", None, "step",
+    ]  # fmt: skip
+    alone = get_args(None, [*words.split(), "--base_loops", "0", "--num_iteration", "4"])
+    assert parts.beginnings(alone) == (0, 0, 4)
+
+
+def test_pictures_of_a_base_go_on_by_the_number_of_the_draw():
+    """--base_bs pictures a step, then --bs, none left out, whichever step is begun at."""
+    words = "--preset cpu-small-color --data scenes --base_loops 1 --base_lpips_loops 1"
+    args = get_args(None, f"{words} --num_iteration 3 --base_bs 6 --bs 4 --flip 0".split())
+    train, _ = parts.sources(args)
+    trained, _, _ = parts.pictures(args, train, train, lambda line: None)
+    corruption, _ = parts.corruption(args)
+
+    def drawn(completed):
+        run = SimpleNamespace(completed=completed, rank=0, world_size=1, device=CPU)
+        batches = parts.base_pictures(args, run, trained, corruption)
+        return [next(batches) for _ in range(6 - completed)]
+
+    whole = drawn(0)
+    assert [len(cx) for cx, _ in whole] == [6, 6, 6, 4, 4, 4]
+    pictures = torch.cat([ys[-1] for _, ys in whole])
+    order = StepSampler(len(trained), 30, seed=args.seed, rank=0, world_size=1)
+    there = [trained[i][1][-1].float() / 255 for i in next(iter(order))]
+    assert torch.equal(pictures, torch.stack(there))
+    for completed in (2, 3, 5):
+        again = drawn(completed)
+        for (cx, ys), (other, others) in zip(whole[completed:], again, strict=True):
+            assert torch.equal(cx, other)
+            assert all(torch.equal(y, o) for y, o in zip(ys, others, strict=True))
 
 
 def test_the_average_begins_with_the_samples():

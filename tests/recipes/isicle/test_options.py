@@ -66,7 +66,7 @@ def test_a_generator_beside_an_encoder_has_no_loops_of_a_base():
     words = "--preset cpu-small-color"
     own = imle_options(get_args(None, [*JOINT, "--imle", words]))
     assert (own.base, own.base_context) == ("learned", 3)
-    assert (own.base_loops, own.freeze_base) == (0, False)
+    assert (own.base_loops, own.base_lpips_loops, own.freeze_base) == (0, 0, False)
 
 
 def test_the_generators_options_are_this_runs_and_those_in_quotes():
