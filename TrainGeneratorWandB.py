@@ -10,10 +10,10 @@ nearest, take gradient steps on those pairs, repeat (IMLE: Li and Malik 2018; co
     torchrun --standalone --nproc-per-node 4 TrainGeneratorWandB.py --preset camnet-sr16
     python TrainGeneratorWandB.py --preset uncond-small --data mnist
 
-What follows from an input alone is learnt first (--base_loops); samples are made around it. Codes
-are searched with the network as it is, validated and kept is its EMA. Without an input
-(--unconditional) all images choose from one pool of samples. Running the same command again
-resumes. generate_images.py samples from the snapshots.
+What follows from an input alone is learnt first (--base_loops, --base_lpips_loops); samples are
+made around it. Codes are searched with the network as it is, validated and kept is its EMA. Without
+an input (--unconditional) all images choose from one pool of samples. Running the same command
+again resumes. generate_images.py samples from the snapshots.
 
 What each option means and which go together: recipes/imle/options.py; how the parts are made of
 them: recipes/imle/parts.py; the loss of a batch: recipes/imle/step.py.

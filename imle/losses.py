@@ -184,7 +184,8 @@ class ResolutionLoss(nn.Module):
 
 
 class PixelLoss(nn.Module):
-    """Mean squared pixel error per row, the loss of unconditional IMLE; interface as above."""
+    """Mean squared pixel error per row, the loss of unconditional IMLE and of a learnt base at
+    first; interface as above."""
 
     name = "mse"
 

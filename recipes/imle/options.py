@@ -169,10 +169,10 @@ OPTIONS: Table = {
          "learned alone, by regression", OUTER, ADDED),
         ("--base_bs", count(10**6), 32, "images an optimizer step of these, all GPUs together, "
          "each its share at once", OUTER, ADDED),
-        ("--base_lpips_loops", integer(0, 10**6), 0, "loops behind these that train it alone by "
-         "the loss of samples, --bs images a step", OUTER, ADDED),
-        ("--freeze_base", bool, False, "the learnt base stays as --base_loops or --init_from left "
-         "it, instead of learning from samples too", OUTER, ADDED),
+        ("--base_lpips_loops", integer(0, 10**6), 0, "loops behind --base_loops that train "
+         "--base learned alone, by the loss of samples, --bs images a step", OUTER, ADDED),
+        ("--freeze_base", bool, False, "the learnt base stays as its loops or --init_from left it, "
+         "instead of learning from samples too", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
         ("--chunk_epochs", one_of(0, 1), 0, "1: stop after one loop, of a base too (job arrays)",
          OUTER, EXECUTION),
@@ -290,7 +290,8 @@ OPTIONS: Table = {
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
         ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
          "learning rate as it was over the former, instead of over the new one", OUTER, EXECUTION),
-        ("--warmup", nonnegative_int, 100, "steps of linear warm-up, also behind --base_loops"),
+        ("--warmup", nonnegative_int, 100, "steps of linear warm-up, of a base's loops and of "
+         "samples each"),
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
         ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),
         ("--grad_clip", nonnegative_float, 0.0, "largest gradient norm; 0: no limit"),
@@ -413,7 +414,8 @@ def _check_effects(args: Namespace) -> None:
     for name in (*learnt, "freeze_base"):
         rules.belongs(name, "--base learned", args.base == "learned")
     rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
-    rules.belongs("freeze_base", "--base_loops or --init_from", _is_taught(args))
+    taught = "--base_loops, --base_lpips_loops or --init_from"
+    rules.belongs("freeze_base", taught, _is_taught(args))
     several = "a generator of several levels"
     for name in ("mapping", "rejection_levels"):
         rules.belongs(name, several, len(args.res) > 2)

@@ -1,6 +1,5 @@
 """From the options of `recipes.imle.options` to pictures, network, loss, optimizer and loader."""
 
-import itertools
 import math
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +43,7 @@ from imle.targets import TargetCache
 from recipes import initial, room
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
+from recipes.imle.step import BasePictures
 from recipes.known import inputs_of
 from recipes.take import take
 from runtime import ema as emas
@@ -190,9 +190,9 @@ def lr_factor(args: Namespace, total: int) -> Callable[[int], float]:
     over --base_loops, one over --base_lpips_loops, and another over the loops behind them."""
 
     def factor(step: int) -> float:
-        first = max(edge for edge in beginnings(args) if edge <= step)
-        last = min([edge for edge in beginnings(args) if edge > step], default=total)
-        step, length = step - first, last - first
+        start = phase_start(args, step)
+        end = min([edge for edge in phase_starts(args) if edge > step], default=total)
+        step, length = step - start, end - start
         warm = min(1.0, (step + 1) / max(1, args.warmup))
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, length))))
         if args.lr_schedule == "constant":
@@ -232,25 +232,29 @@ def base_steps(args: Namespace) -> int:
     return (args.base_loops + args.base_lpips_loops) * args.num_iteration
 
 
-def beginnings(args: Namespace) -> tuple[int, int, int]:
-    """The first steps of a base by the MSE, of a base by LPIPS, and of samples: what is trained
-    by another loss has a schedule and an optimizer of its own."""
+def phase_starts(args: Namespace) -> tuple[int, int, int]:
+    """The first steps of a base by the MSE, of a base by the loss of samples, and of samples: each
+    phase has a schedule, an optimizer and a moving average of its own."""
     return (0, args.base_loops * args.num_iteration, base_steps(args))
 
 
 def base_loss(args: Namespace, loss_fn: Loss, step: int) -> tuple[str, Loss, int]:
     """What a learnt base is trained by in one of its steps: the name of its figure, the loss, and
     how many rows are taken at once. loss_fn: that of samples."""
-    if step < beginnings(args)[1]:
+    if step < phase_starts(args)[1]:
         return "base mse", PixelLoss(), args.base_bs
     return "base loss", loss_fn, args.mini_bs
 
 
+def phase_start(args: Namespace, step: int) -> int:
+    """The first step of the phase that a step is of."""
+    return max(edge for edge in phase_starts(args) if edge <= step)
+
+
 def averaged(args: Namespace, step: int, nimg: int) -> int:
-    """Images behind a step over which the EMA goes: of the base's loops while those last, of the
-    samples' alone from there on, so that the average begins at what the base's loops left."""
-    alone = base_steps(args)
-    return nimg + args.bs - (alone * args.bs if step >= alone else 0)
+    """Images behind a step over which the EMA goes: of its phase alone, so that the average begins
+    at what the phase before left."""
+    return nimg + args.bs - phase_start(args, step) * args.bs
 
 
 def start_from(args: Namespace, run: Run, net: Generator, ema: emas.EMA) -> None:
@@ -390,29 +394,35 @@ def loader(
 
 def base_pictures(
     args: Namespace, run: Run, trained: Pyramid, corruption: Corruption
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """After run.restore: what a learnt base is trained on, a batch a step: inputs [B, 3, r_0, r_0]
-    and a target a level, in [0, 1]. --base_bs pictures in --base_loops, then --bs.
+) -> Iterator[BasePictures]:
+    """After run.restore: what a learnt base is trained on, a batch a step: --base_bs pictures in
+    --base_loops, then --bs.
 
     Pictures, flip and corruption are functions of the number of the draw.
     """
-    _, by_lpips, last = beginnings(args)
+    _, by_lpips, samples = phase_starts(args)
     done = run.completed
     if done < by_lpips:
-        batches = _drawn(args, run, trained, corruption, args.base_bs, done * args.base_bs)
-        yield from itertools.islice(batches, by_lpips - done)
+        first = done * args.base_bs
+        yield from _drawn(args, run, trained, corruption, args.base_bs, first, by_lpips - done)
         done = by_lpips
-    drawn = by_lpips * args.base_bs + (done - by_lpips) * args.bs
-    if done < last:
-        yield from _drawn(args, run, trained, corruption, args.bs, drawn)
+    if done < samples:
+        first = by_lpips * args.base_bs + (done - by_lpips) * args.bs
+        yield from _drawn(args, run, trained, corruption, args.bs, first, samples - done)
 
 
 def _drawn(
-    args: Namespace, run: Run, trained: Pyramid, corruption: Corruption, bs: int, drawn: int
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Batches of `bs` pictures from draw number `drawn` on."""
+    args: Namespace,
+    run: Run,
+    trained: Pyramid,
+    corruption: Corruption,
+    bs: int,
+    first: int,
+    count: int,
+) -> Iterator[BasePictures]:
+    """`count` batches of `bs` pictures, all ranks together, from draw number `first` on."""
     order = StepSampler(len(trained), bs, seed=args.seed, rank=run.rank, world_size=run.world_size)
-    order.drawn = drawn
+    order.drawn = first
     loaded = DataLoader(
         trained,
         batch_sampler=order,
@@ -421,12 +431,17 @@ def _drawn(
         pin_memory=run.device.type == "cuda",
     )
     flip = KeyedFlip(args.seed, args.flip)
-    for x, ys in order.batches(loaded):
-        draws = torch.arange(order.drawn - bs + run.rank, order.drawn, run.world_size)
-        draws = draws.to(run.device)
+    batches = order.batches(loaded)
+    for number in range(count):
+        x, ys = next(batches)
+        draws = range(order.drawn - bs + run.rank, order.drawn, run.world_size)
+        ids = [order.index(draw) for draw in draws]
+        if number == count - 1:
+            batches.close()  # and the loader's workers with it
+        keys = torch.tensor(draws, device=run.device)
         images = [image.to(run.device, non_blocking=True).float() / 255 for image in (x, *ys)]
-        cx, *targets = flip(images, 0, draws)
-        yield corruption.keyed(cx, 0, draws), targets
+        cx, *targets = flip(images, 0, keys)
+        yield BasePictures(corruption.keyed(cx, 0, keys), targets, ids)
 
 
 def begin_loss(
@@ -441,7 +456,7 @@ def begin_loss(
     base = net.regression if isinstance(net, CAMNet) else None
     if base is not None and args.freeze_base and step >= base_steps(args):
         base.requires_grad_(False)
-    if step in beginnings(args):
+    if step in phase_starts(args):
         optimizer.state.clear()
 
 
@@ -475,7 +490,7 @@ def work(args: Namespace, step: int) -> str | None:
     """What tells steps apart that compute more or less (`runtime.flops`): those of a base alone,
     by either loss, and the first of an outer loop, which has a search in it."""
     if step < base_steps(args):
-        return "base" if step < beginnings(args)[1] else "base by lpips"
+        return "base" if step < phase_starts(args)[1] else "base by lpips"
     return "step" if step % args.num_iteration else None
 
 

@@ -1,8 +1,8 @@
 """One step of IMLE, which is the same whether a generator trains alone or beside an encoder; and
-one of the regression that its base may learn by."""
+one of the regression that its base may learn by, in either loss."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -13,6 +13,15 @@ from runtime.run import Run
 
 # Inputs, a code a level, a target a level.
 Batch = tuple[Tensor, list[Tensor], Sequence[Tensor | LossTarget]]
+
+
+class BasePictures(NamedTuple):
+    """What a learnt base is trained on in a step: inputs [B, 3, r_0, r_0] and a target
+    [B, 3, r_l, r_l] a level, in [0, 1], and which pictures they are."""
+
+    cx: Tensor
+    ys: list[Tensor]
+    ids: list[int]
 
 
 def imle_loss(
@@ -58,20 +67,19 @@ def regression_gradients(
     run: Run,
     net: nn.Module,
     loss_fn: nn.Module,
-    pictures: tuple[Tensor, Sequence[Tensor]],
+    pictures: BasePictures,
     *,
     mini_bs: int,
 ) -> Tensor:
     """Backpropagate the loss of a learnt base, `mini_bs` rows at a time; returns it, a detached
     scalar: the mean over rows of the sum over levels, as of samples.
 
-    net: a CAMNet with such a base. loss_fn: as of `imle_loss`; `PixelLoss` is the MSE. pictures:
-    inputs [B, 3, r_0, r_0] and a target [B, 3, r_l, r_l] a level, in [0, 1]. Errors: ValueError for
-    a network with another base.
+    net: a CAMNet with such a base. loss_fn: as of `imle_loss`; `PixelLoss` is the MSE. Errors:
+    ValueError for a network with another base.
     """
-    cx, ys = pictures
 
     def images(cx: Tensor, codes: list[Tensor]) -> list[Tensor]:
         return cast(CAMNet, net).regressed(cx)
 
-    return imle_gradients(run, images, loss_fn, (cx, [], ys), [], mini_bs=mini_bs)
+    batch = (pictures.cx, [], pictures.ys)
+    return imle_gradients(run, images, loss_fn, batch, pictures.ids, mini_bs=mini_bs)

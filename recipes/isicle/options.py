@@ -225,8 +225,9 @@ def imle_options(args: Namespace, net: Mapping[str, Any] | None = None) -> Names
         "seed": args.seed,
         "num_iteration": args.imle_steps,
         "num_workers": args.num_workers,
+        # samples are made from the first step on
         "base_loops": 0,
-        "base_lpips_loops": 0,  # samples are made from the first step on
+        "base_lpips_loops": 0,
     }
     if net is not None:  # a number a level
         own |= {name: list(net[name]) for name in ("res", "resid_nc", "dense_nc")}

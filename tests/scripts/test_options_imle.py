@@ -128,7 +128,7 @@ EFFECTS = [
     ("learned", "--base_context 1", SIZE),
     ("learned", "--base_loops 1", f"files rates steps {TRAINING}"),
     ("based", "--base_bs 4", TRAINING),
-    ("based", "--base_lpips_loops 1", f"files rates steps {TRAINING}"),
+    ("based", "--base_lpips_loops 1", f"files rates steps {UPDATE}"),
     ("based", "--freeze_base", UPDATE),
     ("cascade", "--consistency project", NETWORK),
     ("cascade", "--padding reflect", NETWORK),
@@ -321,7 +321,10 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--base input --base_loops 1", "--base_loops 1 is of --base learned"),
         ("--base input --base_lpips_loops 1", "--base_lpips_loops 1 is of --base learned"),
         ("--base learned --base_loops 0 --base_bs 4", "--base_bs 4 is of --base_loops"),
-        ("--base learned --freeze_base", "--freeze_base is of --base_loops or --init_from"),
+        (
+            "--base learned --freeze_base",
+            "--freeze_base is of --base_loops, --base_lpips_loops or",
+        ),
         ("--base learned --base_context 9", "--base_context 9 halves inputs of"),
         (
             "--preset cpu-small-color --res 20 20 40",

@@ -1,6 +1,8 @@
 """Options -> network, loss, rates, search; the perceptual distance that options name."""
 
+import contextlib
 import math
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
@@ -119,7 +121,7 @@ def test_a_schedule_for_each_loss():
     """A warm-up and a cosine to 0 over the steps by MSE, by LPIPS, and of samples."""
     words = "--preset cpu-small-color --data scenes --base_loops 2 --base_lpips_loops 1 --warmup 2"
     args = get_args(None, f"{words} --num_iteration 4 --outer_loops 3".split())
-    assert parts.beginnings(args) == (0, 8, 12)
+    assert parts.phase_starts(args) == (0, 8, 12)
     factor = parts.lr_factor(args, 24)
     for first, length in ((0, 8), (8, 4), (12, 12)):
         for k in range(length):
@@ -129,7 +131,18 @@ def test_a_schedule_for_each_loss():
         "base", "base", "base by lpips", "base by lpips", None, "step",
     ]  # fmt: skip
     alone = get_args(None, [*words.split(), "--base_loops", "0", "--num_iteration", "4"])
-    assert parts.beginnings(alone) == (0, 0, 4)
+    assert parts.phase_starts(alone) == (0, 0, 4)
+
+
+def test_what_a_base_is_trained_by():
+    words = "--preset cpu-small-color --data scenes --base_loops 1 --base_lpips_loops 1"
+    args = get_args(None, f"{words} --num_iteration 3 --base_bs 6 --bs 5 --bs_gpu 2".split())
+    loss_fn = object()
+    for step in range(3):
+        name, loss, rows = parts.base_loss(args, loss_fn, step)
+        assert (name, type(loss), rows) == ("base mse", PixelLoss, 6)
+    for step in range(3, 6):
+        assert parts.base_loss(args, loss_fn, step) == ("base loss", loss_fn, 2)
 
 
 def test_pictures_of_a_base_go_on_by_the_number_of_the_draw():
@@ -140,31 +153,35 @@ def test_pictures_of_a_base_go_on_by_the_number_of_the_draw():
     trained, _, _ = parts.pictures(args, train, train, lambda line: None)
     corruption, _ = parts.corruption(args)
 
-    def drawn(completed):
+    def base_pictures(completed):
         run = SimpleNamespace(completed=completed, rank=0, world_size=1, device=CPU)
-        batches = parts.base_pictures(args, run, trained, corruption)
-        return [next(batches) for _ in range(6 - completed)]
+        return parts.base_pictures(args, run, trained, corruption)
+
+    def drawn(completed):
+        return list(base_pictures(completed))
 
     whole = drawn(0)
-    assert [len(cx) for cx, _ in whole] == [6, 6, 6, 4, 4, 4]
-    pictures = torch.cat([ys[-1] for _, ys in whole])
-    order = StepSampler(len(trained), 30, seed=args.seed, rank=0, world_size=1)
-    there = [trained[i][1][-1].float() / 255 for i in next(iter(order))]
-    assert torch.equal(pictures, torch.stack(there))
+    assert [len(batch.cx) for batch in whole] == [6, 6, 6, 4, 4, 4]
+    order = next(iter(StepSampler(len(trained), 30, seed=args.seed)))
+    assert [i for batch in whole for i in batch.ids] == order
+    there = torch.stack([trained[i][1][-1].float() / 255 for i in order])
+    assert torch.equal(torch.cat([batch.ys[-1] for batch in whole]), there)
+    args.num_workers = 1  # which ends with the last batch
     for completed in (2, 3, 5):
-        again = drawn(completed)
-        for (cx, ys), (other, others) in zip(whole[completed:], again, strict=True):
-            assert torch.equal(cx, other)
-            assert all(torch.equal(y, o) for y, o in zip(ys, others, strict=True))
+        for batch, again in zip(whole[completed:], drawn(completed), strict=True):
+            assert batch.ids == again.ids and torch.equal(batch.cx, again.cx)
+            assert all(torch.equal(y, o) for y, o in zip(batch.ys, again.ys, strict=True))
+    with contextlib.closing(base_pictures(5)) as batches:
+        next(batches)
+        assert not multiprocessing.active_children()
 
 
 def test_the_average_begins_with_the_samples():
-    """Of the base's loops and of the samples' each their own; at the first step of either the
-    average is the network."""
-    words = "--preset cpu-small-color --data scenes --base_loops 2 --num_iteration 4 --bs 8"
-    args = get_args(None, words.split())
+    """Of each phase its own; at the first step of each the average is the network."""
+    words = "--preset cpu-small-color --data scenes --base_loops 1 --base_lpips_loops 1 --bs 8"
+    args = get_args(None, [*words.split(), "--num_iteration", "4"])
     over = [parts.averaged(args, step, step * args.bs) for step in range(12)]
-    assert over == [8 * n for n in (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4)]
+    assert over == [8 * n for n in (1, 2, 3, 4)] * 3
     net = torch.nn.Linear(1, 1)
     ema = parts.average(args, net)
     for step in range(9):
