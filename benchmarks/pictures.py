@@ -17,8 +17,8 @@ quarters of a loop, and has as many loops as fit. What they took in the end is i
 
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
-cpu-small/learned: with a learnt base; cpu-small/near: with a larger one, and a finer search, an hour
-of one core; color/input: without the one that the preset has, 4 loops.
+cpu-small/learned: with a learnt base; cpu-small/near: with a larger one and a finer search, an
+hour of one core; color/input: without the one that the preset has, 4 loops.
 cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
 is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
@@ -113,7 +113,7 @@ FULL = {
 # Loops of `new` where the preset's are for photographs, of which a step costs four times as much.
 LOOPS = {"mnist": "--outer_loops 16", "mnist-mask": "--outer_loops 16"}
 TINTS = "--base input --base_loops 0 --no-freeze_base --outer_loops 4"  # of color/input
-# of cpu-small/near: detail that follows from the input learnt first, by either loss; a finer search.
+# Of cpu-small/near: what follows from the input is learnt first, by either loss; a finer search.
 NEAR = (
     "--base learned --base_nc 48 --base_blocks 12 --base_loops 4 --base_lpips_loops 3 "
     "--num_iteration 256 --outer_loops 12 --local_ns 8 --sp 9 --rescore 0 --alpha 0.5"
