@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from storage.errors import Preempted
+from storage.forks import in_children
 from storage.waiting import seconds_in
 
 GRACE = "IMLE_LAB_GRACE_S"
@@ -69,7 +70,7 @@ class Grace:
             os.close(self._writer)
             self._writer = -1
             raise
-        os.register_at_fork(after_in_child=self._forget)
+        in_children(self._forget)
         threading.Thread(target=self._listen, name="grace", daemon=True).start()
 
     @contextlib.contextmanager

@@ -10,8 +10,9 @@ import contextlib
 import errno
 import fcntl
 import os
-import weakref
 from pathlib import Path
+
+from storage.forks import in_children
 
 
 class Busy(Exception):
@@ -49,8 +50,7 @@ class Lock:
             os.ftruncate(handle, 0)
             os.pwrite(handle, note.encode(), 0)
         self._handle: int | None = handle
-        me = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _forget(me))
+        in_children(self._close)
 
     @property
     def held(self) -> bool:
@@ -83,12 +83,6 @@ class Lock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-
-def _forget(me: weakref.ref[Lock]) -> None:
-    lock = me()
-    if lock is not None:
-        lock._close()
 
 
 def holder_of(path: Path) -> str | None:

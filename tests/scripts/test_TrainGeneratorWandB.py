@@ -1,5 +1,6 @@
 """The main job from its command line: options, a whole run, interruptions, wrong arguments."""
 
+import gc
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
@@ -90,6 +92,20 @@ def test_signal_in_the_middle_of_a_loop(finished, tmp_path, workers, monkeypatch
     assert json.loads((run_dir / "status.json").read_text())["wants_requeue"]
     train(run_dir, *words)
     same_end(run_dir, finished)
+
+
+def test_a_run_that_is_over_keeps_nothing(tmp_path, monkeypatch):
+    """Neither its network nor its loss: one process may call scripts one after the other."""
+    seen, original = [], SCRIPT.Run.restore
+
+    def restore(self, **parts):
+        seen.extend(weakref.ref(part) for part in (self, *parts.values()))
+        return original(self, **parts)
+
+    monkeypatch.setattr(SCRIPT.Run, "restore", restore)
+    train(tmp_path / "run", "--outer_loops", "1")
+    gc.collect()
+    assert len(seen) == 6 and all(part() is None for part in seen)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
