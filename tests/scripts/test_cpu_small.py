@@ -114,10 +114,12 @@ def test_the_first_steps_on_ones_own_pictures(name, make, tmp_path, capsys):
         assert bool(metrics(tmp_path / "run", "acc_val")) == (make is not flat)
 
 
-@pytest.mark.parametrize("preset", ["cpu-small-color", "cpu-small-mask"])
-def test_colorization_and_inpainting(preset, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "preset, words", [("cpu-small-color", ["--base_loops", "1"]), ("cpu-small-mask", [])]
+)
+def test_colorization_and_inpainting(preset, words, tmp_path, capsys):
     data, run_dir = flat(tmp_path / "photos"), tmp_path / "run"
-    launched("TrainGeneratorWandB", data, run_dir, capsys, preset=preset)
+    launched("TrainGeneratorWandB", data, run_dir, capsys, *words, preset=preset)
     assert metrics(run_dir, "val/psnr")
 
 
