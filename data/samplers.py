@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -74,8 +74,8 @@ class StepSampler(Sampler[list[Any]]):
             yield [(self.index(d), d) if self.with_draws else self.index(d) for d in draws]
             start += self.batch_size
 
-    def batches(self, loader: DataLoader) -> Iterator:
-        """The loader's batches, counted as they are handed over."""
+    def batches(self, loader: DataLoader) -> Generator[Any, None, None]:
+        """The loader's batches, counted as they are handed over; closed, its workers end."""
         for batch in read(loader):
             self.drawn += self.batch_size
             yield batch

@@ -110,7 +110,7 @@ class ResolutionLoss(nn.Module):
         """`[5, B * K]`: sum over channels and positions of the squared difference of each layer."""
         if not isinstance(target, LossTarget):
             target = self.prepare(target)
-        if self._is_fused(fx, target):
+        if isinstance(fx, Tensor) and self._is_fused(fx, target):
             check_pair(fx, target.y)
             roots = (getattr(self.features, f"root{layer}") for layer in range(len(CHANNELS)))
             maps = zip(self.features.maps(fx), target.features, roots, strict=True)
@@ -123,9 +123,9 @@ class ResolutionLoss(nn.Module):
         ]
         return torch.stack(rows)
 
-    def _is_fused(self, fx: Tensor | LossTarget, target: LossTarget) -> bool:
+    def _is_fused(self, fx: Tensor, target: LossTarget) -> bool:
         known = type(self.features) is VGG16Features  # a subclass may compute something else
-        trained = isinstance(fx, Tensor) and fx.requires_grad and torch.is_grad_enabled()
+        trained = fx.requires_grad and torch.is_grad_enabled()
         return self.fused and known and trained and len(fx) == len(target.y)
 
     def terms(self, fx: Tensor | LossTarget, target: Tensor | LossTarget) -> LossTerms:

@@ -81,5 +81,5 @@ def regression_gradients(
     def images(cx: Tensor, codes: list[Tensor]) -> list[Tensor]:
         return cast(CAMNet, net).regressed(cx)
 
-    batch = (pictures.cx, [], pictures.ys)
+    batch: Batch = (pictures.cx, [], pictures.ys)
     return imle_gradients(run, images, loss_fn, batch, pictures.ids, mini_bs=mini_bs)
