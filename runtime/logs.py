@@ -23,6 +23,8 @@ from storage.console import tell
 from storage.errors import UsageError, first_line
 from storage.pictures import Captions, save_sheet
 
+REDRAW_S = 60.0  # curves take seconds to draw; within the loop not more often than this
+
 
 class Logs:
     """The console, the meters, the tracker and the bar of one run.
@@ -44,6 +46,7 @@ class Logs:
         self._phase: tuple[str, Progress] | None = None  # outside of the loop
         self._looped = False
         self._window = (0.0, 0)  # time and step of the last line of figures
+        self._drawn = 0.0  # when curves were drawn last, or the loop began
 
     def describe(
         self,
@@ -88,6 +91,7 @@ class Logs:
         """
         self.tracker(step)
         self._window = (time.monotonic(), step)
+        self._drawn = time.monotonic()
         self.spent.pop(1)  # what was before is of the start
         self._bar = Progress(total, desc=name, initial=step, cycle=cycle, main=self.main)
         self._looped = True
@@ -242,9 +246,15 @@ class Logs:
         """Lines of metrics.jsonl that should be there; None where nothing was tracked here."""
         return None if self._tracker is None or not self.main else self._tracker.lines
 
+    def redraw_curves(self) -> None:
+        """`draw_curves` within the loop, where the last time, or its begin, is a while ago."""
+        if time.monotonic() - self._drawn >= REDRAW_S:
+            self.draw_curves()
+
     def draw_curves(self) -> None:
         """Draw curves.png from metrics.jsonl, once the tracker is open."""
         if self.main and self._tracker is not None and self.mine():
             # A full disk, no matplotlib: the figures are in metrics.jsonl.
             with self._aside("curves.png not drawn"):
                 self._tracker.curves()
+        self._drawn = time.monotonic()

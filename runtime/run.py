@@ -461,8 +461,8 @@ class Run(Outputs):
                 self._check_updates()
                 self._check_snapshots()
             self._save(milestone, last)
-            if milestone:
-                self._logs.draw_curves()
+            if milestone and not last:  # drawn again at the end
+                self._logs.redraw_curves()
         # After the save, so that a signal during it needs no further step.
         while not last and (wanted := self._agree()):
             if wanted == _STOP:

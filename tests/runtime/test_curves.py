@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,3 +160,17 @@ def test_a_drawing_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, error):
     assert "curves.png not drawn: " in capsys.readouterr().out
     picture = logs.picture("x", fail, stamp=2, completed=2)
     assert picture is None and "samples x-000000002.png not written" in capsys.readouterr().out
+
+
+def test_curves_within_the_loop_are_not_drawn_all_the_time(monkeypatch):
+    """At most once a minute, the first time a minute behind the loop's begin; at the end always."""
+    drawn, now = [], [1000.0]
+    monkeypatch.setattr("runtime.logs.time.monotonic", lambda: now[0])
+    logs = Logs(device=None, main=True)
+    logs._tracker = SimpleNamespace(curves=lambda: drawn.append(now[0]))
+    logs._drawn = now[0]
+    for now[0] in (1010.0, 1059.0, 1060.0, 1100.0, 1119.0, 1121.0):
+        logs.redraw_curves()
+    assert drawn == [1060.0, 1121.0]
+    logs.draw_curves()
+    assert drawn == [1060.0, 1121.0, 1121.0]
