@@ -17,6 +17,7 @@ Series = Mapping[str, tuple[list[int], list[float]]]  # name -> steps, values
 COUNTERS = ("nimg", "epoch", "Examples Seen")  # they say no more than the step does
 MOST = 6  # panels in a row
 PANEL = (3.6, 2.6)  # inches
+LEFT, RIGHT, BELOW, ABOVE = 0.75, 0.12, 0.45, 0.42  # of it that is beside the axes
 LETTERS = 38  # of a title's line, so that it is not wider than its panel
 
 # What the vertical axis measures, by the end of a name; else the name itself.
@@ -126,6 +127,14 @@ def figure_of(panels: Mapping[str, Series]) -> Any:
         axes.locator_params(axis="x", nbins=5)
         if len(curves) > 1:
             axes.legend(fontsize=7)
+    # Room for labels by measure: to find it out takes matplotlib as long as to draw.
+    width, height = PANEL[0] * ncol, PANEL[1] * nrow
+    figure.set_layout_engine(None)
+    figure.subplots_adjust(
+        left=LEFT / width, right=1 - RIGHT / width, bottom=BELOW / height, top=1 - ABOVE / height,
+        wspace=(LEFT + RIGHT) / (PANEL[0] - LEFT - RIGHT),
+        hspace=(BELOW + ABOVE) / (PANEL[1] - BELOW - ABOVE),
+    )  # fmt: skip
     return figure
 
 
