@@ -17,7 +17,7 @@ Series = Mapping[str, tuple[list[int], list[float]]]  # name -> steps, values
 COUNTERS = ("nimg", "epoch", "Examples Seen")  # they say no more than the step does
 MOST = 6  # panels in a row
 PANEL = (3.6, 2.6)  # inches
-LEFT, RIGHT, BELOW, ABOVE = 0.75, 0.12, 0.45, 0.42  # of it that is beside the axes
+LEFT, RIGHT, BELOW, ABOVE = 0.75, 0.20, 0.45, 0.42  # of it that is beside the axes
 LETTERS = 38  # of a title's line, so that it is not wider than its panel
 
 # What the vertical axis measures, by the end of a name; else the name itself.
