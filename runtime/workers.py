@@ -9,6 +9,7 @@ a read.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.queues import Queue
@@ -44,7 +45,7 @@ def read(loader: DataLoader) -> Iterator[Any]:
         while True:
             try:
                 with watch.asking():
-                    batch = next(batches, watch)
+                    batch = _next(batches, watch)
             except BaseException:
                 _end_at_once(batches)
                 raise
@@ -52,6 +53,22 @@ def read(loader: DataLoader) -> Iterator[Any]:
                 return
             yield batch
             del batch  # or its memory would be held while the next one is waited for
+
+
+def _next(batches: Any, end: object) -> Any:
+    """The next batch, or `end`. Errors: as torch's; RuntimeError, in its words, also where a worker
+    ends while a batch of its is being taken over, of which torch sees but a broken connection."""
+    try:
+        return next(batches, end)
+    except (EOFError, ConnectionError) as error:
+        for worker in getattr(batches, "_workers", ()):
+            worker.join(0.5)
+            if worker.exitcode:
+                how = f"with exit code {worker.exitcode}"
+                if worker.exitcode < 0:
+                    how = f"killed by signal: {signal.strsignal(-worker.exitcode)}"
+                raise RuntimeError(f"DataLoader worker (pid {worker.pid}) {how}.") from error
+        raise
 
 
 def _end_at_once(batches: Any) -> None:

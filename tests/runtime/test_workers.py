@@ -13,6 +13,7 @@ import torch
 from data.prepare.workers import parallel_map
 from data.samplers import StepSampler
 from imle.reading import read_items
+from runtime import workers
 from runtime.seeding import seed_worker
 from storage import waiting, watch
 from storage.errors import DataError, OutOfMemory, UsageError, WaitError
@@ -110,6 +111,38 @@ def test_a_worker_that_cannot_send_or_dies(reader, fault, kind, said, capfd):
     assert all(part in str(caught.value) for part in said), caught.value
     assert "\n" not in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err  # of the thread that sends
+
+
+@pytest.mark.parametrize("broken", [EOFError(), ConnectionResetError(104, "reset by peer")])
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (signal.SIGKILL, OutOfMemory, "was killed"),
+        (signal.SIGSEGV, WaitError, "died (Segmentation fault)"),
+        (None, type(None), ""),
+    ],
+)
+def test_a_worker_that_dies_while_a_batch_is_taken_over(broken, number, kind, said):
+    """torch has a broken connection, and does not look at its workers; one that lives is none."""
+
+    class Batches:
+        def __init__(self):
+            self._workers = [multiprocessing.Process(target=time.sleep, args=(60,))]
+            self._workers[0].start()
+
+        def __next__(self):
+            if number is not None:
+                os.kill(self._workers[0].pid, number)
+            raise broken
+
+    batches = Batches()
+    try:
+        with pytest.raises(type(broken) if number is None else kind) as caught:  # noqa: SIM117
+            with watch.Watch(5.0, 1) as watching, watching.asking():
+                workers._next(batches, None)
+        assert said in str(caught.value)
+    finally:
+        batches._workers[0].kill()
 
 
 def test_errors_of_the_data_stay_what_they_are():
