@@ -1,8 +1,8 @@
 """The distance of two feature maps and its gradient in one go.
 
-Written out for autograd, LPIPS of one map takes eight passes over it in float32 and keeps five of
-them for the backward pass, of maps that do not fit into a cache. Here the gradient is made beside
-the value, while a part of the map is in the cache, and is all that is kept.
+Written out for autograd, LPIPS of one map keeps several float32 maps of its size for the backward
+pass. Here the gradient is made beside the value, while a part of the map is in the cache, and is
+all that is kept: two thirds of the loss's memory, at the same speed (benchmarks/README.md).
 """
 
 from __future__ import annotations
