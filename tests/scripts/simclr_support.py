@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from argparse import Namespace
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,23 @@ def small_backbone(backbone: str = "resnet18", stem: str = "standard") -> nn.Mod
     )
 
 
+@contextlib.contextmanager
+def light() -> Iterator[None]:
+    """A small encoder, and no curves, which are a second each and of no interest here."""
+    kept, curves = models.simclr.build_backbone, runtime.tracker.Tracker.curves
+    models.simclr.build_backbone = small_backbone
+    runtime.tracker.Tracker.curves = lambda self: None
+    try:
+        yield
+    finally:
+        models.simclr.build_backbone, runtime.tracker.Tracker.curves = kept, curves
+
+
 def train(run_dir: Path | str, *words: str) -> None:
     """One launch; module-level, for the fork harness."""
-    models.simclr.build_backbone = small_backbone
-    runtime.tracker.Tracker.curves = lambda self: None  # a second each, and of no interest here
     script = load("TrainSimCLR")
-    script.main(script.get_args(None, [*TINY, "--run-dir", str(run_dir), *words]))
+    with light():
+        script.main(script.get_args(None, [*TINY, "--run-dir", str(run_dir), *words]))
 
 
 def stopped(run_dir: Path | str, turn: int, name: str, *words: str) -> None:

@@ -6,15 +6,13 @@ import os
 import pytest
 import torch
 
-import models.simclr
-import runtime.tracker
 from imle import CAMNet
 from storage.errors import CheckpointError, UsageError
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import gloo
 from tests import kill_harness as harness
 from tests.data.pictures import make_set
-from tests.scripts.simclr_support import small_backbone
+from tests.scripts import simclr_support
 from tests.scripts.support import get_args, load, metrics
 
 COMMON = (
@@ -31,14 +29,12 @@ JOINT = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def light():
-    """One thread, a small encoder, and no curves, which take as long as all else."""
-    before, kept = torch.get_num_threads(), models.simclr.build_backbone
-    curves = runtime.tracker.Tracker.curves
+def one_thread():
+    """The same roundings everywhere."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    models.simclr.build_backbone, runtime.tracker.Tracker.curves = kept, curves
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +63,11 @@ def pictures(tmp_path_factory):
 
 def train(run_dir, *words, name="TrainISICLE"):
     """One launch; module-level, for processes of its own."""
-    models.simclr.build_backbone = small_backbone
-    runtime.tracker.Tracker.curves = lambda self: None
     script, data = load(name), os.environ["ISICLE_TEST_SET"]
     words = [*words, "--view_batch", "8"] if name == "TrainISICLE" else words
     words = ["--data", data, *COMMON, "--run-dir", str(run_dir), *words]
-    script.main(get_args(script, words))
+    with simclr_support.light():
+        script.main(get_args(script, words))
     return run_dir
 
 

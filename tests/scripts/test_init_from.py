@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-import models.simclr
-import runtime.tracker
 from recipes.imle.options import OPTIONS
 from recipes.simclr.files import open_encoder, read_encoder
 from runtime.options import EXECUTION, tagged
@@ -27,14 +25,11 @@ from tests.scripts import test_toy_example as toy
 @pytest.fixture(scope="module", autouse=True)
 def light():
     """One thread, a small encoder, and no curves."""
-    before, kept = torch.get_num_threads(), models.simclr.build_backbone
-    curves = runtime.tracker.Tracker.curves
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    models.simclr.build_backbone = simclr_support.small_backbone
-    runtime.tracker.Tracker.curves = lambda self: None
-    yield
+    with simclr_support.light():
+        yield
     torch.set_num_threads(before)
-    models.simclr.build_backbone, runtime.tracker.Tracker.curves = kept, curves
 
 
 def record(run_dir: Path) -> dict:

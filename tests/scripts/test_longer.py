@@ -8,8 +8,6 @@ import signal
 import pytest
 import torch
 
-import models.simclr
-import runtime.tracker
 from recipes.imle.parts import lr_factor
 from recipes.isicle.options import imle_options
 from recipes.simclr.parts import learning_rate
@@ -26,14 +24,11 @@ LONG, LONGER = ("--outer_loops", "2"), ("--outer_loops", "3")
 @pytest.fixture(scope="module", autouse=True)
 def light():
     """One thread, a small encoder, and no curves."""
-    before, kept = torch.get_num_threads(), models.simclr.build_backbone
-    curves = runtime.tracker.Tracker.curves
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    models.simclr.build_backbone = simclr_support.small_backbone
-    runtime.tracker.Tracker.curves = lambda self: None
-    yield
+    with simclr_support.light():
+        yield
     torch.set_num_threads(before)
-    models.simclr.build_backbone, runtime.tracker.Tracker.curves = kept, curves
 
 
 def same(a, b):
