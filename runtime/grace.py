@@ -58,6 +58,7 @@ class Grace:
         self._reader, self._writer = -1, -1
         self._before = -1
         self._main = threading.get_ident()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to listen. Errors: ValueError outside the main thread."""
@@ -71,7 +72,8 @@ class Grace:
             self._writer = -1
             raise
         in_children(self._forget)
-        threading.Thread(target=self._listen, name="grace", daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, name="grace", daemon=True)
+        self._thread.start()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -90,6 +92,9 @@ class Grace:
             os.write(self._writer, _STOP)
             os.close(self._writer)
             self._writer = -1
+            if self._thread is not None:
+                self._thread.join(1.0)  # it knows the run, which nothing is to keep
+                self._thread = None
 
     def _forget(self) -> None:
         # In a forked child: what is sent to it is not for the parent.

@@ -21,6 +21,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Runs of tests draw no curves.png, which is a second each; `curves` gives it back."""
+    from runtime.tracker import Tracker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tracker, "drawn_curves", Tracker.curves, raising=False)
+        patch.setattr(Tracker, "curves", lambda self: self.dir / "curves.png")
+        yield
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test draw their curves.png."""
+    from runtime.tracker import Tracker
+
+    monkeypatch.setattr(Tracker, "curves", Tracker.drawn_curves)  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def golden_dir(request: pytest.FixtureRequest) -> Path:
     """The folder given by --golden-dir."""

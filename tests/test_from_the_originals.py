@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import models.simclr
-import runtime.tracker
 from data import InvertDirStructure, SetupDataset, SetupMiniImagenet
 from imle import CAMNet
 from storage.snapshot import save_snapshot
@@ -102,7 +101,6 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, serving(files={}) as server:
         put_modules(patch)
         patch.setattr(models.simclr, "build_backbone", small_backbone)
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
         patch.setattr(SetupMiniImagenet, "CLASSES", {"train": 1, "val": 1, "test": 1})
         patch.setattr(SetupMiniImagenet, "PER_CLASS", 2)
         for kind in ("data", "models", "results"):

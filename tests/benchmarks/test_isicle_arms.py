@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import models.simclr
-import runtime.tracker
 from benchmarks import isicle_arms as study
 from imle import CAMNet
 from storage.errors import CheckpointError, UsageError
@@ -27,7 +26,6 @@ DRAW = "--view_batch 8 --view_precision fp32"
 def light(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
     yield
     torch.set_num_threads(before)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import runtime.tracker
 from benchmarks import pictures as study
 from benchmarks import pictures_report as report
 from recipes.imle import options as imle_options
@@ -26,10 +25,9 @@ TINY = (
 
 
 @pytest.fixture(autouse=True)
-def light(monkeypatch):
+def light():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
     yield
     torch.set_num_threads(before)
 

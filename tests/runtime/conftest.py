@@ -18,11 +18,3 @@ def one_thread():
 def no_fsync(monkeypatch):
     """It protects from power cuts, which no test here makes, and takes most of the time."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Drawing curves is the tracker's business and would take most of the time here."""
-    from runtime.tracker import Tracker
-
-    monkeypatch.setattr(Tracker, "curves", lambda self: self.dir / "curves.png")

@@ -144,6 +144,7 @@ def test_whatever_the_backend_of_matplotlib(tmp_path, monkeypatch):
     assert (tmp_path / "curves.png").is_file()
 
 
+@pytest.mark.usefixtures("curves")
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("a\nb"), ImportError()])
 def test_a_drawing_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, error):
     def fail(*args):
@@ -154,7 +155,6 @@ def test_a_drawing_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, error):
     own.log({"a": 2.0}, 2)
     logs = Logs(device=None, main=True)
     logs._tracker, logs.folder = own, tmp_path
-    monkeypatch.undo()  # conftest's: there are no curves in these tests
     monkeypatch.setattr(curves, "figure_of", fail)
     logs.draw_curves()
     assert "curves.png not drawn: " in capsys.readouterr().out

@@ -14,7 +14,7 @@ from tests import kill_harness as harness
 from tests.runtime.runs import rewrite_meta
 from tests.runtime.test_lookup import mark, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 DAMAGED = [None, "", "\0\0\0", '{"args": {', '{"script": "x"}']
 

@@ -12,7 +12,7 @@ from runtime.tracker import Tracker
 from tests.runtime.runs import exits
 from tests.runtime.toy import open_run, toy_args, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 
 class Killed(Exception):

@@ -11,7 +11,7 @@ from runtime import profile, update
 from tests import kill_harness as harness
 from tests.runtime.toy import build, data, toy_args, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 
 def rows(run):

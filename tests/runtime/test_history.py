@@ -12,7 +12,7 @@ from storage.snapshot import save_snapshot
 from tests import kill_harness as harness
 from tests.runtime.toy import open_run, toy_args, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 
 def written(tmp_path, total):

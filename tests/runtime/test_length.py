@@ -18,7 +18,7 @@ from storage.errors import LockError, UsageError
 from tests import kill_harness as harness
 from tests.runtime.runs import exits, status, steps_in
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 TABLE = {"all": [("--loops", positive_int, 5, "how long", LENGTH), ("--lr", float, 0.1, "rate")]}
 

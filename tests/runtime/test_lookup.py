@@ -16,7 +16,7 @@ from runtime.types import positive_int, wandb_id
 from storage.errors import CheckpointError, UsageError
 from tests.runtime.runs import exits
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 TABLE = {
     "all": [

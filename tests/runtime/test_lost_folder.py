@@ -18,7 +18,7 @@ from tests import kill_harness as harness
 from tests.runtime.runs import status, steps_in
 from tests.runtime.toy import open_run, toy_args, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 
 def contents(folder):

@@ -11,7 +11,7 @@ from tests.runtime import toy
 from tests.runtime.runs import status, steps_in
 from tests.runtime.toy import open_run, toy_args, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 
 def snapshots(run, step, loss):

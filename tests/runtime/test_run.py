@@ -16,7 +16,7 @@ from tests.runtime import toy
 from tests.runtime.runs import exits, linear, status, steps_in
 from tests.runtime.toy import open_run, toy_args, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 # -------------------------------------------------------------------------------------------- loop
 

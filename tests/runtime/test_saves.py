@@ -13,7 +13,7 @@ from tests.runtime.runs import status, steps_in
 from tests.runtime.test_run_failures import run_ranks
 from tests.runtime.toy import toy_args, train
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 OFTEN = 1e-6  # minutes
 
 

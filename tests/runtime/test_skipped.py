@@ -8,7 +8,7 @@ from storage.errors import NonFiniteError
 from tests.runtime.runs import linear, status, steps_in
 from tests.runtime.toy import open_run, toy_args
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
 
 
 def bad_steps(tmp_path, total, bad, **changes):

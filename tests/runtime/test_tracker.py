@@ -137,6 +137,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, capsys):
     assert "step 1 not written: No space left" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("curves")
 def test_other_ranks_write_nothing(tmp_path):
     t = Tracker(tmp_path / "run", "online", is_main=False)
     t.log({"a": 1}, 1)
@@ -162,6 +163,7 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.usefixtures("curves")
 def test_curves(tmp_path):
     t = offline_free(tmp_path)
     assert not t.curves().exists()  # nothing to draw

@@ -14,7 +14,6 @@ import numpy as np
 from torch import nn
 
 import models.simclr
-import runtime.tracker
 from recipes.simclr.options import get_args
 from tests.scripts.support import load
 
@@ -38,14 +37,13 @@ def small_backbone(backbone: str = "resnet18", stem: str = "standard") -> nn.Mod
 
 @contextlib.contextmanager
 def light() -> Iterator[None]:
-    """A small encoder, and no curves, which are a second each and of no interest here."""
-    kept, curves = models.simclr.build_backbone, runtime.tracker.Tracker.curves
+    """A small encoder."""
+    kept = models.simclr.build_backbone
     models.simclr.build_backbone = small_backbone
-    runtime.tracker.Tracker.curves = lambda self: None
     try:
         yield
     finally:
-        models.simclr.build_backbone, runtime.tracker.Tracker.curves = kept, curves
+        models.simclr.build_backbone = kept
 
 
 def train(run_dir: Path | str, *words: str) -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import models.simclr
-import runtime.tracker
 from data import InvertDirStructure, SetupDataset
 from data.scenes import sheet
 from diffusion.toy import ToyModel
@@ -67,7 +66,6 @@ def commands(tmp, monkeypatch):
     monkeypatch.setenv("RESULTS_HOME", str(tmp / "results"))
     monkeypatch.setenv("DATA_HOME", str(tmp / "data"))
     monkeypatch.setenv("MODELS_HOME", str(tmp / "models"))
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
     monkeypatch.setattr(models.simclr, "build_backbone", simclr_support.small_backbone)
     torch.manual_seed(0)
     pictures = make_set(tmp / "mine", {"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 2}})

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-import runtime.tracker
 from generators.door import open_generator
 from imle import CAMNet, Corruption
 from imle.consistency import consistency
@@ -37,9 +36,8 @@ ADDED = (
 
 @pytest.fixture(scope="module", autouse=True)
 def light():
-    """A thin VGG16, and no curves."""
+    """A thin VGG16."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
         patch.setattr(parts, "perceptual_loss", thin())
         yield
 

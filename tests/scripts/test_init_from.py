@@ -24,7 +24,7 @@ from tests.scripts import test_toy_example as toy
 
 @pytest.fixture(scope="module", autouse=True)
 def light():
-    """One thread, a small encoder, and no curves."""
+    """One thread and a small encoder."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with simclr_support.light():

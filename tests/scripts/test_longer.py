@@ -23,7 +23,7 @@ LONG, LONGER = ("--outer_loops", "2"), ("--outer_loops", "3")
 
 @pytest.fixture(scope="module", autouse=True)
 def light():
-    """One thread, a small encoder, and no curves."""
+    """One thread and a small encoder."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with simclr_support.light():

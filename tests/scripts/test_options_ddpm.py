@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import runtime.tracker
 from recipes import selection as recipe
 from recipes.ddpm.options import get_args
 from selection import EarlyLateSwitch
@@ -141,11 +140,9 @@ def run(tmp_path_factory):
             known[base, words] = seen(launch(SCRIPT.main, read, folder, *typed))
         return known[base, words]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
-        weak = launch(SCRIPT.main, read, home / "weak", *PLAIN.split())
-        places["WEAK"] = sorted((weak / "snapshots").iterdir())[0]
-        yield run
+    weak = launch(SCRIPT.main, read, home / "weak", *PLAIN.split())
+    places["WEAK"] = sorted((weak / "snapshots").iterdir())[0]
+    yield run
 
 
 def read(words):
@@ -167,7 +164,6 @@ def test_early_and_late_switch(tmp_path, monkeypatch):
     monkeypatch.setattr(
         recipe, "EarlyLateSwitch", lambda mode: AtTheThird(mode, z=0.0, min_observations=3)
     )
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
     taken = {}
     for words in ("--early", "--late"):
         whole = f"{PLAIN} --bs 20 --acid --duration 72 {words}"

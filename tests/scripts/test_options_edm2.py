@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import runtime.tracker
 from recipes import selection as recipe
 from recipes.edm2.options import get_args
 from selection import EarlyLateSwitch
@@ -124,11 +123,9 @@ def run(tmp_path_factory):
             known[base, words] = seen(launch(SCRIPT.main, read, folder, *typed))
         return known[base, words]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
-        weak = launch(SCRIPT.main, read, home / "weak", *PLAIN.split())
-        places["WEAK"] = sorted((weak / "snapshots").iterdir())[0]
-        yield run
+    weak = launch(SCRIPT.main, read, home / "weak", *PLAIN.split())
+    places["WEAK"] = sorted((weak / "snapshots").iterdir())[0]
+    yield run
 
 
 def read(words):
@@ -151,7 +148,6 @@ def test_early_and_late_switch_and_the_ramp_jumps(tmp_path, monkeypatch):
         return AtTheThird(mode, z=0.0, min_observations=3)
 
     monkeypatch.setattr(recipe, "EarlyLateSwitch", switch)
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
     common = f"{SELECTING} --acid --duration 72 --rampup 0.001 --decay 0"
 
     def images(name, words):

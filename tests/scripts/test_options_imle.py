@@ -7,7 +7,6 @@ Two steps of a tiny network, once as `BASES` say and once with the option: which
 import pytest
 import torch
 
-import runtime.tracker
 from imle import ResolutionLoss
 from imle.search import CodeSearch
 from recipes.imle import parts, perceptual
@@ -179,7 +178,6 @@ def run(tmp_path_factory):
         return known[base, words]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
         patch.setattr(parts, "perceptual_loss", thin())
         yield run
 

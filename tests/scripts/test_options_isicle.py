@@ -9,7 +9,6 @@ import shlex
 import pytest
 
 import models.simclr
-import runtime.tracker
 from recipes.isicle.options import get_args
 from storage.snapshot import save_snapshot
 from tests.effects import check_changed, launch, seen
@@ -80,7 +79,6 @@ def run(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models.simclr, "build_backbone", small_backbone)
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
         yield run
 
 

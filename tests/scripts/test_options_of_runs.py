@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import models.simclr
-import runtime.tracker
 from data.labelled import LabelledImages
 from data.omni import DomainSamples
 from data.pyramids import Pyramid
@@ -32,7 +31,6 @@ READING = [name for name in TINY if name != "toy_example"]
 def train(tmp_path, monkeypatch):
     """(script, words) -> the run's folder."""
     monkeypatch.setattr(models.simclr, "build_backbone", small_backbone)
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
 
     def train(name, *words):
         script = load(name)

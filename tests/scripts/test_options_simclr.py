@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import models.simclr
-import runtime.tracker
 from evaluation.probes import few_shot
 from recipes.simclr import parts, validation
 from recipes.simclr.options import get_args
@@ -113,7 +112,6 @@ def run(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models.simclr, "build_backbone", small_backbone)
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
         yield run
 
 

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-import runtime.tracker
 from diffusion.toy import ToyModel
 from recipes import selection as recipe
 from recipes.toy.options import get_args
@@ -74,20 +73,18 @@ EFFECTS = [
 def run(tmp_path_factory):
     """(base, more words) -> what the run left behind; bases are run once."""
     home, known = tmp_path_factory.mktemp("options"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
-        weak = launch(SCRIPT.main, read, home / "weak", *PLAIN.split(), "--seed", "9")
-        guide = str(weak / "snapshots" / "iter0004.safetensors")
+    weak = launch(SCRIPT.main, read, home / "weak", *PLAIN.split(), "--seed", "9")
+    guide = str(weak / "snapshots" / "iter0004.safetensors")
 
-        def run(base, words=""):
-            if (base, words) not in known:
-                typed = f"{BASES[base]} {words}".replace("WEAK", guide).split()
-                folder = home / f"run{len(known)}"
-                known[base, words] = seen(launch(SCRIPT.main, read, folder, *typed))
-            return known[base, words]
+    def run(base, words=""):
+        if (base, words) not in known:
+            typed = f"{BASES[base]} {words}".replace("WEAK", guide).split()
+            folder = home / f"run{len(known)}"
+            known[base, words] = seen(launch(SCRIPT.main, read, folder, *typed))
+        return known[base, words]
 
-        run.guide = guide
-        yield run
+    run.guide = guide
+    yield run
 
 
 def read(words):

@@ -534,6 +534,7 @@ def test_as_a_user_types_it(tmp_path):
     assert ".safetensors" in done.stdout and ".pkl" in done.stdout
     grids = {p.name.split("-")[0] for p in (tmp_path / "train_edm2/AJEST/samples").iterdir()}
     assert grids == {"samples", "guided"}
+    assert (tmp_path / "train_edm2/AJEST/curves.png").is_file()
 
 
 def test_best_of_one_is_plain_and_the_best_of_several_loses_least(tmp_path, monkeypatch):

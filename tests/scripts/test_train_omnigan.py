@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-import runtime.tracker
 from models.omnigan import OmniGenerator
 from recipes.omnigan import options
 from storage.snapshot import load_snapshot
@@ -33,8 +32,7 @@ STOPS = {"train": (1, 3), "freeze": (2,), "distill": (3,), "ewc": (3,)}
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
+def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import models.simclr
-import runtime.tracker
 from recipes.simclr import figures
 from tests.data.pictures import encoded
 from tests.scripts import simclr_support
@@ -26,7 +25,6 @@ def test_a_collapse_is_said(collapsed):
 
 def test_pictures_without_classes_have_a_rank_at_every_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(models.simclr, "build_backbone", simclr_support.small_backbone)
-    monkeypatch.setattr(runtime.tracker.Tracker, "curves", lambda self: None)
     (tmp_path / "mine").mkdir()
     for k in range(24):
         (tmp_path / "mine" / f"{k}.png").write_bytes(encoded(k))
