@@ -7,7 +7,7 @@ functions of (seed, id, number of the sample), so an image is the same whatever 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,15 @@ class _IMLE(Loaded):
         ids: Tensor,
         first: int,
         batch: int,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         net: nn.Module | None = None,
     ) -> Tensor:
         """n images of each input as the network sees it, [B, ...]; one input at a time. net: in
         place of its own."""
         check_asked(n, seed)
-        if not 0 <= temperature <= HOTTEST:
-            raise UsageError(f"temperature {temperature}: from 0 to {HOTTEST:g}")
+        heats = [temperature] if isinstance(temperature, (int, float)) else list(temperature)
+        if not heats or not all(0 <= heat <= HOTTEST for heat in heats):
+            raise UsageError(f"temperature {temperature}: from 0 to {HOTTEST:g}, one or several")
         settings = {**codes_of(self.snapshot), "seed": seed}
         z = CodeGenerator(self.net.code_sizes, **settings)
         images = []
@@ -76,7 +77,7 @@ class _IMLE(Loaded):
             with self._precision.autocast():
                 drawn = draw_samples(
                     net or self.net, z, one.to(self.device), i.to(self.device), n,
-                    loop=SAMPLING_LOOP, first=first, parallel=batch, temperature=temperature,
+                    loop=SAMPLING_LOOP, first=first, parallel=batch, temperature=heats,
                 )[0]  # fmt: skip
             images.append(to_uint8(drawn.float().cpu().nan_to_num(0.0)))
         return torch.cat(images).expand(-1, 3, -1, -1)
@@ -157,17 +158,17 @@ class ConditionalIMLE(_IMLE):
         ids: Tensor | None = None,
         first: int = 0,
         batch: int = 32,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         consistency: str | None = None,
     ) -> Tensor:
         """n samples of each input float [B, 3, r0, r0] in [0, 1], input by input:
         uint8 [B n, 3, H, W].
 
         ids: int64 [B], numbers of the inputs (default: 0, 1, ..). first: number of the first
-        sample. temperature: scale of the codes; 0: all samples are one. consistency: "project" or
-        "none": whether samples agree with their input (`imle.consistency`; default: as the network
-        was trained). Errors: UsageError without inputs, or for such as cannot be, and for a
-        consistency or temperature that cannot.
+        sample. temperature: scale of the codes, one or several, see `imle.sampling`; 0: all samples
+        are one. consistency: "project" or "none": whether samples agree with their input
+        (`imle.consistency`; default: as the network was trained). Errors: UsageError without
+        inputs, or for such as cannot be, and for a consistency or temperature that cannot.
         """
         check_asked(n, seed)
         if inputs is None:

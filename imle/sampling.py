@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def draw_samples(
     loop: int,
     first: int = 0,
     parallel: int = 32,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
 ) -> Tensor:
     """Last-level images [B, num_samples, C, H, W] in [0, 1], sample k of image b by its own key.
 
@@ -29,8 +31,10 @@ def draw_samples(
     what else is drawn beside it. A mixture shows its components in turn, k mod their number. cx
     [B, C, h, w] corrupted inputs, on the model's device. parallel: rows evaluated at a time.
     temperature: codes are multiplied by it (as in Glow, Kingma and Dhariwal 2018): below 1, images
-    nearer to the middle of the distribution.
+    nearer to the middle of the distribution. Several: sample k has number k mod their count, as
+    (0, 1, 1) a middle and two samples of it.
     """
+    heats = [temperature] if isinstance(temperature, (int, float)) else list(temperature)
     rows = []
     for k in range(num_samples):
         ids = torch.full((1,), first + k, dtype=torch.int64, device=cx.device)
@@ -39,7 +43,8 @@ def draw_samples(
             shown = torch.full_like(image_ids, (first + k) % z.num_components)
         rows.append(
             [
-                temperature * z.draw(level, loop, image_ids, ids, cx.device, components=shown)
+                heats[(first + k) % len(heats)]
+                * z.draw(level, loop, image_ids, ids, cx.device, components=shown)
                 for level in range(z.levels)
             ]
         )

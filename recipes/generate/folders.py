@@ -199,6 +199,12 @@ def settings_of(
     }
 
 
+def temperature_of(args: Namespace) -> float | list[float]:
+    """Of the samples, as records have it: a number where it is one for all."""
+    heats: list[float] = args.temperature
+    return heats if len(heats) > 1 else heats[0]
+
+
 def imle_settings(
     args: Namespace, net: ConditionalIMLE | UnconditionalIMLE, inputs: Inputs | None
 ) -> dict[str, Any]:
@@ -208,8 +214,8 @@ def imle_settings(
         data = {"data": inputs.data, "num_images": len(inputs.names), "inputs": inputs.checksum()}
     if args.consistency is not None:  # folders of before an option have no word of it
         data["consistency"] = args.consistency
-    if args.temperature != 1:
-        data["temperature"] = args.temperature
+    if args.temperature != [1]:
+        data["temperature"] = temperature_of(args)
     return {**data, "net": net.content, "seed": args.seed, "precision": args.precision}
 
 

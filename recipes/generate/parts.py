@@ -125,10 +125,11 @@ def check_imle(args: Namespace, net: Generator) -> None:
     if not isinstance(net, ConditionalIMLE):
         if args.consistency is not None:
             raise UsageError(f"--consistency {args.consistency}: this network has no input")
-        if args.temperature != 1:
+        if args.temperature != [1]:
+            heats = " ".join(f"{heat:g}" for heat in args.temperature)
             raise UsageError(
-                f"--temperature {args.temperature:g}: this network has no input, and scales its "
-                "codes to one length"
+                f"--temperature {heats}: this network has no input, and scales its codes to one "
+                "length"
             )
     elif args.consistency is not None:
         imle.asked(net.net, args.consistency, net.net.task)

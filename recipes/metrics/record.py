@@ -269,7 +269,8 @@ def of_pictures(about: Mapping[str, Any]) -> str:
     if about.get("kind") != "data set":
         step = f" at step {about['step']}" if about.get("step") is not None else ""
         guided = f", guided with weight {about['guidance']:g}" if about.get("guide") else ""
-        warm = f", temperature {about['temperature']:g}" if "temperature" in about else ""
+        heats = np.atleast_1d(about.get("temperature", []))
+        warm = f", temperature {' '.join(f'{heat:g}' for heat in heats)}" if len(heats) else ""
         return f"{about['pictures']} of {about['net']} ({about['kind']}{step}){guided}{warm}"
     part = "" if about["pictures"] == about["of"] else f" of {about['of']}, seed {about['seed']}"
     size = about["res"] if isinstance(about["res"], str) else f"{about['res']} px {about['crop']}"

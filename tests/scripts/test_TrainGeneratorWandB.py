@@ -112,7 +112,7 @@ def test_a_base_is_trained_alone_at_first(tmp_path, monkeypatch):
     """A loop of regression by the MSE, one by LPIPS, in which nothing is searched, and one of
     samples; SIGTERM in each: every step as without."""
     words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 6".split()
-    words += ["--base_lpips_loops", "1", "--outer_loops", "1"]
+    words += ["--base_lpips_loops", "1", "--outer_loops", "1", "--alpha", "10"]
     words += ["--num_workers", "2", "--freeze_base"]
     train(tmp_path / "whole", *words)
     whole = tmp_path / "whole"

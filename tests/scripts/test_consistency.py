@@ -18,8 +18,7 @@ from runtime.rundir import config_hash, shaping
 from storage.errors import UsageError
 from storage.snapshot import load_snapshot, save_snapshot
 from tests import kill_harness as harness
-from tests.scripts.support import load, train
-from tests.scripts.test_options_imle import thin
+from tests.scripts.support import load, thin_loss, train
 
 ALL = "--base input --consistency project --padding reflect".split()
 ADDED = (
@@ -38,7 +37,7 @@ ADDED = (
 def light():
     """A thin VGG16."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "perceptual_loss", thin())
+        patch.setattr(parts, "perceptual_loss", thin_loss)
         yield
 
 

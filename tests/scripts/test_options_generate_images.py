@@ -68,6 +68,7 @@ EFFECTS = [
     ("imle", "--first 3", "names show"),
     ("imle", "--consistency project", "show"),
     ("imle", "--temperature 0.5", "show"),
+    ("imle", "--temperature 0.5 1", "show"),
 ]
 
 

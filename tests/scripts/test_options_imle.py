@@ -9,11 +9,11 @@ import torch
 
 from imle import ResolutionLoss
 from imle.search import CodeSearch
-from recipes.imle import parts, perceptual
+from recipes.imle import parts
 from recipes.imle.options import PRESETS, get_args, idle
 from runtime.run import Run
 from tests.effects import check_changed, launch, pictures, seen
-from tests.scripts.support import load, metrics
+from tests.scripts.support import load, metrics, thin_loss
 
 SCRIPT = load("TrainGeneratorWandB")
 TINY = """--preset smoke --bs 2 --code_bs 4 --map_nc 4 --latent_nc 8 --subsample_size 3
@@ -178,29 +178,8 @@ def run(tmp_path_factory):
         return known[base, words]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "perceptual_loss", thin())
+        patch.setattr(parts, "perceptual_loss", thin_loss)
         yield run
-
-
-def thin():
-    """`perceptual_loss` with a sixteenth of VGG16's channels, which makes a run three times as
-    fast; made once for all that ask for the same."""
-    known = {}
-
-    def perceptual_loss(*args, **options):
-        key = (*args, *options.items())
-        if key not in known:
-            known[key] = perceptual.perceptual_loss(*args, **options)
-            features = getattr(known[key], "features", torch.nn.Module())
-            for name, values in list(features.named_buffers()):
-                if name[0] in "wb":
-                    values = values[::16]
-                if name.startswith("root") or name[0] == "w" and name != "w0":
-                    values = values[:, ::16]
-                setattr(features, name, values.contiguous())
-        return known[key]
-
-    return perceptual_loss
 
 
 def test_the_same_command_twice_is_the_same_run(run):
