@@ -19,6 +19,8 @@ cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (su
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
 cpu-small/learned: with a learnt base; cpu-small/near: with a larger one and a finer search, an
 hour of one core; color/input: without the one that the preset has, 4 loops.
+cpu-small/new+middle, cpu-small/near+middle: of the same snapshots six samples, the first of which
+is drawn at temperature 0, the middle of what the network takes for possible.
 cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
 is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
@@ -118,6 +120,7 @@ NEAR = (
     "--base learned --base_nc 48 --base_blocks 12 --base_loops 4 --base_lpips_loops 3 "
     "--num_iteration 256 --outer_loops 12 --local_ns 8 --sp 9 --rescore 0 --alpha 0.5"
 )
+MIDDLE = (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # temperatures of six samples, of which one is the middle
 SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-small/new
 LONGER = (2, 4, 8)  # times the loops of cpu-small/new, for what more time brings
 # Options that name files and folders, and the length, which follows from the arm's time.
@@ -131,12 +134,15 @@ QUARTERS = 4  # of a loop, in which an arm is timed
 
 class Arm(NamedTuple):
     """A row of a table. words: its options. of: the arm whose snapshot it looks at, if it is not
-    trained itself. timed: whether it is given --seconds and not a number of loops."""
+    trained itself. timed: whether it is given --seconds and not a number of loops. projected: its
+    samples are, when they are drawn. temperature: of a picture's samples, in turn."""
 
     words: str
     data: str = "photos"
     of: str | None = None
     timed: bool = False
+    projected: bool = False
+    temperature: tuple[float, ...] = (1.0,)
 
 
 class Piece(NamedTuple):
@@ -175,7 +181,7 @@ def arms() -> dict[str, Arm]:
     present, together = PRESENT["cpu-small"], "--preset cpu-small"
     found = {
         "present": Arm(present, timed=True),
-        "present+project": Arm(present, of="present", timed=True),
+        "present+project": Arm(present, of="present", timed=True, projected=True),
         "together": Arm(together, timed=True),
     }
     known = names_of(imle_options.OPTIONS)
@@ -188,13 +194,17 @@ def arms() -> dict[str, Arm]:
     for part, (preset, more, data) in FULL.items():
         found[f"{part}/present"] = Arm(f"{PRESENT[preset]} {more}", data)
         if part == "cpu-small":
-            found["cpu-small/present+project"] = Arm(PRESENT[preset], of="cpu-small/present")
+            found["cpu-small/present+project"] = Arm(
+                PRESENT[preset], of="cpu-small/present", projected=True
+            )
         found[f"{part}/new"] = Arm(f"--preset {preset} {more} {LOOPS.get(part, '')}", data)
         if part == "color":
             found["color/input"] = Arm(f"--preset {preset} {TINTS}")
         if part == "cpu-small":
             found["cpu-small/learned"] = Arm(f"--preset {preset} --base learned --base_loops 5")
             found["cpu-small/near"] = Arm(f"--preset {preset} {NEAR}")
+            for name in ("cpu-small/new", "cpu-small/near"):
+                found[f"{name}+middle"] = found[name]._replace(of=name, temperature=MIDDLE)
             found["cpu-small/present-short"] = Arm(f"{PRESENT[preset]} --outer_loops {SHORT}")
             for times in LONGER:
                 loops = times * imle_options.PRESETS[preset].get("outer_loops", 1)
@@ -419,11 +429,9 @@ def train(args: argparse.Namespace, piece: Piece, results: Results) -> dict[str,
 # ---------------------------------------------------------------------------------------- figures
 
 
-def judged(
-    args: argparse.Namespace, piece: Piece, folder: Path, *, projected: bool
-) -> dict[str, float]:
+def judged(args: argparse.Namespace, piece: Piece, folder: Path) -> dict[str, float]:
     """Figures of a run's last snapshot on held-out pictures; writes its sheet too."""
-    options = asked(args, piece)
+    arm, options = arms()[piece.arm], asked(args, piece)
     options.num_val_images = args.pictures
     cpu = torch.device("cpu")
     snapshot = open_network(folder / "snapshots" / "network-latest.safetensors")
@@ -444,7 +452,7 @@ def judged(
             )
         return validation.conditional(
             net, loss_fn, codes, corruption, inputs[few], targets[few], cpu,
-            samples=samples, projected=projected,
+            samples=samples, projected=arm.projected, temperature=arm.temperature,
         )  # fmt: skip
 
     found = look(len(inputs), args.samples)
@@ -472,7 +480,7 @@ def result(args: argparse.Namespace, piece: Piece, results: Results) -> dict[str
             raise UsageError(f"{piece.arm} of seed {piece.seed} looks at {arm.of}: run that first")
     else:
         took = train(args, piece, results)
-    found = judged(args, piece, folder_of(args, source), projected=arm.of is not None)
+    found = judged(args, piece, folder_of(args, source))
     return {
         "arm": piece.arm,
         "seed": piece.seed,

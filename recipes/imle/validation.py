@@ -6,7 +6,7 @@ run differ by its weights alone.
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -92,6 +92,7 @@ def conditional(
     *,
     samples: int,
     projected: bool = False,
+    temperature: float | Sequence[float] = 1.0,
     each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Look:
     """Rows target | input | its bicubic enlargement, if the target is larger | samples, nearest
@@ -101,6 +102,7 @@ def conditional(
     nothing is enlarged (colorization, inpainting), that is the input itself.
     inputs, targets: uint8 [N, 3, r, r] and [N, 3, R, R]. samples: how many of each, at least one.
     projected: what is looked at is the nearest image to each sample that agrees with its input.
+    temperature: of the samples, see `imle.sampling`.
     """
     found: dict[str, list[Tensor]] = {}
     rows, above = [], []
@@ -110,7 +112,9 @@ def conditional(
             ids = torch.tensor([i], device=device)
             x, y = (t.to(device).float() / 255 for t in (x, y))
             task = Task(corruption, x, ids)
-            drawn = draw_samples(net, z_gen, task.cx, ids, samples, loop=LOOP).clamp(0, 1)[0]
+            drawn = draw_samples(
+                net, z_gen, task.cx, ids, samples, loop=LOOP, temperature=temperature
+            ).clamp(0, 1)[0]
             if projected:
                 drawn = task.agreeing(drawn)
             judged = judge(loss_fn, task, drawn, y)

@@ -195,6 +195,28 @@ def test_presets_to_their_ends(tmp_path, launched):
     assert "](pictures-color-new.png)" in text and (tmp_path / "pictures-color-new.png").is_file()
 
 
+def test_a_middle_is_drawn_beside_five_samples(tmp_path, launched, monkeypatch):
+    only = ["--only", "cpu-small/new", "cpu-small/new+middle", "--seeds", "0"]
+    words = study.get_args(["--out", str(tmp_path), "--data", "scenes", "--pictures", "2", *only])
+    every = study.arms()
+    tiny = {n: a._replace(words=f"{a.words} {TINY} --outer_loops 1") for n, a in every.items()}
+    drawn = []
+    original = study.validation.draw_samples
+
+    def draw(*args, **options):
+        drawn.append(options["temperature"])
+        return original(*args, **options)
+
+    monkeypatch.setattr(study, "arms", lambda: tiny)
+    monkeypatch.setattr(study.validation, "draw_samples", draw)
+    study.main(words)
+    # 1.0: of the run's own validation
+    assert len(launched) == 1 and set(drawn) == {1.0, (1.0,), study.MIDDLE}
+    plain, middle = json.loads((tmp_path / "results.json").read_text())["pieces"]
+    assert (plain["arm"], middle["arm"]) == ("cpu-small/new", "cpu-small/new+middle")
+    assert middle["figures"]["diversity_share"] < plain["figures"]["diversity_share"]
+
+
 def test_seconds_of_a_process_and_of_what_it_starts():
     busy = "import time\nwhile time.process_time() < 0.4: pass\n"
     nested = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {busy!r}]);"
