@@ -29,11 +29,12 @@ JOINT = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same roundings everywhere."""
+def light():
+    """One thread and a small encoder."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with simclr_support.light():
+        yield
     torch.set_num_threads(before)
 
 
