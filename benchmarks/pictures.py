@@ -18,9 +18,9 @@ quarters of a loop, and has as many loops as fit. What they took in the end is i
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
 inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
 cpu-small/learned: with a learnt base; cpu-small/near: with a larger one and a finer search, an
-hour of one core; color/input: without the one that the preset has, 4 loops.
-cpu-small/new+middle, cpu-small/near+middle: of the same snapshots six samples, the first of which
-is drawn at temperature 0, the middle of what the network takes for possible.
+hour of one core; cpu-small/nearest: longer, two hours; color/input: without the one that the preset
+has, 4 loops. cpu-small/new+middle, near+middle, nearest+middle: of the same snapshots six samples
+at temperatures from 0, the middle of what the network takes for possible, to 1.
 cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
 is, with so many times its loops, of which a cosine is made anew.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
@@ -120,7 +120,13 @@ NEAR = (
     "--base learned --base_nc 48 --base_blocks 12 --base_loops 4 --base_lpips_loops 3 "
     "--num_iteration 256 --outer_loops 12 --local_ns 8 --sp 9 --rescore 0 --alpha 0.5"
 )
-MIDDLE = (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # temperatures of six samples, of which one is the middle
+# Of cpu-small/nearest: the same with twice the regression and half as many steps of samples more.
+NEAREST = (
+    f"{NEAR} --base_loops 5 --base_lpips_loops 11 --num_iteration 192 --outer_loops 24 "
+    "--code_gain 0.5 --lr 1e-3"
+)
+# Temperatures of six samples, the first of which is the middle of what is possible.
+MIDDLE = (0.0, 0.8, 0.9, 1.0, 1.0, 1.0)
 SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-small/new
 LONGER = (2, 4, 8)  # times the loops of cpu-small/new, for what more time brings
 # Options that name files and folders, and the length, which follows from the arm's time.
@@ -203,7 +209,8 @@ def arms() -> dict[str, Arm]:
         if part == "cpu-small":
             found["cpu-small/learned"] = Arm(f"--preset {preset} --base learned --base_loops 5")
             found["cpu-small/near"] = Arm(f"--preset {preset} {NEAR}")
-            for name in ("cpu-small/new", "cpu-small/near"):
+            found["cpu-small/nearest"] = Arm(f"--preset {preset} {NEAREST}")
+            for name in ("cpu-small/new", "cpu-small/near", "cpu-small/nearest"):
                 found[f"{name}+middle"] = found[name]._replace(of=name, temperature=MIDDLE)
             found["cpu-small/present-short"] = Arm(f"{PRESENT[preset]} --outer_loops {SHORT}")
             for times in LONGER:
