@@ -67,7 +67,7 @@ class _IMLE(Loaded):
         """n images of each input as the network sees it, [B, ...]; one input at a time. net: in
         place of its own."""
         check_asked(n, seed)
-        heats = [temperature] if isinstance(temperature, (int, float)) else list(temperature)
+        heats = list(temperature) if isinstance(temperature, Sequence) else [float(temperature)]
         if not heats or not all(0 <= heat <= HOTTEST for heat in heats):
             raise UsageError(f"temperature {temperature}: from 0 to {HOTTEST:g}, one or several")
         settings = {**codes_of(self.snapshot), "seed": seed}

@@ -34,7 +34,7 @@ def draw_samples(
     nearer to the middle of the distribution. Several: sample k has number k mod their count, as
     (0, 1, 1) a middle and two samples of it.
     """
-    heats = [temperature] if isinstance(temperature, (int, float)) else list(temperature)
+    heats = list(temperature) if isinstance(temperature, Sequence) else [float(temperature)]
     rows = []
     for k in range(num_samples):
         ids = torch.full((1,), first + k, dtype=torch.int64, device=cx.device)

@@ -72,8 +72,9 @@ class Grace:
             self._writer = -1
             raise
         in_children(self._forget)
-        self._thread = threading.Thread(target=self._listen, name="grace", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._listen, name="grace", daemon=True)
+        thread.start()
+        self._thread = thread
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
