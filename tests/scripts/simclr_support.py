@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 import models.simclr
+import runtime.tracker
 from recipes.simclr.options import get_args
 from tests.scripts.support import load
 
@@ -37,13 +38,14 @@ def small_backbone(backbone: str = "resnet18", stem: str = "standard") -> nn.Mod
 
 @contextlib.contextmanager
 def light() -> Iterator[None]:
-    """A small encoder."""
-    kept = models.simclr.build_backbone
+    """A small encoder; no curves either, in processes that conftest's fixtures do not reach."""
+    kept, curves = models.simclr.build_backbone, runtime.tracker.Tracker.curves
     models.simclr.build_backbone = small_backbone
+    runtime.tracker.Tracker.curves = lambda self: None
     try:
         yield
     finally:
-        models.simclr.build_backbone = kept
+        models.simclr.build_backbone, runtime.tracker.Tracker.curves = kept, curves
 
 
 def train(run_dir: Path | str, *words: str) -> None:
