@@ -95,7 +95,7 @@ def test_signal_in_the_middle_of_a_loop(finished, tmp_path, workers, monkeypatch
 
 
 def test_a_run_that_is_over_keeps_nothing(tmp_path, monkeypatch):
-    """Neither its network nor its loss: one process may call scripts one after the other."""
+    """Neither its network nor its data: one process may call scripts one after the other."""
     seen, original = [], SCRIPT.Run.restore
 
     def restore(self, **parts):
@@ -112,7 +112,7 @@ def test_a_base_is_trained_alone_at_first(tmp_path, monkeypatch):
     """A loop of regression by the MSE, one by LPIPS, in which nothing is searched, and one of
     samples; SIGTERM in each: every step as without."""
     words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 6".split()
-    words += ["--base_lpips_loops", "1", "--outer_loops", "1", "--alpha", "10"]
+    words += ["--base_lpips_loops", "1", "--outer_loops", "1"]
     words += ["--num_workers", "2", "--freeze_base"]
     train(tmp_path / "whole", *words)
     whole = tmp_path / "whole"
@@ -120,7 +120,7 @@ def test_a_base_is_trained_alone_at_first(tmp_path, monkeypatch):
         assert sorted(metrics(whole, name)) == list(range(steps + 1, steps + 5))
     assert sorted(metrics(whole, "search loss")) == [9]
     for name in ("batch loss", "base loss"):  # of the same kind, and another than the first
-        assert min(metrics(whole, name).values()) > 3 * max(metrics(whole, "base mse").values())
+        assert sum(metrics(whole, name).values()) > 2 * sum(metrics(whole, "base mse").values())
     run_dir, original, stops = tmp_path / "run", SCRIPT.Run.backward, [2, 6, 10]
 
     def backward(self, *args, **kwargs):
