@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from imle.rrdb import MappingNet
 
 # Of M_i's first layer, the one that looks at earlier levels, in a mapping network's state dict.
+_OF_COLOURS = ("out_conv", "to_rgb", "regression.stem", "regression.head")
 _FIRST = "mapping_net.model.2.weight"
 
 
@@ -84,20 +85,36 @@ def to_hierarchical(
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, mapping_lr_mult: float = 1.0
+    model: nn.Module, lr: float, mapping_lr_mult: float = 1.0, muon_lr: float | None = None
 ) -> list[dict[str, Any]]:
     """Optimizer groups: everything at `lr`, mapping networks at `lr * mapping_lr_mult`.
 
     The CAM-Net code release used 0.01; the CIMLE refactoring lost it. The style transforms are not
-    mapping networks.
+    mapping networks. With muon_lr the weights of hidden convolutions are a third group, at that
+    rate and with `muon=True` (`models.muon`), which is not for those from or to colours.
     """
     if not (math.isfinite(mapping_lr_mult) and mapping_lr_mult > 0):
         raise ValueError(f"mapping_lr_mult must be positive and finite, got {mapping_lr_mult}")
     mapping: list[nn.Parameter] = []
+    hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (mapping if ".mapping_net." in f".{name}" else rest).append(parameter)
+        if ".mapping_net." in f".{name}":
+            mapping.append(parameter)
+        elif muon_lr is not None and _is_hidden(name, parameter):
+            hidden.append(parameter)
+        else:
+            rest.append(parameter)
     groups: list[dict[str, Any]] = [{"params": rest, "lr": lr}]
     if mapping:
         groups.append({"params": mapping, "lr": lr * mapping_lr_mult})
+    if hidden:
+        groups.append({"params": hidden, "lr": muon_lr, "muon": True})
     return groups
+
+
+def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is the weight of a convolution between features."""
+    if parameter.ndim != 4 or min(parameter.shape[:2]) == 1:  # gains, a learnt constant
+        return False
+    return not any(f".{end}." in f".{name}" for end in _OF_COLOURS)

@@ -286,6 +286,9 @@ OPTIONS: Table = {
          "CIMLE refactoring weighs them"),
         ("--cache_targets", bool, False, "keep the features of a loop's targets, 2.5 MB a picture "
          "of 64 pixels, 43 MB of 256, instead of making them in every batch", OUTER, ADDED),
+        ("--opt", ("adamw", "muon"), "adamw", "muon: Muon for the weights of hidden convolutions, "
+         "AdamW for the others", ADDED),
+        ("--muon_lr", positive_float, 0.02, "peak learning rate of Muon, beside --lr", ADDED),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
         ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
@@ -425,6 +428,7 @@ def _check_effects(args: Namespace) -> None:
         rules.belongs(name, "--adaptive", args.adaptive)
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
+    rules.belongs("muon_lr", "--opt muon", args.opt == "muon")
     rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")
     for name in ("alpha", "lpips_weighting", "cache_targets"):
         rules.belongs(name, "LPIPS, not of --lpips none", args.lpips != "none")

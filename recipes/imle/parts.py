@@ -40,6 +40,7 @@ from imle import (
 from imle.losses import LossTarget
 from imle.rejection import parse as rejection_of
 from imle.targets import TargetCache
+from models.muon import Muon
 from recipes import initial, room
 from recipes.imle.options import CORRUPTION, OPTIONS
 from recipes.imle.perceptual import perceptual_loss
@@ -179,8 +180,12 @@ def described_distance(args: Namespace) -> str:
     return f"images are compared by {what}"
 
 
-def optimizer(args: Namespace, net: nn.Module) -> torch.optim.AdamW:
-    """AdamW; the mapping network learns at its own rate."""
+def optimizer(args: Namespace, net: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, or Muon for hidden convolutions beside it; the mapping network learns at its own
+    rate."""
+    if args.opt == "muon":
+        groups = parameter_groups(net, args.lr, args.mapping_lr_mult, args.muon_lr)
+        return Muon(groups, args.lr, weight_decay=args.weight_decay)
     groups = parameter_groups(net, args.lr, args.mapping_lr_mult)
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True)
 

@@ -361,6 +361,26 @@ def test_parameter_groups():
         parameter_groups(model, 1e-3, 0)
 
 
+def test_muon_takes_hidden_convolutions():
+    """Of every level and of a learnt base, but not those of colours, nor the last of the base."""
+    model = tiny(base="learned", base_nc=4, base_blocks=1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rest, mapping, hidden = parameter_groups(model, 1e-3, 0.01, 0.02)
+    assert hidden["lr"] == 0.02 and hidden["muon"] and "muon" not in rest and "muon" not in mapping
+    taken = {names[id(p)] for p in hidden["params"]}
+    convs = {name for name in names.values() if name.endswith("weight_v")}
+    ends = {"regression.stem.0.weight_v", "regression.head.0.weight_v"}
+    ends |= {f"levels.{level}.out_conv.0.weight_v" for level in (0, 1)}
+    assert taken == convs - ends and len(taken) > 30
+    count = sum(len(group["params"]) for group in (rest, mapping, hidden))
+    assert count == len(names)
+    both = parameter_groups(model, 1e-3, 0.01)
+    assert [len(g["params"]) for g in both] == [
+        count - len(mapping["params"]),
+        len(mapping["params"]),
+    ]
+
+
 # colour
 
 

@@ -108,12 +108,13 @@ def test_a_run_that_is_over_keeps_nothing(tmp_path, monkeypatch):
     assert len(seen) == 6 and all(part() is None for part in seen)
 
 
-def test_a_base_is_trained_alone_at_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize("opt", ["adamw", "muon"])
+def test_a_base_is_trained_alone_at_first(opt, tmp_path, monkeypatch):
     """A loop of regression by the MSE, one by LPIPS, in which nothing is searched, and one of
     samples; SIGTERM in each: every step as without."""
     words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 6".split()
     words += ["--base_lpips_loops", "1", "--outer_loops", "1"]
-    words += ["--num_workers", "2", "--freeze_base"]
+    words += ["--num_workers", "2", "--freeze_base", "--opt", opt]
     train(tmp_path / "whole", *words)
     whole = tmp_path / "whole"
     for name, steps in (("base mse", 0), ("base loss", 4), ("batch loss", 8)):

@@ -34,6 +34,7 @@ BASES = {
     "cells": f"{CASCADE} --cells 4",
     "learned": f"{LOOPS} --base learned --base_nc 6 --base_blocks 1 --base_loops 0",
     "based": f"{LOOPS} --base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 2",
+    "muon": f"{CASCADE} --opt muon",
     "mixture": f"{CASCADE} --sample_method mixture",
     "loops": f"{CASCADE} --num_iteration 1 --outer_loops 2",
     "saves": f"{CASCADE} --save_every 1",
@@ -143,6 +144,8 @@ EFFECTS = [
     ("cascade", "--warmup 0", f"rates {UPDATE}"),
     ("cascade", "--mapping_lr_mult 1", UPDATE),
     ("cascade", "--weight_decay 10", UPDATE),
+    ("cascade", "--opt muon", UPDATE),
+    ("muon", "--muon_lr 0.1", UPDATE),
     ("cascade", "--grad_clip 0.01", UPDATE),
     ("cascade", "--ema_std 0", "weights val"),
     # of every run
