@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from imle.rrdb import MappingNet
 
 # Of M_i's first layer, the one that looks at earlier levels, in a mapping network's state dict.
-_OF_COLOURS = ("out_conv", "to_rgb", "regression.stem", "regression.head")
 _FIRST = "mapping_net.model.2.weight"
+# Convolutions from or to pictures.
+_OF_COLOURS = ("out_conv", "to_rgb", "regression.stem", "regression.head")
 
 
 class ConditionedMappingNet(MappingNet):
