@@ -23,8 +23,6 @@ from imle.rrdb import MappingNet
 
 # Of M_i's first layer, the one that looks at earlier levels, in a mapping network's state dict.
 _FIRST = "mapping_net.model.2.weight"
-# Convolutions from or to pictures.
-_OF_COLOURS = ("out_conv", "to_rgb", "regression.stem", "regression.head")
 
 
 class ConditionedMappingNet(MappingNet):
@@ -86,13 +84,13 @@ def to_hierarchical(
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, mapping_lr_mult: float = 1.0, muon_lr: float | None = None
+    model: nn.Module, lr: float, mapping_lr_mult: float = 1.0, muon: float = 0.0
 ) -> list[dict[str, Any]]:
     """Optimizer groups: everything at `lr`, mapping networks at `lr * mapping_lr_mult`.
 
     The CAM-Net code release used 0.01; the CIMLE refactoring lost it. The style transforms are not
-    mapping networks. With muon_lr the weights of hidden convolutions are a third group, at that
-    rate and with `muon=True` (`models.muon`), which is not for those from or to colours.
+    mapping networks. With `muon` above 0 the hidden convolutions of a learnt base are a third
+    group, which has it (`models.muon`).
     """
     if not (math.isfinite(mapping_lr_mult) and mapping_lr_mult > 0):
         raise ValueError(f"mapping_lr_mult must be positive and finite, got {mapping_lr_mult}")
@@ -102,7 +100,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if ".mapping_net." in f".{name}":
             mapping.append(parameter)
-        elif muon_lr is not None and _is_hidden(name, parameter):
+        elif muon and is_hidden_of_base(name):
             hidden.append(parameter)
         else:
             rest.append(parameter)
@@ -110,12 +108,11 @@ def parameter_groups(
     if mapping:
         groups.append({"params": mapping, "lr": lr * mapping_lr_mult})
     if hidden:
-        groups.append({"params": hidden, "lr": muon_lr, "muon": True})
+        groups.append({"params": hidden, "lr": lr, "muon": muon})
     return groups
 
 
-def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it is the weight of a convolution between features."""
-    if parameter.ndim != 4 or min(parameter.shape[:2]) == 1:  # gains, a learnt constant
-        return False
-    return not any(f".{end}." in f".{name}" for end in _OF_COLOURS)
+def is_hidden_of_base(name: str) -> bool:
+    """Whether it is the direction of a weight of a learnt base, between features."""
+    ends = ("regression.stem.", "regression.head.")
+    return name.startswith("regression.") and name.endswith("_v") and not name.startswith(ends)

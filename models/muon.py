@@ -46,11 +46,12 @@ def orthogonalised(matrices: Tensor, *, dtype: torch.dtype | None = None) -> Ten
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon in groups with `muon=True`, AdamW (fused) in the others.
+    """Muon in groups with `muon` above 0, AdamW (fused) in the others.
 
-    params: parameters, or groups with their own lr, weight_decay, betas, eps, momentum and `muon`.
-    Matrices of one shape are orthogonalised together. dtype: of `orthogonalised`. Errors:
-    ValueError for numbers out of range and for a parameter of a `muon` group that is no matrix.
+    params: parameters, or groups with their own lr, weight_decay, betas, eps, momentum and `muon`,
+    which is Muon's learning rate over `lr`. A group may change from one to the other where its
+    state is cleared. Matrices of one shape are orthogonalised together. dtype: of `orthogonalised`.
+    Errors: ValueError for numbers out of range and for a parameter of Muon's that is no matrix.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         self.dtype = dtype
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "momentum": momentum, "muon": False})
+        super().__init__(params, {**defaults, "momentum": momentum, "muon": 0.0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """A further group. Errors: ValueError."""
@@ -95,6 +96,7 @@ class Muon(torch.optim.Optimizer):
 
     def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         grads = [cast(Tensor, p.grad) for p in params]
+        lr = group["lr"] * group["muon"]
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
@@ -102,14 +104,14 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, grads, 1 - mu)
         updates = torch._foreach_lerp(grads, momenta, mu)
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         alike: dict[tuple[Any, ...], list[int]] = {}
         for at, p in enumerate(params):
             alike.setdefault((len(p), p[0].numel(), p.device, p.dtype), []).append(at)
         for (rows, columns, _, _), places in alike.items():
             together = torch.stack([updates[at].flatten(1) for at in places])
             made = orthogonalised(together, dtype=self.dtype)
-            size = group["lr"] * _LIKE_ADAMW * math.sqrt(max(rows, columns))
+            size = lr * _LIKE_ADAMW * math.sqrt(max(rows, columns))
             for at, update in zip(places, made, strict=True):
                 params[at].add_(update.view(params[at].shape), alpha=-size)
 
@@ -139,7 +141,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def _check(group: dict[str, Any]) -> None:
-    for name, below in (("lr", math.inf), ("weight_decay", math.inf), ("momentum", 1.0)):
+    limits = {"lr": math.inf, "weight_decay": math.inf, "muon": math.inf, "momentum": 1.0}
+    for name, below in limits.items():
         if not (isinstance(group[name], int | float) and 0 <= group[name] < below):
             upper = "" if below == math.inf else f" and below {below:g}"
             raise ValueError(f"{name}={group[name]!r}: it must be a number of at least 0{upper}")

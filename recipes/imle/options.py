@@ -117,7 +117,7 @@ OUTER = "outer"
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
     "base", "base_nc", "base_blocks", "base_context", "base_loops",
-    "base_lpips_loops", "freeze_base",
+    "base_lpips_loops", "base_opt", "freeze_base",
     "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
     "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
@@ -171,6 +171,10 @@ OPTIONS: Table = {
          "each its share at once", OUTER, ADDED),
         ("--base_lpips_loops", integer(0, 10**6), 0, "loops behind --base_loops that train "
          "--base learned alone, by the loss of samples, --bs images a step", OUTER, ADDED),
+        ("--base_opt", ("adamw", "muon"), "adamw", "what these loops move hidden convolutions by; "
+         "muon needs half as many steps", OUTER, ADDED),
+        ("--muon_lr", positive_float, 0.015, "its peak learning rate, beside --lr of the others",
+         OUTER, ADDED),
         ("--freeze_base", bool, False, "the learnt base stays as its loops or --init_from left it, "
          "instead of learning from samples too", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
@@ -286,9 +290,6 @@ OPTIONS: Table = {
          "CIMLE refactoring weighs them"),
         ("--cache_targets", bool, False, "keep the features of a loop's targets, 2.5 MB a picture "
          "of 64 pixels, 43 MB of 256, instead of making them in every batch", OUTER, ADDED),
-        ("--opt", ("adamw", "muon"), "adamw", "muon: Muon for the weights of hidden convolutions, "
-         "AdamW for the others", ADDED),
-        ("--muon_lr", positive_float, 0.02, "peak learning rate of Muon, beside --lr", ADDED),
         ("--lr_schedule", ("cosine", "constant", "reference"), "cosine", "reference: a cosine to "
          "1e-4, without warm-up, as the CIMLE refactoring; at --lr 1e-4 that is constant"),
         ("--keep_schedule", bool, False, "when a run goes on under other --outer_loops: leave the "
@@ -379,6 +380,8 @@ def check(args: Namespace) -> None:
         args.cells = args.local_ns = None  # where a preset has them
     if args.unconditional or args.base != "learned":  # likewise
         args.base_loops = args.base_lpips_loops = args.base_context = 0
+    if not args.base_loops + args.base_lpips_loops:
+        args.base_opt = "adamw"
     if not _is_taught(args):
         args.freeze_base = False
     try:
@@ -417,6 +420,9 @@ def _check_effects(args: Namespace) -> None:
     for name in (*learnt, "freeze_base"):
         rules.belongs(name, "--base learned", args.base == "learned")
     rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
+    loops = args.base_loops + args.base_lpips_loops > 0
+    rules.belongs("base_opt", "--base_loops or --base_lpips_loops", loops)
+    rules.belongs("muon_lr", "--base_opt muon", args.base_opt == "muon")
     taught = "--base_loops, --base_lpips_loops or --init_from"
     rules.belongs("freeze_base", taught, _is_taught(args))
     several = "a generator of several levels"
@@ -428,7 +434,6 @@ def _check_effects(args: Namespace) -> None:
         rules.belongs(name, "--adaptive", args.adaptive)
     rules.belongs("lab_range", "--color_space lab", args.color_space == "lab")
     rules.belongs("num_components", "--sample_method mixture", args.sample_method == "mixture")
-    rules.belongs("muon_lr", "--opt muon", args.opt == "muon")
     rules.belongs("rescore", "a search in bf16", args.search_precision != "fp32")
     for name in ("alpha", "lpips_weighting", "cache_targets"):
         rules.belongs(name, "LPIPS, not of --lpips none", args.lpips != "none")

@@ -181,10 +181,10 @@ def described_distance(args: Namespace) -> str:
 
 
 def optimizer(args: Namespace, net: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, or Muon for hidden convolutions beside it; the mapping network learns at its own
-    rate."""
-    if args.opt == "muon":
-        groups = parameter_groups(net, args.lr, args.mapping_lr_mult, args.muon_lr)
+    """AdamW, or for the hidden layers of a base alone Muon (`begin_loss` ends it); the mapping
+    network learns at its own rate."""
+    if args.base_opt == "muon":
+        groups = parameter_groups(net, args.lr, args.mapping_lr_mult, args.muon_lr / args.lr)
         return Muon(groups, args.lr, weight_decay=args.weight_decay)
     groups = parameter_groups(net, args.lr, args.mapping_lr_mult)
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True)
@@ -454,13 +454,17 @@ def begin_loss(
 ) -> None:
     """Before each step: where another loss begins, so does the optimizer: Adam divides by the size
     of past gradients, and those of a base's MSE are so much smaller that the next steps would go
-    astray. In steps of samples a learnt base keeps its weights with --freeze_base.
+    astray. In steps of samples all weights take AdamW's step, and a learnt base keeps its own with
+    --freeze_base.
 
     A signal in the search that follows goes back to the last save, from where this is done again.
     """
     base = net.regression if isinstance(net, CAMNet) else None
     if base is not None and args.freeze_base and step >= base_steps(args):
         base.requires_grad_(False)
+    if isinstance(optimizer, Muon) and step >= base_steps(args):
+        for group in optimizer.param_groups:
+            group["muon"] = 0.0
     if step in phase_starts(args):
         optimizer.state.clear()
 

@@ -65,7 +65,7 @@ def test_it_moves_matrices_as_torch_does(decay):
     mine = weights()
     theirs = [nn.Parameter(p.detach().flatten(1).clone()) for p in mine]
     optimizer = Muon(
-        [{"params": mine, "muon": True}], 0.02, weight_decay=decay, dtype=torch.bfloat16
+        [{"params": mine, "muon": 1.0}], 0.02, weight_decay=decay, dtype=torch.bfloat16
     )
     reference = torch.optim.Muon(
         theirs, lr=0.02, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
@@ -82,10 +82,31 @@ def test_it_moves_matrices_as_torch_does(decay):
         assert (p.flatten(1) - q).abs().mean() < 0.05 * size
 
 
+def test_its_rate_is_so_many_times_lr():
+    one, other = weights(), weights()
+    moved(Muon([{"params": one, "muon": 4.0}], 0.01, weight_decay=0.1), one, range(2))
+    moved(Muon([{"params": other, "muon": 1.0}], 0.04, weight_decay=0.1), other, range(2))
+    for p, q in zip(one, other, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_a_group_may_go_on_by_adamw():
+    params, theirs = weights(), weights()
+    optimizer = Muon([{"params": params, "muon": 2.0}], 0.01)
+    moved(optimizer, params, range(2))
+    for p, q in zip(params, theirs, strict=True):
+        q.data.copy_(p.data)
+    optimizer.param_groups[0]["muon"] = 0.0
+    optimizer.state.clear()
+    moved(optimizer, params, range(2, 4))
+    moved(torch.optim.AdamW(theirs, 0.01, weight_decay=0, fused=True), theirs, range(2, 4))
+    assert all(torch.equal(p, q) for p, q in zip(params, theirs, strict=True))
+
+
 def test_an_entry_moves_as_far_as_by_adamw():
     """About 0.2 lr in the mean square: the factor of Liu et al. 2025."""
     (p, *_) = params = [nn.Parameter(torch.zeros(48, 48, 3, 3))]
-    moved(Muon([{"params": params, "muon": True}], 0.02), params, range(1))
+    moved(Muon([{"params": params, "muon": 1.0}], 0.02), params, range(1))
     assert float(p.detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.02, rel=0.15)
 
 
@@ -105,7 +126,7 @@ def test_it_goes_on_from_its_state(layout):
             nn.Parameter(p.detach().contiguous(memory_format=layout) if p.ndim == 4 else p.detach())
             for p in weights()
         ]
-        groups = [{"params": params[:3], "muon": True, "lr": 0.02}, {"params": params[3:]}]
+        groups = [{"params": params[:3], "muon": 1.0, "lr": 0.02}, {"params": params[3:]}]
         return params, Muon(groups, 0.01)
 
     whole, optimizer = made()
@@ -125,14 +146,14 @@ def test_the_layout_of_weights_does_not_matter():
     for p in last[:4]:
         p.data = p.data.contiguous(memory_format=torch.channels_last)
     for params in (plain, last):
-        moved(Muon([{"params": params, "muon": True}], 0.02), params, range(2))
+        moved(Muon([{"params": params, "muon": 1.0}], 0.02), params, range(2))
     for p, q in zip(plain, last, strict=True):
         torch.testing.assert_close(p, q)
 
 
 def test_without_a_gradient_it_leaves_a_weight_alone():
     params = weights()
-    optimizer = Muon([{"params": params, "muon": True}], 0.02, weight_decay=0.1)
+    optimizer = Muon([{"params": params, "muon": 1.0}], 0.02, weight_decay=0.1)
     params[0].grad = torch.ones_like(params[0])
     optimizer.step()
     assert not torch.equal(params[0], weights()[0])
@@ -141,7 +162,7 @@ def test_without_a_gradient_it_leaves_a_weight_alone():
 
 def test_a_closure_is_called_with_gradients():
     p = nn.Parameter(torch.ones(2, 3))
-    optimizer = Muon([{"params": [p], "muon": True}], 0.02)
+    optimizer = Muon([{"params": [p], "muon": 1.0}], 0.02)
 
     def closure() -> Tensor:
         loss = p.square().sum()
@@ -168,4 +189,4 @@ def test_numbers_out_of_range_are_refused(said, words):
 
 def test_a_vector_is_no_matrix():
     with pytest.raises(ValueError, match=r"shape \(5,\) is no matrix"):
-        Muon([{"params": [nn.Parameter(torch.ones(5))], "muon": True}], 0.1)
+        Muon([{"params": [nn.Parameter(torch.ones(5))], "muon": 1.0}], 0.1)

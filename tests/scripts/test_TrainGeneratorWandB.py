@@ -114,7 +114,7 @@ def test_a_base_is_trained_alone_at_first(opt, tmp_path, monkeypatch):
     samples; SIGTERM in each: every step as without."""
     words = "--base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 6".split()
     words += ["--base_lpips_loops", "1", "--outer_loops", "1"]
-    words += ["--num_workers", "2", "--freeze_base", "--opt", opt]
+    words += ["--num_workers", "2", "--freeze_base", "--base_opt", opt]
     train(tmp_path / "whole", *words)
     whole = tmp_path / "whole"
     for name, steps in (("base mse", 0), ("base loss", 4), ("batch loss", 8)):

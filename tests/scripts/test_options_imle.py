@@ -34,7 +34,8 @@ BASES = {
     "cells": f"{CASCADE} --cells 4",
     "learned": f"{LOOPS} --base learned --base_nc 6 --base_blocks 1 --base_loops 0",
     "based": f"{LOOPS} --base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 2",
-    "muon": f"{CASCADE} --opt muon",
+    "muon": f"{LOOPS} --base learned --base_nc 6 --base_blocks 1 --base_loops 1 --base_bs 2 "
+    "--base_opt muon",
     "mixture": f"{CASCADE} --sample_method mixture",
     "loops": f"{CASCADE} --num_iteration 1 --outer_loops 2",
     "saves": f"{CASCADE} --save_every 1",
@@ -144,7 +145,7 @@ EFFECTS = [
     ("cascade", "--warmup 0", f"rates {UPDATE}"),
     ("cascade", "--mapping_lr_mult 1", UPDATE),
     ("cascade", "--weight_decay 10", UPDATE),
-    ("cascade", "--opt muon", UPDATE),
+    ("based", "--base_opt muon", UPDATE),
     ("muon", "--muon_lr 0.1", UPDATE),
     ("cascade", "--grad_clip 0.01", UPDATE),
     ("cascade", "--ema_std 0", "weights val"),
