@@ -122,9 +122,9 @@ NEAR = (
 )
 # Of cpu-small/nearest: by Muon, and for longer, so that few steps of samples are enough.
 NEAREST = (
-    "--base learned --base_nc 48 --base_blocks 12 --base_loops 3 --base_lpips_loops 18 "
-    "--base_opt muon --num_iteration 192 --outer_loops 9 --local_ns 6 --sp 7 --rescore 0 "
-    "--alpha 0.5 --code_gain 0.5 --lr 1e-3"
+    "--base learned --base_nc 64 --base_blocks 12 --base_loops 3 --base_lpips_loops 17 "
+    "--base_opt muon --num_iteration 192 --outer_loops 9 --local_ns 8 --sp 9 --rescore 0 "
+    "--code_gain 0.5 --lr 1e-3"
 )
 # Temperatures of six samples, the first of which is the middle of what is possible.
 MIDDLE = (0.0, 0.8, 0.9, 1.0, 1.0, 1.0)
