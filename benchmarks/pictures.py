@@ -5,7 +5,7 @@ Arms are runs of TrainGeneratorWandB.py below DIR, on photographs unless it says
 present            x4 super-resolution as the preset cpu-small had it before there were a base,
                    consistency and a search in cells
 present+project    the same snapshot, its samples projected on their inputs when they are drawn
-together           the preset cpu-small as it is
+together           the preset cpu-quick as it is
 present+X          present with one part of what the preset has now
 together-X         the preset without one part
 together+X         the preset with a part that it has not
@@ -16,13 +16,13 @@ run's steps, and there is none over time; so each arm is timed first, in a short
 quarters of a loop, and has as many loops as fit. What they took in the end is in the table.
 
 cpu-small/present, cpu-small/new, and so with color, mask, mnist, mnist-mask (super-resolution and
-inpainting of digits) and uncond-small (digits): a preset to its end, as it was and as it is.
-cpu-small/learned: with a learnt base; cpu-small/near: with a larger one and a finer search, an
-hour of one core; cpu-small/nearest: longer, two hours; color/input: without the one that the preset
-has, 4 loops. cpu-small/new+middle, near+middle, nearest+middle: of the same snapshots six samples
-at temperatures from 0, the middle of what the network takes for possible, to 1.
-cpu-small/present-short: as it was, in the time that it takes now; cpu-small/new-x2, -x4, -x8: as it
-is, with so many times its loops, of which a cosine is made anew.
+inpainting of digits, by cpu-quick) and uncond-small (digits): a preset to its end, as it was and as
+it is. cpu-small/present-short: as it was, in the time of cpu-quick. cpu-quick/new: that preset;
+cpu-quick/learned: with a learnt base; cpu-quick/near: with a larger one and a finer search;
+cpu-quick/new-x2, -x4, -x8: with so many times its loops, of which a cosine is made anew.
+cpu-small/new+middle and so on: of the same snapshots six samples at temperatures from 0, the middle
+of what the network takes for possible, to 1. color/input: without the base that the preset has, 4
+loops.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
 
 Figures are of --pictures held-out pictures, --samples samples each, of the EMA of the last step;
@@ -88,8 +88,9 @@ PRESENT = {
     "--num_iteration 64 --outer_loops 30 --code_bs 64 --lr 2e-3 --mapping_lr_mult 1 --warmup 50 "
     "--flip 0 --num_workers 0 --cache memory",
 }
-# Part of the recipe -> option -> (its value in `present`, the value that is tried where the preset
-# cpu-small does not have one of its own).
+PLAIN = "cpu-quick"  # the preset whose parts are looked at one by one
+# Part of the recipe -> option -> (its value in `present`, the value that is tried where that preset
+# does not have one of its own).
 PARTS: dict[str, dict[str, tuple[str, str]]] = {
     "base": {"base": ("none", "input")},
     "consistency": {"consistency": ("none", "project")},
@@ -108,28 +109,22 @@ FULL = {
     "cpu-small": ("cpu-small", "", "photos"),
     "color": ("cpu-small-color", "", "photos"),
     "mask": ("cpu-small-mask", "", "photos"),
-    "mnist": ("cpu-small", DIGITS, "mnist"),
-    "mnist-mask": ("cpu-small", MASKED, "mnist"),
+    "mnist": (PLAIN, DIGITS, "mnist"),
+    "mnist-mask": (PLAIN, MASKED, "mnist"),
     "uncond-small": ("uncond-small", "", "mnist"),
 }
 # Loops of `new` where the preset's are for photographs, of which a step costs four times as much.
 LOOPS = {"mnist": "--outer_loops 16", "mnist-mask": "--outer_loops 16"}
 TINTS = "--base input --base_loops 0 --no-freeze_base --outer_loops 4"  # of color/input
-# Of cpu-small/near: what follows from the input is learnt first, by either loss; a finer search.
+# Of cpu-quick/near: what follows from the input is learnt first, by either loss; a finer search.
 NEAR = (
     "--base learned --base_nc 48 --base_blocks 12 --base_loops 4 --base_lpips_loops 3 "
     "--num_iteration 256 --outer_loops 12 --local_ns 8 --sp 9 --rescore 0 --alpha 0.5"
 )
-# Of cpu-small/nearest: by Muon, and for longer, so that few steps of samples are enough.
-NEAREST = (
-    "--base learned --base_nc 64 --base_blocks 12 --base_loops 3 --base_lpips_loops 17 "
-    "--base_opt muon --num_iteration 192 --outer_loops 9 --local_ns 8 --sp 9 --rescore 0 "
-    "--code_gain 0.5 --lr 1e-3"
-)
 # Temperatures of six samples, the first of which is the middle of what is possible.
 MIDDLE = (0.0, 0.8, 0.9, 1.0, 1.0, 1.0)
-SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-small/new
-LONGER = (2, 4, 8)  # times the loops of cpu-small/new, for what more time brings
+SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-quick/new
+LONGER = (2, 4, 8)  # times the loops of cpu-quick/new, for what more time brings
 # Options that name files and folders, and the length, which follows from the arm's time.
 NOT_COMPARED = (
     *tagged(imle_options.OPTIONS, EXECUTION),
@@ -160,8 +155,8 @@ class Piece(NamedTuple):
 
 
 def part_words(name: str, on: bool) -> str:
-    """The options that put a part in, as the preset cpu-small has it, or leave it out."""
-    preset, words = imle_options.PRESETS["cpu-small"], []
+    """The options that put a part in, as the preset cpu-quick has it, or leave it out."""
+    preset, words = imle_options.PRESETS[PLAIN], []
     for option, (without, tried) in PARTS[name].items():
         typed = flag(option, imle_options.OPTIONS)
         found = as_typed(preset[option]) if option in preset else without
@@ -175,8 +170,8 @@ def as_typed(value: Any) -> str:
 
 
 def is_in_preset(name: str) -> bool:
-    """Whether the preset cpu-small has a part of the recipe."""
-    preset = imle_options.PRESETS["cpu-small"]
+    """Whether the preset cpu-quick has a part of the recipe."""
+    preset = imle_options.PRESETS[PLAIN]
     return any(
         option in preset and as_typed(preset[option]) != without
         for option, (without, _) in PARTS[name].items()
@@ -185,7 +180,7 @@ def is_in_preset(name: str) -> bool:
 
 def arms() -> dict[str, Arm]:
     """All arms by name, in the order of the tables."""
-    present, together = PRESENT["cpu-small"], "--preset cpu-small"
+    present, together = PRESENT["cpu-small"], f"--preset {PLAIN}"
     found = {
         "present": Arm(present, timed=True),
         "present+project": Arm(present, of="present", timed=True, projected=True),
@@ -199,25 +194,32 @@ def arms() -> dict[str, Arm]:
         sign, on = ("-", False) if is_in_preset(name) else ("+", True)
         found[f"together{sign}{name}"] = Arm(f"{together} {part_words(name, on)}", timed=True)
     for part, (preset, more, data) in FULL.items():
-        found[f"{part}/present"] = Arm(f"{PRESENT[preset]} {more}", data)
+        before = PRESENT["cpu-small" if preset == PLAIN else preset]
+        found[f"{part}/present"] = Arm(f"{before} {more}", data)
         if part == "cpu-small":
-            found["cpu-small/present+project"] = Arm(
-                PRESENT[preset], of="cpu-small/present", projected=True
-            )
+            found["cpu-small/present+project"] = Arm(before, of="cpu-small/present", projected=True)
+            found["cpu-small/present-short"] = Arm(f"{before} --outer_loops {SHORT}")
         found[f"{part}/new"] = Arm(f"--preset {preset} {more} {LOOPS.get(part, '')}", data)
         if part == "color":
             found["color/input"] = Arm(f"--preset {preset} {TINTS}")
         if part == "cpu-small":
-            found["cpu-small/learned"] = Arm(f"--preset {preset} --base learned --base_loops 5")
-            found["cpu-small/near"] = Arm(f"--preset {preset} {NEAR}")
-            found["cpu-small/nearest"] = Arm(f"--preset {preset} {NEAREST}")
-            for name in ("cpu-small/new", "cpu-small/near", "cpu-small/nearest"):
+            found |= _of_cpu_quick()
+            for name in ("cpu-small/new", "cpu-quick/new", "cpu-quick/near"):
                 found[f"{name}+middle"] = found[name]._replace(of=name, temperature=MIDDLE)
-            found["cpu-small/present-short"] = Arm(f"{PRESENT[preset]} --outer_loops {SHORT}")
-            for times in LONGER:
-                loops = times * imle_options.PRESETS[preset].get("outer_loops", 1)
-                found[f"cpu-small/new-x{times}"] = Arm(f"--preset {preset} --outer_loops {loops}")
     found["demo/new"] = Arm("--preset smoke", "scenes")
+    return found
+
+
+def _of_cpu_quick() -> dict[str, Arm]:
+    """That preset, and what more of it brings."""
+    found = {
+        "cpu-quick/new": Arm(f"--preset {PLAIN}"),
+        "cpu-quick/learned": Arm(f"--preset {PLAIN} --base learned --base_loops 5"),
+        "cpu-quick/near": Arm(f"--preset {PLAIN} {NEAR}"),
+    }
+    for times in LONGER:
+        loops = times * imle_options.PRESETS[PLAIN].get("outer_loops", 1)
+        found[f"cpu-quick/new-x{times}"] = Arm(f"--preset {PLAIN} --outer_loops {loops}")
     return found
 
 
@@ -492,7 +494,7 @@ def result(args: argparse.Namespace, piece: Piece, results: Results) -> dict[str
     return {
         "arm": piece.arm,
         "seed": piece.seed,
-        "asked": compared(asked(args, piece)),
+        "asked": asked_of(args, piece),
         **{name: took[name] for name in ("steps", "cpu_s", "wall_s", "own")},
         "figures": found,
     }
@@ -502,6 +504,13 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     """The options of an arm that must not differ."""
     flags = shaping(options, NOT_COMPARED)
     return {name: value for name, value in flags.items() if name not in NOT_COMPARED}
+
+
+def asked_of(args: argparse.Namespace, piece: Piece) -> dict[str, Any]:
+    """What must not differ of a piece: its options, and what its samples are drawn at."""
+    drawn = arms()[piece.arm].temperature
+    at = {} if drawn == (1.0,) else {"temperature": list(drawn)}
+    return compared(asked(args, piece)) | at
 
 
 # ------------------------------------------------------------------------------------ one command
@@ -541,7 +550,8 @@ def refuse_other(args: argparse.Namespace, results: Results) -> None:
         piece = Piece(found["arm"], found["seed"])
         if piece.arm in arms() and any(fnmatch(piece.arm, word) for word in args.only):
             where = f"{piece.arm} of seed {piece.seed}"
-            refuse_changes(found["asked"], compared(asked(args, piece)), where, NOT_COMPARED)
+            if "asked" in found:  # a published file has no options
+                refuse_changes(found["asked"], asked_of(args, piece), where, NOT_COMPARED)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from storage.files import write_text
 
 Found = dict[str, Any]  # of a piece: arm, seed, steps, cpu_s, figures, ...
 PAGE = "pictures.md"
-SHOWN = ["cpu-small/present-short", "cpu-small/new-x8"] + [
+SHOWN = ["cpu-small/present-short", "cpu-quick/new", "cpu-quick/new-x8"] + [
     f"{part}/{kind}"
     for part in ("cpu-small", "color", "mask", "mnist", "mnist-mask", "uncond-small")
     for kind in ("present", "new")
@@ -167,9 +167,9 @@ COLUMNS: list[tuple[str, Callable[[Sequence[Found]], str]]] = [
 ]
 
 
-def compared(results: Results, part: str, other: str) -> str:
-    """A row an arm of a part of the study, below what it is compared with, called `other`."""
-    names = results.arms(f"{part}/")
+def compared(results: Results, other: str, *parts: str) -> str:
+    """A row an arm of parts of the study, below what they are compared with, called `other`."""
+    names = results.arms(*(f"{part}/" for part in parts))
     if not names:
         return ""
     head = ["", *(name.format(other=other) for name, _ in COLUMNS)]
@@ -256,8 +256,8 @@ def differences(results: Results) -> str:
 def digits(results: Results) -> str:
     """MNIST: super-resolution, inpainting, and without an input."""
     found = [
-        compared(results, "mnist", "bicubic"),
-        compared(results, "mnist-mask", "the enlarged input"),
+        compared(results, "bicubic", "mnist"),
+        compared(results, "the enlarged input", "mnist-mask"),
     ]
     rows = []
     for name in results.arms("uncond-small/"):
@@ -300,9 +300,9 @@ def demo(results: Results) -> str:
 
 SKELETON = "# Study: pictures of conditional IMLE\n"  # of a page that is not there yet
 TABLES: dict[str, Callable[[Results], str]] = {
-    "full": lambda results: compared(results, "cpu-small", "bicubic"),
-    "color": lambda results: compared(results, "color", "the enlarged input"),
-    "mask": lambda results: compared(results, "mask", "the enlarged input"),
+    "full": lambda results: compared(results, "bicubic", "cpu-small", "cpu-quick"),
+    "color": lambda results: compared(results, "the enlarged input", "color"),
+    "mask": lambda results: compared(results, "the enlarged input", "mask"),
     "digits": digits,
     "demo": demo,
     "arms": ablation,

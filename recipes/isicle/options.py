@@ -52,7 +52,7 @@ PRESETS = {
         "data": "scenes", "num_images": 20_000, "crop_max": 64, "steps": 500, "stem": "standard",
         "bs": 128, "opt": "adam", "lars": 0, "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2,
         "probe_epochs": 0, "num_workers": 0, "joint_steps": 50, "imle_steps": 80,
-        "imle": "--preset cpu-small",
+        "imle": "--preset cpu-quick",
     },
     "tiny25": {
         "_help": "25 classes of tiny ImageNet at 64 px, 20 epochs: benchmarks/isicle_arms.py",
@@ -91,7 +91,7 @@ PAIRS: Table = {
          "this number of the encoder's steps; no effect where no generator draws views (default: "
          "--joint)", EXECUTION),
         ("--imle_steps", positive_int, 100, "its steps each time, on codes searched anew"),
-        ("--imle", text_called("OPTIONS"), "--preset cpu-small", "options of "
+        ("--imle", text_called("OPTIONS"), "--preset cpu-quick", "options of "
          "TrainGeneratorWandB.py for it, in quotes; with --net none of the network's, its codes' "
          "and its corruption's"),
     ],

@@ -71,8 +71,9 @@ def test_every_arm_is_a_command_that_the_script_takes(tmp_path):
 def test_present_stays_what_it_was_whatever_presets_become(tmp_path, monkeypatch):
     args = args_of(tmp_path)
     before = {n: study.asked(args, study.Piece(f"{n}/present", 0)) for n in ("cpu-small", "color")}
-    changed = {**imle_options.PRESETS["cpu-small"], "alpha": 3.0, "resid_nc": [64, 32]}
-    monkeypatch.setitem(imle_options.PRESETS, "cpu-small", changed)
+    changed = {**imle_options.PRESETS[study.PLAIN], "alpha": 3.0, "resid_nc": [64, 32]}
+    for preset in ("cpu-small", study.PLAIN):
+        monkeypatch.setitem(imle_options.PRESETS, preset, changed)
     for name, asked in before.items():
         now = study.asked(args, study.Piece(f"{name}/present", 0))
         assert study.compared(now) == study.compared(asked) and now.alpha == 10
@@ -84,12 +85,12 @@ def test_parts_are_put_in_as_the_preset_has_them_and_left_out_as_they_were(monke
         "rate": {"lr": ("1e-4", "5e-3"), "warmup": ("100", "7")}, "clip": {"grad_clip": ("0", "1")}
     })  # fmt: skip
     preset = {"data_tr": "scenes", "lr": 2e-3, "ns": [16, 8]}
-    monkeypatch.setitem(imle_options.PRESETS, "cpu-small", preset)
+    monkeypatch.setitem(imle_options.PRESETS, study.PLAIN, preset)
     arms = study.arms()
     assert arms["present+rate"].words.endswith("--lr 0.002 --warmup 7")
     assert arms["together-rate"].words.endswith("--lr 1e-4 --warmup 100")
     assert "together+rate" not in arms and "together-clip" not in arms
-    assert arms["together+clip"].words == "--preset cpu-small --grad_clip 1"
+    assert arms["together+clip"].words == "--preset cpu-quick --grad_clip 1"
     assert arms["present+clip"].words.endswith("--grad_clip 1")
 
 
@@ -101,10 +102,13 @@ def test_an_option_said_twice_has_its_last_values():
 
 def test_longer_and_shorter_runs_are_the_presets_but_for_their_loops(tmp_path):
     args = args_of(tmp_path)
-    loops = {n: study.asked(args, study.Piece(f"cpu-small/{n}", 0)).outer_loops for n in
-             ("new", "new-x2", "new-x4", "present-short", "present")}  # fmt: skip
-    assert loops["new-x2"] == 2 * loops["new"] and loops["new-x4"] == 4 * loops["new"]
-    assert loops["present-short"] == study.SHORT < loops["present"]
+
+    def loops(name: str) -> int:
+        return study.asked(args, study.Piece(name, 0)).outer_loops
+
+    quick = loops("cpu-quick/new")
+    assert loops("cpu-quick/new-x2") == 2 * quick and loops("cpu-quick/new-x4") == 4 * quick
+    assert loops("cpu-small/present-short") == study.SHORT < loops("cpu-small/present")
 
 
 def test_pieces_are_in_order_and_wrong_words_are_said(tmp_path, capsys):
@@ -196,7 +200,7 @@ def test_presets_to_their_ends(tmp_path, launched):
 
 
 def test_a_middle_is_drawn_beside_five_samples(tmp_path, launched, monkeypatch):
-    only = ["--only", "cpu-small/new", "cpu-small/new+middle", "--seeds", "0"]
+    only = ["--only", "cpu-quick/new", "cpu-quick/new+middle", "--seeds", "0"]
     words = study.get_args(["--out", str(tmp_path), "--data", "scenes", "--pictures", "2", *only])
     every = study.arms()
     tiny = {n: a._replace(words=f"{a.words} {TINY} --outer_loops 1") for n, a in every.items()}
@@ -213,8 +217,12 @@ def test_a_middle_is_drawn_beside_five_samples(tmp_path, launched, monkeypatch):
     # 1.0: of the run's own validation
     assert len(launched) == 1 and set(drawn) == {1.0, (1.0,), study.MIDDLE}
     plain, middle = json.loads((tmp_path / "results.json").read_text())["pieces"]
-    assert (plain["arm"], middle["arm"]) == ("cpu-small/new", "cpu-small/new+middle")
+    assert (plain["arm"], middle["arm"]) == ("cpu-quick/new", "cpu-quick/new+middle")
     assert middle["figures"]["diversity_share"] < plain["figures"]["diversity_share"]
+    other = {n: a._replace(temperature=(0.0, 1.0)) for n, a in tiny.items() if "+middle" in n}
+    monkeypatch.setattr(study, "arms", lambda: tiny | other)
+    with pytest.raises(UsageError, match="temperature"):
+        study.main(words)
 
 
 def test_seconds_of_a_process_and_of_what_it_starts():

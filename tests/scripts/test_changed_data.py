@@ -89,7 +89,7 @@ CPU_SMALL = {  # --preset cpu-small, cut down
     "TrainSimCLR": "--steps 2",
     "TrainISICLE": "--steps 3 --bs 8 --joint_steps 4 --imle_steps 1 --view_batch 4",
 }
-IMLE = "--preset cpu-small --ns 2 --sp 2 --bs 2 --subsample_size 4"
+IMLE = "--preset cpu-quick --ns 2 --sp 2 --bs 2 --subsample_size 4"
 
 
 def photographs(folder, numbers, side=24, *, gone=False):
