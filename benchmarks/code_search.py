@@ -9,7 +9,7 @@ ours fp32   imle.search: cascade cache, target features once a level, folded wei
             noise drawn on the device inside the search.
 ours bf16   the same with distances in bf16, those of the best m again in fp32.
 
-few         a search of few candidates, with cells, as the preset cpu-small has it: fp32; bf16 with
+few         a search of few candidates, with cells, as the preset cpu-quick has it: fp32; bf16 with
             the best 4 again in fp32, which are all; bf16 alone (`--rescore 0` of the scripts).
 
 Also: do the winners agree, how often does bf16 choose the fp32 winner (`--decisions`), and how the
@@ -131,7 +131,7 @@ def compare(name: str, config: Config, args: argparse.Namespace, device: torch.d
 
 
 def few(name: str, config: Config, args: argparse.Namespace, device: torch.device) -> None:
-    """Time the search of the preset cpu-small, in which bf16's second look is most of the work."""
+    """Time the search of the preset cpu-quick, in which bf16's second look is most of the work."""
     loss = make_loss(args, device)
     model = trained(name, config, loss, args, device)
     z = CodeGenerator(model.code_sizes, seed=args.seed)
