@@ -103,7 +103,7 @@ OPTIONAL = ("none-*", "*-f25", "*-f75", "*-multi", "*-exact")  # arms that --onl
 COMMON = "--preset tiny25 --gpus cpu --wandb disabled"
 DRAW = "--view_precision bf16"
 GENERATOR = (
-    "--preset cpu-small --precision bf16 --search_precision bf16 --gpus cpu --wandb disabled "
+    "--preset cpu-quick --precision bf16 --search_precision bf16 --gpus cpu --wandb disabled "
     "--save_every 64"
 )
 QUICK = (

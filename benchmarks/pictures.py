@@ -56,7 +56,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.pictures_report import Results, write_pages
+from benchmarks.pictures_report import Results, recipe, write_pages
 from generators.files import open_network
 from imle import CAMNet, UnconditionalGenerator
 from recipes.imle import options as imle_options
@@ -550,8 +550,14 @@ def refuse_other(args: argparse.Namespace, results: Results) -> None:
         piece = Piece(found["arm"], found["seed"])
         if piece.arm in arms() and any(fnmatch(piece.arm, word) for word in args.only):
             where = f"{piece.arm} of seed {piece.seed}"
-            if "asked" in found:  # a published file has no options
-                refuse_changes(found["asked"], asked_of(args, piece), where, NOT_COMPARED)
+            now_asked = asked_of(args, piece)
+            if "asked" in found:
+                refuse_changes(found["asked"], now_asked, where, NOT_COMPARED)
+            elif found.get("recipe", recipe(now_asked)) != recipe(now_asked):  # of a published file
+                raise UsageError(
+                    f"{where} in {args.out} was made with other options than this command gives "
+                    "it: take it out of results.json, or give another --out"
+                )
 
 
 def check(args: argparse.Namespace) -> None:

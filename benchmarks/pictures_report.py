@@ -6,10 +6,11 @@ The page is prose between which the report writes: what stands between `<!-- NAM
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ SHOWN = ["cpu-small/present-short", "cpu-quick/new", "cpu-quick/new-x8"] + [
     for part in ("cpu-small", "color", "mask", "mnist", "mnist-mask", "uncond-small")
     for kind in ("present", "new")
 ]
+
+
+def recipe(asked: Mapping[str, Any]) -> str:
+    """What tells the options of one piece from those of another."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -49,9 +55,11 @@ class Results:
         return f'{json.dumps(kept)[:-1]}, "pieces": [\n{lines}\n]}}\n'
 
     def published(self) -> str:
-        """As a file without what no table needs: options, and logs of other runs than the demo."""
+        """As a file without what no table needs: options, of which their digest is kept, and logs
+        of other runs than the demo."""
         kept = [
             {name: value for name, value in found.items() if name != "asked"}
+            | ({"recipe": recipe(found["asked"])} if "asked" in found else {})
             | ({} if found["arm"].startswith("demo/") else {"own": {}})
             for found in self.pieces
         ]

@@ -4,11 +4,11 @@
     w -= lr (0.2 sqrt(max(rows, columns)) O(u) + wd w)
 
 O(u) = U V^T of the singular value decomposition u = U S V^T, by five steps of a Newton-Schulz
-iteration which leave singular values between 0.7 and 1.2. A convolution `[out, in, k, k]` is the
+iteration which leave singular values between 0.68 and 1.21. A convolution `[out, in, k, k]` is the
 matrix `[out, in k k]`. All else (biases, gains, first and last layers) takes AdamW's step.
 
 Sources: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the factor,
-with which an entry moves by 0.2 lr in the mean square, as AdamW's do: Liu et al. 2025, "Muon is
+with which an entry moves by 0.2 lr in the root mean square, as by AdamW: Liu et al. 2025, "Muon is
 Scalable for LLM Training", eq. 4. `torch.optim.Muon` is the same for matrices alone.
 """
 
@@ -28,13 +28,15 @@ _LIKE_ADAMW = 0.2
 
 
 def orthogonalised(matrices: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    """`[.., rows, columns]` -> the same shape and dtype, with singular values of 0.7 to 1.2.
+    """`[.., rows, columns]` -> the same shape and dtype, with singular values of 0.68 to 1.21.
 
-    Those that are below a thousandth of the matrix's norm stay smaller; 0 stays 0. dtype: in which
-    it is computed (default: bfloat16 on a GPU, else float32, which a CPU is as fast in).
+    Those that are below two thousandths of the matrix's norm stay smaller; 0 stays 0. dtype: in
+    which it is computed (default: bfloat16 on a GPU that has it, else float32, which a CPU is as
+    fast in).
     """
     if dtype is None:
-        dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
+        low = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = torch.bfloat16 if low else torch.float32
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).to(dtype)
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
@@ -49,8 +51,9 @@ class Muon(torch.optim.Optimizer):
     """Muon in groups with `muon` above 0, AdamW (fused) in the others.
 
     params: parameters, or groups with their own lr, weight_decay, betas, eps, momentum and `muon`,
-    which is Muon's learning rate over `lr`. A group may change from one to the other where its
-    state is cleared. Matrices of one shape are orthogonalised together. dtype: of `orthogonalised`.
+    which is Muon's learning rate over `lr`. Where its state is cleared a group may go on by AdamW,
+    `muon` being set to 0. Matrices of one shape are orthogonalised together. dtype: of
+    `orthogonalised`.
     Errors: ValueError for numbers out of range and for a parameter of Muon's that is no matrix.
     """
 
@@ -67,7 +70,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         self.dtype = dtype
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "momentum": momentum, "muon": 0.0})
+        # `fused`: so that torch restores AdamW's count of steps to the device of its parameter.
+        super().__init__(params, {**defaults, "momentum": momentum, "muon": 0.0, "fused": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """A further group. Errors: ValueError."""
@@ -141,11 +145,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def _check(group: dict[str, Any]) -> None:
-    limits = {"lr": math.inf, "weight_decay": math.inf, "muon": math.inf, "momentum": 1.0}
-    for name, below in limits.items():
+    for name in ("lr", "weight_decay", "muon", "eps", "momentum"):
+        below = 1.0 if name == "momentum" else math.inf
         if not (isinstance(group[name], int | float) and 0 <= group[name] < below):
-            upper = "" if below == math.inf else f" and below {below:g}"
-            raise ValueError(f"{name}={group[name]!r}: it must be a number of at least 0{upper}")
+            upper = "finite" if below == math.inf else f"below {below:g}"
+            raise ValueError(f"{name}={group[name]!r}: it must be at least 0 and {upper}")
     if not (len(group["betas"]) == 2 and all(0 <= beta < 1 for beta in group["betas"])):
         raise ValueError(f"betas={group['betas']!r}: they must be two numbers from 0 to below 1")
     if group["muon"]:

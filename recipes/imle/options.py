@@ -1,5 +1,6 @@
 """What may be asked of TrainGeneratorWandB.py: presets, options, which go together, run names."""
 
+import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ OUTER = "outer"
 OF_CASCADE = (
     "color_space", "lab_range", "init", "init_type", "init_scale", "mapping_init", "code_gain",
     "base", "base_nc", "base_blocks", "base_context", "base_loops",
-    "base_lpips_loops", "base_opt", "freeze_base",
+    "base_lpips_loops", "base_opt", "muon_lr", "freeze_base",
     "consistency", "padding", "norm", "mapping", "search_precision", "rescore",
     "cells", "rejection_levels", "rejection_empty",
 )  # fmt: skip
@@ -180,10 +181,10 @@ OPTIONS: Table = {
          "each its share at once", OUTER, ADDED),
         ("--base_lpips_loops", integer(0, 10**6), 0, "loops behind --base_loops that train "
          "--base learned alone, by the loss of samples, --bs images a step", OUTER, ADDED),
-        ("--base_opt", ("adamw", "muon"), "adamw", "what these loops move hidden convolutions by; "
-         "muon needs half as many steps", OUTER, ADDED),
-        ("--muon_lr", positive_float, 0.015, "its peak learning rate, beside --lr of the others",
-         OUTER, ADDED),
+        ("--base_opt", ("adamw", "muon"), "adamw", "what --base_loops and --base_lpips_loops train "
+         "the hidden convolutions of --base learned by", OUTER, ADDED),
+        ("--muon_lr", positive_float, 0.015, "peak learning rate of --base_opt muon; that of all "
+         "other weights is --lr", OUTER, ADDED),
         ("--freeze_base", bool, False, "the learnt base stays as its loops or --init_from left it, "
          "instead of learning from samples too", OUTER, ADDED),
         ("--lr", positive_float, 1e-4, "peak learning rate of AdamW", USUAL),
@@ -306,7 +307,7 @@ OPTIONS: Table = {
         ("--warmup", nonnegative_int, 100, "steps of linear warm-up, of a base's loops and of "
          "samples each"),
         ("--mapping_lr_mult", positive_float, 0.01, "learning rate of the mapping net over --lr"),
-        ("--weight_decay", nonnegative_float, 1e-4, "AdamW's"),
+        ("--weight_decay", nonnegative_float, 1e-4, "AdamW's and Muon's"),
         ("--grad_clip", nonnegative_float, 0.0, "largest gradient norm; 0: no limit"),
         ("--ema_std", number(0, 0.28), 0.05, "relative width of the power-function EMA; 0: no EMA"),
     ],
@@ -428,10 +429,17 @@ def _check_effects(args: Namespace) -> None:
     learnt = ("base_nc", "base_blocks", "base_context", "base_loops", "base_lpips_loops")
     for name in (*learnt, "freeze_base"):
         rules.belongs(name, "--base learned", args.base == "learned")
-    rules.belongs("base_bs", "--base_loops", args.base_loops > 0)
-    loops = args.base_loops + args.base_lpips_loops > 0
+    alone = args.base == "learned" and not args.unconditional  # a base may have loops of its own
+    rules.belongs("base_bs", "--base_loops", alone and args.base_loops > 0)
+    loops = alone and args.base_loops + args.base_lpips_loops > 0
     rules.belongs("base_opt", "--base_loops or --base_lpips_loops", loops)
-    rules.belongs("muon_lr", "--base_opt muon", args.base_opt == "muon")
+    by_muon = loops and args.base_opt == "muon"
+    rules.belongs("muon_lr", "--base_opt muon and loops of a base", by_muon)
+    if by_muon and not 0 < args.muon_lr / args.lr < math.inf:
+        raise ValueError(
+            f"--muon_lr {args.muon_lr:g} and --lr {args.lr:g} are too far apart: their ratio is no "
+            "number"
+        )
     taught = "--base_loops, --base_lpips_loops or --init_from"
     rules.belongs("freeze_base", taught, _is_taught(args))
     several = "a generator of several levels"

@@ -52,7 +52,7 @@ PRESETS = {
         "data": "scenes", "num_images": 20_000, "crop_max": 64, "steps": 500, "stem": "standard",
         "bs": 128, "opt": "adam", "lars": 0, "lr": 1e-3, "n_ramp": 0, "color_s": 0.5, "temp": 0.2,
         "probe_epochs": 0, "num_workers": 0, "joint_steps": 50, "imle_steps": 80,
-        "imle": "--preset cpu-quick",
+        "imle": "--preset cpu-small",
     },
     "tiny25": {
         "_help": "25 classes of tiny ImageNet at 64 px, 20 epochs: benchmarks/isicle_arms.py",
@@ -91,9 +91,9 @@ PAIRS: Table = {
          "this number of the encoder's steps; no effect where no generator draws views (default: "
          "--joint)", EXECUTION),
         ("--imle_steps", positive_int, 100, "its steps each time, on codes searched anew"),
-        ("--imle", text_called("OPTIONS"), "--preset cpu-quick", "options of "
+        ("--imle", text_called("OPTIONS"), "--preset cpu-small", "options of "
          "TrainGeneratorWandB.py for it, in quotes; with --net none of the network's, its codes' "
-         "and its corruption's"),
+         "and its corruption's; cpu-small is cpu-quick here, as a base has no loops of its own"),
     ],
 }  # fmt: skip
 OPTIONS: Table = merged(simclr.OPTIONS, PAIRS, GENERATOR, {"validation": measuring.rows()})
@@ -101,6 +101,9 @@ OPTIONS: Table = merged(simclr.OPTIONS, PAIRS, GENERATOR, {"validation": measuri
 # Options of TrainGeneratorWandB.py that --imle does not take: this run's own hold for the generator
 # too, or they have no influence on it here. And those that are as a --net has them.
 NOT_IMLE = {*run_options(), *tagged(imle.OPTIONS, imle.OUTER)} - {"preset"}
+# Presets that are nothing without the loops of their base, which there are none of here -> the same
+# with none. So cpu-small is what it has always been here.
+WITHOUT_LOOPS = {"cpu-small": "cpu-quick"}
 OF_THE_NET = set(tagged(imle.OPTIONS, imle.NETWORK, imle.CODES, imle.CORRUPTION))
 
 
@@ -213,7 +216,7 @@ def imle_options(args: Namespace, net: Mapping[str, Any] | None = None) -> Names
     net: constructor arguments of a network that is there already; None: one is made.
     Errors: ValueError.
     """
-    words = imle_words(args.imle)
+    words = _without_loops(imle_words(args.imle))
     for word, name in named(words).items():
         if name in NOT_IMLE:
             raise ValueError(
@@ -234,6 +237,17 @@ def imle_options(args: Namespace, net: Mapping[str, Any] | None = None) -> Names
     found = imle.get_args(None, words, own=own, fail=_refuse)
     if found.unconditional:
         raise ValueError("--imle --unconditional: views need a generator that takes a picture")
+    return found
+
+
+def _without_loops(words: Sequence[str]) -> list[str]:
+    """Words with another preset for one whose base has loops of its own."""
+    found = []
+    for word in words:
+        _, equals, name = word.rpartition("=") if word.startswith("--preset=") else ("", "", word)
+        if equals or found[-1:] == ["--preset"]:
+            name = WITHOUT_LOOPS.get(name, name)
+        found.append(f"--preset={name}" if equals else name)
     return found
 
 

@@ -223,6 +223,15 @@ def test_a_middle_is_drawn_beside_five_samples(tmp_path, launched, monkeypatch):
     monkeypatch.setattr(study, "arms", lambda: tiny | other)
     with pytest.raises(UsageError, match="temperature"):
         study.main(words)
+    # and a published file, which has no options but their digest
+    file = tmp_path / "results.json"
+    file.write_text(report.Results.read(file).published())
+    assert "asked" not in file.read_text()
+    with pytest.raises(UsageError, match=r"cpu-quick/new\+middle of seed 0 in .* other options"):
+        study.main(words)
+    monkeypatch.setattr(study, "arms", lambda: tiny)
+    study.main(words)
+    assert len(launched) == 1
 
 
 def test_seconds_of_a_process_and_of_what_it_starts():

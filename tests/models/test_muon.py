@@ -28,6 +28,11 @@ def moved(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: r
         optimizer.step()
 
 
+@pytest.mark.parametrize("size", [0.002, 0.01, 0.1, 0.5, 0.9, 1.0])
+def test_how_far_from_1_a_singular_value_may_end(size):
+    assert 0.68 < float(curve(torch.tensor(size, dtype=torch.float64))) < 1.21
+
+
 def curve(s: Tensor) -> Tensor:
     """What the iteration does to a singular value, in float64."""
     a, b, c = NEWTON_SCHULZ
@@ -141,6 +146,19 @@ def test_it_goes_on_from_its_state(layout):
     assert all(torch.equal(p, q) for p, q in zip(whole, resumed, strict=True))
 
 
+def test_its_state_is_restored_to_the_device_of_a_parameter():
+    """Checkpoints are read to the CPU; AdamW's fused step wants its count beside the weights."""
+    params = weights()
+    first = Muon([{"params": params[:3], "muon": 2.0}, {"params": params[3:]}], 0.01)
+    moved(first, params, range(2))
+    there = [nn.Parameter(torch.empty_like(p, device="meta")) for p in params]
+    second = Muon([{"params": there[:3], "muon": 2.0}, {"params": there[3:]}], 0.01)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert [group["muon"] for group in second.param_groups] == [2.0, 0.0]
+    for p in there:
+        assert second.state[p] and all(t.device == p.device for t in second.state[p].values())
+
+
 def test_the_layout_of_weights_does_not_matter():
     plain, last = weights(), weights()
     for p in last[:4]:
@@ -180,6 +198,7 @@ def test_a_closure_is_called_with_gradients():
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"betas": (0.9, 1.0)}, "betas"),
+        ({"eps": float("inf")}, "eps=inf: it must be at least 0 and finite"),
     ],
 )
 def test_numbers_out_of_range_are_refused(said, words):

@@ -360,6 +360,10 @@ def test_two_ranks_equal_one(tmp_path):
         "1",
         "--base_nc",
         "6",
+        "--base_opt",
+        "muon",
+        "--muon_lr",
+        "1e-9",
         "--freeze_base",
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

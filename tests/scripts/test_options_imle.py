@@ -302,6 +302,21 @@ def test_channels_last_is_the_layout_of_the_weights():
         ("--base input --base_loops 1", "--base_loops 1 is of --base learned"),
         ("--base input --base_lpips_loops 1", "--base_lpips_loops 1 is of --base learned"),
         ("--base learned --base_loops 0 --base_bs 4", "--base_bs 4 is of --base_loops"),
+        ("--base learned --base_loops 0 --base_opt muon", "--base_opt muon is of --base_loops or"),
+        ("--base input --base_opt muon", "--base_opt muon is of --base_loops or"),
+        ("--base learned --base_loops 1 --muon_lr 0.1", "--muon_lr 0.1 is of --base_opt muon and"),
+        ("--preset cpu-small --base input --muon_lr 0.1", "--muon_lr 0.1 is of --base_opt muon"),
+        (
+            "--preset cpu-small --base_loops 0 --base_lpips_loops 0 --muon_lr 0.1",
+            "--muon_lr 0.1 is of --base_opt muon and loops",
+        ),
+        ("--preset cpu-small --base input --base_opt muon", "--base_opt muon is of --base_loops"),
+        ("--preset cpu-small-color --base input --base_bs 64", "--base_bs 64 is of --base_loops"),
+        ("--unconditional --muon_lr 0.1", "--muon_lr 0.1 is of a generator with an input"),
+        (
+            "--preset cpu-small --muon_lr 1e300 --lr 1e-10",
+            "--muon_lr 1e+300 and --lr 1e-10 are too far apart",
+        ),
         (
             "--base learned --freeze_base",
             "--freeze_base is of --base_loops, --base_lpips_loops or",

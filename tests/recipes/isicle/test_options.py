@@ -69,6 +69,16 @@ def test_a_generator_beside_an_encoder_has_no_loops_of_a_base():
     assert (own.base_loops, own.base_lpips_loops, own.freeze_base) == (0, 0, False)
 
 
+@pytest.mark.parametrize("words", ["--preset cpu-small", "--preset=cpu-small --ns 3", ""])
+def test_the_generators_cpu_small_is_the_one_without_loops_of_a_base(words):
+    """Not what is nothing without them; the text stays, and with it runs that were begun."""
+    args = get_args(None, [*JOINT, *([f"--imle={words}"] if words else [])])
+    own = imle_options(args)
+    assert args.imle == (words or "--preset cpu-small")
+    assert (own.base, own.base_opt, own.lr) == ("input", "adamw", 1.5e-3)
+    assert own.ns[0] == (3 if "3" in words else 4)
+
+
 def test_the_generators_options_are_this_runs_and_those_in_quotes():
     words = "--preset smoke --lr 0.5 --res 8 16 --resid_nc 6 --dense_nc=4 --no-channels_last"
     own = imle_options(get_args(None, [*JOINT, "--num_workers", "1", "--imle", words]))
