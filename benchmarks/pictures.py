@@ -20,9 +20,9 @@ inpainting of digits, by cpu-quick) and uncond-small (digits): a preset to its e
 it is. cpu-small/present-short: as it was, in the time of cpu-quick. cpu-quick/new: that preset;
 cpu-quick/learned: with a learnt base; cpu-quick/near: with a larger one and a finer search;
 cpu-quick/new-x2, -x4, -x8: with so many times its loops, of which a cosine is made anew.
-cpu-small/new+middle and so on: of the same snapshots six samples at temperatures from 0, the middle
-of what the network takes for possible, to 1. color/input: without the base that the preset has, 4
-loops.
+cpu-small/new+middle and so on: of the same snapshots other samples, the first at a temperature of
+0, the middle of what the network takes for possible, the others at 1.2. color/input: without the
+base that the preset has, 4 loops.
 demo/new: the preset smoke, which is what `make demo` trains; figures of its own log.
 
 Figures are of --pictures held-out pictures, --samples samples each, of the EMA of the last step;
@@ -121,8 +121,8 @@ NEAR = (
     "--base learned --base_nc 48 --base_blocks 12 --base_loops 4 --base_lpips_loops 3 "
     "--num_iteration 256 --outer_loops 12 --local_ns 8 --sp 9 --rescore 0 --alpha 0.5"
 )
-# Temperatures of six samples, the first of which is the middle of what is possible.
-MIDDLE = (0.0, 0.8, 0.9, 1.0, 1.0, 1.0)
+# Temperatures of samples, the first of which is the middle of what is possible.
+MIDDLE = (0.0, 1.2)
 SHORT = 9  # loops of cpu-small/present-short, which take the time of cpu-quick/new
 LONGER = (2, 4, 8)  # times the loops of cpu-quick/new, for what more time brings
 # Options that name files and folders, and the length, which follows from the arm's time.
@@ -137,7 +137,7 @@ QUARTERS = 4  # of a loop, in which an arm is timed
 class Arm(NamedTuple):
     """A row of a table. words: its options. of: the arm whose snapshot it looks at, if it is not
     trained itself. timed: whether it is given --seconds and not a number of loops. projected: its
-    samples are, when they are drawn. temperature: of a picture's samples, in turn."""
+    samples are, when they are drawn. temperature: of a picture's samples."""
 
     words: str
     data: str = "photos"

@@ -31,8 +31,8 @@ def draw_samples(
     what else is drawn beside it. A mixture shows its components in turn, k mod their number. cx
     [B, C, h, w] corrupted inputs, on the model's device. parallel: rows evaluated at a time.
     temperature: codes are multiplied by it (as in Glow, Kingma and Dhariwal 2018): below 1, images
-    nearer to the middle of the distribution. Several: sample k has number k mod their count, as
-    (0, 1, 1) a middle and two samples of it.
+    nearer to the middle of the distribution. Several: sample k has number k, those beyond them the
+    last, as (0, 1) the middle and samples around it.
     """
     heats = list(temperature) if isinstance(temperature, Sequence) else [float(temperature)]
     rows = []
@@ -43,7 +43,7 @@ def draw_samples(
             shown = torch.full_like(image_ids, (first + k) % z.num_components)
         rows.append(
             [
-                heats[(first + k) % len(heats)]
+                heats[min(first + k, len(heats) - 1)]
                 * z.draw(level, loop, image_ids, ids, cx.device, components=shown)
                 for level in range(z.levels)
             ]

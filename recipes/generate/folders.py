@@ -19,7 +19,7 @@ from generators.ddpm import DDPM
 from generators.edm2 import EDM2
 from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from recipes.generate.options import OPTIONS, SAMPLER
-from recipes.generate.parts import Inputs, check_room
+from recipes.generate.parts import Inputs, check_room, temperature_of
 from recipes.words import compact_seeds
 from runtime import distributed
 from runtime.distributed import say
@@ -199,12 +199,6 @@ def settings_of(
     }
 
 
-def temperature_of(args: Namespace) -> float | list[float]:
-    """Of the samples, as records have it: a number where it is one for all."""
-    heats: list[float] = args.temperature
-    return heats if len(heats) > 1 else heats[0]
-
-
 def imle_settings(
     args: Namespace, net: ConditionalIMLE | UnconditionalIMLE, inputs: Inputs | None
 ) -> dict[str, Any]:
@@ -214,7 +208,7 @@ def imle_settings(
         data = {"data": inputs.data, "num_images": len(inputs.names), "inputs": inputs.checksum()}
     if args.consistency is not None:  # folders of before an option have no word of it
         data["consistency"] = args.consistency
-    if args.temperature != [1]:
+    if temperature_of(args) != 1:
         data["temperature"] = temperature_of(args)
     return {**data, "net": net.content, "seed": args.seed, "precision": args.precision}
 

@@ -160,7 +160,8 @@ OPTIONS: Table = {
          "when reduced and corrupted again (default: as the network was trained)", IMLE),
         ("--temperature", list_of(number(0, HOTTEST)), [1.0], "IMLE with an input: scale of the "
          "codes; below 1 samples differ less and are nearer to what is likely; several: of the "
-         "samples of an input in turn, as 0 1 1 1 1 1 of six", IMLE),
+         "first samples of an input, the last of all others, as 0 1: the middle of what is likely, "
+         "then samples", IMLE),
         ("--first", first_number, 0, "IMLE: number of the first sample, to draw more another "
          "time", IMLE),
     ],

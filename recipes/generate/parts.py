@@ -120,12 +120,20 @@ def sampler(args: Namespace) -> Sampler:
     return functools.partial(heun, **settings)
 
 
+def temperature_of(args: Namespace) -> float | list[float]:
+    """Of the samples, as records have it: a number where it is one for all, and the last once."""
+    heats: list[float] = list(args.temperature)
+    while heats[-2:-1] == heats[-1:]:
+        heats.pop()
+    return heats if len(heats) > 1 else heats[0]
+
+
 def check_imle(args: Namespace, net: Generator) -> None:
     """UsageError where the network cannot do what --consistency or --temperature asks for."""
     if not isinstance(net, ConditionalIMLE):
         if args.consistency is not None:
             raise UsageError(f"--consistency {args.consistency}: this network has no input")
-        if args.temperature != [1]:
+        if temperature_of(args) != 1:
             heats = " ".join(f"{heat:g}" for heat in args.temperature)
             raise UsageError(
                 f"--temperature {heats}: this network has no input, and scales its codes to one "

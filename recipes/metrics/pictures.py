@@ -43,7 +43,7 @@ from generators.imle import ConditionalIMLE, UnconditionalIMLE
 from generators.omnigan import Omnigan
 from models.ddpm import Layout
 from recipes.generate import parts
-from recipes.generate.folders import class_number, temperature_of
+from recipes.generate.folders import class_number
 from recipes.words import compact_seeds
 from runtime.workers import read
 from storage.dirs import data_home
@@ -407,7 +407,8 @@ def drawn_conditional(
     """
     count, each = len(inputs.x), len(samples)
     # results of before the option have no word of it
-    how: dict[str, Any] = {} if args.temperature == [1] else {"temperature": temperature_of(args)}
+    heat = parts.temperature_of(args)
+    how: dict[str, Any] = {} if heat == 1 else {"temperature": heat}
 
     def draw(numbers: list[int]) -> Tensor:
         made = []

@@ -158,9 +158,9 @@ def test_temperature_scales_the_codes_of_samples(codes, monkeypatch):
     monkeypatch.undo()
     cold = net.draw(3, inputs=x, temperature=0.0)
     assert torch.equal(cold[:3], cold[:1].expand(3, -1, -1, -1))
-    turns = net.draw(3, inputs=x, temperature=[0.0, 1.0])  # of each input: 0, 1, 0
-    assert torch.equal(turns[1::3], plain[1::3])
-    assert torch.equal(turns[0::3], cold[0::3]) and torch.equal(turns[2::3], cold[0::3])
+    middle = net.draw(3, inputs=x, temperature=[0.0, 1.0])  # of each input: 0, 1, 1
+    assert torch.equal(middle[0::3], cold[0::3])
+    assert torch.equal(middle[1::3], plain[1::3]) and torch.equal(middle[2::3], plain[2::3])
     # of a sample by its number, whatever is drawn beside it
     assert torch.equal(net.draw(1, inputs=x, temperature=[0.0, 1.0], first=1), plain[1::3])
     for bad in (-1.0, 101.0, math.inf, math.nan, [], [1.0, -1.0]):
