@@ -203,19 +203,23 @@ def arms() -> dict[str, Arm]:
         if part == "color":
             found["color/input"] = Arm(f"--preset {preset} {TINTS}")
         if part == "cpu-small":
+            found |= _with_a_middle("cpu-small/new", found["cpu-small/new"].words)
             found |= _of_cpu_quick()
-            for name in ("cpu-small/new", "cpu-quick/new", "cpu-quick/near"):
-                found[f"{name}+middle"] = found[name]._replace(of=name, temperature=MIDDLE)
     found["demo/new"] = Arm("--preset smoke", "scenes")
     return found
+
+
+def _with_a_middle(name: str, words: str) -> dict[str, Arm]:
+    """An arm, and other samples of its snapshot."""
+    return {name: Arm(words), f"{name}+middle": Arm(words, of=name, temperature=MIDDLE)}
 
 
 def _of_cpu_quick() -> dict[str, Arm]:
     """That preset, and what more of it brings."""
     found = {
-        "cpu-quick/new": Arm(f"--preset {PLAIN}"),
+        **_with_a_middle("cpu-quick/new", f"--preset {PLAIN}"),
         "cpu-quick/learned": Arm(f"--preset {PLAIN} --base learned --base_loops 5"),
-        "cpu-quick/near": Arm(f"--preset {PLAIN} {NEAR}"),
+        **_with_a_middle("cpu-quick/near", f"--preset {PLAIN} {NEAR}"),
     }
     for times in LONGER:
         loops = times * imle_options.PRESETS[PLAIN].get("outer_loops", 1)
