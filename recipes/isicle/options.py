@@ -242,7 +242,7 @@ def imle_options(args: Namespace, net: Mapping[str, Any] | None = None) -> Names
 
 def _without_loops(words: Sequence[str]) -> list[str]:
     """Words with another preset for one whose base has loops of its own."""
-    found = []
+    found: list[str] = []
     for word in words:
         _, equals, name = word.rpartition("=") if word.startswith("--preset=") else ("", "", word)
         if equals or found[-1:] == ["--preset"]:
