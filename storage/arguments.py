@@ -84,7 +84,8 @@ def arguments(make: Callable[..., Any]) -> dict[str, Argument]:
     hints = typing.get_type_hints(hinted, include_extras=True)
     found = {}
     for name, parameter in inspect.signature(make).parameters.items():
-        kind, bounds, many, optional = _taken_apart(hints[name])
+        # without one, as torch's own modules have device and dtype in some versions: anything
+        kind, bounds, many, optional = _taken_apart(hints.get(name, Any))
         positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         found[name] = Argument(kind, bounds, many, optional, positional, parameter.default)
     return found

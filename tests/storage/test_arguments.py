@@ -106,3 +106,11 @@ def test_settings_without_bounds_are_modest():
     ):  # fmt: skip
         assert not is_modest({**good, key: bad}), (key, bad)
     assert not is_modest({f"a{i}": 0 for i in range(65)})
+
+
+def test_a_parameter_without_an_annotation_may_be_anything():
+    def make(size: int, device=None):
+        return size, device
+
+    taken = arguments(make)["device"]
+    assert (taken.type, taken.optional) == (object, True)
