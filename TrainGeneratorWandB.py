@@ -4,7 +4,7 @@ nearest, take gradient steps on those pairs, repeat (IMLE: Li and Malik 2018; co
 
     python TrainGeneratorWandB.py --preset smoke                    # embedded data, CPU, a minute
     python TrainGeneratorWandB.py --preset cpu-quick --data DIR      # 10 minutes of two cores, bf16
-    python TrainGeneratorWandB.py --preset cpu-small --data DIR      # half an hour, nearer samples
+    python TrainGeneratorWandB.py --preset cpu-small --data DIR      # 35 minutes, nearer samples
     python TrainGeneratorWandB.py --preset cpu-small-color --data DIR  # or cpu-small-mask
     python TrainGeneratorWandB.py --data camnet3 --res 16 32 64 128 256 --bs 8 --ns 120 \
         --sp 20 --subsample_size 400 --num_iteration 1000

@@ -66,7 +66,7 @@ PRESETS = {
         **_CPU_SMALL, "res": [16, 32, 64],
     },
     "cpu-small": {
-        "_help": "the same with nearer samples, half an hour of two cores in bf16",
+        "_help": "the same with nearer samples, 35 minutes of two cores in bf16",
         # What follows from the input is learnt first and costs little: most of the time goes into
         # that, and samples differ around it by what eight candidates a cell leave to choose.
         **_CPU_SMALL, "res": [16, 32, 64], "base": "learned", "base_nc": 64, "base_blocks": 12,
